@@ -1,0 +1,1 @@
+"""Ground: files in, tensors out. Knows nothing of learning."""

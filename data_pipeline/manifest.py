@@ -1,0 +1,133 @@
+"""What stands in a shard folder: ``manifest.json`` and ``index.npy``, and how to find and read them.
+
+    SHARDS/manifest.json        counts, classes, statistics, sha256 of each tar, what was quarantined
+    SHARDS/index.npy            one row per sample; the row number is the sample id
+    SHARDS/shard-000000.tar     plain WebDataset
+    SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
+
+A data set with splits is a folder of shard folders, ``SHARDS/train`` and ``SHARDS/test``.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.views import Color
+
+FORMAT = "eyespot-shards/1"
+SPLITS = ("train", "test")
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("tar", "<u4"),  # which of manifest.shards
+        ("offset", "<u8"),  # of the image's bytes inside the tar
+        ("size", "<u4"),  # of the image, bytes
+        ("crc32", "<u4"),  # of the image's bytes when packed
+        ("height", "<u2"),  # pixels
+        ("width", "<u2"),  # pixels
+        ("label", "<i4"),  # -1 = no label
+    ]
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Shard:
+    """One tar."""
+
+    tar: str
+    num_samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageStats:
+    """Of all images of the folder. Mean and standard deviation per channel, pixel values in 0..1, RGB."""
+
+    mean: Color
+    std: Color
+    height: tuple[int, int, int]
+    """Minimum, median, maximum, pixels."""
+    width: tuple[int, int, int]
+
+
+@dataclass(kw_only=True, slots=True)
+class Manifest:
+    """manifest.json of one shard folder."""
+
+    name: str
+    num_samples: int
+    num_labeled: int
+    classes: list[str]
+    shards: list[Shard]
+    image_stats: ImageStats
+    index_sha256: str
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+    """What could not be packed: {"source": ..., "reason": ...}."""
+    converted: dict[str, int] = field(default_factory=dict)
+    """How many images were rewritten, by kind: {"cmyk": 3, ...}."""
+    packing: dict[str, Any] = field(default_factory=dict)
+    """The options the shards were written with."""
+    format: str = FORMAT
+
+    def to_json(self) -> str:
+        """The file's text: stable, so the same shards have the same manifest hash."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def find_shards(path: Path | str, split: str = "train") -> Path:
+    """The shard folder that ``path`` names: itself, or its subfolder ``split``.
+
+    Raises:
+        UserError: there is no shard folder there.
+    """
+    path = Path(path)
+    for folder in (path, path / split):
+        if (folder / "manifest.json").is_file():
+            return folder
+    if not path.is_dir():
+        raise UserError(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
+    raise UserError(f"shards {path}: no manifest.json inside; make one with: eyespot shards index {path}")
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Reads and checks ``manifest.json``.
+
+    Raises:
+        UserError: it is missing, not JSON, of another format, or lacks a field.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.get("format") != FORMAT:
+            raise UserError(f"{path}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again")
+        fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
+        stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
+        return Manifest(**{**fields, "image_stats": ImageStats(**stats)})
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; make it with: eyespot shards index {folder}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a shard manifest ({error}); make it anew: eyespot shards index {folder}") from error
+
+
+def read_index(folder: Path | str, manifest: Manifest) -> np.ndarray:
+    """Memory-maps ``index.npy``: (num_samples,) of INDEX_DTYPE, shared by all processes of a machine.
+
+    Raises:
+        UserError: it is missing, damaged, or does not agree with the manifest.
+    """
+    path = Path(folder) / "index.npy"
+    try:
+        index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: unreadable ({error}); make it anew: eyespot shards index {folder}") from error
+    if index.dtype != INDEX_DTYPE or index.shape != (manifest.num_samples,):
+        raise UserError(
+            f"{path}: {index.shape} rows of {index.dtype} where the manifest says {manifest.num_samples} samples;"
+            f" make it anew: eyespot shards index {folder}"
+        )
+    return index

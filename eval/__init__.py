@@ -1,0 +1,1 @@
+"""Judges any encoder: a run or any timm model."""

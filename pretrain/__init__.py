@@ -1,0 +1,1 @@
+"""Objectives, engines, checkpoints and the one training loop."""

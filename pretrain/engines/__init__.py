@@ -1,0 +1,1 @@
+"""One file per way of running an objective on many processes."""

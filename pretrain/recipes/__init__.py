@@ -1,0 +1,1 @@
+"""One file per method: functions that return a fresh Run."""

@@ -1,0 +1,53 @@
+"""The repository root is the package ``eyespot``: the four folders keep their short names inside it.
+
+A flat install would put a top-level ``cluster`` and ``eval`` into site-packages, over PyPI's own packages of
+those names; the mapping below is what prevents it.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "__init__.py").read_text()).group(1)
+PACKAGES = [
+    package
+    for folder in ("data_pipeline", "pretrain", "eval", "cluster")
+    for package in (folder, *(f"{folder}.{name}" for name in find_packages(str(ROOT / folder))))
+]
+
+setup(
+    name="eyespot",
+    version=VERSION,
+    description="Distributed self-supervised pretraining for vision: WebDataset, DALI, DDP/FSDP2/DeepSpeed, MLflow, SLURM",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={"eyespot": "."},
+    packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
+    entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},
+    install_requires=[
+        "beartype>=0.20",
+        "deepspeed>=0.19",
+        "jaxtyping>=0.3",
+        "matplotlib>=3.9",
+        "mlflow>=3.17",
+        "numpy>=2.0",
+        "nvidia-dali-cuda130>=2.4",
+        "pillow>=11",
+        "rich>=13",
+        "safetensors>=0.5",
+        "scikit-learn>=1.5",
+        "submitit>=1.5",
+        "timm>=1.0.20",
+        "torch>=2.14",
+        "torchvision>=0.29",
+        "tyro>=1.0",
+        "webdataset>=1.0",
+    ],
+    extras_require={
+        "dev": ["basedpyright", "build", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"],
+    },
+)
