@@ -104,14 +104,18 @@ def read_manifest(folder: Path | str) -> Manifest:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.get("format") != FORMAT:
-            raise UserError(f"{path}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again")
+            raise UserError(
+                f"{path}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again"
+            )
         fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
         stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
         return Manifest(**{**fields, "image_stats": ImageStats(**stats)})
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; make it with: eyespot shards index {folder}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a shard manifest ({error}); make it anew: eyespot shards index {folder}") from error
+        raise UserError(
+            f"{path}: not a shard manifest ({error}); make it anew: eyespot shards index {folder}"
+        ) from error
 
 
 def read_index(folder: Path | str, manifest: Manifest) -> np.ndarray:
