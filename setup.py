@@ -20,7 +20,7 @@ PACKAGES = [
 setup(
     name="eyespot",
     version=VERSION,
-    description="Distributed self-supervised pretraining for vision: WebDataset, DALI, DDP/FSDP2/DeepSpeed, MLflow, SLURM",
+    description="Self-supervised pretraining for vision: WebDataset, DALI, DDP and more engines, MLflow, SLURM",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

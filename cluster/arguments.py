@@ -1,0 +1,49 @@
+"""Turns a command line into typed values, and what is wrong with it into one line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from eyespot.data_pipeline.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(target: type[T] | Callable[..., T], argv: list[str], prog: str, default: T | None = None) -> T:
+    """Parses ``argv`` with tyro: fields become flags, docstrings become ``--help``.
+
+    Args:
+        target: a dataclass, or a function that is called with what was parsed.
+        argv: the words after the subcommand.
+        prog: what stands before them, for the help text.
+        default: where the values come from that ``argv`` does not give.
+
+    Raises:
+        UserError: an unknown flag, a missing or a wrong value.
+    """
+    import tyro
+
+    arguments = {"default": default} if default is not None else {}
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(target, args=argv, prog=prog, **arguments)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(f"{_one_line(captured.getvalue())} (see {prog} --help)") from None
+
+
+def _one_line(box: str) -> str:
+    """The message and the first suggestion out of tyro's box-drawn error text."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │") for line in text.splitlines() if line.startswith("│")]
+    lines = [line for line in lines if line and not line.startswith("For full helptext")]
+    blocks = " ".join(line if set(line) != {"─"} else "\n" for line in lines).split("\n")
+    message = blocks[0].strip()
+    for block in blocks[1:]:
+        if suggestion := re.match(r"\s*Perhaps you meant:\s+(--\S+)", block):
+            return f"{message}; perhaps you meant {suggestion.group(1)}"
+    return message or "wrong arguments"

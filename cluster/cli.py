@@ -1,0 +1,65 @@
+"""The console command ``eyespot``. Nothing heavy is imported until a subcommand needs it."""
+
+import importlib
+import logging
+import os
+import sys
+
+from eyespot.data_pipeline.errors import UserError
+
+COMMANDS = {
+    "shards": "pack images into shards, check them, look at them",
+    "pretrain": "train an encoder with a recipe",
+    "eval": "judge an encoder: kNN, linear probe",
+    "report": "write a run's report.html",
+    "recipes": "list the recipes",
+    "sync": "bring the metrics of an offline run to MLflow",
+}
+
+USAGE = """usage: eyespot COMMAND ...
+
+Self-supervised pretraining for vision, from shards to a judged encoder.
+
+{commands}
+
+  eyespot COMMAND --help   what a command takes
+  eyespot --version        the version
+
+A first run:
+  eyespot shards pack digits data/digits
+  eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
+  eyespot eval linear runs/first data/digits
+  eyespot report runs/first
+
+Exit codes: 0 done, 2 the input is wrong (one line says what), 75 stopped by a signal and resumable, 1 anything else.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand and returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from eyespot import __version__
+
+        print(f"eyespot {__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(f"command {argv[0]!r}: not one of {', '.join(COMMANDS)}; see eyespot --help")
+        command = importlib.import_module(f"eyespot.cluster.commands.{argv[0]}")
+        return command.main(argv[1:])
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            logging.getLogger("eyespot").debug("wrong input", exc_info=True)
+            print(f"eyespot: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away: `eyespot recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file per subcommand of the console command: main(argv) -> exit code."""
