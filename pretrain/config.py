@@ -1,0 +1,213 @@
+"""Run: one typed value that says everything about an experiment, and how recipes make it."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.engine import Precision
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import OptimConfig
+
+C = TypeVar("C")
+
+RECIPES = "eyespot.pretrain.recipes"
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Where the samples come from and how many make a step."""
+
+    shards: Path | None = None
+    """Shard folder (see eyespot shards pack), or a folder with train/ inside."""
+    batch_size: int = 256
+    """Images per optimiser step, over all ranks and micro-batches: the same on 1 or 64 processes."""
+    accumulate: int = 1
+    """Micro-batches per step: less memory, the same gradient."""
+    normalize: Literal["imagenet", "dataset"] = "imagenet"
+    """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest."""
+    num_threads: int = 0
+    """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
+    max_bad_fraction: float = 0.01
+    """Share of samples that may be unreadable before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"data.{name} {getattr(self, name)}: must be 1 or more")
+        if not 0 <= self.max_bad_fraction < 1:
+            raise UserError(f"data.max_bad_fraction {self.max_bad_fraction}: must be at least 0 and below 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything about one pretraining run."""
+
+    objective: Objective.Config
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    steps: int = 1000
+    """Optimiser steps of the whole run; the learning rate's schedule ends there."""
+    stop_after: int | None = None
+    """Stop, with a checkpoint, once this step is done; the schedule stays that of --steps."""
+    seed: int = 0
+    """Of the data order, augmentation, masks and initial weights."""
+    run_dir: Path = Path("runs/run")
+    """Folder of this run: metrics, checkpoints, logs, pictures, results."""
+    resume: str = "never"
+    """never = the run folder must be new; auto = go on in it, or start where it is empty; or the path of a checkpoint
+    of another run, to branch off from its step."""
+    engine: str = "ddp"
+    """How the step runs on several processes."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = a GPU where there is one."""
+    precision: Precision = "bf16"
+    """bf16 = autocast around the forward pass; parameters, optimiser and loss stay fp32."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    picture_every: int = 1000
+    """Steps between two pictures; 0 = none."""
+    max_skipped_steps: int = 0
+    """Steps in a row whose loss or gradient is not finite that are skipped before the run stops."""
+    track: bool = True
+    """Bring metrics to MLflow: MLFLOW_TRACKING_URI, or a sqlite file beside the run folder."""
+    experiment: str = "eyespot"
+    """MLflow's experiment."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: must be 1 or more")
+        if self.keep_checkpoints < 2:
+            raise UserError(f"keep_checkpoints {self.keep_checkpoints}: must be 2 or more, the newest may be damaged")
+        for name in ("seed", "picture_every", "max_skipped_steps"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} {getattr(self, name)}: must be 0 or more")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise UserError(f"stop_after {self.stop_after}: must be 1 or more; leave it out to run all steps")
+
+
+# What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
+FREE_FIELDS = {
+    *("run_dir", "resume", "stop_after", "engine", "device", "log_every", "save_every", "keep_checkpoints"),
+    *("picture_every", "max_skipped_steps", "track", "experiment"),
+    *("data.shards", "data.accumulate", "data.num_threads", "data.max_bad_fraction", "encoder.checkpointing"),
+}
+
+
+def recipe_names() -> dict[str, Callable[[], Run]]:
+    """All built-in recipes: the functions ``<method>_*`` of each file ``recipes/<method>.py``."""
+    found: dict[str, Callable[[], Run]] = {}
+    package = importlib.import_module(RECIPES)
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{RECIPES}.{info.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith(f"{info.name}_") and function.__module__ == module.__name__:
+                found[name] = function
+    return found
+
+
+def make_run(recipe: str) -> Run:
+    """A fresh Run from a recipe's name, or from ``package.module:function`` for recipes that live elsewhere.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if ":" not in recipe:
+        recipes = recipe_names()
+        if recipe not in recipes:
+            close = difflib.get_close_matches(recipe, recipes, n=1)
+            hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
+            raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
+        return recipes[recipe]()
+    module_name, _, function_name = recipe.partition(":")
+    try:
+        run = getattr(importlib.import_module(module_name), function_name)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"recipe {recipe!r}: {error}; write it as package.module:function") from error
+    if not isinstance(run, Run):
+        raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
+    return run
+
+
+def load_run(path: Path) -> tuple[str, Run]:
+    """The recipe's name and the resolved Run out of a run folder or its ``run.json``.
+
+    Raises:
+        UserError: there is none, it is damaged, or this version's recipe lacks one of its fields.
+    """
+    path = path / "run.json" if path.is_dir() else path
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        recipe, values = record["recipe"], record["run"]
+    except FileNotFoundError as error:
+        raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
+    return recipe, overlay(make_run(recipe), values, str(path))
+
+
+def to_values(config: Any) -> Any:
+    """A config as plain JSON values."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_values(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_values(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") -> C:
+    """``config`` with the values of ``to_values`` laid over it, fields typed as declared.
+
+    Raises:
+        UserError: a value for a field that the config does not have.
+    """
+    hints = typing.get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints or not hasattr(config, name):
+            raise UserError(f"{source}: field {prefix}{name} is unknown to this version's recipe")
+        current = getattr(config, name)
+        if dataclasses.is_dataclass(current) and isinstance(value, dict):
+            changes[name] = overlay(current, value, source, f"{prefix}{name}.")
+        else:
+            changes[name] = _typed(value, hints[name])
+    return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """JSON knows neither tuples nor paths."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, list):
+        return tuple(_typed(item, Any) for item in value)
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    return value
+
+
+def difference(old: Any, new: Any, prefix: str = "") -> str | None:
+    """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
+    for name in old.keys() | new.keys():
+        path = f"{prefix}{name}"
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            if found := difference(before, after, f"{path}."):
+                return found
+        elif before != after and path not in FREE_FIELDS:
+            return f"{path} is {after!r}, was {before!r}"
+    return None

@@ -1,0 +1,88 @@
+"""The processes of a run: who am I, which device is mine, and the few exchanges that the loop needs.
+
+Without a launcher a run is one process and no process group exists; under torchrun (or any launcher that sets
+RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) it is one process per device.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from eyespot.data_pipeline.errors import UserError
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class World:
+    """This process among the run's processes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def start(device: str, timeout_minutes: float = 30) -> World:
+    """Joins the process group, if there is one, and takes this process's device.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        timeout_minutes: a rank that is silent for longer makes the others stop.
+
+    Raises:
+        UserError: "cuda" is asked for and there is none.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: torch finds no GPU here; use --device cpu or check the driver with nvidia-smi")
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"device cuda: {local_rank + 1} processes on a machine with {torch.cuda.device_count()} GPUs"
+            )
+        chosen = torch.device("cuda", local_rank)
+        torch.cuda.set_device(chosen)
+    else:
+        chosen = torch.device("cpu")
+    if size > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    return World(rank=rank, size=size, device=chosen)
+
+
+def stop() -> None:
+    """Leaves the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def any_rank(flags: list[bool]) -> list[bool]:
+    """For each flag: does any rank raise it? One small reduction, so that all ranks act at the same step."""
+    if not dist.is_initialized():
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in raised]
+
+
+def gather_rows(rows: Float64[Tensor, "n k"] | Int64[Tensor, "n k"]) -> Float64[Tensor, "m k"] | Int64[Tensor, "m k"]:
+    """Stacks (micro-batches, k) of all ranks to (micro-batches * ranks, k) in the order of the global batch.
+
+    Micro-batch i of rank r stands at row i * ranks + r: the order in which one process would have met them.
+    Every rank gets the result.
+    """
+    if not dist.is_initialized():
+        return rows
+    rows = rows.cpu().contiguous()
+    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, rows)
+    return torch.stack(gathered, dim=1).flatten(0, 1)
+
+
+def barrier() -> None:
+    """Waits for all ranks (over gloo: no device memory, no silent hang of a stream)."""
+    any_rank([False])

@@ -1,0 +1,128 @@
+"""Encoders: timm's, by name, and the two things that timm's own forward does not give us.
+
+An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float, Float64, Int
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+from eyespot.data_pipeline.errors import UserError
+
+Pool = Literal["cls", "avg"]
+
+
+@dataclass(kw_only=True, slots=True)
+class EncoderConfig:
+    """Which encoder is trained."""
+
+    name: str = "vit_base_patch16_224"
+    """timm's name of the architecture."""
+    image_size: int = 224
+    """Height and width of what it sees, pixels."""
+    patch_size: int | None = None
+    """Height and width of a patch, pixels; None = what the name says. Vision transformers only."""
+    drop_path: float = 0.0
+    """Probability that a residual branch is dropped, in the last block (rising linearly from 0 in the first)."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+
+def make_encoder(config: EncoderConfig) -> nn.Module:
+    """A freshly initialised encoder: ``encoder(images)`` gives features (B, encoder.num_features).
+
+    Raises:
+        UserError: timm does not know the name, or refuses the sizes.
+    """
+    if not timm.is_model(config.name):
+        close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
+        hint = f"; close names: {', '.join(close)}" if close else "; see timm.list_models()"
+        raise UserError(f"encoder.name {config.name!r}: timm has no such architecture{hint}")
+    sizes: dict[str, Any] = {}
+    pretrained_cfg = timm.get_pretrained_cfg(config.name)
+    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
+        sizes["img_size"] = config.image_size
+    if config.patch_size is not None:
+        sizes["patch_size"] = config.patch_size
+        if config.image_size % config.patch_size:
+            raise UserError(
+                f"encoder.patch_size {config.patch_size}: does not divide encoder.image_size {config.image_size}"
+            )
+    try:
+        encoder = timm.create_model(config.name, num_classes=0, drop_path_rate=config.drop_path, **sizes)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UserError(f"encoder {config.name!r} with {sizes}: timm refuses: {error}") from error
+    if config.checkpointing:
+        cast(Any, encoder).set_grad_checkpointing()
+    return encoder
+
+
+def require_vit(encoder: nn.Module, method: str) -> timm.models.VisionTransformer:
+    """The encoder, if it is a plain vision transformer.
+
+    Raises:
+        UserError: it is something else, and ``method`` needs patches.
+    """
+    if not isinstance(encoder, timm.models.VisionTransformer):
+        raise UserError(
+            f"encoder {type(encoder).__name__}: {method} needs a plain vision transformer; try vit_base_patch16_224"
+        )
+    return encoder
+
+
+def encode_visible(
+    vit: timm.models.VisionTransformer, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+) -> Float[Tensor, "b t d"]:
+    """Tokens of the visible patches only, after the last norm: the masked ones cost nothing.
+
+    Args:
+        vit: a timm vision transformer.
+        images: (B, 3, H, W).
+        visible: (B, V) patch numbers in row-major order; None = all, which equals ``vit.forward_features``.
+
+    Returns:
+        (B, P + V, D): the prefix tokens (class, registers), then the visible patches in the order given.
+    """
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    if visible is not None:
+        num_prefix = vit.num_prefix_tokens
+        index = (visible + num_prefix)[..., None].expand(-1, -1, tokens.shape[-1])
+        tokens = torch.cat([tokens[:, :num_prefix], tokens.gather(1, index)], dim=1)
+    tokens = vit.norm_pre(tokens)
+    tokens = checkpoint_seq(vit.blocks, tokens) if vit.grad_checkpointing else vit.blocks(tokens)
+    return vit.norm(tokens)
+
+
+def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], pool: Pool = "cls") -> Float[Tensor, "b d"]:
+    """Features of whole images: the class token, or the mean over patches (or over positions of a feature map).
+
+    Encoders without class token give their mean for both.
+    """
+    features = cast(Any, encoder).forward_features(images)
+    if features.ndim == 4:
+        return cast(Any, encoder).forward_head(features, pre_logits=True)
+    num_prefix = getattr(encoder, "num_prefix_tokens", 0)
+    if pool == "cls" and num_prefix:
+        return features[:, 0]
+    return features[:, num_prefix:].mean(1)
+
+
+def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:
+    """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
+
+    The first half of the channels encodes the column, the second the row, as in the authors' code; each half is
+    sin(p w_i), cos(p w_i) with w_i = 10000^(-i / (dim / 4)) (Vaswani et al. 2017).
+    """
+    if dim % 4:
+        raise UserError(f"position embedding of dim {dim}: must be a multiple of 4")
+    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
+    angles = [position[:, None] * frequencies for position in (columns, rows)]
+    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)

@@ -1,0 +1,60 @@
+"""What a person at the terminal sees of a run: a live bar, or a line now and then where there is no terminal."""
+
+import logging
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("eyespot")
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class TrainingProgress:
+    """Loss, images per second and time left; shown by rank 0 only."""
+
+    def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
+        self._steps, self._shown, self._live = steps, shown, shown and console.is_terminal
+        self._start, self._begun, self._last_line = start, time.monotonic(), 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("step", total=steps, completed=start, loss="-", rate="-")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """The step that is done."""
+        self._bar.update(self._task, completed=step)
+
+    def show(self, step: int, loss: float, images_per_second: float) -> None:
+        """The newest figures."""
+        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{images_per_second:,.0f}")
+        now = time.monotonic()
+        due = now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self._steps
+        if self._shown and not self._live and due:
+            self._last_line = now
+            left = (now - self._begun) / max(1, step - self._start) * (self._steps - step)
+            log.info(
+                "step %d/%d  loss %.4f  %.0f images/s  %.0f min left",
+                step,
+                self._steps,
+                loss,
+                images_per_second,
+                left / 60,
+            )

@@ -1,0 +1,157 @@
+"""The run folder on disk: who may write to it, what is being run, and the logs of each rank."""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+import eyespot
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.checkpoint import write_atomically
+from eyespot.pretrain.config import Run, difference, to_values
+
+PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
+
+log = logging.getLogger("eyespot")
+
+
+class RunFolder:
+    """``RUN/``: made or reopened by rank 0, which alone locks it and writes ``run.json``."""
+
+    def __init__(self, run: Run, recipe: str, rank: int) -> None:
+        self.path = run.run_dir
+        self._rank = rank
+        self._lock: int | None = None
+        self.record: dict[str, Any] = {}
+        if rank == 0:
+            self._create()
+            self._acquire()
+            self._check_new_or_same(run, recipe)
+
+    def start_logging(self, console: Console) -> None:
+        """One log file per rank; rank 0 also talks to the terminal."""
+        folder = self.path / "logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(folder / f"rank-{self._rank}.log", encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.handlers = [to_file]
+        if self._rank == 0:
+            log.handlers.append(RichHandler(console=console, show_path=False, show_time=False, markup=False))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+    def write_record(self, run: Run, recipe: str, manifest_sha256: str, world_size: int) -> None:
+        """``run.json``, once, when the run begins: a resumed run keeps the record of its start."""
+        if self._rank != 0 or self.record:
+            return
+        self.record = {
+            "recipe": recipe,
+            "argv": sys.argv,
+            "run": to_values(run),
+            "run_key": secrets.token_hex(8),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "world_size": world_size,
+            "eyespot": eyespot.__version__,
+            "versions": {"python": sys.version.split()[0], **_versions()},
+            "manifest_sha256": manifest_sha256,
+            **_code_state(),
+        }
+        write_atomically(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        for handler in log.handlers:
+            handler.flush()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _create(self) -> None:
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".lock"
+            probe.touch()
+        except OSError as error:
+            raise UserError(
+                f"run_dir {self.path}: cannot be written ({error.strerror}); choose another --run-dir"
+            ) from (error)
+
+    def _acquire(self) -> None:
+        """Holds a lock for as long as the process lives: an orphan of a killed job must not write beside a new one."""
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "another process"
+            raise UserError(
+                f"run_dir {self.path}: in use by {owner}; wait for it or choose another --run-dir"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+    def _check_new_or_same(self, run: Run, recipe: str) -> None:
+        path = self.path / "run.json"
+        if not path.exists():
+            return
+        if run.resume == "never":
+            raise UserError(
+                f"run_dir {self.path}: holds a run already; go on in it with --resume auto, or choose another --run-dir"
+            )
+        try:
+            self.record = json.loads(path.read_text(encoding="utf-8"))
+            before = {"recipe": self.record["recipe"], **self.record["run"]}
+        except (ValueError, KeyError, TypeError) as error:
+            self.record = {}
+            raise UserError(f"{path}: damaged ({error}); choose another --run-dir") from error
+        if run.resume == "auto" and (found := difference(before, {"recipe": recipe, **to_values(run)})):
+            raise UserError(
+                f"run_dir {self.path}: cannot go on with other settings: {found};"
+                f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
+            )
+
+
+def manifest_digest(shards: Path) -> str:
+    """sha256 of the shards' manifest: which data it was."""
+    return hashlib.sha256((shards / "manifest.json").read_bytes()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _code_state() -> dict[str, str]:
+    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout."""
+    root = Path(eyespot.__file__).parent
+
+    def git(*words: str) -> bytes | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "HEAD")
+    if top is None or commit is None or Path(top.decode().strip()).resolve() != root.resolve():
+        return {"git_commit": "", "git_diff_sha256": ""}
+    diff = git("diff", "HEAD") or b""
+    return {"git_commit": commit.decode().strip(), "git_diff_sha256": hashlib.sha256(diff).hexdigest() if diff else ""}

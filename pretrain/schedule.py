@@ -1,0 +1,26 @@
+"""Learning rates as pure functions of the step: nothing to save, nothing to restore."""
+
+import math
+
+IMAGES_PER_RATE = 256
+
+
+def effective_rate(base: float, batch_size: int) -> float:
+    """The linear scaling rule (Goyal et al. 2017): recipes state the rate for 256 images per step."""
+    return base * batch_size / IMAGES_PER_RATE
+
+
+def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float, final: float = 0.0) -> float:
+    """Linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine down to ``final`` (Loshchilov & Hutter 2016).
+
+    Args:
+        step: 0-based number of the step that is about to be taken.
+        steps: of the whole run.
+        warmup_steps: of the linear rise; the first step is already above 0.
+        peak: the highest rate.
+        final: the rate at the end.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
