@@ -1,0 +1,32 @@
+"""``eyespot sync RUN``: bring the metrics of an offline run to MLflow."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from eyespot.cluster.arguments import parse
+
+
+def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = None) -> int:
+    """Sends what MLflow lacks of a run: metrics, pictures, status. Repeating it does no harm.
+
+    Args:
+        run_dir: the run folder.
+        uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
+    """
+    from eyespot.pretrain.mlflow_sync import sync, tracking_uri, without_password
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"syncing {run_dir}", total=None)
+        num_lines = sync(run_dir, uri, lambda done, total: bar.update(task, completed=done, total=total))
+    print(f"{num_lines} lines sent to {without_password(tracking_uri(run_dir, uri) or '')}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    return parse(sync_run, argv, prog="eyespot sync")

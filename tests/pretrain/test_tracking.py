@@ -1,0 +1,104 @@
+import json
+import logging
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eyespot.pretrain.mlflow_sync import sync
+from eyespot.pretrain.tracking import Tracker
+
+
+def open_tracker(run_dir: Path, uri: str | None = "none") -> Tracker:
+    return Tracker(run_dir, run_key="k", name="n", params={"lr": 1}, tags={}, uri=uri)
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def info(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "eyespot")
+
+
+def test_a_line_is_in_the_file_at_once(tmp_path: Path):
+    tracker = open_tracker(tmp_path / "run")
+    assert tracker.last_step == -1
+    before = time.time()
+    tracker.log(0, {"loss": 0.25, "sample_digest": "ab", "samples_seen": 8})
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_bytes())
+    assert before - 1 < line.pop("time") < time.time() + 1
+    assert line == {"step": 0, "loss": 0.25, "sample_digest": "ab", "samples_seen": 8}
+    tracker.close("FINISHED")
+
+
+def test_replayed_steps_that_agree(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = open_tracker(tmp_path)
+    for step in range(10):
+        first.log(step, {"loss": math.nan if step == 8 else 1 / (step + 3)})
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 10, "lo')  # killed in the middle of a write
+    again = open_tracker(tmp_path)
+    assert again.last_step == 9
+    for step in range(6, 12):
+        again.log(step, {"loss": math.nan if step == 8 else 1 / (step + 3)})
+    assert steps_of(tmp_path) == list(range(12))
+    assert [record.message for record in caplog.records] == ["the 4 re-run steps agreed with metrics.jsonl"]
+
+
+def test_replayed_steps_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    first = open_tracker(tmp_path)
+    for step in range(10):
+        first.log(step, {"loss": 0.5})
+    again = open_tracker(tmp_path)
+    for step in range(5, 12):
+        again.log(step, {"loss": 0.5 if step == 5 else 0.5000000000000001})
+    assert [record.message for record in caplog.records] == [
+        "the resumed run differs: at step 6 the loss was 0.5 and is now 0.5000000000000001"
+    ]
+    assert steps_of(tmp_path) == list(range(12))
+
+
+def test_a_dead_server_costs_the_run_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    uri = "http://me:secret@127.0.0.1:9"
+    tracker = open_tracker(tmp_path / "run", uri)
+    start = time.monotonic()
+    for step in range(2000):
+        tracker.log(step, {"loss": 1.0})
+    assert time.monotonic() - start < 5
+    deadline = time.monotonic() + 60
+    while not caplog.records and time.monotonic() < deadline:
+        time.sleep(0.1)
+    start = time.monotonic()
+    tracker.close("FINISHED", wait_seconds=2.0)
+    tracker.close("FAILED")
+    assert time.monotonic() - start < 4
+    assert "MLflow at http://127.0.0.1:9: " in caplog.records[0].message
+    assert "eyespot sync" in caplog.records[-1].message and "secret" not in caplog.text
+    assert sync(tmp_path / "run", f"sqlite:///{tmp_path}/m.db") == 2000
+    assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["status"] == "FINISHED"
+
+
+def test_the_constructor_does_not_wait_for_mlflow(tmp_path: Path):
+    """Importing MLflow takes seconds: it happens in the thread, and not at all where nothing is sent."""
+    code = """
+import sys
+from pathlib import Path
+from eyespot.pretrain.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), run_key="k", name="n", params={}, tags={}, uri="none")
+tracker.log(0, {"loss": 1.0})
+tracker.close("FINISHED")
+assert not {"mlflow", "torch"} & set(sys.modules), "imported"
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_another_run_in_the_same_folder_starts_its_own_record(tmp_path: Path):
+    open_tracker(tmp_path).close("FAILED")
+    Tracker(tmp_path, run_key="other", name="n", params={"lr": 2}, tags={}, uri="none").close("FINISHED")
+    record = json.loads((tmp_path / "mlflow.json").read_text())
+    assert (record["run_key"], record["params"], record["tags"]) == ("other", {"lr": "2"}, {})
