@@ -5,6 +5,8 @@ RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) it is one process per de
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -81,6 +83,23 @@ def gather_rows(rows: Float64[Tensor, "n k"] | Int64[Tensor, "n k"]) -> Float64[
     gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, rows)
     return torch.stack(gathered, dim=1).flatten(0, 1)
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """What is wrong with the input on one rank is wrong for all: each raises the same UserError, and none hangs."""
+    own: str | None = None
+    try:
+        yield
+    except UserError as error:
+        own = str(error)
+    messages: list[str | None] = [own]
+    if dist.is_initialized():
+        messages = [None] * dist.get_world_size()
+        dist.all_gather_object(messages, own)
+    for rank, message in enumerate(messages):
+        if message is not None:
+            raise UserError(message if rank == 0 else f"{message} (rank {rank})")
 
 
 def barrier() -> None:

@@ -45,5 +45,5 @@ class Objective(nn.Module, ABC):
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""
 
     def picture(self, batch: Batch) -> Float[Tensor, "3 h w"] | None:
-        """Something worth looking at, RGB in 0..1, made without gradient; None where a method has nothing to show."""
+        """Something worth looking at, in the views' normalised values, without gradient; None = nothing to show."""
         return None

@@ -7,6 +7,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eyespot.data_pipeline.manifest import Manifest
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.dist import World
+from eyespot.pretrain.schedule import effective_rate
+
 log = logging.getLogger("eyespot")
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -58,3 +63,16 @@ class TrainingProgress:
                 images_per_second,
                 left / 60,
             )
+
+
+def announce(run: Run, recipe: str, manifest: Manifest, world: World, num_parameters: int) -> None:
+    """Says at the start what is about to be computed: sizes, epochs, and the learning rate that really applies."""
+    data, rate = run.data, effective_rate(run.optim.lr, run.data.batch_size)
+    epochs = run.steps * data.batch_size / manifest.num_samples
+    log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
+    log.info("data: %s, %d images, %.1f epochs in %d steps", manifest.name, manifest.num_samples, epochs, run.steps)
+    log.info(
+        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 images; %s on %s",
+        *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
+        *(rate, run.optim.lr, run.precision, world.device),
+    )

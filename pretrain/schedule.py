@@ -1,5 +1,6 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing to restore."""
+"""What changes from step to step as a pure function of it: nothing to save, nothing to restore."""
 
+import hashlib
 import math
 
 IMAGES_PER_RATE = 256
@@ -24,3 +25,12 @@ def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float, fina
         return peak * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def micro_seed(seed: int, step: int, place: int) -> int:
+    """Seed of torch's generator (drop path and the like) for the micro-batch at ``place`` in a step's global batch.
+
+    It says where the micro-batch stands, not who computes it: two ranks draw what one rank that accumulates would
+    draw, and a resumed run repeats itself.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{place}".encode()).digest()[:8]) >> 1

@@ -125,7 +125,7 @@ class MAE(Objective):
         predicted = self.reconstruct(batch.views[0], order)
         masked = order[:, self.num_visible :]
         target = take(self.targets(batch.views[0]), masked)
-        return {"loss": (predicted.float() - target).square().mean()}
+        return {"loss": (predicted.to(target.dtype) - target).square().mean()}
 
     def mask_order(self, batch: Batch) -> Int[Tensor, "b n"]:
         """A random order of each image's patches: the first ``num_visible`` are seen, the rest masked."""

@@ -5,6 +5,7 @@ from eyespot.pretrain.encoders import EncoderConfig
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim import OptimConfig
 
+CIFAR10_IMAGES = 50_000
 IMAGENET_IMAGES = 1_281_167
 
 
@@ -20,13 +21,12 @@ def mae_vitl16_in1k() -> Run:
 
 def mae_vitt_cifar10() -> Run:
     """ViT-Ti with 4-pixel patches on CIFAR-10's 50,000 images of 32 pixels, 200 epochs."""
-    steps_per_epoch = 50_000 // 512
     return Run(
         objective=MAE.Config(decoder_dim=96, decoder_depth=2, decoder_heads=3),
         encoder=EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=4),
         data=DataConfig(batch_size=512, normalize="dataset"),
-        optim=OptimConfig(lr=7.5e-4, warmup_steps=10 * steps_per_epoch),
-        steps=200 * steps_per_epoch,
+        optim=OptimConfig(lr=7.5e-4, warmup_steps=steps(10, CIFAR10_IMAGES, 512)),
+        steps=steps(200, CIFAR10_IMAGES, 512),
         save_every=500,
         picture_every=500,
     )
@@ -45,15 +45,19 @@ def mae_tiny() -> Run:
     )
 
 
+def steps(epochs: int, images: int, batch_size: int) -> int:
+    """Steps of so many epochs: the sample stream drops nothing at an epoch's end."""
+    return round(epochs * images / batch_size)
+
+
 def _imagenet(encoder: str) -> Run:
-    steps_per_epoch = IMAGENET_IMAGES // 4096
     return Run(
         objective=MAE.Config(),
         encoder=EncoderConfig(name=encoder),
         data=DataConfig(batch_size=4096),
-        optim=OptimConfig(lr=1.5e-4, warmup_steps=40 * steps_per_epoch),
-        steps=800 * steps_per_epoch,
+        optim=OptimConfig(lr=1.5e-4, warmup_steps=steps(40, IMAGENET_IMAGES, 4096)),
+        steps=steps(800, IMAGENET_IMAGES, 4096),
         log_every=50,
-        save_every=5 * steps_per_epoch,
-        picture_every=20 * steps_per_epoch,
+        save_every=steps(5, IMAGENET_IMAGES, 4096),
+        picture_every=steps(20, IMAGENET_IMAGES, 4096),
     )

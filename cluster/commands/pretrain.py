@@ -1,0 +1,55 @@
+"""``eyespot pretrain``: train an encoder with a recipe."""
+
+import os
+import sys
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+
+HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
+       eyespot pretrain --from RUN/run.json --run-dir NEW [--field value ...]
+
+Trains an encoder. A recipe fills in every setting; each can be changed by its flag.
+
+  eyespot recipes                   the recipes there are
+  eyespot pretrain RECIPE --help    every flag, with the recipe's values
+  package.module:function           names a recipe of your own: a function that returns a Run
+
+  eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
+  eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first --resume auto
+  torchrun --standalone --nproc-per-node 8 --no-python eyespot pretrain mae_vitb16_in1k --data.shards ...
+
+Exit codes: 0 done, 2 the input is wrong, 75 stopped by a signal (run it again with --resume auto), 1 anything else.
+"""
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
+
+def main(argv: list[str]) -> int:
+    """Parses, trains, and says by the exit code how it ended."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    # Imported here, because `eyespot pretrain --help` should not wait for torch.
+    from pathlib import Path
+
+    from eyespot.pretrain.config import load_run, make_run
+    from eyespot.pretrain.trainer import TrainingError, fit
+
+    if argv[0] == "--from":
+        if len(argv) < 2:
+            raise UserError("--from: needs the run.json (or run folder) to repeat")
+        recipe, run = load_run(Path(argv[1]))
+        prog, flags = f"eyespot pretrain --from {argv[1]}", argv[2:]
+        run.resume, run.stop_after = "never", None
+    elif argv[0].startswith("-"):
+        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
+    else:
+        recipe, run = argv[0], make_run(argv[0])
+        prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
+    run = parse(type(run), flags, prog, default=run)
+    try:
+        return 0 if fit(run, recipe) == "done" else STOPPED
+    except TrainingError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)
+        return 1

@@ -1,0 +1,245 @@
+"""The training loop, the only one. It knows Objective, Engine, Loader, Tracker and Checkpoint, and no method."""
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loader import make_loader
+from eyespot.data_pipeline.manifest import Manifest
+from eyespot.pretrain import checkpoint, dist
+from eyespot.pretrain.config import Run, to_values
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.feed import loader_spec, normalized, open_shards, pictured_batch
+from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
+from eyespot.pretrain.optim import make_optimizer
+from eyespot.pretrain.pictures import write_picture
+from eyespot.pretrain.progress import TrainingProgress, announce
+from eyespot.pretrain.run_folder import RunFolder, manifest_digest
+from eyespot.pretrain.schedule import effective_rate, micro_seed, warmup_cosine
+from eyespot.pretrain.stopping import StopSignals
+from eyespot.pretrain.tracking import Tracker
+
+log = logging.getLogger("eyespot")
+
+Outcome = Literal["done", "stopped"]
+MAX_FAILED_SAVES = 3
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message is one line for the person who started it."""
+
+
+def fit(run: Run, recipe: str) -> Outcome:
+    """Trains to the last step, or until a signal asks for a stop.
+
+    Raises:
+        UserError: the run's settings, data or folder are wrong.
+        TrainingError: the loss stays not finite, or checkpoints cannot be written.
+    """
+    console = Console(stderr=True)
+    world = dist.start(run.device)
+    signals = StopSignals()
+    folder: RunFolder | None = None
+    try:
+        with dist.agreed():
+            folder = RunFolder(run, recipe, world.rank)
+        folder.start_logging(console)
+        return Trainer(run, recipe, world, folder, signals).fit(console)
+    except BaseException as error:
+        known = isinstance(error, UserError | TrainingError)
+        log.error("stopped: %s%s", "" if known else f"{type(error).__name__}: ", error, exc_info=not known)
+        raise
+    finally:
+        if folder is not None:
+            folder.close()
+        signals.close()
+        dist.stop()
+
+
+class Trainer:
+    """One run: set up, then ``fit``."""
+
+    def __init__(self, run: Run, recipe: str, world: dist.World, folder: RunFolder, signals: StopSignals) -> None:
+        self.run, self.world, self.folder, self.signals = run, world, folder, signals
+        with dist.agreed():
+            shards, manifest = open_shards(run.data)
+            torch.manual_seed(run.seed)
+            objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+            self.views = normalized(objective.views(), run.data, manifest)
+            spec = loader_spec(run, shards, self.views, world)
+        self.engine = make_engine(
+            run.engine,
+            objective,
+            world,
+            lambda module: make_optimizer(module, run.optim),
+            accumulate=run.data.accumulate,
+            clip=run.optim.clip,
+            precision=run.precision,
+        )
+        self.start, state = self._restore()
+        with dist.agreed():
+            self.pictured = pictured_batch(spec, manifest, world) if run.picture_every else None
+            self.loader = make_loader(spec, world.rank, world.size, state)
+        self.position = self.loader.state_dict()
+        folder.write_record(run, recipe, manifest_digest(shards), world.size)
+        self.tracker = self._make_tracker(recipe, manifest) if world.rank == 0 else None
+        self.meter, self.skipped, self.failed_saves = StepMeter(world.device), 0, 0
+        announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))
+
+    def fit(self, console: Console) -> Outcome:
+        """The loop. Closes the tracker with how it ended."""
+        status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
+        try:
+            with TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0) as progress:
+                outcome = self._loop(progress)
+            status = "FINISHED" if outcome == "done" else "KILLED"
+            return outcome
+        finally:
+            self.loader.close()
+            self.engine.close()
+            if self.tracker is not None:
+                self.tracker.close(status)
+
+    def _loop(self, progress: TrainingProgress) -> Outcome:
+        run = self.run
+        last = min(run.steps, run.stop_after or run.steps)
+        self.meter.restart()
+        for step in range(self.start, last):
+            batches, scalars = self._micro_batches(step)  # 1. forward, backward
+            rate = self._rate(step)
+            broken, stop = dist.any_rank([not torch.isfinite(scalars).all(), self.signals.received is not None])
+            grad_norm, applied = self.engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
+            if applied:
+                self.engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
+                self.skipped = 0
+            else:
+                self._skip(step, batches, scalars, grad_norm)
+            done = step + 1
+            self.position = self.loader.state_dict()
+            if _due(done, run.log_every) or done == last:
+                self._log(done, batches, scalars, {"lr": rate, "grad_norm": grad_norm}, progress)
+            if self.pictured is not None and (_due(done, run.picture_every) or done == run.steps):
+                self._picture(done)
+            if _due(done, run.save_every) or stop or done == last:
+                self._save(done, must_work=stop or done == last)
+            progress.advance(done)
+            if stop and done < run.steps:
+                log.info("stopped by %s after step %d; go on with --resume auto", self.signals.received, done)
+                return "stopped"
+        log.info("done: step %d of %d", max(self.start, last), run.steps)
+        return "done"
+
+    def _micro_batches(self, step: int) -> tuple[list[Batch], Tensor]:
+        """Forward and backward of one step: its micro-batches and their scalars, (accumulate, names) float64."""
+        batches, rows = [], []
+        for part in range(self.run.data.accumulate):
+            asked = time.monotonic()
+            batch = next(self.loader)
+            self.meter.add(self.run.data.batch_size // self.run.data.accumulate, time.monotonic() - asked)
+            torch.manual_seed(micro_seed(self.run.seed, step, part * self.world.size + self.world.rank))
+            scalars = self.engine.forward_backward(batch, last=part == self.run.data.accumulate - 1)
+            self.names = list(scalars)
+            rows.append(torch.stack([value.double() for value in scalars.values()]))
+            batches.append(batch)
+        return batches, torch.stack(rows).cpu()
+
+    def _rate(self, step: int) -> float:
+        optim = self.run.optim
+        peak, final = (effective_rate(rate, self.run.data.batch_size) for rate in (optim.lr, optim.min_lr))
+        return warmup_cosine(step, steps=self.run.steps, warmup_steps=optim.warmup_steps, peak=peak, final=final)
+
+    def _skip(self, step: int, batches: list[Batch], scalars: Tensor, grad_norm: float) -> None:
+        """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
+        self.engine.discard()
+        self.skipped += 1
+        what = (
+            f"step {step + 1}: loss or gradient is not finite (gradient norm {grad_norm});"
+            f" sample ids {guilty_ids(batches, scalars)}"
+        )
+        if self.skipped <= self.run.max_skipped_steps:
+            log.warning("%s; step skipped", what)
+            return
+        self._save(step, must_work=False)
+        raise TrainingError(f"{what}; the checkpoint of step {step} is the last good one")
+
+    def _log(
+        self, step: int, batches: list[Batch], scalars: Tensor, extra: dict[str, float], progress: TrainingProgress
+    ) -> None:
+        """One line of metrics."""
+        seen = step * self.run.data.batch_size
+        values = {
+            **global_means(self.names, scalars),
+            **extra,
+            "samples_seen": seen,
+            "epoch": round(seen / self.loader.num_samples, 4),
+            "sample_digest": sample_digest(batches),
+            "bad_samples": int(dist.gather_rows(torch.tensor([[self.loader.bad_samples]])).sum()),
+            **self.meter.close_interval(),
+        }
+        if self.tracker is not None:
+            self.tracker.log(step, values)
+        progress.show(step, values["loss"], values["images_per_second"])
+
+    def _picture(self, step: int) -> None:
+        picture = self.engine.objective.picture(self.pictured) if self.pictured is not None else None
+        if picture is not None and self.tracker is not None:
+            path = self.folder.path / "pictures" / f"step-{step:08d}.png"
+            write_picture(picture, self.views, path)
+            self.tracker.picture(path)
+
+    def _save(self, step: int, *, must_work: bool) -> None:
+        """Writes a checkpoint. One that fails leaves the last good one; the run goes on and says so, for a while."""
+        meta = checkpoint.Meta(
+            step=step, loader=self.position, world_size=self.world.size, run_key=self.folder.record.get("run_key", "")
+        )
+        try:
+            checkpoint.save(self.run.run_dir, self.engine.save_tensors(), meta, keep=self.run.keep_checkpoints)
+            self.failed_saves = 0
+        except OSError as error:
+            self.failed_saves += 1
+            if must_work or self.failed_saves >= MAX_FAILED_SAVES:
+                raise TrainingError(f"{error}; the last good checkpoint is kept, free some space and resume") from error
+            log.warning("%s; training goes on, the last good checkpoint is kept", error)
+
+    def _restore(self) -> tuple[int, dict[str, int] | None]:
+        """Loads the checkpoint that ``resume`` asks for: (steps done, place in the data)."""
+        resume = self.run.resume
+        if resume == "never":
+            return 0, None
+        folder = checkpoint.newest(self.run.run_dir) if resume == "auto" else Path(resume)
+        if folder is None:
+            return 0, None
+        meta = checkpoint.load(folder, self.engine.save_tensors())
+        log.info("going on after step %d, from %s", meta.step, folder)
+        return meta.step, meta.loader
+
+    def _make_tracker(self, recipe: str, manifest: Manifest) -> Tracker:
+        record = self.folder.record
+        return Tracker(
+            self.run.run_dir,
+            run_key=record["run_key"],
+            name=self.run.run_dir.resolve().name,
+            experiment=self.run.experiment,
+            params=to_values(self.run),
+            tags={
+                "recipe": recipe,
+                "data": manifest.name,
+                "manifest_sha256": record["manifest_sha256"],
+                "git_commit": record["git_commit"],
+                "world_size": str(self.world.size),
+            },
+            uri=None if self.run.track else "none",
+        )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,207 @@
+"""MAE against a slow, obvious reference in float64, written patch by patch from the paper."""
+
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.pretrain.objectives.mae import MAE, patchify, unpatchify
+
+SIZE, PATCH, GRID = 16, 4, 4
+
+
+def make_mae(**changes) -> MAE:
+    torch.manual_seed(0)
+    encoder = make_encoder(EncoderConfig(name="vit_tiny_patch16_224", image_size=SIZE, patch_size=PATCH))
+    encoder.blocks = encoder.blocks[:2]
+    objective = MAE.Config(decoder_dim=24, decoder_depth=2, decoder_heads=3, **changes).build(encoder, SIZE)
+    with torch.no_grad():  # biases start at zero; let the comparison see them
+        for parameter in objective.parameters():
+            if parameter.requires_grad and parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return objective
+
+
+def make_batch(count: int = 3, dtype: torch.dtype = torch.float64, first_id: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 3, SIZE, SIZE, generator=generator).to(dtype)
+    ids = torch.arange(first_id, first_id + count)
+    return Batch(views=[images], ids=ids, epochs=torch.zeros_like(ids), labels=torch.zeros_like(ids), seed=0)
+
+
+def slow_linear(x, layer):
+    return x @ layer.weight.T + layer.bias
+
+
+def slow_norm(x, layer):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6) * layer.weight + layer.bias
+
+
+def slow_block(tokens, block, num_heads):
+    """Pre-norm transformer block on (T, D) tokens of one image, head by head."""
+    x = slow_norm(tokens, block.norm1)
+    dim = x.shape[-1] // num_heads
+    query, key, value = slow_linear(x, block.attn.qkv).chunk(3, dim=-1)
+    heads = []
+    for head in range(num_heads):
+        part = slice(head * dim, (head + 1) * dim)
+        weights = torch.exp(query[:, part] @ key[:, part].T / math.sqrt(dim))
+        heads.append(weights / weights.sum(-1, keepdim=True) @ value[:, part])
+    tokens = tokens + slow_linear(torch.cat(heads, dim=-1), block.attn.proj)
+    x = slow_linear(slow_norm(tokens, block.norm2), block.mlp.fc1)
+    x = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+    return tokens + slow_linear(x, block.mlp.fc2)
+
+
+def slow_positions(dim):
+    table = torch.zeros(GRID * GRID, dim, dtype=torch.float64)
+    quarter = dim // 4
+    for row in range(GRID):
+        for column in range(GRID):
+            for i in range(quarter):
+                frequency = 1 / 10000 ** (i / quarter)
+                entry = table[row * GRID + column]
+                entry[i], entry[quarter + i] = math.sin(column * frequency), math.cos(column * frequency)
+                entry[2 * quarter + i], entry[3 * quarter + i] = math.sin(row * frequency), math.cos(row * frequency)
+    return table
+
+
+def slow_loss(mae: MAE, batch: Batch, normalize: bool):
+    """One image at a time, in image order, predicting every patch: the paper as it is written."""
+    vit, losses = mae.encoder, []
+    for image, noise in zip(batch.views[0], batch.uniforms("mae/mask", GRID * GRID), strict=True):
+        ranked = sorted(range(GRID * GRID), key=lambda patch: (float(noise[patch]), patch))
+        visible = sorted(ranked[: GRID * GRID // 4])
+        tokens, pixels = [], []
+        for patch in range(GRID * GRID):
+            top, left = patch // GRID * PATCH, patch % GRID * PATCH
+            square = image[:, top : top + PATCH, left : left + PATCH]
+            pixels.append(square.permute(1, 2, 0).reshape(-1))  # row, column, channel
+            projection = vit.patch_embed.proj
+            tokens.append((projection.weight * square).sum(dim=(1, 2, 3)) + projection.bias)
+        positions = slow_positions(vit.embed_dim)
+        encoded = torch.stack([vit.cls_token[0, 0]] + [tokens[patch] + positions[patch] for patch in visible])
+        for block in vit.blocks:
+            encoded = slow_block(encoded, block, 3)
+        embedded = slow_linear(slow_norm(encoded, vit.norm), mae.decoder_embed)
+        positions = slow_positions(24)
+        decoded = [embedded[0]]
+        for patch in range(GRID * GRID):
+            token = embedded[1 + visible.index(patch)] if patch in visible else mae.mask_token[0, 0]
+            decoded.append(token + positions[patch])
+        decoded = torch.stack(decoded)
+        for block in mae.decoder_blocks:
+            decoded = slow_block(decoded, block, 3)
+        predicted = slow_linear(slow_norm(decoded, mae.decoder_norm), mae.decoder_pred)[1:]
+        for patch in range(GRID * GRID):
+            if patch not in visible:
+                target = pixels[patch]
+                if normalize:
+                    target = (target - target.mean()) / torch.sqrt(target.var() + 1e-6)
+                losses.append(((predicted[patch] - target) ** 2).mean())
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_loss_and_gradients_equal_the_slow_reference(normalize):
+    mae, batch = make_mae(normalize_targets=normalize).double(), make_batch()
+    # sin-cos tables are float32 parameters; the reference has them exactly
+    with torch.no_grad():
+        mae.encoder.pos_embed[0, 1:] = slow_positions(mae.encoder.embed_dim)
+        mae.decoder_positions.copy_(slow_positions(24)[None])
+    fast = mae(batch)["loss"]
+    names, parameters = zip(*((n, p) for n, p in mae.named_parameters() if p.requires_grad), strict=True)
+    fast_gradients = torch.autograd.grad(fast, parameters)
+    slow = slow_loss(mae, batch, normalize)
+    slow_gradients = torch.autograd.grad(slow, parameters)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-12)
+    for name, a, b in zip(names, fast_gradients, slow_gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-8, atol=1e-12), name
+
+
+def test_positions_equal_the_formula():
+    mae = make_mae()
+    assert torch.allclose(mae.encoder.pos_embed[0, 1:].double(), slow_positions(mae.encoder.embed_dim), atol=1e-7)
+    assert (mae.encoder.pos_embed[0, 0] == 0).all()
+    assert not mae.encoder.pos_embed.requires_grad
+
+
+def test_unmasked_encoder_is_timms_own_forward():
+    mae, images = make_mae(), make_batch(dtype=torch.float32).views[0]
+    with torch.no_grad():
+        expected = mae.encoder.forward_features(images)
+        assert torch.equal(encode_visible(mae.encoder, images), expected)
+        everything = torch.arange(GRID * GRID).expand(len(images), -1)
+        assert torch.equal(encode_visible(mae.encoder, images, everything), expected)
+
+
+def test_encoder_state_loads_into_timm_unchanged():
+    encoder = make_encoder(EncoderConfig(name="vit_tiny_patch16_224", image_size=SIZE, patch_size=PATCH))
+    mae = MAE.Config(decoder_dim=24, decoder_depth=1, decoder_heads=3).build(encoder, SIZE)
+    plain = timm.create_model("vit_tiny_patch16_224", img_size=SIZE, patch_size=PATCH, num_classes=0)
+    plain.load_state_dict(mae.encoder.state_dict(), strict=True)
+    images = make_batch(dtype=torch.float32).views[0]
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(images), mae.eval().encode(images))
+
+
+def test_mask_is_the_samples_own():
+    """The same sample is masked alike wherever it sits; another epoch masks it anew; three quarters are masked."""
+    mae = make_mae()
+    together, shifted = mae.mask_order(make_batch(6)), mae.mask_order(make_batch(4, first_id=2))
+    assert torch.equal(together[2:], shifted)
+    later = make_batch(6)
+    later.epochs = later.epochs + 1
+    assert not torch.equal(mae.mask_order(later), together)
+    assert mae.num_visible == GRID * GRID // 4
+    counts = np.zeros(GRID * GRID)
+    for row in mae.mask_order(make_batch(4000))[:, : mae.num_visible]:
+        counts[row.numpy()] += 1
+    assert np.abs(counts / 4000 - 0.25).max() < 0.03  # four standard deviations of a fair draw
+
+
+def test_masked_pixels_do_not_reach_the_encoder():
+    mae, batch = make_mae().double(), make_batch()
+    order = mae.mask_order(batch)
+    patches = patchify(batch.views[0], PATCH)
+    hidden = order[:, mae.num_visible :, None].expand(-1, -1, patches.shape[-1])
+    changed = unpatchify(patches.scatter(1, hidden, torch.full_like(patches, 9.0)), PATCH, (GRID, GRID))
+    with torch.no_grad():
+        assert torch.equal(mae.reconstruct(batch.views[0], order), mae.reconstruct(changed, order))
+
+
+def test_picture_keeps_visible_patches():
+    mae, batch = make_mae(), make_batch(dtype=torch.float32)
+    picture = mae.picture(batch)
+    assert picture.shape == (3, 3 * SIZE, 3 * SIZE)
+    original, seen, filled = picture.split(SIZE, dim=1)
+    assert torch.equal(original, torch.cat(list(batch.views[0]), dim=2))
+    visible = seen != 0
+    assert visible.float().mean() == pytest.approx(0.25, abs=0.01)
+    assert torch.equal(filled[visible], original[visible])
+    assert not torch.allclose(filled, original)
+
+
+def test_patchify_round_trip():
+    images = torch.arange(2 * 3 * 8 * 12.0).reshape(2, 3, 8, 12)
+    assert torch.equal(unpatchify(patchify(images, 4), 4, (2, 3)), images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [({"mask_ratio": 1.0}, "mask_ratio"), ({"decoder_dim": 10, "decoder_heads": 3}, "decoder_dim")],
+)
+def test_wrong_numbers_name_their_field(changes, field):
+    with pytest.raises(UserError, match=field):
+        MAE.Config(**changes)
+
+
+def test_needs_a_vision_transformer():
+    with pytest.raises(UserError, match="vision transformer"):
+        MAE.Config().build(make_encoder(EncoderConfig(name="resnet18")), 224)
