@@ -138,7 +138,7 @@ def make_run(recipe: str) -> Run:
     module_name, _, function_name = recipe.partition(":")
     try:
         run = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"recipe {recipe!r}: {error}; write it as package.module:function") from error
     if not isinstance(run, Run):
         raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from eyespot.pretrain.objective import Objective
 Precision = Literal["fp32", "bf16"]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """What the trainer asks of an engine.
 

@@ -1,0 +1,61 @@
+"""Encoders by name; what is wrong with a name or a size is said in one line."""
+
+import pytest
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.encoders import EncoderConfig, encode, encode_visible, make_encoder, sincos_positions
+
+
+def test_features_of_vit_and_resnet():
+    images = torch.randn(2, 3, 32, 32)
+    vit = make_encoder(EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)).eval()
+    resnet = make_encoder(EncoderConfig(name="resnet18", image_size=32)).eval()
+    with torch.no_grad():
+        tokens = vit.forward_features(images)
+        assert torch.equal(encode(vit, images, "cls"), tokens[:, 0])
+        assert torch.equal(encode(vit, images, "avg"), tokens[:, 1:].mean(1))
+        assert torch.equal(encode(resnet, images), resnet(images))
+
+
+def test_registers_are_prefix_tokens_too():
+    vit = make_encoder(EncoderConfig(name="vit_medium_patch16_reg4_gap_256", image_size=32, patch_size=8)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(encode_visible(vit, images), vit.forward_features(images))
+        visible = torch.tensor([[3, 0], [1, 2]])
+        assert encode_visible(vit, images, visible).shape == (2, vit.num_prefix_tokens + 2, vit.embed_dim)
+
+
+def test_checkpointing_changes_memory_not_numbers():
+    results = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = EncoderConfig(name="vit_tiny_patch16_224", image_size=16, patch_size=8, checkpointing=checkpointing)
+        vit = make_encoder(config)
+        loss = encode_visible(vit, torch.ones(2, 3, 16, 16), torch.tensor([[0], [1]])).square().mean()
+        loss.backward()
+        results.append((loss.detach(), vit.blocks[0].attn.qkv.weight.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_positions_tell_rows_from_columns():
+    table = sincos_positions(8, 2, 3).reshape(2, 3, 8)
+    assert (table[0, :, 4:] == table[0, :1, 4:]).all()  # the second half is the row
+    assert (table[:, 0, :4] == table[:1, 0, :4]).all()  # the first half is the column
+    assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (EncoderConfig(name="vit_tinny_patch16_224"), "close names: vit_tiny_patch16_224"),
+        (EncoderConfig(name="vit_tiny_patch16_224", image_size=30, patch_size=4), "encoder.patch_size 4"),
+        (EncoderConfig(name="resnet18", patch_size=4, image_size=32), "timm refuses"),
+    ],
+)
+def test_wrong_encoders_are_one_line(config, words):
+    with pytest.raises(UserError, match=words) as caught:
+        make_encoder(config)
+    assert "\n" not in str(caught.value)
