@@ -1,0 +1,189 @@
+"""BatchMaker: ids in, batches out. Reads ahead, feeds DALI, repairs what cannot be decoded."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from eyespot.data_pipeline import dali
+from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.crops import Geometry, view_geometry
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.reader import Reader, Reading
+from eyespot.data_pipeline.resize import Buffers, resize_views
+from eyespot.data_pipeline.views import ViewSpec
+
+Ids = Int64[np.ndarray, " b"]
+
+READ_AHEAD = 3
+"""Batches whose files are being read while earlier ones are decoded."""
+FEW_SAMPLES = 1000
+"""Damage is judged as a share of at least this many samples, so that one bad file among the first ten stops nothing."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Job:
+    """One batch on its way."""
+
+    wanted: Ids
+    epochs: Ids
+    ids: Ids
+    """What was read: ``wanted``, or what stands in for damaged samples."""
+    files: list[UInt8[np.ndarray, " _"]]
+    geometry: list[Geometry]
+
+
+class BatchMaker:
+    """Turns planned ids into batches. One thread at a time may use it."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        plan: Iterable[tuple[Ids, Ids]],
+        views: ViewSpec,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        num_threads: int,
+        max_bad_fraction: float,
+    ):
+        """Starts nothing yet.
+
+        Args:
+            reader: of the files.
+            plan: the ids and epochs of each batch.
+            views: what to make of each image.
+            batch_size: the most samples that a batch of the plan holds.
+            seed: of the random crops.
+            device: where to decode and where the views lie.
+            num_threads: that decode and resize.
+            max_bad_fraction: share of damaged samples above which making stops.
+        """
+        self._reader, self._views, self._seed, self._device = reader, views, seed, device
+        self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
+        self._buffers = Buffers()
+        self._pool = ThreadPoolExecutor(num_threads, "eyespot-resize")
+        self._image_sizes = np.stack([reader.index["height"], reader.index["width"]], axis=1).astype(np.int32)
+        self._jobs = self._read_ahead(iter(plan))
+        self._running: deque[_Job] = deque()
+        self._again: deque[_Job] = deque()
+        self._num_made = self._num_bad = 0
+
+    def __iter__(self) -> Iterator[tuple[Batch, int]]:
+        """Yields each batch, and how many of its samples stand in for damaged ones.
+
+        Raises:
+            UserError: too many samples are damaged.
+        """
+        pipeline = self._pipeline()
+        while True:
+            try:
+                outputs = pipeline.run()
+            except StopIteration:
+                return
+            except (RuntimeError, MemoryError) as error:
+                self._repair(error)
+                pipeline = self._pipeline()
+                continue
+            job = self._running.popleft()
+            num_bad = int((job.ids != job.wanted).sum())
+            self._num_made += len(job.ids)
+            self._num_bad += num_bad
+            self._stop_if_too_bad(self._num_bad)
+            yield self._batch(job, outputs), num_bad
+
+    def close(self) -> None:
+        """Ends all threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._reader.close()
+
+    def _read_ahead(self, plan: Iterator[tuple[Ids, Ids]]) -> Iterator[_Job]:
+        reading: deque[tuple[Ids, Ids, Reading]] = deque()
+        for wanted, epochs in plan:
+            reading.append((wanted, epochs, self._reader.start(wanted)))
+            if len(reading) > READ_AHEAD:
+                yield self._job(*reading.popleft())
+        while reading:
+            yield self._job(*reading.popleft())
+
+    def _job(self, wanted: Ids, epochs: Ids, reading: Reading) -> _Job:
+        ids, files = reading.result()
+        geometry = [
+            view_geometry(view, f"view{number}", self._seed, epochs, ids, self._image_sizes[ids])
+            for number, view in enumerate(self._views.views)
+        ]
+        return _Job(wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry)
+
+    def _pipeline(self) -> Any:
+        options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
+        if self._device.type == "cpu":
+            return dali.crop_pipeline(self._views, self._next_inputs, **options)
+        return dali.view_pipeline(self._views, self._next_inputs, device_id=self._device.index or 0, **options)
+
+    def _next_inputs(self) -> list[Any]:
+        """What DALI calls when it is ready for another batch."""
+        job = self._again.popleft() if self._again else next(self._jobs)
+        self._running.append(job)
+        if self._device.type == "cpu":
+            return dali.crop_inputs(job.files, job.geometry)
+        return dali.view_inputs(self._views, job.files, job.geometry)
+
+    def _batch(self, job: _Job, outputs: Any) -> Batch:
+        finish = self._resize if self._device.type == "cpu" else self._copy
+        return Batch(
+            views=finish(job, outputs),
+            ids=torch.from_numpy(job.ids),
+            epochs=torch.from_numpy(job.epochs),
+            labels=torch.from_numpy(self._reader.index["label"][job.ids].astype(np.int64)).to(self._device),
+            seed=self._seed,
+        )
+
+    def _copy(self, job: _Job, outputs: Any) -> list[Tensor]:
+        return [dali.to_torch(output) for output in outputs]
+
+    def _resize(self, job: _Job, outputs: Any) -> list[Tensor]:
+        """The last steps of the CPU's way, the batch divided among the threads."""
+        size = -(-len(job.ids) // self._num_threads)
+        parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
+        made: list[Tensor] = []
+        tasks: list[Future[None]] = []
+        for view, place, crops in zip(self._views.views, job.geometry, outputs, strict=True):
+            made.append(self._buffers.take((len(job.ids), 3, view.size, view.size)))
+            regions, out = [np.asarray(crops.at(row)) for row in range(len(job.ids))], made[-1].numpy()
+            for part in parts:
+                arguments = regions[part], place.rows(part), self._views.mean, self._views.std, out[part]
+                tasks.append(self._pool.submit(resize_views, *arguments))
+        for task in tasks:
+            task.result()
+        return made
+
+    def _repair(self, error: Exception) -> None:
+        """After DALI failed: finds the samples that it cannot decode, and has their batches read again."""
+        found = False
+        for job in self._running:
+            for sample, file in zip(job.ids.tolist(), job.files, strict=True):
+                height, width = self._image_sizes[sample].tolist()
+                if reason := dali.why_undecodable(file, height, width):
+                    self._reader.reject(sample, reason)
+                    found = True
+        if not found:
+            raise error
+        self._stop_if_too_bad(self._reader.num_rejected)
+        jobs = [*self._running, *self._again]
+        self._running.clear()
+        self._again = deque(self._job(job.wanted, job.epochs, self._reader.start(job.wanted)) for job in jobs)
+
+    def _stop_if_too_bad(self, num_bad: int) -> None:
+        if num_bad > self._max_bad_fraction * max(self._num_made, FEW_SAMPLES):
+            folder = self._reader.folder
+            raise UserError(
+                f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
+                f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"
+            )
