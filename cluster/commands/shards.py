@@ -1,0 +1,201 @@
+"""``eyespot shards``: packs images into shards, checks them, looks at them."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.manifest import Manifest, read_index, read_manifest
+from eyespot.data_pipeline.sources import DOWNLOADS
+from eyespot.data_pipeline.workers import NUM_WORKERS
+
+USAGE = """usage: eyespot shards COMMAND ...
+
+  pack SRC DST    write images as shards: WebDataset tars, indexes, a manifest
+  index DIR       index tars that another tool wrote, where they lie
+  verify DIR      check every byte, image and number; exit code 2 if something is wrong
+  info DIR        show what a shard folder holds
+
+  eyespot shards COMMAND --help   what a command takes
+
+For example:
+  eyespot shards pack digits data/digits
+  eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
+  eyespot shards info data/photos
+"""
+
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+
+
+@dataclass(kw_only=True, slots=True)
+class Pack:
+    """Write images as shards that the loader reads.
+
+    SRC is a folder of images, a tar (also .tar.gz, .tar.bz2, .tar.xz) of such a folder, a folder of MNIST's IDX files,
+    or one of the names digits, cifar10, cifar100, mnist, fashion-mnist. Folders inside are classes; train/, test/ or
+    val/ above them are splits, written as DST/train and DST/test. Images that are no RGB or gray JPEG or PNG are
+    converted (transparency is laid on white, EXIF rotation applied, animations give their first frame); broken ones
+    are left out and named. Run the same command again to go on after an interruption.
+    """
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """What to pack."""
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """A new or empty folder."""
+    max_samples: int = 10_000
+    """Most samples in one tar."""
+    max_bytes: int = 500_000_000
+    """Largest tar, bytes."""
+    resize: int | None = None
+    """Shrink images so that their short side has this many pixels; smaller ones stay as they are."""
+    holdout: float | None = None
+    """Share of each class to hold out as test, such as 0.2; for sources without splits."""
+    seed: int = 0
+    """Of the shuffle and the holdout."""
+    workers: int = NUM_WORKERS
+    """Processes that read and decode; does not change the result."""
+    downloads: Path = DOWNLOADS
+    """Where the named data sets are kept, and downloaded to."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Index:
+    """Index WebDataset tars that another tool wrote (img2dataset, tar --sort=name), where they lie.
+
+    The tars stay as they are; index.npy, manifest.json and an .idx beside each tar are written. Images that would
+    have to be rewritten (CMYK, transparent, 16-bit, WebP, ...) or are broken are left out and named.
+    """
+
+    folder: Folder
+    """The folder that holds the .tar files."""
+    workers: int = NUM_WORKERS
+    """Processes that read and decode."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Verify:
+    """Read every byte and decode every image of a shard folder; print one line for each problem.
+
+    Finds changed and cut tars, missing or stale indexes, and a manifest that does not tell the truth.
+    """
+
+    folder: Folder
+    """A shard folder, or a folder of them (train, test)."""
+    workers: int = NUM_WORKERS
+    """Processes that read and decode."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Info:
+    """Show what a shard folder holds: counts, sizes, statistics, classes."""
+
+    folder: Folder
+    """A shard folder, or a folder of them (train, test)."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs ``eyespot shards`` and returns the exit code."""
+    commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info}
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        raise UserError(f"command {argv[0]!r}: not one of {', '.join(commands)}; see eyespot shards --help")
+    return commands[argv[0]](argv[1:])
+
+
+def _pack(argv: list[str]) -> int:
+    from eyespot.data_pipeline.shards import pack
+
+    asked = parse(Pack, argv, "eyespot shards pack")
+    manifests = pack(
+        asked.source,
+        asked.destination,
+        max_samples=asked.max_samples,
+        max_bytes=asked.max_bytes,
+        resize=asked.resize,
+        holdout=asked.holdout,
+        workers=asked.workers,
+        seed=asked.seed,
+        downloads=asked.downloads,
+    )
+    for split, manifest in manifests.items():
+        print(_summary(asked.destination / split, manifest))
+    skipped = max(manifest.packing["skipped"] for manifest in manifests.values())
+    if skipped:
+        print(f"skipped {skipped} files that are not named like images, or lie outside the split folders")
+    return 0
+
+
+def _index(argv: list[str]) -> int:
+    from eyespot.data_pipeline.tarindex import index_folder
+
+    asked = parse(Index, argv, "eyespot shards index")
+    print(_summary(asked.folder, index_folder(asked.folder, asked.workers)))
+    return 0
+
+
+def _verify(argv: list[str]) -> int:
+    from eyespot.data_pipeline.verify import verify
+
+    asked = parse(Verify, argv, "eyespot shards verify")
+    problems = verify(asked.folder, asked.workers)
+    print("\n".join(problems) if problems else f"{asked.folder}: all is well")
+    return 2 if problems else 0
+
+
+def _info(argv: list[str]) -> int:
+    from eyespot.data_pipeline.verify import shard_folders
+
+    asked = parse(Info, argv, "eyespot shards info")
+    folders = shard_folders(asked.folder)
+    if not folders:
+        raise UserError(f"shards {asked.folder}: none there; make some with: eyespot shards pack SRC {asked.folder}")
+    for folder in folders:
+        manifest = read_manifest(folder)
+        index = read_index(folder, manifest)
+        print(_summary(folder, manifest))
+        counts = np.bincount(index["label"][index["label"] >= 0], minlength=len(manifest.classes))
+        for name, count in zip(manifest.classes, counts.tolist(), strict=True):
+            print(f"    {count:>8,}  {name}")
+    return 0
+
+
+def _summary(folder: Path, manifest: Manifest) -> str:
+    stats = manifest.image_stats
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines = [
+        f"{folder}: {manifest.name}, {_plural(manifest.num_samples, 'image')},"
+        f" {_plural(manifest.num_labeled, 'label')}, {_plural(len(manifest.classes), 'class', 'classes')}",
+        f"  tars         {len(manifest.shards)}, {size / 1e6:,.1f} MB",
+        f"  height       {_sides(stats.height)}",
+        f"  width        {_sides(stats.width)}",
+        f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} (RGB, 0..1)",
+    ]
+    if manifest.converted:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
+        lines.append(f"  converted    {kinds}")
+    if manifest.quarantined:
+        lines.append(f"  left out     {_plural(len(manifest.quarantined), 'image')} (all are named in manifest.json):")
+        reasons = Counter(bad["reason"] for bad in manifest.quarantined)
+        examples = {bad["reason"]: bad["source"] for bad in reversed(manifest.quarantined)}
+        lines += [f"    {count:>8,}  {reason}: {examples[reason]}" for reason, count in reasons.most_common(10)]
+    return "\n".join(lines)
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def _sides(sides: tuple[int, int, int]) -> str:
+    smallest, median, largest = sides
+    return f"{smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, median {median}"
+
+
+def _color(color: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{channel:.3f}" for channel in color) + ")"

@@ -1,0 +1,245 @@
+"""Examines one image file: is it whole, must it be rewritten, how large is it, what are its pixel sums.
+
+An image is kept as it is, byte for byte, where DALI and PIL decode it to the same RGB pixels: an 8-bit RGB or gray
+JPEG (baseline or progressive) or PNG. Everything else that decodes is rewritten as RGB, as PNG if the source was
+lossless and as JPEG of quality 95 otherwise:
+
+- CMYK, palette, 1-bit, 16-bit (scaled, not clipped), and formats other than JPEG and PNG;
+- transparency: laid on white, as a page shows it;
+- animations: the first frame;
+- an EXIF orientation: turned upright, as every viewer shows it. DALI decodes without looking at the tag.
+
+What does not decode completely raises BadImage with the reason.
+"""
+
+import io
+import re
+import warnings
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Not every format that PIL knows: some start other programs on the bytes (EPS runs Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff"),
+        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
+    )
+)
+JPEG_QUALITY = 95
+MAX_SIDE = 65_535  # pixels; the index stores sides in 16 bits
+
+_LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
+_ORIENTATION = 0x0112
+# Any marker but a stuffed zero (ff 00) and the restart markers (ff d0 .. ff d7), which belong to a scan's data.
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_END = 0xD9
+_COMMON_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; all Huffman-coded
+
+
+class BadImage(Exception):
+    """The bytes are no complete image. The message is the reason, one line."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Examined:
+    """One image as it is to be stored."""
+
+    data: bytes
+    extension: str
+    """jpg or png."""
+    kind: str | None
+    """Why the image was rewritten; None = these are the source's own bytes."""
+    height: int
+    """Pixels."""
+    width: int
+    crc32: int
+    """Of data."""
+    sums: tuple[int, int, int]
+    """Of all pixel values 0..255 per channel, RGB."""
+    squares: tuple[int, int, int]
+    """Of all squared pixel values per channel, RGB."""
+
+
+def examine(data: bytes, resize: int | None = None, *, in_place: bool = False) -> Examined:
+    """Decodes an image completely and rewrites it where that is needed (see the top of this file).
+
+    Args:
+        data: the file's bytes.
+        resize: shrink the image so that its short side has this many pixels; a smaller image is left alone.
+        in_place: nothing can be rewritten; what would have to be is bad. An EXIF orientation is ignored, as the
+            loader ignores it.
+
+    Raises:
+        BadImage: the bytes are no image, a broken one, or one of absurd size.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns of every odd tag; what matters raises
+            return _examine(data, resize, in_place)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not an image of a known format") from None
+    except Image.DecompressionBombError:
+        raise BadImage("its header claims an absurd size (decompression bomb)") from None
+    except Exception as error:  # hostile bytes make PIL raise almost anything
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(text if "truncated" in text else f"undecodable: {text}") from error
+
+
+def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
+    """PNG of raw uint8 pixels of shape (H, W) or (H, W, 3)."""
+    image = Image.frombytes("L" if len(shape) == 2 else "RGB", (shape[1], shape[0]), pixels)
+    return _encode(image, "png")
+
+
+def _examine(data: bytes, resize: int | None, in_place: bool) -> Examined:
+    if not data:
+        raise BadImage("empty file")
+    image = _open(data)
+    if max(image.size) > MAX_SIDE:
+        raise BadImage(f"a side of {max(image.size)} pixels; at most {MAX_SIDE}")
+    if image.format in ("JPEG", "MPO"):
+        image, kind = _load_jpeg(data)
+    else:
+        kind = _kind(image, data)
+        if image.format == "PNG":
+            _open(data).verify()  # the checksum of every chunk, which load() does not look at
+        image.load()
+    source_format = image.format
+    if in_place and kind is not None:
+        raise BadImage(f"{kind}: would have to be rewritten as an RGB JPEG or PNG first")
+    if not in_place and (turned := _upright(image)) is not image:
+        image, kind = turned, kind or "rotated"
+    if resize is not None and min(image.size) > resize:
+        kind = kind or "resized"
+    if kind is None:
+        return _measure(data, image, "png" if source_format == "PNG" else "jpg")
+    if image.mode not in ("RGB", "L") or "transparency" in image.info:
+        image = _to_rgb(image)
+    lossless = source_format in _LOSSLESS or (source_format == "WEBP" and b"VP8L" in data[:256])
+    stored = _encode(_shrink(image, resize), "png" if lossless else "jpg")
+    return replace(_examine(stored, None, in_place=True), kind=kind)  # measures what readers will decode
+
+
+def _open(data: bytes) -> Any:
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
+    """Decodes a JPEG and makes sure that its scan data reach to the last row.
+
+    libjpeg fills a scan that ends early without an error. So the end-of-image marker is replaced by a few bytes that
+    are no Huffman code: a complete scan never asks for more, a short one eats them and runs dry, which PIL reports.
+    A JPEG of several scans must keep its end marker; there two fillings of the gap must give the same picture.
+    """
+    end, frame = _walk_jpeg(data)
+    if end is None:
+        raise BadImage("truncated JPEG: no end-of-image marker")
+    try:
+        image = _open(data[:end] + b"\xff\x00" * 8)
+        image.load()
+    except OSError:
+        image = _open(data)
+        image.load()
+        padded = _open(data[:end] + bytes(range(1, 200)) + data[end:])
+        if padded.tobytes() != image.tobytes():
+            raise BadImage("truncated JPEG: its data end before its last row") from None
+    if image.mode == "CMYK":
+        return image, "cmyk"
+    return image, None if image.mode in ("RGB", "L") and frame in _COMMON_FRAMES else "unusual jpeg"
+
+
+def _walk_jpeg(data: bytes) -> tuple[int | None, int]:
+    """Finds where the end-of-image marker of the (first) picture stands and its kind of frame (SOFn)."""
+    position, frame = 2, 0
+    while match := _MARKER.search(data, position):
+        marker = match[1][0]
+        if marker == _END:
+            return match.start(), frame
+        if marker in _FRAMES:
+            frame = marker
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+    return None, frame
+
+
+def _kind(image: Any, data: bytes) -> str | None:
+    """Why an image that is no JPEG must be rewritten; None = keep it."""
+    is_png = image.format == "PNG"
+    if getattr(image, "n_frames", 1) > 1:
+        return "animated"
+    if image.has_transparency_data:
+        return "alpha"
+    if "16" in image.mode or (is_png and data[24] == 16):
+        return "16-bit"
+    if not is_png:
+        return image.format.lower()
+    if image.mode == "P":
+        return "palette"
+    return None if data[24] == 8 and image.mode in ("RGB", "L") else f"{data[24]}-bit"
+
+
+def _upright(image: Any) -> Any:
+    """The image turned as its EXIF orientation says; the same object where there is nothing to turn."""
+    if "exif" not in image.info:
+        return image
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken metadata is no broken image
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _to_rgb(image: Any) -> Any:
+    if image.mode.startswith("I;16"):
+        gray = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadImage("32-bit pixels have no defined white; convert the file to 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _shrink(image: Any, resize: int | None) -> Any:
+    short = min(image.size)
+    if resize is None or short <= resize:
+        return image
+    width, height = (max(resize, round(side * resize / short)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _encode(image: Any, extension: str) -> bytes:
+    image.info = {}  # else PIL writes profiles, comments and transparency into the new file
+    stream = io.BytesIO()
+    if extension == "png":
+        image.save(stream, "PNG")
+    else:
+        image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
+
+
+def _measure(data: bytes, image: Any, extension: str) -> Examined:
+    histogram = np.array(image.histogram(), np.int64).reshape(-1, 256)
+    values = np.arange(256, dtype=np.int64)
+    sums, squares = (histogram @ values).tolist(), (histogram @ values**2).tolist()
+    if len(sums) == 1:  # gray decodes to three equal channels
+        sums, squares = sums * 3, squares * 3
+    return Examined(
+        data=data,
+        extension=extension,
+        kind=None,
+        height=image.height,
+        width=image.width,
+        crc32=zlib.crc32(data),
+        sums=tuple(sums),
+        squares=tuple(squares),
+    )
