@@ -23,8 +23,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain import spool
 
@@ -104,10 +105,7 @@ class RunRecord:
 
     def write(self, run_dir: Path) -> None:
         """Writes mlflow.json; a kill leaves the old one or the new one."""
-        path = self.path(run_dir)
-        draft = path.with_suffix(".json.tmp")
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
+        write_bytes(self.path(run_dir), (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     def update(self, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Takes in what a (re)started run says: a new tag wins, a changed parameter becomes ``changed.<name>``."""
@@ -232,7 +230,7 @@ class Mirror:
             if size > self._offset:
                 os.fsync(file.fileno())
             file.seek(self._offset)
-            while lines := _read_lines(file):
+            while lines := _read_lines(file, size):
                 points = [Metric(*point) for line in lines for point in _points(line)]
                 offset = self._offset + sum(map(len, lines))
                 for start in range(0, max(1, len(points)), _POINTS_PER_REQUEST):
@@ -346,13 +344,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _read_lines(file: Any) -> list[bytes]:
-    """The next complete lines, about as many as fill one request."""
+def _read_lines(file: BinaryIO, end: int) -> list[bytes]:
+    """The next complete lines before byte ``end``, about as many as fill one request."""
     lines: list[bytes] = []
     num_points = 0
     while num_points < _POINTS_PER_REQUEST:
         line = file.readline()
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") or file.tell() > end:
             break
         num_points += line.count(b":")
         lines.append(line)

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from eyespot.cluster.cli import main
+from eyespot.pretrain.tracking import Tracker
+
+
+def test_sync_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_dir = tmp_path / "run"
+    tracker = Tracker(run_dir, run_key="k", name="n", params={}, tags={}, uri="none")
+    for step in range(5):
+        tracker.log(step, {"loss": 1.0})
+    tracker.close("FINISHED")
+    uri = f"sqlite:///{tmp_path}/m.db"
+    for sent in (5, 0):
+        assert main(["sync", str(run_dir), "--uri", uri]) == 0
+        assert capsys.readouterr().out == f"{sent} lines sent to {uri}\n"
+
+
+def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sync", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "no metrics.jsonl inside" in error and error.count("\n") == 1
