@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from eyespot.data_pipeline.sources import DOWNLOADS, Item, Source, hold_out, ope
 from eyespot.data_pipeline.workers import NUM_WORKERS, examine_items
 
 WORK = ".packing"
+SPLITS = ("test", "train", "val")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -158,8 +159,8 @@ def _os_errors(destination: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(destination: Path) -> Iterator[Path]:
-    """Makes the work folder inside the destination and keeps a second pack out of it."""
-    work = destination / WORK
+    """Makes the work folder inside the destination, keeps a second pack out of it, and tidies up after a failure."""
+    work, is_new = destination / WORK, not destination.exists()
     if destination.is_dir() and not work.exists() and not _manifest_folders(destination) and any(destination.iterdir()):
         raise UserError(f"destination {destination}: holds other files; name a new or an empty folder")
     work.mkdir(parents=True, exist_ok=True)
@@ -168,11 +169,18 @@ def _locked(destination: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"destination {destination}: another eyespot shards pack is writing there") from None
-        yield work
+        try:
+            yield work
+        finally:
+            if not any(work.glob("*.json")):  # no shard was finished: nothing to go on from
+                shutil.rmtree(work, ignore_errors=True)
+                for folder in [*(destination / split for split in SPLITS), *([destination] if is_new else [])]:
+                    with suppress(OSError):  # not empty, or not there
+                        folder.rmdir()
 
 
 def _manifest_folders(destination: Path) -> list[Path]:
-    folders = [destination, *(destination / split for split in ("train", "test", "val"))]
+    folders = [destination, *(destination / split for split in SPLITS)]
     return [folder for folder in folders if (folder / "manifest.json").exists()]
 
 

@@ -277,14 +277,15 @@ def _idx_folder(folder: Path, name: str, classes: Sequence[str], spool: Path) ->
         split = "train" if match[1] == "train" else "test"
         pixels = _read_idx(path)
         labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-        labels = _read_idx(labels_path) if labels_path.exists() else np.full(len(pixels), -1)
+        labels = _read_idx(labels_path).astype(int) if labels_path.exists() else np.full(len(pixels), -1)
         if labels.shape != (len(pixels),) or pixels.ndim != 3:
             raise UserError(f"source {folder}: {path.name} and {labels_path.name} do not belong together")
         items[split] = _array_items(pixels, labels, split, spool)
         num_classes = max(num_classes, int(labels.max(initial=-1)) + 1)
     if "train" not in items:
         items = {"": items["test"]}
-    return Source(name=name, splits=items, classes=list(classes) or [str(label) for label in range(num_classes)])
+    names = list(classes) if len(classes) >= num_classes else [str(label) for label in range(num_classes)]
+    return Source(name=name, splits=items, classes=names)
 
 
 def _read_idx(path: Path) -> np.ndarray:

@@ -1,0 +1,94 @@
+"""``eyespot shards`` as a person types it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyespot.cluster.cli import main
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits") / "digits"
+    assert main(["shards", "pack", "digits", str(folder)]) == 0
+    return folder
+
+
+def test_pack_says_what_it_did(digits: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["shards", "pack", "digits", str(digits)]) == 0  # a second time: nothing to do, the same words
+    text = capsys.readouterr().out
+    assert "digits/train: digits, 1,438 images, 1,438 labels, 10 classes" in text and "359 images" in text
+    assert "8 pixels" in text and "0.306" in text
+
+
+def test_info_counts_the_classes(digits: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["shards", "info", str(digits / "test")]) == 0
+    lines = capsys.readouterr().out.splitlines()[-10:]
+    counts = [line.split() for line in lines]
+    assert [name for _, name in counts] == list("0123456789") and sum(int(count) for count, _ in counts) == 359
+
+
+def test_verify_and_index(digits: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["shards", "verify", str(digits)]) == 0
+    assert "all is well" in capsys.readouterr().out
+    (digits / "test" / "shard-000000.idx").unlink()
+    assert main(["shards", "verify", str(digits)]) == 2
+    assert "shard-000000.idx: missing" in capsys.readouterr().out
+    assert main(["shards", "index", str(digits / "test")]) == 0
+    assert main(["shards", "verify", str(digits)]) == 0
+
+
+def test_what_is_left_out_and_converted_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("CMYK", (9, 9)).save(tmp_path / "set" / name / "1.jpg")
+    (tmp_path / "set" / "b" / "2.jpg").write_bytes(b"")
+    (tmp_path / "set" / "notes.txt").write_bytes(b"")
+    assert main(["shards", "pack", str(tmp_path / "set"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "2 cmyk" in text and "empty file: b/2.jpg" in text and "skipped 1 files" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["pack", "nowhere", "out"], "source nowhere"),
+        (["pack", "digits"], "DST"),
+        (["pack", "digits", "out", "--max-samplez", "3"], "--max-samples"),
+        (["pack", "digits", "out", "--resize", "big"], "big"),
+        (["pack", "digits", "out", "--holdout", "0.2"], "holdout"),
+        (["index", "nowhere"], "nowhere"),
+        (["info", "nowhere"], "nowhere"),
+        (["pakc"], "pakc"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], named: str
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["shards", *words]) == 2
+    error = capsys.readouterr().err
+    assert named in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # nothing is left lying about
+
+
+@pytest.mark.parametrize("command", ["pack", "index", "verify", "info"])
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["shards", command, "--help"])
+    assert stop.value.code == 0 and len(capsys.readouterr().out) > 300
+
+
+def test_looking_and_checking_need_no_torch(digits: Path):
+    program = """
+import sys
+from eyespot.cluster.cli import main
+assert main(["shards", "info", sys.argv[1]]) == main(["shards", "verify", sys.argv[1]]) == 0
+assert main(["shards", "index", sys.argv[1] + "/test"]) == 0
+assert "torch" not in sys.modules and "nvidia.dali" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, str(digits)], check=True, capture_output=True)
