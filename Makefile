@@ -3,24 +3,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+QUICK := .quickstart
 
 .PHONY: dev quickstart test check bench image clean
-dev: $(READY)
+dev: $(READY) ## a virtual environment with eyespot in it, editable
 
-$(READY): setup.py constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; say which to use: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@$(PYTHON) -m venv $(VENV) || { echo "make: no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
-	@mkdir -p .face && ln -sfn .. .face/eyespot
-	@touch $(READY)
+quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
+	$(BIN)/eyespot shards pack digits $(QUICK)/digits
+	$(BIN)/eyespot pretrain mae_tiny --data.shards $(QUICK)/digits --run-dir $(QUICK)/run --resume auto
+	$(BIN)/eyespot eval linear $(QUICK)/run $(QUICK)/digits
+	$(BIN)/eyespot eval knn $(QUICK)/run $(QUICK)/digits
+	$(BIN)/eyespot report $(QUICK)/run
 
-test: $(READY)
+test: $(READY) ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(READY)
+check: $(READY) ## formatting, lint, types, import contracts, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_house.py
+
+bench: $(READY) ## ratios against the usual ways, both sides in one run; writes benchmarks/results
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/mae_step.py
+
+image: ## the container
+	docker build -t eyespot .
+
+clean:
+	rm -rf $(QUICK) build dist *.egg-info
+
+$(READY): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "make: no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
+	@mkdir -p .face && ln -sfn .. .face/eyespot
+	@touch $(READY)

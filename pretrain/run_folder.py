@@ -38,7 +38,11 @@ class RunFolder:
         if rank == 0:
             self._create()
             self._acquire()
-            self._check_new_or_same(run, recipe)
+            try:
+                self._check_new_or_same(run, recipe)
+            except UserError:
+                self.close()
+                raise
 
     def start_logging(self, console: Console) -> None:
         """One log file per rank; rank 0 also talks to the terminal."""
@@ -48,7 +52,9 @@ class RunFolder:
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.handlers = [to_file]
         if self._rank == 0:
-            log.handlers.append(RichHandler(console=console, show_path=False, show_time=False, markup=False))
+            to_terminal = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+            to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
+            log.handlers.append(to_terminal)
         log.setLevel(logging.INFO)
         log.propagate = False
 
@@ -74,7 +80,8 @@ class RunFolder:
     def close(self) -> None:
         """Lets go of the folder."""
         for handler in log.handlers:
-            handler.flush()
+            handler.close()
+        log.handlers = []
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -55,8 +55,10 @@ def fit(run: Run, recipe: str) -> Outcome:
         folder.start_logging(console)
         return Trainer(run, recipe, world, folder, signals).fit(console)
     except BaseException as error:
-        known = isinstance(error, UserError | TrainingError)
-        log.error("stopped: %s%s", "" if known else f"{type(error).__name__}: ", error, exc_info=not known)
+        if folder is not None:  # the command says it at the terminal
+            known = isinstance(error, UserError | TrainingError)
+            kind = "" if known else f"{type(error).__name__}: "
+            log.error("stopped: %s%s", kind, error, exc_info=not known, extra={"file_only": True})
         raise
     finally:
         if folder is not None:

@@ -7,6 +7,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("eyespot", "beartype.beartype")
+# Several test processes share the cores: more threads than cores spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,4 +19,14 @@ def real_data() -> Path:
     folder = Path(os.environ.get("EYESPOT_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set EYESPOT_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's real digits as shards: train/ and test/."""
+    from eyespot.data_pipeline.shards import pack
+
+    folder = tmp_path_factory.mktemp("shards") / "digits"
+    pack("digits", folder, workers=1)
     return folder
