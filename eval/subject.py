@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import timm
-import timm.data
 import torch
 from jaxtyping import Float
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
@@ -150,7 +150,7 @@ def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise UserError(f"model {name!r}: neither a run folder nor a name that timm knows{hint}")
     encoder = _published(name) if pretrained else _untrained(name, seed)
-    wanted = timm.data.resolve_model_data_config(encoder)
+    wanted = resolve_model_data_config(encoder)
     size = wanted["input_size"][-1]
     view = CenterView(resize=int(size / wanted["crop_pct"]), size=size)
     views = ViewSpec(views=(view,), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))

@@ -1,0 +1,173 @@
+"""Charts as inline SVG: no script, no file, colours from the page's style sheet (light and dark)."""
+
+import math
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+
+MAX_POINTS = 500
+_FINITE = math.isfinite
+
+Point = tuple[float, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class Scale:
+    """Maps values to pixels, linearly or by their logarithm."""
+
+    low: float
+    high: float
+    start: float
+    """Pixel of ``low``."""
+    end: float
+    """Pixel of ``high``."""
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        value = math.log(value) if self.log else value
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, count: int = 5) -> list[float]:
+        """Round values inside the range: multiples of 1, 2 or 5 times a power of ten."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for factors in ((1, 2, 3, 5), (1, 3), (1,)):
+                found = [f * 10.0**p for p in powers for f in factors if self.low <= f * 10.0**p <= self.high]
+                if len(found) <= count + 1:
+                    return found
+            return found[:: math.ceil(len(found) / count)]
+        step = nice_step((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def nice_step(rough: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below ``rough``."""
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+
+
+def short(value: float) -> str:
+    """A number for an axis: 1500000 -> 1.5M, 0.00015 -> 0.00015, 1e-06 -> 1e-6."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= size:
+            return f"{value / (1e3 if unit == 'k' else size):.4g}{unit}"
+    return f"{value:.4g}".replace("e-0", "e-")
+
+
+def thin(points: list[Point], count: int = MAX_POINTS) -> list[Point]:
+    """At most ``count`` points: means of equal runs of neighbours. Values that are not finite are left out."""
+    points = [(x, y) for x, y in points if _FINITE(y)]
+    size = math.ceil(len(points) / count) if points else 1
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def smooth(points: list[Point], share: float = 0.04) -> list[Point]:
+    """Centred moving average over ``share`` of the points; the window shrinks at both ends."""
+    reach = int(len(points) * share / 2)
+    values = [y for _, y in points]
+    averaged = []
+    for place, (x, _) in enumerate(points):
+        near = min(reach, place, len(points) - 1 - place)
+        window = values[place - near : place + near + 1]
+        averaged.append((x, sum(window) / len(window)))
+    return averaged
+
+
+def line_chart(
+    points: list[Point], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
+) -> str:
+    """One quantity over the steps: the measured values faint, their moving average strong.
+
+    Args:
+        points: (step, value); values that are not finite are left out.
+        title: names the chart for screen readers.
+        unit: follows the last value.
+        width: of the drawing, pixels.
+        height: of the drawing, pixels.
+        zero: the axis begins at 0; otherwise it follows the values, logarithmic where they span a factor of 5.
+    """
+    points = thin(points)
+    if len(points) < 2:
+        return '<p class="quiet">Not enough points yet.</p>'
+    x = Scale(low=min(points[0][0], 1), high=points[-1][0], start=46, end=width - 14)
+    y = _value_scale([value for _, value in points], zero, height)
+    trend = smooth(points)
+    last = f"{short(float(f'{trend[-1][1]:.3g}'))} {unit}".strip()
+    parts = [
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: from {short(points[0][1])}'
+        f' at step {short(points[0][0])} to {last} at step {short(points[-1][0])}">'
+    ]
+    for tick in y.ticks(4):
+        parts.append(f'<path class="grid" d="M{x.start} {y(tick):.1f}H{x.end}"/>')
+        parts.append(f'<text x="{x.start - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
+    for tick in x.ticks(max(3, width // 110)):
+        parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{short(tick)}</text>')
+    parts.append(f'<path class="axis" d="M{x.start} {y.start}H{x.end}"/>')
+    parts.append(f'<path class="faint" d="{_path(points, x, y)}"/><path class="line" d="{_path(trend, x, y)}"/>')
+    end_x, end_y = x(trend[-1][0]), y(trend[-1][1])
+    parts.append(f'<circle class="dot" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.5"/>')
+    parts.append(f'<text class="value" x="{end_x:.1f}" y="{max(12, end_y - 9):.1f}" text-anchor="end">{last}</text>')
+    return "".join(parts) + "</svg>"
+
+
+@dataclass(kw_only=True, slots=True)
+class Row:
+    """One line of an interval plot."""
+
+    label: str
+    value: float
+    """0..1."""
+    interval: tuple[float, float]
+    strong: bool = False
+    """Drawn in the accent colour."""
+
+
+def interval_chart(rows: list[Row], *, title: str, chance: float, width: int = 430) -> str:
+    """Accuracies as dots with their intervals, one below the other, on one axis; chance as a dashed line."""
+    low = min(chance, *(row.interval[0] for row in rows))
+    high = max(row.interval[1] for row in rows)
+    step = nice_step((high - low) / 4)
+    height = 50 * len(rows) + 34
+    x = Scale(
+        low=max(0.0, math.floor(low / step) * step),
+        high=min(1.0, math.ceil(high / step) * step),
+        start=14,
+        end=width - 20,
+    )
+    said = "; ".join(f"{row.label} {row.value:.1%}" for row in rows)
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{title}: {said}")}">']
+    for tick in x.ticks(4):
+        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{height - 24}"/>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick * 100:.3g} %</text>')
+    parts.append(
+        f'<path class="chance" d="M{x(chance):.1f} 4V{height - 24}"><title>chance: {chance:.2%}</title></path>'
+    )
+    for place, row in enumerate(rows):
+        top, style = 50 * place, "strong" if row.strong else "plain"
+        left, right = (x(end) for end in row.interval)
+        parts.append(f'<text class="label" x="{x.start}" y="{top + 20}">{escape(row.label)}</text>')
+        parts.append(f'<text class="value" x="{x.end}" y="{top + 20}" text-anchor="end">{row.value:.1%}</text>')
+        parts.append(f'<path class="bar {style}" d="M{left:.1f} {top + 36}H{right:.1f}"/>')
+        parts.append(f'<circle class="end {style}" cx="{x(row.value):.1f}" cy="{top + 36}" r="5.5"/>')
+    return "".join(parts) + "</svg>"
+
+
+def _value_scale(values: list[float], zero: bool, height: int) -> Scale:
+    low, high = min(values), max(values)
+    bottom, top = height - 28.0, 14.0
+    if zero:
+        return Scale(low=0.0, high=(high or 1.0) * 1.1, start=bottom, end=top)
+    if low > 0 and high / low > 5:
+        return Scale(low=low * 0.9, high=high * 1.1, start=bottom, end=top, log=True)
+    pad = (high - low or abs(high) or 1.0) * 0.08
+    return Scale(low=low - pad, high=high + pad, start=bottom, end=top)
+
+
+def _path(points: list[Point], x: Scale, y: Scale) -> str:
+    steps = [f"{x(a):.1f} {y(b):.1f}" for a, b in points]
+    kept = [steps[0], *(new for old, new in pairwise(steps) if new != old)]
+    return "M" + "L".join(kept)
