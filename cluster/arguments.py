@@ -39,9 +39,11 @@ def parse(target: type[T] | Callable[..., T], argv: list[str], prog: str, defaul
 def _one_line(box: str) -> str:
     """The message and the first suggestion out of tyro's box-drawn error text."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip(" │") for line in text.splitlines() if line.startswith("│")]
+    lines = [line.strip(" │") for line in text.splitlines() if line.startswith(("│", " "))]
     lines = [line for line in lines if line and not line.startswith("For full helptext")]
-    blocks = " ".join(line if set(line) != {"─"} else "\n" for line in lines).split("\n")
+    blocks = " ".join(line if not set(line) <= {"─", "-"} else "\n" for line in lines).split("\n")
+    if "│" not in text:  # drawn without a frame, where the terminal is not known to speak UTF-8: the title comes first
+        blocks = blocks[1:] or blocks
     message = blocks[0].strip()
     for block in blocks[1:]:
         if suggestion := re.match(r"\s*Perhaps you meant:\s+(--\S+)", block):

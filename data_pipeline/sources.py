@@ -151,9 +151,9 @@ def _folder(root: Path) -> Source:
 
 def _tar(path: Path, spool: Path) -> Source:
     name = _ARCHIVE.sub("", path.name)
-    field_ = f"source {path}"
+    where = f"source {path}"
     if not tarfile.is_tarfile(path):
-        raise UserError(f"{field_}: neither a folder nor a tar archive (.tar, .tar.gz, .tar.bz2, .tar.xz)")
+        raise UserError(f"{where}: neither a folder nor a tar archive (.tar, .tar.gz, .tar.bz2, .tar.xz)")
     plain = path
     try:
         with tarfile.open(path, "r:"):
@@ -162,8 +162,10 @@ def _tar(path: Path, spool: Path) -> Source:
         plain = _unpack(path, spool / "source.tar")
     members = scan(plain)
     if members.problem:
-        raise UserError(f"{field_}: {members.problem}; fetch the archive again")
-    return _arrange(name, ((name, str(plain), offset, size) for name, offset, size in members.files), field_)
+        raise UserError(f"{where}: {members.problem}; fetch the archive again")
+    if any(member.name.endswith(".cls") for member in members.files):
+        raise UserError(f"{where}: holds WebDataset samples (.cls members); use it in place: eyespot shards index")
+    return _arrange(name, ((name, str(plain), offset, size) for name, offset, size in members.files), where)
 
 
 def _unpack(path: Path, target: Path) -> Path:

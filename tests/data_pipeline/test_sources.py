@@ -241,6 +241,13 @@ def test_nothing_to_pack(tmp_path: Path):
         open_source(str(tmp_path / "set"), tmp_path)
 
 
+def test_a_webdataset_tar_does_not_lose_its_labels_in_silence(tmp_path: Path):
+    root = grow(tmp_path / "set", "1.png")
+    (root / "1.cls").write_text("3")
+    with pytest.raises(UserError, match="eyespot shards index"):
+        opened(root, tmp_path, "tar")
+
+
 def items_of(counts: dict[int, int]) -> list[Item]:
     return [Item(f"{label}/{number}", label, "", 0, 0) for label, count in counts.items() for number in range(count)]
 
@@ -264,5 +271,5 @@ def test_shuffled_is_a_permutation_of_its_own():
     first = shuffled(1000, 0, "a")
     assert np.array_equal(np.sort(first), np.arange(1000))
     assert not np.array_equal(first, shuffled(1000, 1, "a")) and not np.array_equal(first, shuffled(1000, 0, "b"))
-    assert shuffled(8, 0, "a").tolist() == shuffled(8, 0, "a").tolist()
+    assert shuffled(8, 0, "a").tolist() == [4, 6, 5, 1, 0, 3, 2, 7]  # shards packed today must come out alike for ever
     assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.1

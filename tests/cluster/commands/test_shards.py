@@ -1,5 +1,6 @@
 """``eyespot shards`` as a person types it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,16 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())  # nothing is left lying about
+
+
+def test_wrong_input_typed_into_a_shell(tmp_path: Path):
+    program = "import sys; from eyespot.cluster.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", program, "shards", "pack", "digits", "out", "--max-samplez", "3"]
+    for encoding in ("utf-8", "ascii"):  # tyro draws its boxes differently
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert "--max-samplez" in done.stderr and "perhaps you meant --max-samples" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["pack", "index", "verify", "info"])
