@@ -1,0 +1,93 @@
+"""The DDP engine on one process, against torch by hand; several processes: tests/pretrain/test_trainer.py."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain.dist import World
+from eyespot.pretrain.engines.ddp import DDPEngine
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import OptimConfig, make_optimizer
+
+
+class Regression(Objective):
+    """The least that is an objective."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Linear(4, 2)
+
+    def views(self):
+        raise AssertionError("not asked for here")
+
+    def forward(self, batch):
+        return {"loss": self.encoder(batch.views[0].mean(dim=(2, 3))[:, :1].expand(-1, 4)).square().mean()}
+
+
+def make_batch(value: float) -> Batch:
+    ids = torch.arange(2)
+    return Batch(views=[torch.full((2, 3, 1, 1), value)], ids=ids, epochs=ids, labels=ids, seed=0)
+
+
+def make_engine(accumulate: int = 1, clip: float | None = None) -> DDPEngine:
+    return DDPEngine(
+        Regression(),
+        World(rank=0, size=1, device=torch.device("cpu")),
+        lambda module: make_optimizer(module, OptimConfig()),
+        accumulate=accumulate,
+        clip=clip,
+        precision="fp32",
+    )
+
+
+def test_making_it_changes_no_weight_and_starts_the_counters_at_zero():
+    tensors = make_engine().save_tensors()
+    assert torch.equal(tensors["model.encoder.weight"], Regression().encoder.weight)
+    assert tensors["optim.state.encoder.weight.step"] == 0
+    assert (tensors["optim.state.encoder.bias.exp_avg_sq"] == 0).all()
+
+
+def test_accumulated_gradients_are_their_mean():
+    engine = make_engine(accumulate=2)
+    engine.forward_backward(make_batch(1.0), last=False)
+    engine.forward_backward(make_batch(3.0), last=True)
+    gradients = []
+    for value in (1.0, 3.0):
+        plain = Regression()
+        plain(make_batch(value))["loss"].backward()
+        gradients.append(plain.encoder.weight.grad)
+    expected = (gradients[0] + gradients[1]) / 2
+    assert torch.allclose(engine.objective.encoder.weight.grad, expected, rtol=1e-6)
+    norm, applied = engine.step(0.0)
+    assert applied
+    assert engine.objective.encoder.weight.grad is None
+    assert norm > 0
+
+
+def test_clipping_uses_the_global_norm():
+    free, clipped = make_engine(), make_engine(clip=0.01)
+    for engine in (free, clipped):
+        engine.forward_backward(make_batch(2.0), last=True)
+    gradients = torch.cat([p.grad.flatten() for p in clipped.objective.parameters()])
+    assert gradients.norm() > 0.01
+    norms = [engine.step(1e-2)[0] for engine in (free, clipped)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-6)
+    assert norms[0] == pytest.approx(gradients.norm().item(), rel=1e-5)
+    first = clipped.save_tensors()["optim.state.encoder.weight.exp_avg"] / 0.1
+    second = clipped.save_tensors()["optim.state.encoder.bias.exp_avg"] / 0.1
+    assert torch.cat([first.flatten(), second]).norm().item() == pytest.approx(0.01, rel=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_is_applied_nowhere():
+    engine = make_engine()
+    before = {name: tensor.clone() for name, tensor in engine.save_tensors().items()}
+    engine.forward_backward(make_batch(math.nan), last=True)
+    norm, applied = engine.step(1e-2)
+    assert not applied
+    assert not math.isfinite(norm)
+    for name, tensor in engine.save_tensors().items():
+        assert torch.equal(tensor, before[name]), name

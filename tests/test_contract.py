@@ -1,0 +1,114 @@
+"""What every objective promises, tested on each file of ``objectives/`` through its ``*_tiny`` recipe."""
+
+import pkgutil
+
+import pytest
+import torch
+
+import eyespot.pretrain.objectives
+from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain import dist
+from eyespot.pretrain.config import make_run
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.engine import engine_names, make_engine
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import make_optimizer
+
+METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
+COUNT = 6
+
+pytestmark = pytest.mark.parametrize("method", METHODS)
+
+
+def make_objective(method: str) -> Objective:
+    run = make_run(f"{method}_tiny")
+    torch.manual_seed(0)
+    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+
+
+def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    views = [torch.randn(count, 3, view.size, view.size, generator=generator) for view in objective.views().views]
+    ids = torch.arange(count)
+    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 3, seed=0)
+
+
+def test_forward_gives_finite_scalars_and_every_parameter_a_gradient(method):
+    objective = make_objective(method)
+    scalars = objective(make_batch(objective))
+    assert all(value.ndim == 0 and value.isfinite() for value in scalars.values())
+    scalars["loss"].backward()
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"{name} never enters the loss: DDP would wait for it"
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_the_loss_is_a_function_of_batch_and_torch_seed(method):
+    objective = make_objective(method)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        losses.append(objective(make_batch(objective))["loss"].item())
+    assert losses[0] == losses[1]
+    assert losses[0] != objective(make_batch(objective, seed=5))["loss"].item()
+
+
+def test_the_input_is_not_changed(method):
+    objective = make_objective(method)
+    batch, before = make_batch(objective), make_batch(objective)
+    objective(batch)["loss"].backward()
+    assert all(torch.equal(view, old) for view, old in zip(batch.views, before.views, strict=True))
+
+
+def test_encode_gives_a_row_per_image(method):
+    objective = make_objective(method).eval()
+    images = make_batch(objective).views[0]
+    with torch.no_grad():
+        features = objective.encode(images)
+        assert features.shape[0] == COUNT
+        assert torch.allclose(objective.encode(images[:2]), features[:2], atol=1e-5)
+
+
+def test_state_survives_a_round_trip(method):
+    objective, other = make_objective(method), make_objective(method)
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter += 0.01
+    other.load_state_dict(objective.state_dict())
+    batch = make_batch(objective)
+    torch.manual_seed(2)
+    expected = objective(batch)["loss"]
+    torch.manual_seed(2)
+    assert torch.equal(other(batch)["loss"], expected)
+
+
+def test_a_picture_is_an_image_or_nothing(method):
+    objective = make_objective(method)
+    picture = objective.picture(make_batch(objective))
+    assert picture is None or (picture.shape[0] == 3 and picture.isfinite().all() and not picture.requires_grad)
+
+
+@pytest.mark.parametrize("engine_name", engine_names())
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns_one_batch_on_every_engine(method, engine_name, precision):
+    objective, run = make_objective(method), make_run(f"{method}_tiny")
+    world = dist.World(rank=0, size=1, device=torch.device("cpu"))
+    engine = make_engine(
+        engine_name,
+        objective,
+        world,
+        lambda module: make_optimizer(module, run.optim),
+        accumulate=1,
+        clip=1.0,
+        precision=precision,
+    )
+    batch, losses = make_batch(objective), []
+    for step in range(30):
+        losses.append(float(engine.forward_backward(batch, last=True)["loss"]))
+        norm, applied = engine.step(2e-3)
+        assert applied
+        assert norm > 0
+        objective.after_step((step + 1) / 30)
+    engine.close()
+    assert losses[-1] < 0.9 * losses[0]
