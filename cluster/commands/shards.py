@@ -128,7 +128,7 @@ def _pack(argv: list[str]) -> int:
         print(_summary(asked.destination / split, manifest))
     skipped = max(manifest.packing["skipped"] for manifest in manifests.values())
     if skipped:
-        print(f"skipped {skipped} files that are not named like images, or lie outside the split folders")
+        print(f"skipped {_plural(skipped, 'file')} not named like an image, or outside the split folders")
     return 0
 
 
