@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from eyespot.data_pipeline.atomic import npy_bytes, write_bytes
 
 

@@ -1,6 +1,5 @@
 """Results come in order and say what is wrong, from one process or several."""
 
-
 import numpy as np
 import pytest
 
