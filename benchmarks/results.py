@@ -1,0 +1,39 @@
+"""Where benchmarks leave what they measured: a table for people, JSON for machines, and on what machine it was."""
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """Processor, cores and torch's version."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0))
+    return f"{names[0] if names else platform.processor()}, {cores} cores, torch {torch.__version__}"
+
+
+def write_results(
+    name: str, *, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], details: dict[str, Any]
+) -> None:
+    """Prints the table and writes ``results/<name>.md`` and ``.json``."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    command = f"`python benchmarks/{name}.py`"
+    text = "\n".join([f"# {title}", "", *lines, "", f"Measured by {command} on {machine()}.", ""])
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    record = {"title": title, "machine": machine(), "rows": [dict(zip(header, row, strict=True)) for row in rows]}
+    (RESULTS / f"{name}.json").write_text(json.dumps({**record, **details}, indent=1) + "\n")
