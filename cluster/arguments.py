@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -25,11 +25,11 @@ def parse(target: type[T] | Callable[..., T], argv: list[str], prog: str, defaul
     """
     import tyro
 
-    arguments = {"default": default} if default is not None else {}
+    arguments: dict[str, Any] = {"default": default} if default is not None else {}
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(target, args=argv, prog=prog, **arguments)
+            return cast(T, tyro.cli(target, args=argv, prog=prog, **arguments))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

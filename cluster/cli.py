@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
             print(f"eyespot: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("eyespot: interrupted", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output went away: `eyespot recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

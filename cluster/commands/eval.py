@@ -17,7 +17,7 @@ class Evaluation:
     """Judges an encoder on labelled shards, beside the same encoder with random weights and beside raw pixels.
 
     The encoder stays frozen. Its features are computed once and cached. Every choice (penalty, k, class token or mean
-    of patches) is made on a tenth of train; the accuracy on test comes with its 95 % interval.
+    of patches) is made on a tenth of train; the accuracy on test comes with its 95% interval.
 
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
     linear: multinomial logistic regression on standardised features, to its optimum.
@@ -75,15 +75,11 @@ def print_table(results: "list[Result]") -> None:
 
     first = results[0]
     table = Table(title=f"{first.protocol} on {first.data}: {first.num_classes} classes", title_justify="left")
-    for column, justify in [("", "left"), ("accuracy", "right"), ("95 % interval", "right"), ("chosen", "left")]:
+    for column, justify in [("", "left"), ("accuracy", "right"), ("95% interval", "right"), ("chosen", "left")]:
         table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
     for result in results:
         low, high = result.interval
-        chosen = ", ".join(
-            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in result.settings.items()
-        )
-        table.add_row(result.name, f"{result.accuracy:.2%}", f"{low:.2%} to {high:.2%}", chosen)
+        table.add_row(result.name, f"{result.accuracy:.2%}", f"{low:.2%} to {high:.2%}", result.chosen())
     console = Console()
     console.print(table)
     console.print(
