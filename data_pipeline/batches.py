@@ -71,6 +71,8 @@ class BatchMaker:
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-resize")
         self._image_sizes = np.stack([reader.index["height"], reader.index["width"]], axis=1).astype(np.int32)
+        self._header_check = dali.HeaderCheck(batch_size)
+        self._checked = np.zeros(len(reader.index), bool)
         self._jobs = self._read_ahead(iter(plan))
         self._running: deque[_Job] = deque()
         self._again: deque[_Job] = deque()
@@ -115,6 +117,10 @@ class BatchMaker:
 
     def _job(self, wanted: Ids, epochs: Ids, reading: Reading) -> _Job:
         ids, files = reading.result()
+        while not self._headers_agree(ids, files):
+            if not self._reject_undecodable(ids, files):
+                raise RuntimeError(f"DALI's header check and decoder disagree on samples {ids.tolist()}")
+            ids, files = self._reader.start(wanted).result()
         geometry = [
             view_geometry(view, f"view{number}", self._seed, epochs, ids, self._image_sizes[ids])
             for number, view in enumerate(self._views.views)
@@ -164,21 +170,32 @@ class BatchMaker:
             task.result()
         return made
 
+    def _headers_agree(self, ids: Ids, files: list[UInt8[np.ndarray, " _"]]) -> bool:
+        """Looks at every sample once only: what is read later has the same checksum."""
+        new = np.flatnonzero(~self._checked[ids])
+        if len(new) and not self._header_check.agrees([files[row] for row in new], self._image_sizes[ids[new]]):
+            return False
+        self._checked[ids] = True
+        return True
+
     def _repair(self, error: Exception) -> None:
         """After DALI failed: finds the samples that it cannot decode, and has their batches read again."""
-        found = False
-        for job in self._running:
-            for sample, file in zip(job.ids.tolist(), job.files, strict=True):
-                height, width = self._image_sizes[sample].tolist()
-                if reason := dali.why_undecodable(file, height, width):
-                    self._reader.reject(sample, reason)
-                    found = True
-        if not found:
-            raise error
-        self._stop_if_too_bad(self._reader.num_rejected)
         jobs = [*self._running, *self._again]
+        if not sum(self._reject_undecodable(job.ids, job.files) for job in jobs):
+            raise error
         self._running.clear()
         self._again = deque(self._job(job.wanted, job.epochs, self._reader.start(job.wanted)) for job in jobs)
+
+    def _reject_undecodable(self, ids: Ids, files: list[UInt8[np.ndarray, " _"]]) -> int:
+        """Decodes each file on its own; returns how many failed."""
+        num_rejected = 0
+        for sample, file in zip(ids.tolist(), files, strict=True):
+            height, width = self._image_sizes[sample].tolist()
+            if reason := dali.why_undecodable(file, height, width):
+                self._reader.reject(sample, reason)
+                num_rejected += 1
+        self._stop_if_too_bad(self._reader.num_rejected)
+        return num_rejected
 
     def _stop_if_too_bad(self, num_bad: int) -> None:
         if num_bad > self._max_bad_fraction * max(self._num_made, FEW_SAMPLES):

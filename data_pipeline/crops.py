@@ -4,7 +4,6 @@ A view is made in four steps: cut a region out of the image, resize it, cut the 
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer, Shaped
@@ -34,9 +33,9 @@ class Geometry:
     flip: Bool[np.ndarray, " b"]
     """Whether left and right are swapped."""
 
-    def rows(self, rows: slice) -> Self:
+    def rows(self, rows: slice) -> "Geometry":
         """The geometry of some of the images."""
-        return type(self)(
+        return Geometry(
             start=self.start[rows],
             shape=self.shape[rows],
             resized=self.resized[rows],

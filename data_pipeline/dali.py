@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from nvidia.dali.pipeline import Pipeline
 
-from eyespot.data_pipeline.crops import Geometry
+from eyespot.data_pipeline.crops import Geometry, Pixels
 from eyespot.data_pipeline.views import ViewSpec
 
 fn: Any = nvidia.dali.fn  # DALI makes its functions and types at run time: no type checker can see them
@@ -67,8 +67,8 @@ def view_inputs(views: ViewSpec, files: list[File], geometry: list[Geometry]) ->
     inputs: list[Any] = [files]
     for view, place in zip(views.views, geometry, strict=True):
         room = np.maximum(place.resized - view.size, 1)
-        position = (place.offset / room).astype(np.float32)
-        inputs += [place.start, place.shape, place.resized.astype(np.float32), position[:, 0], position[:, 1]]
+        vertical, horizontal = np.ascontiguousarray((place.offset / room).T, np.float32)
+        inputs += [place.start, place.shape, place.resized.astype(np.float32), vertical, horizontal]
         inputs += [place.flip.astype(np.int32)]
     return inputs
 
@@ -120,18 +120,55 @@ def _finish(
     )
 
 
+class HeaderCheck:
+    """Do image files have the sizes that the index promises?
+
+    No file may reach the decoder unchecked: DALI 2.4 crashes the whole process where it cannot parse one, or where the
+    region to decode lies outside the image.
+    """
+
+    def __init__(self, batch_size: int):
+        """Checks up to ``batch_size`` files at a time."""
+        self._batch_size = batch_size
+        self._pipeline = self._build()
+        self._files: list[File] = []
+
+    def agrees(self, files: list[File], image_sizes: Pixels) -> bool:
+        """Whether each file is an image of its height and width."""
+        self._files = files
+        try:
+            output: Any = self._pipeline.run()
+        except RuntimeError:
+            self._pipeline = self._build()  # a pipeline is of no use after an error
+            return False
+        return bool((output[0].as_array()[:, :2] == image_sizes).all())
+
+    def _build(self) -> Pipeline:
+        pipeline = Pipeline(batch_size=self._batch_size, num_threads=1, device_id=None, prefetch_queue_depth=1)
+        with pipeline:
+            files = fn.external_source(source=lambda: self._files, dtype=types.UINT8, ndim=1)
+            pipeline.set_outputs(fn.peek_image_shape(files, adjust_orientation=False))
+        return pipeline
+
+
 def why_undecodable(file: File, height: int, width: int) -> str | None:
     """Decodes one file on its own and says what is wrong with it; None where nothing is."""
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         node = fn.external_source(source=lambda: [file], dtype=types.UINT8, ndim=1)
-        pipeline.set_outputs(fn.decoders.image(node, device="cpu", adjust_orientation=False))
+        whole = fn.peek_image_shape(node, dtype=types.INT32, adjust_orientation=False)[
+            0:2
+        ]  # fails cleanly, and the decoder has to wait for it
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                node, start=0 * whole, shape=whole, axes=[0, 1], device="cpu", adjust_orientation=False
+            )
+        )
     try:
         output: Any = pipeline.run()
         shape = output[0].at(0).shape
-    except (RuntimeError, MemoryError) as error:
-        reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"cannot be decoded ({reasons[-1] if reasons else type(error).__name__})"
+    except (RuntimeError, MemoryError):
+        return "DALI cannot decode it"
     if shape[:2] != (height, width):
         return f"{shape[1]} x {shape[0]} pixels where the index says {width} x {height}"
     return None

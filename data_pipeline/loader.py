@@ -1,5 +1,6 @@
 """make_loader: an endless, resumable stream of batches. make_pass: every sample once, for evaluation."""
 
+import atexit
 import os
 import threading
 import weakref
@@ -8,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Self
 
 import numpy as np
 import torch
@@ -135,9 +135,9 @@ class Loader:
         self._worker = _Worker(maker)
         self._end: BaseException | None = None
         self.close = weakref.finalize(self, self._worker.stop)
-        """Ends the background threads. The garbage collector and the end of the process do it too."""
+        """Ends the background threads. The garbage collector and the end of the process do so too."""
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "Loader":
         return self
 
     def __next__(self) -> Batch:
@@ -168,8 +168,10 @@ class _Worker:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eyespot-loader", daemon=True)
         self._thread.start()
+        atexit.register(self.stop)  # runs before DALI's own exit handler, which trips over pipelines in use
 
     def stop(self) -> None:
+        atexit.unregister(self.stop)
         self._stopped.set()
         while self._thread.is_alive():
             try:

@@ -1,0 +1,34 @@
+"""Small shard folders, packed once per test run."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from eyespot.data_pipeline.shards import pack
+
+
+@pytest.fixture(scope="session")
+def digit_shards(tmp_path_factory) -> Path:
+    """1,438 real digits, 8x8 pixels, in 12 tars; runs anywhere."""
+    folder = tmp_path_factory.mktemp("digits")
+    pack("digits", folder, max_samples=120, workers=1)
+    return folder / "train"
+
+
+@pytest.fixture(scope="session")
+def photo_folder(real_data, tmp_path_factory) -> Path:
+    """About 300 real photographs of many sizes, in class folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    with tarfile.open(real_data / "caltech10-images.tar") as tar:
+        members = [member for member in tar if member.isfile()][::9]
+        tar.extractall(folder, members, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_shards(photo_folder, tmp_path_factory) -> Path:
+    """The photographs in 8 tars."""
+    folder = tmp_path_factory.mktemp("photo-shards")
+    pack(str(photo_folder), folder, max_samples=40, workers=1)
+    return folder

@@ -1,0 +1,68 @@
+"""The CPU's resize, flip and normalise, and the memory they write into."""
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from eyespot.data_pipeline.crops import center_crops, view_geometry
+from eyespot.data_pipeline.resize import Buffers, resize_views
+from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
+
+SHAPES = [(190, 300), (33, 32), (8, 8), (500, 41), (300, 300)]
+
+
+def images():
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*shape, 3), np.uint8) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("size", [16, 224])
+def test_random_views_equal_torchvisions_tensor_path(size):
+    sizes = np.array(SHAPES, np.int32)
+    ids = np.arange(len(SHAPES))
+    geometry = view_geometry(RandomView(size=size), "view0", 0, ids, ids, sizes)
+    assert 0 < geometry.flip.sum() < len(SHAPES)
+    places = list(zip(geometry.start.tolist(), geometry.shape.tolist(), strict=True))
+    crops = [image[y : y + h, x : x + w] for image, ((y, x), (h, w)) in zip(images(), places, strict=True)]
+    out = np.empty((len(SHAPES), 3, size, size), np.float32)
+    resize_views(crops, geometry, IMAGENET_MEAN, IMAGENET_STD, out)
+    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+    for image, ((y, x), (h, w)), flip, found in zip(images(), places, geometry.flip, out, strict=True):
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        view = v2.functional.resized_crop(tensor, y, x, h, w, [size, size], v2.InterpolationMode.BICUBIC, True)
+        expected = normalise(view.flip(2) if flip else view)
+        assert torch.allclose(torch.from_numpy(found), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("view", [CenterView(resize=40, size=32), CenterView(resize=37, size=20)])
+def test_center_views_equal_torchvisions_tensor_path(view):
+    transform = v2.Compose(
+        [
+            v2.Resize(view.resize, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.CenterCrop(view.size),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    geometry = center_crops(view, np.array(SHAPES, np.int32))
+    out = np.empty((len(SHAPES), 3, view.size, view.size), np.float32)
+    resize_views(images(), geometry, IMAGENET_MEAN, IMAGENET_STD, out)
+    for image, found in zip(images(), out, strict=True):
+        expected = transform(torch.from_numpy(image).permute(2, 0, 1))
+        assert torch.allclose(torch.from_numpy(found), expected, atol=2e-6)
+
+
+def test_memory_returns_only_when_its_last_holder_is_gone():
+    buffers = Buffers()
+    first = buffers.take((2, 3, 4, 4))
+    address, part = first.data_ptr(), first[1:, :, 2:]
+    del first
+    gc.collect()
+    second = buffers.take((2, 3, 4, 4))
+    assert second.data_ptr() != address
+    del part
+    assert buffers.take((1, 3, 4, 4)).data_ptr() != address
+    assert buffers.take((2, 3, 4, 4)).data_ptr() == address
