@@ -8,22 +8,23 @@ from itertools import pairwise
 MAX_POINTS = 500
 _FINITE = math.isfinite
 
-Point = tuple[float, float]
+Number = float | int
+Point = tuple[Number, Number]
 
 
 @dataclass(kw_only=True, slots=True)
 class Scale:
     """Maps values to pixels, linearly or by their logarithm."""
 
-    low: float
-    high: float
-    start: float
+    low: Number
+    high: Number
+    start: Number
     """Pixel of ``low``."""
-    end: float
+    end: Number
     """Pixel of ``high``."""
     log: bool = False
 
-    def __call__(self, value: float) -> float:
+    def __call__(self, value: Number) -> float:
         """The pixel of a value."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         value = math.log(value) if self.log else value
@@ -43,13 +44,13 @@ class Scale:
         return [n * step for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def nice_step(rough: float) -> float:
+def nice_step(rough: Number) -> float:
     """The smallest of 1, 2, 5 times a power of ten that is not below ``rough``."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
-def short(value: float) -> str:
+def short(value: Number) -> str:
     """A number for an axis: 1500000 -> 1.5M, 0.00015 -> 0.00015, 1e-06 -> 1e-6."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
@@ -119,18 +120,18 @@ class Row:
     """One line of an interval plot."""
 
     label: str
-    value: float
+    value: Number
     """0..1."""
-    interval: tuple[float, float]
+    interval: Point
     strong: bool = False
     """Drawn in the accent colour."""
 
 
-def interval_chart(rows: list[Row], *, title: str, chance: float, width: int = 430) -> str:
+def interval_chart(rows: list[Row], *, title: str, chance: Number, width: int = 430) -> str:
     """Accuracies as dots with their intervals, one below the other, on one axis; chance as a dashed line."""
     low = min(chance, *(row.interval[0] for row in rows))
     high = max(row.interval[1] for row in rows)
-    step = nice_step((high - low) / 4)
+    step = nice_step((high - low) / 5)
     height = 50 * len(rows) + 34
     x = Scale(
         low=max(0.0, math.floor(low / step) * step),
@@ -140,9 +141,9 @@ def interval_chart(rows: list[Row], *, title: str, chance: float, width: int = 4
     )
     said = "; ".join(f"{row.label} {row.value:.1%}" for row in rows)
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{title}: {said}")}">']
-    for tick in x.ticks(4):
+    for tick in x.ticks(5):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{height - 24}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick * 100:.3g} %</text>')
+        parts.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick * 100:.3g}%</text>')
     parts.append(
         f'<path class="chance" d="M{x(chance):.1f} 4V{height - 24}"><title>chance: {chance:.2%}</title></path>'
     )
@@ -156,7 +157,7 @@ def interval_chart(rows: list[Row], *, title: str, chance: float, width: int = 4
     return "".join(parts) + "</svg>"
 
 
-def _value_scale(values: list[float], zero: bool, height: int) -> Scale:
+def _value_scale(values: list[Number], zero: bool, height: int) -> Scale:
     low, high = min(values), max(values)
     bottom, top = height - 28.0, 14.0
     if zero:

@@ -70,6 +70,14 @@ class Result:
     eyespot: str = eyespot.__version__
     format: str = FORMAT
 
+    def chosen(self) -> str:
+        """The settings in short: "mean, λ 0.001", "cls, k 20"."""
+        names = {"features": "", "lambda": "λ "}
+        shown = {
+            name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()
+        }
+        return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
+
 
 def judge(
     protocol: Protocol, target: str, shards: Path, *, out: Path | None, seed: int, pretrained: bool, world: World
@@ -184,4 +192,4 @@ def _key(protocol: Protocol, subject: Subject, data: LabeledData, seed: int) -> 
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") or "data"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "data"

@@ -59,8 +59,7 @@ def labeled_data(shards: Path, seed: int) -> LabeledData:
         raise UserError(f"shards {shards}: a probe needs two classes or more, with several labelled samples of each")
     if not set(np.unique(test.labels)) <= set(np.unique(train.labels)):
         raise UserError(f"shards {shards}: test holds classes of which train has no sample")
-    name = shards.name if shards.name not in ("train", "test") else shards.resolve().parent.name
-    return LabeledData(name=name, train=train, test=test, classes=train.manifest.classes, split=split)
+    return LabeledData(name=train.manifest.name, train=train, test=test, classes=train.manifest.classes, split=split)
 
 
 def _part(folder: Path) -> Part:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from eyespot.eval.task import Candidate, Task
@@ -24,6 +25,7 @@ PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 """10 to 1e-7, half a decade apart."""
 _CHOOSING, _FINAL = 1e-4, 1e-9  # gradient (largest entry) at which a fit ends
 _MAX_STEPS = 1000
+_SMALL = 50_000_000  # multiplications per gradient below which threads cost more than they bring
 _RANK_TOLERANCE = 1e-12  # principal axes below this share of the largest variance hold float32 noise only
 
 
@@ -118,16 +120,25 @@ def candidates(task: Task) -> list[Candidate]:
     return [_probe(task, kind) for kind in task.train]
 
 
+def _fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
+    """One thread where a fit is many small steps: on a busy machine two wait for each other, 20 times as long.
+
+    SciPy's own arithmetic on the weights is always that small.
+    """
+    return threadpool_limits(1, None if x.numel() * num_classes < _SMALL else "blas")
+
+
 def _probe(task: Task, kind: str) -> Candidate:
     axes = Axes.of(task.train[kind])  # labels play no part in it, so it may see all of train
     x, labels, variance = axes(task.train[kind]), task.train_labels, axes.variance
-    best_accuracy, best_penalty, best_weights = -1.0, 0.0, x[:0]
-    x_fit, x_held = x[task.fit], x[task.held]
-    for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
-        accuracy = (_predict(x_held, weights) == labels[task.held]).double().mean().item()
-        if accuracy > best_accuracy:  # of equals the stronger penalty
-            best_accuracy, best_penalty, best_weights = accuracy, penalty, weights
-    weights = fit(x, labels, best_weights, penalty=best_penalty, variance=variance)
+    with _fewer_threads(x, task.num_classes):
+        best_accuracy, best_penalty, best_weights = -1.0, 0.0, x[:0]
+        x_fit, x_held = x[task.fit], x[task.held]
+        for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
+            accuracy = (_predict(x_held, weights) == labels[task.held]).double().mean().item()
+            if accuracy > best_accuracy:  # of equals the stronger penalty
+                best_accuracy, best_penalty, best_weights = accuracy, penalty, weights
+        weights = fit(x, labels, best_weights, penalty=best_penalty, variance=variance)
     return Candidate(
         metric=f"linear/{kind}",
         settings={"features": kind, "lambda": best_penalty},

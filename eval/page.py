@@ -46,9 +46,12 @@ a { color: var(--accent); }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 14px; margin: 0; }
 .tile dt { color: var(--quiet); font-size: .82rem; }
 .tile dd { margin: 0; font-size: 1.32rem; font-weight: 620; font-variant-numeric: tabular-nums; }
+.compare { display: grid; grid-template-columns: 5fr 6fr; gap: 24px; align-items: center; }
+.compare > * { min-width: 0; }
+.compare p { margin: 8px 0 0; font-size: .9rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tr:last-child th, tr:last-child td { border-bottom: 0; }
 thead th { color: var(--quiet); font-weight: 500; white-space: nowrap; }
 tbody th { font-weight: 500; }
@@ -70,6 +73,7 @@ summary { cursor: pointer; color: var(--accent); font-weight: 550; padding: 4px 
 footer { margin-top: 52px; color: var(--quiet); font-size: .88rem; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 11.5px system-ui, sans-serif; fill: var(--quiet); font-variant-numeric: tabular-nums; }
+svg .label, svg .value { paint-order: stroke; stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }
 svg .label { font-size: 13px; fill: var(--ink); }
 svg .value { font-size: 13px; font-weight: 650; fill: var(--ink); }
 svg .grid { stroke: var(--line); }
@@ -83,7 +87,12 @@ svg .bar.strong { stroke: var(--accent); } svg .bar.plain { stroke: var(--plain)
 svg .end { stroke: var(--card); stroke-width: 1.5; }
 svg .end.strong { fill: var(--accent); } svg .end.plain { fill: var(--plain); }
 .narrow { display: none; }
-@media (max-width: 640px) { .wide { display: none; } .narrow { display: block; } main { padding-top: 24px; } }
+@media (max-width: 640px) {
+  main { padding-top: 24px; }
+  .compare { grid-template-columns: 1fr; gap: 12px; }
+  .wide { display: none; }
+  .narrow { display: block; }
+}
 @media print { .card, .tile, pre { break-inside: avoid; } }
 """
 

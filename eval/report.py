@@ -14,6 +14,7 @@ from typing import Any
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.manifest import find_shards, read_manifest
 from eyespot.eval.charts import Point, Row, interval_chart, line_chart, short
 from eyespot.eval.judge import Result, read_result
 from eyespot.eval.page import page, table
@@ -55,7 +56,7 @@ class Story:
         """A metric's newest finite value, else nan."""
         return next((value for _, value in reversed(self.series(name)) if math.isfinite(value)), math.nan)
 
-    def seconds(self) -> float:
+    def seconds(self) -> float | int:
         """Time spent training: images over their rate, so that pauses between the parts of a run do not count."""
         lines = [{"samples_seen": 0}, *(line for line in self.metrics if line.get("images_per_second"))]
         return sum(
@@ -117,7 +118,7 @@ def _header(story: Story) -> str:
 def _tiles(story: Story) -> str:
     rates = [value for _, value in story.series("images_per_second") if math.isfinite(value)]
     tiles = [
-        ("images seen", short(story.last("samples_seen")) if story.metrics else "none yet"),
+        ("images seen", _count(story.last("samples_seen"))),
         ("times through the data", f"{story.last('epoch'):.3g}"),
         ("training time", _duration(story.seconds())),
         ("images per second", f"{median(rates):,.0f}" if rates else "nan"),
@@ -140,7 +141,7 @@ def _judgement(story: Story) -> str:
         title,
         "<p>Images are turned into features by the frozen encoder, and a simple classifier is asked to name them. The"
         " same encoder with random weights and the bare pixels show what there was before learning. Every choice was"
-        " made on a tenth of the training images; bars are 95 % intervals (Wilson).</p>",
+        " made on a tenth of the training images; bars are 95% intervals (Wilson).</p>",
     ]
     for _, group in groupby(sorted(story.results, key=_order), key=lambda result: _order(result)[:2]):
         parts.append(_comparison(list(group)))
@@ -155,9 +156,11 @@ def _comparison(results: list[Result]) -> str:
     ]
     first = results[0]
     name = f"{_PROTOCOL_NAMES[first.protocol]} on {first.data}"
-    cells = [[r.name, f"{r.accuracy:.2%}", f"{r.interval[0]:.2%} to {r.interval[1]:.2%}", _chosen(r)] for r in results]
+    cells = [
+        [r.name, f"{r.accuracy:.1%}", f"{r.interval[0] * 100:.1f} to {r.interval[1]:.1%}", r.chosen()] for r in results
+    ]
     strong = {place for place, result in enumerate(results) if result.role == "encoder"}
-    numbers = table(["", "accuracy", "95 % interval", "chosen"], cells, numbers={1, 2}, strong=strong)
+    numbers = table(["", "accuracy", "95% interval", "chosen"], cells, numbers={1, 2}, strong=strong)
     plot = interval_chart(rows, title=name, chance=1 / first.num_classes)
     about = (
         f"{first.num_classes} classes, {first.num_train:,} images to learn from, {first.num_test:,} to test on"
@@ -165,7 +168,8 @@ def _comparison(results: list[Result]) -> str:
     )
     return (
         f'<section class="card" style="margin-bottom:16px"><h3>{escape(name)}</h3><p>{escape(_verdict(results))}</p>'
-        f'<div class="grid2"><div>{plot}</div><div>{numbers}<p class="quiet">{escape(about)}</p></div></div></section>'
+        f'<div class="compare"><div>{plot}</div><div>{numbers}'
+        f'<p class="quiet">{escape(about)}</p></div></div></section>'
     )
 
 
@@ -293,11 +297,6 @@ def _order(result: Result) -> tuple[str, str, int, int]:
     return protocol, result.data, _ROLES.index(result.role), int(result.origin.get("step", 0))
 
 
-def _chosen(result: Result) -> str:
-    shown = (f"{k} {v:.2g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.settings.items())
-    return ", ".join(shown)
-
-
 def _listed(values: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
 
@@ -307,15 +306,23 @@ def _shards(story: Story) -> str:
 
 
 def _data_name(story: Story) -> str:
+    """What the shards say their name is, if they are still there."""
     shards = story.setting("data", "shards")
-    return Path(shards).name if shards else ""
+    try:
+        return read_manifest(find_shards(shards)).name if shards else ""
+    except UserError:
+        return Path(shards).name
 
 
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def _duration(seconds: float) -> str:
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e7 else short(value)
+
+
+def _duration(seconds: float | int) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, hours = round(seconds / 60), seconds / 3600

@@ -171,7 +171,7 @@ def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
 
 def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architecture: str) -> Subject:
     return Subject(
-        name=f"same encoder, random weights (seed {seed})",
+        name=f"random weights (seed {seed})",
         tag=f"random-seed{seed}",
         role="random",
         encoder=encoder,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 
@@ -20,19 +20,23 @@ class Evaluation:
     of patches) is made on a tenth of train; the accuracy on test comes with its 95% interval.
 
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
+
     linear: multinomial logistic regression on standardised features, to its optimum.
 
-    Examples:
-      eyespot eval linear runs/first data/digits
-      eyespot eval knn vit_small_patch14_dinov2 data/cifar10
-      torchrun --no-python --nproc-per-node 8 eyespot eval knn runs/large data/imagenet
+    For example:
+
+    eyespot eval linear runs/first data/digits
+
+    eyespot eval knn vit_small_patch14_dinov2 data/photos
+
+    torchrun --no-python --nproc-per-node 8 eyespot eval knn runs/large data/imagenet
     """
 
-    protocol: tyro.conf.Positional[Literal["knn", "linear"]]
+    protocol: Annotated[Literal["knn", "linear"], Positional, arg(metavar="{knn,linear}")]
     """How to judge."""
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, Positional, arg(metavar="MODEL")]
     """A run folder (its newest checkpoint is judged) or the name of a timm model."""
-    shards: tyro.conf.Positional[Path]
+    shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """Labelled shards: a folder with train/ and test/ inside, or one folder, of which a fifth is held out."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<name> for a timm model."""
@@ -80,8 +84,5 @@ def print_table(results: "list[Result]") -> None:
     for result in results:
         low, high = result.interval
         table.add_row(result.name, f"{result.accuracy:.2%}", f"{low:.2%} to {high:.2%}", result.chosen())
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{first.num_train:,} images to learn from, {first.num_test:,} to test on ({first.split}).", highlight=False
-    )
+    Console().print(table)
+    print(f"{first.num_train:,} images to learn from, {first.num_test:,} to test on ({first.split}).")

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
+from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 
@@ -14,11 +15,12 @@ class Reporting:
 
     The page needs no network and no other file, so it can be sent as it is. It works on a run that is still going.
 
-    Example:
-      eyespot report runs/first
+    For example:
+
+    eyespot report runs/first
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
     """Run folder."""
 
 

@@ -1,10 +1,50 @@
-"""One thread per test process: with several processes on few cores, the threads of BLAS wait for each other."""
+"""A packed data set and a run folder as training leaves it, small enough for every test."""
+
+import json
+from pathlib import Path
 
 import pytest
+import torch
 from threadpoolctl import threadpool_limits
+
+from eyespot.data_pipeline.shards import pack
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.config import make_run, to_values
+from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.run_folder import manifest_digest
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
+    """With several test processes on few cores, the threads of BLAS wait for each other."""
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards") / "digits"
+    pack("digits", folder, workers=1)
+    return folder
+
+
+@pytest.fixture
+def run_dir(digits, tmp_path) -> Path:
+    """mae_tiny around timm's smallest ViT, with one checkpoint of untrained weights."""
+    run = make_run("mae_tiny")
+    run.encoder = EncoderConfig(name="test_vit", image_size=16, patch_size=4)
+    run.run_dir, run.data.shards, run.steps = tmp_path / "run", digits, 12
+    torch.manual_seed(1)
+    objective = run.objective.build(make_encoder(run.encoder), 16)
+    tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
+    meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
+    (run.run_dir / "checkpoints").mkdir(parents=True)
+    checkpoint.save(run.run_dir, tensors, meta, keep=2)
+    record = {
+        "recipe": "mae_tiny",
+        "argv": ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)],
+        "run": to_values(run),
+        "manifest_sha256": manifest_digest(digits / "train"),
+    }
+    (run.run_dir / "run.json").write_text(json.dumps(record))
+    return run.run_dir

@@ -1,0 +1,79 @@
+"""eyespot eval and eyespot report as a person calls them."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyespot.cluster.cli import main
+from eyespot.data_pipeline.shards import pack
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards") / "digits"
+    pack("digits", folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(digits, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    words = (
+        f"pretrain mae_tiny --data.shards {digits} --run-dir {folder} --encoder.name test_vit --encoder.patch-size 4"
+    )
+    words += " --data.batch-size 32 --steps 3 --log-every 1 --picture-every 3 --no-track --device cpu"
+    handlers = logging.getLogger("eyespot").handlers
+    assert main(words.split()) == 0
+    logging.getLogger("eyespot").handlers = handlers
+    return folder
+
+
+def test_train_judge_report(run_dir, digits, capsys):
+    assert main(["eval", "knn", str(run_dir), str(digits), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    for expected in ("knn on digits: 10 classes", "mae_tiny, step 3", "random weights (seed 0)", "raw pixels", "95%"):
+        assert expected in said
+    assert len(list((run_dir / "eval").glob("*.json"))) == 3
+    assert main(["report", str(run_dir)]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path == run_dir / "report.html" and "Reconstructions" in path.read_text()
+
+
+def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", "knn", "test_vit3", str(digits / "test"), "--no-pretrained", "--device", "cpu"]) == 0
+    assert "20% of each class held out" in capsys.readouterr().out.replace("\n", " ")
+    assert len(list((tmp_path / "eval-test_vit3").glob("knn_*_random-seed0.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("eval", "{knn,linear}"),
+        ("eval cosine x y", "cosine"),
+        ("eval knn nothing_like_it DIGITS", "neither a run folder nor a name that timm knows"),
+        ("eval knn test_vit /nowhere --no-pretrained", "no such folder"),
+        ("eval knn EMPTY DIGITS", "not a run folder"),
+        ("eval knn test_vit EMPTY --no-pretrained", "no manifest.json"),
+        ("eval knn test_vit DIGITS --sed 1", "--sed"),
+        ("report EMPTY", "not a run folder"),
+        ("report", "run"),
+    ],
+)
+def test_wrong_input_is_one_line(words, message, digits, tmp_path, capsys):
+    argv = words.replace("DIGITS", str(digits)).replace("EMPTY", str(tmp_path)).split()
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("eyespot: ") and said.count("\n") == 1 and message in said.lower()
+
+
+def test_help_teaches_and_needs_no_torch():
+    code = "import sys; from eyespot.cluster.cli import main\ntry: main(['eval', '--help'])\n"
+    code += "finally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and done.stdout.strip().endswith("False")
+    for expected in ("{knn,linear}", "--no-pretrained", "nearest training images", "eyespot eval linear runs/first"):
+        assert expected in done.stdout
