@@ -33,7 +33,6 @@ def main(argv: list[str]) -> int:
     from pathlib import Path
 
     from eyespot.pretrain.config import load_run, make_run
-    from eyespot.pretrain.trainer import TrainingError, fit
 
     if argv[0] == "--from":
         if len(argv) < 2:
@@ -47,6 +46,8 @@ def main(argv: list[str]) -> int:
         recipe, run = argv[0], make_run(argv[0])
         prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
     run = parse(type(run), flags, prog, default=run)
+    from eyespot.pretrain.trainer import TrainingError, fit
+
     try:
         return 0 if fit(run, recipe) == "done" else STOPPED
     except TrainingError as error:

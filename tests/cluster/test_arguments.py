@@ -1,0 +1,56 @@
+"""Words to typed values; what is wrong in one line, with the nearest flag."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+
+
+@dataclass
+class Inner:
+    """Inner."""
+
+    rate: float = 0.5
+    """A rate."""
+
+
+@dataclass
+class Outer:
+    """Outer."""
+
+    inner: Inner = field(default_factory=Inner)
+    scale: tuple[float, float] = (0.2, 1.0)
+
+
+def test_values_are_typed():
+    parsed = parse(Outer, ["--inner.rate", "2", "--scale", "0.1", "0.9"], "eyespot x")
+    assert parsed == Outer(inner=Inner(rate=2.0), scale=(0.1, 0.9))
+
+
+def test_a_subclass_in_the_default_keeps_its_own_fields():
+    @dataclass
+    class Special(Inner):
+        """Special."""
+
+        depth: int = 3
+
+    parsed = parse(Outer, ["--inner.depth", "7"], "eyespot x", default=Outer(inner=Special()))
+    assert parsed.inner == Special(depth=7)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--inner.rat", "2"], "perhaps you meant --inner.rate"),
+        (["--inner.rate", "x"], "could not convert string to float: 'x'"),
+        (["--scale", "1"], "Expected 2 values"),
+    ],
+)
+def test_what_is_wrong_is_one_line(words, answer):
+    with pytest.raises(UserError) as caught:
+        parse(Outer, words, "eyespot x")
+    assert answer in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("(see eyespot x --help)")

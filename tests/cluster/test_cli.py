@@ -1,0 +1,107 @@
+"""The console command as a person meets it: help, exit codes, one line for what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eyespot.cluster.cli import COMMANDS, main
+
+EYESPOT = str(Path(sys.executable).parent / "eyespot")
+
+
+def refuse(capsys, *words: str) -> str:
+    """The one line that the command answers, with exit code 2."""
+    assert main(list(words)) == 2
+    output = capsys.readouterr()
+    lines = output.err.splitlines()
+    assert len(lines) == 1, output.err
+    assert "Traceback" not in output.out
+    return lines[0]
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in COMMANDS:
+        assert name in text
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_its_help(command):
+    done = subprocess.run([EYESPOT, command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"eyespot {command}" in done.stdout
+
+
+def test_version_is_the_packages():
+    done = subprocess.run([EYESPOT, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("eyespot 0.")
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["fly"], "command 'fly'"),
+        (["pretrain", "mae_tinny"], "perhaps you meant mae_tiny"),
+        (["pretrain", "--steps", "3"], "recipe: missing before --steps"),
+        (["pretrain", "mae_tiny", "--stepps", "3"], "--stepps"),
+        (["pretrain", "mae_tiny", "--steps", "many"], "--steps"),
+        (["pretrain", "mae_tiny", "--steps", "0"], "steps 0: must be 1 or more"),
+        (["pretrain", "mae_tiny", "--optim.lr", "-1"], "optim.lr -1.0: must be above 0"),
+        (["pretrain", "mae_tiny", "--objective.mask-ratio", "2"], "objective.mask_ratio 2.0"),
+        (["pretrain", "mae_tiny", "--precision", "fp8"], "--precision"),
+        (["pretrain", "--from", "absent"], "no"),
+    ],
+)
+def test_wrong_words_are_one_line(words, answer, capsys):
+    assert answer in refuse(capsys, *words)
+
+
+def test_missing_and_empty_shards_are_one_line(capsys, tmp_path):
+    run = ["--run-dir", str(tmp_path / "run")]
+    assert "data.shards: not given" in refuse(capsys, "pretrain", "mae_tiny", *run)
+    words = ["pretrain", "mae_tiny", *run, "--data.shards"]
+    assert "no such folder" in refuse(capsys, *words, str(tmp_path / "absent"))
+    (tmp_path / "empty").mkdir()
+    assert "no manifest.json inside" in refuse(capsys, *words, str(tmp_path / "empty"))
+
+
+def test_a_corrupt_checkpoint_is_one_line(capsys, tmp_path, digits):
+    words = ["pretrain", "mae_tiny", "--data.shards", str(digits), "--run-dir", str(tmp_path / "run"), "--no-track"]
+    words += ["--data.batch-size", "16", "--steps", "4", "--picture-every", "0", "--resume", "auto"]
+    assert main([*words, "--stop-after", "2"]) == 0
+    path = next((tmp_path / "run" / "checkpoints" / "step-00000002").glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "is damaged (sha256 differs)" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_repeating_a_run_from_its_record(tmp_path, digits):
+    words = ["pretrain", "mae_tiny", "--data.shards", str(digits), "--run-dir", str(tmp_path / "one"), "--no-track"]
+    words += [
+        "--data.batch-size",
+        "16",
+        "--steps",
+        "3",
+        "--picture-every",
+        "0",
+        "--log-every",
+        "1",
+        "--optim.lr",
+        "0.01",
+    ]
+    assert main(words) == 0
+    assert main(["pretrain", "--from", str(tmp_path / "one"), "--run-dir", str(tmp_path / "two")]) == 0
+    losses = [
+        [
+            line.split('"loss": ')[1].split(",")[0]
+            for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()
+        ]
+        for run in ("one", "two")
+    ]
+    assert losses[0] == losses[1]
