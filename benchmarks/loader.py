@@ -1,0 +1,254 @@
+"""How fast are batches made? Ours against the usual paths, on the same cores, in one run.
+
+    python benchmarks/loader.py --data ../shared/data
+
+Images per wall second and per CPU-second (this process and its workers), the median over interleaved rounds.
+MAE's view: random resized crop (bicubic, scale 0.2..1), flip, normalise.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import nvidia.dali
+import psutil
+import torch
+import torchvision
+import webdataset
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+
+from eyespot.data_pipeline.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.shards import pack
+from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+OURS, FOLDER, WEB, TENSOR, LIMIT = (
+    "eyespot",
+    "ImageFolder + PIL",
+    "WebDataset + PIL",
+    "WebDataset + decode_jpeg, v2 on tensors",
+    "DALI, decode only",
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Task:
+    """One data set and view."""
+
+    name: str
+    archive: str
+    inside: str
+    """Only members whose path starts so."""
+    size: int
+    batch_size: int
+    seconds: float
+    """Length of one measurement."""
+    cores: int
+
+
+def tasks(seconds: float, cores: int) -> list[Task]:
+    options = dict(seconds=seconds, cores=cores)
+    return [
+        Task(name="caltech10 at 224 px", archive="caltech10-images.tar", inside="", size=224, batch_size=64, **options),
+        Task(
+            name="CIFAR-10 at 32 px",
+            archive="cifar10-images.tar.gz",
+            inside="test/",
+            size=32,
+            batch_size=512,
+            **options,
+        ),
+    ]
+
+
+def transform(size: int, *, tensors: bool) -> v2.Compose:
+    crop = v2.RandomResizedCrop(size, scale=(0.2, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
+    steps = [crop, v2.RandomHorizontalFlip(), *([] if tensors else [v2.PILToTensor()])]
+    return v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+
+
+def decode_pil(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def decode_tensor(data: bytes) -> torch.Tensor:
+    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+def read_label(data: bytes) -> int:
+    return int(data)
+
+
+def forever(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
+    views = ViewSpec(views=(RandomView(size=task.size),))
+    return make_loader(LoaderSpec(shards=shards, views=views, batch_size=task.batch_size, num_threads=task.cores))
+
+
+def folder_batches(task: Task, folder: Path) -> Iterator[Any]:
+    data = ImageFolder(str(folder), transform(task.size, tensors=False))
+    options = dict(shuffle=True, num_workers=task.cores, persistent_workers=True, drop_last=True)
+    return forever(DataLoader(data, task.batch_size, **options))
+
+
+def web_batches(task: Task, shards: Path, *, tensors: bool) -> Iterator[Any]:
+    tars = [str(path) for path in sorted(shards.glob("*.tar"))]
+    decode = decode_tensor if tensors else decode_pil
+    data = (
+        webdataset.WebDataset(tars, shardshuffle=len(tars), resampled=True)
+        .shuffle(1000)
+        .to_tuple("jpg", "cls")
+        .map_tuple(v2.Compose([decode, transform(task.size, tensors=tensors)]), read_label)
+    )
+    return iter(DataLoader(data, task.batch_size, num_workers=task.cores))
+
+
+def decoded_batches(task: Task, shards: Path) -> Iterator[Any]:
+    pipeline = Pipeline(batch_size=task.batch_size, num_threads=task.cores, device_id=None, prefetch_queue_depth=2)
+    with pipeline:
+        files, _ = fn.readers.webdataset(
+            paths=[str(path) for path in sorted(shards.glob("*.tar"))],
+            index_paths=[str(path) for path in sorted(shards.glob("*.idx"))],
+            ext=["jpg", "cls"],
+            missing_component_behavior="error",
+            random_shuffle=True,
+            name="reader",
+        )
+        pipeline.set_outputs(fn.decoders.image(files, device="cpu", output_type=types.RGB))
+    while True:
+        yield pipeline.run()
+
+
+def cpu_seconds() -> float:
+    """Of this process and its living workers."""
+    process = psutil.Process()
+    times = [member.cpu_times() for member in [process, *process.children(recursive=True)]]
+    return sum(each.user + each.system for each in times)
+
+
+def measure(batches: Iterator[Any], task: Task) -> dict[str, float]:
+    for _ in range(8):  # empty what was made ahead while others were measured
+        next(batches)
+    cpu, wall, num_images = cpu_seconds(), time.perf_counter(), 0
+    while time.perf_counter() - wall < task.seconds:
+        next(batches)
+        num_images += task.batch_size
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    time.sleep(1)  # let it fill its queues again
+    return {"per_second": num_images / wall, "per_cpu_second": num_images / cpu}
+
+
+def prepare(task: Task, data: Path, work: Path) -> tuple[Path, Path]:
+    """The images as class folders, and the same images packed."""
+    folder, shards = work / "folder", work / "shards"
+    with tarfile.open(data / task.archive) as tar:
+        members = [member for member in tar if member.isfile() and member.name.startswith(task.inside)]
+        tar.extractall(folder, members, filter="data")
+    folder = folder / task.inside
+    pack(str(folder), shards, max_samples=1000)
+    return folder, shards
+
+
+def run(task: Task, data: Path, num_rounds: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as work:
+        folder, shards = prepare(task, data, Path(work))
+        makers: dict[str, Callable[[], Iterator[Any]]] = {
+            WEB: partial(web_batches, task, shards, tensors=False),
+            FOLDER: partial(folder_batches, task, folder),
+            TENSOR: partial(web_batches, task, shards, tensors=True),
+            LIMIT: partial(decoded_batches, task, shards),
+            OURS: partial(eyespot_batches, task, shards),
+        }
+        contenders = {name: make() for name, make in makers.items()}  # ours last: workers fork before its threads start
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        for number in range(num_rounds):
+            for name, batches in contenders.items():
+                rounds[name].append(measure(batches, task))
+                print(
+                    f"{task.name}, round {number + 1}: {name}: {rounds[name][-1]['per_cpu_second']:.0f} per CPU-second"
+                )
+        contenders[OURS].close()
+        del contenders, batches
+    medians = {
+        name: {unit: statistics.median(each[unit] for each in found) for unit in found[0]}
+        for name, found in rounds.items()
+    }
+    return {"batch_size": task.batch_size, "size": task.size, "rounds": rounds, "medians": medians}
+
+
+def table(results: dict[str, Any], machine: str) -> str:
+    lines = [machine, ""]
+    for name, result in results.items():
+        ours = result["medians"][OURS]
+        lines += [f"## {name}, batch {result['batch_size']}", ""]
+        lines += [
+            "| path | images / s | images / CPU-second | eyespot is, per CPU-second |",
+            "| --- | --: | --: | --: |",
+        ]
+        for path, median in result["medians"].items():
+            ratio = ours["per_cpu_second"] / median["per_cpu_second"]
+            lines += [f"| {path} | {median['per_second']:.0f} | {median['per_cpu_second']:.0f} | {ratio:.2f}x |"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 3), layout="constrained")
+    for axis, (name, result) in zip(axes, results.items(), strict=True):
+        names = list(result["medians"])
+        values = [result["medians"][each]["per_cpu_second"] for each in names]
+        bars = axis.barh(names, values, color=["#d55e00" if each == OURS else "#999999" for each in names])
+        axis.bar_label(bars, fmt="{:.0f}", padding=3)
+        axis.set(title=name, xlabel="images per CPU-second", xlim=(0, max(values) * 1.18))
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the two archives")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    chosen = tasks(arguments.seconds, cores)
+    results = {task.name: run(task, arguments.data, arguments.rounds) for task in chosen}
+    versions = {module.__name__: module.__version__ for module in (torch, torchvision, nvidia.dali, webdataset)}
+    machine = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, " + ", ".join(
+        f"{name} {version}" for name, version in versions.items()
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    text = table(results, machine)
+    (arguments.out / "loader.md").write_text(text)
+    (arguments.out / "loader.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    plot(results, arguments.out / "loader.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
