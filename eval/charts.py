@@ -1,6 +1,7 @@
 """Charts as inline SVG: no script, no file, colours from the page's style sheet (light and dark)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -58,7 +59,7 @@ def short(value: Number) -> str:
     return f"{value:.4g}".replace("e-0", "e-")
 
 
-def thin(points: list[Point], count: int = MAX_POINTS) -> list[Point]:
+def thin(points: Sequence[Point], count: int = MAX_POINTS) -> list[Point]:
     """At most ``count`` points: means of equal runs of neighbours. Values that are not finite are left out."""
     points = [(x, y) for x, y in points if _FINITE(y)]
     size = math.ceil(len(points) / count) if points else 1
@@ -66,7 +67,7 @@ def thin(points: list[Point], count: int = MAX_POINTS) -> list[Point]:
     return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
 
 
-def smooth(points: list[Point], share: float = 0.04) -> list[Point]:
+def smooth(points: Sequence[Point], share: float = 0.04) -> list[Point]:
     """Centred moving average over ``share`` of the points; the window shrinks at both ends."""
     reach = int(len(points) * share / 2)
     values = [y for _, y in points]
@@ -79,7 +80,7 @@ def smooth(points: list[Point], share: float = 0.04) -> list[Point]:
 
 
 def line_chart(
-    points: list[Point], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
+    points: Sequence[Point], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
 ) -> str:
     """One quantity over the steps: the measured values faint, their moving average strong.
 
@@ -168,7 +169,7 @@ def _value_scale(values: list[Number], zero: bool, height: int) -> Scale:
     return Scale(low=low - pad, high=high + pad, start=bottom, end=top)
 
 
-def _path(points: list[Point], x: Scale, y: Scale) -> str:
+def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:
     steps = [f"{x(a):.1f} {y(b):.1f}" for a, b in points]
     kept = [steps[0], *(new for old, new in pairwise(steps) if new != old)]
     return "M" + "L".join(kept)
