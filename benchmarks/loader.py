@@ -8,9 +8,7 @@ MAE's view: random resized crop (bicubic, scale 0.2..1), flip, normalise.
 
 import argparse
 import io
-import json
 import os
-import platform
 import statistics
 import tarfile
 import tempfile
@@ -30,6 +28,7 @@ import webdataset
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 from PIL import Image
+from results import RESULTS, write_results
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -200,20 +199,12 @@ def run(task: Task, data: Path, num_rounds: int) -> dict[str, Any]:
     return {"batch_size": task.batch_size, "size": task.size, "rounds": rounds, "medians": medians}
 
 
-def table(results: dict[str, Any], machine: str) -> str:
-    lines = [machine, ""]
+def rows(results: dict[str, Any]) -> Iterator[list[str]]:
     for name, result in results.items():
-        ours = result["medians"][OURS]
-        lines += [f"## {name}, batch {result['batch_size']}", ""]
-        lines += [
-            "| path | images / s | images / CPU-second | eyespot is, per CPU-second |",
-            "| --- | --: | --: | --: |",
-        ]
+        ours = result["medians"][OURS]["per_cpu_second"]
         for path, median in result["medians"].items():
-            ratio = ours["per_cpu_second"] / median["per_cpu_second"]
-            lines += [f"| {path} | {median['per_second']:.0f} | {median['per_cpu_second']:.0f} | {ratio:.2f}x |"]
-        lines += [""]
-    return "\n".join(lines)
+            speeds = [f"{median['per_second']:.0f}", f"{median['per_cpu_second']:.0f}"]
+            yield [name, path, *speeds, f"{ours / median['per_cpu_second']:.2f}x"]
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -230,7 +221,6 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the two archives")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
     arguments = parser.parse_args()
@@ -238,16 +228,15 @@ def main() -> None:
     torch.set_num_threads(cores)
     chosen = tasks(arguments.seconds, cores)
     results = {task.name: run(task, arguments.data, arguments.rounds) for task in chosen}
-    versions = {module.__name__: module.__version__ for module in (torch, torchvision, nvidia.dali, webdataset)}
-    machine = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, " + ", ".join(
-        f"{name} {version}" for name, version in versions.items()
+    versions = {module.__name__: module.__version__ for module in (torchvision, nvidia.dali, webdataset)}
+    write_results(
+        "loader",
+        title="Images per second, MAE's view; median over interleaved rounds",
+        header=["data", "path", "images / s", "images / CPU-second", "eyespot is, per CPU-second"],
+        rows=list(rows(results)),
+        details={"versions": versions, "results": results},
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    text = table(results, machine)
-    (arguments.out / "loader.md").write_text(text)
-    (arguments.out / "loader.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
-    plot(results, arguments.out / "loader.png")
-    print(text)
+    plot(results, RESULTS / "loader.png")
 
 
 if __name__ == "__main__":

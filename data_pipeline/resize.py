@@ -16,6 +16,7 @@ from eyespot.data_pipeline.crops import Geometry
 from eyespot.data_pipeline.views import Color
 
 
+@torch.inference_mode()
 def resize_views(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     geometry: Geometry,
