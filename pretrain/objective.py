@@ -44,6 +44,6 @@ class Objective(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""
 
-    def picture(self, batch: Batch) -> Float[Tensor, "3 h w"] | None:
-        """Something worth looking at, in the views' normalised values, without gradient; None = nothing to show."""
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"] | None:
+        """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing."""
         return None

@@ -10,16 +10,26 @@ from torch import Tensor
 
 from eyespot.data_pipeline.views import ViewSpec
 
-MIN_HEIGHT = 288
+MIN_SIDE = 96
+GAP = 4
 
 
-def write_picture(picture: Float[Tensor, "3 h w"], spec: ViewSpec, path: Path) -> None:
-    """Undoes the normalisation of ``spec``, clamps to 0..1 and writes a PNG, whole or not at all."""
+def write_picture(grid: Float[Tensor, "rows columns 3 h w"], spec: ViewSpec, path: Path) -> None:
+    """Undoes the normalisation of ``spec``, clamps to 0..1 and writes a PNG of the grid, whole or not at all.
+
+    Images below MIN_SIDE pixels are enlarged by a whole factor; GAP white pixels lie between them.
+    """
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    pixels = (picture.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
-    factor = max(1, MIN_HEIGHT // pixels.shape[0])
-    enlarged = np.kron(pixels.numpy(), np.ones((factor, factor, 1), np.uint8))
+    pixels = (grid.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    factor = max(1, MIN_SIDE // pixels.shape[2])
+    enlarged = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
+    rows, columns, height, width, _ = enlarged.shape
+    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            top, left = row * (height + GAP), column * (width + GAP)
+            canvas[top : top + height, left : left + width] = enlarged[row, column]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    Image.fromarray(enlarged).save(partial, format="PNG")
+    Image.fromarray(canvas).save(partial, format="PNG")
     partial.replace(path)

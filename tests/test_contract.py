@@ -83,10 +83,14 @@ def test_state_survives_a_round_trip(method):
     assert torch.equal(other(batch)["loss"], expected)
 
 
-def test_a_picture_is_an_image_or_nothing(method):
+def test_a_picture_is_a_grid_of_images_or_nothing(method):
     objective = make_objective(method)
     picture = objective.picture(make_batch(objective))
-    assert picture is None or (picture.shape[0] == 3 and picture.isfinite().all() and not picture.requires_grad)
+    if picture is not None:
+        assert picture.ndim == 5
+        assert picture.shape[2] == 3
+        assert picture.isfinite().all()
+        assert not picture.requires_grad
 
 
 @pytest.mark.parametrize("engine_name", engine_names())

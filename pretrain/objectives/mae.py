@@ -51,6 +51,8 @@ class MAE(Objective):
         """Predict pixels normalised by their patch's mean and standard deviation."""
         crop_scale: tuple[float, float] = (0.2, 1.0)
         """Smallest and largest area of the random crop, as a share of the image."""
+        flip: float = 0.5
+        """Probability that the crop is mirrored; 0 where left and right mean something (digits, text)."""
 
         def __post_init__(self) -> None:
             if not 0 < self.mask_ratio < 1:
@@ -117,7 +119,7 @@ class MAE(Objective):
 
     def views(self) -> ViewSpec:
         """One random resized crop, flipped or not: "MAE works well with crop-only augmentation" (table 1e)."""
-        return ViewSpec(views=(RandomView(size=self.image_size, scale=self.config.crop_scale),))
+        return ViewSpec(views=(RandomView(size=self.image_size, scale=self.config.crop_scale, flip=self.config.flip),))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: mean squared error on the masked patches."""
@@ -151,8 +153,8 @@ class MAE(Objective):
         return (patches - mean) / (variance + 1e-6).sqrt()
 
     @torch.no_grad()
-    def picture(self, batch: Batch) -> Float[Tensor, "3 h w"]:
-        """A row per image: original, what the encoder saw, the reconstruction with the visible patches pasted in."""
+    def picture(self, batch: Batch) -> Float[Tensor, "3 n 3 h w"]:
+        """Three rows: originals, what the encoder saw, the reconstructions with the visible patches pasted in."""
         images = batch.views[0][:NUM_PICTURED].float()
         order = self.mask_order(batch)[:NUM_PICTURED]
         masked = order[:, self.num_visible :]
@@ -164,8 +166,7 @@ class MAE(Objective):
         index = masked[..., None].expand_as(predicted)
         seen = patches.scatter(1, index, torch.zeros_like(predicted))
         filled = patches.scatter(1, index, predicted)
-        rows = [images, unpatchify(seen, self.patch_size, self.grid), unpatchify(filled, self.patch_size, self.grid)]
-        return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+        return torch.stack([images, *(unpatchify(rows, self.patch_size, self.grid) for rows in (seen, filled))])
 
 
 def take(rows: Float[Tensor, "b n d"], index: Int[Tensor, "b m"]) -> Float[Tensor, "b m d"]:

@@ -35,7 +35,7 @@ def mae_vitt_cifar10() -> Run:
 def mae_tiny() -> Run:
     """A very small ViT (64 channels, 6 blocks) on the built-in digits: the quickstart, minutes on two cores."""
     return Run(
-        objective=MAE.Config(decoder_dim=64, decoder_depth=2, decoder_heads=2, crop_scale=(0.6, 1.0)),
+        objective=MAE.Config(decoder_dim=64, decoder_depth=2, decoder_heads=2, crop_scale=(0.6, 1.0), flip=0.0),
         encoder=EncoderConfig(name="test_vit", image_size=16, patch_size=4),
         data=DataConfig(batch_size=256, normalize="dataset"),
         optim=OptimConfig(lr=2e-3, warmup_steps=100),
