@@ -1,0 +1,96 @@
+"""The same code on a GPU: skipped where there is none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from eyespot.cluster.cli import main
+from eyespot.data_pipeline.loader import LoaderSpec, make_loader, make_pass
+from eyespot.data_pipeline.shards import pack
+from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+RANDOM = ViewSpec(views=(RandomView(size=224),))
+PAIR = ViewSpec(views=(RandomView(size=96), RandomView(size=64, scale=(0.05, 0.4))))
+CENTER = ViewSpec(views=(CenterView(resize=256, size=224),))
+
+
+@pytest.fixture(scope="module")
+def photographs(real_data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs") / "shards"
+    pack(str(real_data / "caltech10-images.tar"), folder)
+    return folder
+
+
+def spec(shards: Path, views: ViewSpec, device: str, batch_size: int = 32) -> LoaderSpec:
+    return LoaderSpec(shards=shards, views=views, batch_size=batch_size, device=device, seed=3)
+
+
+@pytest.mark.parametrize("views", [RANDOM, PAIR, CENTER], ids=["one", "pair", "center"])
+def test_views_agree_with_the_cpus(photographs, views):
+    """nvJPEG and the CPU's decoder round differently: a few levels at edges, half a level on the mean."""
+    make = make_pass if views is CENTER else make_loader
+    with_gpu, with_cpu = (make(spec(photographs, views, device)) for device in ("cuda:0", "cpu"))
+    for _ in range(4):
+        on_gpu, on_cpu = next(with_gpu), next(with_cpu)
+        assert torch.equal(on_gpu.ids, on_cpu.ids)
+        for one, other in zip(on_gpu.views, on_cpu.views, strict=True):
+            assert one.device.type == "cuda"
+            levels = (one.cpu() - other).abs() * torch.tensor(views.std)[:, None, None] * 255
+            assert levels.mean() < 1.0
+            assert levels.quantile(0.99) < 8
+    with_gpu.close()
+    with_cpu.close()
+
+
+@pytest.mark.parametrize("views", [RANDOM, PAIR], ids=["one", "pair"])
+def test_ranks_and_resume_do_not_change_a_bit(photographs, views):
+    whole = make_loader(spec(photographs, views, "cuda:0"))
+    batches = [next(whole) for _ in range(6)]
+    halves = [make_loader(spec(photographs, views, "cuda:0"), rank, 2) for rank in range(2)]
+    for batch in batches[:3]:
+        parts = [next(half) for half in halves]
+        for number, view in enumerate(batch.views):
+            assert torch.equal(view, torch.cat([part.views[number] for part in parts]))
+    quarters = [make_loader(spec(photographs, views, "cuda:0"), rank, 4, halves[0].state_dict()) for rank in range(4)]
+    for batch in batches[3:]:
+        parts = [next(quarter) for quarter in quarters]
+        for number, view in enumerate(batch.views):
+            assert torch.equal(view, torch.cat([part.views[number] for part in parts]))
+    for loader in (whole, *halves, *quarters):
+        loader.close()
+
+
+def test_batches_are_not_overwritten(photographs):
+    """Held batches keep their values while the loader works on, also when used on another stream at once."""
+    loader = make_loader(spec(photographs, RANDOM, "cuda:0"))
+    held = [next(loader) for _ in range(12)]
+    sums = [batch.views[0].double().sum() for batch in held]
+    for _ in range(12):
+        next(loader)
+    again = make_loader(spec(photographs, RANDOM, "cuda:0"))
+    for batch, total in zip(held, sums, strict=True):
+        assert batch.views[0].double().sum() == total
+        assert torch.equal(next(again).views[0], batch.views[0])
+    loader.close()
+    again.close()
+
+
+def test_a_run_trains_resumes_and_is_judged(digits, tmp_path):
+    words = ["pretrain", "mae_tiny", "--data.shards", str(digits), "--device", "cuda", "--no-track", "--log-every", "1"]
+    words += ["--steps", "40", "--save-every", "10", "--precision", "bf16"]
+    assert main([*words, "--run-dir", str(tmp_path / "whole")]) == 0
+    assert main([*words, "--run-dir", str(tmp_path / "parts"), "--stop-after", "17"]) == 0
+    assert main([*words, "--run-dir", str(tmp_path / "parts"), "--resume", "auto"]) == 0
+    lines = {
+        run: [json.loads(line) for line in (tmp_path / run / "metrics.jsonl").read_text().splitlines()]
+        for run in ("whole", "parts")
+    }
+    for one, other in zip(lines["whole"], lines["parts"], strict=True):
+        assert one["sample_digest"] == other["sample_digest"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    assert lines["whole"][-1]["loss"] < 0.8 * lines["whole"][0]["loss"]
+    assert main(["eval", "knn", str(tmp_path / "whole"), str(digits)]) == 0
