@@ -101,7 +101,7 @@ def judge(
     data = labeled_data(shards, seed)
     out = out or (Path(target) / "eval" if is_run(target) else Path(f"eval-{_slug(target)}"))
     folders = sorted({part.folder for part in (data.train, data.test)})
-    subjects = subjects_of(target, seed=seed, shards=shards, pretrained=pretrained)
+    subjects = subjects_of(target, seed=seed, pretrained=pretrained)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{protocol}_{_slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"

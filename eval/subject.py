@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import timm
 import torch
@@ -17,12 +17,10 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import find_shards, read_manifest
-from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, Color, ViewSpec
+from eyespot.data_pipeline.views import CenterView, Color, ViewSpec
 from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import Run, load_run, to_values
-from eyespot.pretrain.encoders import make_encoder
-from eyespot.pretrain.run_folder import manifest_digest
+from eyespot.pretrain.config import load_run, to_values
+from eyespot.pretrain.encoders import encode, make_encoder
 
 Role = Literal["encoder", "random", "pixels"]
 
@@ -64,19 +62,8 @@ class Subject:
 
 
 def encode_all(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
-    """Every kind of features that an encoder has, from one forward pass.
-
-    A vision transformer gives "cls", its class token, and "mean", the mean of its patch tokens; an encoder without
-    class token gives "mean" only; raw pixels are "pixels".
-    """
-    if isinstance(encoder, RawPixels):
-        return {"pixels": encoder(images)}
-    features = cast(Any, encoder).forward_features(images)
-    num_prefix = getattr(encoder, "num_prefix_tokens", 0)
-    if features.ndim != 3:  # a feature map; each architecture knows how to pool its own
-        return {"mean": cast(Any, encoder).forward_head(features, pre_logits=True).flatten(1)}
-    kinds = {"mean": features[:, num_prefix:].mean(1)}
-    return {"cls": features[:, 0], **kinds} if getattr(encoder, "cls_token", None) is not None else kinds
+    """Every kind of features of a subject's encoder; raw pixels are "pixels"."""
+    return {"pixels": encoder(images)} if isinstance(encoder, RawPixels) else encode(encoder, images)
 
 
 def is_run(target: str) -> bool:
@@ -84,19 +71,18 @@ def is_run(target: str) -> bool:
     return Path(target).is_dir()
 
 
-def subjects_of(target: str, *, seed: int, shards: Path, pretrained: bool = True) -> list[Subject]:
+def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subject]:
     """What one command judges: the encoder that ``target`` names, its random twin and, for small images, raw pixels.
 
     Args:
         target: a run folder or a timm name.
         seed: of the random twin's weights.
-        shards: the data set it is judged on (where a run's own statistics may be looked up).
         pretrained: for timm names: with published weights (needs a network the first time).
 
     Raises:
         UserError: there is no such run or name, no checkpoint yet, a damaged one, or no network.
     """
-    found = _of_run(Path(target), seed, shards) if is_run(target) else _of_timm(target, seed, pretrained)
+    found = _of_run(Path(target), seed) if is_run(target) else _of_timm(target, seed, pretrained)
     views = found[0].views
     if 3 * views.views[0].size ** 2 <= MAX_PIXEL_VALUES:
         found.append(Subject(name="raw pixels", tag="pixels", role="pixels", encoder=RawPixels(), views=views))
@@ -110,12 +96,12 @@ def center_view(size: int, crop_share: float = 0.875) -> CenterView:
     return CenterView(resize=size if size <= 64 else int(size / crop_share), size=size)
 
 
-def _of_run(run_dir: Path, seed: int, shards: Path) -> list[Subject]:
+def _of_run(run_dir: Path, seed: int) -> list[Subject]:
     recipe, run = load_run(run_dir)
     folder = checkpoint.newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
-    mean, std = _normalization(run_dir, run, shards)
+    mean, std = _normalization(run_dir)
     views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
     trained = make_encoder(run.encoder)
     try:
@@ -211,20 +197,10 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _normalization(run_dir: Path, run: Run, shards: Path) -> tuple[Color, Color]:
+def _normalization(run_dir: Path) -> tuple[Color, Color]:
     """The mean and standard deviation that the run was trained with."""
-    if run.data.normalize == "imagenet":
-        return IMAGENET_MEAN, IMAGENET_STD
-    trained_on = json.loads((run_dir / "run.json").read_text(encoding="utf-8")).get("manifest_sha256")
-    for place in (run.data.shards, shards):
-        try:
-            folder = find_shards(place) if place is not None else None
-        except UserError:
-            continue
-        if folder is not None and manifest_digest(folder) == trained_on:
-            stats = read_manifest(folder).image_stats
-            return stats.mean, stats.std
-    raise UserError(
-        f"run {run_dir}: normalised by the statistics of {run.data.shards}, which are not there any more"
-        " (or have changed); put the shards back there"
-    )
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    try:
+        return tuple(record["normalization"]["mean"]), tuple(record["normalization"]["std"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run_dir / 'run.json'}: no field normalization; train the run anew") from error

@@ -5,7 +5,7 @@ An encoder is a plain timm module without classifier, so its state dict loads in
 
 import difflib
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -15,8 +15,6 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
-
-Pool = Literal["cls", "avg"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,18 +98,17 @@ def encode_visible(
     return vit.norm(tokens)
 
 
-def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], pool: Pool = "cls") -> Float[Tensor, "b d"]:
-    """Features of whole images: the class token, or the mean over patches (or over positions of a feature map).
+def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
+    """Every kind of features that an encoder has, of whole images, from one forward pass.
 
-    Encoders without class token give their mean for both.
+    A vision transformer gives "cls", its class token, and "mean", the mean of its patch tokens; an encoder without
+    class token gives "mean" only, a convolutional one its own pooling under that name.
     """
     features = cast(Any, encoder).forward_features(images)
-    if features.ndim == 4:
-        return cast(Any, encoder).forward_head(features, pre_logits=True)
-    num_prefix = getattr(encoder, "num_prefix_tokens", 0)
-    if pool == "cls" and num_prefix:
-        return features[:, 0]
-    return features[:, num_prefix:].mean(1)
+    if features.ndim != 3:  # a feature map; each architecture knows how to pool its own
+        return {"mean": cast(Any, encoder).forward_head(features, pre_logits=True).flatten(1)}
+    kinds = {"mean": features[:, getattr(encoder, "num_prefix_tokens", 0) :].mean(1)}
+    return {"cls": features[:, 0], **kinds} if getattr(encoder, "cls_token", None) is not None else kinds
 
 
 def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:

@@ -38,8 +38,8 @@ class Objective(nn.Module, ABC):
         """The loss of one micro-batch: {"loss": scalar, and other scalars to log}."""
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Features of whole images, for evaluation while training."""
-        return encode(self.encoder, images)
+        """Features of whole images: the class token, or the pooled features where there is none."""
+        return next(iter(encode(self.encoder, images).values()))
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""

@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.checkpoint import write_atomically
 from eyespot.pretrain.config import Run, difference, to_values
 
@@ -58,7 +59,7 @@ class RunFolder:
         log.setLevel(logging.INFO)
         log.propagate = False
 
-    def write_record(self, run: Run, recipe: str, manifest_sha256: str, world_size: int) -> None:
+    def write_record(self, run: Run, recipe: str, views: ViewSpec, manifest_sha256: str, world_size: int) -> None:
         """``run.json``, once, when the run begins: a resumed run keeps the record of its start."""
         if self._rank != 0 or self.record:
             return
@@ -73,6 +74,7 @@ class RunFolder:
             "eyespot": eyespot.__version__,
             "versions": {"python": sys.version.split()[0], **_versions()},
             "manifest_sha256": manifest_sha256,
+            "normalization": {"mean": views.mean, "std": views.std},
             **_code_state(),
         }
         write_atomically(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())

@@ -92,7 +92,7 @@ class Trainer:
             self.pictured = pictured_batch(spec, manifest, world) if run.picture_every else None
             self.loader = make_loader(spec, world.rank, world.size, state)
         self.position = self.loader.state_dict()
-        folder.write_record(run, recipe, manifest_digest(shards), world.size)
+        folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = self._make_tracker(recipe, manifest) if world.rank == 0 else None
         self.meter, self.skipped, self.failed_saves = StepMeter(world.device), 0, 0
         announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))

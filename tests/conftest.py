@@ -1,10 +1,12 @@
 """Shared fixtures. Shapes in signatures (jaxtyping) are checked at run time here, and only here."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+from threadpoolctl import threadpool_limits
 
 install_import_hook("eyespot", "beartype.beartype")
 # Several test processes share the cores: more threads than cores spend their time waiting for each other.
@@ -20,6 +22,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set EYESPOT_TEST_DATA")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The threads of BLAS too."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

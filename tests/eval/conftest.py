@@ -5,27 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
-from eyespot.data_pipeline.shards import pack
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import make_run, to_values
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.run_folder import manifest_digest
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """With several test processes on few cores, the threads of BLAS wait for each other."""
-    with threadpool_limits(1):
-        yield
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shards") / "digits"
-    pack("digits", folder, workers=1)
-    return folder
 
 
 @pytest.fixture
@@ -45,6 +29,7 @@ def run_dir(digits, tmp_path) -> Path:
         "argv": ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)],
         "run": to_values(run),
         "manifest_sha256": manifest_digest(digits / "train"),
+        "normalization": {"mean": [0.3, 0.3, 0.3], "std": [0.37, 0.37, 0.37]},
     }
     (run.run_dir / "run.json").write_text(json.dumps(record))
     return run.run_dir

@@ -13,9 +13,9 @@ def test_features_of_vit_and_resnet():
     resnet = make_encoder(EncoderConfig(name="resnet18", image_size=32)).eval()
     with torch.no_grad():
         tokens = vit.forward_features(images)
-        assert torch.equal(encode(vit, images, "cls"), tokens[:, 0])
-        assert torch.equal(encode(vit, images, "avg"), tokens[:, 1:].mean(1))
-        assert torch.equal(encode(resnet, images), resnet(images))
+        assert torch.equal(encode(vit, images)["cls"], tokens[:, 0])
+        assert torch.equal(encode(vit, images)["mean"], tokens[:, 1:].mean(1))
+        assert torch.equal(encode(resnet, images)["mean"], resnet(images))
 
 
 def test_registers_are_prefix_tokens_too():
