@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "__init__.py").read_text()).group(1)
@@ -16,6 +17,15 @@ PACKAGES = [
     for folder in ("data_pipeline", "pretrain", "eval", "cluster")
     for package in (folder, *(f"{folder}.{name}" for name in find_packages(str(ROOT / folder))))
 ]
+
+
+class BuildPackage(build_py):
+    """Leaves this file out of the package whose folder it lies in."""
+
+    def find_package_modules(self, package, package_dir):
+        """All modules of a folder but ``setup``."""
+        return [found for found in super().find_package_modules(package, package_dir) if found[1] != "setup"]
+
 
 setup(
     name="eyespot",
@@ -26,6 +36,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     package_dir={"eyespot": "."},
+    cmdclass={"build_py": BuildPackage},
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},
     install_requires=[

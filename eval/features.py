@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.manifest import read_manifest
 from eyespot.eval.subject import Subject, encode_all
-from eyespot.pretrain.checkpoint import write_atomically
 from eyespot.pretrain.dist import World, agreed, any_rank, barrier
 
 BLOCK = 128
@@ -87,7 +87,7 @@ def _compute(subject: Subject, shards: Path, folder: Path, world: World) -> None
             file.flush()
     if world.rank == 0:
         meta = {"format": FORMAT, "subject": subject.name, **subject.origin, "shards": str(shards), "rows": num_samples}
-        write_atomically(partial / "meta.json", json.dumps(meta, indent=1).encode())
+        write_bytes(partial / "meta.json", json.dumps(meta, indent=1).encode())
         partial.rename(folder)
     barrier()
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import eyespot
+from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval import knn, linear
 from eyespot.eval.features import features_key, features_of
@@ -22,7 +23,6 @@ from eyespot.eval.intervals import wilson
 from eyespot.eval.labels import LabeledData, Part, labeled_data
 from eyespot.eval.subject import Role, Subject, is_run, subjects_of
 from eyespot.eval.task import Candidate, Task
-from eyespot.pretrain.checkpoint import write_atomically
 from eyespot.pretrain.dist import World, any_rank
 
 Protocol = Literal["knn", "linear"]
@@ -115,7 +115,7 @@ def judge(
     for subject, path, key, known, cached in jobs:
         if known is None:
             known = _run(protocol, subject, data, cached, seed, world, key)
-            write_atomically(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+            write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
         results.append(known)
     return results
 

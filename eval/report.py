@@ -13,12 +13,13 @@ from statistics import median
 from typing import Any
 
 import eyespot
+from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.manifest import find_shards, read_manifest
 from eyespot.eval.charts import Point, Row, interval_chart, line_chart, short
 from eyespot.eval.judge import Result, read_result
 from eyespot.eval.page import page, table
-from eyespot.pretrain.checkpoint import complete, write_atomically
+from eyespot.pretrain.checkpoint import complete
 from eyespot.pretrain.spool import read_metrics
 
 _ROLES = ("encoder", "random", "pixels")
@@ -76,7 +77,7 @@ def write_report(run_dir: Path) -> Path:
     sections += [_settings(story), _reproduce(story), _files(story), _footer()]
     path = run_dir / "report.html"
     try:
-        write_atomically(path, page(f"{story.recipe} · eyespot", sections).encode())
+        write_bytes(path, page(f"{story.recipe} · eyespot", sections).encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     return path

@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from eyespot.data_pipeline.atomic import commit, write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import any_rank, barrier
 
@@ -93,11 +94,9 @@ def save(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, keep: int) ->
         raise OSError(f"checkpoint {final.name} not written: {failure or 'another rank failed'}")
     if rank == 0:
         meta.files = hashes
-        write_atomically(partial / "meta.json", json.dumps(asdict(meta), indent=1).encode())
-        _sync_folder(partial)
-        partial.rename(final)
-        _sync_folder(final.parent)
-        write_atomically(final.parent / "latest", final.name.encode())
+        write_bytes(partial / "meta.json", json.dumps(asdict(meta), indent=1).encode())
+        commit(partial, final)
+        write_bytes(final.parent / "latest", final.name.encode())
         _sweep(run_dir, keep)
     barrier()
     return final
@@ -153,17 +152,6 @@ def read_encoder(folder: Path) -> dict[str, Tensor]:
         raise UserError(f"checkpoint {folder}: holds no tensors named {prefix}*")
     _read_tensors(folder, tensors, alone=True)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a small file so that a reader, or a kill, meets the old content or the new, never half."""
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    _sync_folder(path.parent)
 
 
 def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
@@ -243,14 +231,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(run_dir: Path, keep: int) -> None:

@@ -1,12 +1,11 @@
 """From a run's data settings to a loader's: which shards, which views, how the batch is dealt."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.loader import LoaderSpec, cpu_share, make_loader
 from eyespot.data_pipeline.manifest import Manifest, find_shards, read_manifest
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import DataConfig, Run
@@ -52,7 +51,7 @@ def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> Loader
         batch_size=data.batch_size // data.accumulate,
         seed=run.seed,
         device=str(world.device),
-        num_threads=data.num_threads or _own_cores(),
+        num_threads=data.num_threads or cpu_share(),
         max_bad_fraction=data.max_bad_fraction,
     )
 
@@ -65,8 +64,3 @@ def pictured_batch(spec: LoaderSpec, manifest: Manifest, world: World) -> Batch:
         return next(loader)
     finally:
         loader.close()
-
-
-def _own_cores() -> int:
-    """The cores that this process may use, divided among the run's processes on this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 import eyespot
+from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import ViewSpec
-from eyespot.pretrain.checkpoint import write_atomically
 from eyespot.pretrain.config import Run, difference, to_values
 
 PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
@@ -77,7 +77,7 @@ class RunFolder:
             "normalization": {"mean": views.mean, "std": views.std},
             **_code_state(),
         }
-        write_atomically(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
+        write_bytes(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
 
     def close(self) -> None:
         """Lets go of the folder."""

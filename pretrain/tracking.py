@@ -1,6 +1,7 @@
 """What a run tells about itself while it trains: metrics.jsonl at once, MLflow in the background."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from eyespot.pretrain.mlflow_sync import Mirror, RunRecord, brief, tracking_uri,
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 30.0
+_ROUNDING = 1e-4  # what another number of ranks may change in a loss
 
 
 class Tracker:
@@ -119,26 +121,39 @@ class _Replay:
     def __init__(self, recorded: dict[int, spool.Value | None]) -> None:
         self.last_step = max(recorded, default=-1)
         self._recorded = recorded
-        self._num_agreed = 0
-        self._differs = False
+        self._num_compared = 0
+        self._largest = 0.0
+        self._warned = False
 
     def compare(self, step: int, loss: spool.Value | None) -> None:
-        """Warns at the first step whose loss is not the recorded one, bit for bit."""
+        """Warns at the first step whose loss is further from the recorded one than other ranks explain."""
         if step not in self._recorded:
             return
         recorded = self._recorded[step]
-        if recorded == loss or (recorded != recorded and loss != loss):  # NaN again is agreement
-            self._num_agreed += 1
-        elif not self._differs:
-            self._differs = True
+        self._num_compared += 1
+        difference = _relative_difference(recorded, loss)
+        self._largest = max(self._largest, difference)
+        if difference > _ROUNDING and not self._warned:
+            self._warned = True
             _LOG.warning("the resumed run differs: at step %d the loss was %r and is now %r", step, recorded, loss)
 
     def end(self) -> None:
         """Says once how the replay went, and forgets what was recorded."""
-        if self._num_agreed and not self._differs:
-            _LOG.info("the %d re-run steps agreed with %s", self._num_agreed, spool.NAME)
-        self._num_agreed = 0
+        if self._num_compared and not self._warned:
+            how = f"to {self._largest:.1g}" if self._largest else "bit for bit"
+            _LOG.info("the %d re-run steps agreed with %s %s", self._num_compared, spool.NAME, how)
+        self._num_compared = 0
         self._recorded = {}
+
+
+def _relative_difference(one: spool.Value | None, other: spool.Value | None) -> float:
+    """0 for equal values, NaN again included; infinite where they cannot be compared."""
+    if one == other or (one != one and other != other):
+        return 0.0
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return math.inf
+    difference = abs(one - other) / max(abs(one), abs(other))
+    return difference if math.isfinite(difference) else math.inf
 
 
 class _Follower:

@@ -145,10 +145,10 @@ while True:
     save(run, step)
 """
     steps = []
-    for attempt in range(5):
+    for attempt in range(3):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
         process.stdout.readline()
-        time.sleep(0.05 + 0.083 * attempt)
+        time.sleep(0.1 + 0.17 * attempt)
         process.send_signal(signal.SIGKILL)
         process.wait()
         newest = checkpoint.newest(tmp_path)

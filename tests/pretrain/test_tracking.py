@@ -48,7 +48,18 @@ def test_replayed_steps_that_agree(tmp_path: Path, caplog: pytest.LogCaptureFixt
     for step in range(6, 12):
         again.log(step, {"loss": math.nan if step == 8 else 1 / (step + 3)})
     assert steps_of(tmp_path) == list(range(12))
-    assert [record.message for record in caplog.records] == ["the 4 re-run steps agreed with metrics.jsonl"]
+    assert [record.message for record in caplog.records] == ["the 4 re-run steps agreed with metrics.jsonl bit for bit"]
+
+
+def test_replayed_steps_that_differ_by_rounding(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Another number of ranks adds in another order."""
+    first = open_tracker(tmp_path)
+    for step in range(4):
+        first.log(step, {"loss": 0.5})
+    again = open_tracker(tmp_path)
+    for step in range(2, 5):
+        again.log(step, {"loss": 0.5 * (1 + 2**-20)})
+    assert [record.message for record in caplog.records] == ["the 2 re-run steps agreed with metrics.jsonl to 1e-06"]
 
 
 def test_replayed_steps_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -57,9 +68,9 @@ def test_replayed_steps_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFix
         first.log(step, {"loss": 0.5})
     again = open_tracker(tmp_path)
     for step in range(5, 12):
-        again.log(step, {"loss": 0.5 if step == 5 else 0.5000000000000001})
+        again.log(step, {"loss": 0.5 if step == 5 else 0.51})
     assert [record.message for record in caplog.records] == [
-        "the resumed run differs: at step 6 the loss was 0.5 and is now 0.5000000000000001"
+        "the resumed run differs: at step 6 the loss was 0.5 and is now 0.51"
     ]
     assert steps_of(tmp_path) == list(range(12))
 

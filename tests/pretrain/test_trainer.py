@@ -236,3 +236,26 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
         assert process.poll() is None, "the process ended before it got there"
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_mlflow_shows_one_run_across_resumes(digits, tmp_path, monkeypatch):
+    """Stopped and resumed, with pictures: one MLflow run that holds each metric once, the settings and the pictures."""
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = small_run(digits, tmp_path / "run", track=True, stop_after=7, picture_every=5)
+    fit(run, "mae_tiny")
+    fit(small_run(digits, tmp_path / "run", track=True, resume="auto", picture_every=5), "mae_tiny")
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "eyespot"]
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    history = client.get_metric_history(found.info.run_id, "loss")
+    recorded = sorted((point.step, point.value) for point in history)
+    assert recorded == list(zip(column(run.run_dir, "step"), column(run.run_dir, "loss"), strict=True))
+    for name in ("images_per_second", "data_wait_share", "lr", "grad_norm", "peak_memory_gb"):
+        assert len(client.get_metric_history(found.info.run_id, name)) == STEPS
+    assert found.data.params["optim.lr"] == str(run.optim.lr)
+    assert len(found.data.tags["manifest_sha256"]) == 64
+    pictures = {Path(item.path).name for item in client.list_artifacts(found.info.run_id, "pictures")}
+    assert pictures == {"step-00000005.png", "step-00000010.png", "step-00000015.png", "step-00000020.png"}
