@@ -23,6 +23,7 @@ STEPS = 20
 def small_run(shards: Path, run_dir: Path, **changes) -> Run:
     run = make_run("mae_tiny")
     run.data.shards, run.data.batch_size, run.run_dir = shards, 24, run_dir
+    run.optim.lr, run.optim.warmup_steps = 5e-3, 2
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = STEPS, 1, 5, 0, False
     run.device = "cpu"
     for name, value in changes.items():
@@ -33,6 +34,7 @@ def small_run(shards: Path, run_dir: Path, **changes) -> Run:
 def flags(shards: Path, run_dir: Path, *more: str) -> list[str]:
     """The same run as ``small_run`` on the command line."""
     sizes = ["--data.batch-size", "24", "--steps", str(STEPS), "--log-every", "1", "--save-every", "5"]
+    sizes += ["--optim.lr", "5e-3", "--optim.warmup-steps", "2"]
     places = ["--data.shards", str(shards), "--run-dir", str(run_dir), "--picture-every", "0"]
     return ["pretrain", "mae_tiny", *places, *sizes, "--no-track", "--device", "cpu", *more]
 
@@ -98,19 +100,19 @@ def test_two_processes_equal_one_that_accumulates(whole, digits, tmp_path):
 def test_the_full_batch_in_one_go_is_the_same_to_rounding(whole, digits, tmp_path):
     fit(small_run(digits, tmp_path / "full"), "mae_tiny")
     assert column(tmp_path / "full", "sample_digest") == column(whole, "sample_digest")
-    assert column(tmp_path / "full", "loss") == pytest.approx(column(whole, "loss"), rel=1e-5)
+    assert column(tmp_path / "full", "loss") == pytest.approx(column(whole, "loss"), rel=1e-6)
     full, parts = weights(tmp_path / "full"), weights(whole)
     for name, tensor in full.items():
         if name.startswith("model."):
-            without_key_bias(name, tensor, parts[name])
+            equal_to_rounding(name, tensor, parts[name])
 
 
-def without_key_bias(name: str, one: torch.Tensor, other: torch.Tensor) -> None:
-    """Equal to 1e-4 after 20 steps, leaving out the key's bias: its true gradient is 0 and AdamW enlarges its noise."""
+def equal_to_rounding(name: str, one: torch.Tensor, other: torch.Tensor) -> None:
+    """Equal to 1e-6 in norm, leaving out the key's bias: its true gradient is 0 and AdamW enlarges its noise."""
     if name.endswith("qkv.bias"):
         third = len(one) // 3
         one, other = (torch.cat([bias[:third], bias[2 * third :]]) for bias in (one, other))
-    assert torch.allclose(one, other, atol=1e-4), name
+    assert (one - other).norm() <= 1e-6 * one.norm(), name
 
 
 def test_kill_and_resume_is_exact(whole, digits, tmp_path):
