@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 
 from eyespot.data_pipeline import dali
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.crops import Geometry, view_geometry
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.reader import Reader, Reading
-from eyespot.data_pipeline.resize import Buffers, resize_views
+from eyespot.data_pipeline.reader import File, Reader, Reading
+from eyespot.data_pipeline.resize import Buffers, normalized, resize_views
 from eyespot.data_pipeline.views import ViewSpec
 
 Ids = Int64[np.ndarray, " b"]
@@ -35,8 +35,9 @@ class _Job:
     epochs: Ids
     ids: Ids
     """What was read: ``wanted``, or what stands in for damaged samples."""
-    files: list[UInt8[np.ndarray, " _"]]
+    files: list[File]
     geometry: list[Geometry]
+    labels: Ids
 
 
 class BatchMaker:
@@ -68,11 +69,9 @@ class BatchMaker:
         """
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-resize")
-        self._image_sizes = np.stack([reader.index["height"], reader.index["width"]], axis=1).astype(np.int32)
-        self._header_check = dali.HeaderCheck(batch_size)
-        self._checked = np.zeros(len(reader.index), bool)
         self._jobs = self._read_ahead(iter(plan))
         self._running: deque[_Job] = deque()
         self._again: deque[_Job] = deque()
@@ -117,15 +116,14 @@ class BatchMaker:
 
     def _job(self, wanted: Ids, epochs: Ids, reading: Reading) -> _Job:
         ids, files = reading.result()
-        while not self._headers_agree(ids, files):
-            if not self._reject_undecodable(ids, files):
-                raise RuntimeError(f"DALI's header check and decoder disagree on samples {ids.tolist()}")
-            ids, files = self._reader.start(wanted).result()
+        rows = self._reader.index[ids]
+        image_sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
         geometry = [
-            view_geometry(view, f"view{number}", self._seed, epochs, ids, self._image_sizes[ids])
+            view_geometry(view, f"view{number}", self._seed, epochs, ids, image_sizes)
             for number, view in enumerate(self._views.views)
         ]
-        return _Job(wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry)
+        labels = rows["label"].astype(np.int64)
+        return _Job(wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry, labels=labels)
 
     def _pipeline(self) -> Any:
         options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
@@ -142,41 +140,36 @@ class BatchMaker:
         return dali.view_inputs(self._views, job.files, job.geometry)
 
     def _batch(self, job: _Job, outputs: Any) -> Batch:
-        finish = self._resize if self._device.type == "cpu" else self._copy
-        return Batch(
-            views=finish(job, outputs),
-            ids=torch.from_numpy(job.ids),
-            epochs=torch.from_numpy(job.epochs),
-            labels=torch.from_numpy(self._reader.index["label"][job.ids].astype(np.int64)).to(self._device),
-            seed=self._seed,
-        )
+        if self._stream is not None:
+            # On a stream of its own, so as not to wait for the trainer's; ready for every stream once it is through.
+            with torch.cuda.stream(self._stream):
+                views, labels = self._gpu_views(outputs), torch.from_numpy(job.labels).to(self._device)
+            self._stream.synchronize()
+        else:
+            views, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
+        ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
+        return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed)
 
-    def _copy(self, job: _Job, outputs: Any) -> list[Tensor]:
-        return [dali.to_torch(output) for output in outputs]
+    def _gpu_views(self, outputs: Any) -> list[Tensor]:
+        """Copies, which DALI cannot overwrite."""
+        pixels = [torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2) for output in outputs]
+        return [normalized(each, self._views.mean, self._views.std) for each in pixels]
 
-    def _resize(self, job: _Job, outputs: Any) -> list[Tensor]:
-        """The last steps of the CPU's way, the batch divided among the threads."""
+    def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
+        """Resizes the crops, the batch divided among the threads."""
         size = -(-len(job.ids) // self._num_threads)
         parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
         made: list[Tensor] = []
         tasks: list[Future[None]] = []
         for view, place, crops in zip(self._views.views, job.geometry, outputs, strict=True):
             made.append(self._buffers.take((len(job.ids), 3, view.size, view.size)))
-            regions, out = [np.asarray(crops.at(row)) for row in range(len(job.ids))], made[-1].numpy()
+            regions, out = [np.asarray(crop) for crop in crops], made[-1].numpy()
             for part in parts:
                 arguments = regions[part], place.rows(part), self._views.mean, self._views.std, out[part]
                 tasks.append(self._pool.submit(resize_views, *arguments))
         for task in tasks:
             task.result()
         return made
-
-    def _headers_agree(self, ids: Ids, files: list[UInt8[np.ndarray, " _"]]) -> bool:
-        """Looks at every sample once only: what is read later has the same checksum."""
-        new = np.flatnonzero(~self._checked[ids])
-        if len(new) and not self._header_check.agrees([files[row] for row in new], self._image_sizes[ids[new]]):
-            return False
-        self._checked[ids] = True
-        return True
 
     def _repair(self, error: Exception) -> None:
         """After DALI failed: finds the samples that it cannot decode, and has their batches read again."""
@@ -186,11 +179,11 @@ class BatchMaker:
         self._running.clear()
         self._again = deque(self._job(job.wanted, job.epochs, self._reader.start(job.wanted)) for job in jobs)
 
-    def _reject_undecodable(self, ids: Ids, files: list[UInt8[np.ndarray, " _"]]) -> int:
+    def _reject_undecodable(self, ids: Ids, files: list[File]) -> int:
         """Decodes each file on its own; returns how many failed."""
         num_rejected = 0
         for sample, file in zip(ids.tolist(), files, strict=True):
-            height, width = self._image_sizes[sample].tolist()
+            height, width = self._reader.index[["height", "width"]][sample].item()
             if reason := dali.why_undecodable(file, height, width):
                 self._reader.reject(sample, reason)
                 num_rejected += 1

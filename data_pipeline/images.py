@@ -7,7 +7,8 @@ lossless and as JPEG of quality 95 otherwise:
 - CMYK, palette, 1-bit, 16-bit (scaled, not clipped), and formats other than JPEG and PNG;
 - transparency: laid on white, as a page shows it;
 - animations: the first frame;
-- an EXIF orientation: turned upright, as every viewer shows it. DALI decodes without looking at the tag.
+- an EXIF orientation: turned upright, as every viewer shows it. DALI decodes without looking at the tag;
+- a header that DALI does not read (workers.py asks it).
 
 What does not decode completely raises BadImage with the reason.
 """
@@ -67,7 +68,7 @@ class Examined:
     """Of all squared pixel values per channel, RGB."""
 
 
-def examine(data: bytes, resize: int | None = None, *, in_place: bool = False) -> Examined:
+def examine(data: bytes, resize: int | None = None, *, in_place: bool = False, rewrite: str | None = None) -> Examined:
     """Decodes an image completely and rewrites it where that is needed (see the top of this file).
 
     Args:
@@ -75,6 +76,7 @@ def examine(data: bytes, resize: int | None = None, *, in_place: bool = False) -
         resize: shrink the image so that its short side has this many pixels; a smaller image is left alone.
         in_place: nothing can be rewritten; what would have to be is bad. An EXIF orientation is ignored, as the
             loader ignores it.
+        rewrite: a reason to rewrite even a file that could be kept.
 
     Raises:
         BadImage: the bytes are no image, a broken one, or one of absurd size.
@@ -82,7 +84,7 @@ def examine(data: bytes, resize: int | None = None, *, in_place: bool = False) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL warns of every odd tag; what matters raises
-            return _examine(data, resize, in_place)
+            return _examine(data, resize, in_place, rewrite)
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -100,7 +102,7 @@ def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
     return _encode(image, "png")
 
 
-def _examine(data: bytes, resize: int | None, in_place: bool) -> Examined:
+def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | None = None) -> Examined:
     if not data:
         raise BadImage("empty file")
     image = _open(data)
@@ -120,6 +122,7 @@ def _examine(data: bytes, resize: int | None, in_place: bool) -> Examined:
         image, kind = turned, kind or "rotated"
     if resize is not None and min(image.size) > resize:
         kind = kind or "resized"
+    kind = kind or rewrite
     if kind is None:
         return _measure(data, image, "png" if source_format == "PNG" else "jpg")
     if image.mode not in ("RGB", "L") or "transparency" in image.info:

@@ -29,7 +29,7 @@ READY = 2
 """Finished batches that wait for the consumer."""
 
 
-def _cpu_share() -> int:
+def cpu_share() -> int:
     """The cores of this process, divided among the ranks that torchrun or SLURM started beside it."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -48,7 +48,7 @@ class LoaderSpec:
     """Of the order and of every random crop."""
     device: str = "cpu"
     """Where decoding and the views are made, and where the views lie: "cpu" or "cuda:0"."""
-    num_threads: int = field(default_factory=_cpu_share)
+    num_threads: int = field(default_factory=cpu_share)
     """CPU threads that decode and resize."""
     max_bad_fraction: float = 0.01
     """Share of damaged samples above which the stream stops."""
@@ -147,6 +147,7 @@ class Loader:
             made = self._worker.ready.get()
             if not isinstance(made, BaseException):
                 batch, num_bad = made
+                _hand_over(batch)
                 self.bad_samples += num_bad
                 self._samples_consumed += self._samples_per_batch
                 return batch
@@ -196,6 +197,16 @@ class _Worker:
                 return self.ready.put(made, timeout=0.1)
             except Full:
                 continue
+
+
+def _hand_over(batch: Batch) -> None:
+    """Tells torch's allocator that the caller's stream reads what another stream made.
+
+    Else its memory would be given to a later batch while kernels that read it still wait to run.
+    """
+    for tensor in (*batch.views, batch.labels):
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
 def _maker(spec: LoaderSpec, reader: Reader, plan: Plan, share: int) -> BatchMaker:

@@ -1,6 +1,6 @@
 """Reads the image files of samples out of the tars, checks them, and stands in for those that are damaged.
 
-Plain ``pread``, never ``mmap``: a tar that is cut short while mapped kills the process with SIGBUS.
+Plain reads, never ``mmap``: a tar that is cut short while mapped kills the process with SIGBUS.
 """
 
 import logging
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.manifest import Manifest
@@ -25,7 +26,9 @@ NUM_OPEN_TARS = 64
 MAX_PIXELS = 2**28
 """A larger image is an attack or a mistake, and would exhaust the memory when decoded."""
 
-File = UInt8[np.ndarray, " _"]
+File = bytearray
+Row = tuple[int, ...]
+"""Of the index."""
 
 
 class _OpenTar:
@@ -54,12 +57,12 @@ class Reader:
         Raises:
             UserError: a tar is missing or has another size.
         """
-        self.index = index
+        self.index = np.asarray(index)  # a plain array: np.memmap makes every access slower
         self.folder = folder
         self._paths = [folder / shard.tar for shard in manifest.shards]
         self._substitute = substitute
         self._undecodable: set[int] = set()
-        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(_OpenTar)
+        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar, paths=self._paths: _OpenTar(paths[tar]))
         for path, shard in zip(self._paths, manifest.shards, strict=True):
             size = path.stat().st_size if path.is_file() else None
             if size != shard.bytes:
@@ -68,9 +71,12 @@ class Reader:
         self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-read")
 
     def start(self, ids: Int64[np.ndarray, " b"]) -> "Reading":
-        """Begins to read these samples in the background."""
-        parts = np.array_split(ids, min(NUM_THREADS, len(ids)))
-        return Reading([self._pool.submit(self._read_all, part.tolist()) for part in parts])
+        """Takes what the system has in memory at once, and begins to read the rest in the background."""
+        files = list(map(self._read_from_memory, ids.tolist(), self.index[ids].tolist()))
+        places = np.array([place for place, file in enumerate(files) if file is None], np.int64)
+        parts = np.array_split(places, min(NUM_THREADS, len(places))) if len(places) else []
+        late = [(part.tolist(), self._pool.submit(self._read_all, ids[part].tolist())) for part in parts]
+        return Reading(ids, files, late)
 
     def reject(self, sample: int, reason: str) -> None:
         """Remembers that a sample's bytes are as packed but cannot be decoded.
@@ -96,6 +102,18 @@ class Reader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._open.cache_clear()
 
+    def _read_from_memory(self, sample: int, row: Row) -> File | None:
+        """The sample, if no disk has to be waited for and nothing is wrong with it.
+
+        Handing a small file to a thread costs several times what reading it from the page cache costs.
+        """
+        if sample in self._undecodable:
+            return None
+        try:
+            return self._read(row, os.RWF_NOWAIT)
+        except (OSError, ValueError):
+            return None
+
     def _read_all(self, ids: Sequence[int]) -> list[tuple[int, File]]:
         return [self._read_or_substitute(sample) for sample in ids]
 
@@ -106,22 +124,22 @@ class Reader:
             if sample in self._undecodable:
                 continue
             try:
-                return sample, self._read(sample)
+                return sample, self._read(self.index[sample].item())
             except (OSError, ValueError) as error:
                 self._complain(sample, str(error))
         raise UserError(f"shards {self.folder}: no readable sample near {wanted}; run: eyespot shards verify")
 
-    def _read(self, sample: int) -> File:
-        tar, offset, size, crc32, height, width, _ = self.index[sample].item()
+    def _read(self, row: Row, flags: int = 0) -> File:
+        tar, offset, size, crc32, height, width, _ = row
         if not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
-        opened = self._open(self._paths[tar])  # held until the read is over
-        data = os.pread(opened.fd, size, offset)
-        if len(data) != size:
-            raise ValueError(f"the tar ends after {len(data)} of the image's {size} bytes")
+        opened = self._open(tar)  # held until the read is over
+        data = bytearray(size)
+        if (num_read := os.preadv(opened.fd, [data], offset, flags)) != size:
+            raise ValueError(f"the tar ends after {num_read} of the image's {size} bytes")
         if zlib.crc32(data) != crc32:
             raise ValueError("its bytes changed since they were packed (crc32)")
-        return np.frombuffer(data, np.uint8)
+        return data
 
     def _complain(self, sample: int, reason: str) -> None:
         message = f"{self.describe(sample)} is damaged: {reason}"
@@ -133,8 +151,20 @@ class Reader:
 class Reading:
     """Samples that are being read."""
 
-    def __init__(self, parts: list[Future[list[tuple[int, File]]]]):
-        self._parts = parts
+    def __init__(
+        self,
+        ids: Int64[np.ndarray, " b"],
+        files: list[File | None],
+        late: list[tuple[list[int], Future[list[tuple[int, File]]]]],
+    ):
+        """Gathers them.
+
+        Args:
+            ids: what was asked for.
+            files: those that are there already.
+            late: places of those that are still being read, and what will come.
+        """
+        self._ids, self._files, self._late = ids, files, late
 
     def result(self) -> tuple[Int64[np.ndarray, " b"], list[File]]:
         """Waits for them: the ids of what was read, in the order asked for, and the files.
@@ -142,5 +172,8 @@ class Reading:
         Raises:
             UserError: samples are damaged, and none may or can take their place.
         """
-        samples = [sample for part in self._parts for sample in part.result()]
-        return np.array([sample for sample, _ in samples], np.int64), [file for _, file in samples]
+        ids, files = self._ids.copy(), self._files
+        for places, samples in self._late:
+            for place, (sample, file) in zip(places, samples.result(), strict=True):
+                ids[place], files[place] = sample, file
+        return ids, cast(list[File], files)

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.images import BadImage, Examined, examine
@@ -18,6 +19,7 @@ from eyespot.data_pipeline.sources import Item, read_item
 
 NUM_WORKERS = len(os.sched_getaffinity(0))
 CHUNK = 32  # items a worker takes at once
+_MISREAD = "DALI cannot read its header as other programs do"
 FEW = 2048  # so many small images are done before a pool of processes has started
 
 
@@ -72,14 +74,30 @@ def _die_with_parent() -> None:
 
 
 def _examine_chunk(items: Sequence[Item], resize: int | None, in_place: bool) -> list[Examined | str]:
-    return [_examine_item(item, resize, in_place) for item in items]
+    found = [_examine_item(item, resize=resize, in_place=in_place) for item in items]
+    for place in _misread(found):
+        found[place] = _MISREAD if in_place else _rewritten(items[place], resize)
+    return [replace(image, data=b"") if in_place and isinstance(image, Examined) else image for image in found]
 
 
-def _examine_item(item: Item, resize: int | None, in_place: bool) -> Examined | str:
+def _examine_item(item: Item, **options: Any) -> Examined | str:
     try:
-        image = examine(read_item(item), resize, in_place=in_place)
+        return examine(read_item(item), **options)
     except BadImage as error:
         return str(error)
     except OSError as error:
         return f"unreadable: {error.strerror}"
-    return replace(image, data=b"") if in_place else image
+
+
+def _misread(images: Sequence[Examined | str]) -> list[int]:
+    """Which of them DALI would not decode as they were examined."""
+    from eyespot.data_pipeline.headers import header_sizes  # DALI takes a second to import: only where images are
+
+    places = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined)]
+    sizes = header_sizes([image.data for _, image in places])
+    return [place for (place, image), size in zip(places, sizes, strict=True) if size != (image.height, image.width)]
+
+
+def _rewritten(item: Item, resize: int | None) -> Examined | str:
+    image = _examine_item(item, resize=resize, rewrite="unusual header")
+    return _MISREAD if _misread([image]) else image

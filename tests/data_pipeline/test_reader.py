@@ -2,8 +2,10 @@
 
 import io
 import logging
+import os
 import shutil
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +44,7 @@ def damage(shards: Path, sample: int, count: int = 1) -> str:
 
 def read(reader: Reader, ids) -> tuple[list[int], list[bytes]]:
     found, files = reader.start(np.array(ids)).result()
-    return found.tolist(), [file.tobytes() for file in files]
+    return found.tolist(), [bytes(file) for file in files]
 
 
 def test_files_are_those_in_the_tars(shards):
@@ -53,6 +55,48 @@ def test_files_are_those_in_the_tars(shards):
     ids = np.random.default_rng(0).permutation(len(inside)).tolist()
     reader = open_reader(shards)
     assert read(reader, ids) == (ids, [inside[sample] for sample in ids])
+    reader.close()
+
+
+def forget(shards: Path) -> None:
+    """Drops the tars from the system's memory, so that they have to come from the disk."""
+    os.sync()
+    for path in shards.glob("*.tar"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.parametrize("forgotten", ["all", "some"])
+def test_what_is_not_in_memory_comes_from_the_disk(shards, forgotten):
+    reader = open_reader(shards, substitute=False)
+    ids = np.random.default_rng(0).permutation(len(reader.index)).tolist()
+    expected = read(reader, ids)
+    forget(shards)
+    if forgotten == "some":
+        for path in sorted(shards.glob("*.tar"))[::2]:
+            path.read_bytes()
+    assert read(reader, ids) == expected
+    reader.close()
+
+
+class SlowReader(Reader):
+    """From storage that takes 5 ms to answer and never has anything in memory."""
+
+    def _read(self, row, flags=0):
+        if flags:
+            raise BlockingIOError
+        time.sleep(0.005)
+        return super()._read(row)
+
+
+def test_slow_storage_is_asked_for_many_files_at_once(shards):
+    manifest = read_manifest(shards)
+    reader = SlowReader(shards, manifest, read_index(shards, manifest), substitute=False)
+    began = time.perf_counter()
+    readings = [reader.start(np.arange(start, start + 64)) for start in range(0, 640, 64)]
+    found = [sample for reading in readings for sample in reading.result()[0].tolist()]
+    assert found == list(range(640))
+    assert 640 / (time.perf_counter() - began) > 700  # a second; one after another gives 200
     reader.close()
 
 
@@ -129,8 +173,7 @@ def test_absurd_sizes_are_never_decoded(shards):
     index = np.load(shards / "index.npy")
     index["height"][5], index["width"][5] = 60_000, 60_000
     index["width"][9] = 0
-    np.save(shards / "index.npy", index)
-    reader = open_reader(shards)
+    reader = Reader(shards, read_manifest(shards), index, substitute=True)
     assert read(reader, [5, 9])[0] == [6, 10]
     reader.close()
 

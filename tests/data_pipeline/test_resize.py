@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from eyespot.data_pipeline.crops import center_crops, view_geometry
-from eyespot.data_pipeline.resize import Buffers, resize_views
+from eyespot.data_pipeline.resize import Buffers, normalized, resize_views
 from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
 
 SHAPES = [(190, 300), (33, 32), (8, 8), (500, 41), (300, 300)]
@@ -66,3 +66,39 @@ def test_memory_returns_only_when_its_last_holder_is_gone():
     del part
     assert buffers.take((1, 3, 4, 4)).data_ptr() != address
     assert buffers.take((2, 3, 4, 4)).data_ptr() == address
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        lambda views: views[:1],
+        lambda views: views.permute(0, 2, 3, 1),
+        lambda views: views.numpy(),
+        lambda views: views.numpy()[1:, ::2],
+        lambda views: np.from_dlpack(views),
+        lambda views: torch.utils.dlpack.from_dlpack(views)[0],
+        lambda views: memoryview(views.numpy()),
+        lambda views: views.untyped_storage(),
+        lambda views: torch.nn.Parameter(views)[:, 0].detach(),
+    ],
+    ids=["slice", "permute", "numpy", "numpy slice", "numpy dlpack", "torch dlpack", "buffer", "storage", "parameter"],
+)
+def test_whatever_shares_memory_keeps_it(alias):
+    buffers = Buffers()
+    views = buffers.take((2, 3, 4, 4))
+    address, kept = views.data_ptr(), alias(views)
+    del views
+    gc.collect()
+    other = buffers.take((2, 3, 4, 4))
+    assert other.data_ptr() != address
+    del kept
+    gc.collect()
+    assert buffers.take((2, 3, 4, 4)).data_ptr() == address
+
+
+def test_normalised_pixels():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)).permute(0, 3, 1, 2)
+    expected = v2.functional.normalize(pixels.double() / 255, IMAGENET_MEAN, IMAGENET_STD)
+    found = normalized(pixels, IMAGENET_MEAN, IMAGENET_STD)
+    assert found.dtype == torch.float32 and found.is_contiguous()
+    assert torch.allclose(found.double(), expected, atol=2e-6)

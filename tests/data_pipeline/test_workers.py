@@ -1,8 +1,13 @@
 """Results come in order and say what is wrong, from one process or several."""
 
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from eyespot.data_pipeline.headers import header_sizes
 from eyespot.data_pipeline.images import Examined
 from eyespot.data_pipeline.sources import Item
 from eyespot.data_pipeline.workers import FEW, examine_items
@@ -29,6 +34,23 @@ def test_order_and_reasons(items: list[Item], workers: int):
             assert result == "unreadable: No such file or directory"
         else:
             assert isinstance(result, Examined) and result.sums == (number % 256,) * 3
+
+
+def test_what_dali_cannot_read_is_rewritten_or_named(tmp_path: Path):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(stream, "JPEG")
+    good = stream.getvalue()
+    odd = good.replace(b"\xff\xc0", b"zz\xff\xc0")  # PIL skips the two stray bytes
+    assert header_sizes([good, odd]) == [(20, 30), None]
+    for name, data in (("good", good), ("odd", odd)):
+        (tmp_path / name).write_bytes(data)
+    items = [Item(name, -1, str(tmp_path / name), 0, (tmp_path / name).stat().st_size) for name in ("good", "odd")]
+    kept, rewritten = examine_items(items, 1)
+    assert isinstance(kept, Examined) and (kept.data, kept.kind) == (good, None)
+    assert isinstance(rewritten, Examined) and rewritten.kind == "unusual header"
+    assert header_sizes([rewritten.data]) == [(rewritten.height, rewritten.width)] == [(20, 30)]
+    kept, reason = examine_items(items, 1, in_place=True)
+    assert isinstance(kept, Examined) and "DALI cannot read its header" in str(reason)
 
 
 def test_in_place_results_come_without_their_bytes(items: list[Item]):

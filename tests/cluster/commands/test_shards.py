@@ -98,8 +98,9 @@ def test_looking_and_checking_need_no_torch(digits: Path):
     program = """
 import sys
 from eyespot.cluster.cli import main
-assert main(["shards", "info", sys.argv[1]]) == main(["shards", "verify", sys.argv[1]]) == 0
-assert main(["shards", "index", sys.argv[1] + "/test"]) == 0
-assert "torch" not in sys.modules and "nvidia.dali" not in sys.modules
+assert main(["shards", "info", sys.argv[1]]) == 0
+assert "nvidia.dali" not in sys.modules
+assert main(["shards", "verify", sys.argv[1]]) == main(["shards", "index", sys.argv[1] + "/test"]) == 0
+assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program, str(digits)], check=True, capture_output=True)
