@@ -24,7 +24,7 @@ from eyespot.pretrain.encoders import encode, make_encoder
 
 Role = Literal["encoder", "random", "pixels"]
 
-MAX_PIXEL_VALUES = 3 * 32 * 32
+MAX_PIXEL_VALUES = 1024
 """Raw pixels are a baseline for images of up to this many values."""
 
 
