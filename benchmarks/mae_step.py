@@ -19,7 +19,7 @@ from results import write_results
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.pretrain.encoders import EncoderConfig, choose_attention, encode_visible, make_encoder
 from eyespot.pretrain.objectives.mae import MAE, take
 from eyespot.pretrain.optim import OptimConfig, make_optimizer, parameter_groups
 
@@ -161,6 +161,9 @@ def main() -> None:
     images = torch.randn(options.batch_size, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     batch = Batch(views=[images], ids=ids, epochs=ids * 0, labels=ids, seed=0)
     ours, full, plain = build(MAE), build(FullMAE), build(ReferenceMAE).use_plain_attention()
+    fused_attention = build(MAE)
+    for objective in (ours, full):
+        choose_attention(objective, torch.device("cpu"))
     losses = [gradient(objective, batch, "fp32")() for objective in (ours, plain)]
     print(f"loss ours {losses[0]:.7f}, reference {losses[1]:.7f}")
     fused, loop = fused_adamw(ours), loop_adamw(plain)
@@ -170,6 +173,7 @@ def main() -> None:
             "encoder, 25 % visible": encoder_gradient(ours, batch, "bf16", masked=True),
             "forward + backward, all patches": gradient(full, batch, "bf16"),
             "forward + backward, 25 % visible": gradient(ours, batch, "bf16"),
+            "forward + backward, fused attention": gradient(fused_attention, batch, "bf16"),
             "reference step, fp32": whole_step(plain, loop, batch, "fp32"),
             "reference step, bf16": whole_step(plain, loop, batch, "bf16"),
             "our step, bf16": whole_step(ours, fused, batch, "bf16"),
@@ -182,6 +186,11 @@ def main() -> None:
             "75 % masking, forward + backward",
             ratio(times, "forward + backward, all patches", "forward + backward, 25 % visible"),
             2.0,
+        ),
+        (
+            "plain attention instead of the fused kernel, on the CPU",
+            ratio(times, "forward + backward, fused attention", "forward + backward, 25 % visible"),
+            1.0,
         ),
         ("our bf16 step against the reference in fp32", ratio(times, "reference step, fp32", "our step, bf16"), 1.9),
         ("our bf16 step against the reference in bf16", ratio(times, "reference step, bf16", "our step, bf16"), 1.05),

@@ -111,6 +111,16 @@ def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Fl
     return {"cls": features[:, 0], **kinds} if getattr(encoder, "cls_token", None) is not None else kinds
 
 
+def choose_attention(module: nn.Module, device: torch.device) -> None:
+    """Fused attention on a GPU, plain matrix products on a CPU, in every timm block of ``module``.
+
+    On a CPU torch's fused kernel takes longer: benchmarks/mae_step.py shows by how much.
+    """
+    for block in module.modules():
+        if isinstance(getattr(block, "fused_attn", None), bool):
+            cast(Any, block).fused_attn = device.type != "cpu"
+
+
 def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:
     """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
 

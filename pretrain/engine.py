@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import World
+from eyespot.pretrain.encoders import choose_attention
 from eyespot.pretrain.objective import Objective
 
 Precision = Literal["fp32", "bf16"]
@@ -85,5 +86,6 @@ def make_engine(
     """
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
+    choose_attention(objective, world.device)
     module = importlib.import_module(f"eyespot.pretrain.engines.{name}")
     return module.make(objective, world, make_optimizer, accumulate=accumulate, clip=clip, precision=precision)

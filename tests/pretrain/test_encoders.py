@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, encode, encode_visible, make_encoder, sincos_positions
+from eyespot.pretrain.encoders import (
+    EncoderConfig,
+    choose_attention,
+    encode,
+    encode_visible,
+    make_encoder,
+    sincos_positions,
+)
 
 
 def test_features_of_vit_and_resnet():
@@ -38,6 +45,18 @@ def test_checkpointing_changes_memory_not_numbers():
         results.append((loss.detach(), vit.blocks[0].attn.qkv.weight.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+def test_attention_is_chosen_by_device_and_gives_the_same_features():
+    vit = make_encoder(EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        choose_attention(vit, torch.device("cuda"))
+        assert all(block.attn.fused_attn for block in vit.blocks)
+        fused = vit(images)
+        choose_attention(vit, torch.device("cpu"))
+        assert not any(block.attn.fused_attn for block in vit.blocks)
+        assert torch.allclose(vit(images), fused, atol=1e-5)
 
 
 def test_positions_tell_rows_from_columns():
