@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICK := .quickstart
+# Where `make bench` finds caltech10-images.tar and cifar10-images.tar.gz: archives of <class>/*.jpg.
+DATA ?= ../shared/data
 
 .PHONY: dev quickstart test check bench image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
@@ -26,8 +28,9 @@ check: $(READY) ## formatting, lint, types, import contracts, sizes
 	$(BIN)/python -m pytest tests/test_house.py
 
 bench: $(READY) ## ratios against the usual ways, both sides in one run; writes benchmarks/results
-	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/mae_step.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/loader.py --data $(DATA)
 
 image: ## the container
 	docker build -t eyespot .

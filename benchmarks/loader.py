@@ -224,6 +224,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
     arguments = parser.parse_args()
+    if not arguments.data.is_dir():
+        parser.error(f"--data {arguments.data}: no such folder; it holds caltech10-images.tar, cifar10-images.tar.gz")
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     chosen = tasks(arguments.seconds, cores)
