@@ -7,7 +7,7 @@ RUN apt-get update \
 
 WORKDIR /opt/eyespot
 # The same command as in the README; dependencies first, so that a change of code does not install them again.
-COPY setup.py constraints.txt Makefile __init__.py README.md ./
+COPY setup.py pyproject.toml constraints.txt Makefile __init__.py README.md ./
 RUN mkdir data_pipeline pretrain eval cluster && make dev
 COPY . .
 RUN touch .venv/.ready
