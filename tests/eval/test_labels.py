@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 
 import numpy as np
@@ -9,9 +10,12 @@ from eyespot.eval.labels import labeled_data
 
 
 def rewrite_labels(folder, change):
-    index = np.array(read_index(folder, read_manifest(folder)))
+    manifest = read_manifest(folder)
+    index = np.array(read_index(folder, manifest))
     index["label"] = change(index["label"])
     np.save(folder / "index.npy", index)
+    manifest.index_sha256 = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def test_own_test_split(digits):
