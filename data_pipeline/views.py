@@ -12,14 +12,26 @@ IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 class RandomView:
     """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip)."""
 
-    size: int = 224
-    """Height and width of the view, pixels."""
+    size: int = 0
+    """Height and width of the view, pixels; 0 in a recipe = what its encoder sees."""
     scale: tuple[float, float] = (0.2, 1.0)
     """Smallest and largest area of the crop, as a share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of the crop."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Largest changes of brightness, contrast, saturation and hue, as torchvision's ColorJitter takes them."""
+    jitter_probability: float = 0.8
+    """Probability that colours are jittered at all."""
+    grayscale: float = 0.0
+    """Probability that the view loses its colour."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur; its kernel is as wide as a tenth of the view."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, pixels."""
+    solarize: float = 0.0
+    """Probability that levels of 128 and above are inverted."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
