@@ -82,6 +82,9 @@ class Run:
     """Newest checkpoints that are kept."""
     picture_every: int = 1000
     """Steps between two pictures; 0 = none."""
+    monitor_every: int = 0
+    """Steps between two looks at the encoder: similarities, effective rank, kNN and probe where there are labels; 0 =
+    none."""
     max_skipped_steps: int = 0
     """Steps in a row whose loss or gradient is not finite that are skipped before the run stops."""
     track: bool = True
@@ -95,17 +98,18 @@ class Run:
                 raise UserError(f"{name} {getattr(self, name)}: must be 1 or more")
         if self.keep_checkpoints < 2:
             raise UserError(f"keep_checkpoints {self.keep_checkpoints}: must be 2 or more, the newest may be damaged")
-        for name in ("seed", "picture_every", "max_skipped_steps"):
+        for name in ("seed", "picture_every", "monitor_every", "max_skipped_steps"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} {getattr(self, name)}: must be 0 or more")
         if self.stop_after is not None and self.stop_after < 1:
             raise UserError(f"stop_after {self.stop_after}: must be 1 or more; leave it out to run all steps")
+        self.objective.check_batch(self.data.batch_size)
 
 
 # What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
 FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "engine", "device", "log_every", "save_every", "keep_checkpoints"),
-    *("picture_every", "max_skipped_steps", "track", "experiment"),
+    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment"),
     *("data.shards", "data.accumulate", "data.num_threads", "data.max_bad_fraction", "encoder.checkpointing"),
 }
 

@@ -85,6 +85,19 @@ def gather_rows(rows: Float64[Tensor, "n k"] | Int64[Tensor, "n k"]) -> Float64[
     return torch.stack(gathered, dim=1).flatten(0, 1)
 
 
+def gather_batch(micro_batches: list[Tensor]) -> Tensor:
+    """Rows (B, ...) of this rank's micro-batches -> the rows of all ranks, in the order of the global batch.
+
+    Every rank gets all of them, on the rows' device, without gradient.
+    """
+    own = torch.stack(micro_batches).contiguous()
+    if not dist.is_initialized():
+        return own.flatten(0, 1)
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, own)
+    return torch.stack(gathered, dim=1).flatten(0, 2)
+
+
 @contextmanager
 def agreed() -> Iterator[None]:
     """What is wrong with the input on one rank is wrong for all: each raises the same UserError, and none hangs."""

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.batchnorm import synchronize_batch_norm
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import choose_attention
 from eyespot.pretrain.objective import Objective
@@ -28,8 +29,13 @@ class Engine(Protocol):
 
     objective: Objective
 
-    def forward_backward(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
-        """Adds one micro-batch's gradient; ``last`` marks the step's last micro-batch. Returns detached scalars."""
+    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
+        """Computes the gradient of a whole step: detached scalars of each micro-batch.
+
+        Args:
+            micro_batches: as many as the engine was told to expect, each with its seed of torch's generator; taken one
+                by one, so that the next can be made ready meanwhile.
+        """
         ...
 
     def step(self, lr: float) -> tuple[float, bool]:
@@ -87,5 +93,7 @@ def make_engine(
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
     choose_attention(objective, world.device)
+    if world.size > 1:
+        synchronize_batch_norm(objective)
     module = importlib.import_module(f"eyespot.pretrain.engines.{name}")
     return module.make(objective, world, make_optimizer, accumulate=accumulate, clip=clip, precision=precision)

@@ -10,8 +10,7 @@ from eyespot.data_pipeline.manifest import Manifest, find_shards, read_manifest
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.dist import World
-
-NUM_PICTURED = 8
+from eyespot.pretrain.objective import NUM_PICTURED
 
 
 def open_shards(data: DataConfig) -> tuple[Path, Manifest]:

@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.encoders import encode
+
+NUM_PICTURED = 8
 
 
 class Objective(nn.Module, ABC):
@@ -25,6 +28,13 @@ class Objective(nn.Module, ABC):
         @abstractmethod
         def build(self, encoder: nn.Module, image_size: int) -> "Objective":
             """The objective around a freshly made encoder that sees images of ``image_size`` pixels."""
+
+        def check_batch(self, batch_size: int) -> None:  # noqa: B027 - most methods can work with any
+            """Whether the method can work with so many images per step, over all ranks.
+
+            Raises:
+                UserError: it cannot.
+            """
 
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""
@@ -44,6 +54,14 @@ class Objective(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""
 
+    def after_skip(self) -> None:
+        """Called instead of ``after_step`` where the step was not taken, because something was not finite."""
+
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"] | None:
-        """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing."""
-        return None
+        """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing.
+
+        By default the views of a few samples, where there is more than one view.
+        """
+        if len(batch.views) < 2 or len({view.shape for view in batch.views}) > 1:
+            return None
+        return torch.stack([view[:NUM_PICTURED].float() for view in batch.views])

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,20 +14,20 @@ from torch import Tensor
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import make_loader
-from eyespot.data_pipeline.manifest import Manifest
 from eyespot.pretrain import checkpoint, dist
-from eyespot.pretrain.config import Run, to_values
+from eyespot.pretrain.config import Run
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.feed import loader_spec, normalized, open_shards, pictured_batch
 from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
+from eyespot.pretrain.monitor import Monitor
 from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.schedule import effective_rate, micro_seed, warmup_cosine
 from eyespot.pretrain.stopping import StopSignals
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking import make_tracker
 
 log = logging.getLogger("eyespot")
 
@@ -38,8 +39,8 @@ class TrainingError(RuntimeError):
     """The run cannot go on; the message is one line for the person who started it."""
 
 
-def fit(run: Run, recipe: str) -> Outcome:
-    """Trains to the last step, or until a signal asks for a stop.
+def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
+    """Trains to the last step, or until a signal asks for a stop; ``monitors`` look every ``run.monitor_every`` steps.
 
     Raises:
         UserError: the run's settings, data or folder are wrong.
@@ -53,7 +54,7 @@ def fit(run: Run, recipe: str) -> Outcome:
         with dist.agreed():
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
-        return Trainer(run, recipe, world, folder, signals).fit(console)
+        return Trainer(run, recipe, world, folder, signals, monitors).fit(console)
     except BaseException as error:
         if folder is not None:  # the command says it at the terminal
             known = isinstance(error, UserError | TrainingError)
@@ -70,8 +71,16 @@ def fit(run: Run, recipe: str) -> Outcome:
 class Trainer:
     """One run: set up, then ``fit``."""
 
-    def __init__(self, run: Run, recipe: str, world: dist.World, folder: RunFolder, signals: StopSignals) -> None:
-        self.run, self.world, self.folder, self.signals = run, world, folder, signals
+    def __init__(
+        self,
+        run: Run,
+        recipe: str,
+        world: dist.World,
+        folder: RunFolder,
+        signals: StopSignals,
+        monitors: Sequence[Monitor],
+    ) -> None:
+        self.run, self.world, self.folder, self.signals, self.monitors = run, world, folder, signals, monitors
         with dist.agreed():
             shards, manifest = open_shards(run.data)
             torch.manual_seed(run.seed)
@@ -93,7 +102,7 @@ class Trainer:
             self.loader = make_loader(spec, world.rank, world.size, state)
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
-        self.tracker = self._make_tracker(recipe, manifest) if world.rank == 0 else None
+        self.tracker = make_tracker(run, recipe, folder.record, manifest.name, world) if world.rank == 0 else None
         self.meter, self.skipped, self.failed_saves = StepMeter(world.device), 0, 0
         announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))
 
@@ -116,7 +125,7 @@ class Trainer:
         last = min(run.steps, run.stop_after or run.steps)
         self.meter.restart()
         for step in range(self.start, last):
-            batches, scalars = self._micro_batches(step)  # 1. forward, backward
+            batches, scalars = self._forward_backward(step)  # 1.
             rate = self._rate(step)
             broken, stop = dist.any_rank([not torch.isfinite(scalars).all(), self.signals.received is not None])
             grad_norm, applied = self.engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
@@ -127,7 +136,7 @@ class Trainer:
                 self._skip(step, batches, scalars, grad_norm)
             done = step + 1
             self.position = self.loader.state_dict()
-            if _due(done, run.log_every) or done == last:
+            if _due(done, run.log_every) or _due(done, run.monitor_every) or done == last:
                 self._log(done, batches, scalars, {"lr": rate, "grad_norm": grad_norm}, progress)
             if self.pictured is not None and (_due(done, run.picture_every) or done == run.steps):
                 self._picture(done)
@@ -140,19 +149,20 @@ class Trainer:
         log.info("done: step %d of %d", max(self.start, last), run.steps)
         return "done"
 
-    def _micro_batches(self, step: int) -> tuple[list[Batch], Tensor]:
-        """Forward and backward of one step: its micro-batches and their scalars, (accumulate, names) float64."""
-        batches, rows = [], []
+    def _forward_backward(self, step: int) -> tuple[list[Batch], Tensor]:
+        """The gradient of one step: its micro-batches and their scalars, (accumulate, names) float64."""
+        batches: list[Batch] = []
+        rows = self.engine.forward_backward(self._micro_batches(step, batches))
+        self.names = list(rows[0])
+        return batches, torch.stack([torch.stack([value.double() for value in row.values()]) for row in rows]).cpu()
+
+    def _micro_batches(self, step: int, taken: list[Batch]) -> Iterator[tuple[Batch, int]]:
+        """One step's micro-batches with their seeds; those that were asked for are in ``taken``."""
         for part in range(self.run.data.accumulate):
             asked = time.monotonic()
-            batch = next(self.loader)
+            taken.append(next(self.loader))
             self.meter.add(self.run.data.batch_size // self.run.data.accumulate, time.monotonic() - asked)
-            torch.manual_seed(micro_seed(self.run.seed, step, part * self.world.size + self.world.rank))
-            scalars = self.engine.forward_backward(batch, last=part == self.run.data.accumulate - 1)
-            self.names = list(scalars)
-            rows.append(torch.stack([value.double() for value in scalars.values()]))
-            batches.append(batch)
-        return batches, torch.stack(rows).cpu()
+            yield taken[-1], micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
 
     def _rate(self, step: int) -> float:
         optim = self.run.optim
@@ -162,6 +172,7 @@ class Trainer:
     def _skip(self, step: int, batches: list[Batch], scalars: Tensor, grad_norm: float) -> None:
         """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
         self.engine.discard()
+        self.engine.objective.after_skip()
         self.skipped += 1
         what = (
             f"step {step + 1}: loss or gradient is not finite (gradient norm {grad_norm});"
@@ -187,6 +198,10 @@ class Trainer:
             "bad_samples": int(dist.gather_rows(torch.tensor([[self.loader.bad_samples]])).sum()),
             **self.meter.close_interval(),
         }
+        if _due(step, self.run.monitor_every):
+            for monitor in self.monitors:
+                values |= monitor(self.engine.objective, self.world)
+            self.meter.restart()
         if self.tracker is not None:
             self.tracker.log(step, values)
         progress.show(step, values["loss"], values["images_per_second"])
@@ -223,24 +238,6 @@ class Trainer:
         meta = checkpoint.load(folder, self.engine.save_tensors())
         log.info("going on after step %d, from %s", meta.step, folder)
         return meta.step, meta.loader
-
-    def _make_tracker(self, recipe: str, manifest: Manifest) -> Tracker:
-        record = self.folder.record
-        return Tracker(
-            self.run.run_dir,
-            run_key=record["run_key"],
-            name=self.run.run_dir.resolve().name,
-            experiment=self.run.experiment,
-            params=to_values(self.run),
-            tags={
-                "recipe": recipe,
-                "data": manifest.name,
-                "manifest_sha256": record["manifest_sha256"],
-                "git_commit": record["git_commit"],
-                "world_size": str(self.world.size),
-            },
-            uri=None if self.run.track else "none",
-        )
 
 
 def _due(step: int, every: int) -> bool:

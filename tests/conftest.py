@@ -1,8 +1,11 @@
 """Shared fixtures. Shapes in signatures (jaxtyping) are checked at run time here, and only here."""
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -39,3 +42,55 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "digits"
     pack("digits", folder, workers=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Callable[..., list[Any]]:
+    """``on_ranks(function, size, *arguments)``: its result on each of ``size`` real gloo ranks.
+
+    ``function(world, *arguments)`` stands at the top of a test file; what it returns is pickled.
+    """
+    return _on_ranks
+
+
+def _on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        context.Process(target=_rank, args=(rank, size, port, answers, function, arguments)) for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    got = dict(answers.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join(60)
+    failed = [text for text in got.values() if isinstance(text, _Failure)]
+    assert not failed, "\n".join(failed)
+    return [got[rank] for rank in range(size)]
+
+
+class _Failure(str):
+    """A rank's traceback."""
+
+
+def _rank(
+    rank: int, size: int, port: int, answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    import traceback
+
+    import torch
+
+    from eyespot.pretrain import dist
+
+    torch.multiprocessing.set_sharing_strategy("file_system")  # tensors outlive the process that sends them
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        answer = function(dist.start("cpu", timeout_minutes=2.0), *arguments)
+    except Exception:
+        answer = _Failure(f"rank {rank}: {traceback.format_exc()}")
+    answers.put((rank, answer))
+    dist.stop()

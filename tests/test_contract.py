@@ -109,7 +109,7 @@ def test_it_learns_one_batch_on_every_engine(method, engine_name, precision):
     )
     batch, losses = make_batch(objective), []
     for step in range(30):
-        losses.append(float(engine.forward_backward(batch, last=True)["loss"]))
+        losses.append(float(engine.forward_backward([(batch, step)])[0]["loss"]))
         norm, applied = engine.step(2e-3)
         assert applied
         assert norm > 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.engine import MakeOptimizer, Precision
+from eyespot.pretrain.grad_cache import cached_gradients
 from eyespot.pretrain.objective import Objective
 
 
@@ -29,19 +32,37 @@ class DDPEngine:
     ) -> None:
         self.objective = objective.to(world.device)
         self._device, self._accumulate, self._clip = world.device, accumulate, clip
-        self._autocast = precision == "bf16"
-        self._wrapped = DistributedDataParallel(objective) if world.size > 1 else None
+        self._bf16 = precision == "bf16"
+        self._wrapped = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else None
         self._optimizer = make_optimizer(objective)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._fill_optimizer_state()
 
-    def forward_backward(self, batch: Batch, *, last: bool) -> dict[str, Tensor]:
-        """One micro-batch; gradients cross the network with the last one only."""
+    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
+        """One step's gradient; it crosses the network with the last micro-batch only."""
+        if isinstance(self.objective, Contrastive) and self._accumulate > 1:
+            cached, scalars = cached_gradients(self.objective, micro_batches, self._autocast)
+            for number, (batch, seed, gradients) in enumerate(cached, 1):
+                self._backward(batch, seed, last=number == self._accumulate, gradients=gradients)
+            return [scalars] * len(cached)
+        return [
+            self._backward(batch, seed, last=number == self._accumulate)
+            for number, (batch, seed) in enumerate(micro_batches, 1)
+        ]
+
+    def _backward(self, batch: Batch, seed: int, *, last: bool, gradients: Rows | None = None) -> dict[str, Tensor]:
+        """Adds one micro-batch's share of the gradient: of its own loss, or of the step's that was ``gradients``."""
+        torch.manual_seed(seed)
+        objective, known = self._wrapped or self.objective, {} if gradients is None else {"gradients": gradients}
         with self._wrapped.no_sync() if self._wrapped is not None and not last else contextlib.nullcontext():
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-                scalars = (self._wrapped or self.objective)(batch)
-            (scalars["loss"] / self._accumulate).backward()
+            with self._autocast():
+                scalars = objective(batch, **known)
+            loss = scalars["loss"] if gradients is not None else scalars["loss"] / self._accumulate
+            loss.backward()
         return {name: scalar.detach() for name, scalar in scalars.items()}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
 
     def step(self, lr: float) -> tuple[float, bool]:
         """Clips by the global norm and steps; skips when the norm is not finite."""
@@ -75,7 +96,8 @@ class DDPEngine:
     def _fill_optimizer_state(self) -> None:
         """Creates the slots before the first step, so that a checkpoint can be read into them.
 
-        A step at rate 0 with zero gradients changes no parameter; the step counters go back to 0 after it.
+        A step at rate 0 with zero gradients changes no parameter; the slots, in which weight decay may
+        have left something, go back to 0 after it.
         """
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -84,7 +106,8 @@ class DDPEngine:
         self._optimizer.step()
         self.discard()
         for state in self._optimizer.state.values():
-            state["step"].zero_()
+            for slot in state.values():
+                slot.zero_()
 
 
 def make(objective: Objective, world: World, make_optimizer: MakeOptimizer, **options: Any) -> DDPEngine:

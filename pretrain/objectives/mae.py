@@ -27,9 +27,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec
 from eyespot.pretrain.encoders import encode_visible, require_vit, sincos_positions
-from eyespot.pretrain.objective import Objective
-
-NUM_PICTURED = 8
+from eyespot.pretrain.objective import NUM_PICTURED, Objective
 
 
 class MAE(Objective):

@@ -2,11 +2,9 @@
 
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.epochs import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim import OptimConfig
-
-CIFAR10_IMAGES = 50_000
-IMAGENET_IMAGES = 1_281_167
 
 
 def mae_vitb16_in1k() -> Run:
@@ -44,11 +42,6 @@ def mae_tiny() -> Run:
         save_every=250,
         picture_every=250,
     )
-
-
-def steps(epochs: int, images: int, batch_size: int) -> int:
-    """Steps of so many epochs: the sample stream drops nothing at an epoch's end."""
-    return round(epochs * images / batch_size)
 
 
 def _imagenet(encoder: str) -> Run:
