@@ -13,10 +13,11 @@ from torch import Tensor
 
 from eyespot.data_pipeline import dali
 from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.color import Coloring, view_coloring
 from eyespot.data_pipeline.crops import Geometry, view_geometry
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.reader import File, Reader, Reading
-from eyespot.data_pipeline.resize import Buffers, normalized, resize_views
+from eyespot.data_pipeline.resize import Buffers, finish_views, resize_views
 from eyespot.data_pipeline.views import ViewSpec
 
 Ids = Int64[np.ndarray, " b"]
@@ -37,6 +38,7 @@ class _Job:
     """What was read: ``wanted``, or what stands in for damaged samples."""
     files: list[File]
     geometry: list[Geometry]
+    coloring: list[Coloring | None]
     labels: Ids
 
 
@@ -122,8 +124,14 @@ class BatchMaker:
             view_geometry(view, f"view{number}", self._seed, epochs, ids, image_sizes)
             for number, view in enumerate(self._views.views)
         ]
+        coloring = [
+            view_coloring(view, f"view{number}", self._seed, epochs, ids)
+            for number, view in enumerate(self._views.views)
+        ]
         labels = rows["label"].astype(np.int64)
-        return _Job(wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry, labels=labels)
+        return _Job(
+            wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry, coloring=coloring, labels=labels
+        )
 
     def _pipeline(self) -> Any:
         options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
@@ -143,30 +151,35 @@ class BatchMaker:
         if self._stream is not None:
             # On a stream of its own, so as not to wait for the trainer's; ready for every stream once it is through.
             with torch.cuda.stream(self._stream):
-                views, labels = self._gpu_views(outputs), torch.from_numpy(job.labels).to(self._device)
+                views, labels = self._gpu_views(job, outputs), torch.from_numpy(job.labels).to(self._device)
             self._stream.synchronize()
         else:
             views, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
         ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
         return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed)
 
-    def _gpu_views(self, outputs: Any) -> list[Tensor]:
+    def _gpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
         """Copies, which DALI cannot overwrite."""
-        pixels = [torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2) for output in outputs]
-        return [normalized(each, self._views.mean, self._views.std) for each in pixels]
+        made: list[Tensor] = []
+        for coloring, output in zip(job.coloring, outputs, strict=True):
+            pixels = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
+            made.append(finish_views(pixels, coloring, self._views.mean, self._views.std))
+        return made
 
     def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
-        """Resizes the crops, the batch divided among the threads."""
+        """Resizes and recolors the crops, the batch divided among the threads."""
         size = -(-len(job.ids) // self._num_threads)
         parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
         made: list[Tensor] = []
         tasks: list[Future[None]] = []
-        for view, place, crops in zip(self._views.views, job.geometry, outputs, strict=True):
+        jobs = zip(self._views.views, job.geometry, job.coloring, outputs, strict=True)
+        for view, geometry, coloring, crops in jobs:
             made.append(self._buffers.take((len(job.ids), 3, view.size, view.size)))
             regions, out = [np.asarray(crop) for crop in crops], made[-1].numpy()
             for part in parts:
-                arguments = regions[part], place.rows(part), self._views.mean, self._views.std, out[part]
-                tasks.append(self._pool.submit(resize_views, *arguments))
+                colors = coloring and coloring.rows(part)
+                arguments = geometry.rows(part), colors, self._views.mean, self._views.std, out[part]
+                tasks.append(self._pool.submit(resize_views, regions[part], *arguments))
         for task in tasks:
             task.result()
         return made

@@ -1,4 +1,7 @@
-"""make_loader: an endless, resumable stream of batches. make_pass: every sample once, for evaluation."""
+"""make_loader: an endless, resumable stream of batches. make_pass: every sample once, for evaluation.
+
+make_selection: chosen samples, to watch a run by.
+"""
 
 import atexit
 import os
@@ -111,6 +114,30 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
 
     reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=False)
     return Loader(_maker(spec, reader, plan(), share), num_samples, 0, spec.batch_size, {})
+
+
+def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
+    """One pass over chosen samples in the order given, as their first epoch shows them; the last batch may be smaller.
+
+    Damaged samples are replaced, as in ``make_loader``: they must not end the run that is watched.
+
+    Args:
+        spec: what to load and how.
+        ids: which samples.
+
+    Raises:
+        UserError: the spec or the shards do not fit.
+    """
+    _check(spec)
+    manifest = read_manifest(spec.shards)
+
+    def plan() -> Plan:
+        for begin in range(0, len(ids), spec.batch_size):
+            chosen = ids[begin : begin + spec.batch_size]
+            yield chosen, np.zeros_like(chosen)
+
+    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
+    return Loader(_maker(spec, reader, plan(), spec.batch_size), manifest.num_samples, 0, spec.batch_size, {})
 
 
 class Loader:

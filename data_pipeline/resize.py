@@ -1,4 +1,4 @@
-"""From crops to views on the CPU: resize, cut, flip, normalise; and the normalisation of what a GPU has resized.
+"""From crops to views on the CPU: resize, cut, flip, recolor, normalise; and the last two for what a GPU has resized.
 
 On the CPU, torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision
 gives (docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes as well (dali.py).
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from eyespot.data_pipeline.color import Coloring, recolor
 from eyespot.data_pipeline.crops import Geometry
 from eyespot.data_pipeline.views import Color
 
@@ -25,6 +26,7 @@ GROUP_PIXELS = 2**16
 def resize_views(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     geometry: Geometry,
+    coloring: Coloring | None,
     mean: Color,
     std: Color,
     out: Float32[np.ndarray, "b 3 size size"],
@@ -34,6 +36,7 @@ def resize_views(
     Args:
         crops: the regions that ``geometry`` names, already cut out; RGB.
         geometry: of the view.
+        coloring: of the view.
         mean: per channel, pixel values in 0..1.
         std: per channel, pixel values in 0..1.
         out: where the views go.
@@ -46,8 +49,13 @@ def resize_views(
         pixels = torch.cat(_resized(crops[rows], geometry.rows(rows), size)).numpy()
         flip = geometry.flip[rows]
         pixels[flip] = pixels[flip, :, :, ::-1]
-        np.subtract(pixels, offset, out=out[rows])
-        np.multiply(out[rows], factor, out=out[rows])
+        if coloring is None:
+            np.subtract(pixels, offset, out=out[rows])
+        else:
+            out[rows] = pixels
+            recolor(torch.from_numpy(out[rows]), coloring.rows(rows))
+            out[rows] -= offset
+        out[rows] *= factor
 
 
 def _resized(
@@ -61,10 +69,16 @@ def _resized(
     return views
 
 
-def normalized(pixels: UInt8[Tensor, "b 3 h w"], mean: Color, std: Color) -> Float[Tensor, "b 3 h w"]:
-    """(pixels / 255 - mean) / std per channel, in memory of its own."""
+@torch.inference_mode()
+def finish_views(
+    pixels: UInt8[Tensor, "b 3 h w"], coloring: Coloring | None, mean: Color, std: Color
+) -> Float32[Tensor, "b 3 h w"]:
+    """Recolors and normalises what DALI has resized, in memory of its own."""
+    levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    if coloring is not None:
+        recolor(levels, coloring)
     offset, factor = (torch.from_numpy(value).to(pixels.device) for value in _offset_and_factor(mean, std))
-    return ((pixels - offset) * factor).contiguous()
+    return levels.sub_(offset).mul_(factor)
 
 
 @lru_cache

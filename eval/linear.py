@@ -120,6 +120,31 @@ def candidates(task: Task) -> list[Candidate]:
     return [_probe(task, kind) for kind in task.train]
 
 
+def predictions(
+    train: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    *,
+    num_classes: int,
+    penalty: float,
+) -> Int[Tensor, " m"]:
+    """The class of each test row by a probe of one given penalty, close to its optimum: cheap enough to repeat often.
+
+    Args:
+        train: features to learn from; standardised here.
+        labels: their classes, 0..num_classes-1.
+        test: features of the rows to classify.
+        num_classes: how many classes there are.
+        penalty: lambda, of the mean loss.
+    """
+    axes = Axes.of(train)
+    x = axes(train)
+    start = x.new_zeros(x.shape[1] + 1, num_classes)
+    with _fewer_threads(x, num_classes):
+        weights = fit(x, labels, start, penalty=penalty, variance=axes.variance, tolerance=_CHOOSING)
+    return _predict(axes(test), weights)
+
+
 def _fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
     """One thread where a fit is many small steps: on a busy machine two wait for each other, 20 times as long.
 

@@ -1,11 +1,12 @@
 """Monitors: what is measured of an encoder now and then while it trains, handed to the trainer from outside."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.objective import Objective
 
 
+@runtime_checkable
 class Monitor(Protocol):
     """Called on every rank at the same steps, with the objective as it then is."""
 

@@ -11,20 +11,34 @@ def effective_rate(base: float, batch_size: int) -> float:
     return base * batch_size / IMAGES_PER_RATE
 
 
-def warmup_cosine(step: int, *, steps: int, warmup_steps: int, peak: float, final: float = 0.0) -> float:
-    """Linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine down to ``final`` (Loshchilov & Hutter 2016).
+def learning_rate(
+    step: int,
+    *,
+    steps: int,
+    warmup_steps: int,
+    peak: float,
+    final: float = 0.0,
+    decay_at: tuple[float, ...] = (),
+) -> float:
+    """Linear from 0 to ``peak`` in ``warmup_steps``, then half a cosine (Loshchilov & Hutter 2016) or stairs.
 
     Args:
         step: 0-based number of the step that is about to be taken.
         steps: of the whole run.
         warmup_steps: of the linear rise; the first step is already above 0.
         peak: the highest rate.
-        final: the rate at the end.
+        final: the rate at the end of the cosine.
+        decay_at: shares of the whole run after each of which the rate falls to a tenth; () = the cosine.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
+    if decay_at:
+        return peak / 10 ** sum(step >= round(share * steps) for share in decay_at)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+warmup_cosine = learning_rate  # its name before there were stairs
 
 
 def micro_seed(seed: int, step: int, place: int) -> int:
