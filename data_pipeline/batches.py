@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int64
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from eyespot.data_pipeline import dali
@@ -73,7 +74,7 @@ class BatchMaker:
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = Buffers()
-        self._pool = ThreadPoolExecutor(num_threads, "eyespot-resize")
+        self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
         self._jobs = self._read_ahead(iter(plan))
         self._running: deque[_Job] = deque()
         self._again: deque[_Job] = deque()
@@ -210,3 +211,8 @@ class BatchMaker:
                 f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
                 f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"
             )
+
+
+def _one_openmp_thread() -> None:
+    """This thread runs torch's operations alone: else each would start as many threads as there are cores."""
+    threadpool_limits(1, user_api="openmp")

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from eyespot.data_pipeline.color import Coloring, recolor
@@ -69,7 +69,6 @@ def _resized(
     return views
 
 
-@torch.inference_mode()
 def finish_views(
     pixels: UInt8[Tensor, "b 3 h w"], coloring: Coloring | None, mean: Color, std: Color
 ) -> Float32[Tensor, "b 3 h w"]:

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from eyespot.data_pipeline.crops import center_crops, view_geometry
-from eyespot.data_pipeline.resize import Buffers, normalized, resize_views
+from eyespot.data_pipeline.resize import Buffers, finish_views, resize_views
 from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
 
 SHAPES = [(190, 300), (33, 32), (8, 8), (500, 41), (300, 300)]
@@ -28,7 +28,7 @@ def test_random_views_equal_torchvisions_tensor_path(size):
     places = list(zip(geometry.start.tolist(), geometry.shape.tolist(), strict=True))
     crops = [image[y : y + h, x : x + w] for image, ((y, x), (h, w)) in zip(images(), places, strict=True)]
     out = np.empty((len(SHAPES), 3, size, size), np.float32)
-    resize_views(crops, geometry, IMAGENET_MEAN, IMAGENET_STD, out)
+    resize_views(crops, geometry, None, IMAGENET_MEAN, IMAGENET_STD, out)
     normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     for image, ((y, x), (h, w)), flip, found in zip(images(), places, geometry.flip, out, strict=True):
         tensor = torch.from_numpy(image).permute(2, 0, 1)
@@ -49,7 +49,7 @@ def test_center_views_equal_torchvisions_tensor_path(view):
     )
     geometry = center_crops(view, np.array(SHAPES, np.int32))
     out = np.empty((len(SHAPES), 3, view.size, view.size), np.float32)
-    resize_views(images(), geometry, IMAGENET_MEAN, IMAGENET_STD, out)
+    resize_views(images(), geometry, None, IMAGENET_MEAN, IMAGENET_STD, out)
     for image, found in zip(images(), out, strict=True):
         expected = transform(torch.from_numpy(image).permute(2, 0, 1))
         assert torch.allclose(torch.from_numpy(found), expected, atol=2e-6)
@@ -99,6 +99,6 @@ def test_whatever_shares_memory_keeps_it(alias):
 def test_normalised_pixels():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)).permute(0, 3, 1, 2)
     expected = v2.functional.normalize(pixels.double() / 255, IMAGENET_MEAN, IMAGENET_STD)
-    found = normalized(pixels, IMAGENET_MEAN, IMAGENET_STD)
-    assert found.dtype == torch.float32 and found.is_contiguous()
+    found = finish_views(pixels, None, IMAGENET_MEAN, IMAGENET_STD)
+    assert found.dtype == torch.float32 and found.is_contiguous() and not found.is_inference()
     assert torch.allclose(found.double(), expected, atol=2e-6)
