@@ -30,12 +30,21 @@ class KeyQueue(nn.Module):
         self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def wait(self, keys: Float[Tensor, "b d"], ids: Int[Tensor, " b"]) -> None:
-        """Holds a micro-batch's keys back until the step is taken: they are not their own negatives."""
-        self._waiting.append((keys.detach().to(self.keys.dtype), ids.to(self.ids.device)))
+        """Holds a micro-batch's keys back until the step is taken: they are not their own negatives.
+
+        Args:
+            keys: need not be normalised.
+            ids: of their samples.
+        """
+        unit = F.normalize(keys.detach().to(self.keys.dtype), dim=1)
+        self._waiting.append((unit, ids.to(self.ids.device)))
 
     @torch.no_grad()
     def push(self) -> None:
-        """Replaces the oldest keys by the waiting ones of all ranks, in the order of the global batch."""
+        """Replaces the oldest keys by the waiting ones of all ranks, in the order of the global batch.
+
+        Every rank calls it at the same step, with as many keys waiting as the others.
+        """
         if not self._waiting:
             return
         keys, ids = (gather_batch(list(parts)) for parts in zip(*self._waiting, strict=True))
