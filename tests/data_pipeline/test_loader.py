@@ -26,7 +26,8 @@ from eyespot.data_pipeline.manifest import read_index, read_manifest
 from eyespot.data_pipeline.order import SampleOrder
 from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
 
-TWO_VIEWS = ViewSpec(views=(RandomView(size=48), RandomView(size=24, scale=(0.05, 0.4))))
+COLORS = dict(jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
+TWO_VIEWS = ViewSpec(views=(RandomView(size=48, **COLORS), RandomView(size=24, scale=(0.05, 0.4), **COLORS)))
 CENTER = ViewSpec(views=(CenterView(resize=10, size=8),))
 
 
@@ -94,6 +95,23 @@ def test_the_stream_is_the_same_for_any_number_of_ranks_and_threads(data, reques
     assert global_stream(replace(spec, num_threads=1), 4, 12) == alone
     assert global_stream(replace(spec, batch_size=96), 1, 4) == alone
     assert global_stream(replace(spec, seed=8), 1, 12) != alone
+
+
+def test_multi_crop_is_several_views_of_several_sizes(photo_shards):
+    """Each view keeps its bits whatever other views are asked for beside it, and their colours do not move a crop."""
+    large, small = RandomView(size=48, **COLORS), RandomView(size=20, scale=(0.05, 0.2), **COLORS)
+    many = ViewSpec(views=(large, large, small, small, small))
+    spec = digits_spec(photo_shards, views=many, batch_size=32)
+    (batch,) = take(make_loader(spec), 1)
+    assert [view.shape for view in batch.views] == [(32, 3, size, size) for size in (48, 48, 20, 20, 20)]
+    for one, other in ((0, 1), (2, 3), (3, 4)):
+        assert (batch.views[one] != batch.views[other]).any(dim=(1, 2, 3)).all()
+    (pair,) = take(make_loader(replace(spec, views=replace(many, views=(large, large)))), 1)
+    assert all(torch.equal(*views) for views in zip(pair.views, batch.views, strict=False))
+    plain = RandomView(size=48)
+    (still,) = take(make_loader(replace(spec, views=replace(many, views=(plain, plain)))), 1)
+    same = (still.views[0] == batch.views[0]).all(dim=(1, 2, 3))  # neither jittered, grayed, blurred nor solarized
+    assert 0 < same.sum() < 16
 
 
 def test_ids_epochs_and_labels_are_those_of_the_order(digit_shards):
