@@ -1,6 +1,7 @@
 """Encoders: timm's, by name, and the two things that timm's own forward does not give us.
 
-An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged.
+An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged
+(with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet).
 """
 
 import difflib
@@ -27,6 +28,8 @@ class EncoderConfig:
     """Height and width of what it sees, pixels."""
     patch_size: int | None = None
     """Height and width of a patch, pixels; None = what the name says. Vision transformers only."""
+    small_stem: bool = False
+    """3x3 stem with stride 1 and no max-pool, for images of 32 pixels (SimCLR, appendix B.9). ResNets only."""
     drop_path: float = 0.0
     """Probability that a residual branch is dropped, in the last block (rising linearly from 0 in the first)."""
     checkpointing: bool = False
@@ -57,9 +60,29 @@ def make_encoder(config: EncoderConfig) -> nn.Module:
         encoder = timm.create_model(config.name, num_classes=0, drop_path_rate=config.drop_path, **sizes)
     except (TypeError, AssertionError, ValueError) as error:
         raise UserError(f"encoder {config.name!r} with {sizes}: timm refuses: {error}") from error
+    if config.small_stem:
+        _shrink_stem(encoder, config.name)
     if config.checkpointing:
         cast(Any, encoder).set_grad_checkpointing()
     return encoder
+
+
+def _shrink_stem(encoder: nn.Module, name: str) -> None:
+    """Lets a ResNet's first stage see the image's own resolution (SimCLR, Chen et al. 2020, appendix B.9).
+
+    A deep stem keeps its 3x3 convolutions and loses the stride; the 7x7 one is made anew, initialised as timm does.
+    """
+    if not isinstance(encoder, timm.models.ResNet):
+        raise UserError(
+            f"encoder.small_stem True: {name} has no ResNet's stem to make small; leave it out or try resnet18"
+        )
+    first = cast(nn.Conv2d, encoder.conv1[0] if isinstance(encoder.conv1, nn.Sequential) else encoder.conv1)
+    if first.kernel_size == (3, 3):
+        first.stride = (1, 1)
+    else:
+        encoder.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+    encoder.maxpool = nn.Identity()
 
 
 def require_vit(encoder: nn.Module, method: str) -> timm.models.VisionTransformer:
@@ -119,6 +142,22 @@ def choose_attention(module: nn.Module, device: torch.device) -> None:
     for block in module.modules():
         if isinstance(getattr(block, "fused_attn", None), bool):
             cast(Any, block).fused_attn = device.type != "cpu"
+
+
+def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
+    """Puts the sine-cosine table where the learned position embedding was, and freezes it; prefix tokens have none.
+
+    Raises:
+        UserError: the encoder has no absolute position embedding, and ``method`` needs one.
+    """
+    positions = vit.pos_embed
+    if positions is None:
+        raise UserError(f"encoder: {method} needs an absolute position embedding, and this encoder has none")
+    height, width = vit.patch_embed.grid_size
+    with torch.no_grad():
+        positions.zero_()
+        positions[0, -height * width :] = torch.from_numpy(sincos_positions(positions.shape[-1], height, width))
+    positions.requires_grad_(False)
 
 
 def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:

@@ -39,8 +39,6 @@ class OptimConfig:
     """Largest global gradient norm; None = not clipped."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("adamw", "sgd", "lars"):
-            raise UserError(f"optim.name {self.name!r}: not one of adamw, sgd, lars")
         for name in ("lr", "trust"):
             if getattr(self, name) <= 0:
                 raise UserError(f"optim.{name} {getattr(self, name)}: must be above 0")
@@ -62,26 +60,28 @@ class OptimConfig:
             raise UserError(f"optim.min_lr {self.min_lr}: is the cosine's end, and optim.decay_at replaces the cosine")
 
 
-def parameter_groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices and tokens, and vectors (biases, norms), which may not decay.
+def parameter_groups(module: nn.Module, weight_decay: float, *, decay_vectors: bool = False) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices and tokens decay; vectors (biases, norms) where told to.
 
     It is the grouping of MAE's authors: by the number of dimensions, so class and mask tokens decay. MoCo's authors
     decay everything.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices: dict[str, Any] = {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay}
-    vectors: dict[str, Any] = {
-        "params": [p for p in trainable if p.ndim <= 1],
-        "weight_decay": config.weight_decay if config.decay_vectors else 0.0,
-    }
-    if config.name == "lars":
-        matrices["trust"], vectors["trust"] = config.trust, None
-    return [group for group in (matrices, vectors) if group["params"]]
+    return [
+        {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
+        {
+            "params": [parameter for parameter in trainable if parameter.ndim <= 1],
+            "weight_decay": weight_decay if decay_vectors else 0.0,
+        },
+    ]
 
 
 def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser of the module's parameters; the engine sets the rate before each step."""
-    groups = parameter_groups(module, config)
+    matrices, vectors = parameter_groups(module, config.weight_decay, decay_vectors=config.decay_vectors)
+    if config.name == "lars":
+        matrices["trust"], vectors["trust"] = config.trust, None
+    groups = [group for group in (matrices, vectors) if group["params"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, betas=config.betas, fused=True)
     if config.name == "sgd":

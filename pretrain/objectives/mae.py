@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec
-from eyespot.pretrain.encoders import encode_visible, require_vit, sincos_positions
+from eyespot.pretrain.encoders import encode_visible, fix_positions, require_vit, sincos_positions
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
 
 
@@ -106,14 +106,7 @@ class MAE(Objective):
         for token in (self.encoder.cls_token, self.encoder.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)
-        positions = self.encoder.pos_embed
-        if positions is None:
-            raise UserError("encoder: MAE needs an absolute position embedding, and this encoder has none")
-        num_prefix = positions.shape[1] - self.num_patches
-        with torch.no_grad():
-            positions.zero_()
-            positions[0, num_prefix:] = torch.from_numpy(sincos_positions(positions.shape[-1], *self.grid))
-        positions.requires_grad_(False)
+        fix_positions(self.encoder, "MAE")
 
     def views(self) -> ViewSpec:
         """One random resized crop, flipped or not: "MAE works well with crop-only augmentation" (table 1e)."""

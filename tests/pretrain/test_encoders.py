@@ -9,6 +9,7 @@ from eyespot.pretrain.encoders import (
     choose_attention,
     encode,
     encode_visible,
+    fix_positions,
     make_encoder,
     sincos_positions,
 )
@@ -66,12 +67,52 @@ def test_positions_tell_rows_from_columns():
     assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
 
 
+def test_fixed_positions_follow_the_prefix_and_do_not_learn():
+    config = EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)
+    vit = make_encoder(config)
+    fix_positions(vit, "a test")
+    assert not vit.pos_embed.requires_grad
+    assert (vit.pos_embed[0, 0] == 0).all()
+    assert torch.equal(vit.pos_embed[0, 1:], torch.from_numpy(sincos_positions(192, 4, 4)).float())
+    vit.pos_embed = None
+    with pytest.raises(UserError, match="a test needs an absolute position embedding"):
+        fix_positions(vit, "a test")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18d", "seresnet50"])
+def test_small_stem_keeps_the_resolution_and_the_names(name):
+    torch.manual_seed(0)
+    plain = make_encoder(EncoderConfig(name=name, image_size=32))
+    small = make_encoder(EncoderConfig(name=name, image_size=32, small_stem=True))
+    assert list(small.state_dict()) == list(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        stem = [encoder.maxpool(encoder.bn1(encoder.conv1(images))) for encoder in (plain, small)]
+        features = small.eval().forward_features(images)
+    assert [tuple(maps.shape[2:]) for maps in stem] == [(8, 8), (32, 32)]
+    assert features.shape == (2, small.num_features, 4, 4)
+    first = small.conv1 if name != "resnet18d" else small.conv1[0]
+    assert first.kernel_size == (3, 3)
+    deviation = (2 / (first.out_channels * 9)) ** 0.5  # He's, by the outputs, as timm has it
+    assert first.weight.std().item() == pytest.approx(deviation, rel=0.1)
+
+
+def test_small_stem_on_the_meta_device():
+    with torch.device("meta"):
+        encoder = make_encoder(EncoderConfig(name="resnet50", image_size=32, small_stem=True))
+    assert {parameter.device.type for parameter in encoder.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         (EncoderConfig(name="vit_tinny_patch16_224"), "close names: vit_tiny_patch16_224"),
         (EncoderConfig(name="vit_tiny_patch16_224", image_size=30, patch_size=4), "encoder.patch_size 4"),
         (EncoderConfig(name="resnet18", patch_size=4, image_size=32), "timm refuses"),
+        (
+            EncoderConfig(name="vit_tiny_patch16_224", image_size=32, small_stem=True),
+            "encoder.small_stem True: vit_tiny",
+        ),
     ],
 )
 def test_wrong_encoders_are_one_line(config, words):

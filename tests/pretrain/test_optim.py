@@ -1,4 +1,4 @@
-"""Parameter groups as MAE's authors make them, and AdamW against its own formula."""
+"""Parameter groups as MAE's authors make them; AdamW and SGD against their formulas; what an engine may rely on."""
 
 import pytest
 import torch
@@ -40,7 +40,90 @@ def test_adamw_follows_its_formula():
     assert torch.allclose(layer.weight.detach().double(), weight, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("changes", [{"lr": 0.0}, {"warmup_steps": -1}, {"clip": 0.0}])
+def test_adamw_is_torchs_fused_one():
+    (optimizer,) = [make_optimizer(nn.Linear(3, 2), OptimConfig())]
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.defaults["fused"]
+
+
+@pytest.mark.parametrize("decay_vectors", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_follows_its_formula(momentum, decay_vectors):
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 2)
+    config = OptimConfig(name="sgd", weight_decay=0.1, momentum=momentum, decay_vectors=decay_vectors)
+    optimizer = make_optimizer(layer, config)
+    slow = [(p.detach().double().clone(), torch.zeros_like(p).double()) for p in layer.parameters()]
+    for rate in (0.1, 0.3, 0.0, 0.2):
+        for number, parameter in enumerate(layer.parameters()):
+            parameter.grad = torch.randn_like(parameter)
+            weight, buffer = slow[number]
+            decay = 0.1 if parameter.ndim > 1 or decay_vectors else 0.0
+            buffer = momentum * buffer + parameter.grad.double() + decay * weight
+            slow[number] = weight - rate * buffer, buffer
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for parameter, (weight, _) in zip(layer.parameters(), slow, strict=True):
+        assert torch.allclose(parameter.detach().double(), weight, rtol=1e-5, atol=1e-6)
+
+
+def test_lars_trusts_matrices_only():
+    groups = make_optimizer(nn.Linear(3, 2), OptimConfig(name="lars", trust=0.02, weight_decay=1e-6)).param_groups
+    assert [(group["trust"], group["weight_decay"]) for group in groups] == [(0.02, 1e-6), (None, 0.0)]
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_slots_made_by_a_void_step_and_zeroed_are_a_fresh_start(name):
+    """What engines do so that a checkpoint finds its slots: a step at rate 0 without gradient, then all slots to 0."""
+
+    def run(void_step: bool) -> tuple[nn.Module, list[str]]:
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 4)
+        optimizer = make_optimizer(layer, OptimConfig(name=name, weight_decay=0.1))
+        if void_step:
+            before = [p.detach().clone() for p in layer.parameters()]
+            take(optimizer, layer, rate=0.0, scale=0.0)
+            assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), before, strict=True))
+            for state in optimizer.state.values():
+                for slot in state.values():
+                    slot.zero_()
+        for rate in (0.1, 0.2, 0.05):
+            take(optimizer, layer, rate=rate, scale=1.0)
+        return layer, sorted(optimizer.state[layer.weight])
+
+    (fresh, slots), (prepared, same_slots) = run(False), run(True)
+    assert slots == same_slots == (["exp_avg", "exp_avg_sq", "step"] if name == "adamw" else ["momentum_buffer"])
+    for ours, theirs in zip(prepared.parameters(), fresh.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def take(optimizer: torch.optim.Optimizer, layer: nn.Module, *, rate: float, scale: float) -> None:
+    torch.manual_seed(round(1000 * rate))
+    for parameter in layer.parameters():
+        parameter.grad = scale * torch.randn_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lr": 0.0},
+        {"trust": 0.0},
+        {"min_lr": -1.0},
+        {"warmup_steps": -1},
+        {"weight_decay": -0.1},
+        {"momentum": 1.0},
+        {"clip": 0.0},
+        {"decay_vectors": True, "name": "lars"},
+        {"decay_at": (0.8, 0.6)},
+        {"decay_at": (0.6, 1.0)},
+        {"decay_at": (0.0, 0.5)},
+        {"min_lr": 1e-3, "decay_at": (0.6, 0.8)},
+    ],
+)
 def test_wrong_numbers_name_their_field(changes):
     with pytest.raises(UserError, match=rf"optim\.{next(iter(changes))}"):
         OptimConfig(**changes)

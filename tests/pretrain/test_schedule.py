@@ -4,18 +4,18 @@ import math
 
 import pytest
 
-from eyespot.pretrain.schedule import effective_rate, micro_seed, warmup_cosine
+from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
 
 
 def test_warmup_is_linear_and_reaches_the_peak():
-    rates = [warmup_cosine(step, steps=100, warmup_steps=10, peak=2.0) for step in range(11)]
+    rates = [learning_rate(step, steps=100, warmup_steps=10, peak=2.0) for step in range(11)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10] == 2.0
 
 
 def test_cosine_has_its_middle_and_its_end():
     def rate(step):
-        return warmup_cosine(step, steps=110, warmup_steps=10, peak=2.0, final=0.5)
+        return learning_rate(step, steps=110, warmup_steps=10, peak=2.0, final=0.5)
 
     assert rate(60) == pytest.approx(1.25)
     assert rate(35) == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 4)))
@@ -24,7 +24,23 @@ def test_cosine_has_its_middle_and_its_end():
 
 
 def test_without_warmup_it_starts_at_the_peak():
-    assert warmup_cosine(0, steps=10, warmup_steps=0, peak=3.0) == 3.0
+    assert learning_rate(0, steps=10, warmup_steps=0, peak=3.0) == 3.0
+
+
+def test_stairs_fall_to_a_tenth_at_their_shares():
+    """MoCo's 200 epochs, falling at 120 and 160; a step that is a share of the run is the first of the lower rate."""
+
+    def rate(step):
+        return learning_rate(step, steps=200, warmup_steps=0, peak=0.03, decay_at=(0.6, 0.8))
+
+    assert [rate(step) for step in (0, 119, 120, 159, 160, 199)] == [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003]
+
+
+def test_stairs_have_the_same_warmup_and_count_it_as_part_of_the_run():
+    def rate(step):
+        return learning_rate(step, steps=10, warmup_steps=4, peak=1.0, decay_at=(0.7,))  # 0.7 * 10 > 7 in floats
+
+    assert [rate(step) for step in range(10)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1]
 
 
 def test_linear_scaling_rule():

@@ -1,0 +1,166 @@
+"""Batch norm over all ranks (Ioffe & Szegedy 2015, arXiv:1502.03167), on any device; torch's knows GPUs only.
+
+Mean and variance of the batch of all ranks together, so that W ranks learn what one process with the whole batch
+would, and no rank can tell its own samples by their statistics. In one forward pass each rank hands out its mean,
+variance and count, which are pooled without differences of large sums (Chan et al. 1979):
+
+    mean = sum_r n_r mean_r / n,    variance = sum_r n_r (variance_r + (mean_r - mean)^2) / n.
+
+With several micro-batches per step the statistics are those of a micro-batch over all ranks, and the running ones move
+once per micro-batch, as they do on one process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from eyespot.data_pipeline.errors import UserError
+
+
+class _Synchronized(_BatchNorm):
+    """What a synchronised class does in place of its own forward pass, in training mode."""
+
+    def forward(self, input: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b c *spatial"]:
+        """Normalised by the statistics of all ranks; in evaluation mode, or without other ranks, as ever."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(input)
+        self._check_input_dim(input)
+        mean, variance, count = pooled_statistics(input)
+        self._follow(mean, variance, count)
+        normal = cast(Tensor, _Normalize.apply(input, self.weight, self.bias, mean, variance, count, self.eps))
+        if isinstance(self, BatchNormAct2d):
+            return self.act(self.drop(normal))  # pyright: ignore[reportCallIssue]
+        return normal
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Moves the running statistics: towards the unbiased variance, as torch does."""
+        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
+            return
+        share = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            share = 1 / float(self.num_batches_tracked) if share is None else share
+        share = share or 0.0
+        self.running_mean.mul_(1 - share).add_(mean, alpha=share)
+        self.running_var.mul_(1 - share).add_(variance * (count / (count - 1)), alpha=share)
+
+
+class SynchronizedBatchNorm1d(_Synchronized, nn.BatchNorm1d):
+    """nn.BatchNorm1d over all ranks."""
+
+
+class SynchronizedBatchNorm2d(_Synchronized, nn.BatchNorm2d):
+    """nn.BatchNorm2d over all ranks."""
+
+
+class SynchronizedBatchNormAct2d(_Synchronized, BatchNormAct2d):
+    """timm's batch norm with activation over all ranks."""
+
+
+SYNCHRONIZED: dict[type[nn.Module], type[_Synchronized]] = {
+    nn.BatchNorm1d: SynchronizedBatchNorm1d,
+    nn.BatchNorm2d: SynchronizedBatchNorm2d,
+    BatchNormAct2d: SynchronizedBatchNormAct2d,
+}
+
+
+def synchronize_batch_norm(module: nn.Module) -> None:
+    """Makes every batch norm in ``module`` use the statistics of all ranks of the default group when training.
+
+    The modules stay the very same objects with another class, so parameters, buffers, hooks, state-dict names and
+    whoever else holds them notice nothing. All ranks must run them in the same order.
+
+    Raises:
+        UserError: it holds a kind of batch norm that would go on silently by itself.
+    """
+    for name, part in module.named_modules():
+        if type(part) in SYNCHRONIZED:
+            part.__class__ = SYNCHRONIZED[type(part)]
+        elif isinstance(part, _BatchNorm) and not isinstance(part, (_Synchronized, nn.SyncBatchNorm)):
+            raise UserError(
+                f"{name} {type(part).__name__}: cannot be synchronised across ranks; use nn.BatchNorm1d or BatchNorm2d"
+            )
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, batch norms in training mode use the batch's statistics as ever, and do not note them."""
+    tracking = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    for part in tracking:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in tracking:
+            part.track_running_stats = True
+
+
+@torch.no_grad()
+def pooled_statistics(
+    x: Float[Tensor, "b c *spatial"],
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"], Float[Tensor, ""]]:
+    """Mean, biased variance and number of values per channel over all ranks, in fp32 or better; one all-gather."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    zeros, ones = (fill(x.shape[1], dtype=precise, device=x.device) for fill in (torch.zeros, torch.ones))
+    # They only tell torch in which precision to add up; at momentum 0 they stay as they are.
+    mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
+    own = torch.cat([mean, variance, mean.new_full((1,), x.numel() / x.shape[1])])
+    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, own)
+    means, variances, counts = torch.stack(gathered).split([x.shape[1], x.shape[1], 1], dim=1)
+    count = counts.sum()
+    shares = counts / count
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return mean, variance, count
+
+
+class _Normalize(torch.autograd.Function):
+    """w (x - mean) / sqrt(variance + eps) + b, where mean and variance depend on the x of all ranks.
+
+    The gradient in x is that of the sum of all ranks' losses (Ioffe & Szegedy, section 3, with sums over all ranks);
+    those in w and b are of the own rank's loss: the engine averages them as it does for any parameter.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        eps: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps, ctx.has_bias = eps, bias is not None
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (slope,) = gradients
+        x, weight, mean, variance, count = ctx.saved_tensors
+        _, in_weight, in_bias = torch.ops.aten.native_batch_norm_backward(
+            slope, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
+        )
+        totals = torch.stack([in_weight, in_bias])
+        dist.all_reduce(totals)
+        along, level = (totals / count).view(2, 1, -1, *[1] * (x.ndim - 2))
+        shape = level.shape
+        rate = (variance + ctx.eps).rsqrt()
+        scale = rate if weight is None else rate * weight
+        in_x = (x - mean.view(shape)).mul_(-rate.view(shape) * along).add_(slope).sub_(level).mul_(scale.view(shape))
+        own = (in_weight if weight is not None else None, in_bias if ctx.has_bias else None)
+        return in_x.to(x.dtype), *own, None, None, None, None
