@@ -38,9 +38,6 @@ def learning_rate(
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-warmup_cosine = learning_rate  # its name before there were stairs
-
-
 def micro_seed(seed: int, step: int, place: int) -> int:
     """Seed of torch's generator (drop path and the like) for the micro-batch at ``place`` in a step's global batch.
 

@@ -25,7 +25,7 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
-from eyespot.pretrain.schedule import effective_rate, micro_seed, warmup_cosine
+from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
 from eyespot.pretrain.stopping import StopSignals
 from eyespot.pretrain.tracking import make_tracker
 
@@ -167,7 +167,8 @@ class Trainer:
     def _rate(self, step: int) -> float:
         optim = self.run.optim
         peak, final = (effective_rate(rate, self.run.data.batch_size) for rate in (optim.lr, optim.min_lr))
-        return warmup_cosine(step, steps=self.run.steps, warmup_steps=optim.warmup_steps, peak=peak, final=final)
+        schedule = {"steps": self.run.steps, "warmup_steps": optim.warmup_steps, "decay_at": optim.decay_at}
+        return learning_rate(step, peak=peak, final=final, **schedule)
 
     def _skip(self, step: int, batches: list[Batch], scalars: Tensor, grad_norm: float) -> None:
         """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
