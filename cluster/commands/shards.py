@@ -10,7 +10,7 @@ import tyro
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import Manifest, read_index, read_manifest
+from eyespot.data_pipeline.manifest import Manifest, find_shards, read_index, read_manifest
 from eyespot.data_pipeline.sources import DOWNLOADS
 from eyespot.data_pipeline.workers import NUM_WORKERS
 
@@ -20,6 +20,7 @@ USAGE = """usage: eyespot shards COMMAND ...
   index DIR       index tars that another tool wrote, where they lie
   verify DIR      check every byte, image and number; exit code 2 if something is wrong
   info DIR        show what a shard folder holds
+  show DIR        draw the views that a recipe makes of its images
 
   eyespot shards COMMAND --help   what a command takes
 
@@ -27,6 +28,7 @@ For example:
   eyespot shards pack digits data/digits
   eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
   eyespot shards info data/photos
+  eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -98,9 +100,27 @@ class Info:
     """A shard folder, or a folder of them (train, test)."""
 
 
+@dataclass(kw_only=True, slots=True)
+class Show:
+    """Write a PNG with the views that a recipe makes, so that you can see its augmentation.
+
+    One row per image: its middle as it is, then the recipe's views of it in the first three epochs of a run. They are
+    exactly those that a run with the recipe's seed trains on.
+    """
+
+    folder: Folder
+    """A shard folder, or a folder with train/ inside."""
+    recipe: str
+    """A name from eyespot recipes, or package.module:function."""
+    out: Path = Path("views.png")
+    """Where to write."""
+    samples: int = 8
+    """How many images, the first that a run sees."""
+
+
 def main(argv: list[str]) -> int:
     """Runs ``eyespot shards`` and returns the exit code."""
-    commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info}
+    commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info, "show": _show}
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -163,6 +183,23 @@ def _info(argv: list[str]) -> int:
         counts = np.bincount(index["label"][index["label"] >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(f"    {count:>8,}  {name}")
+    return 0
+
+
+def _show(argv: list[str]) -> int:
+    asked = parse(Show, argv, "eyespot shards show")
+    if asked.samples < 1:
+        raise UserError(f"samples {asked.samples}: must be 1 or more")
+    read_manifest(find_shards(asked.folder))  # before torch is imported, which takes seconds
+
+    from eyespot.pretrain.config import make_run
+    from eyespot.pretrain.view_picture import NUM_EPOCHS, draw_views
+
+    images, views = draw_views(make_run(asked.recipe), asked.folder, asked.out, asked.samples)
+    print(
+        f"{asked.out}: {_plural(images, 'image')}, a row each: its middle,"
+        f" then {_plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
+    )
     return 0
 
 

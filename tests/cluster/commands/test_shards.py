@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eyespot.cluster.cli import main
@@ -64,6 +65,7 @@ def test_what_is_left_out_and_converted_is_told(tmp_path: Path, capsys: pytest.C
         (["pack", "digits", "out", "--holdout", "0.2"], "holdout"),
         (["index", "nowhere"], "nowhere"),
         (["info", "nowhere"], "nowhere"),
+        (["show", "nowhere", "--recipe", "mae_tiny"], "nowhere"),
         (["pakc"], "pakc"),
     ],
 )
@@ -87,11 +89,28 @@ def test_wrong_input_typed_into_a_shell(tmp_path: Path):
         assert "--max-samplez" in done.stderr and "perhaps you meant --max-samples" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["pack", "index", "verify", "info"])
+@pytest.mark.parametrize("command", ["pack", "index", "verify", "info", "show"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(["shards", command, "--help"])
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 300
+
+
+def test_show_draws_the_recipes_views(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from PIL import Image
+
+    words = ["shards", "show", str(digits), "--recipe", "mae_tiny", "--samples", "5"]
+    out = tmp_path / "made" / "views.png"
+    assert main([*words, "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    side, gap = 96, 4  # 16 pixels, enlarged
+    picture = np.asarray(Image.open(out))
+    assert picture.shape == (5 * (side + gap) - gap, (1 + 3) * (side + gap) - gap, 3)
+    columns = [picture[:, begin : begin + side].tobytes() for begin in range(0, picture.shape[1], side + gap)]
+    assert len(set(columns)) == 4, "the image and a view in each of three epochs"
+    assert main([*words[:3], "--recipe", "mae_tinny"]) == 2
+    assert "perhaps you meant mae_tiny" in capsys.readouterr().err
+    assert main([*words, "--samples", "0"]) == 2
 
 
 def test_looking_and_checking_need_no_torch(digits: Path):
