@@ -24,6 +24,23 @@ from eyespot.pretrain.spool import read_metrics
 
 _ROLES = ("encoder", "random", "pixels")
 _PROTOCOL_NAMES = {"linear": "Linear probe", "knn": "Nearest neighbours"}
+# metric, title, unit, whether the axis begins at 0
+_TRAINING_CHARTS = (
+    ("images_per_second", "Images per second", "", True),
+    ("lr", "Learning rate", "", True),
+    ("grad_norm", "Gradient norm", "", False),
+    ("data_wait_share", "Share of time spent waiting for data (%)", "%", True),
+)
+_WATCHED_CHARTS = (
+    ("online/linear", "Linear probe (%)", "%", False),
+    ("online/knn", "Nearest neighbours (%)", "%", False),
+    ("health/positive_similarity", "Cosine of two views of one image", "", False),
+    ("health/negative_similarity", "Cosine of different images", "", False),
+    ("health/alignment", "Alignment: distance of two views, squared", "", False),
+    ("health/uniformity", "Uniformity (lower = more spread out)", "", False),
+    ("health/effective_rank", "Effective rank", "", False),
+    ("health/effective_rank_centered", "Effective rank, centred", "", False),
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +90,7 @@ def write_report(run_dir: Path) -> Path:
         UserError: it is not a run folder, or cannot be written.
     """
     story = read_story(run_dir)
-    sections = [_header(story), _tiles(story), _judgement(story), _pictures(story), _curves(story)]
+    sections = [_header(story), _tiles(story), _judgement(story), _pictures(story), _watched(story), _curves(story)]
     sections += [_settings(story), _reproduce(story), _files(story), _footer()]
     path = run_dir / "report.html"
     try:
@@ -210,24 +227,39 @@ def _curves(story: Story) -> str:
     note = f'<p class="warn">{missing} logged steps had a loss that is not finite; they are not drawn.</p>' * bool(
         missing
     )
-    parts = [
-        '<h2>Training</h2><div class="card"><h3>Loss</h3>',
-        f'<div class="wide">{line_chart(loss, title="Loss", width=900, height=280)}</div>',
-        f'<div class="narrow">{line_chart(loss, title="Loss")}</div>{note}</div>',
-        '<div class="grid2" style="margin-top:16px">',
-    ]
-    for name, title, unit, zero in (
-        ("images_per_second", "Images per second", "", True),
-        ("lr", "Learning rate", "", True),
-        ("grad_norm", "Gradient norm", "", False),
-        ("data_wait_share", "Share of time spent waiting for data (%)", "%", True),
-    ):
+    return (
+        '<h2>Training</h2><div class="card"><h3>Loss</h3>'
+        f'<div class="wide">{line_chart(loss, title="Loss", width=900, height=280)}</div>'
+        f'<div class="narrow">{line_chart(loss, title="Loss")}</div>{note}</div>'
+        f'<div style="margin-top:16px">{_charts(story, _TRAINING_CHARTS)}</div>'
+    )
+
+
+def _watched(story: Story) -> str:
+    """What the monitors saw, where the run had any."""
+    charts = _charts(story, _WATCHED_CHARTS)
+    if not charts:
+        return ""
+    collapsed, alarm = [step for step, value in story.series("health/collapsed") if value == 1], ""
+    if collapsed:
+        alarm = f'<p class="warn">Collapsed at {len(collapsed)} of the steps looked at, first at step {collapsed[0]:,}:'
+        alarm += " the encoder gave nearly the same features for every image.</p>"
+    return (
+        "<h2>The encoder while it learned</h2><p>Looked at now and then, on the same images each time. Accuracies are"
+        " of quick probes on a part of the data: good for the trend, not for comparisons.</p>"
+        f"{alarm}{charts}"
+    )
+
+
+def _charts(story: Story, wanted: tuple[tuple[str, str, str, bool], ...]) -> str:
+    """Those charts for which there are numbers, side by side; shares are drawn in percent."""
+    cards = []
+    for name, title, unit, zero in wanted:
         points = [(step, value * (100 if unit else 1)) for step, value in story.series(name)]
         if any(math.isfinite(value) for _, value in points):
-            parts.append(
-                f'<div class="card"><h3>{title}</h3>{line_chart(points, title=title, unit=unit, zero=zero)}</div>'
-            )
-    return "".join(parts) + "</div>"
+            chart = line_chart(points, title=title, unit=unit, zero=zero)
+            cards.append(f'<div class="card"><h3>{title}</h3>{chart}</div>')
+    return f'<div class="grid2">{"".join(cards)}</div>' if cards else ""
 
 
 def _settings(story: Story) -> str:

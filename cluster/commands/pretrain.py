@@ -48,8 +48,14 @@ def main(argv: list[str]) -> int:
     run = parse(type(run), flags, prog, default=run)
     from eyespot.pretrain.trainer import TrainingError, fit
 
+    monitors = []
+    if run.monitor_every:
+        from eyespot.eval.online import OnlineProbe
+        from eyespot.pretrain.health import Health
+
+        monitors = [Health(run), OnlineProbe(run)]
     try:
-        return 0 if fit(run, recipe) == "done" else STOPPED
+        return 0 if fit(run, recipe, monitors) == "done" else STOPPED
     except TrainingError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)

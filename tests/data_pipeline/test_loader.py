@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader, make_pass
+from eyespot.data_pipeline.loader import LoaderSpec, make_loader, make_pass, make_selection
 from eyespot.data_pipeline.manifest import read_index, read_manifest
 from eyespot.data_pipeline.order import SampleOrder
 from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
@@ -200,6 +200,20 @@ def test_a_pass_sees_every_row_once(digit_shards, world_size):
         assert {len(batch) for batch in batches[:-1]} == {100 // world_size}
     together = stream([batch for batches in ranks for batch in batches])
     assert together == stream(list(make_pass(replace(spec, batch_size=7, num_threads=1))))
+
+
+def test_a_selection_is_what_the_first_epoch_shows_of_it(digit_shards, shards):
+    """Also in place of a damaged sample, which in a pass is an error."""
+    undecodable(shards, [700])
+    chosen = np.array([700, 3, 1437, *range(100, 150)])
+    selected = list(make_selection(digits_spec(shards, seed=2), chosen))
+    assert [len(batch) for batch in selected] == [48, 5]
+    ids = torch.cat([batch.ids for batch in selected]).tolist()
+    assert ids[1:] == chosen[1:].tolist() and ids[0] != 700
+    (epoch,) = take(make_loader(digits_spec(digit_shards, batch_size=1438, seed=2)), 1)
+    place = {sample: row for row, sample in enumerate(epoch.ids.tolist())}
+    views = torch.cat([batch.views[0] for batch in selected])
+    assert torch.equal(views, epoch.views[0][[place[sample] for sample in ids]])
 
 
 def test_a_pass_may_have_nothing_for_a_rank_and_stays_ended(digit_shards):

@@ -113,3 +113,13 @@ def test_penalty_is_chosen_on_train_only(digits):
     task.test_labels = torch.zeros_like(task.test_labels)  # the answer does not know the test labels
     (again,) = linear.candidates(task)
     assert again.settings == found.settings and (again.predictions == found.predictions).all()
+
+
+def test_predictions_are_those_of_scikit_learn(digits):
+    features, labels = digits
+    deviation = features[:800].double().std(0, correction=0)
+    standard = (features.double() - features[:800].double().mean(0)) / torch.where(deviation > 0, deviation, 1)
+    reference = LogisticRegression(C=1 / (1e-2 * 800), solver="newton-cholesky", tol=1e-10)
+    expected = reference.fit(standard[:800].numpy(), labels[:800].numpy()).predict(standard[800:].numpy())
+    found = linear.predictions(features[:800], labels[:800], features[800:], num_classes=10, penalty=1e-2)
+    assert (found.numpy() == expected).mean() > 0.995

@@ -95,6 +95,21 @@ def test_a_run_that_is_still_going(run_dir):
     )
 
 
+def test_what_the_monitors_saw_is_drawn(run_dir):
+    write_metrics(run_dir)
+    assert "while it learned" not in read(write_report(run_dir)).words
+    seen = {"online/linear": 0.5, "health/effective_rank": 9.0, "health/collapsed": 0}
+    lines = [encode({"step": step, "loss": 1.0, **seen, "health/collapsed": int(step > 16)}) for step in (14, 16, 18)]
+    with (run_dir / "metrics.jsonl").open("ab") as file:
+        file.write(b"".join(lines[:2]))
+    words = read(write_report(run_dir)).words
+    assert "while it learned" in words and "Linear probe (%)" in words and "Effective rank" in words
+    assert "Nearest neighbours" not in words and "Collapsed" not in words
+    with (run_dir / "metrics.jsonl").open("ab") as file:
+        file.write(lines[2])
+    assert "Collapsed at 1 of the steps looked at, first at step 18" in read(write_report(run_dir)).words
+
+
 def test_training_time_leaves_pauses_out(run_dir):
     write_metrics(run_dir)
     assert read_story(run_dir).seconds() == pytest.approx(24)
