@@ -24,8 +24,8 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Running statistics of batch norm are the teacher's own: it sees every batch itself.
     """
-    ours, theirs = list(teacher.parameters()), [parameter.detach() for parameter in student.parameters()]
-    torch._foreach_lerp_(ours, theirs, 1 - momentum)
+    ours, theirs = ([parameter.detach() for parameter in module.parameters()] for module in (teacher, student))
+    torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def cosine_momentum(initial: float, progress: float) -> float:
