@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ def _on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     ]
     for process in processes:
         process.start()
-    got = dict(answers.get(timeout=300) for _ in processes)
+    got = {rank: pickle.loads(answer) for rank, answer in (answers.get(timeout=300) for _ in processes)}
     for process in processes:
         process.join(60)
     failed = [text for text in got.values() if isinstance(text, _Failure)]
@@ -81,16 +82,13 @@ def _rank(
 ) -> None:
     import traceback
 
-    import torch
-
     from eyespot.pretrain import dist
 
-    torch.multiprocessing.set_sharing_strategy("file_system")  # tensors outlive the process that sends them
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         answer = function(dist.start("cpu", timeout_minutes=2.0), *arguments)
     except Exception:
         answer = _Failure(f"rank {rank}: {traceback.format_exc()}")
-    answers.put((rank, answer))
+    answers.put((rank, pickle.dumps(answer)))  # as bytes: a process that shares memory does not end
     dist.stop()
