@@ -14,7 +14,6 @@ the forward and again in the backward pass: twice the traffic, and memory for th
 
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -27,8 +26,6 @@ from eyespot.pretrain.tiled_lse import Block, within_bound
 
 GATHER_BYTES = 2**28
 """Rows of all ranks that take more bytes are handed round a ring instead of being gathered."""
-
-_agreed: WeakKeyDictionary[dist.ProcessGroup, set[tuple[int, ...]]] = WeakKeyDictionary()
 
 
 def num_ranks(group: dist.ProcessGroup | None) -> int:
@@ -52,24 +49,19 @@ def all_rows(rows: Tensor, name: str) -> Tensor:
     """(n, ...) of every rank -> (ranks * n, ...). For use inside an operator."""
     group = named_group(name)
     gathered = rows.new_empty((group.size() * len(rows), *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, rows.contiguous(), group=group)
+    dist.all_gather_single(gathered, rows.contiguous(), group=group)
     return gathered
 
 
 def require_equal_batches(rows: Tensor, name: str) -> None:
-    """Compares the ranks' shapes, once for each shape that this rank has not met: unequal ones would hang or mix rows.
+    """Compares the ranks' numbers of rows, 8 bytes each: unequal ones would hang, abort or mix rows up.
 
     Raises:
         UserError: on every rank, when one has another number of rows.
     """
-    group = named_group(name)
-    known = _agreed.setdefault(group, set())
-    if tuple(rows.shape) in known:
-        return
-    shapes = all_rows(torch.tensor([rows.shape], device=rows.device), name).tolist()
-    if any(shape != shapes[0] for shape in shapes):
-        raise UserError(f"batch: ranks have {[shape[0] for shape in shapes]} rows; give every rank the same number")
-    known.add(tuple(rows.shape))
+    counts = all_rows(torch.tensor([len(rows)], device=rows.device), name).tolist()
+    if len(set(counts)) > 1:
+        raise UserError(f"batch: the ranks have {counts} rows; give every rank the same number")
 
 
 @torch.library.custom_op("eyespot::gather_rows", mutates_args=())
@@ -145,7 +137,7 @@ def _gathered(
     name: str,
 ) -> Tensor:
     """(m, d) -> (m,)."""
-    if name:
+    if name and gathered is None:
         require_equal_batches(z, name)
     blocks = _blocks(_present(z, ids), None if gathered is None else _present(gathered, gathered_ids), name)
     with torch.autocast(z.device.type, enabled=False):
