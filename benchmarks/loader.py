@@ -8,6 +8,7 @@ MAE's view: random resized crop (bicubic, scale 0.2..1), flip, normalise.
 
 import argparse
 import io
+import itertools
 import os
 import statistics
 import tarfile
@@ -34,20 +35,29 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline import dali
+from eyespot.data_pipeline.batches import BatchMaker
+from eyespot.data_pipeline.loader import Loader, LoaderSpec, make_loader
+from eyespot.data_pipeline.manifest import read_index, read_manifest
+from eyespot.data_pipeline.order import SampleOrder
+from eyespot.data_pipeline.reader import Reader
 from eyespot.data_pipeline.shards import pack
 from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-OURS, FOLDER, WEB, TENSOR, LIMIT = (
+OURS, IN_DALI, FOLDER, WEB, TENSOR, LIMIT = (
     "eyespot",
+    "eyespot, resized by DALI",
     "ImageFolder + PIL",
     "WebDataset + PIL",
     "WebDataset + decode_jpeg, v2 on tensors",
     "DALI, decode only",
 )
+
+
+HEADER = ["data", "path", "images / s", "images / CPU-second", "eyespot is, per CPU-second"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,6 +116,37 @@ def forever(loader: Any) -> Iterator[Any]:
 def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
     views = ViewSpec(views=(RandomView(size=task.size),))
     return make_loader(LoaderSpec(shards=shards, views=views, batch_size=task.batch_size, num_threads=task.cores))
+
+
+class ResizedByDali(BatchMaker):
+    """What docs/decisions/0004 decided against: on the CPU, too, DALI resizes."""
+
+    def _pipeline(self) -> Any:
+        options = dict(batch_size=self._batch_size, num_threads=self._num_threads)
+        return dali.view_pipeline(self._views, self._next_inputs, device_id=None, **options)
+
+    def _next_inputs(self) -> list[Any]:
+        self._running.append(job := next(self._jobs))
+        return dali.view_inputs(self._views, job.files, job.geometry)
+
+    def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
+        return self._gpu_views(job, outputs)
+
+
+def dali_batches(task: Task, shards: Path) -> Iterator[Any]:
+    manifest = read_manifest(shards)
+    order, size = SampleOrder(manifest.num_samples, 0), task.batch_size
+    maker = ResizedByDali(
+        Reader(shards, manifest, read_index(shards, manifest), substitute=True),
+        (order.ids(position, size) for position in itertools.count(0, size)),
+        ViewSpec(views=(RandomView(size=task.size),)),
+        batch_size=size,
+        seed=0,
+        device=torch.device("cpu"),
+        num_threads=task.cores,
+        max_bad_fraction=0.01,
+    )
+    return Loader(maker, manifest.num_samples, 0, size, {})
 
 
 def folder_batches(task: Task, folder: Path) -> Iterator[Any]:
@@ -172,26 +213,38 @@ def prepare(task: Task, data: Path, work: Path) -> tuple[Path, Path]:
     return folder, shards
 
 
-def run(task: Task, data: Path, num_rounds: int) -> dict[str, Any]:
+def contenders(task: Task, folder: Path, shards: Path) -> dict[str, Callable[[], Iterator[Any]]]:
+    """Ours last: workers fork before its threads start."""
+    return {
+        WEB: partial(web_batches, task, shards, tensors=False),
+        FOLDER: partial(folder_batches, task, folder),
+        TENSOR: partial(web_batches, task, shards, tensors=True),
+        LIMIT: partial(decoded_batches, task, shards),
+        IN_DALI: partial(dali_batches, task, shards),
+        OURS: partial(eyespot_batches, task, shards),
+    }
+
+
+def run(
+    task: Task,
+    data: Path,
+    num_rounds: int,
+    contenders: Callable[[Task, Path, Path], dict[str, Callable[[], Iterator[Any]]]],
+) -> dict[str, Any]:
+    """Measures all contenders in turn."""
     with tempfile.TemporaryDirectory() as work:
-        folder, shards = prepare(task, data, Path(work))
-        makers: dict[str, Callable[[], Iterator[Any]]] = {
-            WEB: partial(web_batches, task, shards, tensors=False),
-            FOLDER: partial(folder_batches, task, folder),
-            TENSOR: partial(web_batches, task, shards, tensors=True),
-            LIMIT: partial(decoded_batches, task, shards),
-            OURS: partial(eyespot_batches, task, shards),
-        }
-        contenders = {name: make() for name, make in makers.items()}  # ours last: workers fork before its threads start
-        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        streams = {name: make() for name, make in contenders(task, *prepare(task, data, Path(work))).items()}
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in streams}
         for number in range(num_rounds):
-            for name, batches in contenders.items():
+            for name, batches in streams.items():
                 rounds[name].append(measure(batches, task))
                 print(
                     f"{task.name}, round {number + 1}: {name}: {rounds[name][-1]['per_cpu_second']:.0f} per CPU-second"
                 )
-        contenders[OURS].close()
-        del contenders, batches
+        for batches in streams.values():
+            if isinstance(batches, Loader):
+                batches.close()
+        del streams, batches
     medians = {
         name: {unit: statistics.median(each[unit] for each in found) for unit in found[0]}
         for name, found in rounds.items()
@@ -218,8 +271,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_all(
+    doc: str | None, contenders: Callable[[Task, Path, Path], dict[str, Callable[[], Iterator[Any]]]]
+) -> dict[str, Any]:
+    """Reads the command line and measures the contenders on every task."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with the two archives")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of one measurement")
@@ -229,12 +285,16 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     chosen = tasks(arguments.seconds, cores)
-    results = {task.name: run(task, arguments.data, arguments.rounds) for task in chosen}
+    return {task.name: run(task, arguments.data, arguments.rounds, contenders) for task in chosen}
+
+
+def main() -> None:
+    results = run_all(__doc__, contenders)
     versions = {module.__name__: module.__version__ for module in (torchvision, nvidia.dali, webdataset)}
     write_results(
         "loader",
         title="Images per second, MAE's view; median over interleaved rounds",
-        header=["data", "path", "images / s", "images / CPU-second", "eyespot is, per CPU-second"],
+        header=HEADER,
         rows=list(rows(results)),
         details={"versions": versions, "results": results},
     )

@@ -214,5 +214,9 @@ class BatchMaker:
 
 
 def _one_openmp_thread() -> None:
-    """This thread runs torch's operations alone: else each would start as many threads as there are cores."""
+    """This thread runs torch's operations alone: else each would wait for as many as there are cores.
+
+    ``torch.set_num_threads`` would change the other threads of the process too.
+    """
+    torch.get_num_threads()  # the first call in a thread applies the process's setting, so it must not come later
     threadpool_limits(1, user_api="openmp")
