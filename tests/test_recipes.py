@@ -91,3 +91,58 @@ def test_moco_v3_on_imagenet_has_the_papers_numbers(recipe):
         assert view.scale == ((0.08, 1.0) if vit else (0.2, 1.0))
         assert (view.jitter, view.jitter_probability, view.grayscale) == ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2)
         assert (view.blur, view.solarize) == (blur, solarize)
+
+
+def test_simclr_on_imagenet_has_the_papers_numbers():
+    """Chen et al. 2020, section 2.2 and appendix A."""
+    run = make_run("simclr_r50_in1k")
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(4.8)
+    assert (run.optim.name, run.optim.weight_decay, run.data.batch_size) == ("lars", 1e-6, 4096)
+    assert run.optim.warmup_steps == pytest.approx(10 * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(100 * 1_281_167 / 4096, abs=1)
+    objective, view = run.objective, run.objective.view
+    assert (objective.temperature, objective.hidden_dim, objective.out_dim) == (0.1, 2048, 128)
+    assert (objective.decoupled, objective.tau_plus, objective.beta) == (False, 0.0, 0.0)
+    assert (view.scale, view.flip, view.jitter, view.jitter_probability) == (
+        (0.08, 1.0),
+        0.5,
+        (0.8, 0.8, 0.8, 0.2),
+        0.8,
+    )
+    assert (view.grayscale, view.blur, view.blur_sigma, view.solarize) == (0.2, 0.5, (0.1, 2.0), 0.0)
+
+
+def test_simclr_on_cifar_has_the_papers_numbers():
+    """Chen et al. 2020, appendix B.9: colours half as strong, no blur."""
+    run = make_run("simclr_r18_cifar10")
+    assert (run.optim.lr, run.optim.weight_decay, run.data.batch_size) == (1.0, 1e-6, 1024)
+    assert run.steps == pytest.approx(1000 * 50_000 / 1024, abs=1)
+    assert (run.objective.temperature, run.objective.view.jitter, run.objective.view.blur) == (
+        0.5,
+        (0.4, 0.4, 0.4, 0.1),
+        0,
+    )
+
+
+def test_supcon_on_imagenet_has_the_papers_numbers():
+    """Khosla et al. 2020, section 4; rate, warm-up and decay from the authors' code."""
+    run = make_run("supcon_r50_in1k")
+    assert (run.optim.name, run.data.batch_size, run.objective.temperature) == ("lars", 6144, 0.1)
+    assert (run.objective.hidden_dim, run.objective.out_dim) == (2048, 128)
+    assert run.steps == pytest.approx(350 * 1_281_167 / 6144, abs=1)
+    assert (run.optim.lr, run.optim.weight_decay) == (0.3, 1e-4)
+
+
+def test_byol_on_imagenet_has_the_papers_numbers():
+    """Grill et al. 2020, section 3.3 and table 6."""
+    run = make_run("byol_r50_in1k")
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(3.2)
+    assert (run.optim.name, run.optim.weight_decay, run.data.batch_size) == ("lars", 1.5e-6, 4096)
+    assert run.optim.warmup_steps == pytest.approx(10 * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(1000 * 1_281_167 / 4096, abs=1)
+    assert (run.objective.momentum, run.objective.hidden_dim, run.objective.out_dim) == (0.996, 4096, 256)
+    for view in (run.objective.first, run.objective.second):
+        assert (view.scale, view.jitter, view.jitter_probability) == ((0.08, 1.0), (0.4, 0.4, 0.2, 0.1), 0.8)
+        assert (view.flip, view.grayscale, view.blur_sigma) == (0.5, 0.2, (0.1, 2.0))
+    assert (run.objective.first.blur, run.objective.first.solarize) == (1.0, 0.0)
+    assert (run.objective.second.blur, run.objective.second.solarize) == (0.1, 0.2)

@@ -51,7 +51,7 @@ def byol_tiny() -> Run:
     view = RandomView(scale=(0.6, 1.0), flip=0.0)
     return Run(
         objective=BYOL.Config(momentum=0.98, hidden_dim=256, out_dim=64, first=view, second=view),
-        encoder=EncoderConfig(name="test_resnet", image_size=16),
+        encoder=EncoderConfig(name="test_resnet", image_size=24),  # at 16 its last stage would stride over one pixel
         data=DataConfig(batch_size=256, normalize="dataset"),
         optim=OptimConfig(lr=2e-3, warmup_steps=20),
         steps=300,

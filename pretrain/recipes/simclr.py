@@ -42,7 +42,7 @@ def simclr_tiny() -> Run:
         objective=SimCLR.Config(
             temperature=0.2, hidden_dim=128, out_dim=64, view=RandomView(scale=(0.6, 1.0), flip=0.0)
         ),
-        encoder=EncoderConfig(name="test_resnet", image_size=16),
+        encoder=EncoderConfig(name="test_resnet", image_size=24),  # at 16 its last stage would stride over one pixel
         data=DataConfig(batch_size=256, normalize="dataset"),
         optim=OptimConfig(lr=2e-3, warmup_steps=20),
         steps=300,
