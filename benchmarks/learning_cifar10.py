@@ -20,7 +20,7 @@ NAME = "learning_cifar10"
 EYESPOT = str(Path(sys.executable).parent / "eyespot")
 SMALL_RESNET = "--encoder.name resnet10t --encoder.no-small-stem"
 SHORT = "--steps 1000 --data.batch-size 256 --optim.name adamw --optim.lr 1e-3 --optim.weight-decay 0.05"
-SHORT += " --optim.warmup-steps 100"
+SHORT += " --optim.warmup-steps 100 --precision fp32"  # convolutions in bf16 are slower than in fp32 on most CPUs
 METHODS = {
     "mae": "mae_vitt_cifar10 --steps 1200 --data.batch-size 128 --optim.lr 2e-3 --optim.warmup-steps 100",
     "simclr": f"simclr_r18_cifar10 {SMALL_RESNET} {SHORT}",

@@ -10,7 +10,7 @@ from eyespot.data_pipeline.manifest import Manifest, find_shards, read_manifest
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.objective import NUM_PICTURED
+from eyespot.pretrain.objective import NUM_PICTURED, Objective
 
 
 def open_shards(data: DataConfig) -> tuple[Path, Manifest]:
@@ -23,6 +23,18 @@ def open_shards(data: DataConfig) -> tuple[Path, Manifest]:
         raise UserError("data.shards: not given; add --data.shards FOLDER, made with: eyespot shards pack SRC FOLDER")
     folder = find_shards(data.shards)
     return folder, read_manifest(folder)
+
+
+def check_labels(objective: Objective, shards: Path, manifest: Manifest) -> None:
+    """Whether there are labels where the method needs them.
+
+    Raises:
+        UserError: there are none.
+    """
+    if objective.needs_labels and not manifest.num_labeled:
+        raise UserError(
+            f"data.shards {shards}: {type(objective).__name__} needs labels and no image has one; pack class folders"
+        )
 
 
 def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:

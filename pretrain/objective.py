@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,9 @@ class Objective(nn.Module, ABC):
             Raises:
                 UserError: it cannot.
             """
+
+    needs_labels: ClassVar[bool] = False
+    """Whether the method is told what is in the images."""
 
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""

@@ -18,7 +18,7 @@ from eyespot.pretrain import checkpoint, dist
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import make_engine
-from eyespot.pretrain.feed import loader_spec, normalized, open_shards, pictured_batch
+from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch
 from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
 from eyespot.pretrain.monitor import Monitor
 from eyespot.pretrain.optim import make_optimizer
@@ -85,6 +85,7 @@ class Trainer:
             shards, manifest = open_shards(run.data)
             torch.manual_seed(run.seed)
             objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+            check_labels(objective, shards, manifest)
             self.views = normalized(objective.views(), run.data, manifest)
             spec = loader_spec(run, shards, self.views, world)
         self.engine = make_engine(

@@ -1,7 +1,9 @@
 """What every objective promises, tested on each file of ``objectives/`` through its ``*_tiny`` recipe."""
 
 import pkgutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +12,13 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import make_run
 from eyespot.pretrain.encoders import make_encoder
-from eyespot.pretrain.engine import engine_names, make_engine
+from eyespot.pretrain.engine import Engine, engine_names, make_engine
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import make_optimizer
 
 METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
 COUNT = 6
+ONE = dist.World(rank=0, size=1, device=torch.device("cpu"))
 
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
@@ -38,10 +41,13 @@ def test_forward_gives_finite_scalars_and_every_parameter_a_gradient(method):
     scalars = objective(make_batch(objective))
     assert all(value.ndim == 0 and value.isfinite() for value in scalars.values())
     scalars["loss"].backward()
+    assert any(parameter.requires_grad for parameter in objective.encoder.parameters())
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{name} never enters the loss: DDP would wait for it"
             assert parameter.grad.isfinite().all(), name
+        else:
+            assert parameter.grad is None, f"{name} is a teacher's or frozen, and got a gradient"
 
 
 def test_the_loss_is_a_function_of_batch_and_torch_seed(method):
@@ -93,15 +99,97 @@ def test_a_picture_is_a_grid_of_images_or_nothing(method):
         assert not picture.requires_grad
 
 
+def test_the_order_of_a_batch_does_not_matter(method):
+    objective = make_objective(method).double()
+    batch = doubled(make_batch(objective))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    objective.eval()  # drop path draws by place in the batch
+    expected = objective(batch)["loss"]
+    objective.after_skip()
+    assert objective(rows_of(batch, order))["loss"].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_going_on_from_saved_tensors_is_exact(method):
+    engine, other = make_double_engine(method), make_double_engine(method)
+    batches = [doubled(make_batch(engine.objective, seed=seed)) for seed in range(4)]
+    train(engine, batches[:2], first=0)
+    with torch.no_grad():
+        saved = engine.save_tensors()
+        for name, tensor in other.save_tensors().items():
+            tensor.copy_(saved[name])
+    assert train(engine, batches[2:], first=2) == train(other, batches[2:], first=2)
+    ours, theirs = engine.save_tensors(), other.save_tensors()
+    assert [name for name, tensor in ours.items() if not torch.equal(tensor, theirs[name])] == []
+
+
+@pytest.fixture(scope="module")
+def two_ranks(on_ranks) -> list[dict]:
+    return on_ranks(train_share, 2, METHODS)
+
+
+def train_share(world: dist.World, methods: list[str]) -> dict:
+    """For each method the losses and the state after three steps, this rank having seen its share of each batch."""
+    results = {}
+    for method in methods:
+        engine = make_double_engine(method, world)
+        own = torch.arange(COUNT).chunk(world.size)[world.rank]
+        batches = [rows_of(doubled(make_batch(engine.objective, seed=seed)), own) for seed in range(3)]
+        losses = train(engine, batches, first=0)
+        results[method] = losses, {name: tensor.numpy() for name, tensor in engine.save_tensors().items()}
+    return results
+
+
+def test_two_ranks_equal_one(method, two_ranks):
+    engine = make_double_engine(method)
+    losses = train(engine, [doubled(make_batch(engine.objective, seed=seed)) for seed in range(3)], first=0)
+    (first, state), (second, same) = (answers[method] for answers in two_ranks)
+    assert [(one + other) / 2 for one, other in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-9)
+    for name, tensor in engine.save_tensors().items():
+        assert np.array_equal(state[name], same[name]), f"{name} differs between the ranks"
+        assert np.allclose(tensor.numpy(), state[name], rtol=1e-7, atol=1e-9), name
+
+
+def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Some of the batch's samples."""
+    views = [view[rows] for view in batch.views]
+    return replace(batch, views=views, ids=batch.ids[rows], epochs=batch.epochs[rows], labels=batch.labels[rows])
+
+
+def doubled(batch: Batch) -> Batch:
+    return replace(batch, views=[view.double() for view in batch.views])
+
+
+def make_double_engine(method: str, world: dist.World = ONE) -> Engine:
+    """Plain gradient descent in float64: it does not blow up the rounding of a gradient that is zero in truth."""
+    return make_engine(
+        "ddp",
+        make_objective(method).double(),
+        world,
+        lambda module: torch.optim.SGD([p for p in module.parameters() if p.requires_grad], momentum=0.9),
+        accumulate=1,
+        clip=None,
+        precision="fp32",
+    )
+
+
+def train(engine: Engine, batches: list[Batch], first: int) -> list[float]:
+    """The losses of a step per batch."""
+    losses = []
+    for step, batch in enumerate(batches, first):
+        losses.append(float(engine.forward_backward([(batch, step)])[0]["loss"]))
+        assert engine.step(0.05)[1]
+        engine.objective.after_step((step + 1) / 10)
+    return losses
+
+
 @pytest.mark.parametrize("engine_name", engine_names())
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_learns_one_batch_on_every_engine(method, engine_name, precision):
     objective, run = make_objective(method), make_run(f"{method}_tiny")
-    world = dist.World(rank=0, size=1, device=torch.device("cpu"))
     engine = make_engine(
         engine_name,
         objective,
-        world,
+        ONE,
         lambda module: make_optimizer(module, run.optim),
         accumulate=1,
         clip=1.0,

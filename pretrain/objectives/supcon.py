@@ -34,6 +34,8 @@ from eyespot.pretrain.health import similarities
 class SupCon(Contrastive):
     """Views of images with the same label agree, among all other views of the batch."""
 
+    needs_labels = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults for ImageNet (section 4), with SimCLR's views."""
@@ -66,7 +68,6 @@ class SupCon(Contrastive):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.head = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.out_dim)
-        self._labels_seen = False
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""
@@ -80,17 +81,7 @@ class SupCon(Contrastive):
         return {"first": first, "second": second}
 
     def targets(self, batch: Batch) -> Rows:
-        """The labels.
-
-        Raises:
-            UserError: the first batch has none.
-        """
-        if not self._labels_seen:  # once: it waits for the device
-            if bool((batch.labels < 0).all()):
-                raise UserError(
-                    "data.shards: no image of the first batch has a label; pack them with labels for SupCon"
-                )
-            self._labels_seen = True
+        """The labels."""
         return {"labels": batch.labels}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:

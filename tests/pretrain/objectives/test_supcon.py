@@ -99,14 +99,6 @@ def test_four_micro_batches_of_16_are_one_of_64():
     assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
 
 
-def test_images_without_labels_are_one_line():
-    supcon = make_supcon()
-    with pytest.raises(UserError, match="no image of the first batch has a label"):
-        supcon(make_batch([-1, -1, -1]))
-    supcon(make_batch([-1, 2, -1]))
-    supcon(make_batch([-1, -1, -1]))  # later batches may have none: shards can be labelled in part
-
-
 def test_two_views_of_the_encoders_size_unless_told():
     for size, image_size in ((0, 32), (24, 32)):
         config = SupCon.Config(view=replace(SupCon.Config().view, size=size))
