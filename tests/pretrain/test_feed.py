@@ -23,6 +23,6 @@ def test_a_method_that_needs_labels_says_so_before_the_first_step(digits):
     unlabeled = replace(labeled, num_labeled=0)
     check_labels(objective_of("supcon_tiny"), Path("photos"), labeled)
     check_labels(objective_of("simclr_tiny"), Path("photos"), unlabeled)
-    with pytest.raises(UserError, match="data.shards photos: SupCon needs labels") as caught:
+    with pytest.raises(UserError, match=r"data\.shards photos: SupCon needs labels") as caught:
         check_labels(objective_of("supcon_tiny"), Path("photos"), unlabeled)
     assert "\n" not in str(caught.value)
