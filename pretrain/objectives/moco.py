@@ -11,10 +11,11 @@ views: see the recipes.
 
 What differs from the authors' code:
 - Batch norm. Theirs sees one GPU's samples, and the keys' samples are shuffled among the GPUs first, or the statistics
-  that a query shares with its key would give the key away (section 3.3). Ours sees the samples of all ranks (of the
-  micro-batch, where a step has several), so that which rank computed a key leaves no trace. What is left is that query
-  and key come from the same step, and the queue's keys from earlier ones; the larger the batch, the less the
-  statistics differ from step to step.
+  that a query shares with its key would give the key away (section 3.3). Ours sees the samples of all ranks, so which
+  rank computed a key leaves no trace. What is left is that query and key come from the same step, the queue's keys from
+  earlier ones. It fades as the samples grow in number: in a trained ``moco_tiny`` the same key was nearer to its query
+  by a cosine of 0.040 when both were normalised among the same 32 samples, by 0.004 among the same 256. So prefer
+  ranks to micro-batches: statistics are those of a micro-batch, of all ranks.
 - An older key of the same image is no negative of it. On ImageNet hardly any is in the queue; on a data set that is not
   much larger than the queue there are many.
 - The learning rate of v2 falls with each step, theirs with each epoch.
