@@ -31,6 +31,9 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/mae_step.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loader.py --data $(DATA)
+	$(BIN)/python benchmarks/contrast_loss.py
+	$(BIN)/python benchmarks/two_views.py --data $(DATA)
+	$(BIN)/python benchmarks/color_steps.py
 
 image: ## the container
 	docker build -t eyespot .
