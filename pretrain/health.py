@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +102,12 @@ COLLAPSED_RANK, COLLAPSED_SHARE = 2.0, 0.01
 """Effective rank, centred, below which they are all but one line: 2, or a hundredth of what could be. Measured on
 digits: untrained and learning encoders 13 to 65 % of what could be. Labels of C classes may rightly bring it down to
 C - 1, so the bar is low."""
+COLLAPSED_LINES = 5
+"""Logged steps in a row after which the head's embeddings are called collapsed."""
+WHAT_HELPS = (
+    "What usually helps: a lower learning rate or a longer warm-up, the method's own guard against it (negatives,"
+    " predictor, slow teacher, batch norm in the head) as its recipe has it, larger batches, stronger augmentation"
+)
 
 
 class Health:
@@ -110,7 +117,7 @@ class Health:
     labels: ``health/effective_rank``, ``health/effective_rank_centered`` and ``health/uniformity`` of the first view;
     ``health/negative_similarity`` and, where the method has two views of the same size, ``health/positive_similarity``
     and ``health/alignment``; ``health/collapsed``, 1 or 0. What it cannot see is a head that collapses over an encoder
-    whose last layer is a batch norm: the objective's own ``negative_similarity`` shows that.
+    whose last layer is a batch norm: ``HeadWatch`` does.
 
     Rank 0 looks, the others go on and wait for it at the next step.
 
@@ -139,16 +146,35 @@ class Health:
             log.warning(
                 "the encoder has collapsed: it gives nearly the same features for every image (mean cosine %.4f of"
                 " different images, effective rank %.1f of %d dimensions), so there is little in them to tell images"
-                " apart. What usually helps: a lower learning rate or a longer warm-up, the method's own guard against"
-                " it (negatives, predictor, slow teacher, batch norm in the head) as its recipe has it, larger batches,"
-                " stronger augmentation",
-                found["negative_similarity"],
-                found["effective_rank_centered"],
-                dim,
+                " apart. %s",
+                *(found["negative_similarity"], found["effective_rank_centered"], dim, WHAT_HELPS),
             )
         elif self._was_collapsed and not collapsed:
             log.info("the encoder's features have spread out again: no longer collapsed")
         self._was_collapsed = collapsed
+
+
+class HeadWatch:
+    """Warns when the loss itself sees all images alike: its ``negative_similarity`` stays near 1.
+
+    That is a collapsed head or encoder, at every logged step and without another forward pass. A run may begin there,
+    so it takes several lines in a row.
+    """
+
+    def __init__(self) -> None:
+        self._lines = 0
+
+    def __call__(self, step: int, values: Mapping[str, float | int | str]) -> None:
+        """Reads one line of metrics."""
+        similarity = values.get("negative_similarity")
+        alike = isinstance(similarity, float) and similarity > COLLAPSED_SIMILARITY
+        self._lines = self._lines + 1 if alike else 0
+        if self._lines == COLLAPSED_LINES:
+            log.warning(
+                "step %d: the head gives nearly the same embedding for every image (mean cosine %.4f of different images,"
+                " %d logged steps in a row): the method has collapsed. %s",
+                *(step, similarity, self._lines, WHAT_HELPS),
+            )
 
 
 def measure(views: list[Float[Tensor, "n d"]]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch
+from eyespot.pretrain.health import HeadWatch
 from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
 from eyespot.pretrain.monitor import Monitor
 from eyespot.pretrain.optim import make_optimizer
@@ -104,7 +105,7 @@ class Trainer:
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = make_tracker(run, recipe, folder.record, manifest.name, world) if world.rank == 0 else None
-        self.meter, self.skipped, self.failed_saves = StepMeter(world.device), 0, 0
+        self.meter, self.head_watch, self.skipped, self.failed_saves = StepMeter(world.device), HeadWatch(), 0, 0
         announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))
 
     def fit(self, console: Console) -> Outcome:
@@ -205,6 +206,7 @@ class Trainer:
                 values |= monitor(self.engine.objective, self.world)
             self.meter.restart()
         if self.tracker is not None:
+            self.head_watch(step, values)
             self.tracker.log(step, values)
         progress.show(step, values["loss"], values["images_per_second"])
 

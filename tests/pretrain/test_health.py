@@ -167,3 +167,17 @@ def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
 def test_other_ranks_do_nothing(digits):
     run = small_run(digits)
     assert health.Health(run)(make_objective(run), World(rank=1, size=2, device=torch.device("cpu"))) == {}
+
+
+def test_a_head_that_stays_collapsed_is_reported_once(caplog):
+    watch = health.HeadWatch()
+    with caplog.at_level(logging.WARNING, logger="eyespot"):
+        for step in range(4):  # a run may begin there
+            watch(step, {"negative_similarity": 0.9999})
+        watch(4, {"negative_similarity": 0.5})
+        watch(5, {"loss": 1.0})
+        assert not caplog.records
+        for step in range(6, 20):
+            watch(step, {"negative_similarity": 0.9999})
+    (warning,) = caplog.records
+    assert "step 10: the head gives nearly the same embedding for every image" in warning.getMessage()
