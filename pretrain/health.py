@@ -171,8 +171,8 @@ class HeadWatch:
         self._lines = self._lines + 1 if alike else 0
         if self._lines == COLLAPSED_LINES:
             log.warning(
-                "step %d: the head gives nearly the same embedding for every image (mean cosine %.4f of different images,"
-                " %d logged steps in a row): the method has collapsed. %s",
+                "step %d: the head gives nearly the same embedding for every image (mean cosine %.4f of different"
+                " images, %d logged steps in a row): the method has collapsed. %s",
                 *(step, similarity, self._lines, WHAT_HELPS),
             )
 
