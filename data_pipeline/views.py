@@ -1,6 +1,6 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -82,3 +82,8 @@ class ViewSpec:
     """Per-channel mean that is subtracted, pixel values in 0..1, RGB."""
     std: Color = IMAGENET_STD
     """Per-channel standard deviation that is divided by, pixel values in 0..1, RGB."""
+
+
+def sized_views(image_size: int, *views: RandomView) -> ViewSpec:
+    """These views, those without a size of their own as large as what the encoder sees."""
+    return ViewSpec(views=tuple(replace(view, size=view.size or image_size) for view in views))

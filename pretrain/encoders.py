@@ -134,6 +134,11 @@ def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Fl
     return {"cls": features[:, 0], **kinds} if getattr(encoder, "cls_token", None) is not None else kinds
 
 
+def features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    """What a head gets: the class token, or the pooled features where there is none; ``encoder.num_features`` wide."""
+    return next(iter(encode(encoder, images).values()))
+
+
 def choose_attention(module: nn.Module, device: torch.device) -> None:
     """Fused attention on a GPU, plain matrix products on a CPU, in every timm block of ``module``.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.views import ViewSpec
-from eyespot.pretrain.encoders import encode
+from eyespot.pretrain.encoders import features
 
 NUM_PICTURED = 8
 
@@ -53,7 +53,7 @@ class Objective(nn.Module, ABC):
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""
-        return next(iter(encode(self.encoder, images).values()))
+        return features(self.encoder, images)
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
-from eyespot.pretrain.encoders import encode
+from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.encoders import features
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
 from eyespot.pretrain.objective import Objective
@@ -71,21 +71,15 @@ class BYOL(Objective):
 
     def views(self) -> ViewSpec:
         """Two views of different kinds."""
-        first, second = (
-            replace(view, size=view.size or self.image_size) for view in (self.config.first, self.config.second)
-        )
-        return ViewSpec(views=(first, second))
+        return sized_views(self.image_size, self.config.first, self.config.second)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: 0 where all predictions are right, 8 at most; and how alike predictions and goals are."""
         first, second = (self.predictor(self.projector(self.encode(view))) for view in batch.views)
         with torch.no_grad():
-            goals = [self.teacher_projector(self._teacher_features(view)) for view in batch.views]
+            goals = [self.teacher_projector(features(self.teacher_encoder, view)) for view in batch.views]
         loss = squared_distances(first, goals[1]) + squared_distances(second, goals[0])
         return {"loss": loss.mean(), **similarities(first, goals[1])}
-
-    def _teacher_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return next(iter(encode(self.teacher_encoder, images).values()))
 
     def after_step(self, progress: float) -> None:
         """The teacher follows."""

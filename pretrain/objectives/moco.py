@@ -25,7 +25,7 @@ after 800 epochs 71.1 % (tables 1 and 2 of the second). ResNet-18 on CIFAR-10, 2
 82.6 %.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -34,9 +34,9 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
 from eyespot.pretrain.contrast import moco_loss
-from eyespot.pretrain.encoders import encode
+from eyespot.pretrain.encoders import features
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
 from eyespot.pretrain.key_queue import KeyQueue
@@ -99,8 +99,7 @@ class MoCo(Objective):
 
     def views(self) -> ViewSpec:
         """Two views of the same kind: the query's, the key's."""
-        view = replace(self.config.view, size=self.config.view.size or self.image_size)
-        return ViewSpec(views=(view, view))
+        return sized_views(self.image_size, self.config.view, self.config.view)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log(1 + queue_size) where nothing was learned, 0 where every query finds its key."""
@@ -115,7 +114,7 @@ class MoCo(Objective):
     @torch.no_grad()
     def keys(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The teacher's output, not normalised."""
-        return self.teacher_head(next(iter(encode(self.teacher_encoder, images).values())))
+        return self.teacher_head(features(self.teacher_encoder, images))
 
     def after_step(self, progress: float) -> None:
         """The teacher follows, and the step's keys enter the queue."""

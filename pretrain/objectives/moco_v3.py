@@ -21,16 +21,15 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
 from eyespot.pretrain.contrast import moco_v3_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.encoders import encode, fix_positions
+from eyespot.pretrain.encoders import features, fix_positions
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
 from eyespot.pretrain.teacher import cosine_momentum, follow, make_teacher
@@ -99,10 +98,7 @@ class MoCoV3(Contrastive):
 
     def views(self) -> ViewSpec:
         """Two views of different kinds."""
-        first, second = (
-            replace(view, size=view.size or self.image_size) for view in (self.config.first, self.config.second)
-        )
-        return ViewSpec(views=(first, second))
+        return sized_views(self.image_size, self.config.first, self.config.second)
 
     def embed(self, batch: Batch) -> Rows:
         """The student's predictions for both views."""
@@ -112,7 +108,7 @@ class MoCoV3(Contrastive):
     @torch.no_grad()
     def targets(self, batch: Batch) -> Rows:
         """The teacher's keys of both views."""
-        first, second = (self.teacher_projector(self._teacher_features(view)) for view in batch.views)
+        first, second = (self.teacher_projector(features(self.teacher_encoder, view)) for view in batch.views)
         return {"first_keys": first, "second_keys": second}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
@@ -121,9 +117,6 @@ class MoCoV3(Contrastive):
         loss = moco_v3_loss(rows["first"], rows["second_keys"], temperature)
         loss = loss + moco_v3_loss(rows["second"], rows["first_keys"], temperature)
         return {"loss": 2 * temperature * loss, **similarities(rows["first"], rows["second_keys"])}
-
-    def _teacher_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        return next(iter(encode(self.teacher_encoder, images).values()))
 
     def after_step(self, progress: float) -> None:
         """The teacher follows."""

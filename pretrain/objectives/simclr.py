@@ -17,7 +17,7 @@ them together.
 To expect: ResNet-50, 1000 epochs: 69.3 % linear probe on ImageNet-1k (table 6), 94.0 % on CIFAR-10 (appendix B.9).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
 from eyespot.pretrain.contrast import nt_xent_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
@@ -82,8 +82,7 @@ class SimCLR(Contrastive):
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""
-        view = replace(self.config.view, size=self.config.view.size or self.image_size)
-        return ViewSpec(views=(view, view))
+        return sized_views(self.image_size, self.config.view, self.config.view)
 
     def embed(self, batch: Batch) -> Rows:
         """The head's output for both views, from one pass."""

@@ -15,7 +15,7 @@ To expect: ResNet-50 on ImageNet-1k: 78.7 % with AutoAugment (table 2), which th
 CIFAR-10: 96.0 % (table 2).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
 from eyespot.pretrain.contrast import supcon_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
@@ -71,8 +71,7 @@ class SupCon(Contrastive):
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""
-        view = replace(self.config.view, size=self.config.view.size or self.image_size)
-        return ViewSpec(views=(view, view))
+        return sized_views(self.image_size, self.config.view, self.config.view)
 
     def embed(self, batch: Batch) -> Rows:
         """The head's output for both views, from one pass."""
