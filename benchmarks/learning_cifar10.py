@@ -24,8 +24,9 @@ SHORT += " --optim.warmup-steps 100 --precision fp32"  # convolutions in bf16 ar
 METHODS = {
     "mae": "mae_vitt_cifar10 --steps 1200 --data.batch-size 128 --optim.lr 2e-3 --optim.warmup-steps 100",
     "simclr": f"simclr_r18_cifar10 --steps 1000 {SMALL_RESNET} {SHORT}",
-    "supcon": f"supcon_r18_cifar10 --steps 700 {SMALL_RESNET} {SHORT}",
-    "byol": f"byol_r18_cifar10 --steps 700 {SMALL_RESNET} {SHORT} --objective.momentum 0.98",
+    "supcon": f"supcon_r18_cifar10 --steps 400 {SMALL_RESNET} {SHORT}",
+    "byol": f"byol_r18_cifar10 --steps 1000 {SMALL_RESNET} {SHORT} --optim.lr 2e-3 --objective.momentum 0.95"
+    " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
     "moco": f"moco_r18_cifar10 --steps 700 {SMALL_RESNET} {SHORT}",
     "moco_v3": f"moco_v3_vitt_cifar10 --steps 700 --encoder.name test_vit {SHORT}",
 }
