@@ -22,6 +22,7 @@ from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import Run, difference, to_values
+from eyespot.pretrain.tracking import Tracker
 
 PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
 
@@ -78,6 +79,24 @@ class RunFolder:
             **_code_state(),
         }
         write_bytes(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
+
+    def open_tracker(self, run: Run, recipe: str, data: str, world_size: int) -> Tracker:
+        """The tracker of the run that ``write_record`` has written; ``data`` is the name of its images."""
+        return Tracker(
+            run.run_dir,
+            run_key=self.record["run_key"],
+            name=run.run_dir.resolve().name,
+            experiment=run.experiment,
+            params=to_values(run),
+            tags={
+                "recipe": recipe,
+                "data": data,
+                "manifest_sha256": self.record["manifest_sha256"],
+                "git_commit": self.record["git_commit"],
+                "world_size": str(world_size),
+            },
+            uri=None if run.track else "none",
+        )
 
     def close(self) -> None:
         """Lets go of the folder."""

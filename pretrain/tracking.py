@@ -6,11 +6,9 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from eyespot.pretrain import spool
-from eyespot.pretrain.config import Run, to_values
-from eyespot.pretrain.dist import World
 from eyespot.pretrain.mlflow_sync import Mirror, RunRecord, brief, tracking_uri, without_password
 
 _LOG = logging.getLogger("eyespot")
@@ -203,22 +201,3 @@ class _Follower:
                 time.sleep(1.0)
             else:
                 self._closing.wait(wait)
-
-
-def make_tracker(run: Run, recipe: str, record: dict[str, Any], data: str, world: World) -> Tracker:
-    """The tracker of a run, which its record (``run.json``) identifies; ``data`` is the name of its images."""
-    return Tracker(
-        run.run_dir,
-        run_key=record["run_key"],
-        name=run.run_dir.resolve().name,
-        experiment=run.experiment,
-        params=to_values(run),
-        tags={
-            "recipe": recipe,
-            "data": data,
-            "manifest_sha256": record["manifest_sha256"],
-            "git_commit": record["git_commit"],
-            "world_size": str(world.size),
-        },
-        uri=None if run.track else "none",
-    )

@@ -28,7 +28,6 @@ from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
 from eyespot.pretrain.stopping import StopSignals
-from eyespot.pretrain.tracking import make_tracker
 
 log = logging.getLogger("eyespot")
 
@@ -104,7 +103,7 @@ class Trainer:
             self.loader = make_loader(spec, world.rank, world.size, state)
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
-        self.tracker = make_tracker(run, recipe, folder.record, manifest.name, world) if world.rank == 0 else None
+        self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         self.meter, self.head_watch, self.skipped, self.failed_saves = StepMeter(world.device), HeadWatch(), 0, 0
         announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))
 
