@@ -25,7 +25,7 @@ METHODS = {
     "mae": "mae_vitt_cifar10 --steps 1200 --data.batch-size 128 --optim.lr 2e-3 --optim.warmup-steps 100",
     "simclr": f"simclr_r18_cifar10 --steps 1000 --data.batch-size 256 --optim.lr 1e-3 {SMALL_RESNET} {SHORT}",
     "supcon": f"supcon_r18_cifar10 --steps 400 --data.batch-size 256 --optim.lr 1e-3 {SMALL_RESNET} {SHORT}",
-    "byol": f"byol_r18_cifar10 --steps 1600 --data.batch-size 128 --optim.lr 2e-3 {SMALL_RESNET} {SHORT}"
+    "byol": f"byol_r18_cifar10 --steps 1200 --data.batch-size 128 --optim.lr 2e-3 {SMALL_RESNET} {SHORT}"
     " --objective.momentum 0.95 --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
     "moco": f"moco_r18_cifar10 --steps 700 --data.batch-size 256 --optim.lr 1e-3 {SMALL_RESNET} {SHORT}",
     "moco_v3": "moco_v3_vitt_cifar10 --encoder.name test_vit --steps 700 --data.batch-size 256 --optim.lr 1e-3"
