@@ -170,15 +170,16 @@ def install_lightly(folder: str) -> str:
 
 
 def measure_sizes(options: argparse.Namespace) -> dict[str, dict[int, dict[str, Any]]]:
-    """Every way at every size that will fit into memory, four times the last one's peak, and into the time."""
+    """Every way at every size that fits into memory, four times the last one's peak; all ways of a size in turn."""
     found: dict[str, dict[int, dict[str, Any]]] = {way: {} for way in WAYS}
     sizes = [1024 * 2**step for step in range(int(math.log2(options.largest / 1024)) + 1)]
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for way in WAYS:
-        for images in sizes:
+    for images in sizes:
+        for way in WAYS:
             last = found[way].get(images // 2)
-            if images > 1024 and (last is None or 4 * last["peak"] > available):
-                break
+            too_large = way != "ours" and images > options.largest_matrix
+            if too_large or (images > 1024 and (last is None or 4 * last["peak"] > available)):
+                continue
             command = [sys.executable, __file__, "--case", way, str(images)]
             limits = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
             output = subprocess.run([*command, *limits], check=True, capture_output=True, text=True).stdout
@@ -252,6 +253,7 @@ def table(found: dict[str, dict[int, dict[str, Any]]], ranks: dict[str, dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--largest", type=int, default=65536, help="images; powers of two from 1024")
+    parser.add_argument("--largest-matrix", type=int, default=16384, help="the same, for what stores the matrix")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60, help="time after which a case gets no further round")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
