@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.engine import Precision
+from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import OptimConfig
 
@@ -68,8 +68,15 @@ class Run:
     resume: str = "never"
     """never = the run folder must be new; auto = go on in it, or start where it is empty; or the path of a checkpoint
     of another run, to branch off from its step."""
-    engine: str = "ddp"
-    """How the step runs on several processes."""
+    engine: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """How the step runs on several processes: ddp = each holds everything; fsdp = parameters, gradients and optimiser
+    state are cut over them; deepspeed = ZeRO, see --deepspeed.stage. A checkpoint moves between them."""
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    compile: bool = False
+    """Compile the encoder's blocks: faster steps after a slow start."""
+    rank_timeout_seconds: float = 600
+    """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""
     precision: Precision = "bf16"
@@ -93,7 +100,7 @@ class Run:
     """MLflow's experiment."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every"):
+        for name in ("steps", "log_every", "save_every", "rank_timeout_seconds"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: must be 1 or more")
         if self.keep_checkpoints < 2:
@@ -108,10 +115,24 @@ class Run:
 
 # What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
 FREE_FIELDS = {
-    *("run_dir", "resume", "stop_after", "engine", "device", "log_every", "save_every", "keep_checkpoints"),
-    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment"),
+    *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
+    *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
+    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
     *("data.shards", "data.accumulate", "data.num_threads", "data.max_bad_fraction", "encoder.checkpointing"),
 }
+
+
+def engine_settings(run: Run, world_size: int) -> Settings:
+    """What the run's engine is told of it."""
+    return Settings(
+        accumulate=run.data.accumulate,
+        micro_batch_size=run.data.batch_size // (run.data.accumulate * world_size),
+        clip=run.optim.clip,
+        precision=run.precision,
+        compile=run.compile,
+        fsdp=run.fsdp,
+        deepspeed=run.deepspeed,
+    )
 
 
 def recipe_names() -> dict[str, Callable[[], Run]]:

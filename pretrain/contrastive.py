@@ -6,10 +6,12 @@ together where a step has more than one micro-batch.
 """
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor
 
 from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain.batchnorm import frozen_statistics
 from eyespot.pretrain.objective import Objective
 
 Rows = dict[str, Tensor]
@@ -38,8 +40,19 @@ class Contrastive(Objective):
         mean over ranks that an engine takes is the gradient of one process with the whole batch.
         """
 
-    def forward(self, batch: Batch, gradients: Rows | None = None) -> dict[str, Tensor]:
-        """The loss of one micro-batch; or, given the loss's gradient in each row, what has that gradient."""
+    def forward(self, batch: Batch, gradients: Rows | None = None, *, only_rows: bool = False) -> dict[str, Any]:
+        """The loss of one micro-batch.
+
+        Args:
+            batch: of one view spec.
+            gradients: the loss's gradient in each row; what is returned then has that gradient, not that value.
+            only_rows: {"rows", "targets"} instead of a loss, for a first look: running statistics of batch norm in
+                what makes the rows stay as they are, because the rows will be made again.
+        """
+        if only_rows:
+            with frozen_statistics(self):
+                rows = self.embed(batch)
+            return {"rows": rows, "targets": self.targets(batch)}
         rows = self.embed(batch)
         if gradients is None:
             return self.compare({**rows, **self.targets(batch)})

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float64, Int64
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -27,12 +28,12 @@ class World:
     device: torch.device
 
 
-def start(device: str, timeout_minutes: float = 30) -> World:
+def start(device: str, timeout_seconds: float = 600) -> World:
     """Joins the process group, if there is one, and takes this process's device.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda".
-        timeout_minutes: a rank that is silent for longer makes the others stop.
+        timeout_seconds: a rank that is silent for longer makes the others stop.
 
     Raises:
         UserError: "cuda" is asked for and there is none.
@@ -51,9 +52,28 @@ def start(device: str, timeout_minutes: float = 30) -> World:
     else:
         chosen = torch.device("cpu")
     if size > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+        dist.init_process_group(_backend(chosen), timeout=timedelta(seconds=timeout_seconds))
     return World(rank=rank, size=size, device=chosen)
+
+
+def ensure_group(device: torch.device) -> None:
+    """A process group of one, where a single process has none: some engines cannot do without."""
+    if not dist.is_initialized():
+        dist.init_process_group(_backend(device), store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _backend(device: torch.device) -> str:
+    return "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """What this rank holds of a parameter that an engine may have cut up, without gradient; writing to it counts.
+
+    FSDP makes parameters DTensors; ZeRO-3 keeps each rank's piece in an attribute.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.to_local().detach()
+    return getattr(tensor, "ds_tensor", tensor).detach()
 
 
 def stop() -> None:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,11 +13,60 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.batchnorm import synchronize_batch_norm
+from eyespot.pretrain.blocks import repeated_blocks
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import choose_attention
 from eyespot.pretrain.objective import Objective
 
 Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(kw_only=True, slots=True)
+class FSDPConfig:
+    """Of the engine fsdp only."""
+
+    shard_over: Literal["all", "node"] = "all"
+    """all = every rank holds its share of parameters, gradients and optimiser state; node = each node holds them whole,
+    cut over its own ranks: more memory, and only gradients cross between nodes."""
+    gather: Precision = "fp32"
+    """In which precision a block's parameters travel before it runs; bf16 halves that traffic, and the block then
+    computes wholly in bf16, so that results differ from other engines' by its rounding."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DeepSpeedConfig:
+    """Of the engine deepspeed only."""
+
+    stage: Literal[1, 2, 3] = 2
+    """ZeRO: 1 = optimiser state is cut over the ranks, 2 = gradients too, 3 = parameters too."""
+    options: Path | None = None
+    """JSON file with further DeepSpeed settings, laid over those made from the run."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Settings:
+    """What an engine is told of the run, besides the objective and its optimiser."""
+
+    accumulate: int = 1
+    """Micro-batches per step."""
+    micro_batch_size: int = 1
+    """Images per micro-batch on this rank."""
+    clip: float | None = None
+    """Largest global gradient norm, or None."""
+    precision: Precision = "fp32"
+    """bf16 runs the forward pass under autocast; parameters stay fp32."""
+    compile: bool = False
+    """Compile each repeated block."""
+    fsdp: FSDPConfig = field(default_factory=FSDPConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of the forward pass, as a context."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+ReadTensors = Callable[[dict[str, Tensor]], None]
 
 
 @runtime_checkable
@@ -25,6 +75,8 @@ class Engine(Protocol):
 
     Gradients are means over the global batch: over micro-batches and over ranks. Rates are pure functions of the step,
     handed in each time; the engine saves none.
+
+    Where parameters are sharded, ``objective.encode`` and ``objective.picture`` gather them: all ranks call them alike.
     """
 
     objective: Objective
@@ -50,15 +102,23 @@ class Engine(Protocol):
         ...
 
     def save_tensors(self) -> dict[str, Tensor]:
-        """The live state: ``model.<name>`` and ``optim.state.<name>.<slot>``. A checkpoint is read into these."""
+        """The state to write: ``model.<name>`` and ``optim.state.<name>.<slot>``.
+
+        Whole tensors, DTensors, or only those whole tensors that this rank is to write. Every rank calls it.
+        """
+        ...
+
+    def load_tensors(self, read: ReadTensors) -> None:
+        """Takes over a saved state, whatever engine and number of ranks wrote it. Every rank calls it.
+
+        Args:
+            read: fills tensors, by the names of ``save_tensors``, in place; may be called once for each part of them.
+        """
         ...
 
     def close(self) -> None:
         """Frees what the engine holds."""
         ...
-
-
-MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 def engine_names() -> list[str]:
@@ -67,14 +127,7 @@ def engine_names() -> list[str]:
 
 
 def make_engine(
-    name: str,
-    objective: Objective,
-    world: World,
-    make_optimizer: MakeOptimizer,
-    *,
-    accumulate: int,
-    clip: float | None,
-    precision: Precision,
+    name: str, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings
 ) -> Engine:
     """The engine of that name around ``objective``, which it moves to its device.
 
@@ -83,12 +136,10 @@ def make_engine(
         objective: the whole method as one module.
         world: this process and its device.
         make_optimizer: builds the optimiser; the engine decides when, because wrapping may replace parameters.
-        accumulate: micro-batches per step.
-        clip: largest global gradient norm, or None.
-        precision: "bf16" runs the forward pass under autocast; parameters stay fp32.
+        settings: what else it needs of the run.
 
     Raises:
-        UserError: there is no such engine.
+        UserError: there is no such engine, or it cannot do what the settings ask for.
     """
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
@@ -96,4 +147,15 @@ def make_engine(
     if world.size > 1:
         synchronize_batch_norm(objective)
     module = importlib.import_module(f"eyespot.pretrain.engines.{name}")
-    return module.make(objective, world, make_optimizer, accumulate=accumulate, clip=clip, precision=precision)
+    if settings.compile:
+        _compile_blocks(objective)
+    return module.make(objective, world, make_optimizer, settings)
+
+
+def _compile_blocks(objective: Objective) -> None:
+    """In place: names and hooks stay, and blocks of one shape share their code."""
+    blocks = repeated_blocks(objective)
+    if not blocks:
+        raise UserError("compile True: this encoder has no repeated blocks to compile; leave it out")
+    for block in blocks:
+        block.compile()

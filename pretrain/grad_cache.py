@@ -8,24 +8,28 @@ here as in any accumulation; both passes see the same ones, and running statisti
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain.batchnorm import frozen_statistics
 from eyespot.pretrain.contrastive import Contrastive, Rows
 
 
 def cached_gradients(
-    objective: Contrastive, micro_batches: Iterable[tuple[Batch, int]], autocast: Callable[[], AbstractContextManager]
+    objective: Contrastive,
+    forward: Callable[..., dict[str, Any]],
+    micro_batches: Iterable[tuple[Batch, int]],
+    autocast: Callable[[], AbstractContextManager],
 ) -> tuple[list[tuple[Batch, int, Rows]], dict[str, Tensor]]:
     """The first pass over a step, and its loss.
 
     Args:
-        objective: embeds and compares.
+        objective: compares.
+        forward: the objective's own, as the engine calls it.
         micro_batches: each with its seed of torch's generator.
-        autocast: the precision in which to embed.
+        autocast: the precision in which to compare.
 
     Returns:
         Each micro-batch with its seed and the loss's gradient in its rows, for ``objective(batch, gradients)``; and the
@@ -34,13 +38,13 @@ def cached_gradients(
     kept: list[tuple[Batch, int]] = []
     embedded: list[Rows] = []
     targets: list[Rows] = []
-    with torch.no_grad(), autocast():
+    with torch.no_grad():
         for batch, seed in micro_batches:
             torch.manual_seed(seed)
             kept.append((batch, seed))
-            with frozen_statistics(objective):
-                embedded.append(objective.embed(batch))
-            targets.append(objective.targets(batch))
+            found = forward(batch, only_rows=True)
+            embedded.append(found["rows"])
+            targets.append(found["targets"])
     leaves = {name: rows.requires_grad_() for name, rows in _joined(embedded).items()}
     with autocast():
         scalars = objective.compare({**leaves, **_joined(targets)})

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from eyespot.pretrain.dist import own_share
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -22,9 +24,11 @@ def make_teacher(student: M) -> M:
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter, in fp32.
 
+    On this rank's share of each parameter, where an engine has cut them up: nothing is exchanged.
+
     Running statistics of batch norm are the teacher's own: it sees every batch itself.
     """
-    ours, theirs = ([parameter.detach() for parameter in module.parameters()] for module in (teacher, student))
+    ours, theirs = ([own_share(parameter) for parameter in module.parameters()] for module in (teacher, student))
     torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
 
 

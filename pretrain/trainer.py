@@ -15,7 +15,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import make_loader
 from eyespot.pretrain import checkpoint, dist
-from eyespot.pretrain.config import Run
+from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch
@@ -47,7 +47,7 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
     """
     console = Console(stderr=True)
-    world = dist.start(run.device)
+    world = dist.start(run.device, run.rank_timeout_seconds)
     signals = StopSignals()
     folder: RunFolder | None = None
     try:
@@ -88,15 +88,12 @@ class Trainer:
             check_labels(objective, shards, manifest)
             self.views = normalized(objective.views(), run.data, manifest)
             spec = loader_spec(run, shards, self.views, world)
-        self.engine = make_engine(
-            run.engine,
-            objective,
-            world,
-            lambda module: make_optimizer(module, run.optim),
-            accumulate=run.data.accumulate,
-            clip=run.optim.clip,
-            precision=run.precision,
-        )
+        num_parameters = sum(p.numel() for p in objective.parameters())
+        settings = engine_settings(run, world.size)
+        with dist.agreed():
+            self.engine = make_engine(
+                run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings
+            )
         self.start, state = self._restore()
         with dist.agreed():
             self.pictured = pictured_batch(spec, manifest, world) if run.picture_every else None
@@ -105,7 +102,7 @@ class Trainer:
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         self.meter, self.head_watch, self.skipped, self.failed_saves = StepMeter(world.device), HeadWatch(), 0, 0
-        announce(run, recipe, manifest, world, sum(p.numel() for p in objective.parameters()))
+        announce(run, recipe, manifest, world, num_parameters)
 
     def fit(self, console: Console) -> Outcome:
         """The loop. Closes the tracker with how it ended."""

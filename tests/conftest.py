@@ -17,6 +17,8 @@ install_import_hook("eyespot", "beartype.beartype")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
+# What each rank of a distributed test needs and takes seconds to import: imported once, by the server that forks them.
+PRELOADED = ("deepspeed", "eyespot.pretrain.trainer", "eyespot.eval.online", "eyespot.pretrain.torch_engine")
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +57,8 @@ def on_ranks() -> Callable[..., list[Any]]:
 
 
 def _on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PRELOADED])
     answers = context.Queue()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -87,7 +90,7 @@ def _rank(
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        answer = function(dist.start("cpu", timeout_minutes=2.0), *arguments)
+        answer = function(dist.start("cpu", timeout_seconds=120.0), *arguments)
     except Exception:
         answer = _Failure(f"rank {rank}: {traceback.format_exc()}")
     answers.put((rank, pickle.dumps(answer)))  # as bytes: a process that shares memory does not end

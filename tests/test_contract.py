@@ -12,7 +12,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import make_run
 from eyespot.pretrain.encoders import make_encoder
-from eyespot.pretrain.engine import Engine, engine_names, make_engine
+from eyespot.pretrain.engine import Engine, Settings, engine_names, make_engine
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import make_optimizer
 
@@ -166,9 +166,7 @@ def make_double_engine(method: str, world: dist.World = ONE) -> Engine:
         make_objective(method).double(),
         world,
         lambda module: torch.optim.SGD([p for p in module.parameters() if p.requires_grad], momentum=0.9),
-        accumulate=1,
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=1, clip=None, precision="fp32"),
     )
 
 
@@ -191,9 +189,7 @@ def test_it_learns_one_batch_on_every_engine(method, engine_name, precision):
         objective,
         ONE,
         lambda module: make_optimizer(module, run.optim),
-        accumulate=1,
-        clip=1.0,
-        precision=precision,
+        Settings(accumulate=1, clip=1.0, precision=precision),
     )
     batch, losses = make_batch(objective), []
     for step in range(30):

@@ -9,7 +9,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain.contrastive import Contrastive
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.objectives.simclr import SimCLR
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
@@ -46,9 +46,7 @@ def engine_gradients(
         objective,
         world,
         lambda module: make_optimizer(module, OptimConfig()),
-        accumulate=len(parts),
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=len(parts), clip=None, precision="fp32"),
     )
     losses = [float(scalars["loss"]) for scalars in engine.forward_backward(iter(parts))]
     return losses, {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}

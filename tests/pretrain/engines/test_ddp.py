@@ -8,6 +8,7 @@ from torch import nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain.dist import World
+from eyespot.pretrain.engine import Settings
 from eyespot.pretrain.engines.ddp import DDPEngine
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
@@ -38,9 +39,7 @@ def make_engine(accumulate: int = 1, clip: float | None = None) -> DDPEngine:
         Regression(),
         World(rank=0, size=1, device=torch.device("cpu")),
         lambda module: make_optimizer(module, OptimConfig()),
-        accumulate=accumulate,
-        clip=clip,
-        precision="fp32",
+        Settings(accumulate=accumulate, clip=clip, precision="fp32"),
     )
 
 

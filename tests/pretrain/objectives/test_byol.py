@@ -9,7 +9,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.objectives.byol import BYOL, squared_distances
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
@@ -82,9 +82,7 @@ def test_the_teacher_is_the_closed_form_average_after_real_steps():
         byol,
         World(rank=0, size=1, device=torch.device("cpu")),
         lambda module: make_optimizer(module, OptimConfig(name="sgd", weight_decay=0.0)),
-        accumulate=1,
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=1, clip=None, precision="fp32"),
     )
     first = {name: p.clone() for name, p in byol.named_parameters() if name.startswith("teacher_")}
     students: list[dict[str, torch.Tensor]] = []

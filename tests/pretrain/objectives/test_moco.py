@@ -9,7 +9,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.objectives.moco import MoCo
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
@@ -134,9 +134,7 @@ def train(accumulate: int, num_steps: int = 4) -> dict[str, torch.Tensor]:
         make_moco(),
         ALONE,
         lambda module: make_optimizer(module, OptimConfig(name="sgd")),
-        accumulate=accumulate,
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=accumulate, clip=None, precision="fp32"),
     )
     for step in range(num_steps):
         engine.forward_backward(micro_batches(make_batch(step), accumulate))
@@ -179,9 +177,7 @@ def rank_keys(world: World) -> torch.Tensor:
         moco,
         world,
         lambda module: make_optimizer(module, OptimConfig(name="sgd")),
-        accumulate=1,
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=1, clip=None, precision="fp32"),
     )
     (batch, _) = micro_batches(make_batch(), world.size)[world.rank]
     engine.forward_backward([(batch, 0)])

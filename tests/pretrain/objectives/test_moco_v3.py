@@ -10,7 +10,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder, sincos_positions
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.objectives.moco_v3 import MoCoV3
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
@@ -126,9 +126,7 @@ def engine_gradients(world: World, parts: list[tuple[Batch, int]]) -> tuple[floa
         moco,
         world,
         lambda module: make_optimizer(module, OptimConfig()),
-        accumulate=len(parts),
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=len(parts), clip=None, precision="fp32"),
     )
     loss = float(engine.forward_backward(iter(parts))[0]["loss"])
     return loss, {name: p.grad.clone() for name, p in moco.named_parameters() if p.grad is not None}

@@ -10,7 +10,7 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.objectives.supcon import SupCon
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
@@ -84,9 +84,7 @@ def gradients(parts: int) -> dict[str, torch.Tensor]:
         objective,
         World(rank=0, size=1, device=torch.device("cpu")),
         lambda module: make_optimizer(module, OptimConfig()),
-        accumulate=parts,
-        clip=None,
-        precision="fp32",
+        Settings(accumulate=parts, clip=None, precision="fp32"),
     )
     engine.forward_backward(micro_batches)
     return {name: parameter.grad for name, parameter in objective.named_parameters()}
