@@ -15,7 +15,7 @@ from eyespot.eval import knn, linear
 from eyespot.eval.labels import Part, labeled_data
 from eyespot.eval.subject import center_view
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.dist import World
+from eyespot.pretrain.dist import World, agreed
 from eyespot.pretrain.feed import loader_spec, normalized
 from eyespot.pretrain.fixed_samples import FixedSamples
 from eyespot.pretrain.objective import Objective
@@ -38,8 +38,8 @@ class OnlineProbe:
     samples held out here (the encoder has seen those, without their labels). They show where a run is going; what to
     report is measured by ``eyespot eval``, on all data and with hyper-parameters chosen.
 
-    Nothing of this reaches the encoder. Without labels there are no metrics, and the log says so once. Rank 0 looks,
-    the others go on and wait for it at the next step.
+    Nothing of this reaches the encoder. Without labels there are no metrics, and the log says so once. The ranks encode
+    together; rank 0 judges, the others wait for it at the next step.
 
     Args:
         run: the run that is watched.
@@ -52,10 +52,12 @@ class OnlineProbe:
 
     def __call__(self, objective: Objective, world: World) -> dict[str, float]:
         """The metrics at this step."""
-        if world.rank != 0 or self._idle:
+        if self._idle:
             return {}
         try:
-            self._samples = self._samples or _choose(self._run, world)
+            if self._samples is None:
+                with agreed():
+                    self._samples = _choose(self._run, world)
         except UserError as error:
             self._idle = True
             log.info("no online probe: %s", error)
@@ -71,8 +73,11 @@ class _Samples:
     """The labels that occur, ascending."""
 
     def judge(self, objective: Objective) -> dict[str, float]:
-        train, train_classes = self._encode(self.train, objective)
-        test, test_classes = self._encode(self.test, objective)
+        encoded = [samples.encode(objective) for samples in (self.train, self.test)]
+        known = [self._of_known_class(*part) for part in encoded if part is not None]
+        if not known:
+            return {}
+        (train, train_classes), (test, test_classes) = known
         if not (train.isfinite().all() and test.isfinite().all()):
             return {"online/knn": math.nan, "online/linear": math.nan}
         num_classes, k = len(self.classes), min(NEIGHBOURS, len(train))
@@ -82,11 +87,13 @@ class _Samples:
         }
         return {name: (answer == test_classes).double().mean().item() for name, answer in answers.items()}
 
-    def _encode(self, samples: FixedSamples, objective: Objective) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-        (features,), labels = samples.encode(objective)
+    def _of_known_class(
+        self, features: list[Float[Tensor, "_ d"]], labels: Int[Tensor, " _"]
+    ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+        """What stands in for a damaged sample may be of another class."""
         classes = self.classes.to(labels.device)
-        known = torch.isin(labels, classes)  # what stands in for a damaged sample may be of another class
-        return features[known], torch.searchsorted(classes, labels[known])
+        known = torch.isin(labels, classes)
+        return features[0][known], torch.searchsorted(classes, labels[known])
 
 
 def _choose(run: Run, world: World) -> _Samples:
@@ -102,7 +109,7 @@ def _choose(run: Run, world: World) -> _Samples:
         rows = generator.permutation(part.rows[np.isin(part.labels, classes)])[:count]
         views = ViewSpec(views=(center_view(run.encoder.image_size),))
         spec = loader_spec(run, part.folder, normalized(views, run.data, data.train.manifest), world)
-        return FixedSamples(spec, np.sort(rows))
+        return FixedSamples(spec, np.sort(rows), world)
 
     train, test = some(data.train, MAX_TRAIN), some(data.test, MAX_TEST)
     return _Samples(train=train, test=test, classes=torch.from_numpy(classes))

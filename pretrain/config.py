@@ -75,7 +75,7 @@ class Run:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
     """Compile the encoder's blocks: faster steps after a slow start."""
-    rank_timeout_seconds: float = 600
+    rank_timeout_seconds: float = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -116,6 +119,15 @@ def gather_batch(micro_batches: list[Tensor]) -> Tensor:
     gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, own)
     return torch.stack(gathered, dim=1).flatten(0, 2)
+
+
+def gather_to_first(own: T) -> list[T] | None:
+    """Every rank's value, on rank 0; None on the others. For what is small: it is pickled on the way."""
+    if not dist.is_initialized():
+        return [own]
+    gathered = [own] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(own, gathered)
+    return gathered
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """FixedSamples: the same few samples again and again, and what the encoder of the moment makes of them."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loader import LoaderSpec, make_selection
+from eyespot.pretrain.dist import World, gather_to_first
 from eyespot.pretrain.objective import Objective
 
 AT_ONCE = 128
@@ -22,31 +24,46 @@ Part = tuple[list[Float[Tensor, "_ 3 _ _"]], Int[Tensor, " _"]]
 
 
 class FixedSamples:
-    """Chosen samples of a shard folder, decoded once where they are small.
+    """Chosen samples of a shard folder, dealt to the ranks and decoded once where they are small.
 
     Args:
         spec: of the loader; its batch size plays no part.
         ids: which samples.
+        world: this process. All ranks make the same object and encode together.
     """
 
-    def __init__(self, spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> None:
-        self._spec, self._ids = replace(spec, batch_size=AT_ONCE), ids
+    def __init__(self, spec: LoaderSpec, ids: Int64[np.ndarray, " n"], world: World) -> None:
+        self._spec, self._world = replace(spec, batch_size=AT_ONCE), world
+        chunks = [ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE)]
+        own = chunks[world.rank :: world.size]
+        self._rounds, self._idle = -(-len(chunks) // world.size), not own
+        self._ids = np.concatenate(own or chunks[:1])
         self._kept: list[Part] = []
 
-    def encode(self, objective: Objective) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]]:
-        """Features of each view, in single precision, and the labels; both on the loader's device.
+    def encode(self, objective: Objective) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]] | None:
+        """Features of each view, in single precision, and the labels, in the order of the ids; None but on rank 0.
 
-        The objective stays as it was: no gradient, its modules in evaluation mode meanwhile, so that batch norm uses
-        what it has gathered and gathers nothing. Full precision, whatever the run's.
+        They do not depend on the number of ranks. Every rank calls it, and runs the encoder equally often: where its
+        parameters are cut up, the ranks need each other. The objective stays as it was: no gradient, its modules in
+        evaluation mode meanwhile, so that batch norm uses what it has gathered and gathers nothing. Full precision,
+        whatever the run's.
         """
-        features: list[list[Tensor]] = [[] for _ in self._spec.views.views]
-        labels: list[Tensor] = []
         with at_rest(objective):
-            for views, known in self._parts():
-                for found, view in zip(features, views, strict=True):
-                    found.append(objective.encode(view.to(self._spec.device)).float())
-                labels.append(known.to(self._spec.device))
-        return [torch.cat(found) for found in features], torch.cat(labels)
+            encoded = [self._encode_part(objective, part) for part in self._parts()]
+            for _ in range(self._rounds - len(encoded)):
+                self._encode_part(objective, self._last)
+        everyone = gather_to_first([] if self._idle else encoded)
+        if everyone is None:
+            return None
+        ordered = [part for parts in itertools.zip_longest(*everyone) for part in parts if part is not None]
+        features, labels = zip(*ordered, strict=True)
+        device = self._spec.device
+        return [torch.cat(view).to(device) for view in zip(*features, strict=True)], torch.cat(labels).to(device)
+
+    def _encode_part(self, objective: Objective, part: Part) -> tuple[list[Tensor], Tensor]:
+        views, labels = part
+        self._last = part
+        return [objective.encode(view.to(self._spec.device)).float().cpu() for view in views], labels
 
     def _parts(self) -> Iterator[Part]:
         if self._kept:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.dist import World
+from eyespot.pretrain.dist import World, agreed
 from eyespot.pretrain.feed import loader_spec, normalized, open_shards
 from eyespot.pretrain.fixed_samples import FixedSamples
 from eyespot.pretrain.objective import Objective
@@ -119,7 +119,7 @@ class Health:
     and ``health/alignment``; ``health/collapsed``, 1 or 0. What it cannot see is a head that collapses over an encoder
     whose last layer is a batch norm: ``HeadWatch`` does.
 
-    Rank 0 looks, the others go on and wait for it at the next step.
+    The ranks encode together; rank 0 computes the numbers, the others wait for it at the next step.
 
     Args:
         run: the run that is watched.
@@ -132,10 +132,13 @@ class Health:
 
     def __call__(self, objective: Objective, world: World) -> dict[str, float]:
         """The metrics at this step."""
-        if world.rank != 0:
+        if self._samples is None:
+            with agreed():
+                self._samples = _training_samples(self._run, objective, world)
+        encoded = self._samples.encode(objective)
+        if encoded is None:
             return {}
-        self._samples = self._samples or _training_samples(self._run, objective, world)
-        views, _ = self._samples.encode(objective)
+        views, _ = encoded
         found = measure(views)
         collapsed = is_collapsed(found, *views[0].shape)
         self._warn(collapsed, found, views[0].shape[1])
@@ -205,4 +208,4 @@ def _training_samples(run: Run, objective: Objective, world: World) -> FixedSamp
     alike = [view for view in views.views if view.size == views.views[0].size]
     spec = loader_spec(run, shards, replace(views, views=tuple(alike[:2])), world)
     count = min(MAX_SAMPLES, manifest.num_samples)
-    return FixedSamples(spec, np.random.default_rng(run.seed).permutation(manifest.num_samples)[:count])
+    return FixedSamples(spec, np.random.default_rng(run.seed).permutation(manifest.num_samples)[:count], world)

@@ -142,9 +142,14 @@ def test_features_that_never_change_give_a_number(digits):
     assert all(value == pytest.approx(0.1, abs=0.05) for value in online.OnlineProbe(run)(objective, ALONE).values())
 
 
-def test_other_ranks_do_nothing(digits):
+def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    assert online.OnlineProbe(run)(make_objective(run), World(rank=1, size=2, device=torch.device("cpu"))) == {}
+    return online.OnlineProbe(run)(make_objective(run), world)
+
+
+def test_ranks_look_together(digits, on_ranks):
+    """The first has the numbers of one process alone, the other none."""
+    assert on_ranks(look, 2, digits) == [look(ALONE, digits), {}]
 
 
 def test_a_run_does_not_notice_its_monitors(digits, tmp_path):

@@ -7,11 +7,13 @@ from eyespot.data_pipeline.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.manifest import read_index, read_manifest
 from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
 from eyespot.pretrain import fixed_samples
+from eyespot.pretrain.dist import World
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.fixed_samples import FixedSamples, at_rest
 from eyespot.pretrain.objective import Objective
 
 CENTER = ViewSpec(views=(CenterView(resize=16, size=16),))
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 IDS = np.array([7, 1200, 3, *range(400, 600)])
 
 
@@ -30,8 +32,8 @@ class OnlyEncoder(Objective):
         raise NotImplementedError
 
 
-def samples(digits, views: ViewSpec = CENTER) -> FixedSamples:
-    return FixedSamples(LoaderSpec(shards=digits / "train", views=views, batch_size=7, num_threads=1), IDS)
+def samples(digits, views: ViewSpec = CENTER, world: World = ALONE) -> FixedSamples:
+    return FixedSamples(LoaderSpec(shards=digits / "train", views=views, batch_size=7, num_threads=1), IDS, world)
 
 
 def test_features_are_those_of_the_encoder_in_evaluation_mode(digits):
@@ -60,6 +62,33 @@ def test_again_is_the_same_kept_or_not(digits, limit, monkeypatch):
     assert bool(chosen._kept) == (limit > 0)
     (second,), again = chosen.encode(objective)
     assert torch.equal(first, second) and torch.equal(labels, again)
+
+
+def encode_together(world: World, digits) -> tuple[list, torch.Tensor] | None:
+    chosen = samples(digits, ViewSpec(views=(RandomView(size=16), RandomView(size=16))), world)
+    objective, calls = OnlyEncoder(), []
+    objective.encoder.forward_features = _counted(objective.encoder.forward_features, calls)
+    chosen.encode(objective)
+    return chosen.encode(objective), len(calls)
+
+
+def _counted(function, calls: list):
+    def call(images):
+        calls.append(len(images))
+        return function(images)
+
+    return call
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_ranks_share_the_work_and_nothing_changes(digits, size, on_ranks):
+    """Two chunks on two ranks, and on three, of which one has nothing to do but must not keep the others waiting."""
+    (expected, labels), _ = encode_together(ALONE, digits)
+    ((found, same), calls), *others = on_ranks(encode_together, size, digits)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert torch.equal(same, labels)
+    assert [answer for answer, _ in others] == [None] * (size - 1)
+    assert {number for _, number in others} == {calls} == {4}
 
 
 def test_the_objective_stays_as_it_was(digits):

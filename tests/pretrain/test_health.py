@@ -164,9 +164,14 @@ def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
     assert caplog.records[-1].levelno == logging.INFO and len(caplog.records) == 2
 
 
-def test_other_ranks_do_nothing(digits):
+def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    assert health.Health(run)(make_objective(run), World(rank=1, size=2, device=torch.device("cpu"))) == {}
+    return health.Health(run)(make_objective(run), world)
+
+
+def test_ranks_look_together(digits, on_ranks):
+    """The first has the numbers of one process alone, the other none."""
+    assert on_ranks(look, 2, digits) == [look(ALONE, digits), {}]
 
 
 def test_a_head_that_stays_collapsed_is_reported_once(caplog):
