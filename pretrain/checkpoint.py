@@ -1,19 +1,20 @@
 """One checkpoint format, whatever engine wrote it: a torch distributed checkpoint in safetensors.
 
-    RUN/checkpoints/step-00000012/shard-00001-model-00001-of-00001.safetensors   a file per rank
-    RUN/checkpoints/step-00000012/meta.json     step, place in the data, sha256 of each file
-    RUN/checkpoints/latest                      name of the newest complete one: a hint, never trusted
+    RUN/checkpoints/step-00000012/rank-00000.safetensors    what each rank wrote
+    RUN/checkpoints/step-00000012/meta.json                 step, place in the data, sha256 of each file
+    RUN/checkpoints/latest                                  name of the newest complete one: a hint, never trusted
 
 Tensors are named ``model.<name>`` and ``optim.state.<name>.<slot>``. Nothing is pickled, so a hostile file cannot run
-code. A folder is complete or absent: it is written as ``step-*.tmp`` and renamed after everything is on the disk.
+code. A folder is complete or absent; ``saver.py`` writes it. Decisions 0003 and 0007 say why.
 """
 
 import hashlib
 import json
-import os
-import shutil
+import logging
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,48 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from eyespot.data_pipeline.atomic import commit, write_bytes
+import eyespot
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.dist import any_rank, barrier
+from eyespot.pretrain.dist import agreed
+from eyespot.pretrain.share import exchange
 
 PREFIX = "step-"
 PARTIAL = ".tmp"
+FORMAT = 1
+"""Of what a checkpoint holds and how it is named; a higher one is refused."""
+OPTIMIZER = "optim.state."
+
+LoadTensors = Callable[[Callable[[dict[str, Tensor]], None]], None]
+"""``Engine.load_tensors``."""
+
+log = logging.getLogger("eyespot")
 
 
 @dataclass(kw_only=True, slots=True)
 class Meta:
-    """meta.json: what a checkpoint says of itself besides its tensors."""
+    """meta.json: what a checkpoint says of itself besides its tensors.
+
+    No state of a random generator: all randomness is a function of the run's seed, the step and the sample.
+    """
 
     step: int
-    """Optimiser steps taken."""
+    """Optimiser steps taken: also the place in every schedule."""
     loader: dict[str, int]
     """Place in the data: the loader's state."""
     world_size: int
     """Ranks that wrote it; any number can read it."""
     run_key: str
     """The run it belongs to."""
+    engine: str = ""
+    """The engine that wrote it; any can read it."""
+    precision: str = ""
+    """Of the forward pass; what is saved is fp32."""
+    eyespot: str = eyespot.__version__
+    """Version that wrote it."""
+    format: int = FORMAT
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each file of tensors."""
 
@@ -65,55 +84,52 @@ def newest(run_dir: Path) -> Path | None:
     return next(reversed(complete(run_dir)), None)
 
 
-def save(run_dir: Path, tensors: dict[str, Tensor], meta: Meta, *, keep: int) -> Path:
-    """Writes one checkpoint, all ranks together, then removes all but the ``keep`` newest.
-
-    A kill at any instant leaves the previous checkpoint whole, and this one whole or absent.
+def restore(run_dir: Path, resume: str, load_tensors: LoadTensors) -> Meta | None:
+    """Loads what ``Run.resume`` asks for: never, auto (the run's newest, if there is one) or a checkpoint's path.
 
     Raises:
-        OSError: it could not be written (a full disk, say), on every rank; what was written of it is removed.
+        UserError: as ``load``.
     """
-    final = folder_of(run_dir, meta.step)
-    partial = final.with_suffix(PARTIAL)
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    if any_rank([final.exists()])[0]:  # the same step of the same run: never replaced, so never absent for a moment
-        return final
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, exist_ok=True)
-    barrier()
-    try:
-        _write_tensors(partial, tensors)
-        hashes = _gather_hashes({p.name: _sync_and_hash(p) for p in _own_files(partial, rank)})
-        failure = None
-    except (CheckpointException, OSError) as error:
-        failure, hashes = _reason(error), {}
-    if any_rank([failure is not None])[0]:
-        if rank == 0:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"checkpoint {final.name} not written: {failure or 'another rank failed'}")
-    if rank == 0:
-        meta.files = hashes
-        write_bytes(partial / "meta.json", json.dumps(asdict(meta), indent=1).encode())
-        commit(partial, final)
-        write_bytes(final.parent / "latest", final.name.encode())
-        _sweep(run_dir, keep)
-    barrier()
-    return final
+    if resume == "never":
+        return None
+    # Rank 0's answer: on a network disk another rank may still see an older list of files.
+    folder = exchange(newest(run_dir))[0] if resume == "auto" else Path(resume)
+    if folder is None:
+        return None
+    meta = load(folder, load_tensors)
+    log.info("going on after step %d, from %s", meta.step, folder)
+    return meta
 
 
-def load(folder: Path, tensors: dict[str, Tensor]) -> Meta:
-    """Reads a checkpoint into the live tensors, in place, on any engine and any number of ranks.
+def load(folder: Path, load_tensors: LoadTensors) -> Meta:
+    """Reads a checkpoint into an engine, whatever engine and number of ranks wrote it. All ranks call it.
+
+    Args:
+        folder: the checkpoint.
+        load_tensors: ``Engine.load_tensors``. All ranks call what it is given equally often; nothing is overwritten
+            before the tensors of a call have been found to fit.
 
     Raises:
-        UserError: it is damaged (a sha256 differs), or holds other tensors than the run asks for.
+        UserError: it is damaged, or holds other tensors than the run asks for; on every rank.
     """
-    meta = read_meta(folder)
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    problem = _damage(folder, meta, rank, size) or _mismatch(folder, tensors)
-    if any_rank([problem is not None])[0]:
-        raise UserError(problem or f"checkpoint {folder}: another rank found it damaged")
-    _read_tensors(folder, tensors)
+    with agreed():
+        meta = read_meta(folder)
+        _verify(folder, meta, rank, size)
+    with agreed():
+        stored = _Stored(folder)
+    unread = set(stored.tensors)
+
+    def read(tensors: dict[str, Tensor]) -> None:
+        with agreed():
+            stored.check(tensors)
+        with agreed():
+            stored.fill(tensors)
+        unread.difference_update(tensors)
+
+    load_tensors(read)
+    if left := sorted(set.intersection(*exchange(unread))):
+        raise UserError(f"checkpoint {folder}: holds {left[0]}, which this run does not have; {_other_writer(left[0])}")
     return meta
 
 
@@ -121,17 +137,25 @@ def read_meta(folder: Path) -> Meta:
     """Reads ``meta.json``.
 
     Raises:
-        UserError: it is missing or not what a checkpoint has.
+        UserError: it is missing, not what a checkpoint has, or written by a newer version.
     """
-    path = folder / "meta.json"
     try:
-        return Meta(**json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        number = values.get("format", 1)
+        if isinstance(number, int) and number > FORMAT:
+            raise UserError(
+                f"checkpoint {folder}: format {number}, written by eyespot {values.get('eyespot')};"
+                f" this is eyespot {eyespot.__version__}, which reads up to {FORMAT}: install that version"
+            )
+        meta = Meta(**values)
+        _check_types(meta)
     except FileNotFoundError as error:
         raise UserError(f"checkpoint {folder}: no meta.json, so it is not a complete checkpoint") from error
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"checkpoint {folder}: damaged meta.json ({error}); delete the folder to use an older one"
-        ) from (error)
+            f"checkpoint {folder}: damaged meta.json ({_one_line(error)}); delete the folder to use an older one"
+        ) from error
+    return meta
 
 
 def read_encoder(folder: Path) -> dict[str, Tensor]:
@@ -140,105 +164,105 @@ def read_encoder(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoint is damaged or holds no encoder.
     """
-    if problem := _damage(folder, read_meta(folder), 0, 1):
-        raise UserError(problem)
-    prefix = "model.encoder."
+    _verify(folder, read_meta(folder), 0, 1)
+    stored, prefix = _Stored(folder), "model.encoder."
     tensors = {
-        name: torch.empty(stored.size, dtype=stored.properties.dtype)
-        for name, stored in _stored(folder).items()
+        name: torch.empty(kept.size, dtype=kept.properties.dtype)
+        for name, kept in stored.tensors.items()
         if name.startswith(prefix)
     }
     if not tensors:
         raise UserError(f"checkpoint {folder}: holds no tensors named {prefix}*")
-    _read_tensors(folder, tensors, alone=True)
+    stored.fill(tensors)
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _write_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        dcp.save(  # pyright: ignore[reportPrivateImportUsage]
-            tensors, storage_writer=writer, no_dist=not dist.is_initialized()
-        )
+class _Stored(HuggingFaceStorageReader):
+    """The tensors of a verified checkpoint. Its headers are read once, however many parts are asked for.
+
+    Raises:
+        UserError: its headers make no sense, or it has only parts of a tensor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+        try:
+            self._metadata = super().read_metadata()
+            self.tensors: dict[str, TensorStorageMetadata] = self._metadata.state_dict_metadata  # pyright: ignore[reportAttributeAccessIssue]
+            partial = [name for name, kept in self.tensors.items() if not _whole(kept)]
+        except Exception as error:  # a stranger's headers can be wrong in any way
+            raise UserError(f"checkpoint {folder}: damaged headers ({_one_line(error)})") from error
+        if partial:
+            raise UserError(f"checkpoint {folder}: has only a part of {partial[0]}; delete it to use an older one")
+
+    def read_metadata(self) -> Metadata:
+        """What was found at the start."""
+        return self._metadata
+
+    def check(self, tensors: dict[str, Tensor]) -> None:
+        """Raises a UserError on the first tensor that is not stored, or in another shape or type."""
+        for name, tensor in tensors.items():
+            kept = self.tensors.get(name)
+            if kept is None:
+                raise UserError(f"checkpoint {self._folder}: has no tensor {name}; {_other_writer(name)}")
+            is_kept, is_asked = (kept.size, kept.properties.dtype), (tensor.shape, tensor.dtype)
+            if is_kept != is_asked:
+                raise UserError(
+                    f"checkpoint {self._folder}: {name} is {_describe(*is_kept)}, this run's is"
+                    f" {_describe(*is_asked)}; {_other_writer(name)}"
+                )
+
+    def fill(self, tensors: dict[str, Tensor]) -> None:
+        """Reads into the tensors; of DTensors only what this rank holds."""
+        state: dict[str, Any] = dict(tensors)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+                # Each rank alone: it knows all headers, so there is nothing to ask the others.
+                dcp.load(state, storage_reader=self, no_dist=True)  # pyright: ignore[reportPrivateImportUsage]
+        except Exception as error:  # the disk, or data that its header does not fit
+            raise UserError(f"checkpoint {self._folder}: cannot be read ({_one_line(error)})") from error
 
 
-def _read_tensors(folder: Path, tensors: dict[str, Tensor], *, alone: bool = False) -> None:
-    state: dict[str, Any] = dict(tensors)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        reader = HuggingFaceStorageReader(str(folder))
-        dcp.load(  # pyright: ignore[reportPrivateImportUsage]
-            state, storage_reader=reader, no_dist=alone or not dist.is_initialized()
-        )
-
-
-def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
-    """Names, shapes and types in a checkpoint, from the files' headers."""
-    return HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata  # pyright: ignore[reportReturnType]
-
-
-def _damage(folder: Path, meta: Meta, rank: int, size: int) -> str | None:
-    """One line on the first damaged file among this rank's share of them."""
+def _verify(folder: Path, meta: Meta, rank: int, size: int) -> None:
+    """Raises a UserError on the first missing, unknown or damaged file; sha256 of this rank's share of them only."""
+    there = {path.name for path in folder.glob("*.safetensors")}
+    for name in sorted(meta.files.keys() - there):
+        raise UserError(f"checkpoint {folder}: {name} is missing; delete the folder to go on from an older one")
+    for name in sorted(there - meta.files.keys()):
+        raise UserError(f"checkpoint {folder}: {name} does not belong to it (not in meta.json); remove that file")
     for name in sorted(meta.files)[rank::size]:
-        path = folder / name
-        if not path.is_file():
-            return f"checkpoint {folder}: {name} is missing; delete the folder to go on from an older one"
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with (folder / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"checkpoint {folder}: {name} cannot be read ({_one_line(error)})") from error
         if digest != meta.files[name]:
-            return (
+            raise UserError(
                 f"checkpoint {folder}: {name} is damaged (sha256 differs); delete the folder to go on from an older one"
             )
-    return None
 
 
-def _mismatch(folder: Path, tensors: dict[str, Tensor]) -> str | None:
-    """One line on the first tensor that the checkpoint lacks or holds in another shape."""
-    stored = _stored(folder)
-    for name, tensor in tensors.items():
-        if name not in stored:
-            return f"checkpoint {folder}: has no tensor {name}; it was written by another recipe"
-        if stored[name].size != tensor.shape:
-            return (
-                f"checkpoint {folder}: {name} is {tuple(stored[name].size)}, this run's is {tuple(tensor.shape)};"
-                " it was written by another recipe"
-            )
-    return None
+def _whole(kept: TensorStorageMetadata) -> bool:
+    """Whether the stored shards make up the tensor: where one is missing, loading would leave a hole unsaid."""
+    return sum(prod(chunk.sizes) for chunk in kept.chunks) == prod(kept.size)
 
 
-def _own_files(folder: Path, rank: int) -> list[Path]:
-    """The files that this rank wrote: the storage writer numbers ranks from 1."""
-    return sorted(folder.glob(f"shard-{rank + 1:05d}-*.safetensors"))
+def _check_types(meta: Meta) -> None:
+    for name, value, kind in (("step", meta.step, int), ("loader", meta.loader, dict), ("files", meta.files, dict)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is {value!r}")
 
 
-def _sync_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _other_writer(name: str) -> str:
+    what = "with another optimiser: resume with that one" if name.startswith(OPTIMIZER) else "by another recipe"
+    return f"it was written {what}"
 
 
-def _gather_hashes(own: dict[str, str]) -> dict[str, str]:
-    if not dist.is_initialized():
-        return own
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, own)
-    return {name: digest for hashes in gathered for name, digest in hashes.items()}
+def _describe(shape: torch.Size, dtype: torch.dtype) -> str:
+    return f"{tuple(shape)} {str(dtype).removeprefix('torch.')}"
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: torch wraps a rank's OSError in a traceback."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-
-
-def _sweep(run_dir: Path, keep: int) -> None:
-    """Removes all but the newest checkpoints, and what killed runs left half-written.
-
-    Renamed before it is deleted: a half-deleted folder must not look complete.
-    """
-    for folder in complete(run_dir)[:-keep]:
-        folder.rename(folder.with_suffix(PARTIAL))
-    for folder in (run_dir / "checkpoints").glob(f"{PREFIX}*{PARTIAL}"):
-        shutil.rmtree(folder, ignore_errors=True)
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -4,7 +4,6 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -26,13 +25,13 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
+from eyespot.pretrain.saver import Saver
 from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
 from eyespot.pretrain.stopping import StopSignals
 
 log = logging.getLogger("eyespot")
 
 Outcome = Literal["done", "stopped"]
-MAX_FAILED_SAVES = 3
 
 
 class TrainingError(RuntimeError):
@@ -94,14 +93,16 @@ class Trainer:
             self.engine = make_engine(
                 run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings
             )
-        self.start, state = self._restore()
+        self.saver = Saver(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
+        last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
+        self.start, state = (last.step, last.loader) if last is not None else (0, None)
         with dist.agreed():
             self.pictured = pictured_batch(spec, manifest, world) if run.picture_every else None
             self.loader = make_loader(spec, world.rank, world.size, state)
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
-        self.meter, self.head_watch, self.skipped, self.failed_saves = StepMeter(world.device), HeadWatch(), 0, 0
+        self.meter, self.head_watch, self.skipped = StepMeter(world.device), HeadWatch(), 0
         announce(run, recipe, manifest, world, num_parameters)
 
     def fit(self, console: Console) -> Outcome:
@@ -113,6 +114,7 @@ class Trainer:
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome
         finally:
+            self.saver.close()
             self.loader.close()
             self.engine.close()
             if self.tracker is not None:
@@ -214,30 +216,20 @@ class Trainer:
             self.tracker.picture(path)
 
     def _save(self, step: int, *, must_work: bool) -> None:
-        """Writes a checkpoint. One that fails leaves the last good one; the run goes on and says so, for a while."""
+        """Hands a checkpoint to the saver. One that cannot be written leaves the last good one."""
+        run = self.run
         meta = checkpoint.Meta(
-            step=step, loader=self.position, world_size=self.world.size, run_key=self.folder.record.get("run_key", "")
+            step=step,
+            loader=self.position,
+            world_size=self.world.size,
+            run_key=self.folder.record.get("run_key", ""),
+            engine=run.engine,
+            precision=run.precision,
         )
         try:
-            checkpoint.save(self.run.run_dir, self.engine.save_tensors(), meta, keep=self.run.keep_checkpoints)
-            self.failed_saves = 0
+            self.saver.save(self.engine.save_tensors(), meta, wait=must_work)
         except OSError as error:
-            self.failed_saves += 1
-            if must_work or self.failed_saves >= MAX_FAILED_SAVES:
-                raise TrainingError(f"{error}; the last good checkpoint is kept, free some space and resume") from error
-            log.warning("%s; training goes on, the last good checkpoint is kept", error)
-
-    def _restore(self) -> tuple[int, dict[str, int] | None]:
-        """Loads the checkpoint that ``resume`` asks for: (steps done, place in the data)."""
-        resume = self.run.resume
-        if resume == "never":
-            return 0, None
-        folder = checkpoint.newest(self.run.run_dir) if resume == "auto" else Path(resume)
-        if folder is None:
-            return 0, None
-        meta = checkpoint.load(folder, self.engine.save_tensors())
-        log.info("going on after step %d, from %s", meta.step, folder)
-        return meta.step, meta.loader
+            raise TrainingError(str(error)) from error
 
 
 def _due(step: int, every: int) -> bool:

@@ -10,6 +10,7 @@ from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import make_run, to_values
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.run_folder import manifest_digest
+from eyespot.pretrain.saver import Saver
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def run_dir(digits, tmp_path) -> Path:
     objective = run.objective.build(make_encoder(run.encoder), 16)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
-    (run.run_dir / "checkpoints").mkdir(parents=True)
-    checkpoint.save(run.run_dir, tensors, meta, keep=2)
+    Saver(run.run_dir, keep=2).save(tensors, meta, wait=True)
     record = {
         "recipe": "mae_tiny",
         "argv": ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)],

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from eyespot.pretrain import checkpoint, dist
 from eyespot.pretrain.key_queue import KeyQueue
+from eyespot.pretrain.saver import Saver
 
 SIZE, DIM, BATCH = 24, 5, 8
 
@@ -108,10 +109,10 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     """Saved in the middle of a round, loaded into a fresh one: it goes on as if nothing had happened."""
     saved = feed(make_queue(), range(4), 1)
     meta = checkpoint.Meta(step=4, loader={"samples_consumed": 32}, world_size=1, run_key="k")
-    folder = checkpoint.save(tmp_path, live_tensors(saved), meta, keep=2)
+    Saver(tmp_path, keep=2).save(live_tensors(saved), meta, wait=True)
     torch.manual_seed(9)
     loaded = KeyQueue(SIZE, DIM).double()
-    checkpoint.load(folder, live_tensors(loaded))
+    checkpoint.restore(tmp_path, "auto", lambda read: read(live_tensors(loaded)))
     expected = feed(saved, range(4, 6), 1).state_dict()
     for name, value in feed(loaded, range(4, 6), 1).state_dict().items():
         assert torch.equal(value, expected[name]), name
