@@ -56,18 +56,18 @@ def on_ranks() -> Callable[..., list[Any]]:
     return _on_ranks
 
 
+@pytest.fixture(scope="session")
+def start_ranks() -> Callable[..., list[Any]]:
+    """``start_ranks(function, size, *arguments)``: processes as a launcher starts them, for a test to watch and kill.
+
+    ``function(*arguments)`` stands at the top of a test file, and joins the process group itself.
+    """
+    return _start_ranks
+
+
 def _on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *PRELOADED])
-    answers = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        context.Process(target=_rank, args=(rank, size, port, answers, function, arguments)) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
+    answers = _context().Queue()
+    processes = _start_ranks(_answer, size, answers, function, arguments)
     got = {rank: pickle.loads(answer) for rank, answer in (answers.get(timeout=300) for _ in processes)}
     for process in processes:
         process.join(60)
@@ -76,22 +76,44 @@ def _on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
     return [got[rank] for rank in range(size)]
 
 
+def _start_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        _context().Process(target=_rank, args=(rank, size, port, function, arguments), daemon=True)
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *PRELOADED])
+    return context
+
+
+def _rank(rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    function(*arguments)
+
+
 class _Failure(str):
     """A rank's traceback."""
 
 
-def _rank(
-    rank: int, size: int, port: int, answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _answer(answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import traceback
 
     from eyespot.pretrain import dist
 
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
         answer = function(dist.start("cpu", timeout_seconds=120.0), *arguments)
     except Exception:
-        answer = _Failure(f"rank {rank}: {traceback.format_exc()}")
-    answers.put((rank, pickle.dumps(answer)))  # as bytes: a process that shares memory does not end
+        answer = _Failure(f"rank {os.environ['RANK']}: {traceback.format_exc()}")
+    # As bytes: a process that shares memory does not end.
+    answers.put((int(os.environ["RANK"]), pickle.dumps(answer)))
     dist.stop()
