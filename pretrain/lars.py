@@ -21,6 +21,9 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from eyespot.pretrain.dist import own_share
+from eyespot.pretrain.norms import whole_norms
+
 
 class LARS(torch.optim.Optimizer):
     """Momentum SGD whose step in each tensor is a fixed share of the tensor's norm.
@@ -66,25 +69,29 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         gradients = [p.grad for p in params if p.grad is not None]
-        updates = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
+        weights = [own_share(p) for p in params]
+        updates = torch._foreach_add([own_share(g) for g in gradients], weights, alpha=group["weight_decay"])
         if group["trust"] is not None:
             torch._foreach_mul_(updates, trust_ratios(params, gradients, group["trust"], group["weight_decay"]))
-        buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
+        buffers = [own_share(self.state[p]["momentum_buffer"]) for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates, alpha=group["lr"])
-        torch._foreach_sub_(params, buffers)
+        torch._foreach_sub_(weights, buffers)
 
 
 def trust_ratios(
     params: list[Tensor], gradients: list[Tensor], trust: float, weight_decay: float
 ) -> tuple[Tensor, ...]:
-    """l of each tensor (equation 6 of the paper): scalars on its device.
+    """l of each tensor (equation 6 of the paper): scalars on its device, the same on all ranks that share the tensor.
 
     A tensor that is all zero has no norm to go by and takes l = 1, so that it can leave zero. Where gradient and decay
     are zero any l does: the step is zero.
     """
-    weights, slopes = torch.stack(torch._foreach_norm(params)), torch.stack(torch._foreach_norm(gradients))
+    weights, slopes = whole_norms([*params, *gradients]).chunk(2)
     smallest = torch.finfo(weights.dtype).tiny
     ratios = trust * weights / (slopes + weight_decay * weights).clamp_min(smallest)
     return torch.where(weights > 0, ratios, 1.0).unbind()

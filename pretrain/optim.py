@@ -9,6 +9,7 @@ from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.lars import LARS
+from eyespot.pretrain.sgd import SGD
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,5 +86,5 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "adamw":
         return torch.optim.AdamW(groups, betas=config.betas, fused=True)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
+        return SGD(groups, momentum=config.momentum)
     return LARS(groups, momentum=config.momentum)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain.dist import own_share
 from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
 from eyespot.pretrain.micro_batches import forward_backward
+from eyespot.pretrain.norms import whole_norms
 from eyespot.pretrain.objective import Objective
 
 
@@ -60,13 +61,10 @@ class TorchEngine(ABC):
     def step(self, lr: float) -> tuple[float, bool]:
         """Clips by the global norm and steps; skips when the norm is not finite."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(gradients)
-        if isinstance(total, DTensor):
-            total = total.full_tensor()
-        norm = float(total)
+        norm = float(whole_norms(gradients).norm())
         if applied := math.isfinite(norm):
-            if self._settings.clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._settings.clip, total)
+            if self._settings.clip is not None and norm > self._settings.clip:
+                torch._foreach_mul_([own_share(g) for g in gradients], self._settings.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
             for group in self._optimizer.param_groups:
                 group["lr"] = lr
             self._optimizer.step()
