@@ -1,4 +1,4 @@
-"""From crops to views on the CPU: resize, cut, flip, recolor, normalise; and the last two for what a GPU has resized.
+"""From crops to views on the CPU: resize, cut, recolor, normalise, flip. What a GPU has resized: recolor, normalise.
 
 On the CPU, torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision
 gives (docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes as well (dali.py).
@@ -18,8 +18,10 @@ from eyespot.data_pipeline.color import Coloring, recolor
 from eyespot.data_pipeline.crops import Geometry
 from eyespot.data_pipeline.views import Color
 
-GROUP_PIXELS = 2**16
-"""Small views are normalised many at once, to save calls; large ones one by one, while they are in the cache."""
+SMALL = 160
+"""Below this size, pixels, views are made many at once, to save calls; others one by one, while they are in cache."""
+GROUP_PIXELS = 2**18
+"""Of so many small views at once."""
 
 
 @torch.inference_mode()
@@ -42,20 +44,13 @@ def resize_views(
         out: where the views go.
     """
     size = out.shape[-1]
-    offset, factor = _offset_and_factor(mean, std)
-    step = max(1, GROUP_PIXELS // size**2)
+    step = GROUP_PIXELS // size**2 if size < SMALL else 1
     for begin in range(0, len(crops), step):
         rows = slice(begin, begin + step)
-        pixels = torch.cat(_resized(crops[rows], geometry.rows(rows), size)).numpy()
-        flip = geometry.flip[rows]
-        pixels[flip] = pixels[flip, :, :, ::-1]
-        if coloring is None:
-            np.subtract(pixels, offset, out=out[rows])
-        else:
-            out[rows] = pixels
-            recolor(torch.from_numpy(out[rows]), coloring.rows(rows))
-            out[rows] -= offset
-        out[rows] *= factor
+        views, flip = out[rows], geometry.flip[rows]
+        levels = torch.from_numpy(views).copy_(torch.cat(_resized(crops[rows], geometry.rows(rows), size)))
+        _finish(levels, coloring and coloring.rows(rows), mean, std)
+        views[flip] = views[flip, :, :, ::-1]  # cheaper than before the copy, when channels still came last
 
 
 def _resized(
@@ -74,17 +69,22 @@ def finish_views(
 ) -> Float32[Tensor, "b 3 h w"]:
     """Recolors and normalises what DALI has resized, in memory of its own."""
     levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    _finish(levels, coloring, mean, std)
+    return levels
+
+
+def _finish(levels: Float32[Tensor, "b 3 h w"], coloring: Coloring | None, mean: Color, std: Color) -> None:
     if coloring is not None:
         recolor(levels, coloring)
-    offset, factor = (torch.from_numpy(value).to(pixels.device) for value in _offset_and_factor(mean, std))
-    return levels.sub_(offset).mul_(factor)
+    offset, factor = _offset_and_factor(mean, std)
+    levels.sub_(offset.to(levels.device)).mul_(factor.to(levels.device))
 
 
 @lru_cache
-def _offset_and_factor(mean: Color, std: Color) -> tuple[Float32[np.ndarray, "3 1 1"], Float32[np.ndarray, "3 1 1"]]:
+def _offset_and_factor(mean: Color, std: Color) -> tuple[Float32[Tensor, "3 1 1"], Float32[Tensor, "3 1 1"]]:
     """In 8-bit levels."""
     levels_mean, levels_std = (255 * np.array(color, np.float32)[:, None, None] for color in (mean, std))
-    return levels_mean, 1 / levels_std
+    return torch.from_numpy(levels_mean), torch.from_numpy(1 / levels_std)
 
 
 class Buffers:
