@@ -10,27 +10,23 @@ with its weights.
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ranks import Start, start_ranks
+
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 MOMENTS = ("saving", "training", "starting")
 STEPS, SAVE_EVERY, RANKS = 24, 3, 2
-RANK_TIMEOUT_SECONDS = 60.0
-PRELOADED = ["deepspeed", "eyespot.pretrain.trainer", "eyespot.pretrain.recipes.mae"]
-
-Start = Callable[..., list[Any]]
+RANK_TIMEOUT_SECONDS = 20.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -160,27 +156,6 @@ def _metrics(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> list[Any]:
-    """Processes forked from one that has imported everything, so that a round takes seconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        context.Process(target=_rank, args=(rank, size, port, function, arguments), daemon=True) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    return processes
-
-
-def _rank(rank: int, size: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    function(*arguments)
 
 
 def main() -> None:

@@ -23,15 +23,21 @@ def machine() -> str:
 
 
 def write_results(
-    name: str, *, title: str, header: Sequence[str], rows: Sequence[Sequence[str]], details: dict[str, Any]
+    name: str,
+    *,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    details: dict[str, Any],
+    script: str | None = None,
 ) -> None:
-    """Prints the table and writes ``results/<name>.md`` and ``.json``."""
+    """Prints the table and writes ``results/<name>.md`` and ``.json``; made by ``script``, or the one of that name."""
     table = Table(*header, title=title)
     for row in rows:
         table.add_row(*row)
     Console(width=120).print(table)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    command = f"`python benchmarks/{name}.py`"
+    command = f"`python benchmarks/{script or name}.py`"
     text = "\n".join([f"# {title}", "", *lines, "", f"Measured by {command} on {machine()}.", ""])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)

@@ -1,7 +1,9 @@
 """What every objective promises, tested on each file of ``objectives/`` through its ``*_tiny`` recipe."""
 
 import pkgutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,29 +13,26 @@ import eyespot.pretrain.objectives
 from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import make_run
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import Engine, Settings, engine_names, make_engine
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.optim import make_optimizer
+from eyespot.pretrain.fixed_samples import at_rest
+from eyespot.pretrain.optim import OptimConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+from engine_states import (
+    COUNT,
+    ENGINES,
+    make_batch,
+    make_objective,
+    make_single_engine,
+    own_batches,
+    rows_of,
+    whole_state,
+)
 
 METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
-COUNT = 6
 ONE = dist.World(rank=0, size=1, device=torch.device("cpu"))
 
 pytestmark = pytest.mark.parametrize("method", METHODS)
-
-
-def make_objective(method: str) -> Objective:
-    run = make_run(f"{method}_tiny")
-    torch.manual_seed(0)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
-
-
-def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    views = [torch.randn(count, 3, view.size, view.size, generator=generator) for view in objective.views().views]
-    ids = torch.arange(count)
-    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 3, seed=0)
 
 
 def test_forward_gives_finite_scalars_and_every_parameter_a_gradient(method):
@@ -132,16 +131,14 @@ def train_share(world: dist.World, methods: list[str]) -> dict:
     results = {}
     for method in methods:
         engine = make_double_engine(method, world)
-        own = torch.arange(COUNT).chunk(world.size)[world.rank]
-        batches = [rows_of(doubled(make_batch(engine.objective, seed=seed)), own) for seed in range(3)]
-        losses = train(engine, batches, first=0)
+        losses = train(engine, own_batches(engine, world, doubled), first=0)
         results[method] = losses, {name: tensor.numpy() for name, tensor in engine.save_tensors().items()}
     return results
 
 
 def test_two_ranks_equal_one(method, two_ranks):
     engine = make_double_engine(method)
-    losses = train(engine, [doubled(make_batch(engine.objective, seed=seed)) for seed in range(3)], first=0)
+    losses = train(engine, own_batches(engine, ONE, doubled), first=0)
     (first, state), (second, same) = (answers[method] for answers in two_ranks)
     assert [(one + other) / 2 for one, other in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-9)
     for name, tensor in engine.save_tensors().items():
@@ -149,10 +146,39 @@ def test_two_ranks_equal_one(method, two_ranks):
         assert np.allclose(tensor.numpy(), state[name], rtol=1e-7, atol=1e-9), name
 
 
-def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
-    """Some of the batch's samples."""
-    views = [view[rows] for view in batch.views]
-    return replace(batch, views=views, ids=batch.ids[rows], epochs=batch.epochs[rows], labels=batch.labels[rows])
+@pytest.fixture(scope="module")
+def every_engine(on_ranks) -> list[dict]:
+    return on_ranks(train_on_every_engine, 2, METHODS)
+
+
+def train_on_every_engine(world: dist.World, methods: list[str]) -> dict:
+    """For each engine and method, in single precision: losses, the whole state, and features of a batch."""
+    results = {}
+    for engine_name in ENGINES:
+        for method in methods:
+            engine = make_single_engine(method, engine_name, world)
+            losses = train(engine, own_batches(engine, world), first=0)
+            state = whole_state(engine)
+            with at_rest(engine.objective):
+                features = engine.objective.encode(make_batch(engine.objective).views[0]).numpy()
+            engine.close()
+            results[engine_name, method] = losses, state, features
+    return results
+
+
+@pytest.mark.parametrize("engine_name", [name for name in ENGINES if name != "ddp"])
+def test_every_engine_is_ddp(method, engine_name, every_engine):
+    """Losses, weights, optimiser, teacher and queue after three steps on two ranks, and what monitors are given."""
+    for rank in every_engine:
+        (losses, state, features), (expected, expected_state, expected_features) = (
+            rank[name, method] for name in (engine_name, "ddp")
+        )
+        assert losses == pytest.approx(expected, rel=1e-5)
+        assert np.allclose(features, expected_features, rtol=1e-4, atol=1e-5)
+        assert state.keys() == expected_state.keys()
+        for name, tensor in expected_state.items():
+            assert state[name].shape == tensor.shape and state[name].dtype == tensor.dtype, name
+            assert np.allclose(state[name], tensor, rtol=1e-4, atol=1e-6), name
 
 
 def doubled(batch: Batch) -> Batch:
@@ -180,23 +206,43 @@ def train(engine: Engine, batches: list[Batch], first: int) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("engine_name", engine_names())
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_learns_one_batch_on_every_engine(method, engine_name, precision):
-    objective, run = make_objective(method), make_run(f"{method}_tiny")
-    engine = make_engine(
-        engine_name,
-        objective,
-        ONE,
-        lambda module: make_optimizer(module, run.optim),
-        Settings(accumulate=1, clip=1.0, precision=precision),
-    )
-    batch, losses = make_batch(objective), []
+@pytest.fixture(scope="module")
+def lessons(on_ranks) -> dict:
+    return on_ranks(learn_one_batch, 1, METHODS)[0]
+
+
+def learn_one_batch(world: dist.World, methods: list[str]) -> dict:
+    """In a process of its own, because DeepSpeed changes torch for the whole process."""
+    results = {}
+    for engine_name in ENGINES:
+        for method in methods:
+            for precision in ("fp32", "bf16"):
+                optim = make_run(f"{method}_tiny").optim
+                if engine_name.startswith("deepspeed") and optim.name == "lars":  # refused there
+                    optim = OptimConfig(lr=2e-3)
+                engine = make_single_engine(method, engine_name, world, optim=optim, clip=1.0, precision=precision)
+                results[engine_name, method, precision] = learn(engine)
+                engine.close()
+    return results
+
+
+def learn(engine: Engine) -> list[float]:
+    batch, losses = make_batch(engine.objective), []
     for step in range(30):
         losses.append(float(engine.forward_backward([(batch, step)])[0]["loss"]))
         norm, applied = engine.step(2e-3)
         assert applied
         assert norm > 0
-        objective.after_step((step + 1) / 30)
-    engine.close()
+        engine.objective.after_step((step + 1) / 30)
+    return losses
+
+
+def test_the_engines_tested_are_all(method):
+    assert {name.split()[0] for name in ENGINES} == set(engine_names())
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_learns_one_batch_on_every_engine(method, engine_name, precision, lessons):
+    losses = lessons[engine_name, method, precision]
     assert losses[-1] < 0.9 * losses[0]

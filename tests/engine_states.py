@@ -1,0 +1,66 @@
+"""What the tests of engines share: tiny objectives, their batches, and an engine's whole state."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from eyespot.data_pipeline.batch import Batch
+from eyespot.pretrain import dist
+from eyespot.pretrain.config import make_run
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import make_optimizer
+
+ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
+COUNT = 6
+
+
+def make_objective(method: str) -> Objective:
+    run = make_run(f"{method}_tiny")
+    torch.manual_seed(0)
+    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+
+
+def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    views = [torch.randn(count, 3, view.size, view.size, generator=generator) for view in objective.views().views]
+    ids = torch.arange(count)
+    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 3, seed=0)
+
+
+def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
+    """Some of the batch's samples."""
+    views = [view[rows] for view in batch.views]
+    return replace(batch, views=views, ids=batch.ids[rows], epochs=batch.epochs[rows], labels=batch.labels[rows])
+
+
+def own_batches(
+    engine: Engine, world: dist.World, convert: Callable[[Batch], Batch] = lambda batch: batch
+) -> list[Batch]:
+    """This rank's share of three batches."""
+    own = torch.arange(COUNT).chunk(world.size)[world.rank]
+    return [rows_of(convert(make_batch(engine.objective, seed=seed)), own) for seed in range(3)]
+
+
+def whole_state(engine: Engine) -> dict[str, np.ndarray]:
+    """Every tensor whole, whoever holds it; on every rank."""
+    tensors = engine.save_tensors()
+    own = {name: getattr(tensor, "full_tensor", tensor.clone)().cpu().numpy() for name, tensor in tensors.items()}
+    if not torch.distributed.is_initialized():
+        return own
+    parts: list = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, own)
+    return {name: tensor for part in parts for name, tensor in part.items()}
+
+
+def make_single_engine(method: str, engine_name: str, world: dist.World, **changes) -> Engine:
+    name, _, stage = engine_name.partition(" ")
+    run = make_run(f"{method}_tiny")
+    settings = Settings(micro_batch_size=COUNT // world.size, deepspeed=DeepSpeedConfig(stage=int(stage or 2)))
+    optim = changes.pop("optim", None) or replace(run.optim, name="sgd", momentum=0.9, weight_decay=0.01)
+    return make_engine(
+        name, make_objective(method), world, lambda module: make_optimizer(module, optim), replace(settings, **changes)
+    )

@@ -1,0 +1,102 @@
+"""A checkpoint of any engine on 1, 2 or 3 ranks, loaded by any engine on 1, 2 or 3 ranks: the same run goes on."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.checkpoint import Meta
+from eyespot.pretrain.dist import World
+from eyespot.pretrain.engine import Engine
+from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.saver import Saver
+
+sys.path.insert(0, str(Path(__file__).parent))
+from engine_states import ENGINES, make_single_engine, own_batches, whole_state
+
+METHOD = "moco"
+"""It has all that a checkpoint may hold: encoder, head, teachers, a queue, running statistics."""
+RANKS = (1, 2, 3)
+WRITERS = [(engine, ranks) for engine in ENGINES for ranks in RANKS]
+
+
+def make(engine: str, world: World) -> Engine:
+    return make_single_engine(METHOD, engine, world, optim=OptimConfig(lr=1e-3))
+
+
+def step(engine: Engine, world: World, number: int) -> float:
+    """The global batch's loss."""
+    loss = engine.forward_backward([(own_batches(engine, world)[number], number)])[0]["loss"].clone()
+    assert engine.step(1e-3)[1]
+    engine.objective.after_step((number + 1) / 10)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(loss)
+    return float(loss) / world.size
+
+
+def write_all(world: World, folder: Path) -> None:
+    """With each engine two steps, a checkpoint, its whole state beside it, and the loss of the third step."""
+    for name in ENGINES:
+        engine = make(name, world)
+        for number in range(2):
+            step(engine, world, number)
+        run_dir = folder / f"{name.replace(' ', '')}-{world.size}"
+        saver = Saver(run_dir, keep=2)
+        meta = Meta(step=2, loader={"samples_consumed": 12}, world_size=world.size, run_key="k", engine=name)
+        saver.save(engine.save_tensors(), meta, wait=True)
+        saver.close()
+        state, loss = whole_state(engine), step(engine, world, 2)
+        if world.rank == 0:
+            np.savez(run_dir / "state.npz", **state)
+            (run_dir / "loss.txt").write_text(repr(loss))
+        after = whole_state(engine)
+        if world.rank == 0:
+            np.savez(run_dir / "after.npz", **after)
+        engine.close()
+
+
+def read_all(world: World, folder: Path) -> dict[tuple[str, str, int], list[str]]:
+    """What is wrong, by reader and writer."""
+    found = {}
+    for name in ENGINES:
+        engine = make(name, world)
+        for writer, ranks in WRITERS:
+            run_dir = folder / f"{writer.replace(' ', '')}-{ranks}"
+            meta = checkpoint.load(checkpoint.newest(run_dir), engine.load_tensors)
+            wrong = [] if (meta.step, meta.world_size) == (2, ranks) else [f"meta {meta}"]
+            wrong += differences(whole_state(engine), run_dir / "state.npz")
+            loss, expected = step(engine, world, 2), float((run_dir / "loss.txt").read_text())
+            if (name, world.size) == (writer, ranks):
+                wrong += [] if loss == expected else [f"next loss {loss}, not {expected}"]
+                wrong += differences(whole_state(engine), run_dir / "after.npz")
+            elif abs(loss - expected) > 1e-5 * expected:
+                wrong.append(f"next loss {loss}, not about {expected}")
+            found[name, writer, ranks] = wrong
+        engine.close()
+    return found
+
+
+def differences(state: dict[str, np.ndarray], path: Path) -> list[str]:
+    with np.load(path) as expected:
+        if set(expected) != set(state):
+            return [f"other tensors: {set(expected) ^ set(state)}"]
+        return [name for name in expected if not np.array_equal(expected[name], state[name])]
+
+
+@pytest.fixture(scope="module")
+def written(on_ranks, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("matrix")
+    for ranks in RANKS:
+        on_ranks(write_all, ranks, folder)
+    return folder
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_any_engine_reads_what_any_engine_wrote(ranks, written, on_ranks):
+    """Bit by bit; and the next step has the same loss: on the same engine and ranks to the bit, else to rounding."""
+    for rank in on_ranks(read_all, ranks, written):
+        assert len(rank) == len(ENGINES) * len(WRITERS)
+        assert {combination: wrong for combination, wrong in rank.items() if wrong} == {}
