@@ -166,6 +166,8 @@ class RankWatch:
             self._wake.set()
             if self._cause is None:
                 self._thread.join(2 * BEAT_SECONDS)
+            elif self._world.rank == 0 and not _launcher_hosts_store():
+                time.sleep(2 * BEAT_SECONDS)  # the store ends with this process: first let all read the cause
             self._work.close()
 
     def _explain(self, error: BaseException) -> None:
@@ -279,7 +281,7 @@ class RankWatch:
 
     def _store_is_gone(self) -> Cause:
         """Without the store all that is known is who hosted it."""
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        if _launcher_hosts_store():
             return Cause(ranks=[], line=f"the launcher on {os.environ['MASTER_ADDR']} does not answer any more")
         finding = _FINDINGS[self._process(0) or "silent"]
         return Cause(ranks=[0], line=f"{self._members[0]} {finding}; its log: {self._log_of(0)}")
@@ -339,6 +341,10 @@ class RankWatch:
 
     def _log_of(self, rank: int) -> Path:
         return self._logs / f"rank-{rank}.log"
+
+
+def _launcher_hosts_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _is_exchange_error(error: BaseException) -> bool:
