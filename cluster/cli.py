@@ -11,6 +11,7 @@ COMMANDS = {
     "shards": "pack images into shards, check them, look at them",
     "pretrain": "train an encoder with a recipe",
     "eval": "judge an encoder: kNN, linear probe",
+    "plan": "memory, batch, time and cost of a run, before it runs",
     "report": "write a run's report.html",
     "recipes": "list the recipes",
     "sync": "bring the metrics of an offline run to MLflow",

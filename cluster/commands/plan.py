@@ -1,0 +1,51 @@
+"""``eyespot plan``: what a run will need, before it runs."""
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+
+HELP = """usage: eyespot plan RECIPE --gpus 64 [--gpu h100] [--engine ddp|fsdp|deepspeed] [--field value ...]
+
+Memory per GPU and the largest batch, traffic, arithmetic, the time of a step and of the run, and how it scales from 8
+to 1,024 GPUs; all of it computed, on any machine, in seconds. The assumptions are printed below the numbers.
+
+  eyespot plan RECIPE --help        every flag: those of eyespot pretrain, and the plan's own
+  --gpu v100|a100|h100|h200|b200|l40s, or --gpu-tflops, --gpu-memory-gb-s and --gpu-memory-gb of your own
+  --node-gpus 8 --intra-gb-s 450 --inter-gb-s 50    GPUs per node; bytes per second and direction of each GPU
+  --plot FILE.png                   the scaling as a picture
+  --json                            everything as JSON instead of tables
+
+  eyespot plan mae_vitl16_in1k --gpus 64
+  eyespot plan mae_vitl16_in1k --gpus 64 --engine fsdp --gpu a100 --gpu-memory-gb 40 --plot scaling.png
+  eyespot plan my_package.my_file:recipe --gpus 16 --engine deepspeed --deepspeed.stage 2
+
+Exit codes: 0 done, 2 the input is wrong or the run cannot fit, 1 anything else.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Plans, and prints."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    if argv[0].startswith("-"):
+        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot plan RECIPE {argv[0]} ...")
+    # Imported here, because `eyespot plan --help` should not wait for torch.
+    import json
+
+    from rich.console import Console
+
+    from eyespot.cluster.plan_page import print_plan, write_plot
+    from eyespot.cluster.planner import Question, answer
+    from eyespot.pretrain.config import make_run
+
+    recipe = argv[0]
+    question = parse(Question, argv[1:], f"eyespot plan {recipe}", default=Question(run=make_run(recipe)))
+    with Console(stderr=True).status(f"running {recipe} without memory"):
+        plan = answer(question, recipe)
+    if question.plot is not None:
+        write_plot(plan, question.plot)
+    if question.json:
+        print(json.dumps(plan.values(), indent=1))
+    else:
+        print_plan(plan, Console())
+    return 0

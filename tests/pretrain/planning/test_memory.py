@@ -1,0 +1,113 @@
+"""What engines keep, and the largest batch, in sums that a person can do."""
+
+import dataclasses
+
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import Run, make_run
+from eyespot.pretrain.planning import memory
+from eyespot.pretrain.planning.memory import Fleet
+from eyespot.pretrain.planning.trace import Sizes, Trace, trace
+
+SIZES = Sizes(
+    trainable=4_000, num_trainable=10, frozen=800, buffers=100, blocks=(1_000, 1_500), trainable_in_blocks=2_000
+)
+
+
+def make(engine: str, **changes) -> Run:
+    run = dataclasses.replace(make_run("mae_tiny"), engine=engine)
+    for name, value in changes.items():
+        part, _, field = name.partition("__")
+        setattr(getattr(run, part), field, value)
+    return run
+
+
+def fleet(gpus: int = 16, gb: float = 80.0) -> Fleet:
+    return Fleet(gpus=gpus, node_gpus=8, memory_gb=gb)
+
+
+@pytest.fixture(scope="module")
+def found() -> Trace:
+    return trace(make_run("simclr_tiny"), 2)
+
+
+@pytest.mark.parametrize(
+    ("run", "parameters", "frozen", "gradients", "slots"),
+    [
+        (make("ddp"), 4_000, 800, 4_000, 8_040),
+        (make("fsdp"), 250, 50, 250, 8_040 / 16),
+        (make("fsdp", fsdp__shard_over="node"), 500, 100, 500, 8_040 / 8),
+        (make("deepspeed", deepspeed__stage=1), 4_000, 800, 4_000, 8_040 / 16),
+        (make("deepspeed", deepspeed__stage=2), 4_000, 800, 250, 8_040 / 16),
+        (make("deepspeed", deepspeed__stage=3), 250, 50, 250, 8_040 / 16),
+    ],
+)
+def test_what_each_engine_cuts_up(run, parameters, frozen, gradients, slots):
+    parts = memory.state_bytes(run, SIZES, fleet())
+    assert parts["parameters"] == parameters
+    assert parts["teachers and frozen parameters"] == frozen
+    assert parts["gradients"] == gradients
+    assert parts["optimiser state (adamw)"] == slots
+    assert parts["queues and other buffers"] == 100
+
+
+def test_slots_of_other_optimisers():
+    for name in ("sgd", "lars"):
+        assert memory.optimizer_bytes(make("ddp", optim__name=name), SIZES) == 4_000
+
+
+def test_two_blocks_are_whole_at_once():
+    name = "gathered parameters (2 blocks, all outside blocks)"
+    assert memory.temporary_bytes(make("fsdp"), SIZES, 1)[name] == 2_500 + 2_300
+    assert memory.temporary_bytes(make("fsdp", fsdp__gather="bf16"), SIZES, 1)[name] == 1_250 + 2_300
+    assert memory.temporary_bytes(make("ddp"), SIZES, 4) == {}
+    whole = "whole gradients while micro-batches add up (FSDP)"
+    assert whole not in memory.temporary_bytes(make("fsdp"), SIZES, 1)
+    assert memory.temporary_bytes(make("fsdp"), SIZES, 2)[whole] == 4_000
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not(found):
+    run, small = make_run("simclr_tiny"), fleet(gb=3.0)
+    most = memory.largest_micro_batch(run, found, small, 1)
+    assert most > 100
+
+    def needed(images):
+        return sum(memory.parts_of(run, found, small, images, 1).values())
+
+    assert needed(most) <= small.usable_bytes < needed(most + 1)
+
+
+def test_accumulation_is_the_least_that_fits(found):
+    run, small = make_run("simclr_tiny"), fleet(gb=3.0)
+    most = memory.largest_micro_batch(run, found, small, 4)
+    accumulate = memory.fitting_accumulation(run, found, small, 2 * most)
+    assert accumulate > 1
+    assert (2 * most) % accumulate == 0
+    assert memory.fitting_accumulation(run, found, small, 8) == 1
+    run.data.accumulate = 4
+    assert memory.fitting_accumulation(run, found, small, 8) == 4, "the run's own is kept"
+
+
+def test_what_cannot_fit_says_what_is_too_big_and_what_to_do(found):
+    with pytest.raises(UserError, match=r"alone takes .* try --engine fsdp"):
+        memory.fitting_accumulation(make_run("simclr_tiny"), found, fleet(gb=1.67), 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "answer"),
+    [
+        ({"gpus": 12}, "gpus 12: not a multiple of node_gpus 8; 16 would be"),
+        ({"gpus": 0}, "gpus 0: must be 1 or more"),
+        ({"memory_gb": -1.0}, "gpu_memory_gb -1.0: must be above 0"),
+    ],
+)
+def test_wrong_fleets(values, answer):
+    with pytest.raises(UserError, match=answer):
+        Fleet(**{"gpus": 8, "node_gpus": 8, "memory_gb": 80.0, **values})
+
+
+def test_deepspeeds_bucket_is_the_engines():
+    from eyespot.pretrain.engines.deepspeed import MAX_BUCKET_ELEMENTS
+
+    assert memory.DEEPSPEED_BUCKET == 4 * MAX_BUCKET_ELEMENTS
