@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def write_results(
         table.add_row(*row)
     Console(width=120).print(table)
     lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    command = f"`python benchmarks/{script or name}.py`"
+    threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
+    command = f"`{' '.join([*threads, 'python', f'benchmarks/{script or name}.py', *sys.argv[1:]])}`"
     text = "\n".join([f"# {title}", "", *lines, "", f"Measured by {command} on {machine()}.", ""])
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.rendezvous import fresh_store
 
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ def start(device: str, timeout_seconds: float = 600) -> World:
     else:
         chosen = torch.device("cpu")
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group(_backend(chosen), timeout=timedelta(seconds=timeout_seconds))
+        store, timeout = fresh_store(rank, size, timeout_seconds), timedelta(seconds=timeout_seconds)
+        dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=size, timeout=timeout)
     return World(rank=rank, size=size, device=chosen)
 
 

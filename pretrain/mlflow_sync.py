@@ -42,7 +42,7 @@ _POINTS_PER_REQUEST = 999
 _PAIRS_PER_REQUEST = 100
 _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
-_TAG_LENGTH = 8000
+TAG_LENGTH = 8000
 
 # Left alone, one request to a dead server takes minutes; the caller retries by itself, so a request may fail early.
 # And MLflow would print addresses into the progress display and report its use to its makers.
@@ -109,7 +109,7 @@ class RunRecord:
 
     def update(self, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Takes in what a (re)started run says: a new tag wins, a changed parameter becomes ``changed.<name>``."""
-        self.tags.update({_key(name): value[:_TAG_LENGTH] for name, value in tags.items()})
+        self.tags.update({_key(name): value[:TAG_LENGTH] for name, value in tags.items()})
         for name, value in flatten(params).items():
             changed = _key(f"changed.{name}")
             if self.params.setdefault(name, value) != value or changed in self.tags:
@@ -149,6 +149,7 @@ class Mirror:
         self._run_id = ""
         self._offset = 0
         self._status = ""
+        self._tags: dict[str, str] = {}
         self._pictures: deque[str] = deque()  # names; one that fails is found again when connecting
 
     def add_picture(self, name: str) -> None:
@@ -170,6 +171,8 @@ class Mirror:
         try:
             record = RunRecord.read(self._run_dir)
             client = self._client or self._connect(record)
+            if record.tags != self._tags:
+                self._send_record(client, record, record.params, self._tags)
             num_lines = self._send_lines(client, progress)
             if record.status != self._status:
                 self._send_status(client, record)
@@ -220,6 +223,7 @@ class Mirror:
             client.log_batch(self._run_id, params=new_params[start : start + _PAIRS_PER_REQUEST])
         for start in range(0, len(new_tags), _PAIRS_PER_REQUEST):
             client.log_batch(self._run_id, tags=new_tags[start : start + _PAIRS_PER_REQUEST])
+        self._tags = record.tags
 
     def _send_lines(self, client: "MlflowClient", progress: Callable[[int, int], None]) -> int:
         from mlflow.entities import Metric, RunTag

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.pretrain import spool
-from eyespot.pretrain.mlflow_sync import Mirror, RunRecord, brief, tracking_uri, without_password
+from eyespot.pretrain.mlflow_sync import TAG_LENGTH, Mirror, RunRecord, brief, tracking_uri, without_password
 
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 30.0
+NUM_EVENTS = 20
 _ROUNDING = 1e-4  # what another number of ranks may change in a loss
 
 
@@ -88,6 +89,18 @@ class Tracker:
         """Queues a finished file of the folder ``run_dir/pictures`` as the artifact ``pictures/<name>``."""
         if self._follower:
             self._follower.mirror.add_picture(path.name)
+
+    def event(self, text: str) -> None:
+        """Notes what happened to the run; MLflow shows the newest 20 as tags ``event.<number>``. For any thread.
+
+        Args:
+            text: one line; it gets the time.
+        """
+        tags = self._record.tags
+        number = 1 + max((int(name[6:]) for name in tags if name.startswith("event.")), default=0)
+        tags.pop(f"event.{number - NUM_EVENTS:04d}", None)
+        tags[f"event.{number:04d}"] = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"[:TAG_LENGTH]
+        self._record.write(self._run_dir)
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = 15.0) -> None:
         """Notes how the run ended and gives MLflow a last chance. A second call does nothing.

@@ -2,8 +2,8 @@
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -24,6 +24,8 @@ from eyespot.pretrain.monitor import Monitor
 from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
+from eyespot.pretrain.rank_watch import RankFailure, RankWatch
+from eyespot.pretrain.rendezvous import restarted
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.saver import Saver
 from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
@@ -46,6 +48,7 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
     """
     console = Console(stderr=True)
+    run = replace(run, resume="auto") if restarted() else run
     world = dist.start(run.device, run.rank_timeout_seconds)
     signals = StopSignals()
     folder: RunFolder | None = None
@@ -53,10 +56,11 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
         with dist.agreed():
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
-        return Trainer(run, recipe, world, folder, signals, monitors).fit(console)
+        with RankWatch(world, folder.path / "logs", run.rank_timeout_seconds) as watch:
+            return Trainer(run, recipe, world, folder, signals, monitors, watch).fit(console)
     except BaseException as error:
         if folder is not None:  # the command says it at the terminal
-            known = isinstance(error, UserError | TrainingError)
+            known = isinstance(error, UserError | TrainingError | RankFailure)
             kind = "" if known else f"{type(error).__name__}: "
             log.error("stopped: %s%s", kind, error, exc_info=not known, extra={"file_only": True})
         raise
@@ -78,8 +82,10 @@ class Trainer:
         folder: RunFolder,
         signals: StopSignals,
         monitors: Sequence[Monitor],
+        watch: RankWatch,
     ) -> None:
         self.run, self.world, self.folder, self.signals, self.monitors = run, world, folder, signals, monitors
+        self.watch = watch
         with dist.agreed():
             shards, manifest = open_shards(run.data)
             torch.manual_seed(run.seed)
@@ -102,6 +108,8 @@ class Trainer:
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
+        if self.tracker is not None:
+            watch.on_event = self.tracker.event
         self.meter, self.head_watch, self.skipped = StepMeter(world.device), HeadWatch(), 0
         announce(run, recipe, manifest, world, num_parameters)
 
@@ -126,6 +134,7 @@ class Trainer:
         self.meter.restart()
         for step in range(self.start, last):
             batches, scalars = self._forward_backward(step)  # 1.
+            self.watch.at("optimiser")
             rate = self._rate(step)
             broken, stop = dist.any_rank([not torch.isfinite(scalars).all(), self.signals.received is not None])
             grad_norm, applied = self.engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
@@ -159,9 +168,10 @@ class Trainer:
     def _micro_batches(self, step: int, taken: list[Batch]) -> Iterator[tuple[Batch, int]]:
         """One step's micro-batches with their seeds; those that were asked for are in ``taken``."""
         for part in range(self.run.data.accumulate):
-            asked = time.monotonic()
+            self.watch.at("reading data", step + 1)
             taken.append(next(self.loader))
-            self.meter.add(self.run.data.batch_size // self.run.data.accumulate, time.monotonic() - asked)
+            waited = self.watch.at("forward and backward")
+            self.meter.add(self.run.data.batch_size // self.run.data.accumulate, waited)
             yield taken[-1], micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
 
     def _rate(self, step: int) -> float:
@@ -189,6 +199,7 @@ class Trainer:
         self, step: int, batches: list[Batch], scalars: Tensor, extra: dict[str, float], progress: TrainingProgress
     ) -> None:
         """One line of metrics."""
+        self.watch.at("logging")
         seen = step * self.run.data.batch_size
         values = {
             **global_means(self.names, scalars),
@@ -198,8 +209,10 @@ class Trainer:
             "sample_digest": sample_digest(batches),
             "bad_samples": int(dist.gather_rows(torch.tensor([[self.loader.bad_samples]])).sum()),
             **self.meter.close_interval(),
+            **self.watch.close_interval(),
         }
         if _due(step, self.run.monitor_every):
+            self.watch.at("monitor")
             for monitor in self.monitors:
                 values |= monitor(self.engine.objective, self.world)
             self.meter.restart()
@@ -217,6 +230,7 @@ class Trainer:
 
     def _save(self, step: int, *, must_work: bool) -> None:
         """Hands a checkpoint to the saver. One that cannot be written leaves the last good one."""
+        self.watch.at("saving")
         run = self.run
         meta = checkpoint.Meta(
             step=step,

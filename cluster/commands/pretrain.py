@@ -17,7 +17,9 @@ Trains an encoder. A recipe fills in every setting; each can be changed by its f
 
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first --resume auto
-  torchrun --standalone --nproc-per-node 8 --no-python eyespot pretrain mae_vitb16_in1k --data.shards ...
+  torchrun --standalone --nproc-per-node 8 --max-restarts 3 --no-python eyespot pretrain RECIPE ...
+
+torchrun starts all processes again when one dies; a run that it restarts goes on by itself.
 
 Exit codes: 0 done, 2 the input is wrong, 75 stopped by a signal (run it again with --resume auto), 1 anything else.
 """
@@ -46,6 +48,7 @@ def main(argv: list[str]) -> int:
         recipe, run = argv[0], make_run(argv[0])
         prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
     run = parse(type(run), flags, prog, default=run)
+    from eyespot.pretrain.rank_watch import RankFailure
     from eyespot.pretrain.trainer import TrainingError, fit
 
     monitors = []
@@ -56,6 +59,8 @@ def main(argv: list[str]) -> int:
         monitors = [Health(run), OnlineProbe(run)]
     try:
         return 0 if fit(run, recipe, monitors) == "done" else STOPPED
+    except RankFailure:
+        return 1  # it has been said
     except TrainingError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)
