@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.blocks import repeated_blocks
@@ -31,9 +32,11 @@ class FSDPEngine(TorchEngine):
     """
 
     def __init__(self, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings) -> None:
-        ensure_group(world.device)
+        blocks = repeated_blocks(objective)
+        if settings.fsdp.gather == "bf16" and any(isinstance(part, _BatchNorm) for b in blocks for part in b.modules()):
+            raise UserError("fsdp.gather 'bf16': this encoder's blocks hold batch norms, which need fp32; leave it out")
         mesh = _mesh(world, settings.fsdp)
-        for block in repeated_blocks(objective):
+        for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=_POLICIES[settings.fsdp.gather])
         self._root = fully_shard(objective, mesh=mesh)
         _gather_for(objective, self._root)
@@ -51,6 +54,7 @@ make = FSDPEngine
 
 def _mesh(world: World, config: FSDPConfig) -> DeviceMesh:
     """All ranks in a row, or a row for each node."""
+    ensure_group(world.device)
     if config.shard_over == "all":
         return init_device_mesh(world.device.type, (world.size,))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1 if world.size == 1 else 0))
