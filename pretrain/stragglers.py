@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from eyespot.pretrain.blocks import repeated_blocks
 from eyespot.pretrain.dist import World, gather_rows
 
 FACTOR = 1.5
@@ -29,9 +30,9 @@ class OwnWork:
     - compute, on a CPU: processor time of the main thread in forward and backward, plus the time it was ready to run
       and another process had the core. An exchange sleeps and counts for nothing, in any engine. It does not see what
       sleeps without computing (a page that is read from disk), nor waits for the intra-op threads that do not spin.
-    - compute, on a GPU: CUDA events around the encoder's last forward pass of the interval. Exact where that pass holds
-      no exchange (transformers under DDP and ZeRO-1/2); where it holds one (FSDP, ZeRO-3, batch norm over ranks) the
-      fast ranks wait inside it and the difference is levelled: then only data is told apart.
+    - compute, on a GPU: CUDA events around the encoder's blocks, in the last pass of the interval. Exact where that
+      pass holds no exchange (transformers under DDP and ZeRO-1/2); where it holds one (FSDP, ZeRO-3, batch norm over
+      ranks) the fast ranks wait inside it and the difference is levelled: then only data is told apart.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -42,13 +43,17 @@ class OwnWork:
         self._data, self._compute, self._steps = 0.0, 0.0, 0
 
     def time_forward(self, encoder: nn.Module) -> None:
-        """On a GPU: measures this module's forward passes. Costs two event records per pass, no synchronisation."""
-        if self._device.type != "cuda":
+        """On a GPU: measures passes through this encoder's blocks. Two event records per pass, no synchronisation.
+
+        Through its blocks, because nobody calls the encoder as a whole: heads want its features, MAE some patches.
+        """
+        blocks = repeated_blocks(encoder)
+        if self._device.type != "cuda" or not blocks:
             return
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         self._events = begin, end
-        encoder.register_forward_pre_hook(lambda *_: begin.record())
-        encoder.register_forward_hook(lambda *_: end.record())
+        blocks[0].register_forward_pre_hook(lambda *_: begin.record())
+        blocks[-1].register_forward_hook(lambda *_: end.record())
 
     def waited_for_data(self, seconds: float) -> None:
         """So long it took until the next micro-batch was there."""

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -25,7 +24,6 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.rank_watch import RankFailure, RankWatch
-from eyespot.pretrain.rendezvous import restarted
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.saver import Saver
 from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
@@ -48,7 +46,6 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
     """
     console = Console(stderr=True)
-    run = replace(run, resume="auto") if restarted() else run
     world = dist.start(run.device, run.rank_timeout_seconds)
     signals = StopSignals()
     folder: RunFolder | None = None
@@ -108,8 +105,8 @@ class Trainer:
         self.position = self.loader.state_dict()
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
-        if self.tracker is not None:
-            watch.on_event = self.tracker.event
+        watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
+        watch.time_forward(self.engine.objective.encoder)
         self.meter, self.head_watch, self.skipped = StepMeter(world.device), HeadWatch(), 0
         announce(run, recipe, manifest, world, num_parameters)
 
@@ -117,7 +114,8 @@ class Trainer:
         """The loop. Closes the tracker with how it ended."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
-            with TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0) as progress:
+            shown = TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0)
+            with shown as progress, self.watch.explained():
                 outcome = self._loop(progress)
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome

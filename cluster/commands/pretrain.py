@@ -49,8 +49,11 @@ def main(argv: list[str]) -> int:
         prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
     run = parse(type(run), flags, prog, default=run)
     from eyespot.pretrain.rank_watch import RankFailure
+    from eyespot.pretrain.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
 
+    if restarted():
+        run.resume = "auto"
     monitors = []
     if run.monitor_every:
         from eyespot.eval.online import OnlineProbe
