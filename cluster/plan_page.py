@@ -8,6 +8,7 @@ from rich.text import Text
 
 from eyespot.cluster.planner import Plan
 from eyespot.pretrain.planning.memory import PREFETCH, shard_ranks
+from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.speed import Scale, exchange_seconds
 
 
@@ -32,11 +33,11 @@ def _table(title: str, *headers: str) -> Table:
     return table
 
 
-def _gb(size: float) -> str:
+def _gb(size: Number) -> str:
     return f"{size / 1e9:,.2f}" if size >= 1e7 else f"{size / 1e9:,.4f}"
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: Number) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     if seconds < 600:
@@ -124,7 +125,7 @@ def _time(plan: Plan) -> Table:
     return table
 
 
-def _tera(flops: float) -> str:
+def _tera(flops: Number) -> str:
     return f"{flops / 1e12:,.3g}"
 
 
@@ -157,7 +158,7 @@ def _cells(row: Scale | None, rows: list[Scale]) -> tuple[str, str, str]:
     return f"{row.seconds * 1e3:,.1f}", f"{row.images_per_second:,.0f}", f"{efficiency(row, rows):.0%}"
 
 
-def efficiency(row: Scale, rows: list[Scale]) -> float:
+def efficiency(row: Scale, rows: list[Scale]) -> Number:
     """Images per second and GPU, as a share of those of the fewest GPUs."""
     return row.images_per_second / row.gpus / (rows[0].images_per_second / rows[0].gpus)
 

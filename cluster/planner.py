@@ -11,6 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning import memory, speed
 from eyespot.pretrain.planning.memory import Fleet
+from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.speed import GPU, GPUS, Efficiency, Exchange, Links, Scale, StepTime
 from eyespot.pretrain.planning.trace import Step, Trace, trace
 
@@ -94,8 +95,8 @@ class Activations:
     """What micro-batches of a size take, bytes; None = the encoder cannot be checkpointed."""
 
     images: int
-    plain: float
-    checkpointed: float | None
+    plain: Number
+    checkpointed: Number | None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -108,7 +109,7 @@ class Plan:
     trace: Trace
     micro: int
     accumulate: int
-    memory: dict[str, float | int]
+    memory: dict[str, Number]
     """Bytes of one GPU by name."""
     largest: dict[str, int]
     """The most images per GPU at once, by whether the encoder is checkpointed: plain, checkpointed."""
@@ -129,13 +130,13 @@ class Plan:
         return self.trace.at(self.micro)
 
     @property
-    def flops(self) -> float:
+    def flops(self) -> Number:
         """Of a step, on one GPU."""
         step, twice = self.step, self.accumulate > 1
         return self.accumulate * (step.forward.flops + step.backward.flops + twice * step.first_pass.flops)
 
     @property
-    def hours(self) -> float:
+    def hours(self) -> Number:
         """Of the whole run."""
         return self.run.steps * self.time.total / 3600
 

@@ -80,7 +80,7 @@ def measure(recipe: str, images: int, precision: str) -> int:
     [
         ("mae_vitt_cifar10", 64, "fp32"),
         ("mae_vitt_cifar10", 128, "bf16"),
-        ("simclr_r18_cifar10", 16, "fp32"),
+        ("simclr_r18_cifar10", 32, "fp32"),
         ("moco_r18_cifar10", 64, "fp32"),
         ("moco_v3_vitt_cifar10", 32, "bf16"),
     ],
