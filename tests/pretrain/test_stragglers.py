@@ -64,10 +64,12 @@ def test_own_work_is_waiting_for_data_and_computing_but_not_sleeping():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_forward_pass_on_a_gpu():
-    encoder = torch.nn.Linear(4096, 4096, device="cuda")
+def test_a_pass_through_the_blocks_on_a_gpu():
+    blocks = [torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.ReLU()) for _ in range(2)]
+    encoder = torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.ModuleList(blocks)).to("cuda")
     work = OwnWork(torch.device("cuda"))
     work.time_forward(encoder)
-    encoder(torch.randn(8192, 4096, device="cuda"))
+    images = encoder[0](torch.randn(8192, 4096, device="cuda"))  # what comes before the blocks does not count
+    blocks[1](blocks[0](images))
     assert 0 < work.close_interval()[1] < 10
     work.close()

@@ -1,7 +1,9 @@
 """The loop on real digits: exact resume, exact distribution, clean stops, and what it says when things go wrong."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +141,32 @@ def test_a_stopped_run_goes_on_with_another_number_of_ranks(whole, digits, tmp_p
     assert done.returncode == 0, done.stderr
     assert column(tmp_path / "elastic", "sample_digest") == column(whole, "sample_digest")
     assert column(tmp_path / "elastic", "loss") == pytest.approx(column(whole, "loss"), rel=1e-4)
+
+
+def test_a_killed_rank_is_named_and_torchrun_starts_all_again(whole, digits, tmp_path):
+    """kill -9 of one of two: the other says who it was, and the run goes on by itself, exactly."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    words = [*launcher, "--no-python", EYESPOT, *flags(digits, tmp_path / "run")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 8, process)
+        victim = rank_process(process.pid, 1)
+        os.kill(victim, signal.SIGKILL)
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert f"eyespot: rank 1 ({socket.gethostname()}, process {victim}) died at step" in said
+    assert column(tmp_path / "run", "step") == list(range(1, STEPS + 1))
+    assert column(tmp_path / "run", "loss") == column(whole, "loss")
+    log = (tmp_path / "run" / "logs" / "rank-0.log").read_text()
+    assert f"stopped: rank 1 ({socket.gethostname()}, process {victim}) died" in log
+    assert log.rstrip().endswith(f"done: step {STEPS} of {STEPS}")
+
+
+def rank_process(launcher: int, rank: int) -> int:
+    """The process of a rank among the launcher's children."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    environments = {int(child): Path(f"/proc/{child}/environ").read_bytes() for child in children}
+    return next(child for child, words in environments.items() if f"\0RANK={rank}\0".encode() in words)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
