@@ -110,10 +110,10 @@ class ZeroState:
         if entry.start is None:
             return entry.share
         # The shares of other ranks are zero: a sum of integers carries every bit, that of a negative zero too.
-        bits = torch.zeros(entry.shape.numel(), dtype=torch.int32, device=self._world.device)
-        bits[entry.start : entry.start + entry.share.numel()] = entry.share.view(torch.int32)
-        dist.reduce(bits, owner)
-        return bits.view(torch.float32).view(entry.shape)
+        whole = torch.zeros(entry.shape.numel(), dtype=entry.share.dtype, device=self._world.device)
+        whole[entry.start : entry.start + entry.share.numel()] = entry.share
+        dist.reduce(whole.view(torch.int32), owner)
+        return whole.view(entry.shape)
 
     def _entries(self) -> dict[str, _Entry]:
         """All of the state in an order, with shapes and types, that are the same on every rank."""

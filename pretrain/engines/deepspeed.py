@@ -10,6 +10,7 @@ their norms), and blocks compiled one by one in stage 3.
 import contextlib
 import importlib
 import json
+import logging
 import math
 import os
 import warnings
@@ -127,7 +128,7 @@ class DeepSpeedEngine:
     def close(self) -> None:
         """Takes DeepSpeed's hooks off; in stage 3 the objective's parameters stay cut."""
         for name in self._gathered:
-            self.objective.__dict__.pop(name, None)
+            delattr(self.objective, name)  # the class's own shows again
         self._gathered = ()
         self._engine.destroy()
 
@@ -218,6 +219,7 @@ def _initialize(
     os.environ.setdefault("DS_ACCELERATOR", device.type)  # or it warns that it found no GPU
     import deepspeed
 
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of what we chose, and of each step it skips
     backend: Any = importlib.import_module("deepspeed.comm.torch")  # the package's own "torch" is torch
     # On a CPU it would compile an operator for exchanges through shared memory, for a minute; gloo does without.
     backend.build_shm_op = lambda: None
