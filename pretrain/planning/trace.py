@@ -33,7 +33,7 @@ from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
 
 Device = Literal["cuda", "cpu"]
 
-FAKE_IMAGES, REAL_IMAGES = (16, 256), (2, 4)
+FAKE_IMAGES, REAL_IMAGES = (16, 256), (8, 32)
 """The two sizes of micro-batch that are run; memory, work and traffic of others lie on the line through them.
 
 Memory at its peak is the largest of several lines, so between the two sizes it is overrated, by a few per cent."""

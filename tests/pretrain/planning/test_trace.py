@@ -132,7 +132,8 @@ def test_checkpointing_trades_activations_for_a_second_forward_pass_of_the_encod
     less = trace(run, 1)
     assert less.at(64).activations < 0.5 * plain.at(64).activations
     extra = less.at(64).backward.flops - plain.at(64).backward.flops
-    encoder = plain_vit_flops(65, 192, 12)
+    last_product = 12 * 2 * 65 * 4 * 192**2  # of each block: nothing in the backward pass needs its result
+    encoder = plain_vit_flops(65, 192, 12) - last_product
     assert extra == pytest.approx(2 * 64 * encoder, rel=0.02)  # two views
 
 
@@ -184,7 +185,7 @@ def test_an_objective_that_needs_values_is_measured_instead():
     assert peeking.measured_because is not None
     assert "DataDependent" in peeking.measured_because
     assert peeking.at(64).forward.flops == pytest.approx(plain.at(64).forward.flops, rel=1e-6)
-    assert peeking.at(64).activations == pytest.approx(plain.at(64).activations, rel=0.15)
+    assert peeking.at(256).activations == pytest.approx(plain.at(256).activations, rel=0.1)
 
 
 def test_wrong_encoders_stay_the_users_error():
