@@ -216,7 +216,7 @@ def learn_one_batch(world: dist.World, methods: list[str]) -> dict:
     results = {}
     for engine_name in ENGINES:
         for method in methods:
-            for precision in ("fp32", "bf16"):
+            for precision in ("fp32", "bf16") if engine_name == "ddp" else ("bf16",):
                 optim = make_run(f"{method}_tiny").optim
                 if engine_name.startswith("deepspeed") and optim.name == "lars":  # refused there
                     optim = OptimConfig(lr=2e-3)
@@ -241,8 +241,8 @@ def test_the_engines_tested_are_all(method):
     assert {name.split()[0] for name in ENGINES} == set(engine_names())
 
 
-@pytest.mark.parametrize("engine_name", ENGINES)
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("engine_name", "precision"), [("ddp", "fp32"), *((name, "bf16") for name in ENGINES)])
 def test_it_learns_one_batch_on_every_engine(method, engine_name, precision, lessons):
+    """In fp32 the others are ddp: see above."""
     losses = lessons[engine_name, method, precision]
     assert losses[-1] < 0.9 * losses[0]
