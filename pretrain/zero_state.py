@@ -63,8 +63,7 @@ class ZeroState:
         self._objective, self._zero, self._stage, self._world = objective, zero, stage, world
         self._parameters = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter)}
         self._buffers = [name for name in tensors if name not in self._parameters]
-        if stage < 3:
-            self._share_weights()
+        self._share_weights()
         self._fill_slots()
 
     @torch.no_grad()
@@ -175,12 +174,16 @@ class ZeroState:
         return found
 
     def _share_weights(self) -> None:
-        """Lets the optimiser work on the parameters themselves, as stage 3 does.
+        """Lets the optimiser work on the parameters themselves.
 
-        Stages 1 and 2 give it a copy, which they need where parameters are not fp32. Here it would be 4 bytes per
-        parameter over the ranks for nothing.
+        ZeRO gives it a copy, which it needs where parameters are not fp32. Here it would be 4 bytes per parameter over
+        the ranks for nothing, and what is loaded would have to go to both.
         """
         zero = self._zero
+        if self._stage == 3:
+            for flat, pieces in zip(zero.fp32_partitioned_groups_flat, zero.fp16_partitioned_groups_flat, strict=True):
+                flat.data = pieces.data
+            return
         for flat, pieces in zip(
             zero.single_partition_of_fp32_groups, zero.parallel_partitioned_bit16_groups, strict=True
         ):
