@@ -25,7 +25,7 @@ from ranks import Start, start_ranks
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 MOMENTS = ("saving", "training", "starting")
-STEPS, SAVE_EVERY, RANKS = 24, 3, 2
+STEPS, SAVE_EVERY, RANKS = 16, 2, 2
 RANK_TIMEOUT_SECONDS = 20.0
 
 
