@@ -72,7 +72,7 @@ def announce(run: Run, recipe: str, manifest: Manifest, world: World, num_parame
     log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
     log.info("data: %s, %d images, %.1f epochs in %d steps", manifest.name, manifest.num_samples, epochs, run.steps)
     log.info(
-        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 images; %s on %s",
+        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 images; %s on %s, engine %s",
         *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
-        *(rate, run.optim.lr, run.precision, world.device),
+        *(rate, run.optim.lr, run.precision, world.device, run.engine),
     )
