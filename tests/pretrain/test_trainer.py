@@ -143,6 +143,30 @@ def test_a_stopped_run_goes_on_with_another_number_of_ranks(whole, digits, tmp_p
     assert column(tmp_path / "elastic", "loss") == pytest.approx(column(whole, "loss"), rel=1e-4)
 
 
+def go_on(shards: Path, run_dir: Path, engine: str, stop_after: int) -> None:
+    """What each rank does."""
+    name, _, stage = engine.partition(" ")
+    run = small_run(shards, run_dir, engine=name, stop_after=stop_after, resume="auto")
+    run.deepspeed.stage = int(stage or 2)
+    torch.set_num_threads(1)
+    sys.exit(fit(run, "mae_tiny") != "done")
+
+
+def test_a_run_moves_between_engines_and_ranks(whole, digits, tmp_path, start_ranks):
+    """Five engines on one, two and three ranks in one run: the same samples, and losses to 1e-4."""
+    parts = [("ddp", 1), ("fsdp", 2), ("deepspeed 3", 3), ("deepspeed 1", 2), ("deepspeed 2", 1)]
+    for number, (engine, ranks) in enumerate(parts, 1):
+        processes = start_ranks(go_on, ranks, digits, tmp_path / "run", engine, 4 * number)
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0] * ranks, engine
+        meta = checkpoint.read_meta(checkpoint.newest(tmp_path / "run"))
+        assert (meta.step, meta.world_size, meta.engine) == (4 * number, ranks, engine.split()[0])
+    assert column(tmp_path / "run", "step") == list(range(1, STEPS + 1))
+    assert column(tmp_path / "run", "sample_digest") == column(whole, "sample_digest")
+    assert column(tmp_path / "run", "loss") == pytest.approx(column(whole, "loss"), rel=1e-4)
+
+
 def test_a_killed_rank_is_named_and_torchrun_starts_all_again(whole, digits, tmp_path):
     """kill -9 of one of two: the other says who it was, and the run goes on by itself, exactly."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
