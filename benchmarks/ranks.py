@@ -2,19 +2,29 @@
 
 import multiprocessing
 import os
+import pickle
 import queue
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-PRELOADED = ["deepspeed", "eyespot.pretrain.trainer", "eyespot.pretrain.recipes.mae", "eyespot.pretrain.torch_engine"]
+PRELOADED = ["deepspeed", "eyespot.pretrain.trainer", "eyespot.eval.online", "eyespot.pretrain.recipes.mae"]
+"""What every rank needs and takes seconds to import: the server does it once."""
 
 Start = Callable[..., list[Any]]
-"""``start_ranks``, or what a test has in its place."""
+"""``start_ranks``."""
+
+
+class RankError(RuntimeError):
+    """What failed on the ranks: their tracebacks."""
 
 
 def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> list[Any]:
-    """``function(*arguments)`` in ``size`` processes, with the environment that torchrun gives."""
+    """``function(*arguments)`` in ``size`` processes, with the environment that torchrun gives; they are not awaited.
+
+    The function stands at the top of a file, and joins the process group itself.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -28,19 +38,27 @@ def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> li
 
 
 def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    """What ``function(world, *arguments)`` returns on each of ``size`` gloo ranks, one thread each."""
+    """What ``function(world, *arguments)`` returns on each of ``size`` real gloo ranks, one thread each.
+
+    The function stands at the top of a file; what it returns is pickled.
+
+    Raises:
+        RankError: it failed on a rank.
+    """
     answers = _context().Queue()
     processes = start_ranks(_answer, size, answers, function, arguments)
     got: dict[int, Any] = {}
     while len(got) < size:
         try:
             rank, answer = answers.get(timeout=1)
-            got[rank] = answer
+            got[rank] = pickle.loads(answer)
         except queue.Empty:
-            if any(process.exitcode not in (None, 0) for process in processes):
-                raise RuntimeError("a rank failed; its traceback is above") from None
+            if killed := [rank for rank, process in enumerate(processes) if process.exitcode not in (None, 0)]:
+                raise RankError(f"ranks {killed} ended without an answer") from None
     for process in processes:
-        process.join()
+        process.join(60)
+    if failed := [answer for answer in got.values() if isinstance(answer, RankError)]:
+        raise RankError("\n".join(map(str, failed)))
     return [got[rank] for rank in range(size)]
 
 
@@ -62,6 +80,10 @@ def _answer(answers: Any, function: Callable[..., Any], arguments: tuple[Any, ..
     from eyespot.pretrain import dist
 
     torch.set_num_threads(1)
-    world = dist.start("cpu")
-    answers.put((world.rank, function(world, *arguments)))
+    try:
+        answer = function(dist.start("cpu", timeout_seconds=120.0), *arguments)
+    except Exception:
+        answer = RankError(f"rank {os.environ['RANK']}: {traceback.format_exc()}")
+    # As bytes: a process that shares memory does not end.
+    answers.put((int(os.environ["RANK"]), pickle.dumps(answer)))
     dist.stop()
