@@ -165,7 +165,7 @@ class RankWatch:
             self._leaving.set()
             self._wake.set()
             if self._cause is None:
-                self._thread.join(2 * BEAT_SECONDS)
+                self._thread.join(STORE_SECONDS + BEAT_SECONDS)  # not to be cut off in a call of the store
             elif self._world.rank == 0 and not _launcher_hosts_store():
                 time.sleep(2 * BEAT_SECONDS)  # the store ends with this process: first let all read the cause
             self._work.close()
