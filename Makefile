@@ -34,6 +34,9 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/contrast_loss.py
 	$(BIN)/python benchmarks/two_views.py --data $(DATA)
 	$(BIN)/python benchmarks/color_steps.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/checkpoint_stall.py
+	$(BIN)/python benchmarks/kill_drill.py
 
 image: ## the container
 	docker build -t eyespot .
