@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from ranks import Start, start_ranks
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 MOMENTS = ("saving", "training", "starting")
+TOO_LATE = "too late"  # the run had ended
 STEPS, SAVE_EVERY, RANKS = 16, 2, 2
 RANK_TIMEOUT_SECONDS = 20.0
 
@@ -35,7 +35,7 @@ class Round:
 
     engine: str
     moment: str
-    """starting, training or saving."""
+    """starting, training, saving, or too late."""
     victim: int
     last_step: int
     """Logged before the kill."""
@@ -85,17 +85,18 @@ def drill(start: Start, shards: Path, folder: Path, engine: str, seed: int, expe
 
     generator = random.Random(seed)
     moment = MOMENTS[seed // len(ENGINES) % len(MOMENTS)]
-    victim, step = generator.randrange(RANKS), generator.randrange(1, STEPS - 2)
+    victim, step = generator.randrange(RANKS), generator.randrange(1, STEPS - 5)
     run_dir = folder / f"killed-{seed}"
     processes = start(train, RANKS, shards, run_dir, engine)
     _wait_for_the_moment(moment, run_dir, step, generator, processes)
     logged = len(_metrics(run_dir))
-    os.kill(processes[victim].pid, signal.SIGKILL)
+    processes[victim].kill()
     killed_at = time.monotonic()
     for process in processes:
         process.join(RANK_TIMEOUT_SECONDS + 30)
         assert process.exitcode is not None, "the other rank did not stop"
     stop_seconds = time.monotonic() - killed_at
+    moment = TOO_LATE if processes[victim].exitcode == 0 else moment
     newest = checkpoint.newest(run_dir)
     if newest is not None:
         checkpoint.read_encoder(newest)
@@ -192,6 +193,7 @@ def _row(engine: str, rounds: list[Round]) -> dict[str, str]:
         "engine": engine,
         "kills": str(len(rounds)),
         **{f"while {moment}": str(sum(each.moment == moment for each in rounds)) for moment in MOMENTS},
+        TOO_LATE: str(sum(each.moment == TOO_LATE for each in rounds)),
         "steps done twice, mean": f"{lost:.1f}",
         "seconds until the other rank stopped, longest": f"{slowest:.2f}",
     }
