@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0 if argv else 2
+    # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Imported here, because `eyespot pretrain --help` should not wait for torch.
     from pathlib import Path
 
