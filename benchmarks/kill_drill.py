@@ -26,7 +26,7 @@ ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 MOMENTS = ("saving", "training", "starting")
 TOO_LATE = "too late"  # the run had ended
 STEPS, SAVE_EVERY, RANKS = 16, 2, 2
-RANK_TIMEOUT_SECONDS = 20.0
+RANK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from eyespot.pretrain.rank_watch import RankFailure, RankWatch
 from eyespot.pretrain.rendezvous import fresh_store, restarted
 from eyespot.pretrain.stopping import StopSignals
 
-TIMEOUT_SECONDS = 4.0
+TIMEOUT_SECONDS = 6.0
 TROUBLE_AT = 5
 STEPS = 20
 
