@@ -91,7 +91,7 @@ class Tracker:
             self._follower.mirror.add_picture(path.name)
 
     def event(self, text: str) -> None:
-        """Notes what happened to the run; MLflow shows the newest 20 as tags ``event.<number>``. For any thread.
+        """Notes what happened to the run as a tag ``event.<number>``; mlflow.json keeps the newest 20. For any thread.
 
         Args:
             text: one line; it gets the time.

@@ -140,3 +140,26 @@ def test_another_run_in_the_same_folder_starts_its_own_record(tmp_path: Path):
     Tracker(tmp_path, run_key="other", name="n", params={"lr": 2}, tags={}, uri="none").close("FINISHED")
     record = json.loads((tmp_path / "mlflow.json").read_text())
     assert (record["run_key"], record["params"], record["tags"]) == ("other", {"lr": "2"}, {})
+
+
+def test_events_reach_mlflow_while_the_run_goes_on(tmp_path: Path):
+    """Those from before the mirror connects and those from after; the folder's record keeps the newest 20."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    tracker = open_tracker(tmp_path / "run", uri)
+    tracker.event("rank 1 is slow")
+    tracker.log(1, {"loss": 1.0})
+    mirror, until = tracker._follower.mirror, time.monotonic() + 60
+    while mirror._client is None or "event.0001" not in mirror._tags:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    for number in range(2, 24):
+        tracker.event(f"event {number}")
+    tracker.close("FINISHED")
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert found.data.tags["event.0001"].endswith("rank 1 is slow")
+    assert found.data.tags["event.0023"].endswith("event 23")
+    kept = json.loads((tmp_path / "run" / "mlflow.json").read_text())["tags"]
+    assert sorted(name for name in kept if name.startswith("event.")) == [f"event.{n:04d}" for n in range(4, 24)]
