@@ -2,9 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from eyespot.pretrain.config import Run
 
 HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
        eyespot pretrain --from RUN/run.json --run-dir NEW [--field value ...]
@@ -33,23 +38,7 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Imported here, because `eyespot pretrain --help` should not wait for torch.
-    from pathlib import Path
-
-    from eyespot.pretrain.config import load_run, make_run
-
-    if argv[0] == "--from":
-        if len(argv) < 2:
-            raise UserError("--from: needs the run.json (or run folder) to repeat")
-        recipe, run = load_run(Path(argv[1]))
-        prog, flags = f"eyespot pretrain --from {argv[1]}", argv[2:]
-        run.resume, run.stop_after = "never", None
-    elif argv[0].startswith("-"):
-        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
-    else:
-        recipe, run = argv[0], make_run(argv[0])
-        prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
-    run = parse(type(run), flags, prog, default=run)
+    recipe, run = requested(argv)
     from eyespot.pretrain.rank_watch import RankFailure
     from eyespot.pretrain.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
@@ -70,3 +59,26 @@ def main(argv: list[str]) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)
         return 1
+
+
+def requested(argv: list[str]) -> "tuple[str, Run]":
+    """The recipe's name and the resolved Run that the words after ``eyespot pretrain`` ask for.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    # Imported here, because `eyespot pretrain --help` should not wait for torch.
+    from eyespot.pretrain.config import load_run, make_run
+
+    if argv[0] == "--from":
+        if len(argv) < 2:
+            raise UserError("--from: needs the run.json (or run folder) to repeat")
+        recipe, run = load_run(Path(argv[1]))
+        prog, flags = f"eyespot pretrain --from {argv[1]}", argv[2:]
+        run.resume, run.stop_after = "never", None
+    elif argv[0].startswith("-"):
+        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
+    else:
+        recipe, run = argv[0], make_run(argv[0])
+        prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
+    return recipe, parse(type(run), flags, prog, default=run)
