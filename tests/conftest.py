@@ -11,7 +11,9 @@ from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parent))
 import ranks
+from slurm_cluster import SlurmCluster, missing
 
 ranks.PRELOADED.insert(0, __name__)  # for its import hook
 install_import_hook("eyespot", "beartype.beartype")
@@ -57,3 +59,20 @@ def on_ranks() -> Callable[..., list[Any]]:
 def start_ranks() -> Callable[..., list[Any]]:
     """``start_ranks(function, size, *arguments)``: processes as of a launcher, to watch and to kill."""
     return ranks.start_ranks
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A real SLURM cluster of three nodes, for all tests of this process; a test that breaks it calls ``reset()``."""
+    if why := missing():
+        pytest.skip(why)
+    with SlurmCluster(num_nodes=3) as cluster:
+        yield cluster
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says why the tests on SLURM did not run: everything else is too easily taken for a pass."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
+    for reason in sorted({reason for reason in reasons if "no SLURM to test on" in reason}):
+        count = sum(reason == other for other in reasons)
+        terminalreporter.write_line(f"{count} tests of the cluster were skipped: {reason.removeprefix('Skipped: ')}")
