@@ -1,0 +1,119 @@
+"""``eyespot status``: what the runs are doing."""
+
+import contextlib
+import itertools
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from eyespot.cluster.status import Survey
+
+HELP = """usage: eyespot status [RUN or folder of runs ...] [--watch [SECONDS]] [--json]
+
+What the runs are doing: state and SLURM's reason for it in plain words, nodes, step, loss, images/s, time left, last
+checkpoint, requeues, and what else matters. One run alone is shown with its jobs, attempts, nodes and checkpoints.
+Without a folder: those in runs/. Needs no accounting; where SLURM does not answer, the folders tell what they know.
+
+  eyespot status
+  eyespot status runs/big
+  eyespot status runs sweeps/lr --watch       refreshed every 5 seconds, until Ctrl-C
+  eyespot status --json                       for scripts; --watch writes one object per line
+
+Exit codes: 0 done, 2 the input is wrong, 1 anything else.
+"""
+_WATCH_SECONDS = "5"
+
+
+def show_status(
+    places: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),),
+    watch: float | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> int:
+    """Shows what the runs are doing.
+
+    Args:
+        places: run folders, and folders of runs.
+        watch: seconds between refreshes.
+        as_json: one JSON object instead of a table.
+    """
+    if watch is not None and watch <= 0:
+        raise UserError(f"--watch {watch}: must be above 0 seconds")
+    if watch is None:
+        _show_once(places, as_json)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        _watch(places, watch, as_json)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    return parse(show_status, _with_seconds(argv), prog="eyespot status")
+
+
+def _with_seconds(argv: list[str]) -> list[str]:
+    """Gives a bare ``--watch`` its seconds."""
+    words = []
+    for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        words.append(word)
+        if word == "--watch" and not re.fullmatch(r"-?\d+(\.\d+)?", after):
+            words.append(_WATCH_SECONDS)
+    return words
+
+
+def _watch(places: Sequence[Path], seconds: float, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if as_json or not console.is_terminal:
+        while True:
+            _show_once(places, as_json, indent=None)
+            time.sleep(seconds)
+    _, page = _look(places, console)
+    with Live(page, console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+        try:
+            while True:
+                time.sleep(seconds)
+                _, page = _look(places, console)
+                live.update(page, refresh=True)
+        finally:
+            live.stop()
+            console.print(page)
+
+
+def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) -> None:
+    from rich.console import Console
+
+    console = Console()
+    survey, page = _look(places, console)
+    if as_json:
+        sys.stdout.write(json.dumps(survey.values(), indent=indent, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    else:
+        console.print(page)
+
+
+def _look(places: Sequence[Path], console: "Console") -> "tuple[Survey, RenderableType]":
+    """Asks anew, also which runs there are."""
+    from eyespot.cluster.status import find_runs, survey
+    from eyespot.cluster.status_page import detail_page, survey_page
+
+    runs = find_runs(places)
+    now = survey(runs)
+    return now, (detail_page if list(places) == runs and len(runs) == 1 else survey_page)(now, console)
