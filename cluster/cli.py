@@ -6,6 +6,7 @@ import os
 import sys
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.secrets import mask_tracebacks, masked
 
 COMMANDS = {
     "shards": "pack images into shards, check them, look at them",
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"eyespot {__version__}")
         return 0
+    mask_tracebacks()
     try:
         if argv[0] not in COMMANDS:
             raise UserError(f"command {argv[0]!r}: not one of {', '.join(COMMANDS)}; see eyespot --help")
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
-            print(f"eyespot: {error}", file=sys.stderr)
+            print(masked(f"eyespot: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)

@@ -31,6 +31,7 @@ from eyespot.data_pipeline.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.manifest import read_manifest
 from eyespot.eval.subject import Subject, encode_all
 from eyespot.pretrain.dist import World, agreed, any_rank, barrier
+from eyespot.pretrain.secrets import masked_values
 
 BLOCK = 128
 FORMAT = "eyespot-features/1"
@@ -87,7 +88,7 @@ def _compute(subject: Subject, shards: Path, folder: Path, world: World) -> None
             file.flush()
     if world.rank == 0:
         meta = {"format": FORMAT, "subject": subject.name, **subject.origin, "shards": str(shards), "rows": num_samples}
-        write_bytes(partial / "meta.json", json.dumps(meta, indent=1).encode())
+        write_bytes(partial / "meta.json", json.dumps(masked_values(meta), indent=1).encode())
         partial.rename(folder)
     barrier()
 

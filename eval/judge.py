@@ -24,6 +24,7 @@ from eyespot.eval.labels import LabeledData, Part, labeled_data
 from eyespot.eval.subject import Role, Subject, is_run, subjects_of
 from eyespot.eval.task import Candidate, Task
 from eyespot.pretrain.dist import World, any_rank
+from eyespot.pretrain.secrets import masked, masked_values
 
 Protocol = Literal["knn", "linear"]
 PROTOCOLS: dict[Protocol, Callable[[Task], list[Candidate]]] = {"knn": knn.candidates, "linear": linear.candidates}
@@ -65,7 +66,7 @@ class Result:
     seed: int
     seconds: float
     """Time of the protocol itself, without the features."""
-    argv: list[str] = field(default_factory=lambda: list(sys.argv))
+    argv: list[str] = field(default_factory=lambda: masked_values(sys.argv))
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     eyespot: str = eyespot.__version__
     format: str = FORMAT
@@ -162,9 +163,9 @@ def _run(
         metric=best.metric,
         name=subject.name,
         role=subject.role,
-        origin=subject.origin,
+        origin=masked_values(subject.origin),
         data=data.name,
-        shards=str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder),
+        shards=masked(str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder)),
         split=data.split,
         num_train=len(data.train.labels),
         num_test=num_test,

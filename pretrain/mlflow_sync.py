@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain import spool
+from eyespot.pretrain.secrets import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,7 +110,7 @@ class RunRecord:
 
     def update(self, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Takes in what a (re)started run says: a new tag wins, a changed parameter becomes ``changed.<name>``."""
-        self.tags.update({_key(name): value[:TAG_LENGTH] for name, value in tags.items()})
+        self.tags.update({_key(name): masked(value)[:TAG_LENGTH] for name, value in tags.items()})
         for name, value in flatten(params).items():
             changed = _key(f"changed.{name}")
             if self.params.setdefault(name, value) != value or changed in self.tags:
@@ -122,13 +123,13 @@ class RunRecord:
 
 
 def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested dicts as one dict with dotted names, values as text, both cut to what MLflow accepts."""
+    """Nested dicts as one dict with dotted names, values as masked text, both cut to what MLflow accepts."""
     flat: dict[str, str] = {}
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[_key(f"{prefix}{name}")] = str(value)[:_PARAM_LENGTH]
+            flat[_key(f"{prefix}{name}")] = masked(str(value))[:_PARAM_LENGTH]
     return flat
 
 
@@ -284,20 +285,15 @@ def sync(run_dir: Path, uri: str | None = None, progress: Callable[[int, int], N
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
         raise UserError(
-            f"tracking uri {without_password(place)}: {brief(error)}; run the command again when the server answers"
+            f"tracking uri {masked(place)}: {brief(error)}; run the command again when the server answers"
         ) from error
 
 
 def brief(error: BaseException) -> str:
-    """What lies at the bottom of an error, on one short line without passwords: fit for a log."""
+    """What lies at the bottom of an error, on one short line without secrets: fit for a log."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return without_password(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-
-
-def without_password(text: str) -> str:
-    """``text`` with the ``user:password@`` of every URL in it left out."""
-    return re.sub(r"://[^/\s@]*@", "://", text)
+    return masked(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
 
 
 def _open_store(uri: str) -> "MlflowClient":

@@ -22,6 +22,7 @@ from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import Run, difference, to_values
+from eyespot.pretrain.secrets import MaskedFormatter, masked_values
 from eyespot.pretrain.tracking import Tracker
 
 PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
@@ -51,10 +52,11 @@ class RunFolder:
         folder = self.path / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(folder / f"rank-{self._rank}.log", encoding="utf-8")
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        to_file.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.handlers = [to_file]
         if self._rank == 0:
             to_terminal = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+            to_terminal.setFormatter(MaskedFormatter("%(message)s"))
             to_terminal.addFilter(lambda record: not getattr(record, "file_only", False))
             log.handlers.append(to_terminal)
         log.setLevel(logging.INFO)
@@ -66,8 +68,8 @@ class RunFolder:
             return
         self.record = {
             "recipe": recipe,
-            "argv": sys.argv,
-            "run": to_values(run),
+            "argv": masked_values(sys.argv),
+            "run": masked_values(to_values(run)),
             "run_key": secrets.token_hex(8),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
@@ -76,7 +78,7 @@ class RunFolder:
             "versions": {"python": sys.version.split()[0], **_versions()},
             "manifest_sha256": manifest_sha256,
             "normalization": {"mean": views.mean, "std": views.std},
-            **_code_state(),
+            **code_state(),
         }
         write_bytes(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
 
@@ -144,7 +146,7 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             self.record = {}
             raise UserError(f"{path}: damaged ({error}); choose another --run-dir") from error
-        if run.resume == "auto" and (found := difference(before, {"recipe": recipe, **to_values(run)})):
+        if run.resume == "auto" and (found := difference(before, {"recipe": recipe, **masked_values(to_values(run))})):
             raise UserError(
                 f"run_dir {self.path}: cannot go on with other settings: {found};"
                 f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
@@ -166,9 +168,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _code_state() -> dict[str, str]:
-    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout."""
+def code_state() -> dict[str, str]:
+    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy."""
     root = Path(eyespot.__file__).parent
+    frozen = root.parent / "frozen.json"
+    if frozen.is_file():
+        record = json.loads(frozen.read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("git_commit", "git_diff_sha256")}
 
     def git(*words: str) -> bytes | None:
         try:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.pretrain import spool
-from eyespot.pretrain.mlflow_sync import TAG_LENGTH, Mirror, RunRecord, brief, tracking_uri, without_password
+from eyespot.pretrain.mlflow_sync import TAG_LENGTH, Mirror, RunRecord, brief, tracking_uri
+from eyespot.pretrain.secrets import masked
 
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
@@ -60,7 +61,9 @@ class Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
         spool.cut_torn_line(run_dir)
         self._run_dir = run_dir
-        self._record = _open_record(run_dir, RunRecord(run_key=run_key, name=name, experiment=experiment))
+        self._record = _open_record(
+            run_dir, RunRecord(run_key=run_key, name=masked(name), experiment=masked(experiment))
+        )
         self._record.update(params, tags)
         self._record.write(run_dir)
         self._replay = _Replay({int(line["step"]): line.get("loss") for line in spool.read_metrics(run_dir)})
@@ -99,7 +102,7 @@ class Tracker:
         tags = self._record.tags
         number = 1 + max((int(name[6:]) for name in tags if name.startswith("event.")), default=0)
         tags.pop(f"event.{number - NUM_EVENTS:04d}", None)
-        tags[f"event.{number:04d}"] = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"[:TAG_LENGTH]
+        tags[f"event.{number:04d}"] = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {masked(text)}"[:TAG_LENGTH]
         self._record.write(self._run_dir)
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = 15.0) -> None:
@@ -174,7 +177,7 @@ class _Follower:
 
     def __init__(self, run_dir: Path, uri: str) -> None:
         self.mirror = Mirror(run_dir, uri)
-        self._place = without_password(uri)
+        self._place = masked(uri)
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._complete = False

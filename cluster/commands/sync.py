@@ -17,13 +17,14 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
         run_dir: the run folder.
         uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
     """
-    from eyespot.pretrain.mlflow_sync import sync, tracking_uri, without_password
+    from eyespot.pretrain.mlflow_sync import sync, tracking_uri
+    from eyespot.pretrain.secrets import masked
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"syncing {run_dir}", total=None)
         num_lines = sync(run_dir, uri, lambda done, total: bar.update(task, completed=done, total=total))
-    print(f"{num_lines} lines sent to {without_password(tracking_uri(run_dir, uri) or '')}")
+    print(f"{num_lines} lines sent to {masked(tracking_uri(run_dir, uri) or '')}")
     return 0
 
 
