@@ -7,8 +7,9 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -36,26 +37,20 @@ Exit codes: 0 done, 2 the input is wrong, 1 anything else.
 _WATCH_SECONDS = "5"
 
 
-def show_status(
-    places: Annotated[tuple[Path, ...], tyro.conf.Positional] = (Path("runs"),),
-    watch: float | None = None,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> int:
-    """Shows what the runs are doing.
+@dataclass(kw_only=True, slots=True)
+class Request:
+    """Show what the runs are doing."""
 
-    Args:
-        places: run folders, and folders of runs.
-        watch: seconds between refreshes.
-        as_json: one JSON object instead of a table.
-    """
-    if watch is not None and watch <= 0:
-        raise UserError(f"--watch {watch}: must be above 0 seconds")
-    if watch is None:
-        _show_once(places, as_json)
-        return 0
-    with contextlib.suppress(KeyboardInterrupt):
-        _watch(places, watch, as_json)
-    return 0
+    places: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
+    """Run folders, and folders of runs."""
+    watch: float | None = None
+    """Seconds between refreshes."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """One JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        if self.watch is not None and self.watch <= 0:
+            raise UserError(f"--watch {self.watch}: must be above 0 seconds")
 
 
 def main(argv: list[str]) -> int:
@@ -63,7 +58,13 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return 0
-    return parse(show_status, _with_seconds(argv), prog="eyespot status")
+    request = parse(Request, _with_seconds(argv), prog="eyespot status")
+    if request.watch is None:
+        _show_once(request.places, request.json)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt):
+        _watch(request.places, request.watch, request.json)
+    return 0
 
 
 def _with_seconds(argv: list[str]) -> list[str]:
