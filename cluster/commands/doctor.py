@@ -1,0 +1,125 @@
+"""``eyespot doctor``: find out before the run what would stop it."""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from eyespot.data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from eyespot.cluster.doctor import Verdict
+
+HELP = """usage: eyespot doctor [--timeout-seconds S]
+       eyespot doctor RECIPE --data.shards FOLDER --run-dir RUN [--field value ...] [--ranks N]
+       eyespot doctor RUN [--ranks N]
+
+Looks at this machine, and at what the run needs of it: packages, code, GPUs, shards, disk, file system, the data
+pipeline, MLflow. A job of eyespot launch looks by itself, on all its nodes together, before it trains.
+
+  eyespot doctor                    what can be seen without a run
+  eyespot doctor RECIPE --help      every flag: those of eyespot pretrain, and doctor's own
+  --ranks N                         processes that the run will have, over all nodes
+  --timeout-seconds S               for everything; what has not answered by then has failed
+  --json                            the findings as JSON instead of a table
+
+  eyespot doctor mae_vitb16_in1k --data.shards /data/in1k --run-dir runs/mae --ranks 16
+  eyespot doctor runs/mae
+
+Exit codes: 0 nothing stops the run, 2 something does (the table says what, and what to do), 1 anything else.
+"""
+
+
+@dataclass(kw_only=True, slots=True)
+class Options:
+    """Doctor's own."""
+
+    ranks: int = 1
+    """Processes that the run will have, over all nodes."""
+    timeout_seconds: float = 120.0
+    """For everything; what has not answered by then has failed."""
+    json: bool = False
+    """Print JSON."""
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise UserError(f"ranks {self.ranks}: must be 1 or more")
+
+
+def main(argv: list[str]) -> int:
+    """Looks, and prints."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if argv and argv[0] == "--probe":
+        from eyespot.cluster.doctor.probe import probe
+
+        probe(Path(argv[1]), Path(argv[2]))
+    if argv and argv[0] == "--probe-tracking":
+        from eyespot.cluster.doctor import tracking
+
+        tracking.probe(argv[1], argv[2])
+        return 0
+    return _doctor(argv)
+
+
+def _doctor(argv: list[str]) -> int:
+    # Imported here, because `eyespot doctor --help` and the probes should not wait for each other's libraries.
+    from rich.console import Console
+
+    from eyespot.cluster.arguments import parse
+
+    if not argv or argv[0].startswith("-"):
+        options = parse(Options, argv, "eyespot doctor", default=Options())
+        verdict = _examine(options, None, None, {})
+    else:
+        options, verdict = _doctor_run(argv)
+    if options.json:
+        print(json.dumps(verdict.values(), indent=1))
+    else:
+        from eyespot.cluster.doctor.page import print_verdict
+
+        print_verdict(verdict, "doctor on this machine", Console())
+    return 0 if verdict.ok else 2
+
+
+def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
+    """Of a recipe with flags, or of a run folder."""
+    from tyro.conf import arg
+
+    from eyespot.cluster.arguments import parse
+    from eyespot.pretrain.config import Run, load_run, make_run, to_values
+
+    where = Path(argv[0])
+    saved = next((path for path in (where / "cluster" / "run.json", where / "run.json") if path.is_file()), None)
+    if where.is_dir() and saved is None:
+        raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
+    recipe, run = load_run(saved) if saved is not None else (argv[0], make_run(argv[0]))
+
+    @dataclass(kw_only=True, slots=True)
+    class Question(Options):
+        run: Annotated[Run, arg(name="")]
+
+    question = parse(Question, argv[1:], f"eyespot doctor {argv[0]}", default=Question(run=run))
+    values = to_values(question.run)
+    with tempfile.TemporaryDirectory(prefix="eyespot-doctor-") as folder:
+        path = Path(folder) / "run.json"
+        path.write_text(json.dumps({"recipe": recipe, "run": values}), encoding="utf-8")
+        return question, _examine(question, question.run.run_dir, path, values)
+
+
+def _examine(options: Options, run_dir: Path | None, run_file: Path | None, values: dict[str, Any]) -> "Verdict":
+    from rich.console import Console
+
+    from eyespot.cluster.doctor import examine_here
+
+    with Console(stderr=True, file=sys.stderr).status("looking"):
+        return examine_here(
+            run_dir=run_dir,
+            run_file=run_file,
+            values=values,
+            ranks=options.ranks,
+            timeout_seconds=options.timeout_seconds,
+        )

@@ -1,0 +1,161 @@
+"""The run folder's file system: is it writable, are renames whole, when do other nodes see them, what is free."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from eyespot.cluster.doctor.exam import Exam
+from eyespot.cluster.doctor.finding import Finding
+from eyespot.data_pipeline.atomic import write_bytes
+
+FOLDERS = ("checkpoints", "logs", "pictures", "eval", "cluster")
+"""Of the run folder, that a run writes to."""
+VERSIONS, PAGE = 20, 1 << 14
+"""A file is renamed over so many times; each version is so many bytes."""
+WRITE_SECONDS = 2.0
+SEEN_SECONDS = 5.0
+"""A file that another node sees later than this makes every meeting of the nodes slow."""
+
+
+def existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def writable(exam: Exam) -> Iterator[Finding]:
+    """Makes, locks and removes a file in every folder that the run writes to."""
+    assert exam.run_dir is not None
+    folders = [existing(exam.run_dir), *(exam.run_dir / name for name in FOLDERS)]
+    for folder in folders:
+        if folder.is_dir():
+            try:
+                _try_file(exam, folder / f".doctor-{exam.node}-{os.getpid()}")
+            except OSError as error:
+                yield unwritable(exam, folder, error)
+                return
+    exam.facts["files"] = _free(existing(exam.run_dir))
+    exam.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in exam.run_dir.glob("checkpoints/step-*/*"))
+    yield exam.ok("run folder", f"{exam.run_dir} can be written to and locked")
+
+
+def unwritable(exam: Exam, folder: Path, error: OSError) -> Finding:
+    """The finding for a folder that refuses."""
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+        fix = "mount the file system with locks, or choose another --run-dir"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space or raise the quota, or choose another --run-dir"
+    else:
+        fix = f"mount it for writing on {exam.node} and let this user write to it, or choose another --run-dir"
+    return exam.fail("run folder", f"{folder} cannot be written to ({error.strerror or error})", fix)
+
+
+def _try_file(exam: Exam, path: Path) -> None:
+    try:
+        before = time.time()
+        with path.open("wb") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+            after = time.time()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # How far the file server's clock is ahead of this node's, seconds; the write's own time is not known better.
+        exam.facts["server_ahead"] = path.stat().st_mtime - (before + after) / 2
+        exam.facts["server_unsure"] = (after - before) / 2
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _free(folder: Path) -> dict[str, int | None]:
+    """What this user may still write; file systems that make files as they need them have no number of those."""
+    known = os.statvfs(folder)
+    return {"bytes": known.f_bavail * known.f_frsize, "number": known.f_favail if known.f_files else None}
+
+
+def renames(exam: Exam) -> Iterator[Finding]:
+    """Renames a file over itself while the next node reads it: a reader must see one version or another, never half."""
+    index, size = exam.place.index, len(exam.place.nodes)
+    writer = threading.Thread(target=_keep_renaming, args=(exam.folder / f"rename-{index}", exam.until), daemon=True)
+    writer.start()
+    whose = exam.place.nodes[(index + 1) % size]
+    torn, last, late = _keep_reading(exam.folder / f"rename-{(index + 1) % size}", exam.until)
+    if torn:
+        yield exam.fail(
+            "renames",
+            f"a reader saw {torn} while {whose} renamed a new version into place",
+            "checkpoints would not be safe there: put the run folder on a file system that renames as POSIX says",
+        )
+    elif last < VERSIONS:
+        yield exam.fail(
+            "renames",
+            f"{exam.node} does not see what {whose} renamed into place ({_seen(last)})",
+            "the run folder must be one file system that all nodes share: compare the mounts",
+        )
+    elif late > SEEN_SECONDS:
+        yield exam.warn(
+            "renames",
+            f"{exam.node} saw a file of {whose} {late:.0f} s late",
+            "shorten the attribute cache of the mount (NFS: actimeo=3)",
+        )
+    else:
+        yield exam.ok(
+            "renames", "whole at every moment" + (f", seen by the next node {late:.1f} s later" if size > 1 else "")
+        )
+
+
+def _seen(last: int) -> str:
+    return "nothing of it" if last < 0 else f"only version {last} of {VERSIONS}"
+
+
+def _keep_renaming(path: Path, until: float) -> None:
+    """Versions 0, 1, ... and at last ``VERSIONS``, which says when it was written."""
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):  # the reader misses them and says so
+        for version in range(VERSIONS):
+            write_bytes(path, _page(version, 0.0))
+            if time.monotonic() > min(begin + WRITE_SECONDS, until):
+                break
+        write_bytes(path, _page(VERSIONS, time.time()))
+
+
+def _keep_reading(path: Path, until: float) -> tuple[str, int, float]:
+    """What was seen that must not be, the last version seen, and by how much it was late, seconds."""
+    last = -1
+    while time.monotonic() < until:
+        try:
+            page = path.read_bytes()
+        except FileNotFoundError:
+            if last >= 0:
+                return "no file", last, 0.0
+            time.sleep(0.05)
+            continue
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # NFS's word for "renamed over meanwhile": ask again
+                raise
+            continue
+        version, written = _read_page(page)
+        if version is None:
+            return f"a broken file of {len(page)} bytes", last, 0.0
+        last = max(last, version)
+        if last == VERSIONS:
+            return "", last, max(0.0, time.time() - written)
+        time.sleep(0.002)
+    return "", last, 0.0
+
+
+def _page(version: int, written: float) -> bytes:
+    return f"{version:<6} {written:<25}".encode() * (PAGE // 32)
+
+
+def _read_page(page: bytes) -> tuple[int | None, float]:
+    """Its version, if it is whole, and when it was written."""
+    if len(page) != PAGE or page != page[:32] * (PAGE // 32):
+        return None, 0.0
+    version, written = page[:32].split()
+    return int(version), float(written)

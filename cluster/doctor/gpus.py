@@ -1,0 +1,191 @@
+"""The GPUs of a node, as nvidia-smi sees them: how many, how well, how free."""
+
+import os
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eyespot.cluster.doctor.exam import Exam
+from eyespot.cluster.doctor.finding import Finding
+
+FREE_SHARE = 0.9
+"""Of a GPU's memory, that should be free before the run starts."""
+HOT_CELSIUS = 85
+SECONDS = 30
+SLOWING = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown")
+"""Reasons for a slower clock that mean trouble; idling and a power cap do not."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GPU:
+    """One GPU."""
+
+    index: int
+    uuid: str
+    name: str
+    total_mib: float
+    free_mib: float
+    celsius: float | None
+    uncorrected: int
+    """ECC errors that could not be corrected since the driver was loaded."""
+    retiring: bool
+    """Memory is worn out, and a restart is needed to stop using it."""
+    slowed: list[str]
+    """Which of ``SLOWING`` hold."""
+    processes: list[str]
+    """Who uses it, in words."""
+
+    @property
+    def known_as(self) -> str:
+        """For people."""
+        return f"GPU {self.index} ({self.name})"
+
+
+@dataclass(kw_only=True, slots=True)
+class Fleet:
+    """All GPUs of a node."""
+
+    driver: str
+    cuda: str
+    gpus: list[GPU]
+
+
+def look(exam: Exam) -> Iterator[Finding]:
+    """Counts the GPUs and judges each that the job may use."""
+    if exam.device == "cpu":
+        yield exam.ok("GPUs", "not used: the run's device is cpu")
+        return
+    answer = ask()
+    fleet = parse(answer) if answer else None
+    exam.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
+    if fleet is None:
+        if exam.device == "cuda" and exam.place.job:
+            yield exam.fail(
+                "GPUs", "nvidia-smi finds none", "ask for nodes with GPUs (--gpus-per-node), or use --device cpu"
+            )
+        elif exam.device == "cuda":
+            yield exam.warn("GPUs", "none on this machine", "run it where the GPUs are: a job looks again by itself")
+        else:
+            yield exam.ok("GPUs", "none: the run uses the CPU")
+        return
+    exam.facts["driver"], exam.facts["cuda"] = fleet.driver, fleet.cuda
+    yield from judge(exam, fleet)
+
+
+def judge(exam: Exam, fleet: Fleet) -> Iterator[Finding]:
+    """What is wrong with the GPUs that the job may use."""
+    gpus = visible(fleet)
+    if len(gpus) < exam.place.processes:
+        yield exam.fail(
+            "GPUs",
+            f"{len(gpus)} to use where {exam.place.processes} processes need one each",
+            "ask for as many with --gpus-per-node, or start fewer with --processes-per-node",
+        )
+    for gpu in gpus[: exam.place.processes]:
+        yield from _judge_one(exam, gpu)
+    names = ", ".join(sorted({gpu.name for gpu in gpus}))
+    yield exam.ok("GPUs", f"{len(gpus)} x {names}, driver {fleet.driver}, CUDA {fleet.cuda}")
+
+
+def _judge_one(exam: Exam, gpu: GPU) -> Iterator[Finding]:
+    leave_out = f"leave the node out (--exclude {exam.node}) and tell the operators"
+    if gpu.retiring:
+        yield exam.fail("GPU health", f"{gpu.known_as}: worn memory waits for a restart to be retired", leave_out)
+    if gpu.uncorrected:
+        yield exam.warn("GPU health", f"{gpu.known_as}: {gpu.uncorrected} memory errors (ECC) not corrected", leave_out)
+    if gpu.slowed:
+        yield exam.warn("GPU health", f"{gpu.known_as}: slowed down: {', '.join(gpu.slowed)}", leave_out)
+    elif gpu.celsius is not None and gpu.celsius >= HOT_CELSIUS:
+        yield exam.warn("GPU health", f"{gpu.known_as}: {gpu.celsius:.0f} degrees Celsius while idle", leave_out)
+    if gpu.free_mib < FREE_SHARE * gpu.total_mib:
+        who = f"; {', '.join(gpu.processes)}" if gpu.processes else ""
+        free = f"{gpu.known_as}: {gpu.free_mib / 1024:.1f} of {gpu.total_mib / 1024:.1f} GiB free{who}"
+        fix = f"end what runs there, or leave the node out (--exclude {exam.node})"
+        yield (
+            exam.fail("GPU memory", free, fix)
+            if gpu.free_mib < gpu.total_mib / 2
+            else exam.warn("GPU memory", free, fix)
+        )
+    elif gpu.processes:
+        yield exam.warn(
+            "GPU memory", f"{gpu.known_as}: used by {', '.join(gpu.processes)}", "ask for nodes of your own"
+        )
+
+
+def visible(fleet: Fleet) -> list[GPU]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, in its order."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return fleet.gpus
+    words = [word.strip() for word in chosen.split(",") if word.strip()]
+    found = [gpu for word in words for gpu in fleet.gpus if word == str(gpu.index) or gpu.uuid.startswith(word)]
+    return found if found or not any(word.startswith("MIG") for word in words) else fleet.gpus
+
+
+def ask() -> str | None:
+    """nvidia-smi's answer as XML; None where there is no driver."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "-q", "-x"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+        )
+    except FileNotFoundError:
+        return None
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        if "No devices were found" in said:
+            return None
+        raise RuntimeError(f"nvidia-smi: {said}")
+    return done.stdout
+
+
+def parse(xml: str) -> Fleet:
+    """Reads what ``nvidia-smi -q -x`` says; what a driver leaves out counts as well."""
+    root = ElementTree.fromstring(xml)
+    gpus = [_gpu(index, element) for index, element in enumerate(root.iter("gpu"))]
+    return Fleet(driver=root.findtext("driver_version", ""), cuda=root.findtext("cuda_version", ""), gpus=gpus)
+
+
+def _gpu(index: int, gpu: ElementTree.Element) -> GPU:
+    ecc = gpu.find("ecc_errors/volatile")
+    reasons = [*gpu.iterfind("clocks_throttle_reasons/*"), *gpu.iterfind("clocks_event_reasons/*")]
+    active = {reason.tag.split("_reason_")[-1] for reason in reasons if (reason.text or "").strip() == "Active"}
+    waiting = (
+        "retired_pages/pending_retirement",
+        "retired_pages/pending_blacklist",
+        "remapped_rows/remapped_row_pending",
+    )
+    failed = ("remapped_rows/remapped_row_failure",)
+    return GPU(
+        index=index,
+        uuid=gpu.findtext("uuid", ""),
+        name=gpu.findtext("product_name", "GPU"),
+        total_mib=_number(gpu.findtext("fb_memory_usage/total")) or 0.0,
+        free_mib=_number(gpu.findtext("fb_memory_usage/free")) or 0.0,
+        celsius=_number(gpu.findtext("temperature/gpu_temp")),
+        uncorrected=_uncorrected(ecc),
+        retiring=any((gpu.findtext(path) or "").strip() == "Yes" for path in (*waiting, *failed)),
+        slowed=[reason.replace("_", " ") for reason in SLOWING if reason in active],
+        processes=[_process(process) for process in gpu.iterfind("processes/process_info")],
+    )
+
+
+def _uncorrected(ecc: ElementTree.Element | None) -> int:
+    """In GPUs before Ampere they are the double-bit errors."""
+    if ecc is None:
+        return 0
+    counts = [element.text for element in ecc.iter() if "uncorrectable" in element.tag]
+    return int(sum(_number(text) or 0.0 for text in [*counts, ecc.findtext("double_bit/total")]))
+
+
+def _process(process: ElementTree.Element) -> str:
+    name = (process.findtext("process_name") or "?").split("/")[-1]
+    return f"process {process.findtext('pid', '?')} ({name}, {process.findtext('used_memory', '?')})"
+
+
+def _number(text: str | None) -> float | None:
+    """The number that a text begins with: "81559 MiB" -> 81559."""
+    try:
+        return float((text or "").split()[0])
+    except (IndexError, ValueError):
+        return None

@@ -1,0 +1,55 @@
+"""The verdict as a table, and what to do about what is wrong."""
+
+from rich.console import Console
+from rich.table import Table
+
+from eyespot.cluster.doctor.finding import Finding, Level, Verdict
+
+ORDER = (
+    *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),
+    *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "recipe", "data pipeline"),
+    *("all-reduce", "MLflow"),
+)
+SHOWN: dict[Level, str] = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]FAIL[/]"}
+MOST_FIXES = 20
+
+
+def print_verdict(verdict: Verdict, title: str, console: Console) -> None:
+    """One row per check, with the node where it stands worst; then every fix."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("check", no_wrap=True)
+    table.add_column("node", no_wrap=True)
+    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    rows = _rows(verdict.findings)
+    several = len({finding.node for finding in verdict.findings}) > 1
+    for findings in rows:
+        worst = max(findings, key=lambda finding: finding.badness)
+        same = {finding.node for finding in findings if finding.badness == worst.badness}
+        node = worst.node if worst.badness or len(same) == 1 or not several else "all"
+        more = f" (and {len(same) - 1} other nodes)" if worst.badness and len(same) > 1 else ""
+        seconds = max(finding.seconds for finding in findings)
+        table.add_row(SHOWN[worst.level], worst.check, node, f"{seconds:.1f}", _plain(worst.found + more))
+    console.print(table)
+    wrong = sorted((f for f in verdict.findings if f.badness), key=lambda finding: -finding.badness)
+    for finding in wrong[:MOST_FIXES]:
+        where = f"{finding.check} ({finding.node})"
+        console.print(f"{SHOWN[finding.level]} {_plain(where)}: {_plain(finding.found)}\n     {_plain(finding.fix)}")
+    if len(wrong) > MOST_FIXES:
+        console.print(f"... and {len(wrong) - MOST_FIXES} more")
+    end = "the run can start" if verdict.ok else f"{len(verdict.failed)} failed: the run must not start"
+    console.print(f"doctor: {end} ({verdict.seconds:.1f} s)")
+
+
+def _rows(findings: list[Finding]) -> list[list[Finding]]:
+    by_check: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_check.setdefault(finding.check, []).append(finding)
+    known = [by_check.pop(name) for name in ORDER if name in by_check]
+    return known + list(by_check.values())
+
+
+def _plain(text: str) -> str:
+    """Brackets are no markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,207 @@
+"""What doctor does in a process of each rank, where torch, DALI and NCCL may crash or hang without harm.
+
+The answer is written anew after every stage and names the stage that is next: that one is to blame if no more comes.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from jaxtyping import Float64
+from torch import Tensor
+
+from eyespot.cluster.doctor.exam import in_one_line
+from eyespot.cluster.doctor.finding import Answer, Finding, Level
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loader import LoaderSpec, make_selection
+from eyespot.pretrain import dist
+from eyespot.pretrain.config import Run, load_run
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.feed import normalized, open_shards
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.planning.memory import optimizer_bytes
+from eyespot.pretrain.planning.trace import sizes
+
+MEET_SECONDS = 40
+REDUCE_SECONDS = 1.5
+GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20
+"""Of a large all-reduce: what it takes to fill the link."""
+SLOW_NCCL, SLOW_GLOO = 2e9, 50e6
+"""Bus bandwidth, bytes per second: less than a network of 25 and of 1 Gbit/s would give."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Report:
+    """What this rank found, and where it is kept."""
+
+    path: Path
+    rank: int
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, check: str, level: Level, found: str, fix: str = "") -> None:
+        """Notes a finding."""
+        self.findings.append(Finding(check=check, node=f"rank {self.rank}", level=level, found=found, fix=fix))
+
+    def write(self, next_stage: str) -> None:
+        """Writes all so far."""
+        self.facts["stage"] = next_stage
+        Answer(node=f"rank {self.rank}", findings=self.findings, facts=self.facts).write(self.path)
+
+    @contextmanager
+    def stage(self, check: str, fix: str) -> Iterator[None]:
+        """Around one check: an error is a finding, and what it takes is noted."""
+        self.write(check)
+        begin, first = time.monotonic(), len(self.findings)
+        try:
+            yield
+        except UserError as error:
+            self.add(check, "fail", str(error), fix)
+        except Exception as error:  # DALI's, NCCL's, gloo's
+            self.add(check, "fail", in_one_line(error), fix)
+        seconds = round(max(0.01, time.monotonic() - begin), 2)  # 0 = not known
+        self.findings[first:] = [replace(finding, seconds=seconds) for finding in self.findings[first:]]
+
+
+def probe(run_file: Path, folder: Path) -> None:
+    """One rank's part, written to ``folder/rank-N.json``.
+
+    Args:
+        run_file: what ``eyespot pretrain --from`` reads.
+        folder: on this node.
+    """
+    rank = int(os.environ.get("RANK", 0))
+    report = Report(path=folder / f"rank-{rank}.json", rank=rank)
+    run: Run | None = None
+    with report.stage("recipe", "mend the recipe or its flags"):
+        _, run = load_run(run_file)
+        objective = _objective(run)
+        if rank == 0:
+            held = sizes(objective)
+            report.facts["state_bytes"] = held.parameters + held.buffers + optimizer_bytes(run, held)
+        with report.stage("data pipeline", "see eyespot shards verify; DALI must fit the driver: pip list | grep dali"):
+            report.add("data pipeline", "ok", _decode(run, objective, rank))
+    if run is not None:
+        with report.stage("all-reduce", _network_fix(run)):
+            _exchange(report, dist.start(run.device, MEET_SECONDS))
+    report.write("end")
+    os._exit(0)  # a process group with a broken member may never close
+
+
+def _objective(run: Run) -> Objective:
+    """The objective without its numbers, where it can be made so: only its views and sizes are wanted."""
+    try:
+        with torch.device("meta"):
+            return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    except UserError:
+        raise
+    except Exception:  # one that looks at its own numbers while it is made
+        return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+
+
+def _decode(run: Run, objective: Objective, rank: int) -> str:
+    """Makes the views of one sample on the rank's device.
+
+    Raises:
+        UserError: the shards or the device are wrong.
+        ValueError: what came out are not the views that were asked for.
+    """
+    folder, manifest = open_shards(run.data)
+    use_gpu = run.device != "cpu" and torch.cuda.is_available()
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"
+    views = normalized(objective.views(), run.data, manifest)
+    spec = LoaderSpec(shards=folder, views=views, batch_size=1, seed=run.seed, device=device, num_threads=1)
+    loader = make_selection(spec, np.array([rank % manifest.num_samples]))
+    try:
+        batch = next(loader)
+    finally:
+        loader.close()
+    for view, images in zip(views.views, batch.views, strict=True):
+        if images.shape != (1, 3, view.size, view.size) or not bool(images.isfinite().all()):
+            raise ValueError(f"a view of shape {tuple(images.shape)}, finite: {bool(images.isfinite().all())}")
+    return f"one image decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
+
+
+def _exchange(report: Report, world: dist.World) -> None:
+    """Sums numbers over all ranks, on the CPU and the device: are they right, how fast is it? And compares clocks."""
+    if world.size == 1:
+        report.add("all-reduce", "ok", "not needed: one process")
+        return
+    devices = [torch.device("cpu")] if world.device.type == "cpu" else [torch.device("cpu"), world.device]
+    for device in devices:
+        _sum_is_right(world, device)
+    report.facts["clocks"] = _clock_offsets(world).tolist()
+    speed = _bandwidth(world)
+    name, slow = ("NCCL", SLOW_NCCL) if world.device.type == "cuda" else ("gloo", SLOW_GLOO)
+    found = f"{name}: right on all {world.size} ranks, {speed / 1e9:.2f} GB/s"
+    if speed < slow:
+        variable = "NCCL_SOCKET_IFNAME and NCCL_IB_HCA (NCCL_DEBUG=INFO shows what it uses)"
+        hint = variable if name == "NCCL" else "GLOO_SOCKET_IFNAME"
+        report.add("all-reduce", "warn", f"{found}: slow", f"is it the fast network? choose it with {hint}")
+    else:
+        report.add("all-reduce", "ok", found)
+
+
+def _sum_is_right(world: dist.World, device: torch.device) -> None:
+    """Whole numbers, so that the sum has one right value.
+
+    Raises:
+        ValueError: it is wrong.
+    """
+    numbers = torch.arange(1000, dtype=torch.float32, device=device)
+    total = numbers * (world.rank + 1)
+    torch.distributed.all_reduce(total)
+    wrong = int((total != numbers * (world.size * (world.size + 1) / 2)).sum())
+    if wrong:
+        raise ValueError(f"{wrong} of 1000 sums over the ranks are wrong on {device}")
+
+
+def _bandwidth(world: dist.World) -> float:
+    """Bytes per second through a rank's link (a ring moves 2 (n - 1) / n of the buffer); the same on all ranks."""
+    num_bytes = CPU_BYTES if world.device.type == "cpu" else GPU_BYTES
+    buffer = torch.zeros(num_bytes // 4, device=world.device)
+    seconds = _timed(buffer)  # opens the connections
+    count = max(1, min(20, int(REDUCE_SECONDS / max(seconds, 1e-4))))
+    slowest = torch.tensor([min(_timed(buffer) for _ in range(_agreed(count)))])
+    torch.distributed.all_reduce(slowest, torch.distributed.ReduceOp.MAX)
+    return 2 * (world.size - 1) / world.size * num_bytes / float(slowest)
+
+
+def _timed(buffer: Tensor) -> float:
+    wait: Callable[[], None] = torch.cuda.synchronize if buffer.is_cuda else lambda: None
+    wait()
+    begin = time.monotonic()
+    torch.distributed.all_reduce(buffer)
+    wait()
+    return time.monotonic() - begin
+
+
+def _agreed(count: int) -> int:
+    """The smallest of all ranks' numbers: all must do as many."""
+    smallest = torch.tensor([count])
+    torch.distributed.all_reduce(smallest, torch.distributed.ReduceOp.MIN)
+    return int(smallest)
+
+
+def _clock_offsets(world: dist.World) -> Float64[np.ndarray, " size"]:
+    """By how many seconds each rank's clock is ahead of rank 0's: the least of several looks at the same moment."""
+    least = np.full(world.size, math.inf)
+    for _ in range(5):
+        dist.barrier()
+        times = dist.gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))[:, 0].numpy()
+        offsets = times - times[0]
+        least = np.where(np.abs(offsets) < np.abs(least), offsets, least)
+    return least
+
+
+def _network_fix(run: Run) -> str:
+    variable = "GLOO_SOCKET_IFNAME" if run.device == "cpu" else "NCCL_SOCKET_IFNAME (and GLOO_SOCKET_IFNAME)"
+    return f"can the nodes reach each other on any port? choose the network interface with {variable}"

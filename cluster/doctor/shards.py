@@ -1,0 +1,133 @@
+"""The shards as one node sees them: all there, index and manifest agreeing, readable, fast enough, enough."""
+
+import contextlib
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyespot.cluster.doctor.exam import Exam
+from eyespot.cluster.doctor.finding import Finding
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.manifest import Manifest, Shard, find_shards, read_index, read_manifest
+
+NUM_THREADS = 16
+NUM_SAMPLED = 16
+"""Records that are read and compared with their checksum."""
+CHUNK, MOST_BYTES, MOST_SECONDS = 8 << 20, 64 << 20, 3.0
+"""Read speed: so many bytes at a time and in all, for so long."""
+LEAST_BYTES = 16 << 20
+"""Less than this says nothing of a speed."""
+SLOW_BYTES_PER_SECOND = 20e6
+"""Per process: about 500 images of ImageNet a second."""
+
+
+def agreement(exam: Exam) -> Iterator[Finding]:
+    """Whether every tar is there with its size, the index is the manifest's, and some records are where it says."""
+    try:
+        folder = find_shards(exam.values["data"]["shards"])
+        manifest = read_manifest(folder)
+        exam.facts["manifest"] = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+        wrong = _wrong_tars(folder, manifest)
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            yield exam.fail(
+                "shards", wrong[0] + more, "copy them again, or mount the same folder as on the other nodes"
+            )
+            return
+        index = read_index(folder, manifest)
+    except UserError as error:  # it says what to do behind its semicolon
+        found, _, fix = str(error).partition("; ")
+        yield exam.fail("shards", found, fix or "mount the same folder as on the other nodes")
+        return
+    yield from _records(exam, folder, manifest, index)
+
+
+def _wrong_tars(folder: Path, manifest: Manifest) -> list[str]:
+    def wrong(shard: Shard) -> str | None:
+        path = folder / shard.tar
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{path}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}"
+        return None if size == shard.bytes else f"{path}: {size} bytes where the manifest says {shard.bytes}"
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:  # a network file system answers many questions at once
+        return [line for line in pool.map(wrong, manifest.shards) if line]
+
+
+def _records(exam: Exam, folder: Path, manifest: Manifest, index: np.ndarray) -> Iterator[Finding]:
+    """Reads some records, from everywhere in the shards."""
+    rows = np.unique(np.linspace(0, len(index) - 1, NUM_SAMPLED).astype(np.int64)).tolist()
+    for row in rows:
+        path = folder / manifest.shards[index["tar"][row]].tar
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), int(index["size"][row]), int(index["offset"][row]))
+        if zlib.crc32(data) != index["crc32"][row]:
+            yield exam.fail(
+                "shards",
+                f"{path}: sample {row} is not what was packed (crc32)",
+                f"copy the tar again, or find all damage: eyespot shards verify {folder}",
+            )
+            return
+    count = f"{manifest.num_samples} samples in {len(manifest.shards)} shards"
+    yield exam.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
+
+
+def read_speed(exam: Exam) -> Iterator[Finding]:
+    """Reads pieces of some shards that this node has probably not in memory."""
+    try:
+        folder = find_shards(exam.values["data"]["shards"])
+        shards = read_manifest(folder).shards
+    except UserError:
+        return  # told by ``agreement``
+    begin, num_read = time.monotonic(), 0
+    for number in range(min(len(shards), MOST_BYTES // CHUNK)):
+        # Other shards on each node: else the file server reads them once and has them in memory for the rest.
+        shard = shards[(exam.place.index + number * len(exam.place.nodes)) % len(shards)]
+        with contextlib.suppress(OSError), (folder / shard.tar).open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            num_read += len(file.read(CHUNK))
+        if time.monotonic() - begin > MOST_SECONDS:
+            break
+    speed, wanted = num_read / (time.monotonic() - begin), SLOW_BYTES_PER_SECOND * exam.place.processes
+    if speed < wanted and num_read >= LEAST_BYTES:
+        yield exam.warn(
+            "read speed",
+            f"{speed / 1e6:.0f} MB/s for {exam.place.processes} processes",
+            f"below {wanted / 1e6:.0f} MB/s training may wait for data: keep the shards on a faster file system",
+        )
+    else:
+        yield exam.ok("read speed", f"{speed / 1e6:.0f} MB/s ({num_read / 1e6:.0f} MB, from cold)")
+
+
+def enough(exam: Exam) -> Iterator[Finding]:
+    """Whether the batch can be dealt to the ranks, and the shards hold that many samples."""
+    data: dict[str, Any] = exam.values["data"]
+    batch, parts, ranks = data["batch_size"], data["accumulate"], exam.ranks
+    if batch % (ranks * parts):
+        yield exam.fail(
+            "samples",
+            f"a batch of {batch} cannot be dealt to {ranks} ranks x {parts} micro-batches",
+            f"choose a --data.batch-size that is a multiple of {ranks * parts}, or other numbers of nodes or processes",
+        )
+        return
+    try:
+        manifest = read_manifest(find_shards(data["shards"]))
+    except UserError:
+        return  # told by ``agreement``
+    num_samples, micro = manifest.num_samples, batch // parts
+    if micro > num_samples:
+        yield exam.fail(
+            "samples",
+            f"{num_samples} samples are too few for {ranks} ranks x {micro // ranks} images at once",
+            "start fewer ranks, lower --data.batch-size, or pack more images",
+        )
+    else:
+        yield exam.ok("samples", f"{num_samples} for {ranks} ranks x {micro // ranks} images at once")

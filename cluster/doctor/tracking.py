@@ -1,0 +1,82 @@
+"""Does MLflow answer as the run will ask it? Looked at in a process of its own: importing MLflow takes seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from eyespot.cluster.doctor.exam import Exam
+from eyespot.cluster.doctor.finding import Finding
+from eyespot.pretrain.mlflow_sync import RUN_KEY_TAG, brief, tracking_uri
+from eyespot.pretrain.secrets import masked
+
+REQUEST_SECONDS = 6
+PROCESS_SECONDS = 30
+
+
+def start(exam: Exam) -> subprocess.Popen[str] | str:
+    """Begins to ask; a text is why there is nothing to ask."""
+    assert exam.run_dir is not None
+    if not exam.values.get("track", True):
+        return "not used: the run has --no-track"
+    if (uri := tracking_uri(exam.run_dir)) is None:
+        return "not used: MLFLOW_TRACKING_URI is none"
+    if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
+        return f"a new file: {path}"
+    # Retries would hide a dead server behind minutes of silence.
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-tracking", uri, exam.values["experiment"]],
+        env={**os.environ, **limits, "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def probe(uri: str, experiment: str) -> None:
+    """Asks for the experiment and for one run of it, and prints what came of it as JSON."""
+    try:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        known = client.get_experiment_by_name(experiment)
+        if known is not None:  # how a run finds itself after a requeue
+            client.search_runs([known.experiment_id], f"tags.`{RUN_KEY_TAG}` = 'none'", max_results=1)
+        state = "holds" if known is not None else "answers; has not yet"
+        print(json.dumps({"ok": True, "found": f"{masked(uri)} {state} experiment {experiment}"}))
+    except Exception as error:  # MLflow's own, requests' and the database's
+        print(json.dumps({"ok": False, "found": f"{masked(uri)}: {brief(error)}"}))
+
+
+def judge(exam: Exam, process: subprocess.Popen[str] | str) -> Iterator[Finding]:
+    """What came of ``start``."""
+    if isinstance(process, str):
+        yield exam.ok("MLflow", process)
+        return
+    complaint = ""
+    try:
+        said, complaint = process.communicate(timeout=PROCESS_SECONDS)
+        answer = json.loads(said.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        answer = {"ok": False, "found": f"no answer after {PROCESS_SECONDS} s"}
+    except (ValueError, IndexError):
+        answer = {"ok": False, "found": f"asking ended with code {process.returncode}: {complaint[-200:].strip()}"}
+    finally:
+        process.kill()
+        process.wait()
+    if answer["ok"]:
+        yield exam.ok("MLflow", answer["found"])
+    elif exam.under_way:
+        yield exam.warn(
+            "MLflow", answer["found"], f"the run goes on without it; afterwards: eyespot sync {exam.run_dir}"
+        )
+    else:
+        yield exam.fail(
+            "MLflow",
+            answer["found"],
+            "start the server or mend MLFLOW_TRACKING_URI; or train without it (--no-track, later eyespot sync RUN)",
+        )
