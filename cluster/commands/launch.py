@@ -1,0 +1,202 @@
+"""``eyespot launch``: submit a run to SLURM, or start it here under torchrun."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from eyespot.cluster.arguments import parse
+from eyespot.cluster.profiles import FILE, Profile, load_profile
+from eyespot.cluster.submission import Submission, read_submission
+from eyespot.data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from eyespot.cluster.sweep import Member
+
+HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [flags of pretrain]
+       eyespot launch --again RUN [...]
+
+Submits a run to SLURM. Its code and settings are frozen into the run folder first, so nothing that is edited later
+changes it. Before its time limit, on preemption and when a node dies, it saves, is queued again, and goes on exactly.
+
+  eyespot launch --nodes 2 --gpus-per-node 8 --time 12h -- pretrain mae_vitb16_in1k --data.shards data/in1k \
+    --run-dir runs/b16
+  eyespot launch --local --processes-per-node 2 -- pretrain mae_tiny --data.shards data/digits --run-dir runs/first
+  eyespot launch --dry-run --profile big -- pretrain ...        prints the sbatch script, writes nothing
+  eyespot launch --sweep optim.lr=1e-4,3e-4 seed=0,1 -- pretrain mae_tiny ... --run-dir runs/rates
+  eyespot launch --then eval linear -- pretrain ...             judges the encoder when the run is done
+  eyespot launch --again runs/b16                               once more, where it stopped
+
+What is the same each time stands in ~/.config/eyespot/cluster.toml, and for some runs in cluster.toml beside the run
+folders: [default] always applies, --profile big lays [big] over it; its keys are the flags below.
+
+  [default]
+  partition = "gpu"
+  account = "vision"
+  setup = ["module load cuda"]
+
+Exit codes: 0 submitted (--local: the run's own), 2 the input is wrong or SLURM refuses it, 1 anything else.
+"""
+
+
+@dataclass(kw_only=True, slots=True)
+class Launch:
+    """Everything before the -- of eyespot launch."""
+
+    submission: tyro.conf.OmitArgPrefixes[Submission] = field(default_factory=Submission)
+    profile: str | None = None
+    """The table of cluster.toml that applies besides [default]."""
+    local: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Run here, under torchrun, without SLURM."""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what would be submitted; write nothing."""
+    show_profile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the site defaults that apply and where they come from."""
+    sweep: tuple[str, ...] = ()
+    """One run for each combination: optim.lr=1e-4,3e-4 seed=0,1,2. The run folder holds them."""
+    again: Path | None = None
+    """Run folder of a submission to repeat: after a cancel or a failure, or where the cluster allows no requeue."""
+    refreeze: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --again: run the code as it is now."""
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags, checks the run, and launches it."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        if argv:
+            parse(Launch, ["--help"], "eyespot launch")  # prints every flag, and ends the command
+        return 2
+    cut = argv.index("--") if "--" in argv else len(argv)
+    flags, words = argv[:cut], argv[cut + 1 :]
+    again, name = _value_of("--again", flags), _value_of("--profile", flags)
+    if again is not None:
+        return _again(Path(again).expanduser().absolute(), flags, words)
+    if "--show-profile" in flags and not words:
+        return _show(load_profile(name, Path.cwd() / FILE))
+    # Imported here, because `eyespot launch --help` should not wait for torch.
+    from eyespot.cluster.sweep import members, single
+
+    profile = load_profile(name, single(words).run.run_dir.parent / FILE)
+    launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=Submission(**profile.values)))
+    if launch.show_profile:
+        return _show(profile)
+    if launch.refreeze:
+        raise UserError("refreeze: goes with --again RUN")
+    launch.submission.words = tuple(words)
+    runs = members(words, launch.sweep)
+    for member in runs:
+        _refuse_another_run(member)
+    return _launch(launch, runs, frozen=False)
+
+
+def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
+    """Submits once more what was submitted before."""
+    from eyespot.cluster.records import Records
+    from eyespot.cluster.sweep import Member
+    from eyespot.pretrain.config import load_run
+
+    if words:
+        raise UserError(f"again {run_dir}: repeats what was submitted; leave out the words after --")
+    if (run_dir / "sweep.json").exists():
+        raise UserError(f"again {run_dir}: is a sweep; name one of its runs, see: eyespot status {run_dir}")
+    records = Records(run_dir)
+    saved = read_submission(records.submission_file)
+    launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=saved))
+    if launch.sweep or launch.profile:
+        raise UserError(f"again {run_dir}: repeats one submission as it was; leave out --sweep and --profile")
+    if not (launch.refreeze or records.code.is_dir()):
+        raise UserError(f"again {run_dir}: its frozen code is gone; add --refreeze to run the code as it is now")
+    sys.path.append(str(records.code))  # where a recipe of one's own may lie
+    recipe, run = load_run(records.run_file)
+    return _launch(launch, [Member(recipe=recipe, run=run)], frozen=not launch.refreeze)
+
+
+def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
+    """Checks, freezes, submits, and says what there is now."""
+    from eyespot.cluster.launch import check, check_folder, freeze, run_here, scripts, submit
+    from eyespot.cluster.sweep import write_sweep
+
+    folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
+    submission = launch.submission
+    for member in runs:
+        check(submission, member)
+        check_folder(member.run.run_dir)
+    if launch.local and (launch.sweep or submission.then):
+        raise UserError("local: starts one run; leave out --sweep and --then")
+    if launch.dry_run:
+        print("\n".join(scripts(folder, submission, runs)), end="")
+        return 0
+    if not frozen:
+        freeze(folder, runs)
+    if launch.local:
+        run_here(submission, runs[0])
+    jobs = submit(folder, submission, runs)
+    if launch.sweep:
+        write_sweep(folder, submission.words, runs, jobs)
+    _say(folder, runs, jobs)
+    return 0
+
+
+def _refuse_another_run(member: "Member") -> None:
+    """The folder may hold a run only where the words say that it goes on, and then it must be the same run."""
+    from eyespot.pretrain.config import difference, load_run, to_values
+
+    run_dir = member.run.run_dir
+    if not (run_dir / "run.json").exists():
+        return
+    if member.run.resume != "auto":
+        raise UserError(
+            f"run_dir {run_dir}: holds a run already; go on in it with: eyespot launch --again {run_dir}"
+            " (or --resume auto after --), or choose another --run-dir"
+        )
+    recipe, before = load_run(run_dir)
+    old, new = ({"recipe": name, **to_values(run)} for name, run in ((recipe, before), (member.recipe, member.run)))
+    if found := difference(old, new):
+        raise UserError(f"run_dir {run_dir}: cannot go on with other settings: {found}; choose another --run-dir")
+
+
+def _value_of(flag: str, flags: list[str]) -> str | None:
+    """What stands after a flag that has to be known before the others can be read."""
+    for index, word in enumerate(flags):
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+        if word == flag:
+            if index + 1 == len(flags):
+                raise UserError(f"{flag}: needs a value (see eyespot launch --help)")
+            return flags[index + 1]
+    return None
+
+
+def _show(profile: Profile) -> int:
+    """The site defaults as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("key", "value", "from")
+    for key, value in profile.values.items():
+        table.add_row(key, ", ".join(value) if isinstance(value, tuple) else str(value), profile.origins[key])
+    Console().print(table if profile.values else "no site defaults apply")
+    return 0
+
+
+def _say(folder: Path, runs: "list[Member]", jobs: list[str]) -> None:
+    """The jobs, and the commands that follow."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if len(runs) == 1:
+        print(f"job {jobs[0]}: {folder}")
+    else:
+        table = Table("job", *runs[0].values, "run folder")
+        for member, job in zip(runs, jobs, strict=True):
+            table.add_row(job, *member.values.values(), member.run.run_dir.name)
+        Console().print(table)
+        print(f"{len(runs)} runs in {folder}")
+    name = shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))
+    first = name if len(runs) == 1 else f"{name}/{shlex.quote(runs[0].run.run_dir.name)}"
+    print(f"  eyespot status {name}\n  eyespot logs {first} --follow\n  eyespot cancel {name}")
