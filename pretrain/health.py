@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -62,11 +62,30 @@ def uniformity(features: Float[Tensor, "n d"]) -> float:
 
         log mean_{i < j} exp(-2 |f_i - f_j|^2).
 
+    Takes O(n) memory beyond the features.
+
     Args:
         features: one row per sample, two samples or more.
     """
-    distances = torch.pdist(normalize(features.double(), dim=1))
-    return (torch.logsumexp(-2 * distances.square(), 0) - math.log(len(distances))).item()
+    rows = normalize(features.double(), dim=1)
+    squares, count, total = rows.square().sum(1), len(rows), 0.0
+    for tile, norms in zip(rows.split(1024), squares.split(1024), strict=True):
+        distances = torch.addmm(norms[:, None] + squares, tile, rows.T, alpha=-2)  # of a row to itself: 0
+        total += (-2 * distances).exp_().sum().item()
+    return math.log((total - count) / (count * (count - 1)))
+
+
+def singular_values(features: Float[Tensor, "n d"], *, centered: bool) -> Float64[Tensor, " r"]:
+    """Singular values, largest first, without those within the rounding of the features' own type.
+
+    Args:
+        features: one row per sample, all finite.
+        centered: subtract the mean of all rows first.
+    """
+    wide = features.double()
+    noise = torch.finfo(features.dtype).eps * torch.linalg.matrix_norm(wide)
+    values = torch.linalg.svdvals(wide - wide.mean(0) if centered else wide)
+    return values[values > noise]
 
 
 def effective_rank(features: Float[Tensor, "n d"], *, centered: bool) -> float:
@@ -86,10 +105,7 @@ def effective_rank(features: Float[Tensor, "n d"], *, centered: bool) -> float:
     """
     if not features.isfinite().all():
         return math.nan
-    wide = features.double()
-    noise = torch.finfo(features.dtype).eps * torch.linalg.matrix_norm(wide)
-    values = torch.linalg.svdvals(wide - wide.mean(0) if centered else wide)
-    values = values[values > noise]
+    values = singular_values(features, centered=centered)
     shares = values / values.sum()
     return torch.special.entr(shares).sum().exp().item() if len(values) else 0.0
 
