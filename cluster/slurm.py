@@ -224,6 +224,17 @@ def cancel(id: str) -> None:
     _ask("scancel", id)
 
 
+def down_nodes(nodes: Iterable[str]) -> list[str]:
+    """Those of these nodes that are down, or that SLURM does not reach.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
+    answer = _ask("sinfo", "--noheader", "--Node", f"--nodes={','.join(nodes)}", "--format=%N %T")
+    states = dict(line.split() for line in answer.splitlines() if len(line.split()) == 2)
+    return sorted(node for node, state in states.items() if state.startswith(("down", "fail")) or state.endswith("*"))
+
+
 def node_names(compressed: str) -> list[str]:
     """``node[1-2,05],login`` as node1, node2, node05, login."""
     parts: list[str] = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", compressed)

@@ -44,6 +44,7 @@ _PAIRS_PER_REQUEST = 100
 _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
+NUM_EVENTS = 20
 
 # Left alone, one request to a dead server takes minutes; the caller retries by itself, so a request may fail early.
 # And MLflow would print addresses into the progress display and report its use to its makers.
@@ -116,6 +117,12 @@ class RunRecord:
             if self.params.setdefault(name, value) != value or changed in self.tags:
                 self.tags[changed] = value
         self.status, self.end_ms = "RUNNING", None
+
+    def add_event(self, text: str) -> None:
+        """Notes what happened to the run, with the time, as a tag ``event.<number>``; the newest 20 are kept."""
+        number = 1 + max((int(name[6:]) for name in self.tags if name.startswith("event.")), default=0)
+        self.tags.pop(f"event.{number - NUM_EVENTS:04d}", None)
+        self.tags[f"event.{number:04d}"] = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {masked(text)}"[:TAG_LENGTH]
 
     def end(self, status: Status) -> None:
         """Notes how and when the run ended."""

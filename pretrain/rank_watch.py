@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,7 @@ from eyespot.pretrain.rank_board import (
     process_state,
 )
 from eyespot.pretrain.stragglers import OwnWork, Stragglers, gather_own_work
+from eyespot.pretrain.supervised import leave_words
 
 log = logging.getLogger("eyespot")
 
@@ -68,7 +69,15 @@ _FINDINGS: dict[Finding, str] = {
 
 
 class RankFailure(RuntimeError):
-    """Another rank ended the run; the message is one line and has been said at the terminal."""
+    """Another rank ended the run; the message is one line and has been said at the terminal.
+
+    Attributes:
+        ranks: who is to blame; none where it was the network.
+    """
+
+    def __init__(self, line: str, ranks: Sequence[int]) -> None:
+        super().__init__(line)
+        self.ranks = ranks
 
 
 class RankWatch:
@@ -184,7 +193,7 @@ class RankWatch:
         if echo:
             cause = self._cause or self._store_is_gone()
             self._speak(cause)
-            raise RankFailure(cause.line) from error
+            raise RankFailure(cause.line, cause.ranks) from error
 
     def _speak(self, cause: Cause) -> None:
         """The lowest rank that is not to blame tells the terminal."""
@@ -318,6 +327,7 @@ class RankWatch:
         log.error("stopped: %s; this process did not end by itself", cause.line, extra={"file_only": True})
         for handler in log.handlers:
             handler.flush()
+        leave_words("another rank", cause.line, cause.ranks)
         os._exit(1)
 
     def _beat(self, state: State) -> Beat:

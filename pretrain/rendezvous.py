@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from eyespot.pretrain.supervised import ATTEMPT
+
 _POLL_SECONDS = 0.05
 
 
 def restarted() -> bool:
-    """Whether torchrun (``--max-restarts``) started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    """Whether torchrun (``--max-restarts``) or a job's supervisor started this process again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0 or int(os.environ.get(ATTEMPT, 1)) > 1
 
 
 def fresh_store(rank: int, size: int, timeout_seconds: float) -> Store | None:

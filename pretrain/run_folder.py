@@ -10,6 +10,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import Run, difference, to_values
+from eyespot.pretrain.rendezvous import restarted
 from eyespot.pretrain.secrets import MaskedFormatter, masked_values
 from eyespot.pretrain.tracking import Tracker
 
@@ -40,7 +42,9 @@ class RunFolder:
         self.record: dict[str, Any] = {}
         if rank == 0:
             self._create()
-            self._acquire()
+            # A restarted run may meet a process of its last start that SLURM or the launcher has not ended yet. It
+            # waits for it, but not for so long that the other ranks give up.
+            self._acquire(0.8 * run.rank_timeout_seconds if restarted() else 0.0)
             try:
                 self._check_new_or_same(run, recipe)
             except UserError:
@@ -119,16 +123,21 @@ class RunFolder:
                 f"run_dir {self.path}: cannot be written ({error.strerror}); choose another --run-dir"
             ) from (error)
 
-    def _acquire(self) -> None:
+    def _acquire(self, wait_seconds: float) -> None:
         """Holds a lock for as long as the process lives: an orphan of a killed job must not write beside a new one."""
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        until, said = time.monotonic() + wait_seconds, False
+        while not _locked(self._lock):
             owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "another process"
-            raise UserError(
-                f"run_dir {self.path}: in use by {owner}; wait for it or choose another --run-dir"
-            ) from error
+            if time.monotonic() >= until:
+                self.close()
+                raise UserError(f"run_dir {self.path}: in use by {owner}; wait for it or choose another --run-dir")
+            if not said:
+                log.warning(
+                    "run_dir %s: in use by %s; waiting up to %.0f s for its end", self.path, owner, wait_seconds
+                )
+            said = True
+            time.sleep(0.2)
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
@@ -151,6 +160,14 @@ class RunFolder:
                 f"run_dir {self.path}: cannot go on with other settings: {found};"
                 f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
             )
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def manifest_digest(shards: Path) -> str:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.pretrain import spool
-from eyespot.pretrain.mlflow_sync import TAG_LENGTH, Mirror, RunRecord, brief, tracking_uri
+from eyespot.pretrain.mlflow_sync import Mirror, RunRecord, brief, tracking_uri
 from eyespot.pretrain.secrets import masked
 
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 30.0
-NUM_EVENTS = 20
 _ROUNDING = 1e-4  # what another number of ranks may change in a loss
 
 
@@ -94,15 +93,12 @@ class Tracker:
             self._follower.mirror.add_picture(path.name)
 
     def event(self, text: str) -> None:
-        """Notes what happened to the run as a tag ``event.<number>``; mlflow.json keeps the newest 20. For any thread.
+        """Notes what happened to the run, as ``RunRecord.add_event``. For any thread.
 
         Args:
             text: one line; it gets the time.
         """
-        tags = self._record.tags
-        number = 1 + max((int(name[6:]) for name in tags if name.startswith("event.")), default=0)
-        tags.pop(f"event.{number - NUM_EVENTS:04d}", None)
-        tags[f"event.{number:04d}"] = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {masked(text)}"[:TAG_LENGTH]
+        self._record.add_event(text)
         self._record.write(self._run_dir)
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = 15.0) -> None:

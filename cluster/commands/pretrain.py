@@ -1,5 +1,6 @@
 """``eyespot pretrain``: train an encoder with a recipe."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.supervised import leave_words
 
 if TYPE_CHECKING:
     from eyespot.pretrain.config import Run
@@ -24,7 +26,7 @@ Trains an encoder. A recipe fills in every setting; each can be changed by its f
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first --resume auto
   torchrun --standalone --nproc-per-node 8 --max-restarts 3 --no-python eyespot pretrain RECIPE ...
 
-torchrun starts all processes again when one dies; a run that it restarts goes on by itself.
+torchrun starts all processes again when one dies; a run that it restarts goes on by itself. On SLURM: eyespot launch.
 
 Exit codes: 0 done, 2 the input is wrong, 75 stopped by a signal (run it again with --resume auto), 1 anything else.
 """
@@ -38,7 +40,18 @@ def main(argv: list[str]) -> int:
         return 0 if argv else 2
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    recipe, run = requested(argv)
+    try:
+        return _train(*requested(argv))
+    except UserError as error:
+        leave_words("wrong input", str(error))
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        leave_words("training" if full else "crash", f"{type(error).__name__}: {error}")
+        raise
+
+
+def _train(recipe: str, run: "Run") -> int:
     from eyespot.pretrain.rank_watch import RankFailure
     from eyespot.pretrain.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
@@ -53,9 +66,11 @@ def main(argv: list[str]) -> int:
         monitors = [Health(run), OnlineProbe(run)]
     try:
         return 0 if fit(run, recipe, monitors) == "done" else STOPPED
-    except RankFailure:
-        return 1  # it has been said
+    except RankFailure as error:  # it has been said
+        leave_words("another rank", str(error), error.ranks)
+        return 1
     except TrainingError as error:
+        leave_words("training", str(error))
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)
         return 1
