@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] == "--probe":
         from eyespot.cluster.doctor.probe import probe
 
-        probe(Path(argv[1]), Path(argv[2]))
+        probe(Path(argv[1]), Path(argv[2]), float(argv[3]))
     if argv and argv[0] == "--probe-tracking":
         from eyespot.cluster.doctor import tracking
 

@@ -10,6 +10,9 @@ from typing import Any
 from eyespot.cluster.doctor.finding import Finding
 from eyespot.cluster.ranks import Place
 
+REPORT_SECONDS = 2.0
+"""Before the end, a check stops waiting and says so."""
+
 
 @dataclass(kw_only=True, slots=True)
 class Exam:
@@ -43,6 +46,10 @@ class Exam:
     def device(self) -> str:
         """What the run asks for: auto, cpu or cuda."""
         return self.values.get("device", "auto")
+
+    def seconds_left(self) -> float:
+        """For what a check waits for, so that it can still say how that went."""
+        return max(0.0, self.until - REPORT_SECONDS - time.monotonic())
 
     def ok(self, check: str, found: str) -> Finding:
         """All is well."""

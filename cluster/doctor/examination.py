@@ -34,8 +34,10 @@ from eyespot.data_pipeline.atomic import write_bytes
 
 T = TypeVar("T")
 
-HERE, CHECKED, GATHERED = 0.4, 0.8, 0.9
+HERE, CHECKED, GATHERED = 0.4, 0.85, 0.95
 """Shares of the time: by then all nodes must have come, their checks must be through, the answers be there."""
+HERE_SECONDS = 60.0
+"""All nodes must have come by then at the latest: SLURM starts them together."""
 GRACE_SECONDS = 5.0
 """Nodes do not start at the same moment."""
 WIDTH = 120
@@ -68,12 +70,13 @@ def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Ve
     )
     bell = signals.Doorbell()
     try:
-        start = _meet(exam, began + HERE * timeout_seconds)
+        start = _meet(exam, began + min(HERE * timeout_seconds, HERE_SECONDS))
         answer = _look(exam, start, bell)
         answer.write(exam.folder / f"{place.node}.json")
         if place.index == 0:
-            return _conclude(exam, answer, began, timeout_seconds)
-        return _await_verdict(exam, began + timeout_seconds + GRACE_SECONDS)
+            return _conclude(exam, start, answer, began, timeout_seconds)
+        alone = place.nodes[0] in start["missing"]
+        return _await_verdict(exam, (time.monotonic() if alone else began + timeout_seconds) + GRACE_SECONDS)
     except OSError as error:  # this node cannot say it to the others: it says it here, and they miss its answer
         verdict = Verdict(findings=[folder.unwritable(exam, exam.folder, error)], seconds=_since(began))
         print_verdict(verdict, f"doctor on {place.node}, alone", Console(file=sys.stderr, width=WIDTH))
@@ -128,7 +131,9 @@ def _look(exam: Exam, start: Mapping[str, Any], bell: signals.Doorbell | None) -
         if exam.run_dir is not None:
             checks |= {"run folder": folder.writable, "renames": folder.renames}
         if exam.values.get("data", {}).get("shards") is not None:
-            checks |= {"shards": shards.agreement, "read speed": shards.read_speed, "samples": shards.enough}
+            checks |= {"shards": shards.agreement, "read speed": shards.read_speed}
+            if exam.place.index == 0:  # the same everywhere
+                checks["samples"] = shards.enough
         if probes is not None:
             checks["probes"] = probes.judge
         if exam.run_dir is not None and exam.values and exam.place.index == 0:  # rank 0 alone talks to MLflow
@@ -153,8 +158,8 @@ def _meet(exam: Exam, until: float) -> dict[str, Any]:
     write_bytes(exam.folder / f"{exam.node}.here", b"")
     path = exam.folder / "start.json"
     if exam.place.index > 0:
-        read: Callable[[], dict[str, Any]] = lambda: json.loads(path.read_bytes())  # noqa: E731
-        return _wait(read, until + GRACE_SECONDS) or {"missing": [exam.place.nodes[0]], "port": 0}
+        start = _wait(path, _read_json, until + GRACE_SECONDS)
+        return start or {"missing": [exam.place.nodes[0]], "port": 0}
     waiting = set(exam.place.nodes)
     while waiting and time.monotonic() < until:
         waiting -= {path.stem for path in exam.folder.glob("*.here")}
@@ -164,11 +169,11 @@ def _meet(exam: Exam, until: float) -> dict[str, Any]:
     return start
 
 
-def _conclude(exam: Exam, own: Answer, began: float, timeout_seconds: float) -> Verdict:
+def _conclude(exam: Exam, start: Mapping[str, Any], own: Answer, began: float, timeout_seconds: float) -> Verdict:
     """On the first node: waits for the others' answers, judges, tells."""
     answers, until = {exam.node: own}, began + GATHERED * timeout_seconds
     for node in exam.place.nodes[1:]:
-        answer = _wait(partial(Answer.read, exam.folder / f"{node}.json"), until)
+        answer = _wait(exam.folder / f"{node}.json", Answer.read, 0.0 if node in start["missing"] else until)
         if answer is not None:
             answers[node] = answer
     missing = [node for node in exam.place.nodes if node not in answers]
@@ -197,21 +202,29 @@ def _missing(exam: Exam, node: str, seconds: float) -> Finding:
 
 
 def _await_verdict(exam: Exam, until: float) -> Verdict:
-    verdict = _wait(partial(Verdict.read, exam.folder / "verdict.json"), until)
+    verdict = _wait(exam.folder / "verdict.json", Verdict.read, until)
     if verdict is not None:
         return verdict
     first = exam.place.nodes[0]
     return Verdict(findings=[_missing(exam, first, exam.until - time.monotonic())])
 
 
-def _wait(read: Callable[[], T], until: float) -> T | None:
-    """What ``read`` gives once there is something to read; opened each time, since network disks remember absences."""
+def _wait(path: Path, read: Callable[[Path], T], until: float) -> T | None:
+    """What ``read`` makes of the file once it is there; None if it does not come in time.
+
+    Listing the folder makes an NFS client ask the server again: it remembers for a while that a file was absent.
+    """
     while True:
         with suppress(OSError, ValueError):
-            return read()
+            list(path.parent.iterdir())
+            return read(path)
         if time.monotonic() > until:
             return None
         time.sleep(POLL_SECONDS)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _told_once(findings: list[Finding]) -> list[Finding]:

@@ -11,7 +11,7 @@ ORDER = (
     *("all-reduce", "MLflow"),
 )
 SHOWN: dict[Level, str] = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]FAIL[/]"}
-MOST_FIXES = 20
+MOST_FIXES, MOST_NODES = 20, 8
 
 
 def print_verdict(verdict: Verdict, title: str, console: Console) -> None:
@@ -28,18 +28,26 @@ def print_verdict(verdict: Verdict, title: str, console: Console) -> None:
         worst = max(findings, key=lambda finding: finding.badness)
         same = {finding.node for finding in findings if finding.badness == worst.badness}
         node = worst.node if worst.badness or len(same) == 1 or not several else "all"
-        more = f" (and {len(same) - 1} other nodes)" if worst.badness and len(same) > 1 else ""
+        more = f" ({len(same) - 1} more)" if worst.badness and len(same) > 1 else ""
         seconds = max(finding.seconds for finding in findings)
-        table.add_row(SHOWN[worst.level], worst.check, node, f"{seconds:.1f}", _plain(worst.found + more))
+        table.add_row(SHOWN[worst.level], worst.check, node + more, f"{seconds:.1f}", _plain(worst.found))
     console.print(table)
-    wrong = sorted((f for f in verdict.findings if f.badness), key=lambda finding: -finding.badness)
-    for finding in wrong[:MOST_FIXES]:
-        where = f"{finding.check} ({finding.node})"
-        console.print(f"{SHOWN[finding.level]} {_plain(where)}: {_plain(finding.found)}\n     {_plain(finding.fix)}")
-    if len(wrong) > MOST_FIXES:
-        console.print(f"... and {len(wrong) - MOST_FIXES} more")
+    _print_fixes(verdict.findings, console)
     end = "the run can start" if verdict.ok else f"{len(verdict.failed)} failed: the run must not start"
     console.print(f"doctor: {end} ({verdict.seconds:.1f} s)")
+
+
+def _print_fixes(findings: list[Finding], console: Console) -> None:
+    """What is the same on several nodes is told once."""
+    nodes: dict[tuple[Level, str, str, str], list[str]] = {}
+    for finding in sorted(findings, key=lambda finding: -finding.badness):
+        if finding.badness:
+            nodes.setdefault((finding.level, finding.check, finding.found, finding.fix), []).append(finding.node)
+    for (level, check, found, fix), where in list(nodes.items())[:MOST_FIXES]:
+        title = f"{check} ({', '.join(where[:MOST_NODES])}{', ...' if len(where) > MOST_NODES else ''}): {found}"
+        console.print(f"{SHOWN[level]} {_plain(title)}\n     {_plain(fix)}")
+    if len(nodes) > MOST_FIXES:
+        console.print(f"... and {len(nodes) - MOST_FIXES} more")
 
 
 def _rows(findings: list[Finding]) -> list[list[Finding]]:

@@ -30,7 +30,6 @@ from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.memory import optimizer_bytes
 from eyespot.pretrain.planning.trace import sizes
 
-MEET_SECONDS = 40
 REDUCE_SECONDS = 1.5
 GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20
 """Of a large all-reduce: what it takes to fill the link."""
@@ -71,12 +70,13 @@ class Report:
         self.findings[first:] = [replace(finding, seconds=seconds) for finding in self.findings[first:]]
 
 
-def probe(run_file: Path, folder: Path) -> None:
+def probe(run_file: Path, folder: Path, seconds: float) -> None:
     """One rank's part, written to ``folder/rank-N.json``.
 
     Args:
         run_file: what ``eyespot pretrain --from`` reads.
         folder: on this node.
+        seconds: for the ranks to meet, and for each exchange of theirs.
     """
     rank = int(os.environ.get("RANK", 0))
     report = Report(path=folder / f"rank-{rank}.json", rank=rank)
@@ -91,7 +91,7 @@ def probe(run_file: Path, folder: Path) -> None:
             report.add("data pipeline", "ok", _decode(run, objective, rank))
     if run is not None:
         with report.stage("all-reduce", _network_fix(run)):
-            _exchange(report, dist.start(run.device, MEET_SECONDS))
+            _exchange(report, dist.start(run.device, seconds))
     report.write("end")
     os._exit(0)  # a process group with a broken member may never close
 

@@ -12,7 +12,6 @@ from eyespot.cluster.doctor.exam import Exam
 from eyespot.cluster.doctor.finding import Answer, Finding
 from eyespot.cluster.ranks import Ranks
 
-POLL_SECONDS = 0.05
 LAST_BYTES = 4000
 """Of what a dead process said."""
 
@@ -24,16 +23,14 @@ class Probes:
         assert exam.run_file is not None
         self._folder = tempfile.TemporaryDirectory(prefix="eyespot-doctor-")  # not the run folder: that may be broken
         self._said: IO[bytes] = (Path(self._folder.name) / "said").open("w+b")
-        words = ("doctor", "--probe", str(exam.run_file.resolve()), self._folder.name)
+        seconds = str(max(1, int(exam.seconds_left())))
+        words = ("doctor", "--probe", str(exam.run_file.resolve()), self._folder.name, seconds)
         self._ranks = Ranks(words, exam.place, port, stdout=self._said, stderr=self._said)
         self._begin = time.monotonic()
 
     def judge(self, exam: Exam) -> Iterator[Finding]:
         """Waits for them, until ``exam.until`` at most."""
-        codes = self._ranks.poll()
-        while None in codes and time.monotonic() < exam.until:
-            time.sleep(POLL_SECONDS)
-            codes = self._ranks.poll()
+        codes = self._ranks.wait(exam.seconds_left())
         self._ranks.kill()
         for number, code in enumerate(codes):
             yield from self._judge_one(exam, self._ranks.first + number, code)

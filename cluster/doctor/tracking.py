@@ -13,7 +13,6 @@ from eyespot.pretrain.mlflow_sync import RUN_KEY_TAG, brief, tracking_uri
 from eyespot.pretrain.secrets import masked
 
 REQUEST_SECONDS = 6
-PROCESS_SECONDS = 30
 
 
 def start(exam: Exam) -> subprocess.Popen[str] | str:
@@ -57,12 +56,12 @@ def judge(exam: Exam, process: subprocess.Popen[str] | str) -> Iterator[Finding]
     if isinstance(process, str):
         yield exam.ok("MLflow", process)
         return
-    complaint = ""
+    complaint, seconds = "", exam.seconds_left()
     try:
-        said, complaint = process.communicate(timeout=PROCESS_SECONDS)
+        said, complaint = process.communicate(timeout=seconds)
         answer = json.loads(said.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        answer = {"ok": False, "found": f"no answer after {PROCESS_SECONDS} s"}
+        answer = {"ok": False, "found": f"no answer after {seconds:.0f} s"}
     except (ValueError, IndexError):
         answer = {"ok": False, "found": f"asking ended with code {process.returncode}: {complaint[-200:].strip()}"}
     finally:
