@@ -213,11 +213,22 @@ class _Look:
             return "stopping", "asked to stop: saves and ends"
         if job.state == "COMPLETING":
             return "stopping", words
-        if self.attempt is None or self.attempt.requeues < (job.restarts or 0):
-            return "running", "running: starting, or examined by the doctor"
-        if self.attempt.outcome == "running":
+        doing = self._doing(job)
+        if doing.startswith("stopping"):
+            return "stopping", doing
+        if self.attempt is not None and self.attempt.outcome == "running" and self._logged() >= self.attempt.start:
             return "running", words
-        return "running", f"running: between attempts ({self.attempt.outcome}: {self.attempt.why})"
+        return "running", f"{words}, no step yet{f': {doing}' if doing else ''}"
+
+    def _doing(self, job: Job) -> str:
+        """What the supervisor of the job's first node says that it does."""
+        beat = self.records.beats().get(job.nodes[0]) if job.nodes else None
+        if beat is None or beat.job != job.id or beat.requeues < (job.restarts or 0):
+            return ""
+        return beat.state
+
+    def _logged(self) -> float:
+        return self.standing.logged or 0.0
 
     def _without_slurm(self) -> tuple[State, str]:
         """SLURM does not answer, and no end was written."""
@@ -253,19 +264,19 @@ class _Look:
 
     def _notes(self, state: State) -> Iterator[str]:
         ended = [attempt for attempt in self.attempts if attempt.outcome not in ("running", "done")]
-        if ended and ended[-1].why and state != "done":
-            last, where = ended[-1], ""
-            if self.attempt is not last:
-                where = f"attempt {last.number} "
-            outcome = "doctor's finding" if last.outcome == "doctor" else last.outcome
-            yield f"{where}{outcome}: {last.why}"
+        told = ended[-1].why if ended and state != "done" else ""
+        if told:
+            which = "" if self.attempt is ended[-1] else f"attempt {ended[-1].number} {ended[-1].outcome}: "
+            yield which + told
         elif state == "failed" and self.standing.end_line:
             yield self.standing.end_line
         if failing := self.records.failing_nodes():
             yield f"failed twice, excluded: {', '.join(failing)}"
         if state == "running":
             yield from self._silences()
-        elif self.records.cancelled and state in OVER:
+        elif (
+            self.records.cancelled and state in OVER and "cancelled" not in (told, self.job and self.job.state.lower())
+        ):
             yield "cancelled"
         yield from self._evaluations()
         if state in ("stopped", "failed"):
@@ -276,9 +287,9 @@ class _Look:
             for node, beat in self.records.beats().items():
                 if node in self.job.nodes and beat.job == self.line.job and self.now - beat.time > BEAT_SECONDS:
                     yield f"{node}: no sign of life for {duration(self.now - beat.time)}"
-        every, logged = self.standing.seconds_between_lines, self.standing.logged
-        since = max(logged or 0.0, self.attempt.start if self.attempt else 0.0)
-        if every is not None and logged is not None and self.now - since > max(FRESH_SECONDS, 10 * every):
+        every = self.standing.seconds_between_lines
+        since = max(self._logged(), self.attempt.start if self.attempt else 0.0)
+        if every is not None and self.now - since > max(FRESH_SECONDS, 10 * every):
             yield f"no step logged for {duration(self.now - since)}; usually one every {duration(every)}"
 
     def _evaluations(self) -> Iterator[str]:

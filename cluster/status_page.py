@@ -113,7 +113,7 @@ def _card(status: Status, now: float) -> Text:
         text.append(f"  {status.recipe}", style="dim")
     text.append(f"\n  {status.words}", style=_STYLES[status.state])
     if status.job:
-        text.append(f"\n  job {status.job}, {_nodes(status)} {'node' if status.num_nodes == 1 else 'nodes'}")
+        text.append(f"\n  job {status.job} on {_nodes(status)}")
         text.append(f", requeued {status.requeues} times" if status.requeues else "")
         if status.job_seconds_left is not None:
             text.append(f", job ends in {duration(status.job_seconds_left)}")
@@ -143,10 +143,12 @@ def _short_name(status: Status, survey: Survey) -> str:
 
 
 def _nodes(status: Status) -> str:
+    count = status.num_nodes or len(status.nodes)
+    if not count:
+        return "-"
     names = ",".join(status.nodes)
-    if not names:
-        return "-" if status.num_nodes is None else str(status.num_nodes)
-    return f"{len(status.nodes)}: {names}" if len(names) <= 20 else str(len(status.nodes))
+    shown = f": {names}" if names and len(names) <= 20 else ""
+    return f"{count} node{'s' * (count > 1)}{shown}"
 
 
 def _step(status: Status) -> str:
@@ -184,8 +186,8 @@ def _jobs(records: Records, survey: Survey) -> Table | None:
     table = _details("Jobs", "job", "for", "submitted", "nodes", "SLURM says", "log")
     for line in lines[-_NUM_SHOWN:]:
         words = "-" if survey.slurm_error else slurm.in_words(jobs.get(line.job))
-        log = Path(line.log)
-        shown = log.relative_to(records.folder.parent) if log.is_relative_to(records.folder.parent) else log
+        log, run_dir = Path(line.log), records.folder.parent.resolve()
+        shown = log.relative_to(run_dir) if log.is_relative_to(run_dir) else log
         nodes = f"{line.nodes} x {line.processes} ranks"
         table.add_row(line.job, line.kind, _clock(line.submitted), nodes, Text(words), Text(str(shown)))
     return table
