@@ -310,7 +310,7 @@ def _queued(line: str) -> Job | None:
         num_nodes=_number(num_nodes) or 0,
         restarts=_number(restarts),
         seconds_left=_seconds(left) if state == "RUNNING" else None,
-        start=_number(start),
+        start=_time(start),
         exit_code=f"{status >> 8}:{status & 127}",
         requeue={"0": False, "1": True}.get(may_requeue),
     )
@@ -330,7 +330,7 @@ def _accounted(line: str) -> Job | None:
         num_nodes=_number(num_nodes) or 0,
         restarts=None,
         seconds_left=None,
-        start=_number(start),
+        start=_time(start),
         exit_code=exit_code,
         requeue=None,
     )
@@ -338,6 +338,10 @@ def _accounted(line: str) -> Job | None:
 
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
+
+
+def _time(text: str) -> float | None:
+    return float(text) if text.isdecimal() else None  # N/A, Unknown
 
 
 def _seconds(text: str) -> float | None:

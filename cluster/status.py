@@ -182,7 +182,7 @@ class _Look:
             checkpoint_step=standing.checkpoint_step,
             checkpoint_time=standing.checkpoint_time,
             requeues=self._requeues(),
-            notes=tuple(self._notes(state)),
+            notes=tuple(self._notes(state, words)),
         )
 
     def _submitted(self) -> tuple[State, str]:
@@ -262,7 +262,7 @@ class _Look:
             known.append(self.job.restarts)
         return max(known, default=0 if self.line else None)
 
-    def _notes(self, state: State) -> Iterator[str]:
+    def _notes(self, state: State, words: str) -> Iterator[str]:
         ended = [attempt for attempt in self.attempts if attempt.outcome not in ("running", "done")]
         told = ended[-1].why if ended and state != "done" else ""
         if told:
@@ -274,9 +274,7 @@ class _Look:
             yield f"failed twice, excluded: {', '.join(failing)}"
         if state == "running":
             yield from self._silences()
-        elif (
-            self.records.cancelled and state in OVER and "cancelled" not in (told, self.job and self.job.state.lower())
-        ):
+        elif self.records.cancelled and state in OVER and "cancelled" not in told + words:
             yield "cancelled"
         yield from self._evaluations()
         if state in ("stopped", "failed"):

@@ -113,7 +113,7 @@ def _card(status: Status, now: float) -> Text:
         text.append(f"  {status.recipe}", style="dim")
     text.append(f"\n  {status.words}", style=_STYLES[status.state])
     if status.job:
-        text.append(f"\n  job {status.job} on {_nodes(status)}")
+        text.append(f"\n  job {status.job} on {_nodes(status, unit=True)}")
         text.append(f", requeued {status.requeues} times" if status.requeues else "")
         if status.job_seconds_left is not None:
             text.append(f", job ends in {duration(status.job_seconds_left)}")
@@ -142,13 +142,13 @@ def _short_name(status: Status, survey: Survey) -> str:
     return Path(status.run).name
 
 
-def _nodes(status: Status) -> str:
+def _nodes(status: Status, *, unit: bool = False) -> str:
     count = status.num_nodes or len(status.nodes)
     if not count:
         return "-"
     names = ",".join(status.nodes)
     shown = f": {names}" if names and len(names) <= 20 else ""
-    return f"{count} node{'s' * (count > 1)}{shown}"
+    return f"{count}{' node' * unit}{'s' * (unit and count > 1)}{shown}"
 
 
 def _step(status: Status) -> str:
