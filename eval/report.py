@@ -17,13 +17,20 @@ from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.manifest import find_shards, read_manifest
 from eyespot.eval.charts import Point, Row, interval_chart, line_chart, short
-from eyespot.eval.judge import Result, read_result
 from eyespot.eval.page import page, table
+from eyespot.eval.tables import score_table
+from eyespot.eval.result import Result, results_in
 from eyespot.pretrain.checkpoint import complete
 from eyespot.pretrain.spool import read_metrics
 
 _ROLES = ("encoder", "random", "pixels")
-_PROTOCOL_NAMES = {"linear": "Linear probe", "knn": "Nearest neighbours"}
+_PROTOCOL_NAMES = {
+    "linear": "Linear probe",
+    "knn": "Nearest neighbours",
+    "retrieval": "Retrieval",
+    "clustering": "Clustering",
+    "unlabeled": "Features without labels",
+}
 # metric, title, unit, whether the axis begins at 0
 _TRAINING_CHARTS = (
     ("images_per_second", "Images per second", "", True),
@@ -114,9 +121,8 @@ def read_story(run_dir: Path) -> Story:
         raise UserError(f"run {run_dir}: no run.json, so it is not a run folder") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{run_dir / 'run.json'}: damaged ({error})") from error
-    found = (read_result(path) for path in sorted((run_dir / "eval").glob("*.json")))
     metrics = list(read_metrics(run_dir))
-    return Story(run_dir=run_dir, record=record, metrics=metrics, results=[result for result in found if result])
+    return Story(run_dir=run_dir, record=record, metrics=metrics, results=results_in(run_dir))
 
 
 def _header(story: Story) -> str:
@@ -143,7 +149,7 @@ def _tiles(story: Story) -> str:
         ("loss now", f"{story.last('loss'):.4g}"),
     ]
     for result in story.results:
-        if result.role == "encoder" and result.protocol == "linear":
+        if result.role == "encoder" and result.protocol == "linear" and result.accuracy is not None:
             tiles = [tile for tile in tiles if tile[0] != "linear probe"]
             tiles.append(("linear probe", f"{result.accuracy:.1%}"))
     shown = [f'<div class="tile"><dt>{name}</dt><dd>{value}</dd></div>' for name, value in tiles if value != "nan"]
@@ -168,17 +174,18 @@ def _judgement(story: Story) -> str:
 
 def _comparison(results: list[Result]) -> str:
     """One protocol on one data set: plot, table, and the difference in words."""
+    first = results[0]
+    name = f"{_PROTOCOL_NAMES[first.protocol]} on {first.data}"
+    if first.accuracy is None:
+        return _spread(results, name)
     rows = [
         Row(label=result.name, value=result.accuracy, interval=result.interval, strong=result.role == "encoder")
         for result in results
+        if result.accuracy is not None and result.interval is not None
     ]
-    first = results[0]
-    name = f"{_PROTOCOL_NAMES[first.protocol]} on {first.data}"
-    cells = [
-        [r.name, f"{r.accuracy:.1%}", f"{r.interval[0] * 100:.1f} to {r.interval[1]:.1%}", r.chosen()] for r in results
-    ]
+    header, cells = score_table(results, digits=1)
     strong = {place for place, result in enumerate(results) if result.role == "encoder"}
-    numbers = table(["", "accuracy", "95% interval", "chosen"], cells, numbers={1, 2}, strong=strong)
+    numbers = table(header, cells, numbers=range(1, len(header) - 1), strong=strong)
     plot = interval_chart(rows, title=name, chance=1 / first.num_classes)
     about = (
         f"{first.num_classes} classes, {first.num_train:,} images to learn from, {first.num_test:,} to test on"
@@ -191,13 +198,24 @@ def _comparison(results: list[Result]) -> str:
     )
 
 
+def _spread(results: list[Result], name: str) -> str:
+    """Numbers of features that nothing was asked of, and what is wrong with them."""
+    header, cells = score_table(results)
+    said = [f'<p class="warn">{escape(f"{r.name}: {alarm}")}</p>' for r in results for alarm in r.alarms]
+    about = f'<p class="quiet">{results[0].num_test:,} images ({escape(results[0].split)}).</p>'
+    numbers = table(header, cells, numbers=range(1, len(header)))
+    return f'<section class="card"><h3>{escape(name)}</h3>{"".join(said)}{numbers}{about}</section>'
+
+
 def _verdict(results: list[Result]) -> str:
-    trained = [result for result in results if result.role == "encoder"]
-    random = [result for result in results if result.role == "random"]
+    known = [(r.role, r.accuracy, r.interval) for r in results if r.accuracy is not None and r.interval is not None]
+    trained = [(accuracy, interval) for role, accuracy, interval in known if role == "encoder"]
+    random = [(accuracy, interval) for role, accuracy, interval in known if role == "random"]
     if not trained or not random:
         return ""
-    gain = 100 * (trained[-1].accuracy - random[0].accuracy)
-    apart = trained[-1].interval[0] > random[0].interval[1] or trained[-1].interval[1] < random[0].interval[0]
+    (accuracy, (low, high)), (baseline, (random_low, random_high)) = trained[-1], random[0]
+    gain = 100 * (accuracy - baseline)
+    apart = low > random_high or high < random_low
     side = "above" if gain >= 0 else "below"
     meaning = "the intervals do not overlap" if apart else "the intervals overlap, so this may be chance"
     return f"{abs(gain):.1f} points {side} the same encoder with random weights; {meaning}."

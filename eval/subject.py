@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import timm
 import torch
@@ -18,11 +17,10 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import CenterView, Color, ViewSpec
+from eyespot.eval.result import Role
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import load_run, to_values
 from eyespot.pretrain.encoders import encode, make_encoder
-
-Role = Literal["encoder", "random", "pixels"]
 
 MAX_PIXEL_VALUES = 1024
 """Raw pixels are a baseline for images of up to this many values."""

@@ -111,9 +111,9 @@ class RunRecord:
 
     def update(self, params: Mapping[str, object], tags: Mapping[str, str]) -> None:
         """Takes in what a (re)started run says: a new tag wins, a changed parameter becomes ``changed.<name>``."""
-        self.tags.update({_key(name): masked(value)[:TAG_LENGTH] for name, value in tags.items()})
+        self.tags.update({legal_name(name): masked(value)[:TAG_LENGTH] for name, value in tags.items()})
         for name, value in flatten(params).items():
-            changed = _key(f"changed.{name}")
+            changed = legal_name(f"changed.{name}")
             if self.params.setdefault(name, value) != value or changed in self.tags:
                 self.tags[changed] = value
         self.status, self.end_ms = "RUNNING", None
@@ -136,7 +136,7 @@ def flatten(params: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[_key(f"{prefix}{name}")] = masked(str(value))[:_PARAM_LENGTH]
+            flat[legal_name(f"{prefix}{name}")] = masked(str(value))[:_PARAM_LENGTH]
     return flat
 
 
@@ -149,8 +149,6 @@ class Mirror:
     """
 
     def __init__(self, run_dir: Path, uri: str) -> None:
-        for name, value in _CLIENT_DEFAULTS.items():
-            os.environ.setdefault(name, value)
         self._run_dir = run_dir.resolve()
         self._uri = uri
         self._client: MlflowClient | None = None
@@ -191,8 +189,8 @@ class Mirror:
             raise
 
     def _connect(self, record: RunRecord) -> "MlflowClient":
-        client = _open_store(self._uri)
-        with _locked(self._run_dir / spool.NAME):  # the run itself and `eyespot sync` may both be here
+        client = open_store(self._uri)
+        with locked(self._run_dir / spool.NAME):  # the run itself and `eyespot sync` may both be here
             run = self._find_run(client, record)
         self._run_id, self._status = run.info.run_id, run.info.status
         self._send_record(client, record, run.data.params, run.data.tags)
@@ -207,16 +205,7 @@ class Mirror:
 
     def _find_run(self, client: "MlflowClient", record: RunRecord) -> Any:
         experiment_id = _experiment_id(client, record.experiment, self._uri)
-        # Oldest first: should a request that timed out have made a second run after all, all agree on which one counts.
-        found = client.search_runs(
-            [experiment_id],
-            f"tags.`{RUN_KEY_TAG}` = '{record.run_key}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
-        )
-        if found:
-            return found[0]
-        return client.create_run(
+        return oldest_run(client, experiment_id, {RUN_KEY_TAG: record.run_key}) or client.create_run(
             experiment_id, start_time=record.start_ms, run_name=record.name, tags={RUN_KEY_TAG: record.run_key}
         )
 
@@ -303,17 +292,29 @@ def brief(error: BaseException) -> str:
     return masked(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
 
 
-def _open_store(uri: str) -> "MlflowClient":
+def oldest_run(client: "MlflowClient", experiment_id: str, tags: Mapping[str, str]) -> Any:
+    """The MLflow run that has these tags, None where there is none.
+
+    Should a request that timed out have made a second one after all, all agree that the oldest counts.
+    """
+    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"], max_results=1)
+    return found[0] if found else None
+
+
+def open_store(uri: str) -> "MlflowClient":
     """A client of the store. A fresh SQLite file gets its tables first, made by one process, whole or not at all.
 
     Eight processes that meet on a fresh file otherwise run its migrations at the same time and ruin it for good.
     """
+    for name, value in _CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     if uri.startswith("sqlite:///"):
         path = _sqlite_path(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f"{path.name}.lock")):
+        with locked(path.with_name(f"{path.name}.lock")):
             if not path.is_file() or path.stat().st_size == 0:
                 for left_behind in path.parent.glob(f"{path.name}.*.tmp"):
                     left_behind.unlink()
@@ -343,7 +344,7 @@ def _experiment_id(client: "MlflowClient", name: str, uri: str) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on ``path`` between processes; a process that dies lets go of it."""
     with path.open("ab") as file:
         with contextlib.suppress(OSError):  # a file system without locks: one writer at a time is the common case
@@ -370,10 +371,10 @@ def _points(line: bytes) -> Iterator[tuple[str, float, int, int]]:
     stamp, step = round(float(values.pop("time", 0)) * 1000), int(values.pop("step", 0))
     for name, value in values.items():
         if isinstance(value, int | float):
-            yield _key(name), float(value), stamp, step
+            yield legal_name(name), float(value), stamp, step
 
 
-def _key(name: str) -> str:
+def legal_name(name: str) -> str:
     """``name`` in the letters that MLflow allows, shaped like a path without detours."""
     legal = re.sub(r"[^\w\-. :/]", "_", name)
     return posixpath.normpath(f"/{legal}").strip("/")[:_KEY_LENGTH] or "_"

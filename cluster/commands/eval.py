@@ -1,5 +1,6 @@
 """``eyespot eval PROTOCOL MODEL SHARDS``."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -7,21 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from eyespot.eval.judge import Result
+    from eyespot.eval.result import Result
 
 
 @dataclass(kw_only=True, slots=True)
 class Evaluation:
-    """Judges an encoder on labelled shards, beside the same encoder with random weights and beside raw pixels.
+    """Judges an encoder, beside the same encoder with random weights and beside raw pixels.
 
     The encoder stays frozen. Its features are computed once and cached. Every choice (penalty, k, class token or mean
-    of patches) is made on a tenth of train; the accuracy on test comes with its 95% interval.
+    of patches) is made on a tenth of train; the accuracy on test comes with its 95% interval. docs/protocols.md has
+    the exact settings.
+
+    linear: multinomial logistic regression on standardised features, to its optimum.
 
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
 
-    linear: multinomial logistic regression on standardised features, to its optimum.
+    retrieval: is a test image of the same class among the 1, 5, 10 nearest other test images? And mAP.
+
+    clustering: k-means on the test images, as many clusters as classes, against the labels: NMI, ARI, accuracy.
+
+    unlabeled: rank, spread and collapse of the features (RankMe, alpha-ReQ, uniformity, ...). Needs no labels.
+
+    Results of a run appear in MLflow as children of the run, each once.
 
     For example:
 
@@ -32,12 +43,17 @@ class Evaluation:
     torchrun --no-python --nproc-per-node 8 eyespot eval knn runs/large data/imagenet
     """
 
-    protocol: Annotated[Literal["knn", "linear"], Positional, arg(metavar="{knn,linear}")]
+    protocol: Annotated[
+        Literal["linear", "knn", "retrieval", "clustering", "unlabeled"],
+        Positional,
+        arg(metavar="{linear,knn,retrieval,clustering,unlabeled}"),
+    ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
     """A run folder (its newest checkpoint is judged) or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
-    """Labelled shards: a folder with train/ and test/ inside, or one folder, of which a fifth is held out."""
+    """A folder with train/ and test/ inside, or one folder of shards, of which a fifth is held out; with labels, but for
+    unlabeled."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<name> for a timm model."""
     seed: int = 0
@@ -69,7 +85,23 @@ def main(argv: list[str]) -> int:
         dist.stop()
     if results:
         print_table(results)
+        track(wanted.model, results)
     return 0
+
+
+def track(model: str, results: "list[Result]") -> None:
+    """Shows a tracked run's results in MLflow; where that fails, a warning says how it is done later."""
+    from eyespot.eval.subject import is_run
+    from eyespot.eval.tracked import track_results
+    from eyespot.pretrain.config import load_run
+    from eyespot.pretrain.secrets import masked
+
+    if not is_run(model) or not load_run(Path(model))[1].track:
+        return
+    try:
+        track_results(Path(model), results)
+    except UserError as error:
+        print(masked(f"eyespot: warning: {error}"), file=sys.stderr)
 
 
 def print_table(results: "list[Result]") -> None:
@@ -77,12 +109,19 @@ def print_table(results: "list[Result]") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from eyespot.eval.tables import score_table
+
     first = results[0]
-    table = Table(title=f"{first.protocol} on {first.data}: {first.num_classes} classes", title_justify="left")
-    for column, justify in [("", "left"), ("accuracy", "right"), ("95% interval", "right"), ("chosen", "left")]:
-        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
-    for result in results:
-        low, high = result.interval
-        table.add_row(result.name, f"{result.accuracy:.2%}", f"{low:.2%} to {high:.2%}", result.chosen())
+    header, rows = score_table(results)
+    classes = f": {first.num_classes} classes" if first.num_classes else ""
+    table = Table(title=f"{first.protocol} on {first.data}{classes}", title_justify="left")
+    for column in header:
+        table.add_column(column, justify="left" if column in ("", "chosen") else "right")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
-    print(f"{first.num_train:,} images to learn from, {first.num_test:,} to test on ({first.split}).")
+    for result in results:
+        for alarm in result.alarms:
+            print(f"Alarm, {result.name}: {alarm}")
+    learned = f"{first.num_train:,} images to learn from, {first.num_test:,} to test on"
+    print(f"{learned if first.num_train else f'{first.num_test:,} images'} ({first.split}).")

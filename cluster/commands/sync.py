@@ -11,12 +11,14 @@ from eyespot.cluster.arguments import parse
 
 
 def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = None) -> int:
-    """Sends what MLflow lacks of a run: metrics, pictures, status. Repeating it does no harm.
+    """Sends what MLflow lacks of a run: metrics, pictures, status, results of evaluations. Repeating it does no harm.
 
     Args:
         run_dir: the run folder.
         uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
     """
+    from eyespot.eval.result import results_in
+    from eyespot.eval.tracked import track_results
     from eyespot.pretrain.mlflow_sync import sync, tracking_uri
     from eyespot.pretrain.secrets import masked
 
@@ -24,7 +26,8 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"syncing {run_dir}", total=None)
         num_lines = sync(run_dir, uri, lambda done, total: bar.update(task, completed=done, total=total))
-    print(f"{num_lines} lines sent to {masked(tracking_uri(run_dir, uri) or '')}")
+        num_results = track_results(run_dir, results_in(run_dir), uri)
+    print(f"{num_lines} lines and {num_results} results sent to {masked(tracking_uri(run_dir, uri) or '')}")
     return 0
 
 

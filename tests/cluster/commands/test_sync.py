@@ -15,7 +15,7 @@ def test_sync_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     uri = f"sqlite:///{tmp_path}/m.db"
     for sent in (5, 0):
         assert main(["sync", str(run_dir), "--uri", uri]) == 0
-        assert capsys.readouterr().out == f"{sent} lines sent to {uri}\n"
+        assert capsys.readouterr().out == f"{sent} lines and 0 results sent to {uri}\n"
 
 
 def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
