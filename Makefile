@@ -38,8 +38,10 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/kill_drill.py
 
-image: ## the container
-	docker build -t eyespot .
+image: ## the container, with docker, podman or buildah; BASE=... names another base image
+	@for tool in docker podman buildah; do \
+	  command -v $$tool >/dev/null && exec $$tool build $(if $(BASE),--build-arg BASE=$(BASE)) -t eyespot .; \
+	done; echo "make: no docker, podman or buildah; on Debian: apt-get install buildah" >&2; exit 2
 
 clean:
 	rm -rf $(QUICK) build dist *.egg-info
