@@ -3,81 +3,33 @@
 import hashlib
 import json
 import re
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
-import eyespot
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval import knn, linear
+from eyespot.eval import clustering, knn, linear, retrieval, unlabeled
 from eyespot.eval.features import features_key, features_of
-from eyespot.eval.intervals import wilson
-from eyespot.eval.labels import LabeledData, Part, labeled_data
-from eyespot.eval.subject import Role, Subject, is_run, subjects_of
+from eyespot.eval.labels import LabeledData, Part, all_data, labeled_data
+from eyespot.eval.result import Protocol, Result, Score, read_result
+from eyespot.eval.subject import Subject, is_run, subjects_of
 from eyespot.eval.task import Candidate, Task
 from eyespot.pretrain.dist import World, any_rank
 from eyespot.pretrain.secrets import masked, masked_values
 
-Protocol = Literal["knn", "linear"]
-PROTOCOLS: dict[Protocol, Callable[[Task], list[Candidate]]] = {"knn": knn.candidates, "linear": linear.candidates}
-FORMAT = "eyespot-result/1"
-
-
-@dataclass(kw_only=True, slots=True)
-class Result:
-    """How one subject did: the content of one file in RUN/eval."""
-
-    key: str
-    """Digest of all that determines the numbers: a result with the same key is not computed again."""
-    protocol: Protocol
-    metric: str
-    """Full name of the reported metric: "knn/k20_T0.07_cls_l2", "linear/mean"."""
-    name: str
-    """Of the subject."""
-    role: Role
-    origin: dict[str, str | int]
-    data: str
-    shards: str
-    split: str
-    num_train: int
-    num_test: int
-    num_classes: int
-    num_correct: int
-    accuracy: float
-    """On test, 0..1."""
-    interval: tuple[float, float]
-    """Wilson's 95 % interval of the accuracy."""
-    settings: dict[str, float | str]
-    """What was chosen on the held-out tenth of train."""
-    validation: float
-    """Accuracy there."""
-    metrics: dict[str, float]
-    """Test accuracy of every setting that was a candidate; the reported one is not chosen by these."""
-    correct: str
-    """Which test samples were right, in id order: hexadecimal, most significant bit first."""
-    seed: int
-    seconds: float
-    """Time of the protocol itself, without the features."""
-    argv: list[str] = field(default_factory=lambda: masked_values(sys.argv))
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    eyespot: str = eyespot.__version__
-    format: str = FORMAT
-
-    def chosen(self) -> str:
-        """The settings in short: "mean, λ 0.001", "cls, k 20"."""
-        names = {"features": "", "lambda": "λ "}
-        shown = {
-            name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()
-        }
-        return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
+PROTOCOLS: dict[Protocol, Callable[[Task], list[Candidate]]] = {
+    "linear": linear.candidates,
+    "knn": knn.candidates,
+    "retrieval": retrieval.candidates,
+    "clustering": clustering.candidates,
+    "unlabeled": unlabeled.candidates,
+}
+_KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 
 
 def judge(
@@ -88,9 +40,9 @@ def judge(
     All ranks compute features; rank 0 alone runs the protocol and returns something.
 
     Args:
-        protocol: "knn" or "linear".
+        protocol: how to judge; docs/protocols.md says what each one is.
         target: run folder or timm name.
-        shards: labelled shards.
+        shards: with labels, but for "unlabeled".
         out: folder for results and cached features; None = RUN/eval, or eval-<name> for a timm name.
         seed: of the random twin and of what is held out.
         pretrained: timm names: with published weights.
@@ -99,7 +51,7 @@ def judge(
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
     """
-    data = labeled_data(shards, seed)
+    data = all_data(shards) if protocol == "unlabeled" else labeled_data(shards, seed)
     out = out or (Path(target) / "eval" if is_run(target) else Path(f"eval-{_slug(target)}"))
     folders = sorted({part.folder for part in (data.train, data.test)})
     subjects = subjects_of(target, seed=seed, pretrained=pretrained)
@@ -121,17 +73,6 @@ def judge(
     return results
 
 
-def read_result(path: Path) -> Result | None:
-    """The result in a file; None where there is none of this format."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.get("format") != FORMAT:
-            return None
-        return Result(**{**fields, "interval": tuple(fields["interval"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
 def _run(
     protocol: Protocol,
     subject: Subject,
@@ -147,16 +88,17 @@ def _run(
         train_labels=torch.from_numpy(data.train.labels).to(world.device),
         test=_rows(cached[data.test.folder], data.test, world.device),
         test_labels=torch.from_numpy(data.test.labels).to(world.device),
-        num_classes=max(len(data.classes), int(data.train.labels.max()) + 1),
+        num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
         seed=seed,
     )
     for kind, values in [*task.train.items(), *task.test.items()]:
         if not values.isfinite().all():
             raise UserError(f"model {subject.name}: its {kind} features are not all finite; the weights are broken")
     found = PROTOCOLS[protocol](task)
-    best = max(found, key=lambda candidate: candidate.validation)
-    correct = {candidate.metric: candidate.predictions == data.test.labels for candidate in found}
-    num_correct, num_test = int(correct[best.metric].sum()), len(data.test.labels)
+    best = max(found, key=lambda candidate: candidate.validation or 0.0)
+    shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
+    others = {f"{c.metric}/{name}": score.value for c in found for name, score in c.scores.items()}
+    share, num_test = shares.get(best.metric), len(data.test.labels)
     return Result(
         key=key,
         protocol=protocol,
@@ -167,16 +109,20 @@ def _run(
         data=data.name,
         shards=masked(str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder)),
         split=data.split,
+        train_sha256=data.train.digest(),
+        test_sha256=data.test.digest(),
         num_train=len(data.train.labels),
         num_test=num_test,
         num_classes=len(np.unique(data.train.labels)),
-        num_correct=num_correct,
-        accuracy=num_correct / num_test,
-        interval=wilson(num_correct, num_test),
+        num_correct=round(share.value * num_test) if share else None,
+        accuracy=share.value if share else None,
+        interval=share.interval if share else None,
         settings=best.settings,
         validation=best.validation,
-        metrics={metric: float(right.mean()) for metric, right in correct.items()},
-        correct=np.packbits(correct[best.metric]).tobytes().hex(),
+        metrics={metric: score.value for metric, score in shares.items()} | others,
+        correct=share.correct if share else None,
+        scores=best.scores,
+        alarms=best.alarms,
         seed=seed,
         seconds=round(time.monotonic() - start, 3),
     )
@@ -187,7 +133,7 @@ def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> 
 
 
 def _key(protocol: Protocol, subject: Subject, data: LabeledData, seed: int) -> str:
-    parts = [FORMAT, protocol, str(seed), data.split]
+    parts = [_KEY_FORMAT, protocol, str(seed), data.split]
     parts += [features_key(subject, part.folder) for part in (data.train, data.test)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

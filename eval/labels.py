@@ -1,5 +1,6 @@
 """Which labelled samples a protocol learns from and which it is tested on."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,10 @@ class Part:
     rows: Int[np.ndarray, " n"]
     """Sample ids."""
     labels: Int[np.ndarray, " n"]
+
+    def digest(self) -> str:
+        """sha256 of which samples these are, in which order."""
+        return hashlib.sha256(self.manifest.index_sha256.encode() + self.rows.astype("<i8").tobytes()).hexdigest()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -60,6 +65,28 @@ def labeled_data(shards: Path, seed: int) -> LabeledData:
     if not set(np.unique(test.labels)) <= set(np.unique(train.labels)):
         raise UserError(f"shards {shards}: test holds classes of which train has no sample")
     return LabeledData(name=train.manifest.name, train=train, test=test, classes=train.manifest.classes, split=split)
+
+
+def all_data(shards: Path) -> LabeledData:
+    """Every sample of test/ or, where there is none, of the shard folder, labelled or not; nothing to learn from.
+
+    Args:
+        shards: a folder with train/ and test/ inside, or one shard folder.
+
+    Raises:
+        UserError: no shards, or a single sample.
+    """
+    has_test = not (shards / "manifest.json").is_file() and (shards / "test" / "manifest.json").is_file()
+    folder = shards / "test" if has_test else find_shards(shards)
+    manifest = read_manifest(folder)
+    if manifest.num_samples < 2:
+        raise UserError(f"shards {folder}: a single sample; there is nothing to compare it with")
+    labels = read_index(folder, manifest)["label"].astype(np.int64)
+    test = Part(folder=folder, manifest=manifest, rows=np.arange(len(labels)), labels=labels)
+    split = "all of its own test split" if has_test else "all samples"
+    return LabeledData(
+        name=manifest.name, train=_rows(test, np.arange(0)), test=test, classes=manifest.classes, split=split
+    )
 
 
 def _part(folder: Path) -> Part:

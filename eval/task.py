@@ -1,4 +1,4 @@
-"""Task: labelled features that a protocol learns from and is tested on, and Candidate: what it answers."""
+"""Task: features that a protocol learns from and is tested on, and Candidate: what it answers."""
 
 from dataclasses import dataclass, field
 
@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.result import Score
 
 VALIDATION_SHARE = 0.1
 
@@ -34,7 +35,10 @@ def stratified_split(
 
 @dataclass(kw_only=True, slots=True)
 class Task:
-    """One encoder's features of one data set. Features are float32, one matrix per kind ("cls", "mean", ...)."""
+    """One encoder's features of one data set. Features are float32, one matrix per kind ("cls", "mean", ...).
+
+    For protocols that need no label, train is empty and test labels may be -1.
+    """
 
     train: dict[str, Float[Tensor, "n _"]]
     train_labels: Int[Tensor, " n"]
@@ -50,7 +54,7 @@ class Task:
 
     def __post_init__(self) -> None:
         fit, held = stratified_split(self.train_labels.cpu().numpy(), VALIDATION_SHARE, self.seed)
-        if not len(held):
+        if len(fit) and not len(held):
             raise UserError(
                 f"shards: {len(fit)} labelled training samples are too few to hold out a tenth of each class;"
                 " at least 5 per class are needed"
@@ -64,9 +68,13 @@ class Candidate:
 
     metric: str
     """The metric's full name: "knn/k20_T0.07_cls_l2", "linear/mean"."""
-    settings: dict[str, float | str]
+    settings: dict[str, float | str] = field(default_factory=dict)
     """What was chosen, for the table: {"features": "cls", "k": 20}."""
-    validation: float
-    """Accuracy on the held-out tenth of train, 0..1."""
-    predictions: Int[np.ndarray, " m"]
-    """The class given to each test sample."""
+    validation: float | None = None
+    """Accuracy on the held-out tenth of train, 0..1, or what else it is chosen by; None if it is the only one."""
+    predictions: Int[np.ndarray, " m"] | None = None
+    """The class given to each test sample; None where the protocol gives none."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """What it gives beside the accuracy of the predictions."""
+    alarms: list[str] = field(default_factory=list)
+    """What is wrong with the features, in plain words."""

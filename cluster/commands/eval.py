@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.commands import compare
 from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Evaluation:
     eyespot eval knn vit_small_patch14_dinov2 data/photos
 
     torchrun --no-python --nproc-per-node 8 eyespot eval knn runs/large data/imagenet
+
+    eyespot eval compare runs/first runs/second          which is better? See eyespot eval compare --help
     """
 
     protocol: Annotated[
@@ -52,7 +55,7 @@ class Evaluation:
     model: Annotated[str, Positional, arg(metavar="MODEL")]
     """A run folder (its newest checkpoint is judged) or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
-    """A folder with train/ and test/ inside, or one folder of shards, of which a fifth is held out; with labels, but for
+    """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
     unlabeled."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<name> for a timm model."""
@@ -65,7 +68,9 @@ class Evaluation:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one evaluation, prints its table, and returns the exit code."""
+    """Runs one evaluation, prints its table, and returns the exit code; ``compare`` has a parser of its own."""
+    if argv[:1] == ["compare"]:
+        return compare.main(argv[1:])
     wanted = parse(Evaluation, argv, "eyespot eval")
     from eyespot.eval.judge import judge
     from eyespot.pretrain import dist
