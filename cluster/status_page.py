@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -15,8 +16,13 @@ from eyespot.cluster.records import Records
 from eyespot.cluster.standing import tail_metrics
 from eyespot.cluster.status import BEAT_SECONDS, State, Status, Survey, ask_slurm, duration
 
-WIDE = 120
-"""Columns of a terminal from which on a run is one row of a table."""
+_HEADERS = (
+    "run", "job", "state", "nodes", "step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"
+)  # fmt: skip
+_NUM_WORDS = 4
+"""Columns of words, which begin at the left; numbers end at the right."""
+_WRAPPED = {"run": 28, "state": 16, "nodes": 9}
+"""Columns whose text may take several lines, and the width that they get even so."""
 _STYLES: dict[State, str] = {
     "new": "dim",
     "waiting": "yellow",
@@ -34,8 +40,8 @@ _NUM_SHOWN = 8
 def survey_page(survey: Survey, console: Console) -> RenderableType:
     """All runs: a table where the terminal is wide, else a block of lines for each."""
     parts: list[RenderableType] = list(_warning(survey))
-    if console.width >= WIDE:
-        parts += [_table(survey), *_note_lines(survey)]
+    if (table := _table(survey, console.width)) is not None:
+        parts += [table, *_note_lines(survey)]
     else:
         parts += [_card(status, survey.time) for status in survey.runs]
     return Group(*parts)
@@ -70,30 +76,40 @@ def _warning(survey: Survey) -> Iterator[Text]:
         yield Text(f"SLURM does not answer ({survey.slurm_error}): this is what the folders tell", style="bold yellow")
 
 
-def _table(survey: Survey) -> Table:
+def _table(survey: Survey, width: int) -> Table | None:
+    """One row for each run; None where the terminal is too narrow for it."""
+    rows = [_row(status, survey) for status in survey.runs]
+    longest = [max(len(header), *(row[place].cell_len for row in rows)) for place, header in enumerate(_HEADERS)]
+    widths = [min(length, _WRAPPED.get(header, length)) for header, length in zip(_HEADERS, longest, strict=True)]
+    spare = width - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        return None
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", overflow="fold", max_width=44)
-    table.add_column("job", no_wrap=True)
-    table.add_column("state", min_width=16)
-    table.add_column("nodes", max_width=24)
-    for header in ("step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for status in survey.runs:
-        mark = Text(" *", style="yellow") if status.notes else Text()
-        table.add_row(
-            Text(_short_name(status, survey)) + mark,
-            status.job or "-",
-            Text(status.words, style=_STYLES[status.state]),
-            _nodes(status),
-            _step(status),
-            _loss(status),
-            f"{status.images_per_second:,.0f}" if _shows_speed(status) else "-",
-            duration(status.seconds_left) if status.seconds_left is not None else "-",
-            duration(status.job_seconds_left) if status.job_seconds_left is not None else "-",
-            _checkpoint(status, survey.time),
-            "-" if status.requeues is None else str(status.requeues),
-        )
+    for place, header in enumerate(_HEADERS):
+        more = min(spare, longest[place] - widths[place])
+        spare -= more
+        justify = "right" if place >= _NUM_WORDS else "left"
+        table.add_column(header, width=widths[place] + more, overflow="fold", justify=justify)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _row(status: Status, survey: Survey) -> list[Text]:
+    name = Text(_short_name(status, survey)).append(" *" if status.notes else "", style="yellow")
+    cells = [
+        status.job or "-",
+        Text(status.words, style=_STYLES[status.state]),
+        _nodes(status),
+        _step(status),
+        _loss(status),
+        f"{status.images_per_second:,.0f}" if _shows_speed(status) else "-",
+        duration(status.seconds_left) if status.seconds_left is not None else "-",
+        duration(status.job_seconds_left) if status.job_seconds_left is not None else "-",
+        _checkpoint(status, survey.time),
+        "-" if status.requeues is None else str(status.requeues),
+    ]
+    return [name, *(cell if isinstance(cell, Text) else Text(cell) for cell in cells)]
 
 
 def _note_lines(survey: Survey) -> Iterator[Text]:
@@ -105,29 +121,25 @@ def _note_lines(survey: Survey) -> Iterator[Text]:
             yield Text(f"* {_short_name(status, survey)}: ", style="yellow").append(note, style="default")
 
 
-def _card(status: Status, now: float) -> Text:
+def _card(status: Status, now: float) -> RenderableType:
     """A run in a few lines."""
-    text = Text()
-    text.append(status.run, style="bold")
-    if status.recipe:
-        text.append(f"  {status.recipe}", style="dim")
-    text.append(f"\n  {status.words}", style=_STYLES[status.state])
+    title = Text(status.run, style="bold").append(f"  {status.recipe}" if status.recipe else "", style="not bold dim")
+    lines = [Text(status.words, style=_STYLES[status.state])]
     if status.job:
-        text.append(f"\n  job {status.job} on {_nodes(status, unit=True)}")
-        text.append(f", requeued {status.requeues} times" if status.requeues else "")
-        if status.job_seconds_left is not None:
-            text.append(f", job ends in {duration(status.job_seconds_left)}")
+        job = [f"job {status.job} on {_nodes(status, unit=True)}"]
+        job += [f"requeued {status.requeues} times"] if status.requeues else []
+        job += [f"ends in {duration(status.job_seconds_left)}"] if status.job_seconds_left is not None else []
+        lines.append(Text(", ".join(job)))
     figures = [f"step {_step(status)}"] if status.steps is not None else []
     figures += [f"loss {_loss(status)}"] if status.loss is not None else []
     figures += [f"{status.images_per_second:,.0f} images/s"] if _shows_speed(status) else []
     figures += [f"{duration(status.seconds_left)} left"] if status.seconds_left is not None else []
     if figures:
-        text.append("\n  " + ", ".join(figures))
+        lines.append(Text(", ".join(figures)))
     if status.checkpoint_step is not None:
-        text.append(f"\n  checkpoint of step {_checkpoint(status, now)} ago")
-    for note in status.notes:
-        text.append("\n  * ", style="yellow").append(note)
-    return text.append("\n")
+        lines.append(Text(f"checkpoint of step {_checkpoint(status, now)} ago"))
+    lines += [Text("* ", style="yellow").append(note, style="default") for note in status.notes]
+    return Group(title, *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines), Text())
 
 
 def _shows_speed(status: Status) -> bool:
@@ -146,8 +158,8 @@ def _nodes(status: Status, *, unit: bool = False) -> str:
     count = status.num_nodes or len(status.nodes)
     if not count:
         return "-"
-    names = ",".join(status.nodes)
-    shown = f": {names}" if names and len(names) <= 20 else ""
+    names = ", ".join(status.nodes)
+    shown = f": {names}" if names and len(names) <= 24 else ""
     return f"{count}{' node' * unit}{'s' * (unit and count > 1)}{shown}"
 
 
