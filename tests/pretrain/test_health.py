@@ -58,6 +58,13 @@ def test_alignment_and_uniformity_are_wang_and_isolas():
     assert health.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-9)
 
 
+def test_uniformity_of_more_rows_than_a_tile():
+    x = rows(1100, 3, shift=0.5)
+    x[:3] = 0
+    distances = torch.pdist(nn.functional.normalize(x, dim=1))
+    assert health.uniformity(x) == pytest.approx((-2 * distances.square()).exp().mean().log().item(), abs=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(40, 7), (6, 30)])
 def test_effective_rank_is_the_entropy_of_the_singular_values(shape):
     x = rows(*shape, shift=2.0)
