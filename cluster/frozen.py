@@ -99,8 +99,10 @@ def _put_in_place(temporary: Path, code: Path) -> None:
 def _copy_recipe(package: str, code: Path) -> tuple[Path, list[str]]:
     """Copies the sources of a top-level package, and in a git tree all that can be imported beside it."""
     spec = importlib.util.find_spec(package)
-    found = [*(spec.submodule_search_locations or []), spec.origin] if spec is not None else []
-    if not found or found[0] is None:
+    found = [*(spec.submodule_search_locations or [])] if spec is not None else []
+    if not found and spec is not None and spec.has_location and spec.origin is not None:
+        found = [spec.origin]
+    if not found:
         raise UserError(f"recipe {package}: has no source files that could be copied for the job")
     path = Path(found[0]).resolve()  # the package's folder, or the module's file
     home, own = path.parent, path / "__init__.py" if path.is_dir() else path

@@ -23,9 +23,11 @@ from eyespot.cluster.submission import Submission, minutes, write_submission
 from eyespot.cluster.sweep import Member
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.manifest import find_shards, read_manifest
-from eyespot.eval.judge import Protocol
+from eyespot.eval.result import Protocol
 from eyespot.pretrain.feed import open_shards
 
+_PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
+"""What ``--then eval`` runs where nothing is named."""
 _PLACEHOLDER = "JOB"
 """Stands for the id of a job that is not submitted yet."""
 
@@ -56,25 +58,40 @@ def check(submission: Submission, member: Member) -> None:
     evaluations(submission, member)
 
 
+def check_place(submission: Submission, members: Sequence[Member], *, local: bool) -> None:
+    """Whether this machine can start what is asked for.
+
+    Raises:
+        UserError: there is no SLURM; or it is to be done here, and is more than one run on one machine.
+    """
+    if not local and not slurm.available():
+        raise UserError("launch: no SLURM on this machine (no sbatch); start the run here with --local")
+    if local and submission.nodes > 1:
+        raise UserError(f"nodes {submission.nodes}: --local has one; use --processes-per-node, or leave out --local")
+    if local and (len(members) > 1 or submission.then):
+        raise UserError("local: starts one run, and nothing after it; leave out --sweep and --then")
+
+
 def check_folder(run_dir: Path) -> None:
     """Whether a run can be launched into the folder now.
 
     Raises:
         UserError: a job of this run lives, or the folder cannot be written.
     """
-    if jobs := Records(run_dir).jobs():
-        try:
-            found = slurm.find_jobs([line.job for line in jobs])
-        except slurm.SlurmError as error:
-            raise UserError(f"run_dir {run_dir}: was submitted before, and whether that job lives: {error}") from error
-        if alive := [job for job in found.values() if slurm.alive(job)]:
-            raise UserError(
-                f"run_dir {run_dir}: job {alive[0].id} of this run lives ({slurm.in_words(alive[0])});"
-                f" stop it first with: eyespot cancel {run_dir}"
-            )
     existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UserError(f"run_dir {run_dir}: {existing} cannot be written; choose another --run-dir")
+    if not (jobs := Records(run_dir).jobs()):
+        return
+    try:
+        found = slurm.find_jobs([line.job for line in jobs])
+    except slurm.SlurmError as error:
+        raise UserError(f"run_dir {run_dir}: was submitted before, and whether that job lives: {error}") from error
+    if alive := [found[line.job] for line in jobs if slurm.alive(found.get(line.job))]:
+        raise UserError(
+            f"run_dir {run_dir}: job {alive[0].id} of this run lives ({slurm.in_words(alive[0])});"
+            f" stop it first with: eyespot cancel {run_dir}"
+        )
 
 
 def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]:
@@ -88,13 +105,14 @@ def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]
     what, *words = submission.then
     known: tuple[str, ...] = typing.get_args(Protocol)
     if what != "eval":
-        raise UserError(f"then {what!r}: only eval can follow; write: --then eval {' '.join(known)}")
-    protocols = [word for word in words if word in known] or sorted(known, reverse=True)
+        raise UserError(f"then {what!r}: only eval can follow; write: --then eval {' '.join(_PROTOCOLS)}")
+    protocols = [word for word in words if word in known] or list(_PROTOCOLS)
     others = [Path(word).expanduser().absolute() for word in words if word not in known]
     if len(others) > 1:
         raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
     shards = others[0] if others else member.run.data.shards
-    if shards is None or not read_manifest(find_shards(shards)).num_labeled:
+    labels = shards is not None and read_manifest(find_shards(shards)).num_labeled
+    if not labels and set(protocols) != {"unlabeled"}:
         raise UserError(f"then eval: {shards} has no labels; name labelled shards: --then eval linear SHARDS")
     return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
 
@@ -120,10 +138,8 @@ def submit(folder: Path, submission: Submission, members: Sequence[Member]) -> l
         members: frozen runs.
 
     Raises:
-        UserError: SLURM is not here, or refuses.
+        UserError: SLURM refuses.
     """
-    if not slurm.available():
-        raise UserError("launch: no SLURM on this machine (no sbatch); start the run here with --local")
     for member in members:
         write_submission(Records(member.run.run_dir).submission_file, submission)
         Records(member.run.run_dir).forget_cancel()
@@ -165,13 +181,7 @@ def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> 
 
 
 def run_here(submission: Submission, member: Member) -> NoReturn:
-    """Becomes torchrun with the ranks of the run on this machine.
-
-    Raises:
-        UserError: more than this machine is asked for.
-    """
-    if submission.nodes > 1:
-        raise UserError(f"nodes {submission.nodes}: --local has one; use --processes-per-node, or leave out --local")
+    """Becomes torchrun with the ranks of the run on this machine."""
     records = Records(member.run.run_dir)
     write_submission(records.submission_file, submission)
     records.forget_cancel()

@@ -55,9 +55,9 @@ def load_profile(name: str | None, beside: Path | None) -> Profile:
     """
     files = [(path, _read(path)) for path in dict.fromkeys([site_file(), beside]) if path is not None]
     profile = Profile()
-    for wanted in ("default", name):
+    for wanted in dict.fromkeys(["default", name]):
         for path, tables in files:
-            if wanted is not None and wanted in tables and (wanted != "default" or name != "default"):
+            if wanted is not None and wanted in tables:
                 profile.lay_over(tables[wanted], f"{path} [{wanted}]")
     if name is not None and not any(name in tables for _, tables in files):
         known = sorted({table for _, tables in files for table in tables} - {"default"})

@@ -17,7 +17,7 @@ from eyespot.data_pipeline.errors import UserError
 if TYPE_CHECKING:
     from eyespot.cluster.sweep import Member
 
-HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [flags of pretrain]
+HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [...]
        eyespot launch --again RUN [...]
 
 Submits a run to SLURM. Its code and settings are frozen into the run folder first, so nothing that is edited later
@@ -118,7 +118,7 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
 
 def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     """Checks, freezes, submits, and says what there is now."""
-    from eyespot.cluster.launch import check, check_folder, freeze, run_here, scripts, submit
+    from eyespot.cluster.launch import check, check_folder, check_place, freeze, run_here, scripts, submit
     from eyespot.cluster.sweep import write_sweep
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
@@ -126,9 +126,9 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     for member in runs:
         check(submission, member)
         check_folder(member.run.run_dir)
-    if launch.local and (launch.sweep or submission.then):
-        raise UserError("local: starts one run; leave out --sweep and --then")
-    if launch.dry_run:
+    if not launch.dry_run:
+        check_place(submission, runs, local=launch.local)
+    else:
         print("\n".join(scripts(folder, submission, runs)), end="")
         return 0
     if not frozen:
