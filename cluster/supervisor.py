@@ -31,7 +31,7 @@ RETURN_SECONDS = 90.0
 """For all nodes to report, or to come to the next attempt, once one has."""
 SLURM_SECONDS = 120.0
 """A controller that is restarted, or fails over, is silent for so long."""
-DOCTOR_SECONDS = 120.0
+DOCTOR_SECONDS = 300.0
 WRONG_INPUT = 2
 
 Word = dict[str, Any]

@@ -130,5 +130,5 @@ def _disk(exam: Exam, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
         yield exam.ok("disk space", found)
 
 
-def _gb(num_bytes: float) -> str:
+def _gb(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 5e7 else f"{num_bytes / 1e6:.1f} MB"

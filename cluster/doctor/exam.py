@@ -34,6 +34,8 @@ class Exam:
     """Processes of the run, over all nodes."""
     under_way: bool = False
     """The run has trained before: what it can do without must not stop it now."""
+    missing: list[str] = field(default_factory=list)
+    """Nodes that have not come."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What checks leave for the comparison between nodes."""
 

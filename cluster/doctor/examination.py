@@ -4,7 +4,7 @@ The nodes meet in ``RUN/cluster/doctor/KEY``, by files that appear whole or not 
 
     NODE.here       the node has come and listens for the signal
     start.json      the first node's word: all have come, the signal was sent, the ranks meet at this port
-    rename-N        what node N renames over and over while its neighbour reads it
+    rename-NODE     what the node renames over and over while its neighbour reads it
     NODE.json       what the node found
     verdict.json    the first node's sum of it; report.txt is the same for people
 """
@@ -123,7 +123,8 @@ def _look(exam: Exam, start: Mapping[str, Any], bell: signals.Doorbell | None) -
     """Everything that this node looks at."""
     # Before any other process is started here: the signal goes to all of them.
     heard = signals.judge(exam, bell, start.get("why_not_rung"))
-    together = exam.run_file is not None and not start["missing"]
+    exam.missing = start["missing"]
+    together = exam.run_file is not None and not exam.missing
     probes = Probes(exam, start["port"]) if together else None
     try:
         checks: dict[str, Check] = {"packages": machine.packages, "code": machine.code, "limits": machine.limits}

@@ -20,6 +20,8 @@ VERSIONS, PAGE = 20, 1 << 14
 WRITE_SECONDS = 2.0
 SEEN_SECONDS = 5.0
 """A file that another node sees later than this makes every meeting of the nodes slow."""
+MOST_SECONDS = 30.0
+"""What has not been seen by then counts as never."""
 
 
 def existing(path: Path) -> Path:
@@ -80,11 +82,11 @@ def _free(folder: Path) -> dict[str, int | None]:
 
 def renames(exam: Exam) -> Iterator[Finding]:
     """Renames a file over itself while the next node reads it: a reader must see one version or another, never half."""
-    index, size = exam.place.index, len(exam.place.nodes)
-    writer = threading.Thread(target=_keep_renaming, args=(exam.folder / f"rename-{index}", exam.until), daemon=True)
-    writer.start()
-    whose = exam.place.nodes[(index + 1) % size]
-    torn, last, late = _keep_reading(exam.folder / f"rename-{(index + 1) % size}", exam.until)
+    there = [node for node in exam.place.nodes if node not in exam.missing]
+    whose = there[(there.index(exam.node) + 1) % len(there)]
+    own, other = (exam.folder / f"rename-{node}" for node in (exam.node, whose))
+    threading.Thread(target=_keep_renaming, args=(own, exam.until), daemon=True).start()
+    torn, last, late = _keep_reading(other, min(exam.until, time.monotonic() + MOST_SECONDS))
     if torn:
         yield exam.fail(
             "renames",
@@ -104,9 +106,8 @@ def renames(exam: Exam) -> Iterator[Finding]:
             "shorten the attribute cache of the mount (NFS: actimeo=3)",
         )
     else:
-        yield exam.ok(
-            "renames", "whole at every moment" + (f", seen by the next node {late:.1f} s later" if size > 1 else "")
-        )
+        seen = f", seen by the next node {late:.1f} s later" if len(there) > 1 else ""
+        yield exam.ok("renames", f"whole at every moment{seen}")
 
 
 def _seen(last: int) -> str:
@@ -114,19 +115,22 @@ def _seen(last: int) -> str:
 
 
 def _keep_renaming(path: Path, until: float) -> None:
-    """Versions 0, 1, ... and at last ``VERSIONS``, which says when it was written."""
+    """Versions 0, 1, ... and at last ``VERSIONS``, which says how long all took: the nodes' clocks may differ."""
     begin = time.monotonic()
     with contextlib.suppress(OSError):  # the reader misses them and says so
         for version in range(VERSIONS):
             write_bytes(path, _page(version, 0.0))
             if time.monotonic() > min(begin + WRITE_SECONDS, until):
                 break
-        write_bytes(path, _page(VERSIONS, time.time()))
+        write_bytes(path, _page(VERSIONS, time.monotonic() - begin))
 
 
 def _keep_reading(path: Path, until: float) -> tuple[str, int, float]:
-    """What was seen that must not be, the last version seen, and by how much it was late, seconds."""
-    last = -1
+    """What was seen that must not be, the last version seen, and by how much it was late, seconds.
+
+    Writer and reader begin together, give or take what the nodes' meeting takes.
+    """
+    last, begin = -1, time.monotonic()
     while time.monotonic() < until:
         try:
             page = path.read_bytes()
@@ -139,23 +143,23 @@ def _keep_reading(path: Path, until: float) -> tuple[str, int, float]:
             if error.errno != errno.ESTALE:  # NFS's word for "renamed over meanwhile": ask again
                 raise
             continue
-        version, written = _read_page(page)
+        version, took = _read_page(page)
         if version is None:
             return f"a broken file of {len(page)} bytes", last, 0.0
         last = max(last, version)
         if last == VERSIONS:
-            return "", last, max(0.0, time.time() - written)
+            return "", last, max(0.0, time.monotonic() - begin - took)
         time.sleep(0.002)
     return "", last, 0.0
 
 
-def _page(version: int, written: float) -> bytes:
-    return f"{version:<6} {written:<25}".encode() * (PAGE // 32)
+def _page(version: int, took: float) -> bytes:
+    return f"{version:<6} {took:<25}".encode() * (PAGE // 32)
 
 
 def _read_page(page: bytes) -> tuple[int | None, float]:
-    """Its version, if it is whole, and when it was written."""
+    """Its version, if it is whole, and the seconds that it tells."""
     if len(page) != PAGE or page != page[:32] * (PAGE // 32):
         return None, 0.0
-    version, written = page[:32].split()
-    return int(version), float(written)
+    version, took = page[:32].split()
+    return int(version), float(took)

@@ -76,7 +76,7 @@ def _records(exam: Exam, folder: Path, manifest: Manifest, index: np.ndarray) ->
                 f"copy the tar again, or find all damage: eyespot shards verify {folder}",
             )
             return
-    count = f"{manifest.num_samples} samples in {len(manifest.shards)} shards"
+    count = f"{manifest.num_samples} samples in {len(manifest.shards)} tars"
     yield exam.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
 
 

@@ -29,7 +29,7 @@ class Doorbell:
     def _ring(self, number: int, frame: types.FrameType | None) -> None:
         self._rang.set()
 
-    def wait(self, seconds: float = SECONDS) -> float | None:
+    def wait(self, seconds: float) -> float | None:
         """Seconds until it rang; None = it did not."""
         begin = time.monotonic()
         while not self._rang.is_set() and time.monotonic() < begin + seconds:
@@ -70,7 +70,7 @@ def judge(exam: Exam, bell: Doorbell | None, why_not: str | None) -> Finding:
             why_not,
             "the run cannot ask SLURM for anything, such as a requeue: make SLURM's commands reachable in the job",
         )
-    seconds = bell.wait()
+    seconds = bell.wait(SECONDS)
     if seconds is None:
         return exam.fail(
             "signals",

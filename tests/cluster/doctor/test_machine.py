@@ -1,0 +1,64 @@
+import resource
+
+import eyespot
+from eyespot.cluster.doctor import machine
+
+
+def one(findings):
+    (finding,) = findings
+    return finding
+
+
+def test_versions_and_which_of_them_count(make_exam):
+    exam = make_exam()
+    assert one(machine.packages(exam)).level == "ok"
+    assert {"python", "torch", "numpy", "jinja2"} <= set(exam.facts["needed"])  # the last one by way of torch
+    assert "pytest" not in exam.facts["needed"]
+    assert exam.facts["packages"]["pytest"]
+    assert exam.facts["packages"]["torch"].startswith("2.")
+
+
+def test_the_code_has_a_digest_of_its_text(make_exam, monkeypatch, tmp_path):
+    package = tmp_path / "eyespot"
+    (package / "pretrain" / "objectives").mkdir(parents=True)
+    (package / ".venv").mkdir()
+    for name in ("__init__", "pretrain/__init__", "pretrain/objectives/mae", ".venv/other"):
+        (package / f"{name}.py").write_text("one = 1\n")
+    monkeypatch.setattr(eyespot, "__file__", str(package / "__init__.py"))
+
+    def digest():
+        exam = make_exam()
+        assert one(machine.code(exam)).level == "ok"
+        return exam.facts["code"]
+
+    first = digest()
+    (package / ".venv" / "other.py").write_text("two = 2\n")
+    assert digest() == first
+    (package / "pretrain" / "objectives" / "mae.py").write_text("two = 2\n")
+    assert digest() != first
+
+
+def test_in_a_job_the_frozen_code_must_run(make_exam, tmp_path):
+    (tmp_path / "cluster" / "code" / "eyespot").mkdir(parents=True)
+    finding = one(machine.code(make_exam(run_dir=tmp_path, job="7")))
+    assert finding.level == "fail"
+    assert str(tmp_path / "cluster" / "code") in finding.fix
+    assert one(machine.code(make_exam(run_dir=tmp_path))).level == "ok"
+
+
+def test_too_few_open_files(make_exam):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
+    try:
+        few, many = (list(machine.limits(make_exam(ranks=ranks))) for ranks in (8, 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "fail" not in [finding.level for finding in few]
+    (failed,) = [finding for finding in many if finding.level == "fail"]
+    assert failed.found == "a process may have 1024 files open; 1000 ranks need 8512"
+    assert "8512" in failed.fix
+
+
+def test_little_shared_memory(make_exam, monkeypatch):
+    monkeypatch.setattr(machine, "SHM_BYTES", 1 << 60)
+    assert [finding.level for finding in machine.limits(make_exam())] == ["warn", "ok"]

@@ -1,0 +1,96 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eyespot.cluster.doctor import shards
+from eyespot.data_pipeline.manifest import read_index, read_manifest
+
+
+@pytest.fixture
+def folder(digits, tmp_path) -> Path:
+    return shutil.copytree(digits / "train", tmp_path / "shards")
+
+
+def check(make_exam, folder, which=shards.agreement, **fields):
+    data = {
+        "shards": str(folder),
+        "batch_size": fields.pop("batch_size", 64),
+        "accumulate": fields.pop("accumulate", 1),
+    }
+    findings = list(which(make_exam(values={"data": data}, **fields)))
+    assert len(findings) == 1
+    return findings[0]
+
+
+def test_good_shards(make_exam, folder):
+    finding = check(make_exam, folder)
+    assert finding.level == "ok"
+    assert finding.found.startswith("1438 samples in 1 tars: all there")
+    assert check(make_exam, folder.parent / "shards").level == "ok"
+
+
+def test_a_short_tar_and_a_missing_one(make_exam, folder):
+    tar = folder / "shard-000000.tar"
+    os.truncate(tar, 512)
+    finding = check(make_exam, folder)
+    assert finding.level == "fail"
+    assert finding.found.startswith(f"{tar}: 512 bytes where the manifest says")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["shards"].append({**manifest["shards"][0], "tar": "shard-000001.tar"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    tar.unlink()
+    assert check(make_exam, folder).found == f"{tar}: missing (and 1 more)"
+
+
+def test_no_shards_at_all(make_exam, tmp_path):
+    finding = check(make_exam, tmp_path / "nothing")
+    assert finding.level == "fail"
+    assert "no such folder" in finding.found
+    assert "eyespot shards pack" in finding.fix
+
+
+def test_an_index_of_other_shards(make_exam, folder):
+    data = bytearray((folder / "index.npy").read_bytes())
+    data[-20] ^= 1
+    (folder / "index.npy").write_bytes(data)
+    finding = check(make_exam, folder)
+    assert finding.level == "fail"
+    assert "index.npy: changed since it was written" in finding.found
+    assert "eyespot shards index" in finding.fix
+
+
+def test_a_record_that_is_not_what_the_index_says(make_exam, folder):
+    index = read_index(folder, read_manifest(folder))
+    with (folder / "shard-000000.tar").open("r+b") as tar:
+        tar.seek(int(index["offset"][-1]))
+        tar.write(b"spoiled")
+    finding = check(make_exam, folder)
+    assert finding.level == "fail"
+    assert "shard-000000.tar: sample 1437 is not what was packed" in finding.found
+
+
+def test_read_speed(make_exam, folder, monkeypatch):
+    assert "MB/s" in check(make_exam, folder, shards.read_speed).found
+    monkeypatch.setattr(shards, "LEAST_BYTES", 1)
+    monkeypatch.setattr(shards, "SLOW_BYTES_PER_SECOND", 1e15)
+    slow = check(make_exam, folder, shards.read_speed)
+    assert slow.level == "warn"
+    assert slow.found.endswith("for 1 processes")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "batch_size", "accumulate", "level", "words"),
+    [
+        (2, 64, 1, "ok", "1438 for 2 ranks x 32 images at once"),
+        (2, 2000, 1, "fail", "1438 samples are too few for 2 ranks x 1000 images at once"),
+        (2, 2000, 2, "ok", "1438 for 2 ranks x 500 images at once"),
+        (3, 64, 1, "fail", "a batch of 64 cannot be dealt to 3 ranks x 1 micro-batches"),
+        (4, 64, 32, "fail", "a batch of 64 cannot be dealt to 4 ranks x 32 micro-batches"),
+    ],
+)
+def test_enough_samples_for_the_ranks(make_exam, folder, nodes, batch_size, accumulate, level, words):
+    finding = check(make_exam, folder, shards.enough, nodes=nodes, batch_size=batch_size, accumulate=accumulate)
+    assert (finding.level, finding.found) == (level, words)
