@@ -42,6 +42,7 @@ from eyespot.pretrain.rank_board import (
     furthest_behind,
     process_state,
 )
+from eyespot.pretrain.secrets import masked
 from eyespot.pretrain.stragglers import OwnWork, Stragglers, gather_own_work
 from eyespot.pretrain.supervised import leave_words
 
@@ -198,7 +199,7 @@ class RankWatch:
     def _speak(self, cause: Cause) -> None:
         """The lowest rank that is not to blame tells the terminal."""
         if self._world.rank == min((r for r in range(self._world.size) if r not in cause.ranks), default=0):
-            sys.stderr.write(f"\neyespot: {cause.line}\n")
+            sys.stderr.write(masked(f"\neyespot: {cause.line}\n"))
             sys.stderr.flush()
 
     def _say(self, line: str) -> None:

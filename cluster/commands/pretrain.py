@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.secrets import masked
 from eyespot.pretrain.supervised import leave_words
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _train(recipe: str, run: "Run") -> int:
     except TrainingError as error:
         leave_words("training", str(error))
         if int(os.environ.get("RANK", 0)) == 0:
-            print(f"eyespot: {error}; see {run.run_dir / 'logs'}", file=sys.stderr)
+            print(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}"), file=sys.stderr)
         return 1
 
 
