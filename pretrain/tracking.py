@@ -101,13 +101,16 @@ class Tracker:
         self._record.add_event(text)
         self._record.write(self._run_dir)
 
-    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = 15.0) -> None:
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float | None = None) -> None:
         """Notes how the run ended and gives MLflow a last chance. A second call does nothing.
 
         Args:
             status: what MLflow shows.
-            wait_seconds: how long to wait at most until MLflow has everything.
+            wait_seconds: how long to wait at most until MLflow has everything. By default 15; 3 when the run is
+                stopped, for who stopped it (SLURM's ``KillWait``) kills what has not ended soon.
         """
+        if wait_seconds is None:
+            wait_seconds = 3.0 if status == "KILLED" else 15.0
         if self._closed:
             return
         self._closed = True
