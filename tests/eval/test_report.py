@@ -68,9 +68,19 @@ def test_a_complete_run(run_dir, digits):
     (run_dir / "pictures").mkdir()
     Image.new("RGB", (24, 24)).save(run_dir / "pictures" / "step-00000012.png")
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    judge("knn", str(run_dir), digits, out=None, seed=0, pretrained=False, world=world)
+    for protocol in ("knn", "retrieval", "unlabeled"):
+        judge(protocol, str(run_dir), digits, out=None, seed=0, pretrained=False, world=world)
     page = read(write_report(run_dir))
-    for said in ("mae_tiny", "complete: 12 steps", "random weights (seed 0)", "raw pixels", "95% interval", "1,200"):
+    for said in (
+        "mae_tiny",
+        "complete: 12 steps",
+        "random weights (seed 0)",
+        "raw pixels",
+        "95% interval",
+        "1,200",
+        "recall@5",
+        "RankMe",
+    ):
         assert said in page.words
     assert f"eyespot pretrain mae_tiny --data.shards {digits}" in page.words
     assert (

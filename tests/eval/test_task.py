@@ -24,6 +24,14 @@ def test_a_class_never_loses_its_last_sample():
     assert 0 in kept and len(held) == 1
 
 
+def test_without_anything_to_learn_from_nothing_is_held_out():
+    features, none = {"cls": torch.zeros(0, 2)}, torch.zeros(0, dtype=torch.int64)
+    test = {"cls": torch.zeros(3, 2)}
+    unknown = torch.full((3,), -1)
+    task = Task(train=features, train_labels=none, test=test, test_labels=unknown, num_classes=0, seed=0)
+    assert len(task.fit) == len(task.held) == 0
+
+
 def test_too_few_samples_to_hold_any_out():
     labels = torch.tensor([0, 1, 2])
     features = {"cls": torch.zeros(3, 2)}

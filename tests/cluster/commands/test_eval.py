@@ -52,7 +52,7 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("eval", "{knn,linear}"),
+        ("eval", "{linear,knn,retrieval,clustering,unlabeled}"),
         ("eval cosine x y", "cosine"),
         ("eval knn nothing_like_it DIGITS", "neither a run folder nor a name that timm knows"),
         ("eval knn test_vit /nowhere --no-pretrained", "no such folder"),
@@ -75,5 +75,10 @@ def test_help_teaches_and_needs_no_torch():
     code += "finally: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and done.stdout.strip().endswith("False")
-    for expected in ("{knn,linear}", "--no-pretrained", "nearest training images", "eyespot eval linear runs/first"):
+    for expected in (
+        "{linear,knn,retrieval,clustering,unlabeled}",
+        "--no-pretrained",
+        "nearest training images",
+        "eyespot eval linear runs/first",
+    ):
         assert expected in done.stdout
