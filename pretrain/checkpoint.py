@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 import eyespot
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.dist import agreed
+from eyespot.pretrain.rendezvous import restarted
 from eyespot.pretrain.share import exchange
 
 PREFIX = "step-"
@@ -87,15 +88,18 @@ def newest(run_dir: Path) -> Path | None:
 def restore(run_dir: Path, resume: str, load_tensors: LoadTensors) -> Meta | None:
     """Loads what ``Run.resume`` asks for: never, auto (the run's newest, if there is one) or a checkpoint's path.
 
+    A branch that is started again goes on from its own newest; only before it has one, from where it branched off.
+
     Raises:
         UserError: as ``load``.
     """
     if resume == "never":
         return None
     # Rank 0's answer: on a network disk another rank may still see an older list of files.
-    folder = exchange(newest(run_dir))[0] if resume == "auto" else Path(resume)
-    if folder is None:
+    folder = exchange(newest(run_dir))[0] if resume == "auto" or restarted() else None
+    if folder is None and resume == "auto":
         return None
+    folder = folder or Path(resume)
     meta = load(folder, load_tensors)
     log.info("going on after step %d, from %s", meta.step, folder)
     return meta

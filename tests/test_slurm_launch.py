@@ -85,3 +85,59 @@ def test_a_queued_job_runs_what_was_submitted_and_is_judged_then(slurm, typed, d
     assert [path.name[:4] for path in sorted((run_dir / "eval").glob("*.json"))] == ["knn_"] * 3
     assert Path(training.log).is_file()
     assert "holds a run already" in refuse(capsys, *SMALL, *words(digits, run_dir))
+
+
+def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm, typed, digits, tmp_path, capsys):
+    run_dir = tmp_path / "runs" / "refused"
+    line = refuse(capsys, "--partition", "nowhere", *SMALL, *words(digits, run_dir))
+    assert line.startswith("eyespot: SLURM refuses the job: invalid partition specified: nowhere; ")
+    assert not run_dir.exists()
+    assert "SLURM refuses the job" in refuse(capsys, "--sbatch", "no-such-option=1", *SMALL, *words(digits, run_dir))
+
+
+def test_a_sweep_is_an_array_and_its_evaluations_another(slurm, typed, digits, tmp_path, capsys):
+    folder = tmp_path / "runs" / "sweep"
+    held = ["--sbatch", "hold", "--sweep", "seed=0,1", "--then", "eval", "knn"]
+    given = [*held, *SMALL, *words(digits, folder, steps=2)]
+    assert main(["launch", "--dry-run", *given]) == 0
+    promised = capsys.readouterr().out
+    assert main(["launch", *given]) == 0
+    shown = capsys.readouterr().out
+    runs = json.loads((folder / "sweep.json").read_text())["runs"]
+    first, second = (folder / f"seed={seed}" for seed in (0, 1))
+    assert [run["run_dir"] for run in runs] == [str(first), str(second)]
+    assert [run["values"] for run in runs] == [{"seed": "0"}, {"seed": "1"}]
+    training, judging = Records(second).jobs()
+    array = training.job.removesuffix("_1")
+    assert [run["job"] for run in runs] == [f"{array}_0", f"{array}_1"]
+    assert runs[1]["job"] in shown
+    judges = judging.job.removesuffix("_1")
+    scripts = [folder / "cluster" / "submitit" / f"{job}_submission.sh" for job in (array, judges)]
+    assert "\n".join(path.read_text() for path in scripts) == promised.replace("aftercorr:JOB", f"aftercorr:{array}")
+    described = slurm.run("scontrol", "show", "job", judging.job)
+    assert f"Dependency=aftercorr:{array}" in described
+
+    slurm.run("scontrol", "release", training.job)
+    assert slurm.wait_for(training.job, ENDED, 120) == "COMPLETED", story(folder)
+    slurm.run("scancel", array, judges)
+    assert json.loads((second / "run.json").read_text())["run"]["seed"] == 1
+    assert len((second / "metrics.jsonl").read_text().splitlines()) == 2
+    assert Path(training.log).is_file()
+    assert not (first / "run.json").exists()
+
+
+def test_a_script_requeues_what_a_container_cannot_and_what_follows_waits(slurm, tmp_path):
+    """What ends the script of a container, with another command in its place that stops at first."""
+    script = tmp_path / "script.sh"
+    lines = [
+        "#!/bin/bash",
+        '[ -n "$SLURM_RESTART_COUNT" ] || (exit 75)',
+        *containers.requeue(3, [tmp_path / "cancelled"]),
+    ]
+    script.write_text("\n".join(lines) + "\n")
+    output = ["--output", str(tmp_path / "%j.out")]
+    job = slurm.run("sbatch", "--parsable", "--requeue", "--open-mode=append", *output, str(script))
+    after = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *output]
+    then = slurm.run("sbatch", "--parsable", *after, "--wrap", "true")
+    assert slurm.wait_for(then, ENDED, 60) == "COMPLETED", (tmp_path / f"{job}.out").read_text()
+    assert " Restarts=1 " in slurm.run("scontrol", "show", "job", job, "-o")

@@ -57,7 +57,7 @@ def _train(recipe: str, run: "Run") -> int:
     from eyespot.pretrain.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
 
-    if restarted():
+    if restarted() and run.resume == "never":
         run.resume = "auto"
     monitors = []
     if run.monitor_every:

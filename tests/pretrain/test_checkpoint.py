@@ -69,7 +69,7 @@ def test_nothing_in_it_is_pickled(tmp_path):
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
 
 
-def test_resume_never_auto_and_by_path(tmp_path):
+def test_resume_never_auto_and_by_path(tmp_path, monkeypatch):
     def read_all(read):
         read(make_tensors(0))
 
@@ -79,6 +79,10 @@ def test_resume_never_auto_and_by_path(tmp_path):
     assert checkpoint.restore(tmp_path, "never", read_all) is None
     assert checkpoint.restore(tmp_path, "auto", read_all).step == 5
     assert checkpoint.restore(tmp_path / "other", str(folder), read_all).step == 2
+    assert checkpoint.restore(tmp_path, str(folder), read_all).step == 2
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert checkpoint.restore(tmp_path / "other", str(folder), read_all).step == 2
+    assert checkpoint.restore(tmp_path, str(folder), read_all).step == 5, "a branch goes on in itself"
 
 
 def test_a_flipped_bit_is_named(tmp_path):
