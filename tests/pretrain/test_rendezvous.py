@@ -65,8 +65,14 @@ def test_other_launchers_need_none(monkeypatch):
 
 def test_restarted(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    monkeypatch.delenv("EYESPOT_ATTEMPT", raising=False)
     assert not restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert not restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert restarted()
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
+    monkeypatch.setenv("EYESPOT_ATTEMPT", "1")
+    assert not restarted()
+    monkeypatch.setenv("EYESPOT_ATTEMPT", "2")
     assert restarted()
