@@ -30,7 +30,7 @@ class Request:
     """The run folder, or that of a sweep."""
     now: tyro.conf.FlagCreatePairsOff[bool] = False
     """Do not wait for a checkpoint."""
-    wait_seconds: float = 300
+    wait_seconds: float = 300.0
     """For the checkpoint."""
 
     def __post_init__(self) -> None:
