@@ -77,6 +77,8 @@ class Comparison:
     """All that `compare` found."""
 
     protocols: list[str]
+    share: str
+    """What the share of right answers is called: "accuracy", in retrieval "recall@1"."""
     data: str
     split: str
     num_test: int
@@ -130,6 +132,7 @@ def compare(
     first = entrants[0].result
     return Comparison(
         protocols=sorted({entrant.result.protocol for entrant in entrants}),
+        share=first.share,
         data=first.data,
         split=first.split,
         num_test=first.num_test,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from eyespot.eval.compare import Comparison, Difference, Method, Standing
+    from eyespot.eval.compare import Comparison, Difference, Method
 
 
 @dataclass(kw_only=True, slots=True)
@@ -87,7 +87,7 @@ def print_comparison(found: "Comparison", console: "Console") -> None:
 
     title = f"{' and '.join(found.protocols)} on {found.data}: {found.num_test:,} test samples ({found.split})"
     letters = dict(zip((standing.label for standing in found.standings), _letters(), strict=False))
-    console.print(_standings(found.standings, letters, title))
+    console.print(_standings(found, letters, title))
     if found.pairs:
         console.print(_differences(found.pairs, letters, "These weights, sample by sample"))
         several = f"; verdicts hold for all {len(found.pairs)} together (Holm)" if len(found.pairs) > 1 else ""
@@ -128,9 +128,9 @@ def _table(title: str, *columns: str) -> "Table":
     return table
 
 
-def _standings(standings: "list[Standing]", letters: dict[str, str], title: str) -> "Table":
-    table = _table(title, "", "result", " accuracy", " 95% interval", "metric")
-    for standing in standings:
+def _standings(found: "Comparison", letters: dict[str, str], title: str) -> "Table":
+    table = _table(title, "", "result", f" {found.share}", " 95% interval", "metric")
+    for standing in found.standings:
         low, high = standing.interval
         row = standing.label, f"{standing.accuracy:.2%}", f"{low:.2%} to {high:.2%}", standing.metric
         table.add_row(letters[standing.label], *row)

@@ -64,3 +64,10 @@ def test_shards_that_no_probe_can_use(digits, tmp_path, change, message):
 def test_no_shards(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         labeled_data(tmp_path / "nowhere", seed=0)
+
+
+def test_the_digest_tells_samples_apart(digits):
+    whole, held = labeled_data(digits, seed=0), labeled_data(digits / "train", seed=0)
+    assert held.test.digest() == labeled_data(digits / "train", seed=0).test.digest()
+    others = [whole.train, whole.test, held.train, held.test, labeled_data(digits / "train", seed=1).test]
+    assert len({part.digest() for part in others}) == 5

@@ -37,6 +37,8 @@ def test_train_judge_report(run_dir, digits, capsys):
     for expected in ("knn on digits: 10 classes", "mae_tiny, step 3", "random weights (seed 0)", "raw pixels", "95%"):
         assert expected in said
     assert len(list((run_dir / "eval").glob("*.json"))) == 3
+    assert main(["eval", "compare", str(run_dir), "--protocol", "knn"]) == 0
+    assert "raw pixels" in (said := capsys.readouterr().out) and "A - C" in said
     assert main(["report", str(run_dir)]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path == run_dir / "report.html" and "Reconstructions" in path.read_text()

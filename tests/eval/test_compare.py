@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from stored_results import answers, result_of, write, write_baselines, write_run
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.compare import compare
+from eyespot.eval.intervals import wilson
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Two methods, three seeds each, and a third of one seed."""
+    runs = {}
+    for method, share, lr in [("mae", 0.7, 1e-3), ("sim", 0.8, 2e-3)]:
+        for seed in range(3):
+            right = answers(share, noise=0.05, seed=len(runs))
+            runs[f"{method}-{seed}"] = write_run(tmp_path / f"{method}-{seed}", right, seed=seed, lr=lr)
+    runs["one"] = write_run(tmp_path / "one", answers(0.72), lr=5e-3)
+    return runs
+
+
+def test_pairs_by_hand(tmp_path):
+    a = np.arange(100) < 80
+    b = a ^ np.isin(np.arange(100), [*range(12), 90, 91, 92])  # 12 lost, 3 won
+    places = [write(tmp_path / f"{name}.json", result_of(name, right)) for name, right in (("a", a), ("b", b))]
+    found = compare(places)
+    (pair,) = found.pairs
+    assert (pair.only_a, pair.only_b, pair.value) == (12, 3, pytest.approx(0.09))
+    assert pair.p == pair.p_holm == pytest.approx(stats.binomtest(12, 15).pvalue)
+    assert pair.interval is not None and pair.interval[0] < 0.09 < pair.interval[1]
+    assert pair.verdict() == f"{places[0]} is better" and pair.verdict({str(places[0]): "A"}) == "A is better"
+    assert [row.num_correct for row in found.standings] == [80, 71]
+    assert found.standings[1].interval == wilson(71, 100) and found.methods == found.method_pairs == []
+    (turned,) = compare(places[::-1]).pairs
+    assert turned.value == -pair.value and turned.verdict() == pair.verdict()
+
+
+def test_many_comparisons_need_more(tmp_path):
+    shared = np.arange(100) < 80
+    rows = {"a": shared, "b": shared ^ (np.arange(100) < 6), "c": shared ^ np.isin(np.arange(100), [0, 99])}
+    places = [write(tmp_path / f"{name}.json", result_of(name, right)) for name, right in rows.items()]
+    (alone,) = compare(places[:2]).pairs
+    assert alone.p == pytest.approx(2 / 64) and alone.verdict().endswith("a.json is better")
+    together = compare(places)
+    assert len(together.pairs) == 3 and together.pairs[0].p == alone.p
+    assert together.pairs[0].p_holm == pytest.approx(6 / 64)
+    assert {pair.verdict() for pair in together.pairs} == {"no difference shown"}
+
+
+def test_baselines_are_compared_with_the_encoders_alone(tmp_path):
+    runs = [write_run(tmp_path / name, answers(share), lr=share) for name, share in (("one", 0.7), ("two", 0.8))]
+    for run in runs:
+        write_baselines(run, answers(0.3))
+    assert len(compare(runs).pairs) == 1
+    assert len(compare(runs, baselines=True).pairs) == 5
+    found = compare(runs[:1])
+    assert len(found.pairs) == 2 and all(pair.verdict() == f"{runs[0]} is better" for pair in found.pairs)
+    for path in (runs[0] / "eval").glob("*_[rp]*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="one result alone"):
+        compare(runs[:1])
+
+
+def test_methods_over_seeds(seeds):
+    places = [run for name, run in seeds.items() if name != "one"]
+    found = compare(places)
+    assert len(found.pairs) == 9  # seeds of one method are not rivals
+    first, second = found.methods
+    assert first.label == f"{seeds['mae-0']} and 2 more" and list(first.accuracies) == [0, 1, 2]
+    shares = [[row.accuracy for row in found.standings[start : start + 3]] for start in (0, 3)]
+    assert list(first.accuracies.values()) == pytest.approx(shares[0]) and first.mean == pytest.approx(
+        np.mean(shares[0])
+    )
+    assert first.interval == pytest.approx(stats.t.interval(0.95, 2, first.mean, stats.sem(shares[0])))
+    (pair,) = found.method_pairs
+    assert pair.value == pytest.approx(first.mean - second.mean) and pair.only_a is None
+    assert pair.p == pytest.approx(stats.ttest_ind(*shares, equal_var=False).pvalue)
+    assert pair.verdict() == f"{second.label} is better"
+    (paired,) = compare(places, paired_seeds=True).method_pairs
+    assert paired.p == pytest.approx(stats.ttest_rel(*shares).pvalue)
+
+
+def test_one_seed_says_that_the_spread_is_unknown(seeds):
+    found = compare([seeds[name] for name in ("mae-0", "mae-1", "one")])
+    assert [len(method.accuracies) for method in found.methods] == [2, 1]
+    assert found.methods[1].interval is None
+    (pair,) = found.method_pairs
+    assert pair.p is pair.p_holm is pair.interval is None and pair.verdict() == "unknown: too few seeds"
+    assert len(found.pairs) == 2
+    with pytest.raises(UserError, match=r"--paired-seeds: .* has the seeds \[0, 1\], .*one \[0\]"):
+        compare([seeds[name] for name in ("mae-0", "mae-1", "one")], paired_seeds=True)
+
+
+def test_what_makes_a_method(seeds, tmp_path):
+    assert compare([seeds["mae-0"], seeds["sim-1"]]).methods == []  # another learning rate
+    again = write_run(tmp_path / "again", answers(0.71), seed=0)
+    assert compare([seeds["mae-0"], again]).methods == []  # the same seed again is no second draw
+    assert [len(method.accuracies) for method in compare([seeds["mae-0"], again, seeds["mae-1"]]).methods] == [2]
+    later = write_run(tmp_path / "later", answers(0.71), seed=7, origin={"step": 200})
+    assert compare([seeds["mae-0"], later]).methods == []  # trained for longer
+
+
+def test_values_are_json(seeds):
+    values = json.loads(json.dumps(compare([seeds[name] for name in ("mae-0", "mae-1", "one")]).values()))
+    assert values["pairs"][0]["verdict"] and values["method_pairs"][0]["p"] is None and values["share"] == "accuracy"
+    assert values["methods"][0]["accuracies"].keys() == {"0", "1"} and values["num_test"] == 400
