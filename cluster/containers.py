@@ -118,8 +118,8 @@ def _mounts(writable: Iterable[Path], readable: Iterable[Path]) -> list[str]:
     chosen: list[tuple[Path, str]] = []
     for folders, flag in ((writable, ""), (readable, ":ro")):
         for folder in sorted(set(folders)):
-            if any(character in str(folder) for character in ",:"):
-                raise UserError(f"container: {folder} cannot be mounted, its path has a comma or a colon; rename it")
             if not any(outer == folder or outer in folder.parents for outer, _ in chosen):
                 chosen.append((folder, flag))
+    if unsayable := [folder for folder, _ in chosen if any(character in str(folder) for character in ",:")]:
+        raise UserError(f"container: {unsayable[0]} cannot be mounted, its path has a comma or a colon; rename it")
     return [f"{folder}:{folder}{flag}" for folder, flag in chosen]

@@ -19,6 +19,7 @@ from eyespot.cluster import containers, slurm
 from eyespot.cluster.frozen import freeze_code, write_run
 from eyespot.cluster.node_job import NodeJob
 from eyespot.cluster.records import JobLine, Records
+from eyespot.cluster.standing import read_standing
 from eyespot.cluster.submission import Submission, minutes, write_submission
 from eyespot.cluster.sweep import Member
 from eyespot.data_pipeline.errors import UserError
@@ -62,7 +63,7 @@ def check_place(submission: Submission, members: Sequence[Member], *, local: boo
     """Whether this machine can start what is asked for.
 
     Raises:
-        UserError: there is no SLURM; or it is to be done here, and is more than one run on one machine.
+        UserError: there is no SLURM; or it is to be done here, and is more than one run by this machine's Python.
     """
     if not local and not slurm.available():
         raise UserError("launch: no SLURM on this machine (no sbatch); start the run here with --local")
@@ -70,17 +71,21 @@ def check_place(submission: Submission, members: Sequence[Member], *, local: boo
         raise UserError(f"nodes {submission.nodes}: --local has one; use --processes-per-node, or leave out --local")
     if local and (len(members) > 1 or submission.then):
         raise UserError("local: starts one run, and nothing after it; leave out --sweep and --then")
+    if local and submission.container is not None:
+        raise UserError(f"container {submission.container}: --local starts none; start the command in it yourself")
 
 
 def check_folder(run_dir: Path) -> None:
     """Whether a run can be launched into the folder now.
 
     Raises:
-        UserError: a job of this run lives, or the folder cannot be written.
+        UserError: a job or a process of this run lives, or the folder cannot be written.
     """
     existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UserError(f"run_dir {run_dir}: {existing} cannot be written; choose another --run-dir")
+    if (holder := read_standing(run_dir).holder) is not None:
+        raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
     if not (jobs := Records(run_dir).jobs()):
         return
     try:

@@ -139,6 +139,11 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     if launch.sweep:
         write_sweep(folder, submission.words, runs, jobs)
     _say(folder, runs, jobs)
+    if submission.processes > 1 and submission.cpus_per_task is None:
+        print(
+            f"  --cpus-per-task is not set: unless the cluster gives cores with GPUs or whole nodes,"
+            f" the {submission.processes} processes of a node share one core"
+        )
     return 0
 
 

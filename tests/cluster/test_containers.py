@@ -87,6 +87,8 @@ def test_images_that_cannot_run_are_one_line(image, runtime, message):
 def test_a_path_that_no_mount_can_say():
     with pytest.raises(UserError, match="/data/a,b cannot be mounted"):
         start(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/data/a,b")])
+    inside = start(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/runs/optim.lr=1,seed=0")])
+    assert inside.srun[1] == "--container-mounts=/runs:/runs"
 
 
 @pytest.mark.parametrize(

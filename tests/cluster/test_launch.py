@@ -1,5 +1,6 @@
 """What launch finds before anything is submitted, and what it would submit."""
 
+import os
 import re
 import subprocess
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.launch import check, check_folder, evaluations, freeze, job_words, scripts
+from eyespot.cluster.launch import _outside_of_jobs, check, check_folder, evaluations, freeze, job_words, scripts
 from eyespot.cluster.records import JobLine, Records
 from eyespot.cluster.submission import Submission
 from eyespot.cluster.sweep import Member, members, single
@@ -152,3 +153,13 @@ def test_in_a_container_run_code_and_shards_are_seen_and_a_stop_is_requeued_outs
     assert f"apptainer exec --nv --no-home --bind {runs}:{runs}," in srun_line(
         scripts(runs / "one", apptainer, [member])[0]
     )
+
+
+def test_the_job_in_which_launch_is_typed_is_not_handed_on(monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "RANK", "SLURM_CONF", "OTHER"):
+        monkeypatch.setenv(name, "5")
+    before = dict(os.environ)
+    with _outside_of_jobs():
+        assert {"SLURM_CONF", "OTHER"} <= set(os.environ)
+        assert set(os.environ).isdisjoint({"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "RANK"})
+    assert dict(os.environ) == before

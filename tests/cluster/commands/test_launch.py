@@ -1,8 +1,10 @@
 """eyespot launch as a person meets it, without SLURM."""
 
+import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,7 @@ def test_what_does_not_fit_together_is_one_line(capsys, digits):
     assert "no SLURM on this machine (no sbatch); start the run here with --local" in refuse(capsys, *words(digits))
     assert "nodes 2: --local has one" in refuse(capsys, "--local", "--nodes", "2", *words(digits))
     assert "leave out --sweep and --then" in refuse(capsys, "--local", "--sweep", "seed=0,1", *words(digits))
+    assert "--local starts none" in refuse(capsys, "--local", "--container", "docker://a/b", *words(digits))
     assert "batch_size 15" in refuse(capsys, "--nodes", "2", "--sweep", "data.batch_size=16,15", *words(digits))
     assert not any(Path.cwd().rglob("run.json")), "what is refused is not kept"
 
@@ -100,16 +103,14 @@ def test_site_defaults_apply_and_are_shown(capsys, digits, tmp_path):
 
 
 def test_here_under_torchrun(digits, capsys, tmp_path):
-    """Two ranks on frozen code, then one that goes on where they stopped."""
+    """Two ranks on frozen code."""
     run_dir = Path("runs/one").absolute()
     command = [sys.executable, "-m", "eyespot.cluster.cli", "launch", "--local"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-    def launch(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *more], env=environment, capture_output=True, text=True, check=False)
-
-    first = launch("--processes-per-node", "2", *words(digits, "--stop-after", "2", "--log-every", "1"))
-    assert first.returncode == 0, first.stderr[-3000:]
+    given = ["--processes-per-node", "2", *words(digits, "--stop-after", "2", "--log-every", "1")]
+    done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     records = Records(run_dir)
     assert read_submission(records.submission_file).processes_per_node == 2
     record = json.loads((run_dir / "run.json").read_text())
@@ -118,10 +119,20 @@ def test_here_under_torchrun(digits, capsys, tmp_path):
     other = refuse(capsys, "--local", *words(digits, "--resume", "auto", "--optim.lr", "0.5"))
     assert "cannot go on with other settings: optim.lr is 0.5" in other
 
-    second = launch("--processes-per-node", "1", *words(digits, "--resume", "auto", "--log-every", "1"))
-    assert second.returncode == 0, second.stderr[-3000:]
     steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
+    assert steps == [1, 2]
+    assert main(["launch", "--dry-run", *words(digits, "--resume", "auto", "--steps", "4")]) == 0
+
+
+def test_a_run_that_goes_on_here_is_left_alone(digits, capsys):
+    run_dir = Path("runs/one").absolute()
+    run_dir.mkdir(parents=True)
+    with (run_dir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        assert f"in use by process {os.getpid()} of this machine" in refuse(capsys, "--local", *words(digits))
+    assert main(["launch", "--dry-run", *words(digits)]) == 0
 
 
 def test_once_more_is_what_was_asked_before(digits, capsys):
