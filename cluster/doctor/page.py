@@ -7,7 +7,7 @@ from eyespot.cluster.doctor.finding import Finding, Level, Verdict
 
 ORDER = (
     *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),
-    *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "recipe", "data pipeline"),
+    *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "imports", "recipe", "data pipeline"),
     *("all-reduce", "MLflow"),
 )
 SHOWN: dict[Level, str] = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]FAIL[/]"}

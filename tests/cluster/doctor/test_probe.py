@@ -1,0 +1,54 @@
+import pytest
+
+from eyespot.cluster.doctor import probe
+from eyespot.cluster.doctor.finding import Answer
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import make_run
+
+
+def test_a_report_names_the_stage_that_is_next_and_keeps_errors(tmp_path):
+    report = probe.Report(path=tmp_path / "rank-3.json", rank=3)
+    with report.stage("recipe", "mend it"):
+        assert Answer.read(report.path).facts["stage"] == "recipe"
+        raise UserError("steps 0: must be 1 or more")
+    with report.stage("data pipeline", "look at DALI"):
+        report.add("data pipeline", "ok", "so far")
+        raise RuntimeError("CUDA driver\n is too old")
+    report.write("end")
+    kept = Answer.read(report.path)
+    assert kept.facts == {"stage": "end"}
+    assert [(f.check, f.level, f.found, f.fix) for f in kept.findings] == [
+        ("recipe", "fail", "steps 0: must be 1 or more", "mend it"),
+        ("data pipeline", "ok", "so far", ""),
+        ("data pipeline", "fail", "RuntimeError: CUDA driver is too old", "look at DALI"),
+    ]
+    assert all(finding.seconds > 0 for finding in kept.findings)
+
+
+def test_one_image_is_made_into_the_views_of_the_recipe(digits):
+    run = make_run("simclr_tiny")
+    run.data.shards, run.device = digits, "cpu"
+    assert probe._decode(run, probe._objective(run), 7) == "one image decoded on cpu, 2 views of it made"
+
+
+def test_the_state_is_sized_without_its_numbers():
+    run = make_run("mae_vitl16_in1k")
+    objective = probe._objective(run)
+    assert {parameter.device.type for parameter in objective.parameters()} == {"meta"}
+    held = probe.sizes(objective)
+    # ViT-L and its decoder: 329.5 million parameters of 4 bytes, and two more such numbers in AdamW.
+    assert held.parameters + probe.optimizer_bytes(run, held) == pytest.approx(3 * 4 * 329.5e6, rel=0.01)
+
+
+def exchange(world, folder):
+    report = probe.Report(path=folder / f"rank-{world.rank}.json", rank=world.rank)
+    probe._exchange(report, world)
+    return report
+
+
+def test_ranks_sum_and_compare_clocks(on_ranks, tmp_path):
+    for report in on_ranks(exchange, 2, tmp_path):
+        (finding,) = report.findings
+        assert finding.found.startswith("gloo: right on all 2 ranks, ")
+        assert report.facts["clocks"][0] == 0
+        assert abs(report.facts["clocks"][1]) < 2
