@@ -16,6 +16,7 @@ SILENT_SECONDS = 15.0
 CUT_OFF = "cut off: SLURM does not answer"
 """The last beat of a supervisor that found itself so."""
 
+_FROM_PEOPLE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _HARDWARE = re.compile(
     r"CUDA error|CUDA driver|cudaError|NCCL|ECC error|Xid|CUBLAS_STATUS|CUDNN_STATUS|NVML|no GPU here|Bus error|"
     r"(?:Remote|Input/output|Stale file handle|Transport endpoint).*error"
@@ -63,6 +64,8 @@ class Judgement:
     """Nodes whose fault it was."""
     again: bool = False
     """Whether another start may go better."""
+    lost: bool = False
+    """Whether a node is gone, so that only SLURM can give another start."""
 
 
 def judge(place: Place, reports: Mapping[str, Report]) -> Judgement:
@@ -84,10 +87,9 @@ def judge(place: Place, reports: Mapping[str, Report]) -> Judgement:
     )
     if 2 in codes.values():
         return Judgement(outcome="wrong input", why="the input is wrong, says the log")
-    if missing := [node for node in place.nodes if node not in reports]:
-        return Judgement(
-            outcome="failed", why=f"{_listed(missing)} stopped answering", blamed=tuple(missing), again=True
-        )
+    if missing := tuple(node for node in place.nodes if node not in reports):
+        why = f"{_listed(missing)} stopped answering"
+        return Judgement(outcome="failed", why=why, blamed=missing, again=True, lost=True)
     if not any(report.failed for report in reports.values()):
         stopped = STOPPED in codes.values()
         return Judgement(outcome="stopped" if stopped else "done", why="stopped by a signal" if stopped else "done")
@@ -145,7 +147,8 @@ def _failure(
     elif failed := [rank for rank, code in codes.items() if code not in (0, STOPPED)]:
         how = "did not end and was killed" if failed[0] in killed else f"failed with exit code {codes[failed[0]]}"
         why = f"rank {failed[0]} on {node_of[failed[0]]} {how}"
-    guilty = {node_of[rank] for rank in (by_signal or bad or ([] if crashed else silent))}
+    by_machine = [rank for rank in by_signal if -(codes[rank] or 0) not in _FROM_PEOPLE]
+    guilty = {node_of[rank] for rank in (by_machine or bad or ([] if crashed or by_signal else silent))}
     return Judgement(outcome="failed", why=why, blamed=_guilty(place.nodes, guilty), again=True)
 
 

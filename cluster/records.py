@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.pretrain.secrets import masked
 
 Outcome = Literal["running", "done", "stopped", "failed", "wrong input", "doctor"]
 R = TypeVar("R")
@@ -111,7 +112,8 @@ class Records:
 
     def end_attempt(self, attempt: Attempt, outcome: Outcome, why: str, blamed: tuple[str, ...] = ()) -> Attempt:
         """Notes how it ended. The first word on an attempt holds: a node that was cut off may come back and differ."""
-        ended = replace(attempt, end=round(time.time(), 3), outcome=outcome, why=" ".join(why.split()), blamed=blamed)
+        line = masked(" ".join(why.split()))
+        ended = replace(attempt, end=round(time.time(), 3), outcome=outcome, why=line, blamed=blamed)
         _append(self._attempts, asdict(ended))
         return ended
 

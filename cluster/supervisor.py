@@ -169,7 +169,8 @@ class Supervisor:
             absent = self._absent(meeting)
             self._start_attempt()
             why = f"{', '.join(absent)} did not come within {seconds:.0f} s"
-            word = {"end": self._decide(Judgement(outcome="failed", why=why, blamed=absent, again=True))}
+            self._close(Judgement(outcome="failed", why=why, blamed=absent))
+            word = {"end": self._go_elsewhere(why)}
         meeting.post("go", word)
         return word
 
@@ -257,7 +258,7 @@ class Supervisor:
         self._failures, self._saved = (self._failures if saved <= self._saved else 0) + 1, max(saved, self._saved)
         if bad := self._failing():
             return self._go_elsewhere(f"{', '.join(bad)} failed twice in this run")
-        if not set(self.others).isdisjoint(found.blamed) and "stopped answering" in found.why:
+        if found.lost:
             return self._go_elsewhere(found.why)
         if self._failures > self.orders.max_restarts:
             return self._end(1, f"failed {self._failures} times without a new checkpoint, the last time: {found.why}")
@@ -266,6 +267,8 @@ class Supervisor:
 
     def _after_stop(self, found: Judgement) -> int:
         """A signal came: whether the job goes on by itself is SLURM's word, and cancel's, and the user's."""
+        if not self.trains:
+            return STOPPED
         job = ask(self.place.job)
         plan = after_stop(job, self.place, cancelled=self.records.cancelled, max_requeues=self.orders.max_requeues)
         name = self.stop.signal.name if self.stop.signal is not None else "a signal"

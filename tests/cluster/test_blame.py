@@ -63,6 +63,13 @@ def test_a_rank_killed_by_a_signal_whatever_the_others_say():
     )
 
 
+def test_a_signal_that_people_send_blames_no_node():
+    assert found(report("a", (1, 1), (another(2),) * 2), report("b", (-15, 1)))[1:3] == (
+        "rank 2 on b died of SIGTERM",
+        (),
+    )
+
+
 def test_a_rank_that_the_supervisor_killed_is_not_the_cause():
     killed = report("a", (1, -9), (another(2), None), killed=(1,))
     assert found(killed, report("b", (-11, 1))) == ("failed", "rank 2 on b died of SIGSEGV", ("b",), True)

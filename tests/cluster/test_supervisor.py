@@ -61,6 +61,8 @@ for step in range(1, 10 if end else plan.get("steps", 10)):
     time.sleep(0.1)
     if stop:
         save(step)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)  # as StopSignals restores it: Python itself would restore death
         sys.exit(75)
     if dead.exists():
         say("another rank", f"rank {guilty} died", [int(guilty)])
