@@ -260,7 +260,7 @@ def test_a_real_run_is_watched_and_cancelled(cluster, digits, tmp_path, capsys):
     def look():
         return survey([run]).runs[0]
 
-    wait_until(lambda: look().step > 12, 90)
+    wait_until(lambda: look().step > 12, 180)
     seen = look()
     assert (seen.state, seen.words, seen.requeues, seen.steps) == ("running", "running", 0, 100000)
     assert seen.checkpoint_step
