@@ -83,7 +83,7 @@ def all_data(shards: Path) -> LabeledData:
         raise UserError(f"shards {folder}: a single sample; there is nothing to compare it with")
     labels = read_index(folder, manifest)["label"].astype(np.int64)
     test = Part(folder=folder, manifest=manifest, rows=np.arange(len(labels)), labels=labels)
-    split = "all of its own test split" if has_test else "all samples"
+    split = "all of its own test split" if has_test else "all samples of the folder"
     return LabeledData(
         name=manifest.name, train=_rows(test, np.arange(0)), test=test, classes=manifest.classes, split=split
     )

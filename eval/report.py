@@ -188,7 +188,7 @@ def _comparison(results: list[Result]) -> str:
     numbers = table(header, cells, numbers=range(1, len(header) - 1), strong=strong)
     plot = interval_chart(rows, title=name, chance=1 / first.num_classes)
     about = (
-        f"{first.num_classes} classes, {first.num_train:,} images to learn from, {first.num_test:,} to test on"
+        f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
         f" ({first.split}). Dashed: chance."
     )
     return (
@@ -202,7 +202,7 @@ def _spread(results: list[Result], name: str) -> str:
     """Numbers of features that nothing was asked of, and what is wrong with them."""
     header, cells = score_table(results)
     said = [f'<p class="warn">{escape(f"{r.name}: {alarm}")}</p>' for r in results for alarm in r.alarms]
-    about = f'<p class="quiet">{results[0].num_test:,} images ({escape(results[0].split)}).</p>'
+    about = f'<p class="quiet">{results[0].num_test:,} test images ({escape(results[0].split)}).</p>'
     numbers = table(header, cells, numbers=range(1, len(header)))
     return f'<section class="card"><h3>{escape(name)}</h3>{"".join(said)}{numbers}{about}</section>'
 

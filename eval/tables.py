@@ -9,10 +9,10 @@ SPREAD_NAMES = {
     "effective_rank_centered": "effective rank, centred",
     "dimensions": "dimensions",
     "dead_dimensions": "dead dimensions",
-    "alpha_req": "decay of eigenvalues (α-ReQ)",
-    "negative_similarity": "cosine of different images",
-    "uniformity": "uniformity (lower = more even)",
-    "alignment": "alignment of images of one class",
+    "alpha_req": "eigenvalue decay (α-ReQ)",
+    "negative_similarity": "cosine, different images",
+    "uniformity": "uniformity",
+    "alignment": "alignment within classes",
 }
 """What the numbers of `eyespot.eval.unlabeled` are called, in the order of the table."""
 
@@ -59,4 +59,6 @@ def _by_number(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 def _shown(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.1%}" if name == "dead_dimensions" else f"{value:.4g}"
+    if name == "dead_dimensions":
+        return f"{value:.1%}"
+    return f"{value:.0f}" if name == "dimensions" else f"{value:.{3 if abs(value) < 10 else 1}f}"

@@ -121,12 +121,14 @@ def print_table(results: "list[Result]") -> None:
     classes = f": {first.num_classes} classes" if first.num_classes else ""
     table = Table(title=f"{first.protocol} on {first.data}{classes}", title_justify="left")
     for column in header:
-        table.add_column(column, justify="left" if column in ("", "chosen") else "right")
+        narrow = not column and first.accuracy is None  # the names of the numbers stay on one line
+        side = "left" if column in ("", "chosen") else "right"
+        table.add_column(column, justify=side, no_wrap=narrow, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
     for result in results:
         for alarm in result.alarms:
             print(f"Alarm, {result.name}: {alarm}")
-    learned = f"{first.num_train:,} images to learn from, {first.num_test:,} to test on"
-    print(f"{learned if first.num_train else f'{first.num_test:,} images'} ({first.split}).")
+    train = f"{first.num_train:,} training images, " if first.num_train else ""
+    print(f"{train}{first.num_test:,} test images ({first.split}).")

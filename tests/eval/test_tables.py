@@ -28,7 +28,7 @@ def test_numbers_of_features_stand_below_each_other():
     header, rows = score_table(results)
     assert header == ["", "mae_tiny, step 12: cls", "mae_tiny, step 12: mean", "raw pixels"]
     assert rows == [
-        ["effective rank (RankMe)", "5.25", "12", "0"],
+        ["effective rank (RankMe)", "5.250", "12.0", "0.000"],
         ["dead dimensions", "", "12.5%", ""],
-        ["alignment of images of one class", "1.5", "", ""],
+        ["alignment within classes", "1.500", "", ""],
     ]
