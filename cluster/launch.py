@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -122,23 +123,38 @@ def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]
     return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
 
 
-def freeze(folder: Path, members: Sequence[Member]) -> None:
+def code_folder(folder: Path, members: Sequence[Member]) -> Path:
+    """Where the code of a launch into ``folder`` is frozen.
+
+    The runs of a sweep share a copy. A later sweep into the same folder gets one of its own: the first may be queued.
+    """
+    code = Records(folder).code
+    if members[0].run.run_dir == folder:
+        return code
+    names = itertools.chain([code], (code.with_name(f"{code.name}-{number}") for number in itertools.count(2)))
+    return next(path for path in names if not path.exists())
+
+
+def freeze(code: Path, members: Sequence[Member]) -> None:
     """Writes what the jobs will run: the code once, and for each run its settings."""
-    freeze_code(Records(folder).code, members[0].recipe)
+    freeze_code(code, members[0].recipe)
     for member in members:
         records = Records(member.run.run_dir)
         records.folder.mkdir(parents=True, exist_ok=True)
-        if member.run.run_dir != folder:
+        if records.code != code:
+            if records.code.is_dir() and not records.code.is_symlink():
+                shutil.rmtree(records.code)
             records.code.unlink(missing_ok=True)
-            records.code.symlink_to(os.path.relpath(Records(folder).code, records.folder))
+            records.code.symlink_to(os.path.relpath(code, records.folder))
         write_run(member.run.run_dir, member.recipe, member.run)
 
 
-def submit(folder: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
+def submit(folder: Path, code: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
     """Submits one job, or one array with a task for each run; returns their ids in the order of ``members``.
 
     Args:
         folder: the run folder, or that of a sweep.
+        code: the frozen code.
         submission: nodes, limits, environment.
         members: frozen runs.
 
@@ -150,35 +166,45 @@ def submit(folder: Path, submission: Submission, members: Sequence[Member]) -> l
         Records(member.run.run_dir).forget_cancel()
     jobs = [node_job(submission, member, job_words(member)) for member in members]
     try:
-        ids = _send(_executor(folder, submission, members), jobs, submission, members)
+        ids = _send(_executor(folder, code, submission, members), jobs, submission, members)
     except UserError:
-        _forget(folder, members)
+        _forget(folder, code, members)
         raise
     before = ids
     for protocol in range(len(evaluations(submission, members[0]))):
         small, dependency = _evaluation(folder, submission, ids, before if protocol else [])
         chosen = [evaluations(submission, member)[protocol] for member in members]
         judges = [node_job(small, member, words) for member, words in zip(members, chosen, strict=True)]
-        before = _send(_executor(folder, small, members, dependency), judges, small, members)
+        before = _send(_executor(folder, code, small, members, dependency), judges, small, members)
     return ids
 
 
-def _forget(folder: Path, members: Sequence[Member]) -> None:
+def _forget(folder: Path, code: Path, members: Sequence[Member]) -> None:
     """Takes away what was frozen for runs that SLURM has refused and that were never submitted before."""
-    for run_dir in dict.fromkeys([*(member.run.run_dir for member in members), folder]):
+    for run_dir in (member.run.run_dir for member in members):
         if not Records(run_dir).jobs() and not (run_dir / "run.json").exists():
             shutil.rmtree(Records(run_dir).folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # not empty
-                run_dir.rmdir()
+            _remove_empty(run_dir)
+    if members[0].run.run_dir != folder:
+        shutil.rmtree(code, ignore_errors=True)
+        if not (folder / "sweep.json").exists():
+            shutil.rmtree(Records(folder).folder, ignore_errors=True)
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
     """The sbatch scripts that ``submit`` would hand to SLURM. Nothing is written."""
-    executors = [_executor(folder, submission, members)]
+    code = code_folder(folder, members)
+    executors = [_executor(folder, code, submission, members)]
     before: list[str] = []
     for _ in evaluations(submission, members[0]):
         small, dependency = _evaluation(folder, submission, [_PLACEHOLDER] * len(members), before)
-        executors.append(_executor(folder, small, members, dependency))
+        executors.append(_executor(folder, code, small, members, dependency))
         before = [_PLACEHOLDER] * len(members)
     for executor in executors if len(members) > 1 else ():
         executor.parameters["map_count"] = len(members)
@@ -235,7 +261,7 @@ def _evaluation(
 
 
 def _executor(
-    folder: Path, submission: Submission, members: Sequence[Member], dependency: str | None = None
+    folder: Path, code: Path, submission: Submission, members: Sequence[Member], dependency: str | None = None
 ) -> _Executor:
     """submitit's writer of the sbatch script."""
     records = Records(folder)
@@ -243,7 +269,7 @@ def _executor(
     branched = [Path(member.run.resume) for member in members if member.run.resume not in ("never", "auto")]
     others = [Path(words[3]) for member in members for words in evaluations(submission, member)]
     # MLflow's file lies beside the run folder.
-    start = containers.start(submission, records.code, [folder.parent, folder], [*shards, *branched, *others])
+    start = containers.start(submission, code, [folder.parent, folder], [*shards, *branched, *others])
     cores = [] if submission.cpus_per_task is None else [f"--cpus-per-task={submission.cpus_per_task}"]
     # An evaluation has nothing to save before its time is over: SIGCONT does nothing.
     signal = f"USR1@{submission.save_seconds}" if dependency is None else "CONT@1"

@@ -76,13 +76,22 @@ def members(words: Sequence[str], sweep: Sequence[str]) -> list[Member]:
 
 
 def write_sweep(folder: Path, words: Sequence[str], runs: Sequence[Member], jobs: Sequence[str]) -> None:
-    """``SWEEP/sweep.json``: the runs of a sweep and their jobs."""
-    rows = [
-        {"name": member.run.run_dir.name, "run_dir": str(member.run.run_dir), "job": job, "values": member.values}
+    """``SWEEP/sweep.json``: the runs of a sweep and their jobs; those of earlier sweeps into the folder stay listed."""
+    rows = {
+        member.run.run_dir.name: {
+            "name": member.run.run_dir.name,
+            "run_dir": str(member.run.run_dir),
+            "job": job,
+            "values": member.values,
+        }
         for member, job in zip(runs, jobs, strict=True)
-    ]
-    record = masked_values({"words": list(words), "runs": rows})
-    write_bytes(folder / "sweep.json", (json.dumps(record, indent=1) + "\n").encode())
+    }
+    path = folder / "sweep.json"
+    if path.exists():
+        earlier = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["runs"]}
+        rows = {**earlier, **rows}
+    record = masked_values({"words": list(words), "runs": list(rows.values())})
+    write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def _field(entry: str) -> tuple[str, list[str]]:

@@ -92,7 +92,9 @@ def test_what_slurm_refuses_is_one_line_and_leaves_nothing(slurm, typed, digits,
     line = refuse(capsys, "--partition", "nowhere", *SMALL, *words(digits, run_dir))
     assert line.startswith("eyespot: SLURM refuses the job: invalid partition specified: nowhere; ")
     assert not run_dir.exists()
-    assert "SLURM refuses the job" in refuse(capsys, "--sbatch", "no-such-option=1", *SMALL, *words(digits, run_dir))
+    given = ["--sbatch", "no-such-option=1", "--sweep", "seed=0,1", *SMALL, *words(digits, run_dir)]
+    assert "SLURM refuses the job" in refuse(capsys, *given)
+    assert not run_dir.exists()
 
 
 def test_a_sweep_is_an_array_and_its_evaluations_another(slurm, typed, digits, tmp_path, capsys):

@@ -118,11 +118,13 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
 
 def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     """Checks, freezes, submits, and says what there is now."""
-    from eyespot.cluster.launch import check, check_folder, check_place, freeze, run_here, scripts, submit
+    from eyespot.cluster.launch import check, check_folder, check_place, code_folder, freeze, run_here, scripts, submit
     from eyespot.cluster.sweep import write_sweep
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
     submission = launch.submission
+    if (folder / ("run.json" if launch.sweep else "sweep.json")).exists():
+        raise UserError(f"run_dir {folder}: holds {'a run' if launch.sweep else 'a sweep'}; choose another --run-dir")
     for member in runs:
         check(submission, member)
         check_folder(member.run.run_dir)
@@ -131,11 +133,12 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     else:
         print("\n".join(scripts(folder, submission, runs)), end="")
         return 0
+    code = code_folder(folder, runs)
     if not frozen:
-        freeze(folder, runs)
+        freeze(code, runs)
     if launch.local:
         run_here(submission, runs[0])
-    jobs = submit(folder, submission, runs)
+    jobs = submit(folder, code, submission, runs)
     if launch.sweep:
         write_sweep(folder, submission.words, runs, jobs)
     _say(folder, runs, jobs)

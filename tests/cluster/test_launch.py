@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.launch import _outside_of_jobs, check, check_folder, evaluations, freeze, job_words, scripts
+from eyespot.cluster.launch import (
+    _outside_of_jobs,
+    check,
+    check_folder,
+    code_folder,
+    evaluations,
+    freeze,
+    job_words,
+    scripts,
+)
 from eyespot.cluster.records import JobLine, Records
 from eyespot.cluster.submission import Submission
 from eyespot.cluster.sweep import Member, members, single
@@ -130,13 +139,18 @@ def test_a_sweep_is_one_array_with_one_copy_of_the_code(digits, tmp_path):
     train, judge = scripts(tmp_path / "rates", submission, runs)
     assert sbatch_options(train)["array"] == "0-2%2"
     assert sbatch_options(judge) | {"array": "0-2%3", "dependency": "aftercorr:JOB"} == sbatch_options(judge)
-    freeze(tmp_path / "rates", runs)
-    freeze(tmp_path / "rates", runs)  # once more: nothing is in the way
+    code = code_folder(tmp_path / "rates", runs)
+    freeze(code, runs)
     for member in runs:
         records = Records(member.run.run_dir)
         assert records.code.readlink() == Path("../../cluster/code")
         assert (records.code / "eyespot" / "__init__.py").exists()
         assert records.run_file.exists()
+    later = code_folder(tmp_path / "rates", runs[:1])
+    assert later == code.with_name("code-2"), "the first sweep may be queued still"
+    freeze(later, runs[:1])
+    frozen = [Records(member.run.run_dir).code.readlink().name for member in runs]
+    assert frozen == ["code-2", "code", "code"]
 
 
 def test_in_a_container_run_code_and_shards_are_seen_and_a_stop_is_requeued_outside(member, digits):

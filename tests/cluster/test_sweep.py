@@ -30,6 +30,9 @@ def test_a_product_in_folders_that_say_it(tmp_path, monkeypatch):
         "job": "7_1",
         "values": {"optim.lr": "1e-4", "seed": "1"},
     }
+    write_sweep(tmp_path / "runs" / "rates", WORDS, runs[1:2], ["8"])
+    record = json.loads((tmp_path / "runs" / "rates" / "sweep.json").read_text())
+    assert [run["job"] for run in record["runs"]] == ["7_0", "8", "7_2", "7_3", "7_4", "7_5"]
 
 
 def test_switches_lists_and_paths_are_swept_too():

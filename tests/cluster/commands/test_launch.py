@@ -139,7 +139,7 @@ def test_once_more_is_what_was_asked_before(digits, capsys):
     run_dir = Path("runs/one").absolute()
     (member,) = members(words(digits)[1:], [])
     member.run.optim.lr = 0.25
-    freeze(run_dir, [member])
+    freeze(Records(run_dir).code, [member])
     records = Records(run_dir)
     write_submission(records.submission_file, Submission(nodes=2, time="12h", partition="lab"))
     before = (records.code / "frozen.json").stat().st_mtime_ns
@@ -154,3 +154,4 @@ def test_once_more_is_what_was_asked_before(digits, capsys):
     assert "its frozen code is gone; add --refreeze" in refuse(capsys, "--again", str(run_dir))
     (run_dir / "sweep.json").touch()
     assert "is a sweep; name one of its runs" in refuse(capsys, "--again", str(run_dir))
+    assert "holds a sweep; choose another --run-dir" in refuse(capsys, *words(digits))
