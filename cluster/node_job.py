@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from eyespot.cluster.ranks import Place
 from eyespot.cluster.slurm import node_names
 from eyespot.cluster.supervisor import Orders, Supervisor
+from eyespot.pretrain.secrets import mask_tracebacks
 
 
 @dataclass(kw_only=True, slots=True)
@@ -18,6 +19,7 @@ class NodeJob(Orders):
         Raises:
             SystemExit: the run is not done; the code is that of ``eyespot pretrain``, so that SLURM's state tells.
         """
+        mask_tracebacks()
         code = Supervisor(self, here(self.processes)).run()
         if code:
             raise SystemExit(code)

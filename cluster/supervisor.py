@@ -4,6 +4,7 @@ All supervisors of a job see the same ends of the same ranks and report them. Th
 start again here, ask SLURM for another start, or end. Its word is the next meeting's.
 """
 
+import contextlib
 import itertools
 import sys
 import time
@@ -71,6 +72,7 @@ class Supervisor:
         self.others = tuple(node for node in place.nodes if node != place.node)
         self._attempt: Attempt | None = None  # the first node's, while it goes on
         self._newest = 0  # number of the newest attempt that this supervisor takes part in
+        self._number = 0  # of the meeting
         self._failures, self._saved = 0, -1
         self._beat_at = 0.0
 
@@ -83,9 +85,19 @@ class Supervisor:
             return 1  # without a beat: it may be this very node's name that the new start uses
         except OSError as error:
             self._say(f"the run folder cannot be used: {error}")
+            self._release()
             return 1
+        except BaseException:
+            self._release()
+            raise
         self._beat(f"ended with exit code {code}" if code else "ended")
         return code
+
+    def _release(self) -> None:
+        """The others wait for the first node's word, in this meeting or in the next."""
+        for number in (self._number, self._number + 1) if self.first else ():
+            with contextlib.suppress(OSError):
+                self._meeting(number).post("go", {"end": 1})
 
     def _run(self) -> int:
         if self.trains:
@@ -95,6 +107,7 @@ class Supervisor:
             if self.orders.doctor and (code := self._examine()) is not None:
                 return code
         for number in itertools.count(1):
+            self._number = number
             meeting, seconds = self._meeting(number), COME_SECONDS if number == 1 else RETURN_SECONDS
             if number > 1 and not self._job_is_ours():
                 return STOPPED
@@ -204,14 +217,14 @@ class Supervisor:
             try:
                 found.append(slurm.find_job(self.place.job))
             except slurm.SlurmError:
-                return False
+                return not slurm.available()  # in a container: the job's script asks instead
             return True
 
         if not self._wait(answered, SLURM_SECONDS, "asks SLURM whether the job is still its own", through_stop=True):
             self._beat(CUT_OFF)
             self._say("SLURM does not answer: this node starts nothing")
             return False
-        job = found[0]
+        job = found[0] if found else None
         return job is not None and job.state == "RUNNING" and (job.restarts or 0) == self.place.requeues
 
     # The ranks, and what came of them.

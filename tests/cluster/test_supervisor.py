@@ -157,13 +157,14 @@ def submit(slurm, tmp_path):
 
 
 def test_ends_that_need_no_signal(submit):
-    """Several jobs at once: done, killed and restarted, crashing for ever, wrong input, cannot go on, an evaluation."""
+    """Several jobs: done, killed and restarted, crashing for ever, wrong, cannot go on, an evaluation, a fault of ours."""
     done = submit({}, processes=2)
     killed = submit({"1": "killed 1"})
     crash = submit({"1": "crash 1", "2": "crash 0"}, max_restarts=1)
     wrong = submit({"1": "wrong"})
     training = submit({"1": "training"})
     evaluation = submit({"0": "wrong"}, nodes=1, kind="eval")
+    broken = submit({}, max_requeues="many")  # what only the first node stumbles over
 
     (attempt,) = done.ends("COMPLETED")
     assert (attempt.outcome, attempt.requeues, len(attempt.nodes)) == ("done", 0, 2)
@@ -196,6 +197,10 @@ def test_ends_that_need_no_signal(submit):
     assert (attempt.outcome, attempt.why) == ("failed", "the training is bad")
     assert evaluation.ends("FAILED") == []
     assert "ExitCode=2:0" in wrong.slurm.run("scontrol", "show", "job", evaluation.job)
+
+    broken.slurm.wait_for(broken.job, ("FAILED",), 60)
+    assert "TypeError" in broken.output
+    assert [beat.state for beat in broken.records.beats().values()] == ["ended with exit code 1"]  # and nobody waits
 
 
 def test_stops(submit, slurm):
