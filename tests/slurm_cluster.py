@@ -55,7 +55,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MpiDefault=none
 SlurmdTimeout=10
-KillWait=15
+KillWait=30
 JobRequeue=1
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=2
@@ -174,6 +174,15 @@ class SlurmCluster:
     def address(self, node: str) -> str:
         """The node's address."""
         return f"10.77.{self._number}.{10 + int(node.removeprefix('node'))}"
+
+    @property
+    def dead_address(self) -> str:
+        """An address on the nodes' network at which nobody is, until ``revive`` gives it to this machine."""
+        return f"10.77.{self._number}.2"
+
+    def revive(self) -> None:
+        """This machine answers at ``dead_address`` from now on."""
+        _do("ip", "address", "add", f"{self.dead_address}/24", "dev", self._bridge)
 
     def state(self, job: str) -> str:
         """What SLURM calls the job's state now: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, ..."""

@@ -152,11 +152,13 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
 
 def _refuse_another_run(member: "Member") -> None:
     """The folder may hold a run only where the words say that it goes on, and then it must be the same run."""
+    from eyespot.cluster.launch import check_folder
     from eyespot.pretrain.config import difference, load_run, to_values
 
     run_dir = member.run.run_dir
     if not (run_dir / "run.json").exists():
         return
+    check_folder(run_dir)  # a job that lives is the news: --again would be refused too
     if member.run.resume != "auto":
         raise UserError(
             f"run_dir {run_dir}: holds a run already; go on in it with: eyespot launch --again {run_dir}"

@@ -157,7 +157,7 @@ def submit(slurm, tmp_path):
 
 
 def test_ends_that_need_no_signal(submit):
-    """Several jobs: done, killed and restarted, crashing for ever, wrong, cannot go on, an evaluation, a fault of ours."""
+    """Several jobs: done, killed and restarted, crashing for ever, wrong, cannot go on, an evaluation, our fault."""
     done = submit({}, processes=2)
     killed = submit({"1": "killed 1"})
     crash = submit({"1": "crash 1", "2": "crash 0"}, max_restarts=1)
