@@ -85,19 +85,18 @@ def check_folder(run_dir: Path) -> None:
     existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UserError(f"run_dir {run_dir}: {existing} cannot be written; choose another --run-dir")
-    if (holder := read_standing(run_dir).holder) is not None:
-        raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
-    if not (jobs := Records(run_dir).jobs()):
-        return
+    lines = Records(run_dir).jobs()
     try:
-        found = slurm.find_jobs([line.job for line in jobs])
+        found = slurm.find_jobs([line.job for line in lines])
     except slurm.SlurmError as error:
         raise UserError(f"run_dir {run_dir}: was submitted before, and whether that job lives: {error}") from error
-    if alive := [found[line.job] for line in jobs if slurm.alive(found.get(line.job))]:
+    if alive := [found[line.job] for line in lines if slurm.alive(found.get(line.job))]:
         raise UserError(
             f"run_dir {run_dir}: job {alive[0].id} of this run lives ({slurm.in_words(alive[0])});"
             f" stop it first with: eyespot cancel {run_dir}"
         )
+    if (holder := read_standing(run_dir).holder) is not None:
+        raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
 
 
 def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]:
