@@ -176,7 +176,7 @@ def by_hand(run: Any, world: Any, engine: str, batch_size: int) -> Callable[[Any
             fully_shard(block)
         call = fully_shard(objective)
     else:
-        call = torch.nn.parallel.DistributedDataParallel(objective, broadcast_buffers=False)
+        call = torch.nn.parallel.DistributedDataParallel(objective, forward_sync_buffers=False)
     optimizer = make_optimizer(objective, run.optim)
     for group in optimizer.param_groups:
         group["lr"] = 0.0

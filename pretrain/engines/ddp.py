@@ -15,7 +15,7 @@ class DDPEngine(TorchEngine):
 
     def __init__(self, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings) -> None:
         objective = objective.to(world.device)
-        self._wrapped = DistributedDataParallel(objective, broadcast_buffers=False) if world.size > 1 else None
+        self._wrapped = DistributedDataParallel(objective, forward_sync_buffers=False) if world.size > 1 else None
         super().__init__(objective, self._wrapped or objective, make_optimizer, settings, world.device)
 
     def exchange(self, last: bool) -> contextlib.AbstractContextManager:
