@@ -5,19 +5,19 @@ import io
 import itertools
 import os
 import shutil
-import sys
 import time
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from eyespot.cluster import containers, slurm
 from eyespot.cluster.frozen import freeze_code, write_run
+from eyespot.cluster.local import run_here
 from eyespot.cluster.node_job import NodeJob
 from eyespot.cluster.records import JobLine, Records
 from eyespot.cluster.standing import read_standing
@@ -210,18 +210,13 @@ def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> 
     return [executor._make_submission_file_text(executor._submitit_command_str, "") for executor in executors]
 
 
-def run_here(submission: Submission, member: Member) -> NoReturn:
-    """Becomes torchrun with the ranks of the run on this machine."""
+def start_here(submission: Submission, member: Member) -> int:
+    """Runs the ranks of the run on this machine, under torchrun; returns the run's exit code."""
     records = Records(member.run.run_dir)
     write_submission(records.submission_file, submission)
     records.forget_cancel()
-    signals = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    limits = [f"--nproc-per-node={submission.processes}", f"--max-restarts={submission.max_restarts}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", signals, *limits]
-    path = os.pathsep.join([str(records.code), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-    sys.stdout.flush()
-    os.execve(sys.executable, [*torchrun, "-m", "eyespot.cluster.cli", *job_words(member)], environment)
+    limits = {"processes": submission.processes, "max_restarts": submission.max_restarts}
+    return run_here(job_words(member), records.code, **limits)
 
 
 def job_words(member: Member) -> tuple[str, ...]:

@@ -263,6 +263,8 @@ class Supervisor:
             return {"done": 0, "wrong input": WRONG_INPUT}.get(found.outcome, 1)
         if self.stop.signal is not None or found.outcome == "stopped":
             return self._after_stop(found)
+        if found.again and slurm.available() and not self._job_is_ours():
+            return STOPPED  # the attempt stays open: to a node that is cut off it is always the others who are silent
         self._close(found)
         if not found.again:
             codes = {"done": 0, "wrong input": WRONG_INPUT}

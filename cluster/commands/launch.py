@@ -118,7 +118,16 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
 
 def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     """Checks, freezes, submits, and says what there is now."""
-    from eyespot.cluster.launch import check, check_folder, check_place, code_folder, freeze, run_here, scripts, submit
+    from eyespot.cluster.launch import (
+        check,
+        check_folder,
+        check_place,
+        code_folder,
+        freeze,
+        scripts,
+        start_here,
+        submit,
+    )
     from eyespot.cluster.sweep import write_sweep
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
@@ -137,7 +146,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     if not frozen:
         freeze(code, runs)
     if launch.local:
-        run_here(submission, runs[0])
+        return start_here(submission, runs[0])
     jobs = submit(folder, code, submission, runs)
     if launch.sweep:
         write_sweep(folder, submission.words, runs, jobs)
