@@ -26,6 +26,7 @@ from slurm_cluster import SlurmCluster, missing
 from slurm_runs import PATIENCE, SAVE_EVERY, STEPS, DrillRun
 
 from eyespot.cluster.records import Attempt
+from eyespot.cluster.slurm import node_names
 
 pytestmark = pytest.mark.slow
 
@@ -113,10 +114,13 @@ def out_of_time(harried, told_to_stop) -> Attempt:
     def limit(minutes: int) -> None:
         harried.cluster.run("scontrol", "update", f"JobId={harried.job}", f"TimeLimit={minutes}")
 
-    # SLURM counts in minutes. 35 to 95 seconds are left then; the signal comes when 75 are.
-    ended = harried.disturb(lambda: limit(int(time.time() - harried.attempt().start + 35) // 60 + 1))
-    limit(120)
-    return ended
+    def run_out() -> None:
+        # SLURM counts in minutes. 35 to 95 seconds are left then; the signal comes when 75 are.
+        limit(int(time.time() - harried.attempt().start + 35) // 60 + 1)
+        harried.wait(lambda: harried.attempt().end is not None, PATIENCE, "the time limit does not come")
+        limit(120)
+
+    return harried.disturb(run_out)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +137,9 @@ def cut_in_step(harried, rank_killed, cramped, server) -> Attempt:
 
 @pytest.fixture(scope="module")
 def cut_in_checkpoint(harried, cut_in_step) -> Attempt:
-    """Rank 1's node."""
+    """Rank 1's node. The one that was cut off before is back."""
+    harried.cluster.join(cut_in_step.blamed[0])
+    harried.cluster.start_slurmd(cut_in_step.blamed[0])
 
     def lose_it() -> None:
         node = harried.nodes()[1]
@@ -255,21 +261,20 @@ def test_a_node_that_is_cut_off_in_a_step(cut_in_step, harried, straight):
     harried.assert_as_undisturbed(straight)
 
 
-def test_a_node_that_fails_twice_is_excluded_and_named(cut_in_step, harried):
-    lost = cut_in_step.nodes[0]
-    assert harried.records.failing_nodes() == [lost]
-    harried.cluster.join(lost)
-    harried.cluster.start_slurmd(lost)
-    job = harried.cluster.run("scontrol", "show", "job", harried.job)
-    assert lost in job.partition("ExcNodeList=")[2].partition("\n")[0]
-    assert any(lost in line and "exclu" in line for line in harried.said().splitlines())
-
-
 def test_a_node_that_is_cut_off_in_a_checkpoint(cut_in_checkpoint, harried, straight):
     assert cut_in_checkpoint.outcome == "failed"
     assert cut_in_checkpoint.blamed == cut_in_checkpoint.nodes[1:]
     assert not set(cut_in_checkpoint.blamed) & set(harried.nodes())
     harried.assert_as_undisturbed(straight)
+
+
+def test_a_node_that_fails_twice_is_excluded_and_named(cut_in_checkpoint, harried):
+    """By then it is back, and SLURM has given it to the job again."""
+    (bad,) = harried.records.failing_nodes()
+    job = harried.cluster.run("scontrol", "show", "job", harried.job)
+    assert bad in node_names(job.partition("ExcNodeList=")[2].split()[0])
+    assert f"{bad} failed twice in this run; requeued, without {bad}" in harried.said()
+    assert bad not in harried.nodes()
 
 
 def test_all_of_it(survived, straight):
