@@ -248,3 +248,13 @@ def test_stops(submit, slurm):
     assert [attempt.blamed for attempt in attempts] == [(bad,), (bad,), ()]
     assert bad not in attempts[2].nodes
     assert f"{bad} failed twice in this run; requeued, without {bad}" in twice.output
+
+
+def test_preemption(submit, slurm):
+    drill = submit({"steps": 60})
+    drill.until(lambda: len(drill.starts) == 2)
+    time.sleep(1.0)
+    slurm.run("sbatch", "-purgent", "--exclusive", f"-N{len(slurm.nodes)}", "-o/dev/null", "--wrap=sleep 2")
+    first, second = drill.ends("COMPLETED", 120)
+    assert (first.outcome, first.requeues, second.outcome, second.requeues) == ("stopped", 0, "done", 1)
+    assert "preemption" in first.why
