@@ -60,7 +60,9 @@ STALL_SECONDS = 30.0
 SLOW_PLACES = ("monitor", "saving", "logging")
 """Ten times as long may pass here."""
 
-_EXCHANGE_ERROR = re.compile(r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset|refused)", re.IGNORECASE)
+_EXCHANGE_ERROR = re.compile(
+    r"gloo|nccl|ProcessGroup|TCPStore|Connection (closed|reset|refused)|pair closure", re.IGNORECASE
+)
 _FINDINGS: dict[Finding, str] = {
     "died": "died",
     "stopped": "is stopped (SIGSTOP)",
