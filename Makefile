@@ -20,11 +20,12 @@ quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
 test: $(READY) ## the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(READY) ## formatting, lint, types, import contracts, sizes
+check: $(READY) ## formatting, lint, types, import contracts, the Dockerfile, sizes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/test_house.py
 
 bench: $(READY) ## ratios against the usual ways, both sides in one run; writes benchmarks/results

