@@ -10,6 +10,7 @@ Three runs, each on two nodes of six:
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -30,7 +31,7 @@ from eyespot.cluster.slurm import node_names
 
 pytestmark = pytest.mark.slow
 
-TOKEN = "hunter2-0123456789abcdef"
+TOKEN = secrets.token_hex(16)
 HARRIED_NODES, OTHER_NODES = "node1,node2,node3,node4", "node5,node6"
 
 
