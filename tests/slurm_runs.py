@@ -149,22 +149,22 @@ class DrillRun:
     def frozen_in_checkpoint(self) -> Iterator[None]:
         """Inside, the ranks stand still in the middle of writing a checkpoint."""
         pids = [pid for node in self.nodes() for pid in self.ranks_on(node)]
+        before = self._unfinished()
         self.open_gate(self.last_step() + 2 * SAVE_EVERY)
-        end = time.monotonic() + 60
-        while not self._freeze_if_saving(pids):
+        end = time.monotonic() + PATIENCE
+        while True:
             assert time.monotonic() < end, self.story()
+            if self._unfinished() - before:
+                _signal_all(pids, signal.SIGSTOP)
+                time.sleep(0.05)  # a stop is not immediate
+                if self._unfinished() - before:
+                    break
+                _signal_all(pids, signal.SIGCONT)
         yield
         _signal_all(pids, signal.SIGCONT)
 
-    def _freeze_if_saving(self, pids: list[int]) -> bool:
-        if not any((self.run_dir / "checkpoints").glob("*.tmp")):
-            return False
-        _signal_all(pids, signal.SIGSTOP)
-        time.sleep(0.05)  # a stop is not immediate
-        if any((self.run_dir / "checkpoints").glob("*.tmp")):
-            return True
-        _signal_all(pids, signal.SIGCONT)
-        return False
+    def _unfinished(self) -> set[Path]:
+        return set((self.run_dir / "checkpoints").glob("step-*.tmp"))
 
     def wait_until_done(self, seconds: float = PATIENCE) -> None:
         state = self.cluster.wait_for(self.job, ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), seconds)

@@ -133,6 +133,7 @@ def rank_killed(harried, out_of_time) -> Attempt:
 @pytest.fixture(scope="module")
 def cut_in_step(harried, rank_killed, cramped, server) -> Attempt:
     """Rank 0's node, whose rank has been killed before: its second failure. While SLURM notices, others begin."""
+    harried.wait(lambda: 0 < harried.last_step() % SAVE_EVERY < SAVE_EVERY - 2, PATIENCE, "it always saves")
     return harried.disturb(lambda: lose(harried.cluster, harried.nodes()[0]))
 
 
@@ -289,6 +290,7 @@ def test_a_full_disk(full, straight, folder):
     assert attempt.outcome == "failed"
     assert "No space left on device" in attempt.why
     assert not any((full.run_dir / "checkpoints").glob("*.tmp"))
+    assert any("No space left on device" in line and "eyespot" in line for line in full.said().splitlines())
     (full.cluster.small / "ballast").unlink()
     code, said = full.eyespot("launch", "--again", str(full.run_dir))
     assert code == 0, said
