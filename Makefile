@@ -18,7 +18,7 @@ quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
 	$(BIN)/eyespot report $(QUICK)/run
 
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## formatting, lint, types, import contracts, the Dockerfile, sizes
 	$(BIN)/ruff format --check .

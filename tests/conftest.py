@@ -1,6 +1,7 @@
 """Shared fixtures. Shapes in signatures (jaxtyping) are checked at run time here, and only here."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,15 @@ ranks.PRELOADED.insert(0, __name__)  # for its import hook
 install_import_hook("eyespot", "beartype.beartype")
 # Several test processes share the cores: more threads than cores spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background jobs ignore Ctrl-C, and so would every command that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, those of the whole product before all: whoever gets the last one lets the others wait."""
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None, len(item.path.relative_to(ROOT).parts)))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from eyespot.pretrain.saver import Saver
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_states import ENGINES, make_single_engine, own_batches, whole_state
 
+pytestmark = pytest.mark.slow
+
 METHOD = "moco"
 """It has all that a checkpoint may hold: encoder, head, teachers, a queue, running statistics."""
 RANKS = (1, 2, 3)

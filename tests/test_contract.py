@@ -32,7 +32,7 @@ from engine_states import (
 METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
 ONE = dist.World(rank=0, size=1, device=torch.device("cpu"))
 
-pytestmark = pytest.mark.parametrize("method", METHODS)
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("method", METHODS)]
 
 
 def test_forward_gives_finite_scalars_and_every_parameter_a_gradient(method):

@@ -15,6 +15,8 @@ from eyespot.cluster.doctor import Verdict
 from eyespot.cluster.records import Records
 from eyespot.pretrain.config import make_run, to_values
 
+pytestmark = pytest.mark.slow
+
 NODES = ("node1", "node2")
 JOB = """
 import sys

@@ -14,6 +14,8 @@ from eyespot.cluster import containers
 from eyespot.cluster.cli import main
 from eyespot.cluster.records import Records
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 SMALL = ["--no-doctor", "--time", "10m"]

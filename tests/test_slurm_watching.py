@@ -17,6 +17,8 @@ from eyespot.cluster.records import JobLine, Records
 from eyespot.cluster.slurm import SlurmError
 from eyespot.cluster.status import survey
 
+pytestmark = pytest.mark.slow
+
 EYESPOT = str(Path(sys.executable).with_name("eyespot"))
 # What a supervisor does with USR1, in one line: ends, so that the job fails with code 75.
 SAVES = "srun bash -c 'trap \"touch {run}/saved; exit 75\" USR1; touch {run}/up; while :; do sleep 0.05; done'"

@@ -13,6 +13,8 @@ from slurm_cluster import SlurmCluster
 
 from eyespot.cluster.records import Attempt, Records
 
+pytestmark = pytest.mark.slow
+
 JOB = """
 import json, os, sys
 from pathlib import Path

@@ -15,6 +15,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.mlflow_sync import Mirror, RunRecord, flatten, sync, tracking_uri
 from eyespot.pretrain.tracking import Tracker
 
+pytestmark = pytest.mark.slow
+
 WRITER = """
 import sys, time
 from pathlib import Path

@@ -19,6 +19,8 @@ from eyespot.pretrain.rank_watch import RankFailure, RankWatch
 from eyespot.pretrain.rendezvous import fresh_store, restarted
 from eyespot.pretrain.stopping import StopSignals
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_SECONDS = 6.0
 TROUBLE_AT = 5
 STEPS = 20

@@ -89,7 +89,7 @@ def test_a_dead_server_costs_the_run_nothing(tmp_path: Path, caplog: pytest.LogC
     tracker.close("FINISHED", wait_seconds=2.0)
     tracker.close("FAILED")
     assert time.monotonic() - start < 20
-    assert "MLflow at http://127.0.0.1:9: " in caplog.records[0].message
+    assert "MLflow at http://***@127.0.0.1:9: " in caplog.records[0].message
     assert "eyespot sync" in caplog.records[-1].message and "secret" not in caplog.text
     assert sync(tmp_path / "run", f"sqlite:///{tmp_path}/m.db") == 2000
     assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["status"] == "FINISHED"

@@ -18,6 +18,8 @@ from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import Run, make_run
 from eyespot.pretrain.trainer import TrainingError, fit
 
+pytestmark = pytest.mark.slow
+
 EYESPOT = str(Path(sys.executable).parent / "eyespot")
 STEPS = 20
 

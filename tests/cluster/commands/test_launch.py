@@ -17,6 +17,8 @@ from eyespot.cluster.records import Records
 from eyespot.cluster.submission import Submission, read_submission, write_submission
 from eyespot.cluster.sweep import members
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path, monkeypatch):

@@ -31,6 +31,8 @@ from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.moco import MoCo
 from eyespot.pretrain.optim import OptimConfig, make_optimizer
 
+pytestmark = pytest.mark.slow
+
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 STAGES = (1, 2, 3)
 COUNT, STEPS, FEW, TEACHER_STEPS = 12, 20, 4, 50

@@ -19,6 +19,8 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.planning import memory
 from eyespot.pretrain.planning.trace import _autocast, _batch, _build, sizes, trace
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 
