@@ -17,8 +17,9 @@ quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
 	$(BIN)/eyespot eval knn $(QUICK)/run $(QUICK)/digits
 	$(BIN)/eyespot report $(QUICK)/run
 
+# Three processes on two cores: many tests wait for what they have killed.
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## formatting, lint, types, import contracts, the Dockerfile, sizes
 	$(BIN)/ruff format --check .
