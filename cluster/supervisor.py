@@ -211,20 +211,22 @@ class Supervisor:
 
     def _job_is_ours(self) -> bool:
         """Whether SLURM still runs this start of the job: a node that was cut off gets no answer."""
+        if not slurm.available():
+            return True  # in a container nobody can be asked: a newer start shows in the run folder
         found: list[slurm.Job | None] = []
 
         def answered() -> bool:
             try:
                 found.append(slurm.find_job(self.place.job))
             except slurm.SlurmError:
-                return not slurm.available()  # in a container: the job's script asks instead
+                return False
             return True
 
         if not self._wait(answered, SLURM_SECONDS, "asks SLURM whether the job is still its own", through_stop=True):
             self._beat(CUT_OFF)
             self._say("SLURM does not answer: this node starts nothing")
             return False
-        job = found[0] if found else None
+        job = found[0]
         return job is not None and job.state == "RUNNING" and (job.restarts or 0) == self.place.requeues
 
     # The ranks, and what came of them.
@@ -263,7 +265,7 @@ class Supervisor:
             return {"done": 0, "wrong input": WRONG_INPUT}.get(found.outcome, 1)
         if self.stop.signal is not None or found.outcome == "stopped":
             return self._after_stop(found)
-        if found.again and slurm.available() and not self._job_is_ours():
+        if found.again and not self._job_is_ours():
             return STOPPED  # the attempt stays open: to a node that is cut off it is always the others who are silent
         self._close(found)
         if not found.again:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
+import pytest
 from slurm_cluster import SlurmCluster
 from torch import Tensor, nn
 
@@ -95,7 +95,9 @@ class DrillRun:
     def eyespot(self, *words: str) -> tuple[int, str]:
         """Exit code of a command, and what it says; it runs in this process, which has imported torch already."""
         said = io.StringIO()
-        with patch.dict(os.environ, self.environment), redirect_stdout(said), redirect_stderr(said):
+        with pytest.MonkeyPatch.context() as here, redirect_stdout(said), redirect_stderr(said):
+            for name, value in self.environment.items():
+                here.setenv(name, value)
             code = cli.main(list(words))
         return code, said.getvalue()
 

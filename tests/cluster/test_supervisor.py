@@ -130,7 +130,14 @@ def submit(slurm, tmp_path):
     (tmp_path / "job.py").write_text(JOB)
     drills: list[Drill] = []
 
-    def start(plan: dict[str, object], *flags: str, nodes: int = 2, processes: int = 1, **settings: object) -> Drill:
+    def start(
+        plan: dict[str, object],
+        *flags: str,
+        nodes: int = 2,
+        processes: int = 1,
+        with_slurm: bool = True,
+        **settings: object,
+    ) -> Drill:
         run_dir = tmp_path / f"run{len(drills)}"
         run_dir.mkdir()
         values = {
@@ -143,10 +150,11 @@ def submit(slurm, tmp_path):
             "program": str(program.parents[1]),
             **settings,
         }
+        hidden = "" if with_slurm else "PATH=/nowhere"
         script = tmp_path / f"script{len(drills)}"
         script.write_text(
             "#!/bin/bash\nexport PYTHONSAFEPATH=1\n"
-            f"srun env --ignore-signal=USR1 {sys.executable} {tmp_path}/job.py '{json.dumps(values)}'\n"
+            f"srun env --ignore-signal=USR1 {hidden} {sys.executable} {tmp_path}/job.py '{json.dumps(values)}'\n"
         )
         output = ("-o", str(run_dir / "output"), "--open-mode=append")
         options = (f"-N{nodes}", "--ntasks-per-node=1", *output, "--requeue", "--signal=USR1@10", *flags)
@@ -166,6 +174,7 @@ def test_ends_that_need_no_signal(submit):
     wrong = submit({"1": "wrong"})
     training = submit({"1": "training"})
     evaluation = submit({"0": "wrong"}, nodes=1, kind="eval")
+    contained = submit({"1": "killed 1"}, with_slurm=False)  # as in a container
     broken = submit({}, max_requeues="many")  # what only the first node stumbles over
 
     (attempt,) = done.ends("COMPLETED")
@@ -199,6 +208,9 @@ def test_ends_that_need_no_signal(submit):
     assert (attempt.outcome, attempt.why) == ("failed", "the training is bad")
     assert evaluation.ends("FAILED") == []
     assert "ExitCode=2:0" in wrong.slurm.run("scontrol", "show", "job", evaluation.job)
+
+    contained.ends("COMPLETED")
+    assert contained.outcomes() == [("failed", 0), ("done", 0)]  # in the same job
 
     broken.slurm.wait_for(broken.job, ("FAILED",), 60)
     assert "TypeError" in broken.output

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -6,9 +5,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from relabelled import rewrite_labels
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import read_index, read_manifest
 from eyespot.eval.intervals import wilson
 from eyespot.eval.judge import judge, read_result
 from eyespot.pretrain.dist import World
@@ -34,15 +33,6 @@ def test_results_of_a_run(run_dir, digits):
         assert result in [read_result(path) for path in files]
     assert results[2].accuracy > 0.9  # raw digits are easy: the whole path works
     assert set(json.loads(files[0].read_text())) >= {"key", "metric", "accuracy", "interval", "settings", "seed"}
-
-
-def rewrite_labels(folder, change):
-    manifest = read_manifest(folder)
-    index = np.array(read_index(folder, manifest))
-    index["label"] = change(index["label"])
-    np.save(folder / "index.npy", index)
-    manifest.index_sha256 = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def judged(world, shards, out):

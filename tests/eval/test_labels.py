@@ -1,21 +1,11 @@
-import hashlib
 import shutil
 
 import numpy as np
 import pytest
+from relabelled import rewrite_labels
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import read_index, read_manifest
 from eyespot.eval.labels import labeled_data
-
-
-def rewrite_labels(folder, change):
-    manifest = read_manifest(folder)
-    index = np.array(read_index(folder, manifest))
-    index["label"] = change(index["label"])
-    np.save(folder / "index.npy", index)
-    manifest.index_sha256 = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()
-    (folder / "manifest.json").write_text(manifest.to_json())
 
 
 def test_own_test_split(digits):
