@@ -48,7 +48,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=sched_interval=2,batch_sched_delay=0,bf_interval=2,max_rpc_cnt=0
+SchedulerParameters=sched_interval=2,batch_sched_delay=0,bf_interval=2,max_rpc_cnt=0,nohold_on_prolog_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides

@@ -210,7 +210,7 @@ def test_each_rank_runs_on_its_own_node(harried):
 
 def test_scontrol_requeue(requeued, harried, straight):
     assert requeued.outcome == "stopped"
-    assert harried.attempt().requeues == requeued.requeues + 1
+    assert harried.attempt().requeues > requeued.requeues
     harried.assert_as_undisturbed(straight)
 
 
@@ -236,13 +236,13 @@ def test_a_job_trains_on_two_nodes_and_finishes(straight, folder):
 def test_scancel_signal(told_to_stop, harried, straight):
     assert told_to_stop.outcome == "stopped"
     assert "USR1" in told_to_stop.why
-    assert harried.attempt().requeues == told_to_stop.requeues + 1
+    assert harried.attempt().requeues > told_to_stop.requeues
     harried.assert_as_undisturbed(straight)
 
 
 def test_time_limit(out_of_time, harried, straight):
     assert out_of_time.outcome == "stopped"
-    assert harried.attempt().requeues == out_of_time.requeues + 1
+    assert harried.attempt().requeues > out_of_time.requeues
     harried.assert_as_undisturbed(straight)
 
 

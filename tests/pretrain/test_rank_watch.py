@@ -16,6 +16,7 @@ import torch
 
 from eyespot.pretrain import dist, rank_board, rank_watch
 from eyespot.pretrain.rank_watch import RankFailure, RankWatch
+from eyespot.pretrain.time_shares import PARTS
 from eyespot.pretrain.rendezvous import fresh_store, restarted
 from eyespot.pretrain.stopping import StopSignals
 
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.slow
 TIMEOUT_SECONDS = 6.0
 TROUBLE_AT = 5
 STEPS = 20
+SLOW_SECONDS = 0.15
+"""Much more than a rank waits for its core when other tests run too."""
 
 
 # The ranks' program: a loop like the trainer's.
@@ -72,13 +75,17 @@ def train(folder: Path, trouble: str, world: dist.World, victim: int, watch: Ran
             note(folder, "trouble", time.time())
             time.sleep(60)
         if comes and trouble == "slow compute":
-            busy(0.05)
+            busy(SLOW_SECONDS)
         engine(torch.randn(8, 64)).sum().backward()
         watch.at("optimiser")
         dist.any_rank([False])
         if step % 4 == 0:
             watch.at("logging")
-            note(folder, f"metrics-{world.rank}", watch.close_interval())
+            note(
+                folder,
+                f"metrics-{world.rank}",
+                {k: v for k, v in watch.close_interval().items() if "time_share" not in k},
+            )
     if trouble == "pause":
         two_beats(watch)
 
@@ -98,7 +105,7 @@ def happen_in_data(folder: Path, trouble: str, now: str, watch: RankWatch) -> No
     elif now == "pause":
         time.sleep(2.5)
     elif trouble == "slow data":
-        time.sleep(0.05)
+        time.sleep(SLOW_SECONDS)
 
 
 def two_beats(watch: RankWatch) -> None:
@@ -266,12 +273,12 @@ def test_a_slow_rank(what, size, run, tmp_path):
     everywhere = [notes(tmp_path, f"metrics-{rank}") for rank in range(size)]
     assert len(everywhere[0]) == STEPS // 4
     assert all(metrics == everywhere[0] for metrics in everywhere)
-    for metrics in everywhere[0]:
-        assert metrics["slowest_rank"] == 1
-        assert metrics["rank_seconds_median"] < 0.03
-        assert 0.05 <= metrics["rank_seconds_max"] < 0.2
-    (line,) = (tmp_path / "rank-0.log").read_text().splitlines()
-    assert re.match(rf"rank 1 \(.*\) is slow: .* its {what} takes 0.0\d+ s, elsewhere", line)
+    # Other processes want the same cores: now and then another rank is the slower one.
+    assert [metrics["slowest_rank"] for metrics in everywhere[0]].count(1) > len(everywhere[0]) / 2
+    assert min(metrics["rank_seconds_median"] for metrics in everywhere[0]) < SLOW_SECONDS / 2
+    assert min(metrics["rank_seconds_max"] for metrics in everywhere[0]) >= SLOW_SECONDS
+    lines = (tmp_path / "rank-0.log").read_text().splitlines()
+    assert any(re.match(rf"rank 1 \(.*\) is slow: .* its {what} takes 0\.\d+ s, elsewhere", line) for line in lines)
 
 
 def test_one_process_needs_no_store_and_a_note_costs_microseconds(tmp_path):
@@ -283,7 +290,7 @@ def test_one_process_needs_no_store_and_a_note_costs_microseconds(tmp_path):
             watch.at("forward and backward")
             watch.at("optimiser")
         each = (time.thread_time() - begun) / 6000
-        assert watch.close_interval() == {}
+        assert watch.close_interval().keys() == {f"time_share/{part}" for part in PARTS}
     assert each < 50e-6, f"{each * 1e6:.1f} us"
     with pytest.raises(ValueError, match="own"), RankWatch(world, tmp_path, 60.0):
         raise ValueError("own")
