@@ -27,9 +27,9 @@ from types import TracebackType
 from typing import Literal
 
 import torch.distributed as dist
-from torch import nn
 
 from eyespot.pretrain.dist import World
+from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.rank_board import (
     STORE_SECONDS,
     Beat,
@@ -45,6 +45,7 @@ from eyespot.pretrain.rank_board import (
 from eyespot.pretrain.secrets import masked
 from eyespot.pretrain.stragglers import OwnWork, Stragglers, gather_own_work
 from eyespot.pretrain.supervised import leave_words
+from eyespot.pretrain.time_shares import TimeShares
 
 log = logging.getLogger("eyespot")
 
@@ -107,6 +108,8 @@ class RankWatch:
         self._board = Board(world, self._beat("running")) if world.size > 1 else None
         self._members = self._board.members if self._board else [Member.this(0)]
         self._work, self._stragglers = OwnWork(world.device), Stragglers([str(member) for member in self._members])
+        own = self._work.processor_seconds if world.size > 1 and world.device.type == "cpu" else time.monotonic
+        self._shares = TimeShares(world.device, own)
         self._own_error: tuple[bool, str] | None = None  # (an exchange's?, one line)
         self._cause: Cause | None = None
         self._known, self._leaving, self._wake = threading.Event(), threading.Event(), threading.Event()
@@ -122,6 +125,7 @@ class RankWatch:
         """Notes what the main thread does from now on, in which step: seconds that it spent with what it did before."""
         old_step, old_place, ticks, since = self._spot
         now = time.monotonic()
+        self._shares.leave(old_place, now - since)
         if old_place == "forward and backward":
             self._work.end_compute()
         elif old_place == "reading data":
@@ -134,21 +138,27 @@ class RankWatch:
         self._spot = (old_step if step is None else step, place, ticks + 1, now)
         if place == "forward and backward":
             self._work.begin_compute()
+            self._shares.begin_passes()
         return now - since
 
-    def time_forward(self, encoder: nn.Module) -> None:
-        """On a GPU, this module's forward pass is what ranks are compared by."""
-        self._work.time_forward(encoder)
+    def time_forward(self, objective: Objective) -> None:
+        """Measures its forward passes; on a GPU, those of its encoder are what ranks are compared by."""
+        self._work.time_forward(objective.encoder)
+        self._shares.time_forward(objective)
 
     def close_interval(self) -> dict[str, float]:
-        """On all ranks, at logged steps: how long their own work took, as metrics; a slow rank is named in the log."""
+        """On all ranks, at logged steps, metrics: where this one's time went, and how long the own work of all took.
+
+        A slow rank is named in the log.
+        """
+        shares = self._shares.close_interval()
         if self._world.size == 1:
-            return {}
+            return shares
         metrics, lines = self._stragglers.judge(gather_own_work(self._world, self._work.close_interval()))
         if self._world.rank == 0:
             for line in lines:
                 self._say(line)
-        return metrics
+        return {**metrics, **shares}
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -61,11 +61,11 @@ class OwnWork:
 
     def begin_compute(self) -> None:
         """Forward and backward of a micro-batch begin."""
-        self._begun = self._processor_seconds()
+        self._begun = self.processor_seconds()
 
     def end_compute(self) -> None:
         """They are over."""
-        self._compute += self._processor_seconds() - self._begun
+        self._compute += self.processor_seconds() - self._begun
 
     def begin_step(self) -> None:
         """What follows belongs to one more step."""
@@ -87,8 +87,8 @@ class OwnWork:
         end.synchronize()
         return begin.elapsed_time(end) / 1000
 
-    def _processor_seconds(self) -> float:
-        """Running, or ready to run and kept from it."""
+    def processor_seconds(self) -> float:
+        """A clock: seconds of this thread running, or ready to run and kept from it."""
         waited = 0.0
         if self._queue_file is not None:
             waited = int(os.pread(self._queue_file, 100, 0).split()[1]) / 1e9

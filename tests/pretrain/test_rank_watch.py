@@ -16,9 +16,9 @@ import torch
 
 from eyespot.pretrain import dist, rank_board, rank_watch
 from eyespot.pretrain.rank_watch import RankFailure, RankWatch
-from eyespot.pretrain.time_shares import PARTS
 from eyespot.pretrain.rendezvous import fresh_store, restarted
 from eyespot.pretrain.stopping import StopSignals
+from eyespot.pretrain.time_shares import PARTS
 
 pytestmark = pytest.mark.slow
 
