@@ -106,7 +106,7 @@ class Trainer:
         folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
-        watch.time_forward(self.engine.objective.encoder)
+        watch.time_forward(self.engine.objective)
         self.meter, self.head_watch, self.skipped = StepMeter(world.device), HeadWatch(), 0
         announce(run, recipe, manifest, world, num_parameters)
 
