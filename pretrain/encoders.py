@@ -5,6 +5,7 @@ An encoder is a plain timm module without classifier, so its state dict loads in
 """
 
 import difflib
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -121,17 +122,104 @@ def encode_visible(
     return vit.norm(tokens)
 
 
-def encode(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
+@dataclass(kw_only=True, slots=True)
+class Tokens:
+    """What one block of an encoder says of each image, after the encoder's final norm."""
+
+    cls: Float[Tensor, "b d"] | None
+    """The class token; None where the block has none."""
+    patches: Float[Tensor, "b d h w"]
+    """The patch tokens, each at its place in the image; of a convolutional encoder its feature map."""
+
+
+def last_tokens(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1) -> list[Tokens]:
+    """The tokens of the last blocks of a timm encoder, those of the last block last.
+
+    The last ones are what ``encoder.forward_features`` gives, bit for bit. Where an architecture is made of stages
+    that shrink the image (ResNet, ConvNeXt, Swin), a block here is a stage: width and grid differ between them.
+
+    Args:
+        encoder: a timm encoder.
+        images: (B, 3, H, W).
+        num_blocks: how many; all where the encoder has fewer.
+
+    Raises:
+        UserError: timm does not hand out the blocks of this architecture.
+    """
+    features, blocks = _forward(encoder, images, num_blocks)
+    height, width = blocks[-1].patches.shape[2:]
+    if features.ndim == 3:
+        patches = features[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+    else:
+        patches = features.permute(0, 3, 1, 2) if getattr(encoder, "output_fmt", None) == "NHWC" else features
+    cls = features[:, 0] if _has_class_token(encoder) else None
+    return [*blocks[:-1], Tokens(cls=cls, patches=patches)]
+
+
+def _forward(encoder: nn.Module, images: Tensor, num_blocks: int) -> tuple[Tensor, list[Tokens]]:
+    """What ``forward_features`` gives, and the last blocks as timm hands them out.
+
+    Of the last block that may be less: a class token may join after it, a norm or a convolution may follow.
+    """
+    try:
+        forward = cast(Any, encoder).forward_intermediates
+        wanted: dict[str, Any] = {"indices": min(num_blocks, len(cast(Any, encoder).feature_info)), "norm": True}
+        if "return_prefix_tokens" in inspect.signature(forward).parameters:
+            wanted["return_prefix_tokens"] = True
+        features, blocks = forward(images, **wanted)
+        pairs = [block if isinstance(block, tuple) else (block, None) for block in blocks]
+        if features.ndim == 3 and features.shape[1] < pairs[-1][0][0, 0].numel():
+            raise AssertionError("its features hold no patch tokens")
+    except (AttributeError, AssertionError, NameError, RuntimeError) as error:  # timm's refusals are of these kinds
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise _unfit(encoder, f"timm does not hand out its blocks: {reason}") from error
+    has_class = _has_class_token(encoder)
+    return features, [Tokens(cls=p[:, 0] if has_class and p is not None else None, patches=m) for m, p in pairs]
+
+
+def _unfit(encoder: nn.Module, reason: str) -> UserError:
+    return UserError(f"encoder {type(encoder).__name__}: {reason}; try a ViT or a ResNet")
+
+
+def _has_class_token(encoder: nn.Module) -> bool:
+    return getattr(encoder, "cls_token", None) is not None
+
+
+def encode(
+    encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
+) -> dict[str, Float[Tensor, "b _"]]:
     """Every kind of features that an encoder has, of whole images, from one forward pass.
 
     A vision transformer gives "cls", its class token, and "mean", the mean of its patch tokens; an encoder without
-    class token gives "mean" only, a convolutional one its own pooling under that name.
+    class token gives "mean" only, a convolutional one its own pooling under that name. The block before the last gives
+    "cls-2" and "mean-2", and so on.
+
+    Args:
+        encoder: a timm encoder.
+        images: (B, 3, H, W).
+        num_blocks: of how many blocks, counted from the last; all where the encoder has fewer.
+
+    Raises:
+        UserError: timm does not hand out the features, or the earlier blocks, of this architecture.
     """
-    features = cast(Any, encoder).forward_features(images)
-    if features.ndim != 3:  # a feature map; each architecture knows how to pool its own
-        return {"mean": cast(Any, encoder).forward_head(features, pre_logits=True).flatten(1)}
-    kinds = {"mean": features[:, getattr(encoder, "num_prefix_tokens", 0) :].mean(1)}
-    return {"cls": features[:, 0], **kinds} if getattr(encoder, "cls_token", None) is not None else kinds
+    if num_blocks == 1:
+        features, earlier = cast(Any, encoder).forward_features(images), []
+    else:
+        features, blocks = _forward(encoder, images, num_blocks)
+        earlier = blocks[-2::-1]
+    if not isinstance(features, Tensor):
+        raise _unfit(encoder, f"timm gives a {type(features).__name__} as its features")
+    kinds = {"cls": features[:, 0]} if _has_class_token(encoder) else {}
+    if features.ndim == 3:
+        num_prefix = getattr(encoder, "num_prefix_tokens", len(kinds))
+        kinds["mean"] = features[:, num_prefix:].mean(1)
+    else:  # a feature map; each architecture knows how to pool its own
+        kinds["mean"] = cast(Any, encoder).forward_head(features, pre_logits=True).flatten(1)
+    for place, tokens in enumerate(earlier, start=2):
+        if tokens.cls is not None:
+            kinds[f"cls-{place}"] = tokens.cls
+        kinds[f"mean-{place}"] = tokens.patches.mean((2, 3))
+    return kinds
 
 
 def features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:

@@ -1,6 +1,7 @@
 """Encoders by name; what is wrong with a name or a size is said in one line."""
 
 import pytest
+import timm
 import torch
 
 from eyespot.data_pipeline.errors import UserError
@@ -10,6 +11,7 @@ from eyespot.pretrain.encoders import (
     encode,
     encode_visible,
     fix_positions,
+    last_tokens,
     make_encoder,
     sincos_positions,
 )
@@ -33,6 +35,68 @@ def test_registers_are_prefix_tokens_too():
         assert torch.equal(encode_visible(vit, images), vit.forward_features(images))
         visible = torch.tensor([[3, 0], [1, 2]])
         assert encode_visible(vit, images, visible).shape == (2, vit.num_prefix_tokens + 2, vit.embed_dim)
+
+
+def tiny(name, **sizes):
+    torch.manual_seed(0)
+    return make_encoder(EncoderConfig(name=name, image_size=32, **sizes)).eval()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "deit_tiny_distilled_patch16_224", "test_vit3"])
+def test_last_tokens_of_a_vit(name):
+    """With a class token, with one more prefix token, with a register only: against the blocks one by one."""
+    vit, images = tiny(name, patch_size=8), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found, tokens, outputs = last_tokens(vit, images, 3), vit.norm_pre(vit._pos_embed(vit.patch_embed(images))), []
+        for block in vit.blocks:
+            tokens = block(tokens)
+            outputs.append(vit.norm(tokens))
+        assert torch.equal(outputs[-1], vit.forward_features(images))
+    for got, expected in zip(found, outputs[-3:], strict=True):
+        assert (got.cls is None) == (vit.cls_token is None)
+        assert got.cls is None or torch.equal(got.cls, expected[:, 0])
+        rows = [expected[:, vit.num_prefix_tokens + 4 * row :][:, :4] for row in range(4)]
+        assert torch.equal(got.patches, torch.stack(rows, 1).permute(0, 3, 1, 2))
+
+
+def test_last_tokens_of_stages():
+    resnet, images = tiny("test_resnet"), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        first = resnet.layer2(resnet.layer1(resnet.maxpool(resnet.act1(resnet.bn1(resnet.conv1(images))))))
+        expected = [first, resnet.layer3(first), resnet.forward_features(images)]
+        for got, stage in zip(last_tokens(resnet, images, 3), expected, strict=True):
+            assert got.cls is None and torch.equal(got.patches, stage)
+        assert len(last_tokens(resnet, images, 99)) == 5  # all there are: the stem and four stages
+        swin = tiny("swin_tiny_patch4_window7_224")  # it keeps channels last
+        features = swin.forward_features(images[:, :, :32, :32])
+        assert torch.equal(last_tokens(swin, images[:, :, :32, :32])[0].patches, features.permute(0, 3, 1, 2))
+
+
+def test_features_of_several_blocks():
+    vit, resnet, images = tiny("test_vit", patch_size=8), tiny("test_resnet"), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        alone, several = encode(vit, images), encode(vit, images, num_blocks=2)
+        assert list(several) == ["cls", "mean", "cls-2", "mean-2"]
+        assert all(torch.equal(several[kind], rows) for kind, rows in alone.items())
+        before = last_tokens(vit, images, 2)[0]
+        assert torch.equal(several["cls-2"], before.cls)
+        torch.testing.assert_close(several["mean-2"], before.patches.mean((2, 3)))
+        stages = encode(resnet, images, num_blocks=4)
+        assert {kind: rows.shape[1] for kind, rows in stages.items()} == {
+            "mean": 96,
+            "mean-2": 192,
+            "mean-3": 48,
+            "mean-4": 32,
+        }
+        assert torch.equal(stages["mean"], encode(resnet, images)["mean"])
+
+
+@pytest.mark.parametrize("name", ["test_vit_relpos", "crossvit_tiny_240"])
+def test_architectures_that_keep_their_blocks(name):
+    encoder = timm.create_model(name, num_classes=0).eval()
+    size = encoder.default_cfg["input_size"][-1]
+    with torch.no_grad(), pytest.raises(UserError, match=r"does not hand out its blocks: .*; try a ViT or a ResNet$"):
+        last_tokens(encoder, torch.zeros(1, 3, size, size), 2)
 
 
 def test_checkpointing_changes_memory_not_numbers():
