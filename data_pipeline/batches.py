@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from eyespot.data_pipeline import dali
+from eyespot.data_pipeline.alter import Alteration, view_alteration
 from eyespot.data_pipeline.batch import Batch
-from eyespot.data_pipeline.color import Coloring, view_coloring
 from eyespot.data_pipeline.crops import Geometry, view_geometry
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.reader import File, Reader, Reading
@@ -39,7 +39,7 @@ class _Job:
     """What was read: ``wanted``, or what stands in for damaged samples."""
     files: list[File]
     geometry: list[Geometry]
-    coloring: list[Coloring | None]
+    alterations: list[Alteration | None]
     labels: Ids
 
 
@@ -125,13 +125,19 @@ class BatchMaker:
             view_geometry(view, f"view{number}", self._seed, epochs, ids, image_sizes)
             for number, view in enumerate(self._views.views)
         ]
-        coloring = [
-            view_coloring(view, f"view{number}", self._seed, epochs, ids)
+        alterations = [
+            view_alteration(view, f"view{number}", self._seed, epochs, ids)
             for number, view in enumerate(self._views.views)
         ]
         labels = rows["label"].astype(np.int64)
         return _Job(
-            wanted=wanted, epochs=epochs, ids=ids, files=files, geometry=geometry, coloring=coloring, labels=labels
+            wanted=wanted,
+            epochs=epochs,
+            ids=ids,
+            files=files,
+            geometry=geometry,
+            alterations=alterations,
+            labels=labels,
         )
 
     def _pipeline(self) -> Any:
@@ -162,24 +168,24 @@ class BatchMaker:
     def _gpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
         """Copies, which DALI cannot overwrite."""
         made: list[Tensor] = []
-        for coloring, output in zip(job.coloring, outputs, strict=True):
+        for alteration, output in zip(job.alterations, outputs, strict=True):
             pixels = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
-            made.append(finish_views(pixels, coloring, self._views.mean, self._views.std))
+            made.append(finish_views(pixels, alteration, self._views.mean, self._views.std))
         return made
 
     def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
-        """Resizes and recolors the crops, the batch divided among the threads."""
+        """Resizes and alters the crops, the batch divided among the threads."""
         size = -(-len(job.ids) // self._num_threads)
         parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
         made: list[Tensor] = []
         tasks: list[Future[None]] = []
-        jobs = zip(self._views.views, job.geometry, job.coloring, outputs, strict=True)
-        for view, geometry, coloring, crops in jobs:
+        jobs = zip(self._views.views, job.geometry, job.alterations, outputs, strict=True)
+        for view, geometry, alteration, crops in jobs:
             made.append(self._buffers.take((len(job.ids), 3, view.size, view.size)))
             regions, out = [np.asarray(crop) for crop in crops], made[-1].numpy()
             for part in parts:
-                colors = coloring and coloring.rows(part)
-                arguments = geometry.rows(part), colors, self._views.mean, self._views.std, out[part]
+                altered = alteration and alteration.rows(part)
+                arguments = geometry.rows(part), altered, self._views.mean, self._views.std, out[part]
                 tasks.append(self._pool.submit(resize_views, regions[part], *arguments))
         for task in tasks:
             task.result()

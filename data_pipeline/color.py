@@ -1,4 +1,4 @@
-"""What happens to a view between resize and normalisation: colour jitter, grayscale, blur, solarize.
+"""Colour operations on views between resize and normalisation: jitter, grayscale, blur, solarize.
 
 Each step is what torchvision does on floating-point images: 8-bit levels as float32, clipped to 0..255 after every step
 of the jitter, hue rotated in HSV. The same torch code runs on the CPU and on a GPU, many views at a time.
@@ -8,32 +8,23 @@ like, which IEEE 754 defines to the last bit, and the one sum is of whole number
 convolution or matrix product: their rounding depends on how a kernel was built and on the shape of the batch.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import permutations
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Float64, Int8, Int64, Integer
+from jaxtyping import Float32, Float64
 from torch import Tensor
-
-from eyespot.data_pipeline.draws import uniforms
-from eyespot.data_pipeline.views import CenterView, RandomView, View
 
 Levels = Float32[Tensor, "b 3 h w"]
 """Views in planes, 8-bit levels 0..255; changed in place."""
 Amounts = Float32[np.ndarray, " b"]
 
-NUM_DRAWS = 10
-"""Per view: jitter or not, its order, its four amounts; grayscale or not; blur or not, its sigma; solarize or not."""
 FAR = 4
 """Weights of the blur beyond so many standard deviations are left out: together they are less than 0.02 levels."""
 
 
 def brightness(levels: Levels, factors: Amounts) -> None:
     """Every level times the factor."""
-    levels.mul_(_each(factors, levels)).clamp_(0, 255)
+    levels.mul_(per_view(factors, levels)).clamp_(0, 255)
 
 
 def contrast(levels: Levels, factors: Amounts) -> None:
@@ -43,14 +34,14 @@ def contrast(levels: Levels, factors: Amounts) -> None:
     """
     height, width = levels.shape[2:]
     total = gray(levels).round_().sum(3).sum(2, dtype=torch.float64)
-    factor = _each(factors, levels)
+    factor = per_view(factors, levels)
     rest = (total / (height * width)).float()[:, :, None, None] * (1 - factor)
     levels.mul_(factor).add_(rest).clamp_(0, 255)
 
 
 def saturation(levels: Levels, factors: Amounts) -> None:
     """The distance from the pixel's gray times the factor; 0 leaves the gray."""
-    factor = _each(factors, levels)
+    factor = per_view(factors, levels)
     rest = gray(levels).mul_(1 - factor)
     levels.mul_(factor).add_(rest).clamp_(0, 255)
 
@@ -67,7 +58,7 @@ def hue(levels: Levels, turns: Amounts) -> None:
     chroma = torch.maximum(torch.maximum(red, green), blue).sub_(low)
     distance = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=1e-3)).add_(1)
     place = torch.copysign(3 - distance, blue - green)  # from cyan, opposite of red: green at -1, blue at +1
-    place.add_(_each(6 * turns, levels)[:, 0])
+    place.add_(per_view(6 * turns, levels)[:, 0])
     place.sub_((place / 6).round_().mul_(6))  # back into -3..3
     shares = place.abs().sub_(1), 2 - (place + 1).abs_(), 2 - (place - 1).abs_()
     for channel, share in zip((red, green, blue), shares, strict=True):
@@ -79,7 +70,7 @@ def blur(levels: Levels, sigmas: Amounts) -> None:
     size = levels.shape[3]
     weights = gaussian_weights(sigmas, size // 20)
     radius = weights.shape[1] - 1
-    each = [_each(column, levels) for column in weights.T.astype(np.float32)]
+    each = [per_view(column, levels) for column in weights.T.astype(np.float32)]
     for axis, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
         padded = F.pad(levels, padding, mode="reflect")
         torch.mul(padded.narrow(axis, radius, size), each[0], out=levels)
@@ -113,89 +104,6 @@ def gray(levels: Levels) -> Float32[Tensor, "b 1 h w"]:
     return (red * 0.299).add_(green * 0.587).add_(blue * 0.114)
 
 
-def _each(amounts: Amounts, levels: Levels) -> Float32[Tensor, "b 1 1 1"]:
-    """One number per view, where the views are."""
+def per_view(amounts: Amounts, levels: Levels) -> Float32[Tensor, "b 1 1 1"]:
+    """One number per view, on the views' device."""
     return torch.from_numpy(amounts).to(levels.device)[:, None, None, None]
-
-
-OPERATIONS: tuple[Callable[[Tensor, Amounts], None], ...] = (brightness, contrast, saturation, hue, blur, solarize)
-NOTHING, SATURATION, BLUR, SOLARIZE = (-1, *(OPERATIONS.index(each) for each in (saturation, blur, solarize)))
-ORDERS = np.array(list(permutations(range(4))), np.int8)
-"""Of the jitter's operations, which are the first four."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Coloring:
-    """What is done to one view of each image of a batch: up to seven steps, one after another."""
-
-    steps: Int8[np.ndarray, "b 7"]
-    """Indices into OPERATIONS, or NOTHING."""
-    amounts: Float32[np.ndarray, "b 7"]
-    """How much of each."""
-
-    def rows(self, rows: slice) -> "Coloring":
-        """The coloring of some of the images."""
-        return Coloring(steps=self.steps[rows], amounts=self.amounts[rows])
-
-
-def view_coloring(
-    view: View, name: str, seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"]
-) -> Coloring | None:
-    """What to do to the view ``name`` of each sample: a pure function of (seed, epoch, id, name). None = nothing."""
-    if isinstance(view, CenterView) or not (any(view.jitter) or view.grayscale or view.blur or view.solarize):
-        return None
-    return random_coloring(view, uniforms(seed, epochs, ids, f"{name}/color", NUM_DRAWS))
-
-
-def random_coloring(view: RandomView, numbers: Float32[np.ndarray, "b 10"]) -> Coloring:
-    """The steps that a view asks for, driven by given numbers.
-
-    Args:
-        view: what is asked for.
-        numbers: uniform in [0, 1), one row of NUM_DRAWS per sample.
-    """
-    steps = np.full((len(numbers), 7), NOTHING, np.int8)
-    amounts = np.zeros((len(numbers), 7), np.float32)
-    steps[:, :4], amounts[:, :4] = _jitter(view, numbers[:, :6].astype(np.float64))
-    low, high = view.blur_sigma
-    amounts[:, 5] = low + (high - low) * numbers[:, 8]
-    later = ((6, view.grayscale, SATURATION), (7, view.blur, BLUR), (9, view.solarize, SOLARIZE))
-    for step, (draw, probability, operation) in enumerate(later, start=4):
-        steps[numbers[:, draw] < probability, step] = operation
-    return Coloring(steps=steps, amounts=amounts)
-
-
-def _jitter(
-    view: RandomView, numbers: Float64[np.ndarray, "b 6"]
-) -> tuple[Int8[np.ndarray, "b 4"], Float64[np.ndarray, "b 4"]]:
-    """Steps and amounts, in each sample's order."""
-    changes = np.array(view.jitter)
-    middle = np.array([1, 1, 1, 0])
-    low, high = np.maximum(middle - changes, [0, 0, 0, -1]), middle + changes
-    order = ORDERS[(numbers[:, 1] * len(ORDERS)).astype(int)]
-    wanted = (numbers[:, :1] < view.jitter_probability) & (changes > 0)[order]
-    amounts = np.take_along_axis(low + (high - low) * numbers[:, 2:], order.astype(int), axis=1)
-    return np.where(wanted, order, np.int8(NOTHING)), amounts
-
-
-def recolor(levels: Levels, coloring: Coloring) -> None:
-    """Does all steps, in place. Before each, the views are sorted, so that those with the same operation go together.
-
-    To sort is cheaper than to pick the views of one operation and put them back: one plain copy of whole views.
-    """
-    views, spare, rows = levels, torch.empty_like(levels), np.arange(len(levels))  # views[i] came as number rows[i]
-    for column in range(coloring.steps.shape[1]):
-        steps = coloring.steps[rows, column]
-        if (steps[1:] < steps[:-1]).any():
-            order = np.argsort(steps, kind="stable")
-            views, spare = _pick(views, order, spare), views
-            rows, steps = rows[order], steps[order]
-        for operation in np.unique(steps[steps != NOTHING]).tolist():
-            part = slice(*np.searchsorted(steps, (operation, operation + 1)))
-            OPERATIONS[operation](views[part], coloring.amounts[rows[part], column])
-    if len(levels) > 1 and (restored := _pick(views, np.argsort(rows), spare)) is not levels:
-        levels.copy_(restored)
-
-
-def _pick(views: Levels, rows: Int64[np.ndarray, " b"], out: Levels) -> Levels:
-    return torch.index_select(views, 0, torch.from_numpy(rows).to(views.device), out=out)

@@ -1,4 +1,4 @@
-"""From crops to views on the CPU: resize, cut, recolor, normalise, flip. What a GPU has resized: recolor, normalise.
+"""From crops to views on the CPU: resize, cut, alter, normalise, flip. What a GPU has resized: alter, normalise.
 
 On the CPU, torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision
 gives (docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes as well (dali.py).
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from eyespot.data_pipeline.color import Coloring, recolor
+from eyespot.data_pipeline.alter import Alteration, alter
 from eyespot.data_pipeline.crops import Geometry
 from eyespot.data_pipeline.views import Color
 
@@ -28,7 +28,7 @@ GROUP_PIXELS = 2**18
 def resize_views(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     geometry: Geometry,
-    coloring: Coloring | None,
+    alteration: Alteration | None,
     mean: Color,
     std: Color,
     out: Float32[np.ndarray, "b 3 size size"],
@@ -38,7 +38,7 @@ def resize_views(
     Args:
         crops: the regions that ``geometry`` names, already cut out; RGB.
         geometry: of the view.
-        coloring: of the view.
+        alteration: of the view.
         mean: per channel, pixel values in 0..1.
         std: per channel, pixel values in 0..1.
         out: where the views go.
@@ -49,7 +49,7 @@ def resize_views(
         rows = slice(begin, begin + step)
         views, flip = out[rows], geometry.flip[rows]
         levels = torch.from_numpy(views).copy_(torch.cat(_resized(crops[rows], geometry.rows(rows), size)))
-        _finish(levels, coloring and coloring.rows(rows), mean, std)
+        _finish(levels, alteration and alteration.rows(rows), mean, std)
         views[flip] = views[flip, :, :, ::-1]  # cheaper than before the copy, when channels still came last
 
 
@@ -65,17 +65,17 @@ def _resized(
 
 
 def finish_views(
-    pixels: UInt8[Tensor, "b 3 h w"], coloring: Coloring | None, mean: Color, std: Color
+    pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color
 ) -> Float32[Tensor, "b 3 h w"]:
-    """Recolors and normalises what DALI has resized, in memory of its own."""
+    """Alters and normalises what DALI has resized, in memory of its own."""
     levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    _finish(levels, coloring, mean, std)
+    _finish(levels, alteration, mean, std)
     return levels
 
 
-def _finish(levels: Float32[Tensor, "b 3 h w"], coloring: Coloring | None, mean: Color, std: Color) -> None:
-    if coloring is not None:
-        recolor(levels, coloring)
+def _finish(levels: Float32[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color) -> None:
+    if alteration is not None:
+        alter(levels, alteration)
     offset, factor = _offset_and_factor(mean, std)
     levels.sub_(offset.to(levels.device)).mul_(factor.to(levels.device))
 

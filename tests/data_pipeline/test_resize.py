@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline.color import view_coloring
+from eyespot.data_pipeline.alter import view_alteration
 from eyespot.data_pipeline.crops import center_crops, view_geometry
 from eyespot.data_pipeline.resize import Buffers, finish_views, resize_views
 from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
@@ -39,19 +39,19 @@ def test_random_views_equal_torchvisions_tensor_path(size):
 
 
 @pytest.mark.parametrize(("size", "count"), [(16, 1300), (40, 200), (300, 10)])
-def test_views_are_recolored_between_resize_and_normalisation(size, count):
+def test_views_are_altered_between_resize_and_normalisation(size, count):
     """In groups of many small views, of a few, and one by one."""
     ids, sizes = np.arange(count), np.tile(np.array(SHAPES, np.int32), (count // len(SHAPES), 1))
     view = RandomView(size=size, jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2, blur=0.5 * (size > 16), solarize=0.2)
     geometry = view_geometry(view, "view0", 0, ids, ids, sizes)
-    coloring = view_coloring(view, "view0", 0, ids, ids)
+    alteration = view_alteration(view, "view0", 0, ids, ids)
     places = zip(images() * (count // len(SHAPES)), geometry.start, geometry.shape, strict=True)
     crops = [image[y : y + h, x : x + w] for image, (y, x), (h, w) in places]
     levels, found = (np.empty((count, 3, size, size), np.float32) for _ in range(2))
     resize_views(crops, geometry, None, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255), levels)
-    resize_views(crops, geometry, coloring, IMAGENET_MEAN, IMAGENET_STD, found)
+    resize_views(crops, geometry, alteration, IMAGENET_MEAN, IMAGENET_STD, found)
     pixels = torch.from_numpy(levels).byte()
-    assert torch.equal(torch.from_numpy(found), finish_views(pixels, coloring, IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(torch.from_numpy(found), finish_views(pixels, alteration, IMAGENET_MEAN, IMAGENET_STD))
     assert not torch.equal(torch.from_numpy(found), finish_views(pixels, None, IMAGENET_MEAN, IMAGENET_STD))
 
 
