@@ -1,0 +1,1 @@
+"""Releases: an encoder in timm's own format, with proof of where it comes from and that it arrived whole."""

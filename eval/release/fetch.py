@@ -1,0 +1,185 @@
+"""Fetches a release from a folder, an archive, a web address or MLflow's registry, and verifies it on arrival.
+
+    FOLDER, FILE.tar.gz                      on this disk
+    https://host/path/release.tar.gz         an archive: .tar, .tar.gz, .tgz or .zip
+    https://host/path/release                a folder of files, SHA256SUMS among them, as any web server or a model hub
+                                             serves it
+    models:/NAME@ALIAS, models:/NAME/3       MLflow's registry
+
+It arrives beside the wanted place and is renamed when it is verified: there is a whole release or nothing.
+"""
+
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+import eyespot
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release import registry
+from eyespot.eval.release.archive import SUFFIXES, unpack
+from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums
+from eyespot.eval.release.verify import verified
+from eyespot.pretrain.secrets import masked
+
+MAX_BYTES = 64 << 30
+"""Of a whole release: an encoder of sixteen billion parameters. What is larger is an attack or a mistake."""
+TIMEOUT_SECONDS = 60
+_PART = 1 << 20
+
+
+def fetched(
+    address: str, into: Path, *, sha256: str | None = None, uri: str | None = None, max_bytes: int = MAX_BYTES
+) -> Path:
+    """Fetches a release and verifies it.
+
+    Args:
+        address: where it is; see above.
+        into: the folder that it becomes; must not exist.
+        sha256: the digest that it must have, as ``eyespot release`` printed it; None = any.
+        uri: MLflow's tracking URI, for ``models:/``; None = MLFLOW_TRACKING_URI.
+        max_bytes: a larger one is refused.
+
+    Returns:
+        ``into``.
+
+    Raises:
+        UserError: it cannot be had, or does not match; then nothing is left behind.
+    """
+    source = masked(f"release {address}")
+    if into.exists():
+        raise UserError(f"{into}: exists already; choose another folder, or remove it")
+    try:
+        into.parent.mkdir(parents=True, exist_ok=True)
+        room = tempfile.TemporaryDirectory(prefix=f".{into.name}.", suffix=".tmp", dir=into.parent)
+    except OSError as error:
+        raise UserError(f"{into}: cannot be written ({error.strerror}); choose another folder") from error
+    with room:
+        folder = Path(room.name) / "release"
+        folder.mkdir()
+        try:
+            tagged = _fetch(address, folder, source, uri, max_bytes)
+        except OSError as error:
+            raise UserError(f"{source}: cannot be fetched ({error.strerror or error})") from error
+        verified(folder, source)
+        for wanted, whose in ((tagged, "the registry's tag"), (sha256, "--sha256")):
+            if wanted is not None and digest_of(folder) != wanted.lower():
+                raise UserError(
+                    f"{source}: is another release: sha256 of {SUMS} is {digest_of(folder)}, {whose} says {wanted}"
+                )
+        try:
+            folder.rename(into)
+        except OSError as error:
+            raise UserError(f"{into}: cannot be written ({error.strerror}); choose another folder") from error
+    return into
+
+
+def cached(address: str, cache: Path, uri: str | None = None) -> Path:
+    """The release of a registry address, fetched only where ``cache`` does not hold it yet; verified either way.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        cache: a folder; each release lies in it under its digest.
+        uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
+
+    Raises:
+        UserError: as ``fetched``.
+    """
+    found = registry.find(address, uri)
+    folder = cache / found.digest
+    if not folder.is_dir():
+        # By number: an alias may move in the meantime.
+        return fetched(f"models:/{found.name}/{found.version}", folder, sha256=found.digest, uri=uri)
+    verified(folder, masked(f"release {address}"))
+    if digest_of(folder) != found.digest:
+        raise UserError(f"{folder}: is not the release that it is named after; remove it, it is fetched anew")
+    return folder
+
+
+def _fetch(address: str, folder: Path, source: str, uri: str | None, max_bytes: int) -> str | None:
+    """Brings the files into ``folder``; returns the digest that the registry says they have."""
+    if registry.is_registered(address):
+        return registry.download(address, folder, uri)
+    if urlsplit(address).scheme in ("http", "https"):
+        if urlsplit(address).path.lower().endswith(SUFFIXES):
+            archive = folder.with_name("archive")
+            _download(address, archive, source, max_bytes)
+            unpack(archive, folder, max_bytes, source)
+        else:
+            _download_folder(address, folder, source, max_bytes)
+    elif Path(address).is_dir():
+        for path in sorted(Path(address).iterdir()):
+            if path.is_symlink() or not path.is_file():
+                raise UserError(f"{source}: {path.name} is no regular file, so it is no release")
+            shutil.copyfile(path, folder / path.name)
+    elif Path(address).is_file():
+        unpack(Path(address), folder, max_bytes, source)
+    else:
+        raise UserError(
+            f"{source}: no such folder or archive; name one, an http(s) address, or models:/NAME@ALIAS of a registry"
+        )
+    return None
+
+
+def _download_folder(address: str, folder: Path, source: str, max_bytes: int) -> None:
+    """SHA256SUMS says which files there are."""
+    parts = urlsplit(address)
+
+    def address_of(name: str) -> str:
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+    _download(address_of(SUMS), folder / SUMS, source, MAX_TEXT_BYTES)
+    try:
+        text = (folder / SUMS).read_text(encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{source}: {SUMS} is no text; name the address of a release's folder or archive") from error
+    for name in parse_sums(text, source):
+        _download(address_of(name), folder / name, source, max_bytes)
+        max_bytes -= (folder / name).stat().st_size
+
+
+def _download(address: str, path: Path, source: str, max_bytes: int) -> None:
+    request = urllib.request.Request(address, headers={"User-Agent": f"eyespot/{eyespot.__version__}"})
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as file:
+            length = int(answer.headers.get("Content-Length") or -1)
+            if length > max_bytes:
+                raise UserError(f"{source}: {path.name} has {length:,} bytes, more than {max_bytes:,}; too large")
+            num_bytes = 0
+            for part in _parts(answer, path.name, length):
+                num_bytes += len(part)
+                if num_bytes > max_bytes:
+                    raise UserError(f"{source}: {path.name} has more than {max_bytes:,} bytes; too large")
+                file.write(part)
+    except urllib.error.HTTPError as error:
+        raise UserError(f"{source}: {path.name}: the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise UserError(f"{source}: the server cannot be reached ({error.reason})") from error
+    except (HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+        raise UserError(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
+    if length >= 0 and num_bytes != length:
+        raise UserError(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")
+
+
+@contextmanager
+def _bar(name: str, length: int) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(name, total=length if length >= 0 else None)
+        yield bar
+
+
+def _parts(answer: HTTPResponse, name: str, length: int) -> Iterator[bytes]:
+    with _bar(name, length) as bar:
+        while part := answer.read(_PART):
+            bar.advance(bar.task_ids[0], len(part))
+            yield part

@@ -1,0 +1,145 @@
+"""What a release folder holds.
+
+    config.json, model.safetensors   timm's local format: ``timm.create_model("local-dir:FOLDER", pretrained=True)``
+    README.md                        the model card
+    provenance.json                  run, data, code, machine, versions, results
+    golden.safetensors               images, what the encoder is given of them, the features that it must answer
+    decoder.safetensors, model.onnx  where they were asked for
+    SHA256SUMS                       of all of them, as ``sha256sum --check`` reads it
+
+Nothing else lies in it, no folder and no link. The sha256 of SHA256SUMS names the release as a whole: its digest.
+"""
+
+import hashlib
+import json
+import re
+import stat
+from pathlib import Path
+
+from eyespot.data_pipeline.errors import UserError
+
+FORMAT = "eyespot-release/1"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+PROVENANCE = "provenance.json"
+GOLDEN = "golden.safetensors"
+DECODER = "decoder.safetensors"
+ONNX = "model.onnx"
+SUMS = "SHA256SUMS"
+REQUIRED = frozenset({CONFIG, WEIGHTS, CARD, PROVENANCE, GOLDEN})
+FILES = REQUIRED | {DECODER, ONNX}
+"""Every name that SHA256SUMS may list."""
+SMALL_STEM = "_small_stem"
+"""Follows the architecture's name where timm cannot build it by itself: timm then refuses the folder, and the card
+says how it is built."""
+MAX_TEXT_BYTES = 1 << 24
+"""Of the files that are no tensors."""
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def is_release(folder: Path) -> bool:
+    """Whether a folder says that it is a release; ``verified`` says whether that is true."""
+    return (folder / SUMS).is_file() and (folder / PROVENANCE).is_file()
+
+
+def digest_of(folder: Path) -> str:
+    """The release's digest: sha256 of SHA256SUMS."""
+    return sha256(folder / SUMS)
+
+
+def sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Writes SHA256SUMS over all files of the folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+
+
+def parse_sums(text: str, source: str) -> dict[str, str]:
+    """The digest of each file that SHA256SUMS lists.
+
+    Args:
+        text: of the file.
+        source: what it is the list of, for errors.
+
+    Raises:
+        UserError: it lists something that a release does not have, something twice, or lacks a required file.
+    """
+    sums: dict[str, str] = {}
+    for line in text.splitlines():
+        matched = _LINE.fullmatch(line)
+        if matched is None or matched[2] not in FILES or matched[2] in sums:
+            raise UserError(f"{source}: {SUMS} has the line {line[:120]!r}, which no release has; fetch it anew")
+        sums[matched[2]] = matched[1]
+    if lacking := sorted(REQUIRED - sums.keys()):
+        raise UserError(f"{source}: {SUMS} does not list {lacking[0]}, so it is no whole release; fetch it anew")
+    return sums
+
+
+def check_files(folder: Path, source: str) -> None:
+    """Holds every file of the folder against SHA256SUMS, and the folder's content against both.
+
+    Args:
+        folder: of the release.
+        source: what to call it in errors.
+
+    Raises:
+        UserError: the first file that is missing, unknown, no regular file, or another than the list says.
+    """
+    for path in sorted(folder.iterdir()):
+        if not stat.S_ISREG(path.lstat().st_mode) or path.name not in FILES | {SUMS}:
+            what = "does not belong to a release" if path.name not in FILES | {SUMS} else "is no regular file"
+            raise UserError(f"{source}: {path.name} {what}; remove it or fetch the release anew")
+    sums = parse_sums(_text(folder / SUMS, source), source)
+    there = {path.name for path in folder.iterdir()} - {SUMS}
+    if odd := sorted(there ^ sums.keys()):
+        what = "is not in SHA256SUMS" if odd[0] in there else "is missing"
+        raise UserError(f"{source}: {odd[0]} {what}; fetch the release anew")
+    for name, wanted in sums.items():
+        _refuse_pickles(folder / name, source)
+        if sha256(folder / name) != wanted:
+            raise UserError(f"{source}: {name} is damaged or swapped (sha256 differs); fetch the release anew")
+
+
+def _refuse_pickles(path: Path, source: str) -> None:
+    """A pickle is code that runs when it is read: torch.save writes a zip, older versions a bare pickle."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if path.suffix == ".safetensors" and (start[:1] == b"\x80" or start == b"PK\x03\x04"):
+        raise UserError(
+            f"{source}: {path.name} is a pickle, not safetensors, and could run code when it is read; do not load it"
+        )
+
+
+def _text(path: Path, source: str) -> str:
+    try:
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise UserError(f"{source}: {path.name} has more than {MAX_TEXT_BYTES >> 20} MiB; fetch the release anew")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{source}: no {path.name} inside, so it is no release; make one with eyespot release"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: {path.name} cannot be read; fetch the release anew") from error
+
+
+def read_json(path: Path, source: str) -> dict[str, object]:
+    """A file that holds one JSON object.
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        found = json.loads(_text(path, source))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: {path.name} is not JSON ({str(error)[:80]}); fetch the release anew") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{source}: {path.name} holds no JSON object; fetch the release anew")
+    return found

@@ -1,0 +1,175 @@
+"""Releases in MLflow's model registry: a version's files, its digest as a tag, aliases.
+
+Artifacts of a registered version can be changed by whoever may write to the server. The tag says what they were; what
+does not match it is refused.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.layout import digest_of
+from eyespot.eval.tracked import PARENT_TAG
+from eyespot.pretrain import spool
+from eyespot.pretrain.mlflow_sync import RUN_KEY_TAG, RunRecord, brief, locked, oldest_run, open_store, tracking_uri
+from eyespot.pretrain.secrets import masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DIGEST_TAG = "eyespot.release_sha256"
+"""Of a model version, and of the run that holds its files: the release's digest."""
+_PLACE = "release"
+
+_ADDRESS = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
+
+
+@dataclass(kw_only=True, slots=True)
+class Registered:
+    """A version of a registered release."""
+
+    name: str
+    version: str
+    digest: str
+    """The release's, as the registry's tag says it."""
+
+    @property
+    def address(self) -> str:
+        """What always means this version."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def is_registered(address: str) -> bool:
+    """Whether an address is one of MLflow's registry."""
+    return address.startswith("models:/")
+
+
+def find(address: str, uri: str | None = None) -> Registered:
+    """Which version an address means now.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
+
+    Raises:
+        UserError: no such version or alias, none that eyespot released, or MLflow does not answer.
+    """
+    matched = _ADDRESS.fullmatch(address)
+    if matched is None:
+        raise UserError(f"{masked(address)}: write it as models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = matched.groups()
+    with _store(uri, address) as client:
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        if DIGEST_TAG not in version.tags:
+            raise UserError(
+                f"{masked(address)}: version {version.version} has no tag {DIGEST_TAG}, so eyespot did not release it;"
+                " register one with: eyespot release RUN --register NAME"
+            )
+        return Registered(name=name, version=str(version.version), digest=version.tags[DIGEST_TAG])
+
+
+def download(address: str, into: Path, uri: str | None = None) -> str:
+    """Brings a version's files into an empty folder.
+
+    Args:
+        address: as of ``find``.
+        into: the folder; what is on its way lies beside it.
+        uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
+
+    Returns:
+        The digest that the release must have.
+
+    Raises:
+        UserError: as ``find``, or the files cannot be had.
+    """
+    found = find(address, uri)
+    with _store(uri, address) as client:
+        from mlflow.artifacts import download_artifacts
+
+        place = client.get_model_version_download_uri(found.name, found.version)
+        room = into.with_name("download")
+        room.mkdir()
+        got = download_artifacts(artifact_uri=place, dst_path=str(room), tracking_uri=client.tracking_uri)
+        Path(got).rename(into)
+    return found.digest
+
+
+def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> Registered:
+    """Makes a release a version of a registered model; the same release is one version however often it is registered.
+
+    Its files become artifacts of a child of the pretraining run, tagged with the digest.
+
+    Args:
+        folder: the release.
+        run_dir: the run that it is of; it must be in MLflow already.
+        name: of the registered model, made where there is none.
+        uri: tracking URI; None means MLFLOW_TRACKING_URI, else ``mlflow.db`` beside the run folder.
+
+    Raises:
+        UserError: MLflow does not answer, does not have the run, or refuses the name.
+    """
+    place = tracking_uri(run_dir, uri)
+    if place is None:
+        raise UserError("--register: MLFLOW_TRACKING_URI is none, so there is no registry; name a server")
+    record, digest = RunRecord.read(run_dir), digest_of(folder)
+    with _store(place, f"--register {name}") as client, locked(run_dir / spool.NAME):
+        run_id = _with_files(client, record, folder, digest)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        for version in client.search_model_versions(f"name = '{name}'"):
+            if version.tags.get(DIGEST_TAG) == digest:
+                return Registered(name=name, version=str(version.version), digest=digest)
+        version = client.create_model_version(
+            name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags={DIGEST_TAG: digest}
+        )
+    return Registered(name=name, version=str(version.version), digest=digest)
+
+
+def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | None:
+    """Lets an alias mean a version from now on; returns the version that it meant before.
+
+    Raises:
+        UserError: MLflow does not answer or refuses the alias.
+    """
+    with _store(uri, f"alias {alias}") as client:
+        before = client.get_registered_model(found.name).aliases.get(alias)
+        client.set_registered_model_alias(found.name, alias, found.version)
+    return str(before) if before is not None else None
+
+
+def _with_files(client: "MlflowClient", record: RunRecord, folder: Path, digest: str) -> str:
+    """The id of the run that holds the release's files: made and filled where there is none that is whole."""
+    experiment = client.get_experiment_by_name(record.experiment)
+    parent: Any = experiment and oldest_run(client, experiment.experiment_id, {RUN_KEY_TAG: record.run_key})
+    if parent is None:
+        raise UserError(f"--register: MLflow does not have the run {record.name} yet; bring it with eyespot sync first")
+    tags = {PARENT_TAG: parent.info.run_id, DIGEST_TAG: digest}
+    child = oldest_run(client, parent.info.experiment_id, tags)
+    if child is None:
+        child = client.create_run(parent.info.experiment_id, run_name=f"release of {record.name}", tags=tags)
+    if child.info.status != "FINISHED":
+        client.log_artifacts(child.info.run_id, str(folder), _PLACE)
+        client.set_terminated(child.info.run_id, "FINISHED")
+    return child.info.run_id
+
+
+@contextmanager
+def _store(uri: str | None, what: str) -> Iterator["MlflowClient"]:
+    """A client; whatever goes wrong with it becomes a UserError that says with ``what``."""
+    place = uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
+    if place.lower() == "none":
+        raise UserError(f"{masked(what)}: which MLflow server? Set MLFLOW_TRACKING_URI or give --uri")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    try:
+        yield open_store(place)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and the storage's errors alike
+        raise UserError(f"{masked(what)}: MLflow at {masked(place)}: {brief(error)}") from error

@@ -1,0 +1,58 @@
+"""Whether a release is what it says: whole, unchanged, and computing what it computed when it was written."""
+
+from pathlib import Path
+from typing import Any
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.golden import check_golden, load_encoder
+from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
+
+
+def verified(folder: Path, source: str = "") -> dict[str, Any]:
+    """Checks everything that can be checked of a release folder.
+
+    Every file against SHA256SUMS and no other file beside them; weights, mean, standard deviation, size and licence
+    against provenance.json; that timm loads all of the weights; and that the features of the golden images are those
+    of the day of release. Nothing is unpickled.
+
+    Args:
+        folder: of the release.
+        source: what to call it in errors; by default the folder.
+
+    Returns:
+        provenance.json.
+
+    Raises:
+        UserError: the first thing that does not match.
+    """
+    source = source or f"release {folder}"
+    if not folder.is_dir():
+        raise UserError(f"{source}: no such folder; name a release folder")
+    check_files(folder, source)
+    config: Any = read_json(folder / CONFIG, source)
+    provenance: Any = read_json(folder / PROVENANCE, source)
+    _check_provenance(folder, config, provenance, source)
+    check_golden(folder, load_encoder(folder, source), config, source)
+    return provenance
+
+
+def _check_provenance(folder: Path, config: dict[str, Any], provenance: dict[str, Any], source: str) -> None:
+    if provenance.get("format") != FORMAT:
+        raise UserError(
+            f"{source}: {PROVENANCE} has format {provenance.get('format')!r}, this eyespot reads {FORMAT!r};"
+            " install the version that wrote it"
+        )
+    if provenance.get("weights_sha256") != sha256(folder / WEIGHTS):
+        raise UserError(f"{source}: {WEIGHTS} is of another release ({PROVENANCE} names another sha256)")
+    asked = config.get("pretrained_cfg")
+    if not isinstance(asked, dict):
+        raise UserError(f"{source}: {CONFIG} has no pretrained_cfg; fetch the release anew")
+    wanted = provenance.get("input")
+    for name in ("mean", "std", "input_size", "crop_pct", "interpolation"):
+        said = wanted.get(name) if isinstance(wanted, dict) else None
+        if said is None or asked.get(name) != said:
+            raise UserError(
+                f"{source}: {name} is {asked.get(name)} in {CONFIG} but {said} in {PROVENANCE}; fetch the release anew"
+            )
+    if provenance.get("license") != asked.get("license"):
+        raise UserError(f"{source}: the licence of {CONFIG} is not that of {PROVENANCE}; fetch the release anew")
