@@ -168,8 +168,17 @@ def read_encoder(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the checkpoint is damaged or holds no encoder.
     """
+    return read_module(folder, "model.encoder.")
+
+
+def read_module(folder: Path, prefix: str = "model.") -> dict[str, Tensor]:
+    """The state dict of the objective, or of the part of it that ``prefix`` names.
+
+    Raises:
+        UserError: the checkpoint is damaged or holds nothing of that name.
+    """
     _verify(folder, read_meta(folder), 0, 1)
-    stored, prefix = _Stored(folder), "model.encoder."
+    stored = _Stored(folder)
     tensors = {
         name: torch.empty(kept.size, dtype=kept.properties.dtype)
         for name, kept in stored.tensors.items()

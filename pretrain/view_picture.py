@@ -22,12 +22,23 @@ NUM_EPOCHS = 3
 
 
 def draw_views(run: Run, shards: Path, path: Path, num_samples: int) -> tuple[int, int]:
-    """Writes a PNG: a row for each of the first samples that the run sees, the image's middle, then its views.
+    """Writes a PNG of ``view_grid``.
+
+    Returns:
+        How many rows, and how many views each epoch has.
+    """
+    grid, spec = view_grid(run, shards, num_samples)
+    write_picture(grid, spec, path)
+    return len(grid), len(spec.views)
+
+
+def view_grid(run: Run, shards: Path, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
+    """A row for each of the first samples that the run sees: the image's middle, then its views.
 
     The views are those of the first NUM_EPOCHS epochs, in order. A view smaller than the largest lies on white.
 
     Returns:
-        How many rows, and how many views each epoch has.
+        The grid, in the normalised values of the views, and the views.
     """
     folder = find_shards(shards)
     manifest = read_manifest(folder)
@@ -37,8 +48,7 @@ def draw_views(run: Run, shards: Path, path: Path, num_samples: int) -> tuple[in
     ids, _ = SampleOrder(manifest.num_samples, run.seed).ids(0, min(num_samples, manifest.num_samples))
     epochs = _batches(with_image, folder, manifest, ids, run.seed)
     columns = [epochs[0][-1], *(view for views in epochs for view in views[:-1])]
-    write_picture(torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec, path)
-    return len(ids), len(spec.views)
+    return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec
 
 
 def _batches(spec: ViewSpec, folder: Path, manifest: Manifest, ids: np.ndarray, seed: int) -> list[list[Tensor]]:

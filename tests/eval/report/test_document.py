@@ -9,7 +9,7 @@ from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.judge import judge
-from eyespot.eval.report import read_story, write_report
+from eyespot.eval.report.document import read_story, write_report
 from eyespot.pretrain.dist import World
 from eyespot.pretrain.spool import encode
 

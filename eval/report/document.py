@@ -16,8 +16,8 @@ import eyespot
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.manifest import find_shards, read_manifest
-from eyespot.eval.charts import Point, Row, interval_chart, line_chart, short
-from eyespot.eval.page import page, table
+from eyespot.eval.report.charts import Point, Row, interval_chart, line_chart, short
+from eyespot.eval.report.page import page, table
 from eyespot.eval.result import Result, results_in
 from eyespot.eval.tables import score_table
 from eyespot.pretrain.checkpoint import complete

@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eyespot.eval.charts import Row, Scale, interval_chart, line_chart, short, smooth, thin
+from eyespot.eval.report.charts import Row, Scale, interval_chart, line_chart, short, smooth, thin
 
 
 @pytest.mark.parametrize(
