@@ -49,6 +49,18 @@ class BadImage(Exception):
 
 
 @dataclass(kw_only=True, slots=True)
+class StoredMask:
+    """One segmentation mask as it is to be stored."""
+
+    data: bytes
+    """8-bit gray PNG."""
+    crc32: int
+    """Of data."""
+    counts: list[int]
+    """Pixels of each value 0..255."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Examined:
     """One image as it is to be stored."""
 
@@ -66,6 +78,8 @@ class Examined:
     """Of all pixel values 0..255 per channel, RGB."""
     squares: tuple[int, int, int]
     """Of all squared pixel values per channel, RGB."""
+    mask: StoredMask | None = None
+    """What is stored beside the image (masks.py)."""
 
 
 def examine(data: bytes, resize: int | None = None, *, in_place: bool = False, rewrite: str | None = None) -> Examined:
@@ -213,11 +227,17 @@ def _to_rgb(image: Any) -> Any:
 
 
 def _shrink(image: Any, resize: int | None) -> Any:
-    short = min(image.size)
+    size = shrunk_size(image.size, resize)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def shrunk_size(size: tuple[int, int], resize: int | None) -> tuple[int, int]:
+    """Width and height after shrinking the short side to ``resize`` pixels; what is smaller stays as it is."""
+    short = min(size)
     if resize is None or short <= resize:
-        return image
-    width, height = (max(resize, round(side * resize / short)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+        return size
+    width, height = (max(resize, round(side * resize / short)) for side in size)
+    return width, height
 
 
 def _encode(image: Any, extension: str) -> bytes:

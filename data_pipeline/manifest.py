@@ -5,7 +5,8 @@
     SHARDS/shard-000000.tar     plain WebDataset
     SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
 
-A data set with splits is a folder of shard folders, ``SHARDS/train`` and ``SHARDS/test``.
+Where samples have segmentation masks, ``masks.npy`` lies beside (masks.py). A data set with splits is a folder of shard
+folders, ``SHARDS/train`` and ``SHARDS/test``.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from eyespot.data_pipeline import atomic
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import Color
 
@@ -33,6 +35,17 @@ INDEX_DTYPE = np.dtype(
         ("label", "<i4"),  # -1 = no label
     ]
 )
+
+MASK_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # of the mask's bytes inside the tar of the sample's image
+        ("size", "<u4"),  # of the mask, bytes; 0 = the sample has none
+        ("crc32", "<u4"),  # of the mask's bytes when packed
+    ]
+)
+MASK_EXTENSION = "seg.png"
+IGNORED = 255
+"""The class number of pixels that say nothing, where nobody says otherwise."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,6 +70,28 @@ class ImageStats:
 
 
 @dataclass(kw_only=True, slots=True)
+class Masks:
+    """Of all segmentation masks of the folder."""
+
+    num_masks: int
+    ignored: int
+    """The class number of pixels that say nothing."""
+    pixels: list[int]
+    """Of each class, from 0 on."""
+    sha256: str
+    """Of masks.npy."""
+
+    @classmethod
+    def of(cls, rows: np.ndarray, counts: list[int], ignored: int) -> "Masks":
+        """Sums up (num_samples,) rows of MASK_DTYPE, and the pixels of each value 0..255."""
+        pixels = [0 if value == ignored else count for value, count in enumerate(counts)]
+        num_classes = max((value + 1 for value, count in enumerate(pixels) if count), default=0)
+        digest = hashlib.sha256(atomic.npy_bytes(rows)).hexdigest()
+        num_masks = int((rows["size"] > 0).sum())
+        return cls(num_masks=num_masks, ignored=ignored, pixels=pixels[:num_classes], sha256=digest)
+
+
+@dataclass(kw_only=True, slots=True)
 class Manifest:
     """manifest.json of one shard folder."""
 
@@ -73,11 +108,15 @@ class Manifest:
     """How many images were rewritten, by kind: {"cmyk": 3, ...}."""
     packing: dict[str, Any] = field(default_factory=dict)
     """The options the shards were written with."""
+    masks: Masks | None = None
     format: str = FORMAT
 
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        fields = asdict(self)
+        if self.masks is None:  # as it was before there were masks
+            del fields["masks"]
+        return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 
 def find_shards(path: Path | str, split: str = "train") -> Path:
@@ -110,7 +149,8 @@ def read_manifest(folder: Path | str) -> Manifest:
             )
         fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
         stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
-        return Manifest(**{**fields, "image_stats": ImageStats(**stats)})
+        masks = Masks(**fields["masks"]) if "masks" in fields else None
+        return Manifest(**{**fields, "image_stats": ImageStats(**stats), "masks": masks})
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; make it with: eyespot shards index {folder}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -127,21 +167,33 @@ def read_index(folder: Path | str, manifest: Manifest) -> np.ndarray:
     Raises:
         UserError: it is missing, damaged, or does not agree with the manifest.
     """
-    path = Path(folder) / "index.npy"
-    try:
-        index = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: unreadable ({error}); make it anew: eyespot shards index {folder}") from error
-    if index.dtype != INDEX_DTYPE or index.shape != (manifest.num_samples,):
+    return _read_rows(Path(folder) / "index.npy", INDEX_DTYPE, manifest.num_samples, manifest.index_sha256)
+
+
+def read_masks(folder: Path | str, manifest: Manifest) -> np.ndarray:
+    """Memory-maps ``masks.npy``: (num_samples,) of MASK_DTYPE.
+
+    Raises:
+        UserError: the shards have no masks, or it is missing, damaged, or does not agree with the manifest.
+    """
+    if manifest.masks is None:
         raise UserError(
-            f"{path}: {index.shape} rows of {index.dtype} where the manifest says {manifest.num_samples} samples;"
-            f" make it anew: eyespot shards index {folder}"
+            f"shards {folder}: have no segmentation masks; pack images with theirs:"
+            f" eyespot shards pack IMAGES DST --masks MASKS"
         )
+    return _read_rows(Path(folder) / "masks.npy", MASK_DTYPE, manifest.num_samples, manifest.masks.sha256)
+
+
+def _read_rows(path: Path, dtype: np.dtype, count: int, sha256: str) -> np.ndarray:
+    again = f"make it anew: eyespot shards index {path.parent}"
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: unreadable ({error}); {again}") from error
+    if rows.dtype != dtype or rows.shape != (count,):
+        raise UserError(f"{path}: {rows.shape} rows of {rows.dtype} where the manifest says {count} samples; {again}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != manifest.index_sha256:
-        raise UserError(
-            f"{path}: changed since it was written (sha256 is not the manifest's index_sha256);"
-            f" make it anew: eyespot shards index {folder}"
-        )
-    return index
+    if digest != sha256:
+        raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
+    return rows

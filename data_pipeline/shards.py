@@ -21,7 +21,17 @@ import numpy as np
 from eyespot.data_pipeline import atomic
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.images import Examined
-from eyespot.data_pipeline.manifest import INDEX_DTYPE, ImageStats, Manifest, Shard, read_manifest
+from eyespot.data_pipeline.manifest import (
+    IGNORED,
+    INDEX_DTYPE,
+    MASK_DTYPE,
+    ImageStats,
+    Manifest,
+    Masks,
+    Shard,
+    read_manifest,
+)
+from eyespot.data_pipeline.masks import add_masks
 from eyespot.data_pipeline.progress import progress
 from eyespot.data_pipeline.shardwriter import ShardWriter
 from eyespot.data_pipeline.sources import DOWNLOADS, Item, Source, hold_out, open_source, shuffled
@@ -43,11 +53,16 @@ class Part:
     squares: list[int] = field(default_factory=lambda: [0, 0, 0])
     converted: dict[str, int] = field(default_factory=dict)
     quarantined: list[dict[str, str]] = field(default_factory=list)
+    masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
+    mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
 
     def save(self, stem: Path) -> None:
-        """Writes STEM.npy, then STEM.json; the second makes the part count."""
+        """Writes STEM.npy, of masks STEM.masks.npy, then STEM.json; the last makes the part count."""
         atomic.write_bytes(stem.with_suffix(".npy"), atomic.npy_bytes(self.rows))
-        fields = {name: getattr(self, name) for name in ("next", "sums", "squares", "converted", "quarantined")}
+        if len(self.masks):
+            atomic.write_bytes(stem.with_suffix(".masks.npy"), atomic.npy_bytes(self.masks))
+        names = ("next", "sums", "squares", "converted", "quarantined", "mask_counts")
+        fields = {name: getattr(self, name) for name in names}
         text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
         atomic.write_bytes(stem.with_suffix(".json"), text.encode())
 
@@ -56,13 +71,18 @@ class Part:
         """Reads what ``save`` wrote."""
         fields = json.loads(stem.with_suffix(".json").read_bytes())
         fields["shard"] = Shard(**fields["shard"])
-        return cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        if stem.with_suffix(".masks.npy").exists():
+            part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
+        return part
 
 
 def pack(
     source: str,
     destination: Path,
     *,
+    masks: Path | None = None,
+    mask_ignored: int = IGNORED,
     max_samples: int = 10_000,
     max_bytes: int = 500_000_000,
     resize: int | None = None,
@@ -76,6 +96,9 @@ def pack(
     Args:
         source: a name or a path, see ``sources.open_source``.
         destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
+        masks: a folder with the segmentation mask of each image: a PNG of the same path and name, see masks.py. Images
+            without one are quarantined.
+        mask_ignored: the class number of pixels that say nothing.
         max_samples: most samples in one tar.
         max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
         resize: shrink images so that their short side has this many pixels.
@@ -92,8 +115,15 @@ def pack(
     """
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
     _check(options, workers)
+    if not 0 <= mask_ignored <= 255:
+        raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
+    if masks is not None:
+        options |= {"masks": masks.resolve().name, "mask_ignored": mask_ignored}
     with _os_errors(destination), _locked(destination) as work:
-        found = _with_holdout(open_source(source, work, downloads), holdout, seed)
+        found = open_source(source, work, downloads)
+        if masks is not None:
+            add_masks(found, masks)
+        found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}
         if (manifests := _already_packed(destination, found, options["plan"])) is not None:
             shutil.rmtree(work)
@@ -201,7 +231,8 @@ def _plan(found: Source, options: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([options, found.classes]).encode())
     for split, items in sorted(found.splits.items()):
         for item in items:
-            digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}\n".encode())
+            mask = f"\0{item.mask.size}" if item.mask else ""
+            digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}{mask}\n".encode())
     return digest.hexdigest()
 
 
@@ -278,12 +309,14 @@ def _pack_split(
 def _count(part: Part, image: Examined) -> None:
     part.sums = [a + b for a, b in zip(part.sums, image.sums, strict=True)]
     part.squares = [a + b for a, b in zip(part.squares, image.squares, strict=True)]
+    if image.mask is not None:
+        part.mask_counts = [a + b for a, b in zip(part.mask_counts, image.mask.counts, strict=True)]
     if image.kind is not None:
         part.converted[image.kind] = part.converted.get(image.kind, 0) + 1
 
 
 def _finish(part: Part, writer: ShardWriter, stem: Path, parts: list[Part]) -> int:
-    part.shard, part.rows = writer.close()
+    part.shard, part.rows, part.masks = writer.close()
     part.save(_numbered(stem, len(parts)))
     parts.append(part)
     return len(part.rows)
@@ -334,6 +367,10 @@ def _commit(
             raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
         data = atomic.npy_bytes(rows)
         atomic.write_bytes(destination / split / "index.npy", data)
+        masks = np.concatenate([part.masks for part in done])
+        if len(masks):
+            atomic.write_bytes(destination / split / "masks.npy", atomic.npy_bytes(masks))
+        counts = np.sum([part.mask_counts for part in done], 0).tolist()
         manifests[split] = Manifest(
             name=found.name,
             num_samples=len(rows),
@@ -345,6 +382,7 @@ def _commit(
             quarantined=quarantined,
             converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
             packing={"split": split, **options, "skipped": found.skipped},
+            masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
         )
     for split, manifest in manifests.items():
         atomic.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())

@@ -12,7 +12,7 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic
 from eyespot.data_pipeline.images import Examined
-from eyespot.data_pipeline.manifest import INDEX_DTYPE, Shard
+from eyespot.data_pipeline.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.sources import Item
 from eyespot.data_pipeline.tarfiles import BLOCK, idx_text
 
@@ -37,6 +37,7 @@ class ShardWriter:
         self._number = number
         self._next_id = first_id
         self._rows: list[tuple[int, ...]] = []
+        self._masks: list[tuple[int, ...]] = []
         self._samples: list[list[tuple[str, int, int, str]]] = []
 
     def has_room(self, image: Examined, item: Item, max_samples: int, max_bytes: int) -> bool:
@@ -55,20 +56,22 @@ class ShardWriter:
             if extension == image.extension:
                 row = (self._number, offset, len(data), image.crc32, image.height, image.width, item.label)
                 self._rows.append(row)
+            if extension == MASK_EXTENSION and image.mask is not None:
+                self._masks.append((offset, len(data), image.mask.crc32))
             offset += _padded(len(data))
         self._tar.write({"__key__": key, **members})
         assert self._offset == offset, "the tar writer did not write plain USTAR headers"
         self._samples.append(sample)
         self._next_id += 1
 
-    def close(self) -> tuple[Shard, np.ndarray]:
-        """Completes the tar and its index; returns its line in the manifest and its rows of the index."""
+    def close(self) -> tuple[Shard, np.ndarray, np.ndarray]:
+        """Completes the tar and its index; returns its line in the manifest, its rows of index and masks."""
         self._tar.close()
         size, sha256 = self._file.finish()
         atomic.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
         atomic.commit(self._temporary, self._path)
         shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
-        return shard, np.array(self._rows, INDEX_DTYPE)
+        return shard, np.array(self._rows, INDEX_DTYPE), np.array(self._masks, MASK_DTYPE)
 
     def discard(self) -> None:
         """Leaves nothing of an unfinished shard."""
@@ -85,6 +88,8 @@ def _members(image: Examined, item: Item) -> dict[str, bytes]:
     members = {image.extension: image.data, "json": json.dumps({"source": item.name}).encode()}
     if item.label >= 0:
         members["cls"] = str(item.label).encode()
+    if image.mask is not None:
+        members[MASK_EXTENSION] = image.mask.data
     return members
 
 

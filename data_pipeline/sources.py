@@ -36,6 +36,20 @@ _IDX = re.compile(r"(train|t10k|test)-images[.-]idx3-ubyte(\.gz)?")
 _ARCHIVE = re.compile(r"(\.tar)?(\.(gz|bz2|xz|tgz|zst))?$|\.tgz$")
 
 
+class Place(NamedTuple):
+    """Where the bytes of a file lie."""
+
+    path: str
+    offset: int
+    size: int
+    """Bytes; -1 = there is no such file."""
+
+    def read(self) -> bytes:
+        """The bytes."""
+        with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123 (a million times: no Path for each)
+            return os.pread(file.fileno(), self.size, self.offset)
+
+
 class Item(NamedTuple):
     """One image of the source and where its bytes lie."""
 
@@ -50,6 +64,8 @@ class Item(NamedTuple):
     """Bytes."""
     shape: tuple[int, ...] | None = None
     """(H, W) or (H, W, 3) where the bytes are raw pixels; None = an image file."""
+    mask: Place | None = None
+    """Of its segmentation mask."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -96,8 +112,7 @@ def open_source(source: str, spool: Path, downloads: Path = DOWNLOADS) -> Source
 
 def read_item(item: Item) -> bytes:
     """The bytes of an image file; raw pixels come as PNG."""
-    with open(item.path, "rb", buffering=0) as file:  # noqa: PTH123 (a million times: no Path for each)
-        data = os.pread(file.fileno(), item.size, item.offset)
+    data = Place(item.path, item.offset, item.size).read()
     return data if item.shape is None else encode_png(data, item.shape)
 
 

@@ -1,7 +1,8 @@
 """Indexes tars that other tools wrote, where they lie: img2dataset's, or those of a plain ``tar --sort=name``.
 
 A sample is the members that share a name up to the first dot of its last part (WebDataset's rule); its image is the
-first member with an image's suffix. Its label is the text of its ``.cls`` member; where no sample has one, its folder.
+first member with an image's suffix, its segmentation mask the ``.seg.png`` member, if there is one. Its label is the
+text of its ``.cls`` member; where no sample has one, its folder.
 """
 
 import hashlib
@@ -16,10 +17,20 @@ import numpy as np
 from eyespot.data_pipeline import atomic
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.images import SUFFIXES
-from eyespot.data_pipeline.manifest import INDEX_DTYPE, ImageStats, Manifest, Shard, read_manifest
+from eyespot.data_pipeline.manifest import (
+    IGNORED,
+    INDEX_DTYPE,
+    MASK_DTYPE,
+    MASK_EXTENSION,
+    ImageStats,
+    Manifest,
+    Masks,
+    Shard,
+    read_manifest,
+)
 from eyespot.data_pipeline.progress import progress
 from eyespot.data_pipeline.shards import image_stats, sha256
-from eyespot.data_pipeline.sources import Item
+from eyespot.data_pipeline.sources import Item, Place
 from eyespot.data_pipeline.tarfiles import Member, idx_text, scan
 from eyespot.data_pipeline.workers import NUM_WORKERS, examine_items
 
@@ -47,6 +58,14 @@ class Measured:
     rows: np.ndarray
     stats: ImageStats | None
     quarantined: list[dict[str, str]]
+    mask_rows: np.ndarray
+    """(num_samples,) of MASK_DTYPE."""
+    mask_counts: list[int]
+    """Pixels of each value 0..255 in all masks."""
+
+    def masks(self, ignored: int) -> Masks | None:
+        """Their lines in the manifest; None where no sample has one."""
+        return Masks.of(self.mask_rows, self.mask_counts, ignored) if self.mask_rows["size"].any() else None
 
 
 def index_folder(folder: Path, workers: int = NUM_WORKERS) -> Manifest:
@@ -84,6 +103,7 @@ def read_contents(folder: Path, tars: Sequence[Path]) -> Contents:
     """
     contents = Contents(tars=list(tars))
     found: list[tuple[Path, Member, str | None]] = []
+    masks: list[Place | None] = []
     for tar in tars:
         scanned = scan(tar)
         if scanned.problem:
@@ -92,16 +112,18 @@ def read_contents(folder: Path, tars: Sequence[Path]) -> Contents:
         contents.idx[tar] = idx_text([sample for members in samples.values() if (sample := _idx_sample(members))])
         with tar.open("rb") as file:
             for members in samples.values():
-                image = next((member for member in members if _suffix(member.name) in SUFFIXES), None)
-                if image is None:
+                mask = next((member for member in members if member.name.endswith(f".{MASK_EXTENSION}")), None)
+                images = (member for member in members if _suffix(member.name) in SUFFIXES and member is not mask)
+                if (image := next(images, None)) is None:
                     continue
+                masks.append(mask and Place(str(tar), mask.offset, mask.size))
                 label = next((member for member in members if _suffix(member.name) == ".cls"), None)
                 text = os.pread(file.fileno(), label.size, label.offset).decode("utf-8", "replace") if label else None
                 found.append((tar, image, text.strip() if text is not None else None))
     contents.classes, labels = _labels(found)
     contents.items = [
-        Item(f"{tar.name}/{image.name}", label, str(tar), image.offset, image.size)
-        for (tar, image, _), label in zip(found, labels, strict=True)
+        Item(f"{tar.name}/{image.name}", label, str(tar), image.offset, image.size, mask=mask)
+        for (tar, image, _), label, mask in zip(found, labels, masks, strict=True)
     ]
     return contents
 
@@ -110,6 +132,8 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
     """Decodes every image."""
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
     rows: list[tuple[int, ...]] = []
+    masks: list[tuple[int, ...]] = []
+    mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
     with progress(doing, len(contents.items)) as advance:
@@ -121,9 +145,20 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
             place = (numbers[item.path], item.offset, item.size)
             rows.append((*place, image.crc32, image.height, image.width, item.label))
             sums, squares = sums + image.sums, squares + image.squares
+            if item.mask and image.mask:
+                masks.append((item.mask.offset, item.mask.size, image.mask.crc32))
+                mask_counts += image.mask.counts
+            else:
+                masks.append((0, 0, 0))
     table = np.array(rows, INDEX_DTYPE)
     stats = image_stats(table, sums.tolist(), squares.tolist()) if rows else None
-    return Measured(rows=table, stats=stats, quarantined=quarantined)
+    return Measured(
+        rows=table,
+        stats=stats,
+        quarantined=quarantined,
+        mask_rows=np.array(masks, MASK_DTYPE),
+        mask_counts=mask_counts.tolist(),
+    )
 
 
 def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageStats) -> Manifest:
@@ -141,18 +176,21 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
         image_stats=stats,
         index_sha256=hashlib.sha256(index).hexdigest(),
         quarantined=measured.quarantined,
+        masks=measured.masks(IGNORED),
     )
-    _inherit(manifest, folder)
+    _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
     for tar, text in contents.idx.items():
         atomic.write_bytes(tar.with_suffix(".idx"), text.encode())
     atomic.write_bytes(folder / "index.npy", index)
+    if manifest.masks:
+        atomic.write_bytes(folder / "masks.npy", atomic.npy_bytes(measured.mask_rows))
     atomic.write_bytes(folder / "manifest.json", manifest.to_json().encode())
     return manifest
 
 
-def _inherit(manifest: Manifest, folder: Path) -> None:
-    """What only the packing knew: the class names, the source's name, what was converted."""
+def _inherit(manifest: Manifest, folder: Path, measured: Measured) -> None:
+    """What only the packing knew: the class names, the source's name, what was converted, what masks leave out."""
     try:
         old = read_manifest(folder)
     except UserError:
@@ -160,6 +198,7 @@ def _inherit(manifest: Manifest, folder: Path) -> None:
     if old.packing and len(old.classes) >= len(manifest.classes):
         manifest.name, manifest.classes = old.name, old.classes
         manifest.converted, manifest.packing = old.converted, old.packing
+        manifest.masks = measured.masks(old.masks.ignored if old.masks else IGNORED)
 
 
 def _group(files: list[Member]) -> dict[str, list[Member]]:

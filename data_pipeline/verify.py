@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import Manifest, read_index, read_manifest
+from eyespot.data_pipeline.manifest import IGNORED, Manifest, read_index, read_manifest, read_masks
 from eyespot.data_pipeline.shards import WORK, sha256
-from eyespot.data_pipeline.tarindex import Contents, measure, read_contents
+from eyespot.data_pipeline.tarindex import Contents, Measured, measure, read_contents
 from eyespot.data_pipeline.workers import NUM_WORKERS
 
 MAX_LINES = 20  # of one sort in one tar
@@ -43,6 +43,8 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
     try:
         manifest = read_manifest(folder)
         index = read_index(folder, manifest)
+        if manifest.masks:
+            read_masks(folder, manifest)
     except UserError as error:
         return [str(error)]
     tars = {shard.tar: folder / shard.tar for shard in manifest.shards}
@@ -153,6 +155,7 @@ def _verify_images(folder: Path, manifest: Manifest, index: np.ndarray, contents
         return problems
     if not np.array_equal(np.sort(measured.rows), np.sort(index)):
         problems.append(f"{folder / 'index.npy'}: a height, width or crc32 is not the image's; {_index(folder)}")
+    problems += _verify_masks(folder, manifest, index, measured)
     told, actual = manifest.image_stats, measured.stats
     for name in ("mean", "std", "height", "width"):
         pairs = zip(getattr(told, name), getattr(actual, name), strict=True)
@@ -162,3 +165,19 @@ def _verify_images(folder: Path, manifest: Manifest, index: np.ndarray, contents
                 f" {getattr(actual, name)}; {_index(folder)}"
             )
     return problems
+
+
+def _verify_masks(folder: Path, manifest: Manifest, index: np.ndarray, measured: Measured) -> Iterator[str]:
+    told = manifest.masks
+    actual = measured.masks(told.ignored if told else IGNORED)
+    if told is None or actual is None:
+        if told is not actual:
+            which = "masks that the manifest does not list" if told is None else "none of the masks in the manifest"
+            yield f"{folder}: the tars hold {which}; {_index(folder)}"
+        return
+    place = ["tar", "offset"]
+    listed = read_masks(folder, manifest)[np.argsort(index, order=place)]
+    if not np.array_equal(listed, measured.mask_rows[np.argsort(measured.rows, order=place)]):
+        yield f"{folder / 'masks.npy'}: a place or crc32 is not the mask's; {_index(folder)}"
+    if (told.num_masks, told.pixels) != (actual.num_masks, actual.pixels):
+        yield f"{folder / 'manifest.json'}: masks are not counted right; {_index(folder)}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.images import BadImage, Examined, examine
+from eyespot.data_pipeline.masks import examine_mask
 from eyespot.data_pipeline.sources import Item, read_item
 
 NUM_WORKERS = len(os.sched_getaffinity(0))
@@ -77,12 +78,22 @@ def _examine_chunk(items: Sequence[Item], resize: int | None, in_place: bool) ->
     found = [_examine_item(item, resize=resize, in_place=in_place) for item in items]
     for place in _misread(found):
         found[place] = _MISREAD if in_place else _rewritten(items[place], resize)
-    return [replace(image, data=b"") if in_place and isinstance(image, Examined) else image for image in found]
+    return [_without_data(image) if in_place and isinstance(image, Examined) else image for image in found]
+
+
+def _without_data(image: Examined) -> Examined:
+    return replace(image, data=b"", mask=image.mask and replace(image.mask, data=b""))
 
 
 def _examine_item(item: Item, **options: Any) -> Examined | str:
     try:
-        return examine(read_item(item), **options)
+        image = examine(read_item(item), **options)
+        if item.mask is None:
+            return image
+        if item.mask.size < 0:
+            return "no mask (a .png of the same name)"
+        keep = {name: options[name] for name in ("resize", "in_place") if name in options}
+        return replace(image, mask=examine_mask(item.mask.read(), (image.height, image.width), **keep))
     except BadImage as error:
         return str(error)
     except OSError as error:

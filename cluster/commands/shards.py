@@ -10,7 +10,7 @@ import tyro
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import Manifest, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.manifest import IGNORED, Manifest, find_shards, read_index, read_manifest
 from eyespot.data_pipeline.sources import DOWNLOADS
 from eyespot.data_pipeline.workers import NUM_WORKERS
 
@@ -27,6 +27,7 @@ USAGE = """usage: eyespot shards COMMAND ...
 For example:
   eyespot shards pack digits data/digits
   eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
+  eyespot shards pack VOC/JPEGImages data/voc --masks VOC/SegmentationClass --holdout 0.5
   eyespot shards info data/photos
   eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
@@ -43,12 +44,20 @@ class Pack:
     val/ above them are splits, written as DST/train and DST/test. Images that are no RGB or gray JPEG or PNG are
     converted (transparency is laid on white, EXIF rotation applied, animations give their first frame); broken ones
     are left out and named. Run the same command again to go on after an interruption.
+
+    With --masks, the segmentation mask of each image is packed beside it (KEY.jpg, KEY.seg.png): for SRC/a/1.jpg that
+    is MASKS/a/1.png, an 8-bit gray or palette PNG of the image's size, whose values are class numbers. Images whose
+    mask is missing, broken or of another size are left out and named.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """What to pack."""
     destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """A new or empty folder."""
+    masks: Path | None = None
+    """Folder of segmentation masks, for dense evaluation."""
+    mask_ignored: int = IGNORED
+    """The value in a mask that says nothing: 255 in Pascal VOC and Cityscapes, 0 in ADE20K."""
     max_samples: int = 10_000
     """Most samples in one tar."""
     max_bytes: int = 500_000_000
@@ -136,6 +145,8 @@ def _pack(argv: list[str]) -> int:
     manifests = pack(
         asked.source,
         asked.destination,
+        masks=asked.masks,
+        mask_ignored=asked.mask_ignored,
         max_samples=asked.max_samples,
         max_bytes=asked.max_bytes,
         resize=asked.resize,
@@ -214,6 +225,10 @@ def _summary(folder: Path, manifest: Manifest) -> str:
         f"  width        {_sides(stats.width)}",
         f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} (RGB, 0..1)",
     ]
+    if masks := manifest.masks:
+        total = sum(masks.pixels)
+        shares = ", ".join(f"{number}: {count / total:.1%}" for number, count in enumerate(masks.pixels) if count)
+        lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; share of pixels {shares}")
     if manifest.converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")
