@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import logging
 import os
+import platform
+import re
 import secrets
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -78,6 +81,7 @@ class RunFolder:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "world_size": world_size,
+            "hardware": hardware(),
             "eyespot": eyespot.__version__,
             "versions": {"python": sys.version.split()[0], **_versions()},
             "manifest_sha256": manifest_sha256,
@@ -183,6 +187,14 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def hardware() -> dict[str, Any]:
+    """What this machine computes with: its processor, the cores that we may use, its GPUs."""
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.is_file() else []
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {"cpu": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
 
 
 def code_state() -> dict[str, str]:
