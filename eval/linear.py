@@ -9,7 +9,7 @@ each axis is scaled by its curvature before L-BFGS sees it. That changes the pat
 walked from strong to weak, each fit starting from the last.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,22 +74,24 @@ def loss_and_gradient(
 
 def fit(
     x: Float64[Tensor, "n r"],
-    labels: Int[Tensor, " n"],
+    labels: Int[Tensor, " n"] | Float64[Tensor, "n c"],
     start: Float64[Tensor, "r1 c"],
     *,
     penalty: float,
     variance: Float64[Tensor, " r"],
     tolerance: float = _FINAL,
+    loss_and_gradient: Callable[..., tuple[Tensor, Tensor]] = loss_and_gradient,
 ) -> Float64[Tensor, "r1 c"]:
     """Logistic regression by L-BFGS from ``start``.
 
     Args:
         x: features along their principal axes.
-        labels: classes, 0..c-1.
+        labels: classes, 0..c-1, or what else the loss takes for labels.
         start: weights to begin with; the last row is the bias.
         penalty: lambda, of the mean loss.
         variance: of x along each axis, for scaling.
         tolerance: ends where no entry of the scaled gradient is larger.
+        loss_and_gradient: what is minimised.
     """
     probabilities = torch.addmm(start[-1], x, start[:-1]).softmax(1)
     curvature = (probabilities * (1 - probabilities)).mean().clamp_min(1e-8)
