@@ -45,6 +45,8 @@ class LoaderSpec:
     """The shard folder (with its manifest.json)."""
     views: ViewSpec
     """What to make of each image."""
+    ids: Int64[np.ndarray, " n"] | None = None
+    """The samples that the endless stream is made of; None = all."""
     batch_size: int
     """Images of one micro-batch over all ranks; the world size must divide it."""
     seed: int = 0
@@ -73,12 +75,15 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     if spec.batch_size % world_size:
         raise UserError(f"batch_size {spec.batch_size}: {world_size} ranks do not divide it; choose a multiple")
     manifest = read_manifest(spec.shards)
-    num_samples = manifest.num_samples
+    num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
     if spec.batch_size > num_samples:
         raise UserError(
             f"batch_size {spec.batch_size}: more than the {num_samples} samples in {spec.shards}; choose a smaller one"
         )
-    identity = {"num_samples": num_samples, "shards": zlib.crc32(manifest.index_sha256.encode()), "seed": spec.seed}
+    checksum = zlib.crc32(manifest.index_sha256.encode())
+    if spec.ids is not None:
+        checksum = zlib.crc32(spec.ids.tobytes(), checksum)
+    identity = {"num_samples": num_samples, "shards": checksum, "seed": spec.seed}
     start = _checked_start(identity, state)
     order = SampleOrder(num_samples, spec.seed)
     share = spec.batch_size // world_size
@@ -86,7 +91,8 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     def plan() -> Plan:
         position = start + rank * share
         while True:
-            yield order.ids(position, share)
+            places, epochs = order.ids(position, share)
+            yield places if spec.ids is None else spec.ids[places], epochs
             position += spec.batch_size
 
     reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)

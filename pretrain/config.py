@@ -18,6 +18,7 @@ from eyespot.pretrain.encoders import EncoderConfig
 from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.start import StartConfig
 
 C = TypeVar("C")
 
@@ -32,10 +33,16 @@ class DataConfig:
     """Shard folder (see eyespot shards pack), or a folder with train/ inside."""
     batch_size: int = 256
     """Images per optimiser step, over all ranks and micro-batches: the same on 1 or 64 processes."""
+    ids: Path | None = None
+    """Text file of sample ids, one a line: the run learns from these alone; None = from all."""
     accumulate: int = 1
     """Micro-batches per step: less memory, the same gradient."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest."""
+    mean: tuple[float, float, float] | None = None
+    """Per-channel mean to subtract, of values in 0..1, in place of those; for an encoder that was trained with it."""
+    std: tuple[float, float, float] | None = None
+    """Per-channel standard deviation to divide by; goes with the mean."""
     num_threads: int = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
     max_bad_fraction: float = 0.01
@@ -47,6 +54,8 @@ class DataConfig:
                 raise UserError(f"data.{name} {getattr(self, name)}: must be 1 or more")
         if not 0 <= self.max_bad_fraction < 1:
             raise UserError(f"data.max_bad_fraction {self.max_bad_fraction}: must be at least 0 and below 1")
+        if (self.mean is None) != (self.std is None) or min(self.std or (1.0,)) <= 0:
+            raise UserError(f"data.std {self.std}: data.mean and data.std go together, and std must be above 0")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,6 +66,7 @@ class Run:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     steps: int = 1000
     """Optimiser steps of the whole run; the learning rate's schedule ends there."""
     stop_after: int | None = None
@@ -118,7 +128,8 @@ FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
     *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
-    *("data.shards", "data.accumulate", "data.num_threads", "data.max_bad_fraction", "encoder.checkpointing"),
+    *("data.shards", "data.ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
+    *("encoder.checkpointing", "start.weights"),
 }
 
 

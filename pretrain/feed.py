@@ -3,10 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int64
+
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import LoaderSpec, cpu_share, make_loader
-from eyespot.data_pipeline.manifest import Manifest, find_shards, read_manifest
+from eyespot.data_pipeline.manifest import Manifest, find_shards, read_index, read_manifest
 from eyespot.data_pipeline.views import ViewSpec
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.dist import World
@@ -25,20 +28,55 @@ def open_shards(data: DataConfig) -> tuple[Path, Manifest]:
     return folder, read_manifest(folder)
 
 
-def check_labels(objective: Objective, shards: Path, manifest: Manifest) -> None:
-    """Whether there are labels where the method needs them.
+def chosen_ids(data: DataConfig, manifest: Manifest) -> Int64[np.ndarray, " n"] | None:
+    """The samples that ``data.ids`` names; None = all.
 
     Raises:
-        UserError: there are none.
+        UserError: the file cannot be read, or names no samples, one twice, or one that is not there.
+    """
+    if data.ids is None:
+        return None
+    try:
+        ids = np.array([int(line) for line in data.ids.read_text(encoding="utf-8").split()], np.int64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.ids {data.ids}: cannot be read as one id a line ({error})") from error
+    if not len(ids) or len(np.unique(ids)) < len(ids) or ids.min() < 0 or ids.max() >= manifest.num_samples:
+        raise UserError(
+            f"data.ids {data.ids}: must name different samples from 0 to {manifest.num_samples - 1}, at least one"
+        )
+    return ids
+
+
+def check_labels(objective: Objective, shards: Path, manifest: Manifest, data: DataConfig) -> None:
+    """Whether there are labels where the method needs them, and those it can tell apart.
+
+    Raises:
+        UserError: there are none, or others.
     """
     if objective.needs_labels and not manifest.num_labeled:
         raise UserError(
             f"data.shards {shards}: {type(objective).__name__} needs labels and no image has one; pack class folders"
         )
+    if objective.num_classes is None:
+        return
+    labels, ids = read_index(shards, manifest)["label"], chosen_ids(data, manifest)
+    labels = labels if ids is None else labels[ids]
+    if labels.min() < 0:
+        raise UserError(
+            f"data.shards {shards}: {(labels < 0).sum()} of {len(labels)} images have no label;"
+            " name the others in data.ids"
+        )
+    if labels.max() >= objective.num_classes:
+        raise UserError(
+            f"objective.num_classes {objective.num_classes}: {shards} has label {labels.max()}; set it to"
+            f" {max(len(manifest.classes), labels.max() + 1)}"
+        )
 
 
 def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
     """The views with the mean and standard deviation that the run asks for."""
+    if data.mean is not None and data.std is not None:
+        return replace(views, mean=data.mean, std=data.std)
     if data.normalize == "imagenet":
         return views
     return replace(views, mean=manifest.image_stats.mean, std=manifest.image_stats.std)
@@ -58,6 +96,7 @@ def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> Loader
         )
     return LoaderSpec(
         shards=shards,
+        ids=chosen_ids(data, read_manifest(shards)),
         views=views,
         batch_size=data.batch_size // data.accumulate,
         seed=run.seed,
@@ -69,7 +108,8 @@ def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> Loader
 
 def pictured_batch(spec: LoaderSpec, manifest: Manifest, world: World) -> Batch:
     """The same few samples for every picture of the run, so that a person can compare them."""
-    per_rank = max(1, min(NUM_PICTURED, manifest.num_samples // world.size))
+    num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
+    per_rank = max(1, min(NUM_PICTURED, num_samples // world.size))
     loader = make_loader(replace(spec, batch_size=per_rank * world.size), world.rank, world.size)
     try:
         return next(loader)

@@ -2,7 +2,14 @@
 
 from itertools import pairwise
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eyespot.data_pipeline.errors import UserError
+
+CHANNELS_PER_HEAD = 64
 
 
 def mlp(*dims: int, batch_norm: bool = False, last_norm: bool = False) -> nn.Sequential:
@@ -23,3 +30,37 @@ def mlp(*dims: int, batch_norm: bool = False, last_norm: bool = False) -> nn.Seq
     layers.append(nn.Linear(dims[-2], dims[-1], bias=not last_norm))
     layers += [nn.BatchNorm1d(dims[-1], affine=False)] if last_norm else []
     return nn.Sequential(*layers)
+
+
+class AttentivePool(nn.Module):
+    """Learned queries attend once to all tokens: the mean of their answers.
+
+    From AIM's attentive probe (El-Nouby et al. 2024, arXiv:2401.08541). With q the queries, k and v linear in the tokens x (which a batch norm without scale and shift has seen), each head
+    on its own ``CHANNELS_PER_HEAD`` channels:  answer = softmax(q k^T / sqrt(d)) v.
+
+    Args:
+        dim: channels of a token.
+        num_queries: learned queries.
+
+    Raises:
+        UserError: the channels cannot be dealt to heads.
+    """
+
+    def __init__(self, dim: int, num_queries: int) -> None:
+        super().__init__()
+        self.num_heads = max(1, dim // CHANNELS_PER_HEAD)
+        if dim % self.num_heads:
+            raise UserError(
+                f"objective.head 'attentive': {self.num_heads} heads do not divide {dim} channels; try linear"
+            )
+        self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
+        self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
+        self.keys, self.values = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+
+    def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
+        """One vector for each image."""
+        tokens = self.norm(tokens.transpose(1, 2)).transpose(1, 2)
+        keys, values = self.keys(tokens), self.values(tokens)
+        queries = self.queries.to(keys.dtype).expand(len(tokens), -1, -1)
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (queries, keys, values))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).mean(1)

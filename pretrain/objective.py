@@ -40,6 +40,9 @@ class Objective(nn.Module, ABC):
     needs_labels: ClassVar[bool] = False
     """Whether the method is told what is in the images."""
 
+    num_classes: int | None = None
+    """How many classes it can tell apart: then each image needs a label, 0 to this number; None = it does not ask."""
+
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""
 

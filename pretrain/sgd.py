@@ -1,6 +1,6 @@
 """SGD with momentum, torch's fused one, that works on an engine's shards too.
 
-    v <- m v + g + b w,    w <- w - r v
+    v <- m v + g + b w,    w <- w - r v        (Nesterov's: w <- w - r (g + b w + m v))
 
 with rate r, momentum m and weight decay b. It works on each number by itself, so each rank does its share of every
 tensor; torch's own class refuses tensors that are cut up (DTensors), though its AdamW takes them.
@@ -23,6 +23,7 @@ class SGD(torch.optim.Optimizer):
         lr: rate r.
         momentum: share m of the last step that is taken again.
         weight_decay: b, added to the gradient.
+        nesterov: steps along the gradient and the momentum of the step after.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class SGD(torch.optim.Optimizer):
         lr: float = 0.0,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        nesterov: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody here has a closure
@@ -58,7 +61,7 @@ class SGD(torch.optim.Optimizer):
             momentum=group["momentum"],
             lr=group["lr"],
             dampening=0.0,
-            nesterov=False,
+            nesterov=group["nesterov"],
             maximize=False,
             is_first_step=False,  # the buffers are there
         )

@@ -15,6 +15,7 @@ from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
 from eyespot.pretrain.micro_batches import forward_backward
 from eyespot.pretrain.norms import whole_norms
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import set_rate
 
 
 class TorchEngine(ABC):
@@ -65,8 +66,7 @@ class TorchEngine(ABC):
         if applied := math.isfinite(norm):
             if self._settings.clip is not None and norm > self._settings.clip:
                 torch._foreach_mul_([own_share(g) for g in gradients], self._settings.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
+            set_rate(self._optimizer, lr)
             self._optimizer.step()
         self.discard()
         return norm, applied

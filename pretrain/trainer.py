@@ -14,7 +14,6 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import make_loader
 from eyespot.pretrain import checkpoint, dist
 from eyespot.pretrain.config import Run, engine_settings
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch
 from eyespot.pretrain.health import HeadWatch
@@ -27,6 +26,7 @@ from eyespot.pretrain.rank_watch import RankFailure, RankWatch
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.saver import Saver
 from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
+from eyespot.pretrain.start import first_objective
 from eyespot.pretrain.stopping import StopSignals
 
 log = logging.getLogger("eyespot")
@@ -85,9 +85,8 @@ class Trainer:
         self.watch = watch
         with dist.agreed():
             shards, manifest = open_shards(run.data)
-            torch.manual_seed(run.seed)
-            objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
-            check_labels(objective, shards, manifest)
+            objective = first_objective(run)
+            check_labels(objective, shards, manifest, run.data)
             self.views = normalized(objective.views(), run.data, manifest)
             spec = loader_spec(run, shards, self.views, world)
         num_parameters = sum(p.numel() for p in objective.parameters())

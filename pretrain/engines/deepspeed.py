@@ -28,6 +28,7 @@ from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
 from eyespot.pretrain.lars import LARS
 from eyespot.pretrain.micro_batches import forward_backward
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim import set_rate
 from eyespot.pretrain.zero_state import ZeroState
 
 MAX_BUCKET_ELEMENTS = 50_000_000
@@ -107,8 +108,7 @@ class DeepSpeedEngine:
 
     def step(self, lr: float) -> tuple[float, bool]:
         """Clips by the global norm and steps; ZeRO skips when the norm is not finite, and calls it infinite."""
-        for group in self._zero.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self._zero.optimizer, lr)
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         return norm, self._engine.was_step_applied() and math.isfinite(norm)

@@ -1,0 +1,71 @@
+"""What a run begins with: a freshly drawn objective, or one whose encoder has somebody's weights already."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.objective import Objective
+
+if TYPE_CHECKING:
+    from eyespot.pretrain.config import Run
+
+
+@dataclass(kw_only=True, slots=True)
+class StartConfig:
+    """The encoder's first weights, where they are not drawn by the seed."""
+
+    weights: Path | None = None
+    """File of an encoder's weights (safetensors, named as timm names them); None = random ones."""
+    sha256: str = ""
+    """Of that file, which is refused if it has another; empty = not checked."""
+    origin: str = ""
+    """Where the weights come from, for the record."""
+
+
+def first_objective(run: "Run") -> Objective:
+    """The run's objective as it is before step 0.
+
+    The file of weights is asked for only where the run has no checkpoint that it could go on from.
+
+    Raises:
+        UserError: the encoder cannot be made, or its first weights cannot be read or do not fit.
+    """
+    torch.manual_seed(run.seed)
+    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    goes_on = run.resume not in ("never", "auto") or (run.resume == "auto" and checkpoint.newest(run.run_dir))
+    if run.start.weights is not None and not goes_on:
+        load_weights(objective.encoder, run.start.weights, run.start.sha256)
+    return objective
+
+
+def load_weights(encoder: nn.Module, path: Path, sha256: str) -> None:
+    """Reads a file of weights into the encoder: all of its tensors, in their shapes, and no other.
+
+    Raises:
+        UserError: it cannot be read, is another file than was meant, or holds other tensors.
+    """
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"start.weights {path}: cannot be read as safetensors ({error})") from error
+    if sha256 and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise UserError(f"start.weights {path}: has sha256 {found[:12]}..., not start.sha256 {sha256[:12]}...")
+    wanted = encoder.state_dict()
+    for name in [*wanted, *tensors]:
+        shapes = [tuple(held[name].shape) if name in held else None for held in (wanted, tensors)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"start.weights {path}: {name} is {shapes[1] or 'missing'} there and {shapes[0] or 'missing'} in the"
+                " encoder; choose the encoder.* that it was saved from"
+            )
+    encoder.load_state_dict(tensors)
