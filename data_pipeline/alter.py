@@ -14,46 +14,68 @@ import torch
 from jaxtyping import Float32, Float64, Int8, Int64, Integer
 from torch import Tensor
 
+from eyespot.data_pipeline import rand_augment
 from eyespot.data_pipeline.color import Amounts, Levels, blur, brightness, contrast, hue, saturation, solarize
-from eyespot.data_pipeline.draws import uniforms
+from eyespot.data_pipeline.draws import normals, uniforms
+from eyespot.data_pipeline.erase import Erasing, view_erasing
 from eyespot.data_pipeline.views import CenterView, RandomView, View
 
 NUM_COLOR_DRAWS = 10
 """Per view: jitter or not, its order, its four amounts; grayscale or not; blur or not, its sigma; solarize or not."""
 
-OPERATIONS: tuple[Callable[[Tensor, Amounts], None], ...] = (brightness, contrast, saturation, hue, blur, solarize)
+_RAND_AUGMENT = [operation for operation, _ in rand_augment.CHOICES]
+_COLOR = [brightness, contrast, saturation, hue, blur, solarize]
+OPERATIONS: tuple[Callable[[Tensor, Amounts], None], ...] = tuple(dict.fromkeys([*_COLOR, *_RAND_AUGMENT]))
 NOTHING, SATURATION, BLUR, SOLARIZE = (-1, *(OPERATIONS.index(each) for each in (saturation, blur, solarize)))
 ORDERS = np.array(list(permutations(range(4))), np.int8)
 """Of the jitter's operations, which are the first four."""
+_PLACES = np.array([*map(OPERATIONS.index, _RAND_AUGMENT), NOTHING], np.int8)
+"""Of RandAugment's choices; the last is its -1."""
 
-Steps = Int8[np.ndarray, "b steps"]
-"""Indices into OPERATIONS, or NOTHING."""
+Steps = tuple[Int8[np.ndarray, "b steps"], Float32[np.ndarray, "b steps"]]
+"""Indices into OPERATIONS, or NOTHING, and how much of each."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Alteration:
-    """What is done to one view of each image of a batch: a few steps, one after another."""
+    """What is done to one view of each image of a batch: a few steps, one after another, and what is erased."""
 
-    steps: Steps
-    """What."""
+    steps: Int8[np.ndarray, "b steps"]
+    """Indices into OPERATIONS, or NOTHING."""
     amounts: Float32[np.ndarray, "b steps"]
     """How much of each."""
+    erasing: Erasing | None = None
+    """After normalisation."""
 
     def rows(self, rows: slice) -> "Alteration":
         """The alteration of some of the images."""
-        return Alteration(steps=self.steps[rows], amounts=self.amounts[rows])
+        erasing = self.erasing and self.erasing.rows(rows)
+        return Alteration(steps=self.steps[rows], amounts=self.amounts[rows], erasing=erasing)
 
 
 def view_alteration(
     view: View, name: str, seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"]
 ) -> Alteration | None:
     """What to do to the view ``name`` of each sample: a pure function of (seed, epoch, id, name). None = nothing."""
-    if isinstance(view, CenterView) or not (any(view.jitter) or view.grayscale or view.blur or view.solarize):
+    if isinstance(view, CenterView):
         return None
-    return color_steps(view, uniforms(seed, epochs, ids, f"{name}/color", NUM_COLOR_DRAWS))
+    parts: list[Steps] = []
+    if view.rand_augment:
+        numbers = uniforms(seed, epochs, ids, f"{name}/rand-augment", rand_augment.NUM_DRAWS)
+        magnitudes = normals(seed, epochs, ids, f"{name}/magnitude", rand_augment.NUM_STEPS)
+        chosen, amounts = rand_augment.draw_steps(view.rand_augment, view.rand_augment_std, numbers, magnitudes)
+        parts.append((_PLACES[chosen], amounts))
+    if any(view.jitter) or view.grayscale or view.blur or view.solarize:
+        parts.append(color_steps(view, uniforms(seed, epochs, ids, f"{name}/color", NUM_COLOR_DRAWS)))
+    erasing = view_erasing(view.erase, view.size, name, seed, epochs, ids) if view.erase else None
+    if not parts and erasing is None:
+        return None
+    none = np.empty((len(ids), 0), np.int8), np.empty((len(ids), 0), np.float32)
+    steps, amounts = (np.concatenate(columns, axis=1) for columns in zip(*(parts or [none]), strict=True))
+    return Alteration(steps=steps, amounts=amounts, erasing=erasing)
 
 
-def color_steps(view: RandomView, numbers: Float32[np.ndarray, "b 10"]) -> Alteration:
+def color_steps(view: RandomView, numbers: Float32[np.ndarray, "b 10"]) -> Steps:
     """Jitter, grayscale, blur and solarize, as a view asks for them, driven by given numbers.
 
     Args:
@@ -68,7 +90,7 @@ def color_steps(view: RandomView, numbers: Float32[np.ndarray, "b 10"]) -> Alter
     later = ((6, view.grayscale, SATURATION), (7, view.blur, BLUR), (9, view.solarize, SOLARIZE))
     for step, (draw, probability, operation) in enumerate(later, start=4):
         steps[numbers[:, draw] < probability, step] = operation
-    return Alteration(steps=steps, amounts=amounts)
+    return steps, amounts
 
 
 def _jitter(
@@ -99,7 +121,8 @@ def alter(levels: Levels, alteration: Alteration) -> None:
         for operation in np.unique(steps[steps != NOTHING]).tolist():
             part = slice(*np.searchsorted(steps, (operation, operation + 1)))
             OPERATIONS[operation](views[part], alteration.amounts[rows[part], column])
-    if len(levels) > 1 and (restored := _pick(views, np.argsort(rows), spare)) is not levels:
+    moved = views is not levels or (rows[1:] < rows[:-1]).any()
+    if moved and (restored := _pick(views, np.argsort(rows), spare)) is not levels:
         levels.copy_(restored)
 
 

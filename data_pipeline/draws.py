@@ -5,6 +5,7 @@ Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"
 """
 
 import zlib
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float32, Integer, UInt32
@@ -44,6 +45,31 @@ def uniforms(
         stream: a name; different names give independent numbers.
         count: how many numbers per sample.
     """
+    return (_words(seed, epochs, ids, stream, count) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+
+
+def normals(
+    seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"], stream: str, count: int
+) -> Float32[np.ndarray, "b count"]:
+    """(B, count) numbers of the standard normal distribution, one row per sample; arguments as for ``uniforms``.
+
+    Each is one of 65,536 equally likely quantiles, up to 4.2 on either side: a table gives the same bits everywhere,
+    and takes a fraction of the time of logarithms and cosines.
+    """
+    halves = _words(seed, epochs, ids, stream, -(-count // 2)).view(np.uint16)
+    return _normal_quantiles()[halves[:, :count]]
+
+
+@cache
+def _normal_quantiles() -> Float32[np.ndarray, " 65536"]:
+    from scipy.special import ndtri  # takes a while to import, and most runs do not need it
+
+    return ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
+
+
+def _words(
+    seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"], stream: str, count: int
+) -> UInt32[np.ndarray, "b count"]:
     num_blocks = -(-count // 4)
     counter = np.empty((4, len(ids), num_blocks), np.uint32)
     counter[0] = np.arange(num_blocks, dtype=np.uint32)
@@ -51,5 +77,5 @@ def uniforms(
     counter[2] = epochs.astype(np.uint32)[:, None]
     counter[3] = ids.astype(np.uint32)[:, None]
     words = philox(counter.reshape(4, -1), (seed & _WORD, (seed >> 32) & _WORD))
-    words = words.reshape(4, len(ids), num_blocks).transpose(1, 2, 0).reshape(len(ids), 4 * num_blocks)[:, :count]
-    return (words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    words = words.reshape(4, len(ids), num_blocks).transpose(1, 2, 0).reshape(len(ids), 4 * num_blocks)
+    return np.ascontiguousarray(words[:, :count])

@@ -1,4 +1,4 @@
-"""From crops to views on the CPU: resize, cut, alter, normalise, flip. What a GPU has resized: alter, normalise.
+"""From crops to views on the CPU: resize, cut, alter, normalise, erase, flip. On a GPU: alter, normalise, erase.
 
 On the CPU, torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision
 gives (docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes as well (dali.py).
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.alter import Alteration, alter
 from eyespot.data_pipeline.crops import Geometry
+from eyespot.data_pipeline.erase import erase
 from eyespot.data_pipeline.views import Color
 
 SMALL = 160
@@ -78,6 +79,8 @@ def _finish(levels: Float32[Tensor, "b 3 h w"], alteration: Alteration | None, m
         alter(levels, alteration)
     offset, factor = _offset_and_factor(mean, std)
     levels.sub_(offset.to(levels.device)).mul_(factor.to(levels.device))
+    if alteration is not None and alteration.erasing is not None:
+        erase(levels, alteration.erasing)
 
 
 @lru_cache

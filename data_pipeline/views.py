@@ -17,7 +17,8 @@ MIN_BLURRED = 20
 class RandomView:
     """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip), recolored.
 
-    Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize.
+    Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize. For training on
+    labels there are RandAugment, right after the crop, and Random Erasing, at the very end.
     """
 
     size: int = 0
@@ -44,13 +45,23 @@ class RandomView:
     """Smallest and largest standard deviation of the blur, pixels."""
     solarize: float = 0.0
     """Probability that levels of 128 and above are inverted."""
+    rand_augment: float = 0.0
+    """Magnitude of RandAugment's two operations, up to 10; 0 = no RandAugment."""
+    rand_augment_std: float = 0.5
+    """Standard deviation of that magnitude, which is drawn anew for each operation."""
+    erase: float = 0.0
+    """Probability that a rectangle, a fiftieth to a third of the view, is overwritten with noise (Random Erasing)."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize"):
+        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize", "erase"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} {getattr(self, name)}: is a probability, so it must lie in 0..1")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise UserError(f"jitter {self.jitter}: must be 0 or more each, and the last (hue) at most 0.5 turns")
+        if not 0 <= self.rand_augment <= 10:
+            raise UserError(f"rand_augment {self.rand_augment}: is a magnitude, so it must lie in 0..10")
+        if self.rand_augment_std < 0:
+            raise UserError(f"rand_augment_std {self.rand_augment_std}: must be 0 or more")
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"blur_sigma {self.blur_sigma}: must be above 0, the smaller one first")
         if self.blur and 0 < self.size < MIN_BLURRED:

@@ -1,6 +1,7 @@
 """Which steps a view goes through, in which order, as often as asked; and the same bits in any batch."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -18,6 +19,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import CenterView, RandomView
 
 STRONG = RandomView(size=64, jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
+ALL = replace(STRONG, rand_augment=9.0, erase=0.5)
 
 
 def altered_by_torchvision(image, steps: list[int], amounts: list[float]):
@@ -59,8 +61,8 @@ def test_all_steps_in_every_order_follow_torchvision():
 
 @pytest.mark.parametrize("size", [20, 33, 64, 225])
 def test_a_sample_has_the_same_bits_in_any_batch(size):
-    count = 13
-    alteration = drawn(STRONG, count)
+    count = 70
+    alteration = drawn(replace(ALL, size=size), count)
     assert set(alteration.steps.ravel().tolist()) == {NOTHING, *range(len(OPERATIONS))}
     original = noise(count, size)
     together = original.clone()
@@ -72,9 +74,9 @@ def test_a_sample_has_the_same_bits_in_any_batch(size):
     backwards = original.flip(0).clone()
     alter(backwards, Alteration(steps=alteration.steps[::-1].copy(), amounts=alteration.amounts[::-1].copy()))
     assert torch.equal(backwards.flip(0), together)
-    part = original.clone()[2:9]  # memory that begins in the middle
-    alter(part, alteration.rows(slice(2, 9)))
-    assert torch.equal(part, together[2:9])
+    part = original.clone()[2:40]  # memory that begins in the middle
+    alter(part, alteration.rows(slice(2, 40)))
+    assert torch.equal(part, together[2:40])
     torch.set_num_threads(3)
     try:
         threaded = original.clone()
@@ -133,10 +135,10 @@ def test_what_is_off_costs_nothing_and_changes_nothing():
 
 def test_views_and_epochs_of_a_sample_differ_and_do_not_depend_on_the_batch():
     ids, epochs = np.arange(50), np.repeat([0, 1], 25)
-    first = view_alteration(STRONG, "view0", 5, epochs, ids)
-    other = view_alteration(STRONG, "view1", 5, epochs, ids)
-    alone = view_alteration(STRONG, "view0", 5, epochs[30:31], ids[30:31])
-    later = view_alteration(STRONG, "view0", 5, epochs + 1, ids)
+    first = view_alteration(ALL, "view0", 5, epochs, ids)
+    other = view_alteration(ALL, "view1", 5, epochs, ids)
+    alone = view_alteration(ALL, "view0", 5, epochs[30:31], ids[30:31])
+    later = view_alteration(ALL, "view0", 5, epochs + 1, ids)
     assert first and other and alone and later
     assert (first.amounts != other.amounts).any(1).all()
     assert (first.amounts != later.amounts).any(1).all()
@@ -161,6 +163,9 @@ def test_pil_images_are_what_the_references_take():
         (dict(jitter=(-0.4, 0.4, 0.4, 0.1)), "jitter"),
         (dict(blur_sigma=(2.0, 0.1)), "blur_sigma"),
         (dict(size=16, blur=0.5), "16 pixels"),
+        (dict(rand_augment=11.0), "rand_augment 11.0"),
+        (dict(rand_augment_std=-0.5), "rand_augment_std -0.5"),
+        (dict(erase=1.25), "erase 1.25"),
     ],
 )
 def test_wrong_settings_are_named(wrong, named):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
-from eyespot.data_pipeline.draws import philox, uniforms
+from eyespot.data_pipeline.draws import normals, philox, uniforms
 
 # Random123's kat_vectors, philox4x32 with 10 rounds: counter, key, output.
 KNOWN_ANSWERS = [
@@ -47,3 +48,14 @@ def test_numbers_are_uniform():
     counts = np.histogram(numbers, bins=20, range=(0, 1))[0]
     chi_squared = ((counts - 5000.0) ** 2 / 5000).sum()
     assert chi_squared < 43.8  # 99.9 % point of chi-squared with 19 degrees of freedom
+
+
+def test_normals_are_normal_and_the_same_wherever_a_sample_sits():
+    ids, epochs = np.array([5, 9, 70_000]), np.array([0, 3, 3])
+    together = normals(7, epochs, ids, "noise", 9)
+    assert together.shape == (3, 9) and together.dtype == np.float32
+    assert (together[1] == normals(7, epochs[1:2], ids[1:2], "noise", 9)[0]).all()
+    assert (normals(7, epochs, ids, "noise", 5) == together[:, :5]).all()
+    many = normals(0, np.zeros(500, np.int64), np.arange(500), "x", 101).ravel()
+    assert kstest(many, "norm").pvalue > 1e-3
+    assert np.abs(many).max() < 4.3 and abs(many.std() - 1) < 0.01
