@@ -35,8 +35,9 @@ def mlp(*dims: int, batch_norm: bool = False, last_norm: bool = False) -> nn.Seq
 class AttentivePool(nn.Module):
     """Learned queries attend once to all tokens: the mean of their answers.
 
-    From AIM's attentive probe (El-Nouby et al. 2024, arXiv:2401.08541). With q the queries, k and v linear in the tokens x (which a batch norm without scale and shift has seen), each head
-    on its own ``CHANNELS_PER_HEAD`` channels:  answer = softmax(q k^T / sqrt(d)) v.
+    From AIM's attentive probe (El-Nouby et al. 2024, arXiv:2401.08541). With q the queries, k and v linear in the
+    tokens x (which a batch norm without scale and shift has seen), each head on its own ``CHANNELS_PER_HEAD`` channels:
+    answer = softmax(q k^T / sqrt(d)) v.
 
     Args:
         dim: channels of a token.
