@@ -14,11 +14,15 @@ import eyespot
 from eyespot.eval.intervals import wilson
 from eyespot.pretrain.secrets import masked_values
 
-Protocol = Literal["linear", "knn", "retrieval", "clustering", "unlabeled"]
+Protocol = Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn"]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
 _READABLE = ("eyespot-result/1", FORMAT)
-_SHARES = {"retrieval": "recall@1"}  # what the share of right answers is called where it is not "accuracy"
+_SHARES = {
+    "retrieval": "recall@1",
+    "dense-linear": "mIoU",
+    "dense-knn": "mIoU",
+}  # what the share of right answers is called where it is not "accuracy"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,6 +34,8 @@ class Score:
     """Of 95 %, where one is known."""
     correct: str | None = None
     """Which test samples were right, as in `Result.correct`, where it is a share of them."""
+    values: list[float] | None = None
+    """Of each test sample, in id order, where it is their mean."""
 
     @classmethod
     def of(cls, right: Bool[np.ndarray, " m"]) -> "Score":

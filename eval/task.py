@@ -74,7 +74,9 @@ class Candidate:
     """Accuracy on the held-out tenth of train, 0..1, or what else it is chosen by; None if it is the only one."""
     predictions: Int[np.ndarray, " m"] | None = None
     """The class given to each test sample; None where the protocol gives none."""
+    share: Score | None = None
+    """What is reported in place of the predictions' accuracy, where there are none: a mean IoU."""
     scores: dict[str, Score] = field(default_factory=dict)
-    """What it gives beside the accuracy of the predictions."""
+    """What it gives beside that."""
     alarms: list[str] = field(default_factory=list)
     """What is wrong with the features, in plain words."""
