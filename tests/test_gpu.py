@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 RANDOM = ViewSpec(views=(RandomView(size=224),))
 PAIR = ViewSpec(views=(RandomView(size=96), RandomView(size=64, scale=(0.05, 0.4))))
+LABELLED = ViewSpec(views=(RandomView(size=96, rand_augment=9.0, erase=0.25),))
 CENTER = ViewSpec(views=(CenterView(resize=256, size=224),))
 
 
@@ -46,7 +47,7 @@ def test_views_agree_with_the_cpus(photographs, views):
     with_cpu.close()
 
 
-@pytest.mark.parametrize("views", [RANDOM, PAIR], ids=["one", "pair"])
+@pytest.mark.parametrize("views", [RANDOM, PAIR, LABELLED], ids=["one", "pair", "labelled"])
 def test_ranks_and_resume_do_not_change_a_bit(photographs, views):
     whole = make_loader(spec(photographs, views, "cuda:0"))
     batches = [next(whole) for _ in range(6)]

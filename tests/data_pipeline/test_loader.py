@@ -27,7 +27,8 @@ from eyespot.data_pipeline.order import SampleOrder
 from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
 
 COLORS = dict(jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
-TWO_VIEWS = ViewSpec(views=(RandomView(size=48, **COLORS), RandomView(size=24, scale=(0.05, 0.4), **COLORS)))
+LABELLED = RandomView(size=24, scale=(0.05, 0.4), rand_augment=9.0, erase=0.25)
+TWO_VIEWS = ViewSpec(views=(RandomView(size=48, **COLORS), LABELLED))
 CENTER = ViewSpec(views=(CenterView(resize=10, size=8),))
 
 
