@@ -9,10 +9,6 @@ import warnings
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -34,6 +30,9 @@ def clusters(features: Float[Tensor, "n d"], num_clusters: int, seed: int) -> In
         num_clusters: k, at most n.
         seed: of the starts.
     """
+    from sklearn.cluster import KMeans  # scikit-learn takes seconds to import, and most commands do not need it
+    from sklearn.exceptions import ConvergenceWarning
+
     rows = normalize(features.double(), dim=1).cpu().numpy()
     order = np.argsort(rows @ np.random.default_rng(0).normal(size=rows.shape[1]), kind="stable")
     found = np.empty(len(rows), np.int64)
@@ -50,6 +49,8 @@ def matched(assigned: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> I
         assigned: clusters, 0..; clusters beyond the number of classes get class -1.
         labels: the true classes.
     """
+    from scipy.optimize import linear_sum_assignment
+
     classes, places = np.unique(labels, return_inverse=True)
     together = np.zeros((int(assigned.max()) + 1, len(classes)), np.int64)
     np.add.at(together, (assigned, places), 1)
@@ -61,6 +62,8 @@ def matched(assigned: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> I
 
 def candidates(task: Task) -> list[Candidate]:
     """k-means by every kind of features; chosen by the NMI of k-means inside the tenth of train."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
     held, labels = task.train_labels[task.held].cpu().numpy(), task.test_labels.cpu().numpy()
     found = []
     for kind, test in task.test.items():

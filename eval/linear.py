@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
-from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -93,6 +92,8 @@ def fit(
         tolerance: ends where no entry of the scaled gradient is larger.
         loss_and_gradient: what is minimised.
     """
+    from scipy.optimize import minimize  # takes a second to import, in every process of a run
+
     probabilities = torch.addmm(start[-1], x, start[:-1]).softmax(1)
     curvature = (probabilities * (1 - probabilities)).mean().clamp_min(1e-8)
     scale = torch.cat([curvature * variance + penalty, curvature[None]]).rsqrt()[:, None]
