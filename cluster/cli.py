@@ -19,6 +19,9 @@ COMMANDS = {
     "doctor": "find out before the run what would stop it",
     "plan": "memory, batch, time and cost of a run, before it runs",
     "report": "write a run's report.html",
+    "release": "write a run's encoder as a folder that timm loads, with card, provenance and proof",
+    "pull": "fetch a release from a folder, an archive, http(s) or MLflow, and verify it",
+    "promote": "move an alias of MLflow's registry to a release that verifies",
     "recipes": "list the recipes",
     "sync": "bring the metrics of an offline run to MLflow",
 }

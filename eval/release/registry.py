@@ -45,6 +45,16 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
+def check_name(name: str) -> None:
+    """Whether a model of the registry may be called so.
+
+    Raises:
+        UserError: an address could not tell it from a version or an alias.
+    """
+    if not re.fullmatch(r"[\w.-][\w. -]*", name):
+        raise UserError(f"--register {name!r}: must consist of letters, digits, '.', '_', '-' and blanks")
+
+
 def is_registered(address: str) -> bool:
     """Whether an address is one of MLflow's registry."""
     return address.startswith("models:/")

@@ -1,0 +1,62 @@
+"""``eyespot pull ADDRESS [DIR]``."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from eyespot.cluster.arguments import parse
+
+
+@dataclass(kw_only=True, slots=True)
+class Pulling:
+    """Fetches a release and verifies it: there is a whole, unchanged one in the end, or nothing.
+
+    ADDRESS is a folder, a .tar, .tar.gz or .zip of one, the http(s) address of either, or models:/NAME@ALIAS or
+    models:/NAME/VERSION of MLflow's registry.
+
+    Checked are the sha256 of every file, that there are no others, that weights, mean, standard deviation and licence
+    are those of its provenance.json, that timm loads all of the weights, and that the golden images have the features
+    that they had when the release was written. Nothing is unpickled.
+
+    For example:
+
+    eyespot pull https://models.example.org/digits.tar.gz
+
+    eyespot pull models:/digits@production models/digits --sha256 8d2f...
+    """
+
+    address: Annotated[str, Positional, arg(metavar="ADDRESS")]
+    """Where the release is."""
+    folder: Annotated[Path | None, Positional, arg(metavar="DIR")] = None
+    """The folder that it becomes, which must not exist; by default named as the address ends, here."""
+    sha256: str | None = None
+    """The digest that it must have, as eyespot release printed it."""
+    uri: str | None = None
+    """For models:/: MLflow's tracking URI; without it MLFLOW_TRACKING_URI."""
+
+
+def main(argv: list[str]) -> int:
+    """Fetches the release, says what it is, and returns the exit code."""
+    wanted = parse(Pulling, argv, "eyespot pull")
+    from eyespot.eval.release.fetch import fetched
+    from eyespot.eval.release.layout import PROVENANCE, digest_of, read_json
+
+    folder = fetched(
+        wanted.address, wanted.folder or default_folder(wanted.address), sha256=wanted.sha256, uri=wanted.uri
+    )
+    said = read_json(folder / PROVENANCE, str(folder))
+    print(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified")
+    print(f"sha256 {digest_of(folder)}")
+    print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
+    return 0
+
+
+def default_folder(address: str) -> Path:
+    """The last part of an address, as a folder here: https://host/digits.tar.gz -> digits, models:/a@b -> a."""
+    path = re.sub(r"[?#].*", "", address).rstrip("/")
+    if path.startswith("models:/"):
+        return Path(re.sub(r"[/@].*", "", path.removeprefix("models:").lstrip("/")) or "release")
+    return Path(re.sub(r"\.(tar\.gz|tgz|tar|zip)$", "", path.rpartition("/")[2], flags=re.IGNORECASE) or "release")

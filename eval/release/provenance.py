@@ -1,0 +1,179 @@
+"""provenance.json: where an encoder comes from, as far as its run folder and this machine can tell."""
+
+import importlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import eyespot
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.manifest import find_shards, read_manifest
+from eyespot.eval.release.layout import FORMAT
+from eyespot.eval.result import Result, results_in
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.config import Run, load_run
+from eyespot.pretrain.run_folder import code_state, manifest_digest
+from eyespot.pretrain.secrets import masked_values
+
+
+@dataclass(kw_only=True, slots=True)
+class Origin:
+    """A checkpoint of a run, and what the run folder says of both."""
+
+    run_dir: Path
+    recipe: str
+    run: Run
+    record: dict[str, Any]
+    """run.json."""
+    folder: Path
+    """The checkpoint."""
+    meta: checkpoint.Meta
+
+    def method(self) -> str:
+        """The first line of the objective's file: the method, its paper and authors."""
+        module = importlib.import_module(type(self.run.objective).__module__)
+        return (module.__doc__ or type(self.run.objective).__qualname__).strip().splitlines()[0]
+
+    def sees_labels(self) -> bool:
+        """Whether the method is told what is in the images."""
+        module = importlib.import_module(type(self.run.objective).__module__)
+        owner = getattr(module, type(self.run.objective).__qualname__.partition(".")[0], None)
+        return bool(getattr(owner, "needs_labels", False))
+
+    def normalization(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation that the encoder was trained with.
+
+        Raises:
+            UserError: run.json does not say.
+        """
+        try:
+            found = self.record["normalization"]
+            return [float(value) for value in found["mean"]], [float(value) for value in found["std"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.run_dir / 'run.json'}: no field normalization; train the run anew") from error
+
+    def results(self) -> list[Result]:
+        """What was measured of this checkpoint, each followed by its random twin's result where there is one."""
+        found = results_in(self.run_dir)
+        own = [result for result in found if result.role == "encoder" and self._judges(result)]
+        pairs = [[result, *(other for other in found if _twins(result, other))][:2] for result in own]
+        return [result for pair in pairs for result in pair]
+
+    def data(self) -> dict[str, Any]:
+        """Name and counts of the training data, where the shards that the run saw are still there; always the hash."""
+        said: dict[str, Any] = {"manifest_sha256": self.record.get("manifest_sha256", "")}
+        try:
+            folder = find_shards(self.run.data.shards or "")
+            if manifest_digest(folder) != said["manifest_sha256"]:
+                return said
+            manifest = read_manifest(folder)
+        except (UserError, OSError):
+            return said
+        return {
+            "name": manifest.name,
+            "num_images": manifest.num_samples,
+            "num_classes": len(manifest.classes),
+            "height": manifest.image_stats.height,
+            "width": manifest.image_stats.width,
+            **said,
+        }
+
+    def parents(self) -> list[dict[str, Any]]:
+        """What the run's first weights came from: another run's checkpoint, or a file of weights."""
+        found: list[dict[str, Any]] = []
+        resume = self.run.resume
+        if resume not in ("never", "auto"):
+            parent: dict[str, Any] = {"checkpoint": resume}
+            if (Path(resume) / "meta.json").is_file():
+                meta = checkpoint.read_meta(Path(resume))
+                parent |= {"run_key": meta.run_key, "step": meta.step}
+            found.append(parent)
+        start = self.record.get("run", {}).get("start") or {}
+        if start.get("weights"):
+            found.append({"origin": start.get("origin", ""), "weights_sha256": start.get("sha256", "")})
+        return found
+
+    def _judges(self, result: Result) -> bool:
+        return result.origin.get("checkpoint") == self.folder.name
+
+
+def origin_of(run_dir: Path, name: str | None = None) -> Origin:
+    """Reads what a run folder says of one of its checkpoints.
+
+    Args:
+        run_dir: the run folder.
+        name: of the checkpoint, ``step-00000012``; None = the newest.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it is damaged.
+    """
+    recipe, run = load_run(run_dir)
+    there = {folder.name: folder for folder in checkpoint.complete(run_dir)}
+    if not there:
+        raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
+    folder = there.get(name) if name else checkpoint.newest(run_dir)
+    if folder is None:
+        raise UserError(f"--checkpoint {name}: run {run_dir} has {', '.join(there)}")
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    meta = checkpoint.read_meta(folder)
+    return Origin(run_dir=run_dir, recipe=recipe, run=run, record=record, folder=folder, meta=meta)
+
+
+def provenance_of(origin: Origin, name: str, config: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
+    """What provenance.json says, without secrets.
+
+    Args:
+        origin: run and checkpoint.
+        name: of the release.
+        config: the release's config.json.
+        weights_sha256: of model.safetensors.
+    """
+    record, run, meta, asked = origin.record, origin.run, origin.meta, config["pretrained_cfg"]
+    now = code_state()
+    return masked_values(
+        {
+            "format": FORMAT,
+            "name": name,
+            "license": asked["license"],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights_sha256": weights_sha256,
+            "architecture": config["architecture"],
+            "input": {name: asked[name] for name in ("mean", "std", "input_size", "crop_pct", "interpolation")},
+            "method": origin.method(),
+            "recipe": origin.recipe,
+            "checkpoint": origin.folder.name,
+            "step": meta.step,
+            "samples_seen": meta.loader.get("samples_consumed", meta.step * run.data.batch_size),
+            "seed": run.seed,
+            "data": origin.data(),
+            "parents": origin.parents(),
+            "code": {
+                "git_commit": record.get("git_commit", ""),
+                "git_diff_sha256": record.get("git_diff_sha256", ""),
+                "dirty": bool(record.get("git_diff_sha256")),
+                "eyespot": record.get("eyespot", ""),
+            },
+            "versions": record.get("versions", {}),
+            "hardware": record.get("hardware", {}),
+            "world_size": meta.world_size,
+            "engine": meta.engine,
+            "precision": meta.precision,
+            "released_by": {"eyespot": eyespot.__version__, **now, "dirty": bool(now["git_diff_sha256"])},
+            "run_key": meta.run_key,
+            "run": record,
+            "results": [asdict(result) for result in origin.results()],
+        }
+    )
+
+
+def paper_of(method: str) -> list[str]:
+    """The arXiv numbers in the first line of an objective's file."""
+    return re.findall(r"arXiv:(\d{4}\.\d{4,5})", method)
+
+
+def _twins(result: Result, other: Result) -> bool:
+    same = ("protocol", "data", "split", "test_sha256", "train_sha256", "seed")
+    return other.role == "random" and all(getattr(result, name) == getattr(other, name) for name in same)

@@ -1,0 +1,224 @@
+"""Writes a release of a run: the encoder in timm's format, its card, its provenance, and the proof that it is the one
+that was trained."""
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.card import card_of
+from eyespot.eval.release.decoder import decoder_of
+from eyespot.eval.release.golden import golden_of, load_encoder
+from eyespot.eval.release.layout import (
+    CARD,
+    CONFIG,
+    DECODER,
+    GOLDEN,
+    ONNX,
+    PROVENANCE,
+    SMALL_STEM,
+    WEIGHTS,
+    sha256,
+    write_sums,
+)
+from eyespot.eval.release.onnx_export import export_onnx
+from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
+from eyespot.eval.release.verify import verified
+from eyespot.eval.subject import center_view
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.encoders import make_encoder
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def release(
+    run_dir: Path,
+    out: Path,
+    *,
+    license: str,
+    name: str | None = None,
+    step: str | None = None,
+    decoder: bool = False,
+    onnx: bool = False,
+    allow_dirty: bool = False,
+    evaluated: bool = True,
+) -> Path:
+    """Writes a release folder, complete and verified, or nothing.
+
+    Args:
+        run_dir: the run folder.
+        out: the folder to write; must not exist.
+        license: SPDX expression, ``apache-2.0``.
+        name: of the release; None = the run folder's.
+        step: name of the checkpoint, ``step-00000012``; None = the newest.
+        decoder: add decoder.safetensors (methods that have one: MAE).
+        onnx: add model.onnx (needs ``pip install eyespot[onnx]``).
+        allow_dirty: also a run whose code had uncommitted changes.
+        evaluated: refuse a checkpoint that nobody has judged.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: something of this is missing, or the written release does not equal the checkpoint.
+    """
+    license, name = spdx(license), name or run_dir.resolve().name
+    if _NAME.fullmatch(name) is None:
+        raise UserError(f"--name {name!r}: must consist of letters, digits, '.', '_' and '-'")
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; a release is never changed, choose another folder")
+    origin = origin_of(run_dir, step)
+    _refuse(origin, allow_dirty, evaluated)
+    encoder = trained_encoder(origin)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
+            folder = Path(room) / "release"
+            folder.mkdir()
+            _write(folder, origin, encoder, license, name, decoder, onnx)
+            _settle(folder)
+            folder.rename(out)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from error
+    return out
+
+
+def spdx(license: str) -> str:
+    """A licence expression as SPDX writes it.
+
+    Raises:
+        UserError: SPDX does not know it.
+    """
+    try:
+        return canonicalize_license_expression(license)
+    except InvalidLicenseExpression as error:
+        raise UserError(
+            f"--license {license!r}: no SPDX expression ({error}); write apache-2.0, cc-by-nc-4.0 or LicenseRef-Name"
+        ) from error
+
+
+def trained_encoder(origin: Origin) -> nn.Module:
+    """The checkpoint's encoder, all of its tensors and no other, in evaluation mode.
+
+    Raises:
+        UserError: the checkpoint is damaged, does not fit, or holds numbers that are not finite.
+    """
+    config, weights = origin.run.encoder, checkpoint.read_encoder(origin.folder)
+    encoder = make_encoder(config)
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"checkpoint {origin.folder}: does not fit encoder {config.name} of run.json: {reason}"
+        ) from error
+    if broken := [key for key, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise UserError(f"checkpoint {origin.folder}: {broken[0]} is not finite; release an older checkpoint")
+    return encoder.eval().requires_grad_(False)
+
+
+def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
+    """What config.json says: how timm builds the encoder, and how its images are made.
+
+    Args:
+        origin: run and checkpoint.
+        encoder: as it was trained.
+        license: SPDX.
+    """
+    asked, known = origin.run.encoder, encoder.pretrained_cfg
+    size, (mean, std) = asked.image_size, origin.normalization()
+    arguments: dict[str, Any] = {"img_size": size} if known.get("fixed_input_size") else {}
+    if asked.patch_size is not None:
+        arguments["patch_size"] = asked.patch_size
+    return {
+        "architecture": known["architecture"] + (SMALL_STEM if asked.small_stem else ""),
+        "num_classes": 0,
+        "num_features": encoder.num_features,
+        "global_pool": encoder.global_pool if isinstance(getattr(encoder, "global_pool", None), str) else "avg",
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [3, size, size],
+            "fixed_input_size": bool(known.get("fixed_input_size")),
+            "interpolation": "bicubic",
+            "crop_pct": 1.0 if center_view(size).resize == size else 0.875,
+            "crop_mode": "center",
+            "mean": mean,
+            "std": std,
+            "first_conv": known.get("first_conv"),
+            "classifier": known.get("classifier"),
+            "license": license.lower(),
+        },
+    }
+
+
+def _refuse(origin: Origin, allow_dirty: bool, evaluated: bool) -> None:
+    if origin.record.get("git_diff_sha256") and not allow_dirty:
+        raise UserError(
+            f"run {origin.run_dir}: was trained by code with uncommitted changes, which nobody else has; commit and"
+            " train anew, or say --allow-dirty: the card then tells"
+        )
+    if evaluated and not origin.results():
+        raise UserError(
+            f"run {origin.run_dir}: {origin.folder.name} has no evaluation; judge it first: eyespot eval linear"
+            f" {origin.folder if origin.folder != checkpoint.newest(origin.run_dir) else origin.run_dir} SHARDS, or say"
+            " --no-evaluation: the card then tells"
+        )
+
+
+def _write(
+    folder: Path, origin: Origin, encoder: nn.Module, license: str, name: str, decoder: bool, onnx: bool
+) -> None:
+    config = config_of(origin, encoder, license)
+    _write_json(folder / CONFIG, config)
+    _save(encoder.state_dict(), folder / WEIGHTS)
+    golden = golden_of(encoder, config)
+    _save(golden, folder / GOLDEN)
+    provenance = provenance_of(origin, name, config, sha256(folder / WEIGHTS))
+    loaded = load_encoder(folder)
+    _prove(golden, golden_of(loaded, config))
+    extras: dict[str, str] = {}
+    if decoder:
+        tensors, extras[DECODER] = decoder_of(origin)
+        _save(tensors, folder / DECODER)
+    if onnx:
+        extras[ONNX] = export_onnx(loaded, golden, folder / ONNX)
+    _write_json(folder / PROVENANCE, provenance)
+    (folder / CARD).write_text(card_of(provenance, config, origin, encoder, extras), encoding="utf-8")
+    write_sums(folder)
+    verified(folder)
+
+
+def _prove(trained: dict[str, Tensor], released: dict[str, Tensor]) -> None:
+    """Raises a UserError unless the released encoder answers to the bit as the trained one."""
+    for kind, wanted in trained.items():
+        if not torch.equal(released[kind], wanted):
+            raise UserError(
+                f"release: its {kind} features by timm {timm.__version__} are not the checkpoint's; it is not written"
+            )
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _settle(folder: Path) -> None:
+    """Readable by everybody (safetensors writes for its user alone) and on disk before it gets its name."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    folder.chmod(0o755)
