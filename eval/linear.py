@@ -143,12 +143,12 @@ def predictions(
     axes = Axes.of(train)
     x = axes(train)
     start = x.new_zeros(x.shape[1] + 1, num_classes)
-    with _fewer_threads(x, num_classes):
+    with fewer_threads(x, num_classes):
         weights = fit(x, labels, start, penalty=penalty, variance=axes.variance, tolerance=_CHOOSING)
     return _predict(axes(test), weights)
 
 
-def _fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
+def fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
     """One thread where a fit is many small steps: on a busy machine two wait for each other, 20 times as long.
 
     SciPy's own arithmetic on the weights is always that small.
@@ -159,7 +159,7 @@ def _fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_li
 def _probe(task: Task, kind: str) -> Candidate:
     axes = Axes.of(task.train[kind])  # labels play no part in it, so it may see all of train
     x, labels, variance = axes(task.train[kind]), task.train_labels, axes.variance
-    with _fewer_threads(x, task.num_classes):
+    with fewer_threads(x, task.num_classes):
         best_accuracy, best_penalty, best_weights = -1.0, 0.0, x[:0]
         x_fit, x_held = x[task.fit], x[task.held]
         for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
