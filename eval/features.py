@@ -37,14 +37,18 @@ BLOCK = 128
 FORMAT = "eyespot-features/1"
 
 
-def features_key(subject: Subject, shards: Path) -> str:
+def features_key(subject: Subject, shards: Path, num_blocks: int = 1) -> str:
     """Digest of everything that determines the features: subject, data, and how they are computed."""
     parts = [FORMAT, str(BLOCK), subject.digest(), read_manifest(shards).index_sha256]
+    if num_blocks != 1 and subject.role != "pixels":
+        parts.append(f"{num_blocks} blocks")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def features_of(subject: Subject, shards: Path, cache: Path, world: World) -> dict[str, np.ndarray]:
-    """The subject's features of every sample, all ranks together: {"cls": (N, D), ...}, memory-mapped.
+def features_of(
+    subject: Subject, shards: Path, cache: Path, world: World, num_blocks: int = 1
+) -> dict[str, np.ndarray]:
+    """The subject's features of every sample, all ranks together: {"cls": (N, D), "mean": ...}, memory-mapped.
 
     Computed if they are not in the cache; a second process that wants the same ones waits for the first.
 
@@ -53,26 +57,34 @@ def features_of(subject: Subject, shards: Path, cache: Path, world: World) -> di
         shards: one shard folder.
         cache: folder of the cache, shared by all ranks.
         world: this process; rank r computes rows [N r / W, N (r + 1) / W).
+        num_blocks: features of how many of the last blocks: of the one before the last "cls-2", "mean-2", and so on.
 
     Raises:
         UserError: the cache cannot be written, or a sample cannot be read.
     """
-    folder = cache / features_key(subject, shards)
+    folder = cache / features_key(subject, shards, num_blocks)
     with agreed():
         _make_folder(cache, world)
     with _one_job(folder, world):
         if any_rank([world.rank == 0 and not folder.exists()])[0]:
-            _compute(subject, shards, folder, world)
-    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in sorted(folder.glob("*.npy"))}
+            _compute(subject, shards, folder, world, num_blocks)
+    files = sorted(folder.glob("*.npy"), key=lambda path: _last_block_first(path.stem))
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
 
 
-def _compute(subject: Subject, shards: Path, folder: Path, world: World) -> None:
+def _last_block_first(kind: str) -> tuple[int, str]:
+    """cls, mean, cls-2, mean-2, ...: of equals the first counts."""
+    name, _, place = kind.partition("-")
+    return int(place or 1), name
+
+
+def _compute(subject: Subject, shards: Path, folder: Path, world: World, num_blocks: int) -> None:
     partial = folder.with_suffix(".tmp")
     encoder = subject.encoder.to(world.device)
     size, num_samples = subject.views.views[0].size, read_manifest(shards).num_samples
     with torch.inference_mode():
         blank = torch.zeros(1, 3, size, size, device=world.device)
-        widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank).items()}
+        widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank, num_blocks).items()}
     with agreed():
         if world.rank == 0:
             _reserve(partial, widths, num_samples)
@@ -81,7 +93,7 @@ def _compute(subject: Subject, shards: Path, folder: Path, world: World) -> None
         description = f"features: {subject.name}"
         for ids, images in _progress(_blocks(subject, shards, world), description, num_samples // world.size, world):
             with torch.inference_mode():
-                found = encode_all(encoder, images)
+                found = encode_all(encoder, images, num_blocks)
             for kind, rows in found.items():
                 files[kind][ids] = rows[torch.from_numpy(ids % BLOCK).to(rows.device)].float().cpu().numpy()
         for file in files.values():

@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,41 @@ from eyespot.eval.task import Candidate, Task
 from eyespot.pretrain.dist import World, any_rank
 from eyespot.pretrain.secrets import masked, masked_values
 
-PROTOCOLS: dict[Protocol, Callable[[Task], list[Candidate]]] = {
-    "linear": linear.candidates,
-    "knn": knn.candidates,
-    "retrieval": retrieval.candidates,
-    "clustering": clustering.candidates,
-    "unlabeled": unlabeled.candidates,
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Procedure:
+    """How a protocol that works on cached features is carried out."""
+
+    candidates: Callable[[Task], list[Candidate]]
+    """What it answers; the candidate with the best ``validation`` is reported."""
+    num_blocks: int = 1
+    """Of how many of the encoder's last blocks it wants features."""
+    labels: bool = True
+    """Whether it learns from labelled images; else it gets all test images and nothing to learn from."""
+    variant: str = ""
+    """What the caller chose of it ("10-per-class"): results of another choice are other results."""
+
+
+PROTOCOLS: dict[Protocol, Procedure] = {
+    "linear": Procedure(candidates=linear.candidates),
+    "knn": Procedure(candidates=knn.candidates),
+    "retrieval": Procedure(candidates=retrieval.candidates),
+    "clustering": Procedure(candidates=clustering.candidates),
+    "unlabeled": Procedure(candidates=unlabeled.candidates, labels=False),
 }
 _KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 
 
 def judge(
-    protocol: Protocol, target: str, shards: Path, *, out: Path | None, seed: int, pretrained: bool, world: World
+    protocol: Protocol,
+    target: str,
+    shards: Path,
+    *,
+    out: Path | None,
+    seed: int,
+    pretrained: bool,
+    world: World,
+    procedure: Procedure | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
 
@@ -47,27 +70,33 @@ def judge(
         seed: of the random twin and of what is held out.
         pretrained: timm names: with published weights.
         world: this process.
+        procedure: where the protocol leaves its caller a choice; None = as PROTOCOLS has it.
 
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
     """
-    data = all_data(shards) if protocol == "unlabeled" else labeled_data(shards, seed)
+    procedure = procedure or PROTOCOLS[protocol]
+    data = labeled_data(shards, seed) if procedure.labels else all_data(shards)
     out = out or (Path(target) / "eval" if is_run(target) else Path(f"eval-{_slug(target)}"))
+    name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = sorted({part.folder for part in (data.train, data.test)})
     subjects = subjects_of(target, seed=seed, pretrained=pretrained)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
-        path = out / f"{protocol}_{_slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
-        key, known = _key(protocol, subject, data, seed), read_result(path)
+        path = out / f"{name}_{_slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
+        key, known = _key(protocol, procedure, subject, data, seed), read_result(path)
         fresh = any_rank([world.rank == 0 and (known is None or known.key != key)])[0]
-        cached = {folder: features_of(subject, folder, out / "features", world) for folder in folders if fresh}
+        cached = {
+            folder: features_of(subject, folder, out / "features", world, procedure.num_blocks)
+            for folder in (folders if fresh else ())
+        }
         jobs.append((subject, path, key, None if fresh else known, cached))
     if world.rank != 0:
         return []
     results = []
     for subject, path, key, known, cached in jobs:
         if known is None:
-            known = _run(protocol, subject, data, cached, seed, world, key)
+            known = _run(protocol, procedure, subject, data, cached, seed, world, key)
             write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
         results.append(known)
     return results
@@ -75,6 +104,7 @@ def judge(
 
 def _run(
     protocol: Protocol,
+    procedure: Procedure,
     subject: Subject,
     data: LabeledData,
     cached: dict[Path, dict[str, np.ndarray]],
@@ -94,7 +124,7 @@ def _run(
     for kind, values in [*task.train.items(), *task.test.items()]:
         if not values.isfinite().all():
             raise UserError(f"model {subject.name}: its {kind} features are not all finite; the weights are broken")
-    found = PROTOCOLS[protocol](task)
+    found = procedure.candidates(task)
     best = max(found, key=lambda candidate: candidate.validation or 0.0)
     shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
     others = {f"{c.metric}/{name}": score.value for c in found for name, score in c.scores.items()}
@@ -132,9 +162,11 @@ def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> 
     return {kind: torch.from_numpy(values[part.rows]).to(device) for kind, values in features.items()}
 
 
-def _key(protocol: Protocol, subject: Subject, data: LabeledData, seed: int) -> str:
+def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: LabeledData, seed: int) -> str:
     parts = [_KEY_FORMAT, protocol, str(seed), data.split]
-    parts += [features_key(subject, part.folder) for part in (data.train, data.test)]
+    parts += [features_key(subject, part.folder, procedure.num_blocks) for part in (data.train, data.test)]
+    if procedure.variant:
+        parts.append(procedure.variant)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

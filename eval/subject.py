@@ -59,9 +59,11 @@ class Subject:
         return digest.hexdigest()
 
 
-def encode_all(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b _"]]:
-    """Every kind of features of a subject's encoder; raw pixels are "pixels"."""
-    return {"pixels": encoder(images)} if isinstance(encoder, RawPixels) else encode(encoder, images)
+def encode_all(
+    encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
+) -> dict[str, Float[Tensor, "b _"]]:
+    """Every kind of features of a subject's encoder, as ``encode`` names them; raw pixels are "pixels"."""
+    return {"pixels": encoder(images)} if isinstance(encoder, RawPixels) else encode(encoder, images, num_blocks)
 
 
 def is_run(target: str) -> bool:
