@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval import clustering, knn, linear, retrieval, unlabeled
+from eyespot.eval import clustering, dense, knn, linear, retrieval, unlabeled
 from eyespot.eval.features import features_key, features_of
 from eyespot.eval.labels import LabeledData, Part, all_data, labeled_data
+from eyespot.eval.patches import dense_subjects, dense_task, masked_data
 from eyespot.eval.result import Protocol, Result, Score, read_result
 from eyespot.eval.subject import Subject, is_run, subjects_of
 from eyespot.eval.task import Candidate, Task
@@ -27,12 +29,14 @@ from eyespot.pretrain.secrets import masked, masked_values
 class Procedure:
     """How a protocol that works on cached features is carried out."""
 
-    candidates: Callable[[Task], list[Candidate]]
-    """What it answers; the candidate with the best ``validation`` is reported."""
+    candidates: Callable[[Any], list[Candidate]]
+    """What it answers to a Task, or to a DenseTask; the candidate with the best ``validation`` is reported."""
     num_blocks: int = 1
     """Of how many of the encoder's last blocks it wants features."""
     labels: bool = True
     """Whether it learns from labelled images; else it gets all test images and nothing to learn from."""
+    masks: bool = False
+    """Whether it learns from patch tokens and segmentation masks in place of features and labels."""
     variant: str = ""
     """What the caller chose of it ("10-per-class"): results of another choice are other results."""
 
@@ -43,6 +47,8 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "retrieval": Procedure(candidates=retrieval.candidates),
     "clustering": Procedure(candidates=clustering.candidates),
     "unlabeled": Procedure(candidates=unlabeled.candidates, labels=False),
+    "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
+    "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
 }
 _KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 
@@ -76,14 +82,19 @@ def judge(
         UserError: something about the target, the shards or the folder is wrong.
     """
     procedure = procedure or PROTOCOLS[protocol]
-    data = labeled_data(shards, seed) if procedure.labels else all_data(shards)
-    out = out or (Path(target) / "eval" if is_run(target) else Path(f"eval-{_slug(target)}"))
+    if procedure.masks:
+        data = masked_data(shards, seed)
+    else:
+        data = labeled_data(shards, seed) if procedure.labels else all_data(shards)
+    out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = sorted({part.folder for part in (data.train, data.test)})
     subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+    if procedure.masks:
+        subjects = dense_subjects(subjects)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
-        path = out / f"{name}_{_slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
+        path = out / f"{name}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
         key, known = _key(protocol, procedure, subject, data, seed), read_result(path)
         fresh = any_rank([world.rank == 0 and (known is None or known.key != key)])[0]
         cached = {
@@ -113,20 +124,15 @@ def _run(
     key: str,
 ) -> Result:
     start = time.monotonic()
-    task = Task(
-        train=_rows(cached[data.train.folder], data.train, world.device),
-        train_labels=torch.from_numpy(data.train.labels).to(world.device),
-        test=_rows(cached[data.test.folder], data.test, world.device),
-        test_labels=torch.from_numpy(data.test.labels).to(world.device),
-        num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
-        seed=seed,
-    )
-    for kind, values in [*task.train.items(), *task.test.items()]:
-        if not values.isfinite().all():
-            raise UserError(f"model {subject.name}: its {kind} features are not all finite; the weights are broken")
+    if procedure.masks:
+        patches = {folder: found["patches"] for folder, found in cached.items()}
+        task = dense_task(subject, data, patches, seed, world.device)
+    else:
+        task = _task(subject, data, cached, seed, world.device)
     found = procedure.candidates(task)
     best = max(found, key=lambda candidate: candidate.validation or 0.0)
     shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
+    shares |= {c.metric: c.share for c in found if c.share is not None}
     others = {f"{c.metric}/{name}": score.value for c in found for name, score in c.scores.items()}
     share, num_test = shares.get(best.metric), len(data.test.labels)
     return Result(
@@ -143,8 +149,8 @@ def _run(
         test_sha256=data.test.digest(),
         num_train=len(data.train.labels),
         num_test=num_test,
-        num_classes=len(np.unique(data.train.labels)),
-        num_correct=round(share.value * num_test) if share else None,
+        num_classes=len(data.classes) if procedure.masks else len(np.unique(data.train.labels)),
+        num_correct=round(share.value * num_test) if share and share.correct else None,
         accuracy=share.value if share else None,
         interval=share.interval if share else None,
         settings=best.settings,
@@ -158,6 +164,23 @@ def _run(
     )
 
 
+def _task(
+    subject: Subject, data: LabeledData, cached: dict[Path, dict[str, np.ndarray]], seed: int, device: torch.device
+) -> Task:
+    task = Task(
+        train=_rows(cached[data.train.folder], data.train, device),
+        train_labels=torch.from_numpy(data.train.labels).to(device),
+        test=_rows(cached[data.test.folder], data.test, device),
+        test_labels=torch.from_numpy(data.test.labels).to(device),
+        num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
+        seed=seed,
+    )
+    for kind, values in [*task.train.items(), *task.test.items()]:
+        if not values.isfinite().all():
+            raise UserError(f"model {subject.name}: its {kind} features are not all finite; the weights are broken")
+    return task
+
+
 def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> dict[str, torch.Tensor]:
     return {kind: torch.from_numpy(values[part.rows]).to(device) for kind, values in features.items()}
 
@@ -165,10 +188,18 @@ def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> 
 def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: LabeledData, seed: int) -> str:
     parts = [_KEY_FORMAT, protocol, str(seed), data.split]
     parts += [features_key(subject, part.folder, procedure.num_blocks) for part in (data.train, data.test)]
+    if procedure.masks:
+        parts += [data.train.digest(), data.test.digest()]
     if procedure.variant:
         parts.append(procedure.variant)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _slug(name: str) -> str:
+def results_folder(target: str) -> Path:
+    """Where results go unless the caller says otherwise: RUN/eval, or eval-<name>."""
+    return Path(target) / "eval" if is_run(target) else Path(f"eval-{slug(target)}")
+
+
+def slug(name: str) -> str:
+    """The name, fit for a file."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "data"

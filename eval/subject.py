@@ -26,8 +26,16 @@ MAX_PIXEL_VALUES = 1024
 """Raw pixels are a baseline for images of up to this many values."""
 
 
-class RawPixels(nn.Module):
+class OneKind(nn.Module):
+    """What is judged like an encoder and gives features of one kind, under a name of its own."""
+
+    kind: str
+
+
+class RawPixels(OneKind):
     """The encoder that does nothing."""
+
+    kind = "pixels"
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The image as one long vector."""
@@ -62,8 +70,8 @@ class Subject:
 def encode_all(
     encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
 ) -> dict[str, Float[Tensor, "b _"]]:
-    """Every kind of features of a subject's encoder, as ``encode`` names them; raw pixels are "pixels"."""
-    return {"pixels": encoder(images)} if isinstance(encoder, RawPixels) else encode(encoder, images, num_blocks)
+    """Every kind of features of a subject's encoder, as ``encode`` names them; of what has one kind only, that."""
+    return {encoder.kind: encoder(images)} if isinstance(encoder, OneKind) else encode(encoder, images, num_blocks)
 
 
 def is_run(target: str) -> bool:

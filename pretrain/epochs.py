@@ -2,6 +2,7 @@
 
 CIFAR10_IMAGES = 50_000
 IMAGENET_IMAGES = 1_281_167
+DIGITS_IMAGES = 1_438  # that eyespot shards pack digits puts into train/
 
 
 def steps(epochs: int, images: int, batch_size: int) -> int:
