@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ from eyespot.data_pipeline.views import ViewSpec
 from eyespot.eval import features
 from eyespot.eval.subject import Subject, center_view, encode_all
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.encoders import EncoderConfig, last_tokens, make_encoder
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -42,36 +40,30 @@ def test_equal_the_encoder_applied_to_each_image(shards, alone):
     np.testing.assert_allclose(alone["mean"], tokens[:, 1:].mean(1).detach(), atol=1e-5)
 
 
-RANK = """
-import sys, torch
-from pathlib import Path
-from threadpoolctl import threadpool_limits
-from eyespot.eval.features import features_of
-from eyespot.pretrain import dist
-sys.path.insert(0, sys.argv[1])
-from test_features import make_subject
-with threadpool_limits(1):
-    world = dist.start("cpu")
-    features_of(make_subject(), Path(sys.argv[2]), Path(sys.argv[3]), world)
-    dist.stop()
-"""
+def computed(world: World, shards: Path, cache: Path) -> None:
+    features.features_of(make_subject(), shards, cache, world)
+    features.features_of(make_subject(), shards, cache, world, 2)
 
 
-def test_three_ranks_write_the_same_bytes(shards, alone, tmp_path):
-    script, cache = tmp_path / "rank.py", tmp_path / "cache"
-    script.write_text(RANK)
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", str(script)]
-    done = subprocess.run(
-        [sys.executable, *words, str(Path(__file__).parent), str(shards), str(cache)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder,) = [path for path in cache.iterdir() if path.is_dir()]
-    for kind, values in alone.items():
-        assert np.load(folder / f"{kind}.npy").tobytes() == values.tobytes()
+def test_three_ranks_write_the_same_bytes(shards, alone, tmp_path, on_ranks):
+    two_blocks = features.features_of(make_subject(), shards, tmp_path / "alone", ALONE, 2)
+    on_ranks(computed, 3, shards, tmp_path)
+    for num_blocks, expected in ((1, alone), (2, two_blocks)):
+        folder = tmp_path / features.features_key(make_subject(), shards, num_blocks)
+        assert {path.stem for path in folder.glob("*.npy")} == set(expected)
+        for kind, values in expected.items():
+            assert np.load(folder / f"{kind}.npy").tobytes() == values.tobytes()
+
+
+def test_earlier_blocks_come_after_the_last(shards, alone, tmp_path):
+    found = features.features_of(make_subject(), shards, tmp_path, ALONE, 2)
+    assert list(found) == ["cls", "mean", "cls-2", "mean-2"]
+    assert all(found[kind].tobytes() == rows.tobytes() for kind, rows in alone.items())
+    subject = make_subject()
+    (batch,) = make_pass(LoaderSpec(shards=shards, views=subject.views, batch_size=359))
+    before = last_tokens(subject.encoder, batch.views[0], 2)[0]
+    np.testing.assert_allclose(found["cls-2"], before.cls.detach(), atol=1e-5)
+    np.testing.assert_allclose(found["mean-2"], before.patches.mean((2, 3)).detach(), atol=1e-5)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(shards, alone):
@@ -110,3 +102,14 @@ def test_what_a_kill_left_is_thrown_away(shards, alone, tmp_path):
     (tmp_path / f"{key}.tmp" / "cls.npy").write_bytes(b"half")
     found = features.features_of(make_subject(), shards, tmp_path, ALONE)
     assert found["cls"].tobytes() == alone["cls"].tobytes() and not (tmp_path / f"{key}.tmp").exists()
+
+
+def test_keys_are_those_of_the_first_release(shards):
+    """What lies in people's caches stays known; a change of what determines the features is a new FORMAT."""
+    subject = make_subject()
+    subject.architecture = "a"
+    subject.views = ViewSpec(views=(center_view(16),), mean=(0.25,) * 3, std=(0.5,) * 3)
+    for parameter in subject.encoder.parameters():
+        parameter.detach().fill_(0.5)
+    assert features.features_key(subject, shards) == "69e5ffd3b9548ddcd81176054a8997b8"
+    assert features.features_key(subject, shards, 4) != features.features_key(subject, shards)
