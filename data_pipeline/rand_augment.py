@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, Float64, Int8
+from jaxtyping import Bool, Float32, Float64, Int8
 from torch import Tensor
 
 from eyespot.data_pipeline.color import Amounts, Levels, brightness, contrast, per_view, saturation
@@ -46,11 +46,11 @@ def autocontrast(levels: Levels, _: Amounts) -> None:
 def equalize(levels: Levels, _: Amounts) -> None:
     """Each channel's whole levels mapped so that they are about equally frequent: PIL's table, in whole numbers."""
     planes = levels.flatten(2).flatten(0, 1)
-    pixels = planes.round().long()
+    pixels = planes.round().int()
     top = pixels.amax(1, keepdim=True)
-    pixels += 256 * torch.arange(len(planes), device=levels.device)[:, None]
+    pixels += 256 * torch.arange(len(planes), device=levels.device, dtype=torch.int32)[:, None]
     counts = torch.bincount(pixels.flatten(), minlength=256 * len(planes)).view(-1, 256)
-    step = (planes.shape[1] - counts.gather(1, top)) // 255
+    step = (planes.shape[1] - counts.gather(1, top.long())) // 255
     below = counts.cumsum(1) - counts
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     table = torch.where(step > 0, table, torch.arange(256, device=levels.device))
@@ -89,56 +89,67 @@ def sharpness(levels: Levels, factors: Amounts) -> None:
     inner.mul_(factor).add_(smooth).clamp_(0, 255)
 
 
-def rotate(levels: Levels, degrees: Amounts) -> None:
-    """Turned counterclockwise around the middle."""
-    angles = np.radians(degrees.astype(np.float64))
-    cos, sin = np.cos(angles), np.sin(angles)
-    _resample(levels, right=(cos, -sin, 0 * cos), down=(sin, cos, 0 * cos))
-
-
 def shear_x(levels: Levels, slopes: Amounts) -> None:
     """Each row moved to the left by its distance from the top times the slope."""
-    one = np.ones_like(slopes)
-    _resample(levels, right=(one, slopes, slopes), down=(0 * one, one, 0 * one))
+    _move(levels, 3, slopes[:, None] * (np.arange(levels.shape[2]) + 0.5))
 
 
 def shear_y(levels: Levels, slopes: Amounts) -> None:
     """Each column moved up by its distance from the left edge times the slope."""
-    one = np.ones_like(slopes)
-    _resample(levels, right=(one, 0 * one, 0 * one), down=(slopes, one, slopes))
+    _move(levels, 2, slopes[:, None] * (np.arange(levels.shape[3]) + 0.5))
 
 
 def translate_x(levels: Levels, shares: Amounts) -> None:
     """Moved to the left by a share of the width."""
-    one = np.ones_like(shares)
-    _resample(levels, right=(one, 0 * one, 2 * shares), down=(0 * one, one, 0 * one))
+    _move(levels, 3, np.outer(shares, np.full(levels.shape[2], float(levels.shape[3]))))
 
 
 def translate_y(levels: Levels, shares: Amounts) -> None:
     """Moved up by a share of the height."""
-    one = np.ones_like(shares)
-    _resample(levels, right=(one, 0 * one, 0 * one), down=(0 * one, one, 2 * shares))
+    _move(levels, 2, np.outer(shares, np.full(levels.shape[3], float(levels.shape[2]))))
 
 
-def _resample(levels: Levels, *, right: tuple[np.ndarray, ...], down: tuple[np.ndarray, ...]) -> None:
-    """Each pixel is read from elsewhere, with bicubic weights; views are square.
+def _move(levels: Levels, axis: int, distances: Float64[np.ndarray, "b lines"]) -> None:
+    """Moves each row (``axis`` 3) or column (2) along itself by so many pixels: a third of the time of rotate's way."""
+    size, device = levels.shape[axis], levels.device
+    across, along = ((-1, 1), (1, -1)) if axis == 3 else ((1, -1), (-1, 1))
+    distance = distances.reshape(len(distances), 1, *across)
+    begin = np.floor(distance)
+    numbers = np.stack([begin, distance - begin, *cubic_weights(distance - begin)]).astype(np.float32)
+    whole, offset, *weights = torch.from_numpy(numbers).to(device)
+    places = torch.arange(-1, size + 2, device=device).view(along) + whole.long()
+    inside = (places.narrow(axis, 1, size) + (offset + (0.5 - size / 2))).abs_() <= size / 2
+    near = levels.gather(axis, places.clamp_(0, size - 1).expand(-1, 3, -1, -1))
+    read = near.narrow(axis, 0, size) * weights[0]
+    for tap in (1, 2, 3):
+        read.add_(near.narrow(axis, tap, size) * weights[tap])
+    _put(levels, read, inside)
 
-    Args:
-        levels: the views.
-        right: where to read, left to right, -1..1: so much of the pixel's own x, so much of its y, and a constant.
-        down: the same, top to bottom.
-    """
+
+def cubic_weights(offsets: Float64[np.ndarray, "*lines"]) -> Float64[np.ndarray, "4 *lines"]:
+    """Of the four pixels around a place (Keys 1981, equation 15, slope -0.75), which lies in 0..1 from the second."""
+    near, far = np.stack([offsets, 1 - offsets]), np.stack([1 + offsets, 2 - offsets])
+    before, after = -0.75 * (far**3 - 5 * far**2 + 8 * far - 4)
+    first, second = 1.25 * near**3 - 2.25 * near**2 + 1
+    return np.stack([before, first, second, after])
+
+
+def rotate(levels: Levels, degrees: Amounts) -> None:
+    """Turned counterclockwise around the middle; views are square."""
+    angles = np.radians(degrees.astype(np.float64)).astype(np.float32)
+    cos, sin = per_view(np.cos(angles), levels)[:, 0], per_view(np.sin(angles), levels)[:, 0]
     size = levels.shape[3]
     line = (torch.arange(size, device=levels.device) * 2 + 1) / size - 1
     x, y = line[None, None, :], line[None, :, None]
-    places: list[Tensor] = []
-    for parts in (right, down):
-        of_x, of_y, constant = (per_view(part.astype(np.float32), levels)[:, 0] for part in parts)
-        places.append(x * of_x + y * of_y + constant)
-    grid = torch.stack(places, dim=3)
-    inside = ((grid >= -1) & (grid < 1)).all(3)[:, None].float()
+    right, down = x * cos - y * sin, x * sin + y * cos
+    grid = torch.stack([right, down], dim=3)
     read = F.grid_sample(levels, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    levels.copy_(read.clamp_(0, 255).sub_(OUTSIDE).mul_(inside).add_(OUTSIDE))
+    _put(levels, read, (torch.maximum(right.abs_(), down.abs_()) <= 1)[:, None])
+
+
+def _put(levels: Levels, read: Levels, inside: Bool[Tensor, "b 1 h w"]) -> None:
+    """What was read from inside the view, gray for the rest."""
+    levels.copy_(read.clamp_(0, 255).sub_(OUTSIDE).mul_(inside.float()).add_(OUTSIDE))
 
 
 def _no_amount(strengths: Numbers, _: Numbers) -> Numbers:
