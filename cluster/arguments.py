@@ -23,13 +23,28 @@ def parse(target: type[T] | Callable[..., T], argv: list[str], prog: str, defaul
     Raises:
         UserError: an unknown flag, a missing or a wrong value.
     """
+    arguments: dict[str, Any] = {"default": default} if default is not None else {}
+    return cast(T, _parsed(target, argv, prog, **arguments))
+
+
+def parse_known(target: type[T], argv: list[str], prog: str) -> tuple[T, list[str]]:
+    """Parses those flags in ``argv`` that ``target`` has; the other words come back as they are.
+
+    Raises:
+        UserError: a missing or a wrong value.
+    """
+    asks = [word for word in argv if word in ("-h", "--help")]  # of all flags, so not of this parser
+    found, others = _parsed(target, [word for word in argv if word not in asks], prog, return_unknown_args=True)
+    return found, [*others, *asks]
+
+
+def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments: Any) -> Any:
     import tyro
 
-    arguments: dict[str, Any] = {"default": default} if default is not None else {}
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return cast(T, tyro.cli(target, args=argv, prog=prog, **arguments))
+            return tyro.cli(target, args=argv, prog=prog, **arguments)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -14,7 +14,20 @@ import eyespot
 from eyespot.eval.intervals import wilson
 from eyespot.pretrain.secrets import masked_values
 
-Protocol = Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn"]
+Protocol = Literal[
+    "linear",
+    "knn",
+    "retrieval",
+    "clustering",
+    "unlabeled",
+    "dense-linear",
+    "dense-knn",
+    "finetune",
+    "linear-paper",
+    "attentive",
+    "linear-grid",
+    "low-shot",
+]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
 _READABLE = ("eyespot-result/1", FORMAT)

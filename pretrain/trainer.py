@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -32,14 +32,15 @@ from eyespot.pretrain.stopping import StopSignals
 log = logging.getLogger("eyespot")
 
 Outcome = Literal["done", "stopped"]
+AtEnd = Callable[[dist.World], None]
 
 
 class TrainingError(RuntimeError):
     """The run cannot go on; the message is one line for the person who started it."""
 
 
-def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
-    """Trains to the last step, or until a signal asks for a stop; ``monitors`` look every ``run.monitor_every`` steps.
+def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = (), then: AtEnd | None = None) -> Outcome:
+    """Trains to the end or a signal; ``monitors`` look every ``run.monitor_every`` steps, ``then`` once all is done.
 
     Raises:
         UserError: the run's settings, data or folder are wrong.
@@ -54,7 +55,10 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = ()) -> Outcome:
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
         with RankWatch(world, folder.path / "logs", run.rank_timeout_seconds) as watch:
-            return Trainer(run, recipe, world, folder, signals, monitors, watch).fit(console)
+            outcome = Trainer(run, recipe, world, folder, signals, monitors, watch).fit(console)
+        if then is not None and outcome == "done":
+            then(world)
+        return outcome
     except BaseException as error:
         if folder is not None:  # the command says it at the terminal
             known = isinstance(error, UserError | TrainingError | RankFailure)
@@ -182,10 +186,8 @@ class Trainer:
         self.engine.discard()
         self.engine.objective.after_skip()
         self.skipped += 1
-        what = (
-            f"step {step + 1}: loss or gradient is not finite (gradient norm {grad_norm});"
-            f" sample ids {guilty_ids(batches, scalars)}"
-        )
+        ids = guilty_ids(batches, scalars)
+        what = f"step {step + 1}: loss or gradient is not finite (gradient norm {grad_norm}); sample ids {ids}"
         if self.skipped <= self.run.max_skipped_steps:
             log.warning("%s; step skipped", what)
             return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.commands import compare
+from eyespot.cluster.commands import compare, finetune
 from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Evaluation:
     torchrun --no-python --nproc-per-node 8 eyespot eval knn runs/large data/imagenet
 
     eyespot eval compare runs/first runs/second          which is better? See eyespot eval compare --help
+
+    eyespot eval finetune runs/first data/digits         and linear-paper, attentive: see eyespot eval finetune --help
     """
 
     protocol: Annotated[
@@ -71,6 +73,8 @@ def main(argv: list[str]) -> int:
     """Runs one evaluation, prints its table, and returns the exit code; ``compare`` has a parser of its own."""
     if argv[:1] == ["compare"]:
         return compare.main(argv[1:])
+    if argv[:1] and argv[0] in finetune.PROTOCOLS:
+        return finetune.main(argv)
     wanted = parse(Evaluation, argv, "eyespot eval")
     from eyespot.eval.judge import judge
     from eyespot.pretrain import dist

@@ -12,7 +12,10 @@ from eyespot.pretrain.secrets import masked
 from eyespot.pretrain.supervised import leave_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eyespot.pretrain.config import Run
+    from eyespot.pretrain.dist import World
 
 HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
        eyespot pretrain --from RUN/run.json --run-dir NEW [--field value ...]
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> int:
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        return _train(*requested(argv))
+        return train(*requested(argv))
     except UserError as error:
         leave_words("wrong input", str(error))
         raise
@@ -52,7 +55,8 @@ def main(argv: list[str]) -> int:
         raise
 
 
-def _train(recipe: str, run: "Run") -> int:
+def train(recipe: str, run: "Run", then: "Callable[[World], None] | None" = None) -> int:
+    """Trains, calls ``then`` while all ranks are still together, and says by the exit code how it ended."""
     from eyespot.pretrain.rank_watch import RankFailure
     from eyespot.pretrain.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
@@ -66,7 +70,7 @@ def _train(recipe: str, run: "Run") -> int:
 
         monitors = [Health(run), OnlineProbe(run)]
     try:
-        return 0 if fit(run, recipe, monitors) == "done" else STOPPED
+        return 0 if fit(run, recipe, monitors, then) == "done" else STOPPED
     except RankFailure as error:  # it has been said
         leave_words("another rank", str(error), error.ranks)
         return 1

@@ -1,0 +1,284 @@
+"""Protocols that train: fine-tuning, linear probing as papers report it, attentive probing.
+
+An encoder gets a head and is trained on labels by the one trainer, as any run: every engine, any number of ranks,
+checkpoints, signals. Then the last checkpoint names the test images. Nothing is chosen on test.
+
+    OUT/<protocol>_<data>_<encoder>_<recipe>-seed0.json     the result
+    OUT/<the same>/                                         the run's folder
+    OUT/<the same>/start.safetensors, start.json            the encoder's first weights, and where they came from:
+                                                            an interrupted run does not need the source again
+"""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.views import ViewSpec
+from eyespot.eval.beginning import SCRATCH, Beginning, beginning_of, keep, kept
+from eyespot.eval.features import features_of
+from eyespot.eval.judge import results_folder, slug
+from eyespot.eval.labels import LabeledData, labeled_data
+from eyespot.eval.result import Result, Score, read_result
+from eyespot.eval.subject import OneKind, Subject, center_view
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.config import Run, difference, load_run, make_run, recipe_names, to_values
+from eyespot.pretrain.dist import World, agreed
+from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.objectives.classify import Classify
+from eyespot.pretrain.secrets import masked, masked_values
+
+Trained = Literal["finetune", "linear-paper", "attentive"]
+"""Protocols that train."""
+SMALL = 64
+"""Images of up to so many pixels are fine-tuned by CIFAR-10's recipe where none is named."""
+_KEY_FORMAT = "eyespot-trained/1"
+
+
+def recipe_for(protocol: Trained, image_size: int) -> str:
+    """The recipe that is meant where the caller names none."""
+    if protocol == "finetune":
+        return "finetune_cifar10" if image_size <= SMALL else "finetune_mae_vitb16_in1k"
+    return "linear_paper_mae" if protocol == "linear-paper" else "attentive_vitb16_in1k"
+
+
+def first_run(recipe: str, beginning: Beginning, data: LabeledData, shards: Path) -> Run:
+    """The recipe's run with this encoder, these classes, and as many epochs of these images.
+
+    Args:
+        recipe: of one that trains on labels.
+        beginning: the encoder.
+        data: what to learn from.
+        shards: where it lies.
+
+    Raises:
+        UserError: there is no such recipe, or it does not train on labels.
+    """
+    function = recipe_names().get(recipe)
+    counts = function is not None and "images" in inspect.signature(function).parameters
+    run = cast(Callable[..., Run], function)(images=len(data.train.labels)) if counts else make_run(recipe)
+    if not isinstance(run.objective, Classify.Config):
+        raise UserError(f"recipe {recipe!r}: does not train on labels; choose one of those in eyespot recipes that do")
+    drop_path = run.encoder.drop_path
+    run.encoder = replace(beginning.encoder, drop_path=drop_path, checkpointing=run.encoder.checkpointing)
+    run.objective.num_classes = num_classes(data)
+    run.data.shards, run.data.mean, run.data.std = shards, beginning.mean, beginning.std
+    run.start.origin = beginning.target
+    run.resume = "auto"
+    return run
+
+
+def num_classes(data: LabeledData) -> int:
+    """How many a classifier of this data has to tell apart."""
+    return max(len(data.classes), int(data.train.labels.max()) + 1)
+
+
+def same_epochs(run: Run, recipe: Run) -> None:
+    """Where the caller changed the batch but not the steps, as many epochs as before.
+
+    Args:
+        run: changed in place.
+        recipe: what it was before the caller's changes.
+    """
+    ratio = recipe.data.batch_size / run.data.batch_size
+    if ratio != 1 and run.steps == recipe.steps:
+        run.steps = max(1, round(recipe.steps * ratio))
+        if run.optim.warmup_steps == recipe.optim.warmup_steps:
+            run.optim.warmup_steps = round(recipe.optim.warmup_steps * ratio)
+        if run.save_every == recipe.save_every:
+            run.save_every = max(1, round(recipe.save_every * ratio))
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """One training on labels and what is to become of it."""
+
+    protocol: Trained
+    recipe: str
+    run: Run
+    beginning: Beginning
+    data: LabeledData
+    path: Path
+    """Of the result."""
+
+
+def plan(
+    protocol: Trained,
+    target: str,
+    shards: Path,
+    *,
+    recipe: str | None,
+    scratch: bool,
+    pretrained: bool,
+    out: Path | None,
+    run_dir: Path | None,
+    changed: Callable[[Run, str], Run],
+) -> Job:
+    """What is to be trained, checked as far as that goes before any process is asked to do anything.
+
+    Args:
+        protocol: how to train.
+        target: MODEL; not needed any more where ``run_dir`` holds a run that began with it.
+        shards: with labels; where there is no test split, a fifth of each class is held out by the run's seed.
+        recipe: None = the protocol's own.
+        scratch: begin with random weights instead of MODEL's.
+        pretrained: timm names: with published weights.
+        out: folder for the result; None = RUN/eval, or eval-<name>.
+        run_dir: of the training; None = beside the result, with its name.
+        changed: what the caller makes of the recipe's run, which it is given with the recipe's name.
+
+    Raises:
+        UserError: something about the target, the shards, the recipe or the folder is wrong.
+    """
+    beginning = kept(run_dir) if run_dir is not None else None
+    if beginning is None:
+        beginning = beginning_of(target, scratch=scratch, pretrained=pretrained)
+    elif (beginning.target, beginning.tag == SCRATCH) != (masked(target), scratch):
+        how = "from scratch" if beginning.tag == SCRATCH else "with its weights"
+        raise UserError(f"run_dir {run_dir}: began with {beginning.target} {how}; choose another --run-dir")
+    recipe = recipe or recipe_for(protocol, beginning.encoder.image_size)
+    data = labeled_data(shards, 0)  # how many there are does not depend on the seed
+    default = first_run(recipe, beginning, data, shards)
+    run = changed(first_run(recipe, beginning, data, shards), recipe)
+    if not isinstance(run.objective, Classify.Config):
+        raise UserError(f"recipe {recipe!r}: does not train on labels; see eyespot recipes")
+    same_epochs(run, default)
+    data = labeled_data(shards, run.seed)
+    label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
+    stem = f"{protocol}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{beginning.tag}_{slug(label)}"
+    folder = out or results_folder(target)
+    run.run_dir = run_dir or folder / stem
+    return Job(protocol=protocol, recipe=recipe, run=run, beginning=beginning, data=data, path=folder / f"{stem}.json")
+
+
+def prepare(job: Job, world: World) -> bool:
+    """Puts what the training starts from into its folder; whether there is anything left to train. All ranks call it.
+
+    Raises:
+        UserError: the folder cannot be written, or holds a run with other settings.
+    """
+    run, train = job.run, job.data.train
+    run.start = keep(job.beginning, run.encoder, run.run_dir, world)
+    if len(train.labels) < train.manifest.num_samples:
+        run.data.ids = run.run_dir / "train.txt"
+        with agreed():
+            if world.rank == 0:
+                write_bytes(run.data.ids, "".join(f"{row}\n" for row in train.rows).encode())
+    folder = checkpoint.newest(run.run_dir)
+    if folder is None or not (run.run_dir / "run.json").is_file():
+        return True
+    if checkpoint.read_meta(folder).step < run.steps:
+        return True
+    recipe, before = load_run(run.run_dir)
+    old, new = ({"recipe": name, **masked_values(to_values(r))} for name, r in ((recipe, before), (job.recipe, run)))
+    if found := difference(old, new):
+        raise UserError(f"run_dir {run.run_dir}: holds a run with other settings: {found}; choose another --run-dir")
+    return False
+
+
+class Answers(OneKind):
+    """A classifier as an encoder of a single feature: the number of the class that it names."""
+
+    kind = "answer"
+
+    def __init__(self, classifier: Classify) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1"]:
+        """Exact up to 16 million classes."""
+        return self.classifier.logits(images).argmax(1, keepdim=True).float()
+
+
+def judge_trained(job: Job, world: World) -> list[Result]:
+    """Names every test image once with the last checkpoint's classifier; writes the result. All ranks call it.
+
+    A result that is there already for this checkpoint and these images stays as it is. Rank 0 alone returns something.
+
+    Raises:
+        UserError: the checkpoint is damaged, an image cannot be read, or the folder cannot be written.
+    """
+    with agreed():
+        subject = _trained(job)
+    test = job.data.test
+    parts = [_KEY_FORMAT, job.protocol, subject.digest(), test.digest(), job.data.train.digest()]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    cached = features_of(subject, test.folder, job.run.run_dir / "answers", world)
+    if world.rank != 0:
+        return []
+    known = read_result(job.path)
+    if known is None or known.key != key:
+        answers = cached["answer"][test.rows, 0].astype(np.int64)
+        known = _result(job, subject, answers == test.labels, key)
+        write_bytes(job.path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+    return [known]
+
+
+def _trained(job: Job) -> Subject:
+    """The classifier of the last checkpoint."""
+    run = job.run
+    folder = checkpoint.newest(run.run_dir)
+    if folder is None:
+        raise UserError(f"run {run.run_dir}: has no complete checkpoint")
+    size = run.encoder.image_size
+    classifier = cast(Classify, run.objective.build(make_encoder(run.encoder), size))
+    classifier.load_state_dict(checkpoint.read_module(folder))
+    beginning = job.beginning
+    return Subject(
+        name=f"{beginning.name}{f', seed {run.seed}' if run.seed else ''}",
+        tag=beginning.tag,
+        role=beginning.role,
+        encoder=Answers(classifier).eval().requires_grad_(False),
+        views=ViewSpec(views=(center_view(size),), mean=beginning.mean, std=beginning.std),
+        architecture=json.dumps(to_values([run.encoder, run.objective]), sort_keys=True),
+        origin={**beginning.origin, "trained": str(run.run_dir), "recipe": job.recipe, "seed": run.seed},
+    )
+
+
+def _result(job: Job, subject: Subject, right: Any, key: str) -> Result:
+    run, data = job.run, job.data
+    score = Score.of(right)
+    epochs = round(run.steps * run.data.batch_size / len(data.train.labels), 2)
+    settings: dict[str, float | str] = {"epochs": epochs, "lr": run.optim.lr, "batch": str(run.data.batch_size)}
+    metric = f"{job.protocol}/{job.recipe}"
+    return Result(
+        key=key,
+        protocol=job.protocol,
+        metric=metric,
+        name=subject.name,
+        role=subject.role,
+        origin=masked_values(subject.origin),
+        data=data.name,
+        shards=masked(str(run.data.shards)),
+        split=data.split,
+        train_sha256=data.train.digest(),
+        test_sha256=data.test.digest(),
+        num_train=len(data.train.labels),
+        num_test=len(data.test.labels),
+        num_classes=len(np.unique(data.train.labels)),
+        num_correct=int(right.sum()),
+        accuracy=score.value,
+        interval=score.interval,
+        settings=settings,
+        validation=None,
+        metrics={metric: score.value},
+        correct=score.correct,
+        seed=run.seed,
+        seconds=_trained_seconds(run.run_dir),
+    )
+
+
+def _trained_seconds(run_dir: Path) -> float:
+    """From the run's start to its last checkpoint, through all interruptions."""
+    folder = checkpoint.newest(run_dir)
+    times = [path.stat().st_mtime for path in (run_dir / "run.json", folder or run_dir)]
+    return round(times[1] - times[0], 1)
