@@ -56,11 +56,11 @@ def main(argv: list[str]) -> int:
     if wanted.alias and not wanted.register:
         raise UserError(f"--alias {wanted.alias}: goes with --register NAME")
     from eyespot.eval.release.layout import digest_of
-    from eyespot.eval.release.registry import check_name
+    from eyespot.eval.release.registry import check
     from eyespot.eval.release.write import release
 
     if wanted.register:
-        check_name(wanted.register)
+        check(wanted.register, wanted.run)
     out = wanted.out or wanted.run / "release"
     release(
         wanted.run,

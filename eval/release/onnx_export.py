@@ -1,10 +1,12 @@
 """The encoder as ONNX, for those who serve it without torch; compared with torch on the golden input."""
 
+import importlib.metadata
 import importlib.util
 import logging
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,9 +20,9 @@ TOLERANCE = 1e-4
 """Largest difference from torch's features, as a share of the largest one."""
 
 _TEXT = """\
-Input `images`: normalised float32, any number × 3 × height × width as in `config.json`. Outputs: {kinds}. On the golden
-input they are within {far:.0e} of torch's, as a share of the largest feature (allowed: {most:.0e}; by onnxruntime
-{runtime})."""
+Input `images`: normalised float32, any number × 3 × height × width as in `config.json`. Outputs: {names}.
+On the golden input they are within {far:.0e} of torch's, as a share of the largest feature (allowed: {most:.0e}; by
+onnxruntime {runtime})."""
 
 
 class Features(nn.Module):
@@ -38,7 +40,7 @@ class Features(nn.Module):
 def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> str:
     """Writes model.onnx; returns what the card says of it.
 
-    Its input is "images", normalised, any number of them; its outputs are the kinds of features by name.
+    Its input is "images", normalised, any number of them; its outputs are "cls_features", "mean_features", ...
 
     Args:
         encoder: in evaluation mode.
@@ -50,29 +52,45 @@ def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> st
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         raise UserError(f"--onnx: needs {', '.join(missing)}; install eyespot[onnx]")
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
     kinds = [name for name in golden if name not in ("images", "input")]
+    names = [f"{kind}_features" for kind in kinds]  # nodes of the graph may be called "mean"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            torch.onnx.export(
-                Features(encoder),
-                (golden["input"],),
-                path,
-                input_names=["images"],
-                output_names=kinds,
-                dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}},
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        answers = session.run(kinds, {"images": golden["input"].numpy()})
+        _export(encoder, golden["input"], names, path)
+        answers = _answers(path, golden["input"], names)
     except Exception as error:  # the exporter and the runtime raise dozens of kinds
         raise UserError(f"--onnx: cannot be exported ({str(error).strip().splitlines()[0][:200]})") from error
     far = max(distance(torch.from_numpy(answer), golden[kind]) for kind, answer in zip(kinds, answers, strict=True))
     if not far <= TOLERANCE:
         raise UserError(f"--onnx: features are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e}")
-    return _TEXT.format(kinds=", ".join(kinds), far=far, most=TOLERANCE, runtime=onnxruntime.__version__)
+    runtime = importlib.metadata.version("onnxruntime")
+    return _TEXT.format(names=", ".join(f"`{name}`" for name in names), far=far, most=TOLERANCE, runtime=runtime)
+
+
+def _export(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], names: list[str], path: Path) -> None:
+    import onnx  # pyright: ignore[reportMissingImports]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            Features(encoder),
+            (images,),
+            path,
+            input_names=["images"],
+            output_names=names,
+            dynamic_shapes={"images": {0: "batch"}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    model = onnx.load(path)
+    for described in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        del described.metadata_props[:]  # the exporter's: traces with the paths of this machine
+    onnx.save(model, path)
+
+
+def _answers(path: Path, images: Float[Tensor, "b 3 h w"], names: list[str]) -> list[np.ndarray]:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(names, {"images": images.numpy()})

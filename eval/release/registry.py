@@ -45,14 +45,16 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def check_name(name: str) -> None:
-    """Whether a model of the registry may be called so.
+def check(name: str, run_dir: Path, uri: str | None = None) -> None:
+    """Whether the run could be registered under that name: to be asked before its release is written.
 
     Raises:
-        UserError: an address could not tell it from a version or an alias.
+        UserError: as ``register``.
     """
     if not re.fullmatch(r"[\w.-][\w. -]*", name):
         raise UserError(f"--register {name!r}: must consist of letters, digits, '.', '_', '-' and blanks")
+    with _store(_place(run_dir, uri), f"--register {name}") as client:
+        _parent(client, RunRecord.read(run_dir))
 
 
 def is_registered(address: str) -> bool:
@@ -124,11 +126,8 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
     Raises:
         UserError: MLflow does not answer, does not have the run, or refuses the name.
     """
-    place = tracking_uri(run_dir, uri)
-    if place is None:
-        raise UserError("--register: MLFLOW_TRACKING_URI is none, so there is no registry; name a server")
     record, digest = RunRecord.read(run_dir), digest_of(folder)
-    with _store(place, f"--register {name}") as client, locked(run_dir / spool.NAME):
+    with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / spool.NAME):
         run_id = _with_files(client, record, folder, digest)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
@@ -155,10 +154,7 @@ def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | No
 
 def _with_files(client: "MlflowClient", record: RunRecord, folder: Path, digest: str) -> str:
     """The id of the run that holds the release's files: made and filled where there is none that is whole."""
-    experiment = client.get_experiment_by_name(record.experiment)
-    parent: Any = experiment and oldest_run(client, experiment.experiment_id, {RUN_KEY_TAG: record.run_key})
-    if parent is None:
-        raise UserError(f"--register: MLflow does not have the run {record.name} yet; bring it with eyespot sync first")
+    parent = _parent(client, record)
     tags = {PARENT_TAG: parent.info.run_id, DIGEST_TAG: digest}
     child = oldest_run(client, parent.info.experiment_id, tags)
     if child is None:
@@ -167,6 +163,20 @@ def _with_files(client: "MlflowClient", record: RunRecord, folder: Path, digest:
         client.log_artifacts(child.info.run_id, str(folder), _PLACE)
         client.set_terminated(child.info.run_id, "FINISHED")
     return child.info.run_id
+
+
+def _parent(client: "MlflowClient", record: RunRecord) -> Any:
+    """The pretraining run in MLflow."""
+    experiment = client.get_experiment_by_name(record.experiment)
+    parent: Any = experiment and oldest_run(client, experiment.experiment_id, {RUN_KEY_TAG: record.run_key})
+    if parent is None:
+        raise UserError(f"--register: MLflow does not have the run {record.name} yet; bring it with eyespot sync first")
+    return parent
+
+
+def _place(run_dir: Path, uri: str | None) -> str:
+    """Where the run is tracked; "none" for nowhere."""
+    return tracking_uri(run_dir, uri) or "none"
 
 
 @contextmanager
