@@ -33,6 +33,10 @@ class Evaluation:
 
     unlabeled: rank, spread and collapse of the features (RankMe, alpha-ReQ, uniformity, ...). Needs no labels.
 
+    dense-linear: a linear classifier of patch tokens draws segmentation masks: mean IoU. Needs shards with masks.
+
+    dense-knn: each patch takes the classes of its nearest training patches. Needs shards with masks, too.
+
     Results of a run appear in MLflow as children of the run, each once.
 
     For example:
@@ -49,18 +53,19 @@ class Evaluation:
     """
 
     protocol: Annotated[
-        Literal["linear", "knn", "retrieval", "clustering", "unlabeled"],
+        Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn"],
         Positional,
-        arg(metavar="{linear,knn,retrieval,clustering,unlabeled}"),
+        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn}"),
     ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
-    """A run folder (its newest checkpoint is judged) or the name of a timm model."""
+    """A run folder (its newest checkpoint is judged), RUN/checkpoints/step-..., a release, models:/NAME@ALIAS of MLflow's
+    registry, a folder that timm saved, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
-    unlabeled."""
+    unlabeled; dense-linear and dense-knn want masks (eyespot shards pack --masks)."""
     out: Path | None = None
-    """Where results and cached features go; by default RUN/eval, or eval-<name> for a timm model."""
+    """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: int = 0
     """Of the random weights and of what is held out."""
     pretrained: bool = True
@@ -100,15 +105,16 @@ def main(argv: list[str]) -> int:
 
 def track(model: str, results: "list[Result]") -> None:
     """Shows a tracked run's results in MLflow; where that fails, a warning says how it is done later."""
-    from eyespot.eval.subject import is_run
+    from eyespot.eval.subject import run_of
     from eyespot.eval.tracked import track_results
     from eyespot.pretrain.config import load_run
     from eyespot.pretrain.secrets import masked
 
-    if not is_run(model) or not load_run(Path(model))[1].track:
+    run_dir = run_of(model)
+    if run_dir is None or not load_run(run_dir)[1].track:
         return
     try:
-        track_results(Path(model), results)
+        track_results(run_dir, results)
     except UserError as error:
         print(masked(f"eyespot: warning: {error}"), file=sys.stderr)
 
