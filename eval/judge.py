@@ -14,14 +14,14 @@ import torch
 
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval import clustering, dense, knn, linear, retrieval, unlabeled
+from eyespot.eval import clustering, dense, grid, knn, linear, retrieval, unlabeled
 from eyespot.eval.features import features_key, features_of
 from eyespot.eval.labels import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.patches import dense_subjects, dense_task, masked_data
 from eyespot.eval.result import Protocol, Result, Score, read_result
-from eyespot.eval.subject import Subject, is_run, subjects_of
+from eyespot.eval.subject import Subject, run_of, subjects_of
 from eyespot.eval.task import Candidate, Task
-from eyespot.pretrain.dist import World, any_rank
+from eyespot.pretrain.dist import World, agreed, any_rank
 from eyespot.pretrain.secrets import masked, masked_values
 
 
@@ -49,6 +49,7 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "unlabeled": Procedure(candidates=unlabeled.candidates, labels=False),
     "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
     "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
+    "linear-grid": Procedure(candidates=grid.candidates, num_blocks=grid.NUM_BLOCKS),
 }
 _KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 
@@ -89,7 +90,8 @@ def judge(
     out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = sorted({part.folder for part in (data.train, data.test)})
-    subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+    with agreed():
+        subjects = subjects_of(target, seed=seed, pretrained=pretrained)
     if procedure.masks:
         subjects = dense_subjects(subjects)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
@@ -197,7 +199,8 @@ def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: Label
 
 def results_folder(target: str) -> Path:
     """Where results go unless the caller says otherwise: RUN/eval, or eval-<name>."""
-    return Path(target) / "eval" if is_run(target) else Path(f"eval-{slug(target)}")
+    run_dir = run_of(target)
+    return run_dir / "eval" if run_dir is not None else Path(f"eval-{slug(target)}")
 
 
 def slug(name: str) -> str:

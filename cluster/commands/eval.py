@@ -25,6 +25,8 @@ class Evaluation:
 
     linear: multinomial logistic regression on standardised features, to its optimum.
 
+    linear-grid: many linear classifiers trained together (rates, decays, last block or last four, class token, mean).
+
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
 
     retrieval: is a test image of the same class among the 1, 5, 10 nearest other test images? And mAP.
@@ -53,9 +55,9 @@ class Evaluation:
     """
 
     protocol: Annotated[
-        Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn"],
+        Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn", "linear-grid"],
         Positional,
-        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn}"),
+        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid}"),
     ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
