@@ -108,8 +108,7 @@ class RankWatch:
         self._board = Board(world, self._beat("running")) if world.size > 1 else None
         self._members = self._board.members if self._board else [Member.this(0)]
         self._work, self._stragglers = OwnWork(world.device), Stragglers([str(member) for member in self._members])
-        own = self._work.processor_seconds if world.size > 1 and world.device.type == "cpu" else time.monotonic
-        self._shares = TimeShares(world.device, own)
+        self._shares = TimeShares(world.device, self._work.processor_seconds if world.size > 1 else None)
         self._own_error: tuple[bool, str] | None = None  # (an exchange's?, one line)
         self._cause: Cause | None = None
         self._known, self._leaving, self._wake = threading.Event(), threading.Event(), threading.Event()

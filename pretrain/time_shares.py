@@ -1,5 +1,6 @@
 """Where the time of a run went: reading data, forward, backward, exchanges, optimiser, checkpoints."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +23,11 @@ class TimeShares:
 
     Args:
         device: of this process.
-        own_seconds: a clock of this process's own work; that of the wall where it is alone.
+        own_seconds: a clock of this process's own work; None where there is nobody that it could wait for.
     """
 
-    def __init__(self, device: torch.device, own_seconds: Callable[[], float]) -> None:
-        self._clock = own_seconds
+    def __init__(self, device: torch.device, own_seconds: Callable[[], float] | None) -> None:
+        self._alone, self._clock = own_seconds is None, own_seconds or time.monotonic
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._passes_began, self._own, self._forward_began, self._forward, self._num_forward = 0.0, 0.0, 0.0, 0.0, 0
         self._events: list[torch.cuda.Event] | None = None
@@ -54,7 +55,9 @@ class TimeShares:
         """{"time_share/data": 0..1, ...} since the last call."""
         seconds, forward, own = self._seconds, self._forward, self._own
         if self._events is not None:
-            forward, own = self._seconds_on_gpu() * self._num_forward, seconds["backward"]
+            forward = self._seconds_on_gpu() * self._num_forward
+        if self._alone or self._events is not None:
+            own = seconds["backward"]
         seconds["communication"] = max(0.0, seconds["backward"] - own)
         seconds["forward"] = min(forward, own)
         seconds["backward"] = max(0.0, own - forward)

@@ -63,6 +63,13 @@ def test_shares_of_two_micro_batches():
     assert set(shares.close_interval().values()) == {0.0}
 
 
+def test_who_is_alone_waits_for_nobody():
+    shares = TimeShares(torch.device("cpu"), None)
+    shares.begin_passes()
+    shares.leave("forward and backward", 5.0)
+    assert shares.close_interval()["time_share/backward"] == 1
+
+
 def test_sleeping_in_an_exchange_is_communication():
     work = OwnWork(torch.device("cpu"))
     shares = TimeShares(torch.device("cpu"), work.processor_seconds)
@@ -77,7 +84,7 @@ def test_sleeping_in_an_exchange_is_communication():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_forward_on_a_gpu_is_measured_there():
     device = torch.device("cuda")
-    shares, layer = TimeShares(device, time.monotonic), nn.Linear(8192, 8192).to(device)
+    shares, layer = TimeShares(device, None), nn.Linear(8192, 8192).to(device)
     shares.time_forward(layer)
     images = torch.randn(8192, 8192, device=device)
     layer(images).sum().item()
