@@ -1,0 +1,169 @@
+"""What a release must not survive: each damage is one line that says what it is."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from released_runs import change_json, copy_of
+from safetensors.torch import load, save_file
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.layout import write_sums
+from eyespot.eval.release.verify import verified
+
+Damage = Callable[[Path, Path], object]
+
+
+def flip(name: str) -> Damage:
+    def damage(folder: Path, other: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[-5] ^= 1
+        (folder / name).write_bytes(data)
+
+    return damage
+
+
+def with_sums(damage: Damage) -> Damage:
+    """The same by somebody who makes SHA256SUMS fit."""
+
+    def careful(folder: Path, other: Path) -> None:
+        damage(folder, other)
+        write_sums(folder)
+
+    return careful
+
+
+def truncate(folder: Path, other: Path) -> None:
+    os.truncate(folder / "model.safetensors", 100_000)
+
+
+def swap(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / "model.safetensors", folder / "model.safetensors")
+
+
+def swap_with_provenance(folder: Path, other: Path) -> None:
+    """Weights and what names them, but not the golden features."""
+    swap(folder, other)
+    digest = json.loads((other / "provenance.json").read_text())["weights_sha256"]
+    change_json(folder / "provenance.json", "weights_sha256", value=digest)
+
+
+def pickle_weights(folder: Path, other: Path) -> None:
+    torch.save(load((folder / "model.safetensors").read_bytes()), folder / "model.safetensors")
+
+
+def bare_pickle(folder: Path, other: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x80\x04\x95rest")
+
+
+def wrong_mean(folder: Path, other: Path) -> None:
+    change_json(folder / "config.json", "pretrained_cfg", "mean", value=[0.5, 0.5, 0.5])
+
+
+def wrong_mean_everywhere(folder: Path, other: Path) -> None:
+    wrong_mean(folder, other)
+    change_json(folder / "provenance.json", "input", "mean", value=[0.5, 0.5, 0.5])
+
+
+def wrong_size_everywhere(folder: Path, other: Path) -> None:
+    change_json(folder / "config.json", "pretrained_cfg", "input_size", value=[3, 32, 32])
+    change_json(folder / "provenance.json", "input", "input_size", value=[3, 32, 32])
+
+
+def fewer_blocks(folder: Path, other: Path) -> None:
+    change_json(folder / "config.json", "model_args", "depth", value=3)
+
+
+def unknown_architecture(folder: Path, other: Path) -> None:
+    change_json(folder / "config.json", "architecture", value="vit_of_tomorrow")
+
+
+def lose_a_tensor(folder: Path, other: Path) -> None:
+    tensors = load((folder / "model.safetensors").read_bytes())
+    del tensors["norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+
+
+def no_golden_features(folder: Path, other: Path) -> None:
+    golden = load((folder / "golden.safetensors").read_bytes())
+    save_file({"images": golden["images"], "input": golden["input"]}, folder / "golden.safetensors")
+
+
+def link(folder: Path, other: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(other / "README.md")
+
+
+def config(*keys: str, value: object) -> Damage:
+    return lambda folder, other: change_json(folder / "config.json", *keys, value=value)
+
+
+def provenance(*keys: str, value: object) -> Damage:
+    return lambda folder, other: change_json(folder / "provenance.json", *keys, value=value)
+
+
+def text(name: str, content: str) -> Damage:
+    return lambda folder, other: (folder / name).write_text(content)
+
+
+DAMAGES = {
+    "flipped bit": (flip("model.safetensors"), "model.safetensors is damaged or swapped"),
+    "flipped bit of the golden output": (flip("golden.safetensors"), "golden.safetensors is damaged or swapped"),
+    "truncated": (truncate, "model.safetensors is damaged or swapped"),
+    "truncated, sums fit": (with_sums(truncate), "model.safetensors is of another release"),
+    "swapped": (swap, "model.safetensors is damaged or swapped"),
+    "swapped, sums fit": (with_sums(swap), "model.safetensors is of another release"),
+    "swapped, provenance fits": (swap_with_provenance, "features of the golden input are off by"),
+    "pickle": (pickle_weights, "model.safetensors is a pickle, not safetensors"),
+    "pickle, sums fit": (with_sums(pickle_weights), "model.safetensors is a pickle, not safetensors"),
+    "bare pickle": (with_sums(bare_pickle), "model.safetensors is a pickle, not safetensors"),
+    "pickle beside": (text("pytorch_model.bin", "x"), "pytorch_model.bin does not belong to a release"),
+    "wrong mean": (wrong_mean, r"mean is \[0.5, 0.5, 0.5\] in config.json but \[0.3"),
+    "wrong mean everywhere": (wrong_mean_everywhere, "golden images do not become the golden input"),
+    "wrong size everywhere": (wrong_size_everywhere, "config.json says 32 pixels, golden.safetensors has 16"),
+    "wrong licence": (config("pretrained_cfg", "license", value="mit"), "the licence of config.json is not that of"),
+    "fewer blocks": (fewer_blocks, "timm .* cannot load it|loads only a part of it"),
+    "unknown architecture": (unknown_architecture, "timm .* cannot load it"),
+    "a tensor less": (with_sums(lose_a_tensor), "model.safetensors is of another release"),
+    "no features": (with_sums(no_golden_features), r"golden.safetensors holds the features \[\]"),
+    "no pretrained_cfg": (config("pretrained_cfg", value=[]), "config.json has no pretrained_cfg"),
+    "other format": (provenance("format", value="eyespot-release/9"), "install the version that wrote it"),
+    "not JSON": (with_sums(text("config.json", "{")), "config.json is not JSON"),
+    "JSON, no object": (with_sums(text("provenance.json", "[]")), "provenance.json holds no JSON object"),
+    "deep JSON": (with_sums(text("config.json", "[" * 100_000)), "config.json is not JSON"),
+    "missing card": (lambda folder, other: (folder / "README.md").unlink(), "README.md is missing"),
+    "missing sums": (lambda folder, other: (folder / "SHA256SUMS").unlink(), "no SHA256SUMS inside"),
+    "card not listed": (lambda folder, other: _without_line(folder), "SHA256SUMS does not list README.md"),
+    "sums of elsewhere": (text("SHA256SUMS", f"{'0' * 64}  ../../etc/passwd\n"), "which no release has"),
+    "sums are bytes": (lambda folder, other: (folder / "SHA256SUMS").write_bytes(b"\xff\xfe"), "cannot be read"),
+    "link": (link, "README.md is no regular file"),
+    "folder": (lambda folder, other: (folder / "model.onnx").mkdir(), "model.onnx is no regular file"),
+}
+
+
+def _without_line(folder: Path) -> None:
+    lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (folder / "SHA256SUMS").write_text("".join(line for line in lines if "README" not in line))
+
+
+def test_an_undamaged_release_passes(released: Path):
+    assert verified(released)["checkpoint"] == "step-00000012"
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damage_is_refused_in_one_line(released: Path, other: Path, tmp_path: Path, what: str):
+    damage, words = DAMAGES[what]
+    folder = copy_of(released, tmp_path / "copy")
+    damage(folder, other)
+    with pytest.raises(UserError, match=words) as error:
+        verified(folder)
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"release {folder}: ")
+
+
+def test_no_folder(tmp_path: Path):
+    with pytest.raises(UserError, match="no such folder"):
+        verified(tmp_path / "absent")

@@ -1,0 +1,70 @@
+"""Runs as training leaves them, judged or not, and releases of them: small, and made without training."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from result_files import some_result, write
+
+from eyespot.eval.release.layout import write_sums
+from eyespot.eval.release.write import release
+from eyespot.pretrain import checkpoint
+from eyespot.pretrain.config import Run, make_run, to_values
+from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.saver import Saver
+
+CHECKPOINT = "step-00000012"
+MEAN, STD = [0.3, 0.31, 0.32], [0.37, 0.36, 0.35]
+
+
+def small_run(folder: Path, recipe: str = "mae_tiny", encoder: EncoderConfig | None = None) -> Run:
+    """A recipe's run around timm's smallest ViT or another encoder."""
+    run = make_run(recipe)
+    run.encoder = encoder or EncoderConfig(name="test_vit", image_size=16, patch_size=4)
+    run.run_dir, run.data.shards, run.steps = folder, folder / "no-shards", 12
+    return run
+
+
+def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | None = None, **record: Any) -> Path:
+    """A run folder with one checkpoint of random weights and, if judged, results of it and of its random twin."""
+    run = run or small_run(folder)
+    torch.manual_seed(seed)
+    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    for module in objective.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean)
+    tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
+    meta = checkpoint.Meta(step=12, loader={"samples_consumed": 3072}, world_size=2, run_key="key", engine="ddp")
+    Saver(folder, keep=2).save(tensors, meta, wait=True)
+    said = {"recipe": "mae_tiny", "run": to_values(run), "run_key": "key", "git_commit": "c0ffee", "git_diff_sha256": ""}
+    said |= {"manifest_sha256": "d" * 64, "normalization": {"mean": MEAN, "std": STD}, "eyespot": "0.1.0"}
+    said |= {"hardware": {"cpu": "An Engine", "cores": 2, "gpus": []}, "versions": {"python": "3.11.9", "torch": "2.14.1"}}
+    (folder / "run.json").write_text(json.dumps(said | record))
+    if judged:
+        origin = {"run": str(folder), "checkpoint": CHECKPOINT, "step": 12, "encoder": run.encoder.name}
+        write(folder, "knn_digits.json", some_result(origin=origin))
+        twin = some_result(key="b2", role="random", name="random weights", origin={"seed": 0}, accuracy=0.5)
+        write(folder, "knn_digits_random.json", twin)
+    return folder
+
+
+def write_release(out: Path, *, seed: int = 1, run: Run | None = None, **options: Any) -> Path:
+    """A release of such a run."""
+    return release(write_run(out.with_name(f"{out.name}-run"), seed=seed, run=run), out, license="apache-2.0", **options)
+
+
+def copy_of(folder: Path, into: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(folder, into))
+
+
+def change_json(path: Path, *keys: str, value: Any) -> None:
+    """Sets one value of a JSON file, and SHA256SUMS to what the folder then holds: a careful attacker's change."""
+    found = values = json.loads(path.read_text())
+    for key in keys[:-1]:
+        values = values[key]
+    values[keys[-1]] = value
+    path.write_text(json.dumps(found))
+    write_sums(path.parent)
