@@ -1,22 +1,22 @@
-"""Subject: what is judged. A run's encoder, a timm encoder, its randomly initialised twin, or the bare pixels."""
+"""Subject: what is judged. The encoder that MODEL names, its randomly initialised twin, or the bare pixels."""
 
-import difflib
 import hashlib
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import CenterView, Color, ViewSpec
+from eyespot.eval import sources
+from eyespot.eval.release.golden import load_encoder
+from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of
+from eyespot.eval.release.registry import is_registered
+from eyespot.eval.release.verify import verified
 from eyespot.eval.result import Role
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import load_run, to_values
@@ -74,23 +74,30 @@ def encode_all(
     return {encoder.kind: encoder(images)} if isinstance(encoder, OneKind) else encode(encoder, images, num_blocks)
 
 
-def is_run(target: str) -> bool:
-    """Whether MODEL names a folder on this disk rather than a timm encoder."""
-    return Path(target).is_dir()
+def run_of(target: str) -> Path | None:
+    """The run folder, if MODEL is one or one of its checkpoints."""
+    folder = Path(target)
+    if (folder / "run.json").is_file():
+        return folder
+    place = folder.absolute()
+    named = place.name.startswith(checkpoint.PREFIX) and place.suffix != checkpoint.PARTIAL
+    inside = named and (place / "meta.json").is_file() and (place.parents[1] / "run.json").is_file()
+    return place.parents[1] if inside else None
 
 
 def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subject]:
     """What one command judges: the encoder that ``target`` names, its random twin and, for small images, raw pixels.
 
     Args:
-        target: a run folder or a timm name.
+        target: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's
+            local format, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` of MLflow's registry, or a timm name.
         seed: of the random twin's weights.
         pretrained: for timm names: with published weights (needs a network the first time).
 
     Raises:
-        UserError: there is no such run or name, no checkpoint yet, a damaged one, or no network.
+        UserError: there is no such thing, no checkpoint yet, a damaged one, or no network.
     """
-    found = _of_run(Path(target), seed) if is_run(target) else _of_timm(target, seed, pretrained)
+    found = _found(target, seed, pretrained)
     views = found[0].views
     if 3 * views.views[0].size ** 2 <= MAX_PIXEL_VALUES:
         found.append(Subject(name="raw pixels", tag="pixels", role="pixels", encoder=RawPixels(), views=views))
@@ -99,14 +106,33 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
     return found
 
 
+def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
+    if is_registered(target):
+        return _of_release(sources.registered(target), seed)
+    folder = Path(target.removeprefix(sources.LOCAL))
+    if not folder.is_dir():
+        return _of_timm(target, seed, pretrained)
+    if (run_dir := run_of(str(folder))) is not None:
+        return _of_run(run_dir, None if run_dir == folder else folder, seed)
+    if (folder / SUMS).exists() or (folder / PROVENANCE).exists():  # what wants to be a release must be a whole one
+        verified(folder)
+        return _of_release(folder, seed)
+    if (folder / CONFIG).is_file():
+        return _of_folder(folder, seed)
+    raise UserError(
+        f"model {target}: this folder is not a run folder (no run.json), nor a run's checkpoint (no meta.json), nor a"
+        f" release (no {SUMS}), nor a timm folder (no {CONFIG})"
+    )
+
+
 def center_view(size: int, crop_share: float = 0.875) -> CenterView:
     """The evaluation view: small images whole, larger ones cut to their central ``crop_share``."""
     return CenterView(resize=size if size <= 64 else int(size / crop_share), size=size)
 
 
-def _of_run(run_dir: Path, seed: int) -> list[Subject]:
+def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     recipe, run = load_run(run_dir)
-    folder = checkpoint.newest(run_dir)
+    folder = folder or checkpoint.newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
     mean, std = _normalization(run_dir)
@@ -119,48 +145,70 @@ def _of_run(run_dir: Path, seed: int) -> list[Subject]:
         raise UserError(
             f"checkpoint {folder}: does not fit encoder {run.encoder.name} of run.json: {reason}"
         ) from error
-    with _seeded(seed):  # the method's own initialisation: what training began with, but for the seed
+    with sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
         untrained = run.objective.build(make_encoder(run.encoder), run.encoder.image_size).encoder
-    step = checkpoint.read_meta(folder).step
+    step, name = checkpoint.read_meta(folder).step, folder.absolute().name
+    origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
     architecture = json.dumps(to_values(run.encoder), sort_keys=True)
+    known = {"views": views, "architecture": architecture}
     return [
-        Subject(
-            name=f"{recipe}, step {step:,}",
-            tag=folder.name,
-            role="encoder",
-            encoder=trained,
-            views=views,
-            architecture=architecture,
-            origin={"run": str(run_dir), "checkpoint": folder.name, "step": step, "encoder": run.encoder.name},
-        ),
+        Subject(name=f"{recipe}, step {step:,}", tag=name, role="encoder", encoder=trained, origin=origin, **known),
         _random(run.encoder.name, untrained, views, seed, architecture),
     ]
 
 
+def _of_release(folder: Path, seed: int) -> list[Subject]:
+    """Of a verified release."""
+    config, provenance = sources.read_config(folder), json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    digest, step = digest_of(folder), int(provenance["step"])
+    origin: dict[str, str | int] = {
+        "release": str(provenance["name"]),
+        "release_sha256": digest,
+        "checkpoint": str(provenance["checkpoint"]),
+        "step": step,
+        "encoder": str(config["architecture"]),
+    }
+    name, tag = f"{provenance['name']}, step {step:,}", f"release-{digest[:8]}"
+    encoder, views = load_encoder(folder), sources.views_of(config["pretrained_cfg"])
+    return _with_twin(folder, config, encoder, views, name=name, tag=tag, origin=origin, seed=seed)
+
+
+def _of_folder(folder: Path, seed: int) -> list[Subject]:
+    config, encoder = sources.read_config(folder), sources.in_folder(folder)
+    origin: dict[str, str | int] = {"folder": str(folder), "encoder": str(config["architecture"])}
+    name = f"{folder.absolute().name} ({config['architecture']})"
+    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    return _with_twin(folder, config, encoder, views, name=name, tag="published", origin=origin, seed=seed)
+
+
+def _with_twin(
+    folder: Path,
+    config: dict[str, Any],
+    encoder: nn.Module,
+    views: ViewSpec,
+    *,
+    name: str,
+    tag: str,
+    origin: dict[str, str | int],
+    seed: int,
+) -> list[Subject]:
+    """The encoder of a folder whose config.json says how it is built, and its twin."""
+    architecture = json.dumps({name: config.get(name) for name in ("architecture", "model_args")}, sort_keys=True)
+    twin = _random(str(config["architecture"]), sources.twin_of(folder, config, seed), views, seed, architecture)
+    known = {"views": views, "architecture": architecture}
+    return [Subject(name=name, tag=tag, role="encoder", encoder=encoder, origin=origin, **known), twin]
+
+
 def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
-    hosted = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
-    if not hosted and not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"; close names: {', '.join(close)}" if close else ""
-        raise UserError(f"model {name!r}: neither a run folder nor a name that timm knows{hint}")
-    encoder = _published(name) if pretrained else _untrained(name, seed)
-    wanted = resolve_model_data_config(encoder)
-    size = wanted["input_size"][-1]
-    view = CenterView(resize=int(size / wanted["crop_pct"]), size=size)
-    views = ViewSpec(views=(view,), mean=tuple(wanted["mean"]), std=tuple(wanted["std"]))
-    twin = _random(name, _untrained(name, seed), views, seed, f"timm {name}")
+    sources.check_name(name)
+    untrained, architecture = sources.untrained(name, seed), f"timm {name}"
+    encoder = sources.published(name) if pretrained else untrained
+    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    twin = _random(name, untrained, views, seed, architecture)
     if not pretrained:
         return [twin]
-    published = Subject(
-        name=name,
-        tag="published",
-        role="encoder",
-        encoder=encoder,
-        views=views,
-        architecture=f"timm {name}",
-        origin={"encoder": name},
-    )
-    return [published, twin]
+    known = {"views": views, "architecture": architecture, "origin": {"encoder": name}}
+    return [Subject(name=name, tag="published", role="encoder", encoder=encoder, **known), twin]
 
 
 def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architecture: str) -> Subject:
@@ -173,36 +221,6 @@ def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architect
         architecture=architecture,
         origin={"encoder": name, "seed": seed},
     )
-
-
-def _untrained(name: str, seed: int) -> nn.Module:
-    with _seeded(seed):
-        return timm.create_model(name, pretrained=False, num_classes=0)
-
-
-def _published(name: str) -> nn.Module:
-    """The encoder with its published weights, downloaded where they are not on this machine yet."""
-    silenced = [logging.getLogger(place) for place in ("timm", "huggingface_hub", "httpx")]
-    levels = [logger.level for logger in silenced]
-    try:
-        for logger in silenced:
-            logger.setLevel(logging.CRITICAL)
-        return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # the hub's client raises a dozen kinds, of three libraries, without a common base
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"model {name!r}: no published weights could be had ({reason}); without a network try --no-pretrained"
-        ) from error
-    finally:
-        for logger, level in zip(silenced, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def _normalization(run_dir: Path) -> tuple[Color, Color]:

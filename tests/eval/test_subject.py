@@ -46,7 +46,9 @@ def test_center_view_keeps_small_images_whole():
 
 
 def test_unknown_name():
-    with pytest.raises(UserError, match=r"neither a run folder nor a name that timm knows; close names: .*vit_tiny"):
+    with pytest.raises(
+        UserError, match=r"no such folder, nor a name that timm knows, nor models:/.*; close names: .*vit_tiny"
+    ):
         subjects_of("vit_tinny_patch16_224", seed=0)
 
 

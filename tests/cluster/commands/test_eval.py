@@ -56,7 +56,7 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
     [
         ("eval", "{linear,knn,retrieval,clustering,unlabeled}"),
         ("eval cosine x y", "cosine"),
-        ("eval knn nothing_like_it DIGITS", "neither a run folder nor a name that timm knows"),
+        ("eval knn nothing_like_it DIGITS", "no such folder, nor a name that timm knows"),
         ("eval knn test_vit /nowhere --no-pretrained", "no such folder"),
         ("eval knn EMPTY DIGITS", "not a run folder"),
         ("eval knn test_vit EMPTY --no-pretrained", "no manifest.json"),
