@@ -135,7 +135,9 @@ def keep(beginning: Beginning, config: EncoderConfig, run_dir: Path, world: Worl
         UserError: the folder cannot be written, or the weights do not fit ``config``.
     """
     with agreed():
-        if world.rank == 0 and not (run_dir / RECORD).is_file():
+        if world.rank == 0 and (before := kept(run_dir)) is not None:
+            beginning = before
+        elif world.rank == 0:
             _write(beginning, config, run_dir)
     if beginning.tag == SCRATCH:
         return StartConfig()

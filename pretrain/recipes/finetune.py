@@ -66,7 +66,10 @@ def finetune_tiny(images: int = DIGITS_IMAGES) -> Run:
     """The quickstart's ViT on the built-in digits, 10 epochs: seconds on two cores."""
     return Run(
         objective=Classify.Config(
-            num_classes=10, pool="mean", mix=MixConfig(mixup=0.2, smoothing=0.1), view=RandomView(scale=(0.6, 1.0), flip=0.0)
+            num_classes=10,
+            pool="mean",
+            mix=MixConfig(mixup=0.2, smoothing=0.1),
+            view=RandomView(scale=(0.6, 1.0), flip=0.0),
         ),
         encoder=EncoderConfig(name="test_vit", image_size=16, patch_size=4),
         data=DataConfig(batch_size=64, normalize="dataset"),
