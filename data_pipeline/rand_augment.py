@@ -3,8 +3,9 @@
 The operations and their strengths are those that DeiT, BEiT and MAE train with, called "rand-m9-mstd0.5-inc1" in timm:
 15 of them, all stronger at a larger magnitude, which is drawn anew each time; each is done with probability 1/2. What
 differs: floating-point levels, as in ``color.py``, where PIL cuts off to whole ones after each operation; bicubic
-weights with slope -0.75, where PIL's have -1; and what comes into the view from outside is gray (128), as in the
-authors' code, where timm takes the mean of the data set.
+weights with slope -0.75, where PIL's have -1; what comes into the view from outside is gray (128), as in the authors'
+code, where timm takes the mean of the data set; and posterize leaves one bit at least, where timm, once in a thousand
+views, leaves none, which is a black view or, with a recent PIL, an error.
 
 A sample gives the same bits in whatever batch, for the reasons in ``color.py``: sums are of whole numbers or in a fixed
 order, and torch resamples each view by itself.
@@ -63,7 +64,7 @@ def invert(levels: Levels, _: Amounts) -> None:
 
 
 def posterize(levels: Levels, bits: Amounts) -> None:
-    """Only the highest bits of each level stay."""
+    """Only so many of the highest bits of each level stay."""
     step = per_view(2 ** (8 - bits), levels)
     levels.div_(step).floor_().mul_(step)
 
@@ -165,7 +166,7 @@ CHOICES: tuple[tuple[Callable[[Tensor, Amounts], None], Callable[[Numbers, Numbe
     (equalize, _no_amount),
     (invert, _no_amount),
     (rotate, lambda strengths, signs: 30 * strengths * signs),
-    (posterize, lambda strengths, _: 4 - np.floor(4 * strengths)),
+    (posterize, lambda strengths, _: np.maximum(4 - np.floor(4 * strengths), 1)),
     (invert_above, lambda strengths, _: 256 - np.floor(256 * strengths)),
     (add_below, lambda strengths, _: np.floor(110 * strengths)),
     (saturation, _factor),
