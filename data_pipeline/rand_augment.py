@@ -4,8 +4,8 @@ The operations and their strengths are those that DeiT, BEiT and MAE train with,
 15 of them, all stronger at a larger magnitude, which is drawn anew each time; each is done with probability 1/2. What
 differs: floating-point levels, as in ``color.py``, where PIL cuts off to whole ones after each operation; bicubic
 weights with slope -0.75, where PIL's have -1; what comes into the view from outside is gray (128), as in the authors'
-code, where timm takes the mean of the data set; and posterize leaves one bit at least, where timm, once in a thousand
-views, leaves none, which is a black view or, with a recent PIL, an error.
+code, where timm takes the mean of the data set; and posterize leaves one bit at least, where timm leaves none in one or
+two of a thousand views, which is a black view or, with a recent PIL, an error.
 
 A sample gives the same bits in whatever batch, for the reasons in ``color.py``: sums are of whole numbers or in a fixed
 order, and torch resamples each view by itself.
