@@ -38,9 +38,18 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={"samples_consumed": 3072}, world_size=2, run_key="key", engine="ddp")
     Saver(folder, keep=2).save(tensors, meta, wait=True)
-    said = {"recipe": "mae_tiny", "run": to_values(run), "run_key": "key", "git_commit": "c0ffee", "git_diff_sha256": ""}
+    said = {
+        "recipe": "mae_tiny",
+        "run": to_values(run),
+        "run_key": "key",
+        "git_commit": "c0ffee",
+        "git_diff_sha256": "",
+    }
     said |= {"manifest_sha256": "d" * 64, "normalization": {"mean": MEAN, "std": STD}, "eyespot": "0.1.0"}
-    said |= {"hardware": {"cpu": "An Engine", "cores": 2, "gpus": []}, "versions": {"python": "3.11.9", "torch": "2.14.1"}}
+    said |= {
+        "hardware": {"cpu": "An Engine", "cores": 2, "gpus": []},
+        "versions": {"python": "3.11.9", "torch": "2.14.1"},
+    }
     (folder / "run.json").write_text(json.dumps(said | record))
     if judged:
         origin = {"run": str(folder), "checkpoint": CHECKPOINT, "step": 12, "encoder": run.encoder.name}
@@ -52,12 +61,19 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
 
 def write_release(out: Path, *, seed: int = 1, run: Run | None = None, **options: Any) -> Path:
     """A release of such a run."""
-    return release(write_run(out.with_name(f"{out.name}-run"), seed=seed, run=run), out, license="apache-2.0", **options)
+    return release(
+        write_run(out.with_name(f"{out.name}-run"), seed=seed, run=run), out, license="apache-2.0", **options
+    )
 
 
 def copy_of(folder: Path, into: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(folder, into))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def change_json(path: Path, *keys: str, value: Any) -> None:

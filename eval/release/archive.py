@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import FILES, SUMS
@@ -18,7 +18,7 @@ from eyespot.eval.release.layout import FILES, SUMS
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 _PART = 1 << 20
 
-Member = tuple[str, int, str, Callable[[], IO[bytes] | None]]
+Member = tuple[str, int, str, Callable[[], Any]]
 """Name, bytes it says it has, what is wrong with its kind ("" = nothing), and a function that opens it."""
 
 
@@ -91,9 +91,8 @@ def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
         yield info.name, info.size, fault, opener
 
 
-def _copied(member: IO[bytes] | None, path: Path, max_bytes: int) -> bool:
-    """Copies a member to ``path``; False where it has more than ``max_bytes``."""
-    assert member is not None
+def _copied(member: Any, path: Path, max_bytes: int) -> bool:
+    """Copies an opened member to ``path``; False where it has more than ``max_bytes``."""
     with member, path.open("xb") as file:
         while part := member.read(_PART):
             max_bytes -= len(part)

@@ -1,0 +1,144 @@
+"""Releases from folders, archives and a real web server: whole and verified, or nothing."""
+
+import os
+import shutil
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from released_runs import content, copy_of
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.fetch import fetched
+from eyespot.eval.release.layout import digest_of
+
+
+class Web:
+    """A web server of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        web = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *words: object) -> None:
+                super().__init__(*words, directory=str(folder))
+
+            def do_GET(self) -> None:
+                web.asked.append(self.path)
+                if self.path.startswith("/moved/"):
+                    self.send_response(302)
+                    self.send_header("Location", self.path.removeprefix("/moved"))
+                    self.end_headers()
+                elif self.path.startswith("/cut/"):  # the line goes dead after 10,000 bytes
+                    data = (folder / self.path.removeprefix("/cut/")).read_bytes()
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data[:10_000])
+                else:
+                    super().do_GET()
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def web(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    folder = tmp_path_factory.mktemp("web")
+    copy_of(released, folder / "release")
+    with tarfile.open(folder / "release.tar.gz", "w:gz") as archive:
+        archive.add(released, "digits")
+    (folder / "page.tar").write_text("<html>Sign in</html>")
+    web = Web(folder)
+    yield web
+    web.server.shutdown()
+
+
+def refuse(address: str, tmp_path: Path, words: str, **options) -> str:
+    with pytest.raises(UserError, match=words) as error:
+        fetched(address, tmp_path / "pulled" / "here", **options)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "pulled").exists() or not list((tmp_path / "pulled").iterdir())
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "place", ["release", "release/", "release.tar.gz", "release.tar.gz?version=3", "moved/release"]
+)
+def test_from_the_web(released: Path, web: Web, tmp_path: Path, place: str):
+    into = fetched(f"{web.uri}/{place}", tmp_path / "some" / "where", sha256=digest_of(released).upper())
+    assert content(into) == content(released)
+    assert [path.name for path in into.parent.iterdir()] == ["where"]
+    assert {path.stat().st_mode & 0o777 for path in into.iterdir()} <= {0o644, 0o664, 0o600, 0o640}
+
+
+def test_from_this_disk(released: Path, web: Web, tmp_path: Path):
+    assert content(fetched(str(released), tmp_path / "a")) == content(released)
+    assert content(fetched(str(web.folder / "release.tar.gz"), tmp_path / "b")) == content(released)
+
+
+def test_what_the_web_does_not_have(web: Web, tmp_path: Path):
+    refuse(f"{web.uri}/absent", tmp_path, "SHA256SUMS: the server answers 404")
+    refuse(f"{web.uri}/absent.zip", tmp_path, "the server answers 404")
+    refuse(f"{web.uri}/page.tar", tmp_path, "damaged or cut short")
+    refuse("http://127.0.0.1:9/release", tmp_path, "the server cannot be reached")
+    said = refuse("http://me:hunter22@127.0.0.1:9/release", tmp_path, r"http://\*\*\*@127")
+    assert "hunter22" not in said
+
+
+def test_a_line_that_goes_dead(web: Web, tmp_path: Path):
+    refuse(f"{web.uri}/cut/release.tar.gz", tmp_path, "archive broke off")
+    refuse(f"{web.uri}/cut/release", tmp_path, "model.safetensors broke off")
+
+
+def test_too_large(web: Web, tmp_path: Path):
+    refuse(f"{web.uri}/release.tar.gz", tmp_path, "too large", max_bytes=10_000)
+    refuse(f"{web.uri}/release", tmp_path, "model.safetensors has .* bytes, more than", max_bytes=500_000)
+
+
+def test_another_release_than_was_meant(released: Path, other: Path, tmp_path: Path):
+    refuse(str(other), tmp_path, "is another release: .* --sha256 says", sha256=digest_of(released))
+
+
+def test_damage_on_the_way(web: Web, released: Path, tmp_path: Path):
+    damaged = copy_of(released, web.folder / "damaged")
+    os.truncate(damaged / "model.safetensors", 100_000)
+    refuse(f"{web.uri}/damaged", tmp_path, r"^release http://.*/damaged: model.safetensors is damaged")
+    shutil.copyfile(released / "model.safetensors", damaged / "model.safetensors")
+    assert fetched(f"{web.uri}/damaged", tmp_path / "mended").is_dir()
+
+
+def test_names_of_a_list_do_not_leave_the_folder(web: Web, released: Path, tmp_path: Path):
+    copy_of(released, web.folder / "hostile")
+    with (web.folder / "hostile" / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  ../release.tar.gz\n")
+    before = len(web.asked)
+    refuse(f"{web.uri}/hostile", tmp_path, "which no release has")
+    assert web.asked[before:] == ["/hostile/SHA256SUMS"]
+
+
+def test_links_in_a_folder(released: Path, tmp_path: Path):
+    (tmp_path / "linked").mkdir()
+    for path in released.iterdir():
+        (tmp_path / "linked" / path.name).symlink_to(path)
+    refuse(str(tmp_path / "linked"), tmp_path, "is no regular file")
+
+
+def test_wrong_words(released: Path, tmp_path: Path):
+    refuse(str(tmp_path / "absent"), tmp_path, "name one, an http.* address, or models:/NAME@ALIAS")
+    refuse("ftp://host/release", tmp_path, "name one, an http")
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(UserError, match="kept: exists already"):
+        fetched(str(released), tmp_path / "kept")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        fetched(str(released), tmp_path / "file" / "inside")
