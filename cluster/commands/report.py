@@ -1,4 +1,4 @@
-"""``eyespot report RUN``."""
+"""``eyespot report RUN [RUN ...]``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,26 @@ from eyespot.cluster.arguments import parse
 
 @dataclass(kw_only=True, slots=True)
 class Reporting:
-    """Writes RUN/report.html: results, pictures, curves, settings and how to do it again, in one file.
+    """Writes one page about a run, or about several side by side.
 
-    The page needs no network and no other file, so it can be sent as it is. It works on a run that is still going.
+    Results with their intervals, curves, where the time went, settings, how to do it again; and, where there are a
+    checkpoint and its shards, what the encoder sees: augmented views, reconstructions, patch features, attention,
+    nearest neighbours, confusion, a map of the features. The page needs no network and no other file, so it can be
+    sent as it is. It works on a run that is still going.
 
     For example:
 
     eyespot report runs/first
+
+    eyespot report runs/mae runs/simclr --out comparison.html
     """
 
-    run: Annotated[Path, Positional, arg(metavar="RUN")]
-    """Run folder."""
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]")]
+    """Run folders: at most 8."""
+    out: Path | None = None
+    """The file; default: RUN/report.html, of several runs report.html in this folder."""
+    look: bool = True
+    """Show the encoders images: seconds on a GPU, minutes for a large encoder without one."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,5 +38,5 @@ def main(argv: list[str]) -> int:
     wanted = parse(Reporting, argv, "eyespot report")
     from eyespot.eval.report import write_report
 
-    print(write_report(wanted.run).resolve())
+    print(write_report(wanted.runs, wanted.out, look=wanted.look).resolve())
     return 0

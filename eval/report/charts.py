@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
@@ -79,41 +79,80 @@ def smooth(points: Sequence[Point], share: float = 0.04) -> list[Point]:
     return averaged
 
 
+@dataclass(kw_only=True, slots=True)
+class Line:
+    """One run's values of one quantity."""
+
+    points: Sequence[Point]
+    """(step, value); values that are not finite are left out."""
+    run: int = 0
+    """Which run of the page: decides the colour."""
+    label: str = ""
+    """What the legend calls it."""
+
+
 def line_chart(
-    points: Sequence[Point], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
+    lines: Sequence[Line], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
 ) -> str:
-    """One quantity over the steps: the measured values faint, their moving average strong.
+    """One quantity over the steps: the measured values faint, their moving average strong, the last ones in words.
 
     Args:
-        points: (step, value); values that are not finite are left out.
+        lines: one for each run.
         title: names the chart for screen readers.
         unit: follows the last value.
         width: of the drawing, pixels.
         height: of the drawing, pixels.
         zero: the axis begins at 0; otherwise it follows the values, logarithmic where they span a factor of 5.
     """
-    points = thin(points)
-    if len(points) < 2:
+    drawn = [replace(line, points=thin(line.points)) for line in lines]
+    drawn = [line for line in drawn if len(line.points) > 1]
+    if not drawn:
         return '<p class="quiet">Not enough points yet.</p>'
-    x = Scale(low=min(points[0][0], 1), high=points[-1][0], start=46, end=width - 14)
-    y = _value_scale([value for _, value in points], zero, height)
-    trend = smooth(points)
-    last = f"{short(float(f'{trend[-1][1]:.3g}'))} {unit}".strip()
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}: from {short(points[0][1])}'
-        f' at step {short(points[0][0])} to {last} at step {short(points[-1][0])}">'
-    ]
+    x = Scale(
+        low=min(1, *(line.points[0][0] for line in drawn)),
+        high=max(line.points[-1][0] for line in drawn),
+        start=50,
+        end=width - 14,
+    )
+    y = _value_scale([value for line in drawn for _, value in line.points], zero, height)
+    trends = [replace(line, points=smooth(line.points)) for line in drawn]
+    lasts = [f"{short(float(f'{line.points[-1][1]:.3g}'))} {unit}".strip() for line in trends]
+    said = "; ".join(
+        f"{line.label} from {short(line.points[0][1])} to {last} at step {short(line.points[-1][0])}".strip()
+        for line, last in zip(drawn, lasts, strict=True)
+    )
+    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{title}: {said}")}">']
+    parts += _axes(x, y, width, height)
+    for line, trend in zip(drawn, trends, strict=True):
+        parts.append(f'<path class="faint r{line.run}" d="{_path(line.points, x, y)}"/>')
+        parts.append(f'<path class="line r{line.run}" d="{_path(trend.points, x, y)}"/>')
+    ends = [(x(line.points[-1][0]), y(line.points[-1][1])) for line in trends]
+    for line, (end_x, end_y) in zip(trends, ends, strict=True):
+        parts.append(f'<circle class="dot end r{line.run}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="4"/>')
+    if len(trends) > 1:
+        return _legend(trends, lasts) + "".join(parts) + "</svg>"
+    end_x, end_y = ends[0]
+    above = max(14.0, end_y - 10)
+    parts.append(f'<text class="value" x="{end_x:.1f}" y="{above:.1f}" text-anchor="end">{lasts[0]}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _axes(x: Scale, y: Scale, width: int, height: int) -> list[str]:
+    parts = []
     for tick in y.ticks(4):
         parts.append(f'<path class="grid" d="M{x.start} {y(tick):.1f}H{x.end}"/>')
         parts.append(f'<text x="{x.start - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in x.ticks(max(3, width // 110)):
+    for tick in x.ticks(max(3, width // 120)):
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{short(tick)}</text>')
-    parts.append(f'<path class="axis" d="M{x.start} {y.start}H{x.end}"/>')
-    parts.append(f'<path class="faint" d="{_path(points, x, y)}"/><path class="line" d="{_path(trend, x, y)}"/>')
-    end_x, end_y = x(trend[-1][0]), y(trend[-1][1])
-    parts.append(f'<circle class="dot" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.5"/>')
-    parts.append(f'<text class="value" x="{end_x:.1f}" y="{max(12, end_y - 9):.1f}" text-anchor="end">{last}</text>')
-    return "".join(parts) + "</svg>"
+    return [*parts, f'<path class="axis" d="M{x.start} {y.start}H{x.end}"/>']
+
+
+def _legend(lines: Sequence[Line], values: Sequence[str]) -> str:
+    items = [
+        f'<span><i class="mark r{line.run}"></i>{escape(line.label)} <b>{escape(value)}</b></span>'
+        for line, value in zip(lines, values, strict=True)
+    ]
+    return f'<p class="legend">{"".join(items)}</p>'
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,13 +163,14 @@ class Row:
     value: Number
     """0..1."""
     interval: Point
-    strong: bool = False
-    """Drawn in the accent colour."""
+    run: int | None = None
+    """Drawn in the colour of this run of the page; grey where it is none."""
 
 
-def interval_chart(rows: list[Row], *, title: str, chance: Number, width: int = 430) -> str:
-    """Accuracies as dots with their intervals, one below the other, on one axis; chance as a dashed line."""
-    low = min(chance, *(row.interval[0] for row in rows))
+def interval_chart(rows: list[Row], *, title: str, chance: Number | None, width: int = 430) -> str:
+    """Shares as dots with their intervals, one below the other, on one axis; chance, where known, as a dashed line."""
+    low = min(row.interval[0] for row in rows)
+    low = low if chance is None else min(chance, low)
     high = max(row.interval[1] for row in rows)
     step = nice_step((high - low) / 5)
     height = 50 * len(rows) + 34
@@ -145,16 +185,16 @@ def interval_chart(rows: list[Row], *, title: str, chance: Number, width: int = 
     for tick in x.ticks(5):
         parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{height - 24}"/>')
         parts.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick * 100:.3g}%</text>')
-    parts.append(
-        f'<path class="chance" d="M{x(chance):.1f} 4V{height - 24}"><title>chance: {chance:.2%}</title></path>'
-    )
+    if chance is not None:
+        said = f"<title>chance: {chance:.2%}</title>"
+        parts.append(f'<path class="chance" d="M{x(chance):.1f} 4V{height - 24}">{said}</path>')
     for place, row in enumerate(rows):
-        top, style = 50 * place, "strong" if row.strong else "plain"
+        top, style = 50 * place, "plain" if row.run is None else f"r{row.run}"
         left, right = (x(end) for end in row.interval)
         parts.append(f'<text class="label" x="{x.start}" y="{top + 20}">{escape(row.label)}</text>')
         parts.append(f'<text class="value" x="{x.end}" y="{top + 20}" text-anchor="end">{row.value:.1%}</text>')
         parts.append(f'<path class="bar {style}" d="M{left:.1f} {top + 36}H{right:.1f}"/>')
-        parts.append(f'<circle class="end {style}" cx="{x(row.value):.1f}" cy="{top + 36}" r="5.5"/>')
+        parts.append(f'<circle class="dot end {style}" cx="{x(row.value):.1f}" cy="{top + 36}" r="5.5"/>')
     return "".join(parts) + "</svg>"
 
 
