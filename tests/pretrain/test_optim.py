@@ -6,8 +6,9 @@ from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.objectives.mae import MAE
-from eyespot.pretrain.optim import OptimConfig, make_optimizer, parameter_groups
+from eyespot.pretrain.optim import OptimConfig, layers, make_optimizer, parameter_groups, set_rate
 
 
 def test_matrices_decay_and_vectors_do_not():
@@ -107,6 +108,55 @@ def take(optimizer: torch.optim.Optimizer, layer: nn.Module, *, rate: float, sca
     optimizer.step()
 
 
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224"])
+def test_layer_decay_scales_as_maes_code_does(name):
+    """Written out by names: patches, class token and positions are layer 0, block i is i + 1, all else is the last."""
+    encoder = make_encoder(EncoderConfig(name=name, image_size=16, patch_size=4))
+    classifier = Classify.Config(num_classes=3, head="attentive").build(encoder, 16)
+    depth, expected = len(encoder.blocks), {}
+    for parameter_name, parameter in classifier.named_parameters():
+        parts, layer = parameter_name.split("."), depth + 1
+        if parts[0] == "encoder" and parts[1] in ("cls_token", "pos_embed", "reg_token", "patch_embed"):
+            layer = 0
+        elif parts[:2] == ["encoder", "blocks"]:
+            layer = int(parts[2]) + 1
+        expected[parameter_name] = (0.65 ** (depth + 1 - layer), 0.05 if parameter.ndim > 1 else 0.0)
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    optimizer = make_optimizer(classifier, OptimConfig(layer_decay=0.65, weight_decay=0.05))
+    set_rate(optimizer, 2.0)
+    found = {
+        names[id(parameter)]: (group["lr"] / 2, group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found.keys() == expected.keys()
+    assert all(found[name] == pytest.approx(expected[name]) for name in expected)
+
+
+def test_layers_of_a_convolutional_encoder_rise_from_stem_to_head():
+    encoder = make_encoder(EncoderConfig(name="resnet18"))
+    classifier = Classify.Config(num_classes=3).build(encoder, 224)
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    found = [{names[id(parameter)] for parameter in layer} for layer in layers(classifier)]
+    assert found[0] == {"encoder.conv1.weight", "encoder.bn1.weight", "encoder.bn1.bias"}
+    assert [sorted({name.split(".")[1:3][0] for name in layer}) for layer in found[1:-1]] == [
+        [f"layer{stage}"] for stage in (1, 1, 2, 2, 3, 3, 4, 4)
+    ]
+    assert found[-1] == {"head.weight", "head.bias"}
+
+
+def test_nesterov_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 4), nn.Linear(5, 4)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = make_optimizer(ours, OptimConfig(name="sgd", nesterov=True, weight_decay=0.1, decay_vectors=True))
+    reference = torch.optim.SGD(theirs.parameters(), lr=1.0, momentum=0.9, weight_decay=0.1, nesterov=True)
+    for rate in (0.1, 0.3, 0.2):
+        take(optimizer, ours, rate=rate, scale=1.0)
+        take(reference, theirs, rate=rate, scale=1.0)
+    assert all(torch.allclose(p, q, rtol=1e-6) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -118,6 +168,10 @@ def take(optimizer: torch.optim.Optimizer, layer: nn.Module, *, rate: float, sca
         {"momentum": 1.0},
         {"clip": 0.0},
         {"decay_vectors": True, "name": "lars"},
+        {"layer_decay": 0.0},
+        {"layer_decay": 1.1},
+        {"nesterov": True},
+        {"nesterov": True, "name": "sgd", "momentum": 0.0},
         {"decay_at": (0.8, 0.6)},
         {"decay_at": (0.6, 1.0)},
         {"decay_at": (0.0, 0.5)},
