@@ -38,7 +38,9 @@ class Procedure:
     masks: bool = False
     """Whether it learns from patch tokens and segmentation masks in place of features and labels."""
     variant: str = ""
-    """What the caller chose of it ("10-per-class"): results of another choice are other results."""
+    """What the caller chose of it ("5-shot-5-draws"): results of another choice are other results."""
+    narrow: Callable[[LabeledData, int], LabeledData] | None = None
+    """What it takes of the labelled data, by the seed; None = all."""
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {
@@ -87,6 +89,8 @@ def judge(
         data = masked_data(shards, seed)
     else:
         data = labeled_data(shards, seed) if procedure.labels else all_data(shards)
+    if procedure.narrow is not None:
+        data = procedure.narrow(data, seed)
     out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = sorted({part.folder for part in (data.train, data.test)})
@@ -149,7 +153,7 @@ def _run(
         split=data.split,
         train_sha256=data.train.digest(),
         test_sha256=data.test.digest(),
-        num_train=len(data.train.labels),
+        num_train=data.train.size,
         num_test=num_test,
         num_classes=len(data.classes) if procedure.masks else len(np.unique(data.train.labels)),
         num_correct=round(share.value * num_test) if share and share.correct else None,

@@ -24,6 +24,11 @@ class Part:
     """Sample ids."""
     labels: Int[np.ndarray, " n"]
 
+    @property
+    def size(self) -> int:
+        """How many a protocol learns from at once, or is tested on."""
+        return len(self.rows)
+
     def digest(self) -> str:
         """sha256 of which samples these are, in which order."""
         return hashlib.sha256(self.manifest.index_sha256.encode() + self.rows.astype("<i8").tobytes()).hexdigest()

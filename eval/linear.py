@@ -9,7 +9,7 @@ each axis is scaled by its curvature before L-BFGS sees it. That changes the pat
 walked from strong to weak, each fit starting from the last.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from eyespot.eval.task import Candidate, Task
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 """10 to 1e-7, half a decade apart."""
-_CHOOSING, _FINAL = 1e-4, 1e-9  # gradient (largest entry) at which a fit ends
+_CHOOSING, FINAL = 1e-4, 1e-9  # gradient (largest entry) at which a fit ends
 _MAX_STEPS = 1000
 _SMALL = 50_000_000  # multiplications per gradient below which threads cost more than they bring
 _RANK_TOLERANCE = 1e-12  # principal axes below this share of the largest variance hold float32 noise only
@@ -78,7 +78,7 @@ def fit(
     *,
     penalty: float,
     variance: Float64[Tensor, " r"],
-    tolerance: float = _FINAL,
+    tolerance: float = FINAL,
     loss_and_gradient: Callable[..., tuple[Tensor, Tensor]] = loss_and_gradient,
 ) -> Float64[Tensor, "r1 c"]:
     """Logistic regression by L-BFGS from ``start``.
@@ -109,11 +109,16 @@ def fit(
 
 
 def walk(
-    x: Float64[Tensor, "n r"], labels: Int[Tensor, " n"], *, num_classes: int, variance: Float64[Tensor, " r"]
+    x: Float64[Tensor, "n r"],
+    labels: Int[Tensor, " n"],
+    *,
+    num_classes: int,
+    variance: Float64[Tensor, " r"],
+    penalties: Sequence[float] = PENALTIES,
 ) -> Iterator[tuple[float, Float64[Tensor, "r1 c"]]]:
     """Fits every penalty from strong to weak, each from the last one's weights: yields (penalty, weights)."""
     weights = x.new_zeros(x.shape[1] + 1, num_classes)
-    for penalty in PENALTIES:
+    for penalty in penalties:
         weights = fit(x, labels, weights, penalty=penalty, variance=variance, tolerance=_CHOOSING)
         yield penalty, weights
 
@@ -130,6 +135,7 @@ def predictions(
     *,
     num_classes: int,
     penalty: float,
+    tolerance: float = _CHOOSING,
 ) -> Int[Tensor, " m"]:
     """The class of each test row by a probe of one given penalty, close to its optimum: cheap enough to repeat often.
 
@@ -139,13 +145,14 @@ def predictions(
         test: features of the rows to classify.
         num_classes: how many classes there are.
         penalty: lambda, of the mean loss.
+        tolerance: how close, as in `fit`.
     """
     axes = Axes.of(train)
     x = axes(train)
     start = x.new_zeros(x.shape[1] + 1, num_classes)
     with fewer_threads(x, num_classes):
-        weights = fit(x, labels, start, penalty=penalty, variance=axes.variance, tolerance=_CHOOSING)
-    return _predict(axes(test), weights)
+        weights = fit(x, labels, start, penalty=penalty, variance=axes.variance, tolerance=tolerance)
+    return predict(axes(test), weights)
 
 
 def fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
@@ -163,7 +170,7 @@ def _probe(task: Task, kind: str) -> Candidate:
         best_accuracy, best_penalty, best_weights = -1.0, 0.0, x[:0]
         x_fit, x_held = x[task.fit], x[task.held]
         for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
-            accuracy = (_predict(x_held, weights) == labels[task.held]).double().mean().item()
+            accuracy = (predict(x_held, weights) == labels[task.held]).double().mean().item()
             if accuracy > best_accuracy:  # of equals the stronger penalty
                 best_accuracy, best_penalty, best_weights = accuracy, penalty, weights
         weights = fit(x, labels, best_weights, penalty=best_penalty, variance=variance)
@@ -171,9 +178,10 @@ def _probe(task: Task, kind: str) -> Candidate:
         metric=f"linear/{kind}",
         settings={"features": kind, "lambda": best_penalty},
         validation=best_accuracy,
-        predictions=_predict(axes(task.test[kind]), weights).cpu().numpy(),
+        predictions=predict(axes(task.test[kind]), weights).cpu().numpy(),
     )
 
 
-def _predict(x: Float64[Tensor, "n r"], weights: Float64[Tensor, "r1 c"]) -> Int[Tensor, " n"]:
+def predict(x: Float64[Tensor, "n r"], weights: Float64[Tensor, "r1 c"]) -> Int[Tensor, " n"]:
+    """The class of each row."""
     return torch.addmm(weights[-1], x, weights[:-1]).argmax(1)

@@ -1,0 +1,241 @@
+"""Low-shot: how far a few labelled images of each class go; the mean over several fixed draws of them.
+
+The probe is that of ``linear``: multinomial logistic regression on standardised features, to its exact optimum. The
+draws are a function of the labels in the manifest, the seed and the number of shots alone, so every encoder learns from
+the same images; smaller draws are parts of larger ones. Their sample ids lie beside the results:
+
+    OUT/draws/<data>-<index>_<shots>_seed<n>.json     {"draws": [[id, ...], ...], ...}
+
+The sha256 of that file is ``train_sha256`` of the results.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval import linear
+from eyespot.eval.judge import Procedure, judge, results_folder, slug
+from eyespot.eval.labels import LabeledData, Part, labeled_data
+from eyespot.eval.result import Result, Score
+from eyespot.eval.significance import mean_interval
+from eyespot.eval.task import Candidate, Task
+from eyespot.pretrain.dist import World
+
+FORMAT = "eyespot-draws/1"
+MIN_DRAWS = 5
+PENALTIES = tuple(10.0**exponent for exponent in range(2, -5, -1))
+"""100 to 1e-4, a decade apart: few samples leave nothing to tell closer ones apart by."""
+ONE_SHOT_PENALTY = 1.0
+"""A single sample per class leaves nothing to choose by."""
+MAX_FOLDS = 5
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Shots:
+    """How many samples of each class a draw holds: a number of them, or a share."""
+
+    text: str
+    """As the user writes it: "5", "1%"."""
+    num_draws: int = MIN_DRAWS
+
+    def __post_init__(self) -> None:
+        number = self.text.removesuffix("%")
+        if not number.isascii() or not number.isdigit() or not 0 < int(number) < (100 if "%" in self.text else 10**9):
+            raise UserError(f"--shots {self.text}: neither a number of samples nor a share; write 1%, 10% or, say, 5")
+        if self.num_draws < MIN_DRAWS:
+            raise UserError(f"--draws {self.num_draws}: fewer than {MIN_DRAWS} say too little about their spread")
+
+    @property
+    def name(self) -> str:
+        """For file names: "5-shot-5-draws", "1pct-5-draws"."""
+        shots = self.text.replace("%", "pct") if "%" in self.text else f"{self.text}-shot"
+        return f"{shots}-{self.num_draws}-draws"
+
+    def count(self, available: int) -> int:
+        """How many samples of a class that has so many."""
+        number = int(self.text.removesuffix("%"))
+        return int(number * available / 100 + 0.5) if "%" in self.text else number
+
+    def draw(
+        self, labels: Int[np.ndarray, " n"], seed: int, classes: Sequence[str] = ()
+    ) -> list[Int[np.ndarray, " k"]]:
+        """Row numbers of each draw, class by class, each class in random order.
+
+        Args:
+            labels: of all rows that may be drawn.
+            seed: which rows.
+            classes: their names, for the error.
+
+        Raises:
+            UserError: a class has too few.
+        """
+        found = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
+        for label, rows in found.items():
+            wanted = self.count(len(rows))
+            if not 0 < wanted < len(rows):
+                what = f"{self.text} of them is none" if not wanted else "draws would not differ"
+                name = classes[label] if label < len(classes) else label
+                raise UserError(
+                    f"--shots {self.text}: class {name} has {len(rows)} training samples, {what}; choose other --shots"
+                )
+        generators = [np.random.default_rng([seed, draw]) for draw in range(self.num_draws)]
+        return [
+            np.concatenate([generator.permutation(rows)[: self.count(len(rows))] for rows in found.values()])
+            for generator in generators
+        ]
+
+
+@dataclass(kw_only=True, slots=True)
+class DrawnPart(Part):
+    """A training set of which a protocol sees several small draws."""
+
+    draws: list[Int[np.ndarray, " k"]]
+    """Row numbers into ``rows`` and ``labels``."""
+    about: dict[str, str | int]
+    """What they were drawn by."""
+
+    def to_json(self) -> str:
+        """The file of id lists: the same draws, the same bytes."""
+        ids = [self.rows[draw].tolist() for draw in self.draws]
+        fields = {"format": FORMAT, **self.about, "index_sha256": self.manifest.index_sha256, "draws": ids}
+        return json.dumps(fields, indent=1) + "\n"
+
+    def digest(self) -> str:
+        """sha256 of that file."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Samples in one draw."""
+        return len(self.draws[0])
+
+
+def narrowed(data: LabeledData, seed: int, *, shots: Shots) -> LabeledData:
+    """The data of which training is seen in draws only."""
+    part = data.train
+    draws = shots.draw(part.labels, seed, data.classes)
+    about: dict[str, str | int] = {"data": data.name, "shots": shots.text, "seed": seed}
+    train = DrawnPart(
+        folder=part.folder, manifest=part.manifest, rows=part.rows, labels=part.labels, draws=draws, about=about
+    )
+    per_class = shots.text if "%" in shots.text else f"{shots.text} per class"
+    split = f"{data.split}; mean over {shots.num_draws} draws of {per_class}"
+    return LabeledData(name=data.name, train=train, test=data.test, classes=data.classes, split=split)
+
+
+def store(data: LabeledData, shots: Shots, seed: int, folder: Path) -> None:
+    """Writes the id lists of the draws: the same draws, the same name and the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    train = data.train
+    assert isinstance(train, DrawnPart)
+    name = f"{slug(data.name)}-{train.manifest.index_sha256[:6]}_{shots.name}_seed{seed}.json"
+    write_bytes(folder / name, train.to_json().encode())
+
+
+def judge_low_shot(
+    target: str, shards: Path, *, shots: Shots, out: Path | None, seed: int, pretrained: bool, world: World
+) -> list[Result]:
+    """Judges ``target``, its random twin and raw pixels on draws of the training set, and stores the draws' ids.
+
+    Args:
+        target: as for `judge`.
+        shards: with labels.
+        shots: what is drawn, and how often.
+        out: folder for results, draws and cached features; None = as for `judge`.
+        seed: of the draws, the random twin and what is held out for testing.
+        pretrained: timm names: with published weights.
+        world: this process.
+
+    Raises:
+        UserError: a class has too few samples, or what `judge` finds wrong.
+    """
+    narrow = partial(narrowed, shots=shots)
+    procedure = Procedure(candidates=partial(candidates, shots=shots), variant=shots.name, narrow=narrow)
+    results = judge(
+        "low-shot", target, shards, out=out, seed=seed, pretrained=pretrained, world=world, procedure=procedure
+    )
+    if results:
+        data = narrow(labeled_data(shards, seed), seed)
+        store(data, shots, seed, (out or results_folder(target)) / "draws")
+    return results
+
+
+def candidates(task: Task, *, shots: Shots) -> list[Candidate]:
+    """One probe per kind of features: its mean over the draws."""
+    labels = task.train_labels.cpu().numpy()
+    draws = [torch.from_numpy(rows).to(task.train_labels.device) for rows in shots.draw(labels, task.seed)]
+    return [_probe(task, kind, draws, shots) for kind in task.train]
+
+
+def _probe(task: Task, kind: str, draws: Sequence[Int[Tensor, " k"]], shots: Shots) -> Candidate:
+    answers, penalties, tried = [], [], []
+    for rows in draws:
+        train, labels = task.train[kind][rows], task.train_labels[rows]
+        penalty, accuracy = choose(train, labels, num_classes=task.num_classes)
+        found = linear.predictions(
+            train, labels, task.test[kind], num_classes=task.num_classes, penalty=penalty, tolerance=linear.FINAL
+        )
+        answers.append(found.cpu().numpy())
+        penalties.append(penalty)
+        tried.append(accuracy)
+    right = np.stack(answers) == task.test_labels.cpu().numpy()
+    accuracies = right.mean(1).tolist()
+    low, high = mean_interval(accuracies)
+    return Candidate(
+        metric=f"low-shot/{shots.text}_{kind}",
+        settings={"features": kind, "shots": shots.text, "draws": len(draws), "lambda": _range(penalties)},
+        validation=None if None in tried else float(np.mean(np.array(tried, float))),
+        share=Score(
+            value=float(np.mean(accuracies)),
+            interval=(max(0.0, low), min(1.0, high)),
+            values=right.mean(0).tolist(),
+        ),
+        scores={f"draw {number}": Score.of(row) for number, row in enumerate(right, 1)},
+    )
+
+
+def choose(train: Float[Tensor, "n d"], labels: Int[Tensor, " n"], *, num_classes: int) -> tuple[float, float | None]:
+    """The penalty with the best accuracy in cross-validation inside a draw, and that accuracy; of equals the strongest.
+
+    As many folds as the smallest class has samples, up to five; of one sample per class, no choice and no accuracy.
+
+    Args:
+        train: features of the draw, class by class as `Shots.draw` gives them.
+        labels: their classes.
+        num_classes: how many classes there are.
+    """
+    classes, counts = labels.unique(return_counts=True)
+    num_folds = min(MAX_FOLDS, int(counts.min()))
+    if num_folds < 2:
+        return ONE_SHOT_PENALTY, None
+    folds = torch.empty_like(labels)
+    for label, count in zip(classes, counts.tolist(), strict=True):
+        folds[labels == label] = torch.arange(count, device=labels.device) % num_folds
+    axes = linear.Axes.of(train)  # labels play no part in it, so it may see the whole draw
+    x = axes(train)
+    right = dict.fromkeys(PENALTIES, 0)
+    with linear.fewer_threads(x, num_classes):
+        for fold in range(num_folds):
+            kept, held = folds != fold, folds == fold
+            walk = linear.walk(
+                x[kept], labels[kept], num_classes=num_classes, variance=axes.variance, penalties=PENALTIES
+            )
+            for penalty, weights in walk:
+                right[penalty] += int((linear.predict(x[held], weights) == labels[held]).sum())
+    best = max(PENALTIES, key=right.__getitem__)
+    return best, right[best] / len(labels)
+
+
+def _range(penalties: Sequence[float]) -> float | str:
+    low, high = min(penalties), max(penalties)
+    return low if low == high else f"{low:.2g} to {high:.2g}"
