@@ -21,6 +21,13 @@ _NAMES = {
     "knn": "Nearest neighbours",
     "retrieval": "Retrieval",
     "clustering": "Clustering",
+    "finetune": "Fine-tuning",
+    "linear-grid": "Linear probes in a grid",
+    "linear-paper": "Linear probe, the paper's",
+    "attentive": "Attentive probe",
+    "low-shot": "Few labels",
+    "dense-linear": "Segmentation, linear",
+    "dense-knn": "Segmentation, nearest patches",
     "unlabeled": "Features without labels",
 }
 _ABOUT = (
@@ -98,13 +105,18 @@ def _summary(groups: Sequence[list[Shown]], stories: Sequence[Story]) -> str:
             continue
         own = _newest(group)
         cells = [_said(own.get(number)) for number in range(len(stories))]
-        baselines = {each.result.role: each.result for each in reversed(group) if each.run is None}
-        rows.append([_heading(group), *cells, *(_said(baselines.get(role), brief=True) for role in _ROLES[1:])])
+        rows.append([_heading(group), *cells, *(_said(_only(group, role), brief=True) for role in _ROLES[1:])])
     header = ["", *(story.label for story in stories), "random weights", "pixels"]
     kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
     cells = [[row[place] for place in kept] for row in rows]
     shown = table([header[place] for place in kept], cells, numbers=range(1, len(kept)))
     return card(shown, "All results") if rows else ""
+
+
+def _only(group: Sequence[Shown], role: str) -> Result | None:
+    """The baseline of that role; None where there are several, of different encoders."""
+    found = [each.result for each in group if each.result.role == role]
+    return found[0] if len(found) == 1 else None
 
 
 def _said(result: Result | None, brief: bool = False) -> str:
@@ -130,7 +142,7 @@ def _comparison(group: Sequence[Shown]) -> str:
     header, cells = score_table(results, digits=1)
     strong = {place for place, each in enumerate(group) if each.run is not None}
     numbers = table(header, cells, numbers=range(1, len(header) - 1), strong=strong)
-    chance = None if first.protocol == "clustering" else 1 / first.num_classes
+    chance = 1 / first.num_classes if _of_classes(first) else None
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else ""
     about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
@@ -140,6 +152,11 @@ def _comparison(group: Sequence[Shown]) -> str:
         f'{said}<div class="compare"><div>{plot}</div><div>{numbers}{paragraph(about, "quiet")}</div></div>',
         _heading(group),
     )
+
+
+def _of_classes(result: Result) -> bool:
+    """Whether guessing gets one in as many right as there are classes."""
+    return result.protocol != "clustering" and not result.protocol.startswith("dense")
 
 
 def _spread(results: Sequence[Result], name: str) -> str:

@@ -147,9 +147,11 @@ def _settings(story: Story) -> dict[str, str]:
     commit = str(story.record.get("git_commit") or "")
     changed = " with uncommitted changes" if story.record.get("git_diff_sha256") else ""
     memory = story.last("peak_memory_gb")
+    run = {name: value for name, value in flatten(story.record.get("run", {})).items() if value not in ("None", "[]")}
+    run.pop("run_dir", None)
     rows = {
         "recipe": story.recipe,
-        **{name: _text(value) for name, value in flatten(story.record.get("run", {})).items() if name != "run_dir"},
+        **{name if "." in name else f"run.{name}": value for name, value in run.items()},
         "data.name": story.data_name,
         "processes": _text(story.record.get("world_size")),
         "peak memory": f"{memory:.2f} GB" if math.isfinite(memory) else "",
@@ -162,7 +164,7 @@ def _settings(story: Story) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    return "" if value is None or value == [] else str(value)
+    return "" if value is None else str(value)
 
 
 def _count(value: float) -> str:

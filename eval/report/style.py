@@ -69,6 +69,7 @@ nav a:hover {{ text-decoration: underline; }}
 }}
 .card + .card, .card + .grid2, .grid2 + .card {{ margin-top: 16px; }}
 .card p:last-child {{ margin-bottom: 0; }}
+.card + p, pre + p {{ margin-top: 12px; }}
 .grid2 {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }}
 .grid2 > .card {{ margin-top: 0; }}
 .tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 12px; margin: 24px 0 0; }}
