@@ -169,7 +169,7 @@ def views_of(wanted: dict[str, Any]) -> ViewSpec:
     """
     asked = resolve_data_config(pretrained_cfg=wanted)
     size = int(asked["input_size"][-1])
-    (r, g, b), (s, t, u) = asked["mean"], asked["std"]
+    (r, g, b), (s, t, u) = (map(float, asked[name]) for name in ("mean", "std"))
     view = CenterView(resize=int(size / asked["crop_pct"]), size=size)
     return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
 
