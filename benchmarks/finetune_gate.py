@@ -19,12 +19,12 @@ from results import write_results
 NAME = "finetune_cifar10"
 EYESPOT = str(Path(sys.executable).parent / "eyespot")
 PRETRAIN = (
-    "mae_vitt_cifar10 --encoder.name test_vit --steps 1500 --data.batch-size 128 --optim.lr 3e-3"
+    "mae_vitt_cifar10 --encoder.name test_vit --steps 600 --data.batch-size 128 --optim.lr 3e-3"
     " --optim.warmup-steps 100 --objective.decoder-dim 64 --objective.decoder-depth 1 --objective.decoder-heads 2"
     " --precision fp32 --picture-every 0"
 )
 FINETUNE = (
-    "--recipe finetune_cifar10 --steps 500 --data.batch-size 128 --optim.lr 4e-3 --optim.warmup-steps 50"
+    "--recipe finetune_cifar10 --steps 160 --data.batch-size 128 --optim.lr 4e-3 --optim.warmup-steps 20"
     " --objective.mix.mixup 0 --objective.mix.cutmix 0 --objective.view.rand-augment 0 --encoder.drop-path 0"
     " --precision fp32"
 )
