@@ -1,0 +1,52 @@
+"""Sums over all ranks that gradients pass through: statistics of the whole batch where each rank holds a part of it."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from eyespot.pretrain.gathered_lse import group_name, named_group
+
+
+@torch.library.custom_op("eyespot::rank_sum", mutates_args=())
+def _rank_sum(part: Tensor, name: str) -> Tensor:
+    total = part.clone(memory_format=torch.contiguous_format)
+    if name:
+        dist.all_reduce(total, group=named_group(name))
+    return total
+
+
+@_rank_sum.register_fake
+def _(part: Tensor, name: str) -> Tensor:
+    return torch.empty_like(part)
+
+
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, ctx.name = inputs
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    """Every rank's loss depends on every rank's part."""
+    return _rank_sum(upstream.contiguous(), ctx.name), None
+
+
+_rank_sum.register_autograd(_backward, setup_context=_setup)
+
+
+def rank_sum(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of all ranks' tensors of this shape, on each of them.
+
+    Its gradient is that of the sum over ranks of what each makes of it.
+
+    Args:
+        part: any numbers; of the same shape everywhere.
+        group: the ranks; None = the default group, or this process alone.
+    """
+    return _rank_sum(part, group_name(group))
+
+
+def num_rows(rows: Tensor, *, group: dist.ProcessGroup | None = None) -> int:
+    """Rows of all ranks together, each of which has as many."""
+    name = group_name(group)
+    return len(rows) * (named_group(name).size() if name else 1)

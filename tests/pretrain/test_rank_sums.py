@@ -1,0 +1,26 @@
+import torch
+
+from eyespot.pretrain.dist import World
+from eyespot.pretrain.rank_sums import num_rows, rank_sum
+
+
+def sums(world: World) -> tuple:
+    own = torch.full((2, 3), float(world.rank + 1), requires_grad=True)
+    total = rank_sum(own)
+    (gradient,) = torch.autograd.grad((world.rank + 1) * total.square().sum(), own)
+    return total.detach().numpy(), gradient.numpy(), num_rows(own)
+
+
+def test_sums_and_their_gradients(on_ranks):
+    """1 + 2 + 3 everywhere; the gradient is that of (1 + 2 + 3) * total^2."""
+    for total, gradient, count in on_ranks(sums, 3):
+        assert (total == 6).all()
+        assert (gradient == 6 * 2 * 6).all()
+        assert count == 6
+
+
+def test_one_process_alone_keeps_its_own():
+    own = torch.arange(3.0, requires_grad=True)
+    assert torch.equal(rank_sum(own), own)
+    assert torch.autograd.grad(rank_sum(own).sum(), own)[0].tolist() == [1, 1, 1]
+    assert num_rows(own) == 3
