@@ -30,6 +30,7 @@ def small_run(folder: Path, recipe: str = "mae_tiny", encoder: EncoderConfig | N
 def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | None = None, **record: Any) -> Path:
     """A run folder with one checkpoint of random weights and, if judged, results of it and of its random twin."""
     run = run or small_run(folder)
+    recipe = f"{type(run.objective).__module__.rpartition('.')[2]}_tiny"
     torch.manual_seed(seed)
     objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
     for module in objective.modules():
@@ -39,7 +40,7 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
     meta = checkpoint.Meta(step=12, loader={"samples_consumed": 3072}, world_size=2, run_key="key", engine="ddp")
     Saver(folder, keep=2).save(tensors, meta, wait=True)
     said = {
-        "recipe": "mae_tiny",
+        "recipe": recipe,
         "run": to_values(run),
         "run_key": "key",
         "git_commit": "c0ffee",

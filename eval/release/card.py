@@ -160,6 +160,7 @@ def _training(provenance: dict[str, Any], origin: Origin) -> str:
     images = f"{data['name']}, {data['num_images']:,} images" if "name" in data else "the shards are no longer at hand"
     machine = provenance["hardware"]
     where = ", ".join([*sorted(set(machine.get("gpus", []))), machine.get("cpu", "")][:1]) or "not recorded"
+    processes = f"{provenance['world_size']} process{'es' if provenance['world_size'] > 1 else ''}"
     commit = code["git_commit"] or "not recorded"
     changed = " with uncommitted changes" if code["dirty"] else ""
     versions = ", ".join(f"{name} {number}" for name, number in provenance["versions"].items()) or "not recorded"
@@ -169,7 +170,7 @@ def _training(provenance: dict[str, Any], origin: Origin) -> str:
         "length": f"{provenance['step']:,} of {run.steps:,} steps, {provenance['samples_seen']:,} samples seen",
         "settings": f"recipe `{provenance['recipe']}`, batch {run.data.batch_size:,}, base rate {run.optim.lr:g},"
         f" seed {run.seed}, {run.precision}, engine {run.engine}; all of them in `provenance.json`",
-        "hardware": f"{where}, {provenance['world_size']} process(es)",
+        "hardware": f"{where}, {processes}",
         "code": f"eyespot {code['eyespot'] or 'not recorded'}, commit {commit}{changed}",
         "versions": versions,
     }

@@ -53,8 +53,9 @@ def check(name: str, run_dir: Path, uri: str | None = None) -> None:
     """
     if not re.fullmatch(r"[\w.-][\w. -]*", name):
         raise UserError(f"--register {name!r}: must consist of letters, digits, '.', '_', '-' and blanks")
-    with _store(_place(run_dir, uri), f"--register {name}") as client:
-        _parent(client, RunRecord.read(run_dir))
+    record, place = RunRecord.read(run_dir), _place(run_dir, uri)
+    with _store(place, f"--register {name}") as client:
+        _parent(client, record)
 
 
 def is_registered(address: str) -> bool:
@@ -184,7 +185,7 @@ def _store(uri: str | None, what: str) -> Iterator["MlflowClient"]:
     """A client; whatever goes wrong with it becomes a UserError that says with ``what``."""
     place = uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     if place.lower() == "none":
-        raise UserError(f"{masked(what)}: which MLflow server? Set MLFLOW_TRACKING_URI or give --uri")
+        raise UserError(f"{masked(what)}: which MLflow server? Set MLFLOW_TRACKING_URI")
     if not sys.stderr.isatty():
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:

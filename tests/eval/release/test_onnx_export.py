@@ -1,0 +1,40 @@
+"""The encoder as ONNX answers as torch does, for any number of images, and tells nothing of this machine."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from released_runs import write_release
+from safetensors.torch import load_file
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.golden import distance, load_encoder
+from eyespot.eval.release.onnx_export import NEEDED, TOLERANCE
+from eyespot.eval.release.verify import verified
+from eyespot.pretrain.encoders import encode
+
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+@pytest.mark.skipif(not MISSING, reason="onnx is installed")
+def test_without_the_packages(tmp_path: Path):
+    with pytest.raises(UserError, match=r"--onnx: needs onnx.*; install eyespot\[onnx\]"):
+        write_release(tmp_path / "a", onnx=True)
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; pip install eyespot[onnx]")
+def test_the_same_features(tmp_path: Path):
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    folder = write_release(tmp_path / "a", onnx=True)
+    verified(folder)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    images = torch.cat([load_file(folder / "golden.safetensors")["input"], torch.randn(3, 3, 16, 16)])
+    cls, mean = session.run(["cls_features", "mean_features"], {"images": images.numpy()})
+    with torch.no_grad():
+        wanted = encode(load_encoder(folder), images)
+    assert distance(torch.from_numpy(cls), wanted["cls"]) <= TOLERANCE
+    assert distance(torch.from_numpy(mean), wanted["mean"]) <= TOLERANCE
+    assert str(Path(__file__).parents[3]).encode() not in (folder / "model.onnx").read_bytes()
