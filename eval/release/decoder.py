@@ -53,11 +53,16 @@ def load_objective(folder: Path) -> Objective:
         folder: of the release; it is verified first.
 
     Raises:
-        UserError: it does not match, or was released without decoder.
+        UserError: it does not match, was released without decoder, or names a recipe that is not ours: a stranger's
+            word for what to import is not taken.
     """
     provenance = verified(folder)
     if not (folder / DECODER).is_file():
         raise UserError(f"release {folder}: has no {DECODER}; release the run with --decoder")
+    if ":" in provenance["recipe"]:
+        raise UserError(
+            f"release {folder}: recipe {provenance['recipe']} is not eyespot's own; build the objective yourself"
+        )
     run = overlay(make_run(provenance["recipe"]), provenance["run"]["run"], str(folder / PROVENANCE))
     objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
     weights = {f"encoder.{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()}

@@ -39,11 +39,6 @@ MAX_TEXT_BYTES = 1 << 24
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
-def is_release(folder: Path) -> bool:
-    """Whether a folder says that it is a release; ``verified`` says whether that is true."""
-    return (folder / SUMS).is_file() and (folder / PROVENANCE).is_file()
-
-
 def digest_of(folder: Path) -> str:
     """The release's digest: sha256 of SHA256SUMS."""
     return sha256(folder / SUMS)

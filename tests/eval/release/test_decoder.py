@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_runs import CHECKPOINT, small_run, write_release
+from released_runs import CHECKPOINT, change_json, small_run, write_release
 from safetensors.torch import load_file
 
 from eyespot.data_pipeline.errors import UserError
@@ -31,3 +31,10 @@ def test_the_same_reconstruction(tmp_path: Path):
 def test_a_release_without_one(released: Path):
     with pytest.raises(UserError, match=r"has no decoder.safetensors; release the run with --decoder"):
         load_objective(released)
+
+
+def test_a_strangers_recipe_is_not_imported(tmp_path: Path):
+    folder = write_release(tmp_path / "whole", decoder=True)
+    change_json(folder / "provenance.json", "recipe", value="os:abort")
+    with pytest.raises(UserError, match="recipe os:abort is not eyespot's own"):
+        load_objective(folder)
