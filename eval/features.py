@@ -111,7 +111,11 @@ def _blocks(subject: Subject, shards: Path, world: World) -> Iterator[tuple[np.n
     waiting: dict[int, Tensor] = {}  # a block that is not complete yet, by sample id
     with closing(make_pass(spec, world.rank, world.size)) as batches:
         for batch in batches:
-            for sample, image in zip(batch.ids.tolist(), batch.views[0], strict=True):
+            ids = batch.ids.numpy()
+            if not waiting and len(ids) == BLOCK and ids[0] % BLOCK == 0:  # a whole block: nothing to copy
+                yield ids, batch.views[0]
+                continue
+            for sample, image in zip(ids.tolist(), batch.views[0], strict=True):
                 if waiting and sample % BLOCK == 0:
                     yield _placed(waiting)
                     waiting = {}
