@@ -10,7 +10,16 @@ from typing import Any
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.entrants import Entrant, find_entrants
 from eyespot.eval.intervals import wilson
-from eyespot.eval.significance import holm, mcnemar, mean_interval, paired_interval, paired_t, welch
+from eyespot.eval.significance import (
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_draws_interval,
+    paired_interval,
+    paired_t,
+    sign_flip,
+    welch,
+)
 
 LEVEL = 0.05
 """A difference counts as shown if its p after Holm's correction is at most this."""
@@ -24,11 +33,12 @@ class Standing:
     metric: str
     key: str
     """Of the result."""
-    num_correct: int
+    num_correct: int | None
+    """None where the accuracy is a mean over draws."""
     accuracy: float
     """0..1."""
     interval: tuple[float, float]
-    """Wilson's, 95 %."""
+    """Of 95 %: Wilson's or, over draws, Student's t."""
     seed: int | None
     """Of the run."""
 
@@ -47,7 +57,7 @@ class Difference:
     p_holm: float | None = None
     """``p`` corrected for the number of comparisons in the list."""
     only_a: int | None = None
-    """Test samples that only A has right; None where seeds are compared."""
+    """Test samples that only A has right; None where seeds are compared, or several draws."""
     only_b: int | None = None
 
     def verdict(self, names: Mapping[str, str] | None = None) -> str:
@@ -145,14 +155,15 @@ def compare(
 
 
 def _standing(entrant: Entrant) -> Standing:
-    count, total = int(entrant.right.sum()), len(entrant.right)
+    num_draws, total = entrant.right.shape
+    count = int(entrant.right.sum())
     return Standing(
         label=entrant.label,
         metric=entrant.result.metric,
         key=entrant.result.key,
-        num_correct=count,
-        accuracy=count / total,
-        interval=wilson(count, total),
+        num_correct=count if num_draws == 1 else None,
+        accuracy=count / entrant.right.size,
+        interval=wilson(count, total) if num_draws == 1 else entrant.result.interval or (0.0, 1.0),
         seed=entrant.seed,
     )
 
@@ -172,7 +183,17 @@ def _alike(a: Entrant, b: Entrant) -> bool:
 
 
 def _pair(a: Entrant, b: Entrant) -> Difference:
-    only_a, only_b, total = int((a.right & ~b.right).sum()), int((b.right & ~a.right).sum()), len(a.right)
+    num_draws, total = a.right.shape
+    if num_draws > 1:  # the same draws on both sides, or they would not meet
+        differences = a.right.sum(0) - b.right.sum(0)
+        return Difference(
+            a=a.label,
+            b=b.label,
+            value=int(differences.sum()) / a.right.size,
+            interval=paired_draws_interval(differences, num_draws),
+            p=sign_flip(differences),
+        )
+    only_a, only_b = int((a.right & ~b.right).sum()), int((b.right & ~a.right).sum())
     return Difference(
         a=a.label,
         b=b.label,

@@ -21,8 +21,8 @@ class Entrant:
     label: str
     """As the caller named it; a baseline by its own name."""
     result: Result
-    right: Bool[np.ndarray, " m"]
-    """Which test samples it has right."""
+    right: Bool[np.ndarray, "draws m"]
+    """Which test samples it has right, in each draw of what it learned from; most protocols have one."""
     baseline: bool = False
     """Random weights or raw pixels that lie beside an encoder's result."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def _results(place: Path, protocol: str | None) -> list[Result]:
     kept = [result for result in found if protocol in (None, result.protocol)]
     if not kept:
         raise UserError(f"{place}: holds {_names(found)}, not --protocol {protocol}; make it with eyespot eval")
-    judged = [result for result in kept if result.correct]
+    judged = [result for result in kept if result.answers()]
     if not judged:
         raise UserError(f"{place}: {_names(kept)} does not say which samples were right, so it cannot be compared")
     known = [result for result in judged if result.test_sha256]
@@ -153,11 +153,12 @@ def _baseline(place: Path, result: Result) -> Entrant:
     return Entrant(label=f"{place}: {result.name}", result=result, right=_right(place, result), baseline=True)
 
 
-def _right(place: Path, result: Result) -> Bool[np.ndarray, " m"]:
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(result.correct or ""), np.uint8))
-    if not 0 <= len(bits) - result.num_test < 8:
-        raise UserError(f"{place}: damaged: {len(bits)} answers stored for {result.num_test} test samples")
-    return bits[: result.num_test].astype(bool)
+def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"]:
+    draws = [np.unpackbits(np.frombuffer(bytes.fromhex(answers), np.uint8)) for answers in result.answers()]
+    for bits in draws:
+        if not 0 <= len(bits) - result.num_test < 8:
+            raise UserError(f"{place}: damaged: {len(bits)} answers stored for {result.num_test} test samples")
+    return np.stack([bits[: result.num_test] for bits in draws]).astype(bool)
 
 
 def _training(place: Path) -> tuple[dict[str, Any], int | None]:

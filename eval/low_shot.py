@@ -26,7 +26,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval import linear
 from eyespot.eval.judge import Procedure, judge, results_folder, slug
 from eyespot.eval.labels import LabeledData, Part, labeled_data
-from eyespot.eval.result import Result, Score
+from eyespot.eval.result import DRAW, Result, Score
 from eyespot.eval.significance import mean_interval
 from eyespot.eval.task import Candidate, Task
 from eyespot.pretrain.dist import World
@@ -200,7 +200,7 @@ def _probe(task: Task, kind: str, draws: Sequence[Int[Tensor, " k"]], shots: Sho
             interval=(max(0.0, low), min(1.0, high)),
             values=right.mean(0).tolist(),
         ),
-        scores={f"draw {number}": Score.of(row) for number, row in enumerate(right, 1)},
+        scores={f"{DRAW}{number}": Score.of(row) for number, row in enumerate(right, 1)},
     )
 
 

@@ -30,6 +30,8 @@ Protocol = Literal[
 ]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
+DRAW = "draw "
+"""How the scores of single draws begin, where the result is a mean over draws."""
 _READABLE = ("eyespot-result/1", FORMAT)
 _SHARES = {
     "retrieval": "recall@1",
@@ -126,6 +128,11 @@ class Result:
         if self.accuracy is None:
             return self.scores
         return {self.share: Score(value=self.accuracy, interval=self.interval, correct=self.correct), **self.scores}
+
+    def answers(self) -> list[str]:
+        """Which test samples were right, as `correct` has it: of each draw, or of the only one; empty if unknown."""
+        draws = [score.correct for name, score in self.scores.items() if name.startswith(DRAW)]
+        return [answers for answers in draws or [self.correct] if answers]
 
     def chosen(self) -> str:
         """The settings in short: "mean, λ 0.001", "cls, k 20"."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 
@@ -45,9 +45,50 @@ def paired_interval(only_a: int, only_b: int, total: int, confidence: float = 0.
     """
     if total < 1 or min(only_a, only_b) < 0 or only_a + only_b > total:
         raise ValueError(f"{only_a} and {only_b} of {total} are not counts of test samples")
-    sums = np.cumsum(_resampled((only_a + 0.5) / (total + 2), (only_b + 0.5) / (total + 2), total))
+    both = total - only_a - only_b
+    differences = np.repeat([1, -1, 0], [only_a, only_b, both])
+    return paired_draws_interval(differences, 1, confidence)
+
+
+def sign_flip(differences: Int[np.ndarray, " m"]) -> float:
+    """Exact two-sided p that A and B do equally well on the test samples, where each sample has a difference.
+
+    Fisher's randomisation test: with nothing between them each difference could as well have the other sign, and all
+    choices of signs are equally likely. Their sums are counted by Fourier transform. Of differences of +1 and -1 it is
+    McNemar's test.
+
+    Args:
+        differences: of each test sample: of how many draws A has it right, minus the same of B.
+    """
+    sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
+    most = int(sizes @ counts)
+    angles = 2 * np.pi * np.arange(2 * most + 1) / (2 * most + 1)
+    chances = np.fft.fft(np.prod(np.cos(np.outer(sizes, angles)) ** counts[:, None], axis=0)).real / (2 * most + 1)
+    sums = np.abs(np.fft.fftfreq(2 * most + 1, 1 / (2 * most + 1)).round())
+    return float(chances.clip(0)[sums >= abs(int(differences.sum()))].sum().clip(0, 1))
+
+
+def paired_draws_interval(
+    differences: Int[np.ndarray, " m"], num_draws: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """`paired_interval` where each test sample was answered several times: resamples the test samples.
+
+    Args:
+        differences: of each test sample: of how many draws A has it right, minus the same of B.
+        num_draws: how often each was answered.
+        confidence: probability with which the interval covers the true difference.
+
+    Returns:
+        Lower and upper end, both in -1..1.
+    """
+    total, span = len(differences), 2 * num_draws + 1
+    cells = np.bincount(differences + num_draws, minlength=span).astype(float)
+    cells[[0, -1]] += 0.5  # half a sample to each of four cells, as Agresti and Min do
+    cells[num_draws] += 1
+    sums = np.cumsum(_resampled(cells / (total + 2), total))
     low, high = np.searchsorted(sums, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return (int(low) - total) / total, (int(high) - total) / total
+    most = num_draws * total
+    return (int(low) - most) / most, (int(high) - most) / most
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -108,12 +149,13 @@ def paired_t(
     return _student(float(np.mean(gaps)), _error(gaps), len(a) - 1, confidence)
 
 
-def _resampled(up: float, down: float, total: int) -> Float[np.ndarray, " outcomes"]:
-    """Probabilities of -total..total as the sum of ``total`` draws that are +1 (``up``), -1 (``down``) or 0."""
-    outcomes = 2 * total + 1
+def _resampled(chances: Float[np.ndarray, " cells"], total: int) -> Float[np.ndarray, " outcomes"]:
+    """Probabilities of each sum of ``total`` draws from -k..k, smallest first; ``chances`` are those of one draw."""
+    most = len(chances) // 2
+    outcomes = 2 * most * total + 1
     wave = np.exp(2j * np.pi * np.arange(outcomes) / outcomes)
-    chances = np.fft.fft((1 - up - down + up * wave + down / wave) ** total).real / outcomes
-    return np.roll(chances.clip(0), total)
+    one = sum(chance * wave**value for value, chance in enumerate(chances, -most))
+    return np.roll(np.fft.fft(one**total).real / outcomes, most * total).clip(0)
 
 
 def _error(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:

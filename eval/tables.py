@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eyespot.eval.result import Result
+from eyespot.eval.result import DRAW, Result
 
 SPREAD_NAMES = {
     "rankme": "effective rank (RankMe)",
@@ -29,11 +29,12 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
     first = results[0]
     if first.accuracy is None:
         return _by_number(results)
-    header = ["", first.share, "95% interval", *first.scores, "chosen"]
+    shown = [name for name in first.all_scores() if not name.startswith(DRAW)]
+    header = ["", first.share, "95% interval", *shown[1:], "chosen"]
     rows = []
     for result in results:
         texts = [result.name]
-        for score in result.all_scores().values():
+        for score in (result.all_scores()[name] for name in shown):
             texts.append(f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}")
         low, high = result.interval or (0.0, 1.0)
         texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")

@@ -91,9 +91,8 @@ def print_comparison(found: "Comparison", console: "Console") -> None:
     if found.pairs:
         console.print(_differences(found.pairs, letters, "These weights, sample by sample"))
         several = f"; verdicts hold for all {len(found.pairs)} together (Holm)" if len(found.pairs) > 1 else ""
-        print(
-            "Difference in points; p of the exact McNemar test; interval: paired bootstrap, for each comparison alone."
-        )
+        test = "exact sign-flip" if all(pair.only_a is None for pair in found.pairs) else "exact McNemar"
+        print(f"Difference in points; p of the {test} test; interval: paired bootstrap, for each comparison alone.")
         print(f"Shown is what has a p of at most {LEVEL}{several}.")
     if not found.methods:
         print(

@@ -13,6 +13,7 @@ from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from eyespot.eval.result import Result
+    from eyespot.pretrain.dist import World
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,6 +27,8 @@ class Evaluation:
     linear: multinomial logistic regression on standardised features, to its optimum.
 
     linear-grid: many linear classifiers trained together (rates, decays, last block or last four, class token, mean).
+
+    low-shot: the linear probe of few labelled images (--shots of each class), mean over several fixed draws of them.
 
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
 
@@ -55,9 +58,19 @@ class Evaluation:
     """
 
     protocol: Annotated[
-        Literal["linear", "knn", "retrieval", "clustering", "unlabeled", "dense-linear", "dense-knn", "linear-grid"],
+        Literal[
+            "linear",
+            "knn",
+            "retrieval",
+            "clustering",
+            "unlabeled",
+            "dense-linear",
+            "dense-knn",
+            "linear-grid",
+            "low-shot",
+        ],
         Positional,
-        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid}"),
+        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot}"),
     ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
@@ -69,7 +82,11 @@ class Evaluation:
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: int = 0
-    """Of the random weights and of what is held out."""
+    """Of the random weights, of what is held out and of what low-shot draws."""
+    shots: str | None = None
+    """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""
+    draws: int | None = None
+    """low-shot: how many draws; by default 5, the fewest."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -83,26 +100,33 @@ def main(argv: list[str]) -> int:
     if argv[:1] and argv[0] in finetune.PROTOCOLS:
         return finetune.main(argv)
     wanted = parse(Evaluation, argv, "eyespot eval")
-    from eyespot.eval.judge import judge
+    if wanted.protocol != "low-shot" and (wanted.shots, wanted.draws) != (None, None):
+        raise UserError(
+            f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
+        )
     from eyespot.pretrain import dist
 
     world = dist.start(wanted.device)
     try:
-        results = judge(
-            wanted.protocol,
-            wanted.model,
-            wanted.shards,
-            out=wanted.out,
-            seed=wanted.seed,
-            pretrained=wanted.pretrained,
-            world=world,
-        )
+        results = judged(wanted, world)
     finally:
         dist.stop()
     if results:
         print_table(results)
         track(wanted.model, results)
     return 0
+
+
+def judged(wanted: Evaluation, world: "World") -> "list[Result]":
+    """The results, on rank 0."""
+    from eyespot.eval.judge import judge
+    from eyespot.eval.low_shot import MIN_DRAWS, Shots, judge_low_shot
+
+    shots = Shots(text=wanted.shots or "1%", num_draws=MIN_DRAWS if wanted.draws is None else wanted.draws)
+    place, seed = (wanted.model, wanted.shards), wanted.seed
+    if wanted.protocol == "low-shot":
+        return judge_low_shot(*place, shots=shots, out=wanted.out, seed=seed, pretrained=wanted.pretrained, world=world)
+    return judge(wanted.protocol, *place, out=wanted.out, seed=seed, pretrained=wanted.pretrained, world=world)
 
 
 def track(model: str, results: "list[Result]") -> None:

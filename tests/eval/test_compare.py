@@ -8,6 +8,8 @@ from stored_results import answers, result_of, write, write_baselines, write_run
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.compare import compare
 from eyespot.eval.intervals import wilson
+from eyespot.eval.result import Score
+from eyespot.eval.significance import sign_flip
 
 
 @pytest.fixture
@@ -107,3 +109,27 @@ def test_values_are_json(seeds):
     values = json.loads(json.dumps(compare([seeds[name] for name in ("mae-0", "mae-1", "one")]).values()))
     assert values["pairs"][0]["verdict"] and values["method_pairs"][0]["p"] is None and values["share"] == "accuracy"
     assert values["methods"][0]["accuracies"].keys() == {"0", "1"} and values["num_test"] == 400
+
+
+def drawn(key, share, train="draws"):
+    """A result over five draws."""
+    right = [answers(share, noise=0.2, seed=draw) for draw in range(5)]
+    scores = {f"draw {number}": Score.of(row) for number, row in enumerate(right, 1)}
+    accuracy = float(np.mean(right))
+    changes = {"protocol": "low-shot", "scores": scores, "correct": None, "num_correct": None, "train_sha256": train}
+    return result_of(key, right[0], **changes, accuracy=accuracy, interval=(accuracy - 0.1, accuracy + 0.1)), right
+
+
+def test_results_over_draws(tmp_path):
+    (one, a), (two, b) = drawn("one", 0.7), drawn("two", 0.8)
+    places = [write(tmp_path / f"{result.key}.json", result) for result in (one, two)]
+    found = compare(places)
+    assert [row.accuracy for row in found.standings] == pytest.approx([np.mean(a), np.mean(b)])
+    assert found.standings[0].interval == one.interval and found.standings[0].num_correct is None
+    (pair,) = found.pairs
+    assert pair.value == pytest.approx(np.mean(a) - np.mean(b)) and pair.only_a is pair.only_b is None
+    assert pair.p == sign_flip(np.sum(a, 0) - np.sum(b, 0)) and pair.interval is not None
+    assert pair.interval[0] < pair.value < pair.interval[1] and pair.verdict() == f"{places[1]} is better"
+    other = write(tmp_path / "other.json", drawn("other", 0.8, train="other draws")[0])
+    with pytest.raises(UserError, match="learned from other samples"):
+        compare([places[0], other])

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eyespot.eval.significance import holm, mcnemar, mean_interval, paired_interval, paired_t, welch
+from eyespot.eval.significance import (
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_draws_interval,
+    paired_interval,
+    paired_t,
+    sign_flip,
+    welch,
+)
 
 RNG = np.random.default_rng
 
@@ -129,3 +138,28 @@ def test_without_spread_there_is_no_answer():
     assert paired_t([0.8], [0.7]) is None and paired_t([0.8, 0.9], [0.7, 0.8]) is None
     assert welch([0.8, 0.8], [0.7, 0.71]) is not None
     assert mean_interval([0.8, 0.8]) == pytest.approx((0.8, 0.8))
+
+
+@pytest.mark.parametrize("differences", [[3, -1, 2, 0, 5, -2, 1, 1], [1, 1, 1, 1, -4], [0, 0, 0], [5]])
+def test_sign_flip_counts_every_choice_of_signs(differences):
+    values = np.array(differences)
+    sums = np.array(list(product([1, -1], repeat=len(values)))) @ np.abs(values)
+    assert sign_flip(values) == pytest.approx(np.mean(np.abs(sums) >= abs(values.sum())), abs=1e-12)
+    assert sign_flip(-values) == pytest.approx(sign_flip(values), abs=1e-12)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (12, 3), (40, 31), (500, 430)])
+def test_sign_flip_of_one_draw_is_mcnemar(only_a, only_b):
+    assert sign_flip(np.repeat([1, -1, 0], [only_a, only_b, 50])) == pytest.approx(mcnemar(only_a, only_b), abs=1e-11)
+
+
+def test_paired_draws_interval_is_the_bootstrap_over_samples():
+    rng = RNG(0)
+    differences = rng.integers(-2, 4, 200)
+    low, high = paired_draws_interval(differences, 5)
+    drawn = rng.choice([*differences, 0, 0], size=(20_000, 200)).sum(1) / 1000
+    assert (low, high) == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.006)
+    assert paired_draws_interval(-differences, 5) == pytest.approx((-high, -low), abs=0.0011)
+    one = np.repeat([1, -1, 0], [12, 3, 85])
+    assert paired_draws_interval(one, 1) == paired_interval(12, 3, 100)
+    assert paired_draws_interval(5 * one, 5) == pytest.approx(paired_interval(12, 3, 100))  # the same in every draw

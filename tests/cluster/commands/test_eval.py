@@ -54,13 +54,15 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("eval", "{linear,knn,retrieval,clustering,unlabeled}"),
+        ("eval", "{linear,knn,retrieval,clustering,unlabeled,"),
         ("eval cosine x y", "cosine"),
         ("eval knn nothing_like_it DIGITS", "no such folder, nor a name that timm knows"),
         ("eval knn test_vit /nowhere --no-pretrained", "no such folder"),
         ("eval knn EMPTY DIGITS", "not a run folder"),
         ("eval knn test_vit EMPTY --no-pretrained", "no manifest.json"),
         ("eval knn test_vit DIGITS --sed 1", "--sed"),
+        ("eval knn test_vit DIGITS --shots 5", "--shots, --draws: knn learns from all of train"),
+        ("eval low-shot test_vit DIGITS --no-pretrained --shots few", "--shots few: neither a number of samples"),
         ("report EMPTY", "not a run folder"),
         ("report", "run"),
     ],
@@ -78,7 +80,7 @@ def test_help_teaches_and_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0 and done.stdout.strip().endswith("False")
     for expected in (
-        "{linear,knn,retrieval,clustering,unlabeled}",
+        "{linear,knn,retrieval,clustering,unlabeled,",
         "--no-pretrained",
         "nearest training images",
         "eyespot eval linear runs/first",
