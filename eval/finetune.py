@@ -167,6 +167,9 @@ def prepare(job: Job, world: World) -> bool:
         UserError: the folder cannot be written, or holds a run with other settings.
     """
     run, train = job.run, job.data.train
+    with agreed():
+        if world.rank == 0:
+            _make_folder(job.path.parent)
     run.start = keep(job.beginning, run.encoder, run.run_dir, world)
     if len(train.labels) < train.manifest.num_samples:
         run.data.ids = run.run_dir / "train.txt"
@@ -183,6 +186,13 @@ def prepare(job: Job, world: World) -> bool:
     if found := difference(old, new):
         raise UserError(f"run_dir {run.run_dir}: holds a run with other settings: {found}; choose another --run-dir")
     return False
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
 
 
 class Answers(OneKind):
