@@ -94,7 +94,7 @@ def alone(size: int) -> dict[str, float]:
     torch.set_num_threads(1)
     photograph = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)
     pixels = v2.functional.resize(photograph, [size, size], antialias=True)
-    image, levels = v2.functional.to_pil_image(pixels), pixels[None].float()
+    image, levels = v2.functional.to_pil_image(pixels), pixels[None].float().contiguous()
     ids = np.arange(NUM_ALONE)
     alteration = view_alteration(RandomView(size=size, rand_augment=9.0), "view0", 0, 0 * ids, ids)
     assert alteration is not None

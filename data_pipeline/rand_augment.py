@@ -121,10 +121,10 @@ def _move(levels: Levels, axis: int, distances: Float64[np.ndarray, "b lines"]) 
     places = torch.arange(-1, size + 2, device=device).view(along) + whole.long()
     inside = (places.narrow(axis, 1, size) + (offset + (0.5 - size / 2))).abs_() <= size / 2
     near = levels.gather(axis, places.clamp_(0, size - 1).expand(-1, 3, -1, -1))
-    read = near.narrow(axis, 0, size) * weights[0]
+    torch.mul(near.narrow(axis, 0, size), weights[0], out=levels)
     for tap in (1, 2, 3):
-        read.add_(near.narrow(axis, tap, size) * weights[tap])
-    _put(levels, read, inside)
+        levels.add_(near.narrow(axis, tap, size) * weights[tap])
+    _gray_outside(levels, inside)
 
 
 def cubic_weights(offsets: Float64[np.ndarray, "*lines"]) -> Float64[np.ndarray, "4 *lines"]:
@@ -144,13 +144,13 @@ def rotate(levels: Levels, degrees: Amounts) -> None:
     x, y = line[None, None, :], line[None, :, None]
     right, down = x * cos - y * sin, x * sin + y * cos
     grid = torch.stack([right, down], dim=3)
-    read = F.grid_sample(levels, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    _put(levels, read, (torch.maximum(right.abs_(), down.abs_()) <= 1)[:, None])
+    levels.copy_(F.grid_sample(levels, grid, mode="bicubic", padding_mode="border", align_corners=False))
+    _gray_outside(levels, (torch.maximum(right.abs_(), down.abs_()) <= 1)[:, None])
 
 
-def _put(levels: Levels, read: Levels, inside: Bool[Tensor, "b 1 h w"]) -> None:
-    """What was read from inside the view, gray for the rest."""
-    levels.copy_(read.clamp_(0, 255).sub_(OUTSIDE).mul_(inside.float()).add_(OUTSIDE))
+def _gray_outside(levels: Levels, inside: Bool[Tensor, "b 1 h w"]) -> None:
+    """Levels that overshoot are clipped; those that were read from outside the view become gray."""
+    levels.clamp_(0, 255).sub_(OUTSIDE).mul_(inside.float()).add_(OUTSIDE)
 
 
 def _no_amount(strengths: Numbers, _: Numbers) -> Numbers:
