@@ -1,18 +1,33 @@
 import json
 import shutil
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from relabelled import rewrite_labels
+from sklearn.datasets import load_digits
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.views import ViewSpec
+from eyespot.eval import grid
+from eyespot.eval.features import features_of
 from eyespot.eval.intervals import wilson
-from eyespot.eval.judge import judge, read_result
+from eyespot.eval.judge import PROTOCOLS, _key, _task, judge, read_result
+from eyespot.eval.labels import all_data, labeled_data
+from eyespot.eval.subject import RawPixels, Subject, center_view, subjects_of
+from eyespot.eval.task import Task
 from eyespot.pretrain.dist import World
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Fewer epochs of the one protocol that trains by steps."""
+    monkeypatch.setattr(grid, "MAX_EPOCHS", 5)
+    monkeypatch.setattr(grid, "BATCH_SIZE", 128)
 
 
 def run(protocol, target, shards, out=None):
@@ -107,3 +122,87 @@ def test_unwritable_out(digits, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         run("knn", "test_vit", digits / "test", tmp_path / "file" / "out")
+
+
+CACHED = [name for name, procedure in PROTOCOLS.items() if not procedure.masks]
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Digits as features of two kinds, in random order: 600 rows to learn from, 400 to be tested on."""
+    values, labels = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(len(labels))[:1000]
+    x, y = torch.from_numpy(values[rows] / 16).float(), torch.from_numpy(labels[rows]).long()
+    return {"cls": x[:, :32], "mean": x[:, 32:]}, y
+
+
+def task_of(features, labels, test_rows=None):
+    rows = torch.arange(600, 1000) if test_rows is None else test_rows
+    train = {kind: values[:600] for kind, values in features.items()}
+    test = {kind: values[rows] for kind, values in features.items()}
+    labels = {"train_labels": labels[:600], "test_labels": labels[rows]}
+    return Task(train=train, test=test, num_classes=10, seed=0, **labels)
+
+
+def reported(protocol, task):
+    """The candidate that counts, and the scores of all."""
+    found = PROTOCOLS[protocol].candidates(task)
+    best = max(found, key=lambda candidate: candidate.validation or 0.0)
+    scores = {f"{c.metric}/{name}": score.value for c in found for name, score in c.scores.items()}
+    return best, scores
+
+
+@pytest.mark.parametrize("protocol", CACHED)
+def test_images_in_another_order_score_the_same(protocol, pixels, short):
+    order = torch.from_numpy(np.random.default_rng(1).permutation(400))
+    best, scores = reported(protocol, task_of(*pixels))
+    other, others = reported(protocol, task_of(*pixels, 600 + order))
+    assert other.settings == best.settings and others == pytest.approx(scores, abs=1e-6)
+    if best.predictions is None:
+        assert protocol == "unlabeled"
+    else:
+        labels = pixels[1][600:].numpy()
+        assert (best.predictions == labels).mean() > 0.4
+        np.testing.assert_array_equal(other.predictions, best.predictions[order])
+
+
+@pytest.mark.parametrize("protocol", CACHED)
+def test_shuffled_labels_score_chance(protocol, pixels, short):
+    features, labels = pixels
+    shuffled = labels[torch.from_numpy(np.random.default_rng(2).permutation(1000))]
+    best, scores = reported(protocol, task_of(features, shuffled))
+    if protocol == "unlabeled":  # images of one class are as far apart as any two: 2 - 2 cos on average
+        assert scores["unlabeled/cls/alignment"] == pytest.approx(
+            2 - 2 * scores["unlabeled/cls/negative_similarity"], rel=0.02
+        )
+    elif protocol == "clustering":  # its accuracy is fitted to the labels
+        assert abs(best.scores["ARI"].value) < 0.02
+    else:
+        assert (best.predictions == task_of(features, shuffled).test_labels.numpy()).mean() < 0.1 + 4 * 0.015
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_no_protocol_changes_the_weights(name, digits, tmp_path, short):
+    """BatchNorm's running statistics among them."""
+    (subject,) = subjects_of(name, seed=0, pretrained=False)
+    subject.views = ViewSpec(views=(center_view(32),))
+    data, weights = labeled_data(digits / "test", 0), deepcopy(subject.encoder.state_dict())
+    for protocol in CACHED:
+        cached = features_of(subject, digits / "test", tmp_path, ALONE, PROTOCOLS[protocol].num_blocks)
+        PROTOCOLS[protocol].candidates(_task(subject, data, {digits / "test": cached}, 0, ALONE.device))
+    for key, tensor in subject.encoder.state_dict().items():
+        assert torch.equal(tensor, weights[key]), key
+
+
+def test_keys_are_those_of_the_first_release(digits):
+    """Results that people have stay known. Raw pixels, since random weights are another thing in each torch."""
+    shards, views = digits / "test", ViewSpec(views=(center_view(16),), mean=(0.25,) * 3, std=(0.5,) * 3)
+    subject = Subject(name="", tag="", role="pixels", encoder=RawPixels(), views=views)
+    for protocol, key in (
+        ("linear", "a16ceb64f684cb50d966ac18429db2d7"),
+        ("unlabeled", "ae1653d3c710f6adbc434c9f0ed1a71e"),
+    ):
+        data = all_data(shards) if protocol == "unlabeled" else labeled_data(shards, 3)
+        assert _key(protocol, PROTOCOLS[protocol], subject, data, 3) == key
+        other = replace(PROTOCOLS[protocol], variant="5-shot")
+        assert _key(protocol, other, subject, data, 3) != key
