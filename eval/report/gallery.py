@@ -1,8 +1,8 @@
 """Parts that show images: views, reconstructions, patches as colours, attention, neighbours."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +16,7 @@ from eyespot.eval.report.exhibits import Look, Part
 from eyespot.eval.report.page import paragraph
 from eyespot.eval.report.plates import RIGHT, WRONG, Plate, enlarged, heat, plates_html, visible
 from eyespot.eval.report.projections import patch_colors
-from eyespot.eval.report.specimens import Few, images_of
+from eyespot.eval.report.specimens import images_of
 from eyespot.pretrain.checkpoint import read_module
 from eyespot.pretrain.encoders import last_tokens, make_encoder
 from eyespot.pretrain.objectives.mae import MAE
@@ -77,7 +77,8 @@ def reconstructions(look: Look) -> str:
 
 def colors(look: Look) -> str:
     """Patch features as colours, beside the image."""
-    more = replace(look.specimens.mapped, ids=look.specimens.mapped.ids[:NUM_COLORED])
+    mapped = look.specimens.mapped
+    more = mapped.at(np.arange(min(NUM_COLORED, len(mapped.ids))))
     images = torch.cat([look.images, images_of(more, look.subject.views, look.device)])
     with torch.inference_mode():
         patches = last_tokens(look.subject.encoder, images)[-1].patches
@@ -130,10 +131,7 @@ def neighbours(look: Look) -> str:
     if len(others) < NUM_NEIGHBOURS:
         raise UserError(f"{len(others)} other images are too few to look for neighbours among")
     cosines, found = nearest(queries, others, NUM_NEIGHBOURS)
-    flat = found.flatten().numpy()
-    images = images_of(
-        Few(folder=bank.folder, ids=bank.ids[flat], labels=bank.labels[flat]), look.subject.views, look.device
-    )
+    images = images_of(bank.at(found.flatten().numpy()), look.subject.views, look.device)
     shown = visible(images, look.subject.views).unflatten(0, found.shape)
     asking = visible(look.images, look.subject.views)
     return plates_html(

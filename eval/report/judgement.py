@@ -86,11 +86,12 @@ def _order(shown: Shown) -> tuple[int, str, str, int, int, int]:
     result, known = shown.result, list(_NAMES)
     place = known.index(result.protocol) if result.protocol in known else len(known)
     step = int(result.origin.get("step", 0))
-    return place, result.protocol, result.data, _ROLES.index(result.role), shown.run or 0, step
+    part = f"{result.data}, {result.settings['shots']} per class" if "shots" in result.settings else result.data
+    return place, result.protocol, part, _ROLES.index(result.role), shown.run or 0, step
 
 
 def _heading(group: Sequence[Shown]) -> str:
-    return f"{protocol_name(group[0].result.protocol)} on {group[0].result.data}"
+    return f"{protocol_name(group[0].result.protocol)} on {_order(group[0])[2]}"
 
 
 def _newest(group: Sequence[Shown]) -> dict[int, Result]:

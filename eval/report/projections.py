@@ -8,6 +8,8 @@ from torch.nn.functional import normalize
 
 TAILS = 0.02
 """Share of the values that lie beyond the ends of a colour, on each side."""
+NUM_STEPS = 500
+"""Of t-SNE: half as many as scikit-learn's default, and enough for hundreds of points."""
 
 
 def patch_colors(patches: Float[Tensor, "b d h w"]) -> tuple[Float[Tensor, "b 3 h w"], float]:
@@ -46,4 +48,8 @@ def plane(features: Float[Tensor, "n d"]) -> Float[np.ndarray, "n 2"]:
     perplexity = max(1.0, min(30.0, (len(rows) - 1) / 3))
     if np.ptp(rows, axis=0).max() == 0:
         return np.zeros((len(rows), 2))  # all the same: there is nothing to lay out
-    return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(rows).astype(np.float64)
+    return (
+        TSNE(init="pca", perplexity=perplexity, max_iter=NUM_STEPS, random_state=0)
+        .fit_transform(rows)
+        .astype(np.float64)
+    )

@@ -30,7 +30,7 @@ def header(stories: Sequence[Story]) -> str:
     else:
         title = " · ".join(story.label for story in stories)
         lead, state, tiles = (
-            f"{len(stories)} runs of self-supervised pretraining, side by side.",
+            f"{len(stories)} runs side by side.",
             "",
             _overview(stories),
         )
@@ -106,7 +106,7 @@ def _state(story: Story) -> str:
 
 def _lead(story: Story) -> str:
     encoder, size = story.setting("encoder", "name", default="encoder"), story.setting("encoder", "image_size")
-    text = f"Self-supervised pretraining of {encoder}" + (f" at {size} × {size} pixels" if size else "")
+    text = f"Training of {encoder}" + (f" at {size} × {size} pixels" if size else "")
     data = story.data_name
     return text + (f" on {data}." if data else ".")
 

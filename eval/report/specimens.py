@@ -37,6 +37,10 @@ class Few:
     labels: Int64[np.ndarray, " n"]
     """Place among the shown classes; -1 where there are none."""
 
+    def at(self, places: Int[np.ndarray, " m"]) -> "Few":
+        """Those at some places."""
+        return Few(folder=self.folder, ids=self.ids[places], labels=self.labels[places])
+
 
 @dataclass(kw_only=True, slots=True)
 class Specimens:
@@ -110,13 +114,12 @@ def _labeled(data: LabeledData) -> Specimens:
 
     mapped, bank = few(data.test, NUM_MAPPED), few(data.train, NUM_BANK)
     first = _one_of_each(mapped.labels)[:NUM_PICTURED]
-    pictured = Few(folder=mapped.folder, ids=mapped.ids[first], labels=mapped.labels[first])
     return Specimens(
         data=data.name,
         split=data.split,
         classes=[data.classes[label] for label in shown],
         num_all_classes=len(there),
-        pictured=pictured,
+        pictured=mapped.at(first),
         mapped=mapped,
         bank=bank,
     )

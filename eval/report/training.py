@@ -42,7 +42,7 @@ def curves(stories: Sequence[Story]) -> Section:
     """Loss, learning rate, gradient norm."""
     if not any(story.metrics for story in stories):
         return Section(title="Training", body=paragraph("No step has been logged yet.", "quiet"))
-    lines = _lines(stories, "loss", 1)
+    lines = _lines(stories, "loss", 1.0)
     notes = "".join(paragraph(note, "warn") for story in stories if (note := _broken(story, len(stories) > 1)))
     wide = line_chart(lines, title="Loss", width=1040, height=300)
     loss = f'<div class="wide">{wide}</div><div class="narrow">{line_chart(lines, title="Loss")}</div>{notes}'
@@ -125,7 +125,7 @@ def _charts(stories: Sequence[Story], wanted: Sequence[tuple[str, str, str, bool
     """Those charts for which there are numbers, side by side; shares are drawn in percent."""
     cards = []
     for name, title, unit, zero in wanted:
-        lines = _lines(stories, name, 100 if unit else 1)
+        lines = _lines(stories, name, 100.0 if unit else 1.0)
         if any(math.isfinite(value) for line in lines for _, value in line.points):
             cards.append(card(line_chart(lines, title=title, unit=unit, zero=zero), title))
     return f'<div class="grid2">{"".join(cards)}</div>' if cards else ""

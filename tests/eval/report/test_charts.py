@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eyespot.eval.report.charts import Row, Scale, interval_chart, line_chart, short, smooth, thin
+from eyespot.eval.report.charts import Line, Row, Scale, interval_chart, line_chart, short, smooth, thin
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_smooth_keeps_both_ends_and_straight_lines():
 @pytest.mark.parametrize("values", [[3.0] * 9, [0.0] * 9, [10.0**-n for n in range(9)], [-1.0, 2.0, math.nan, 5.0]])
 @pytest.mark.parametrize("zero", [True, False])
 def test_line_charts_are_valid_and_stay_inside(values, zero):
-    drawing = ElementTree.fromstring(line_chart(list(enumerate(values, 1)), title="<loss>", zero=zero))
+    drawing = ElementTree.fromstring(line_chart([Line(points=list(enumerate(values, 1)))], title="<loss>", zero=zero))
     assert drawing.get("role") == "img" and "<loss>" in drawing.get("aria-label", "")
     circle = next(iter(drawing.iter("circle")))
     assert 0 <= float(circle.get("cx", -1)) <= 430
@@ -48,7 +48,20 @@ def test_line_charts_are_valid_and_stay_inside(values, zero):
 
 
 def test_one_point_is_no_chart():
-    assert "Not enough points" in line_chart([(1, 2.0), (2, math.inf)], title="loss")
+    assert "Not enough points" in line_chart([Line(points=[(1, 2.0), (2, math.inf)])], title="loss")
+
+
+def test_several_lines_share_their_axes_and_a_legend():
+    short_run = Line(points=[(1, 1.0), (50, 2.0)], run=0, label="a & b")
+    long_run = Line(points=[(1, 1.0), (100, 4.0)], run=3, label="c")
+    legend, _, svg = line_chart([short_run, long_run], title="loss").partition("</p>")
+    assert "a &amp; b <b>2</b>" in legend and "c <b>4</b>" in legend and legend.count('class="mark r3"') == 1
+    drawing = ElementTree.fromstring(svg)
+    first, second = list(drawing.iter("circle"))
+    assert (first.get("class"), second.get("class")) == ("dot end r0", "dot end r3")
+    assert float(first.get("cx", 0)) < float(second.get("cx", 0)) and float(first.get("cy", 0)) > float(
+        second.get("cy", 0)
+    )
 
 
 def test_interval_chart_places_dots_by_value():
