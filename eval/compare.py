@@ -38,7 +38,7 @@ class Standing:
     accuracy: float
     """0..1."""
     interval: tuple[float, float]
-    """Of 95 %: Wilson's or, over draws, Student's t."""
+    """Of 95 %: Wilson's or, over draws and where images are more or less right, Student's t."""
     seed: int | None
     """Of the run."""
 
@@ -57,7 +57,7 @@ class Difference:
     p_holm: float | None = None
     """``p`` corrected for the number of comparisons in the list."""
     only_a: int | None = None
-    """Test samples that only A has right; None where seeds are compared, or several draws."""
+    """Test samples that only A has right; None where seeds are compared, several draws, or means of images."""
     only_b: int | None = None
 
     def verdict(self, names: Mapping[str, str] | None = None) -> str:
@@ -88,7 +88,9 @@ class Comparison:
 
     protocols: list[str]
     share: str
-    """What the share of right answers is called: "accuracy", in retrieval "recall@1"."""
+    """What the share of right answers is called: "accuracy", in retrieval "recall@1", of masks "image mIoU"."""
+    graded: bool
+    """Whether test samples are more or less right: then pairs are compared by Student's paired t."""
     data: str
     split: str
     num_test: int
@@ -139,10 +141,11 @@ def compare(
     if len(entrants) < 2:
         raise UserError(f"compare {entrants[0].label}: one result alone; name another one to compare it with")
     methods = _methods(entrants)
-    first = entrants[0].result
+    first, graded = entrants[0].result, entrants[0].result.graded()
     return Comparison(
         protocols=sorted({entrant.result.protocol for entrant in entrants}),
-        share=first.share,
+        share=graded[0] if graded else first.share,
+        graded=graded is not None,
         data=first.data,
         split=first.split,
         num_test=first.num_test,
@@ -156,14 +159,20 @@ def compare(
 
 def _standing(entrant: Entrant) -> Standing:
     num_draws, total = entrant.right.shape
-    count = int(entrant.right.sum())
+    if entrant.result.graded():
+        count, interval = None, mean_interval(entrant.right[0].tolist()) if total > 1 else (0.0, 1.0)
+    elif num_draws > 1:
+        count, interval = None, entrant.result.interval or (0.0, 1.0)
+    else:
+        count = int(entrant.right.sum())
+        interval = wilson(count, total)
     return Standing(
         label=entrant.label,
         metric=entrant.result.metric,
         key=entrant.result.key,
-        num_correct=count if num_draws == 1 else None,
-        accuracy=count / entrant.right.size,
-        interval=wilson(count, total) if num_draws == 1 else entrant.result.interval or (0.0, 1.0),
+        num_correct=count,
+        accuracy=float(entrant.right.mean()),
+        interval=interval,
         seed=entrant.seed,
     )
 
@@ -184,6 +193,10 @@ def _alike(a: Entrant, b: Entrant) -> bool:
 
 def _pair(a: Entrant, b: Entrant) -> Difference:
     num_draws, total = a.right.shape
+    if a.result.graded():
+        gap = float((a.right - b.right).mean())
+        p, interval = paired_t(a.right[0].tolist(), b.right[0].tolist()) or (1.0, (gap, gap))  # the same on every image
+        return Difference(a=a.label, b=b.label, value=gap, interval=interval, p=p)
     if num_draws > 1:  # the same draws on both sides, or they would not meet
         differences = a.right.sum(0) - b.right.sum(0)
         return Difference(

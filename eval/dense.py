@@ -14,6 +14,7 @@ s / 0.02. The search is exact.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,8 +158,10 @@ def linear_candidates(task: DenseTask) -> list[Candidate]:
         start = x.new_zeros(x.shape[1] + 1, task.num_classes)
     weights = _fit(x, targets, start, best_penalty, axes, _FINAL)
     counts = _judged(_linear(axes, weights), task.test, task.num_classes)
-    settings: dict[str, float | str] = {"features": "patches", "lambda": best_penalty}
-    return [_candidate(metric, settings, best, found) for metric, found in counts.items()]
+    return [
+        _candidate(metric, {"features": "patches", "lambda": best_penalty}, best, found)
+        for metric, found in counts.items()
+    ]
 
 
 def knn_candidates(task: DenseTask) -> list[Candidate]:
@@ -260,7 +263,7 @@ def _images_at_once(num_images: int, numbers_per_image: int) -> Iterator[slice]:
 
 def _candidate(
     metric: str,
-    settings: dict[str, float | str],
+    settings: dict[str, Any],
     validation: float,
     counts: Int64[np.ndarray, "n 3 classes"],
 ) -> Candidate:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.result import Result, read_result
@@ -21,8 +21,11 @@ class Entrant:
     label: str
     """As the caller named it; a baseline by its own name."""
     result: Result
-    right: Bool[np.ndarray, "draws m"]
-    """Which test samples it has right, in each draw of what it learned from; most protocols have one."""
+    right: Bool[np.ndarray, "draws m"] | Float64[np.ndarray, "1 m"]
+    """Which test samples it has right, in each draw of what it learned from; most protocols have one.
+
+    Where samples are more or less right, how much: the IoU of each image.
+    """
     baseline: bool = False
     """Random weights or raw pixels that lie beside an encoder's result."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +80,7 @@ def _results(place: Path, protocol: str | None) -> list[Result]:
     kept = [result for result in found if protocol in (None, result.protocol)]
     if not kept:
         raise UserError(f"{place}: holds {_names(found)}, not --protocol {protocol}; make it with eyespot eval")
-    judged = [result for result in kept if result.answers()]
+    judged = [result for result in kept if result.answers() or result.graded()]
     if not judged:
         raise UserError(f"{place}: {_names(kept)} does not say which samples were right, so it cannot be compared")
     known = [result for result in judged if result.test_sha256]
@@ -153,7 +156,11 @@ def _baseline(place: Path, result: Result) -> Entrant:
     return Entrant(label=f"{place}: {result.name}", result=result, right=_right(place, result), baseline=True)
 
 
-def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"]:
+def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"] | Float64[np.ndarray, "1 m"]:
+    if graded := result.graded():
+        if len(graded[1]) != result.num_test:
+            raise UserError(f"{place}: damaged: {len(graded[1])} values stored for {result.num_test} test samples")
+        return np.array([graded[1]], np.float64)
     draws = [np.unpackbits(np.frombuffer(bytes.fromhex(answers), np.uint8)) for answers in result.answers()]
     for bits in draws:
         if not 0 <= len(bits) - result.num_test < 8:

@@ -134,6 +134,10 @@ class Result:
         draws = [score.correct for name, score in self.scores.items() if name.startswith(DRAW)]
         return [answers for answers in draws or [self.correct] if answers]
 
+    def graded(self) -> tuple[str, list[float]] | None:
+        """Name and values of a score that each test sample has for itself, where samples are more or less right."""
+        return next(((name, score.values) for name, score in self.scores.items() if score.values), None)
+
     def chosen(self) -> str:
         """The settings in short: "mean, λ 0.001", "cls, k 20"."""
         names = {"features": "", "lambda": "λ "}

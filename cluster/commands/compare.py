@@ -25,8 +25,8 @@ class Comparing:
     """Says which of several results is better, as far as the test samples can tell.
 
     Every pair is compared sample by sample, on the same test samples: exact McNemar test, paired bootstrap interval of
-    the difference, Holm's correction for the number of comparisons. Results on other data or of another protocol are
-    refused. Nothing is computed anew.
+    the difference, Holm's correction for the number of comparisons. Results of masks are compared by the mIoU of each
+    image, in a paired t-test. Results on other data or of another protocol are refused. Nothing is computed anew.
 
     Runs that differ in nothing but their seed are one method: its mean comes with a t-interval over the seeds, and
     methods are compared by Welch's test. One run alone is compared with random weights and raw pixels.
@@ -92,7 +92,8 @@ def print_comparison(found: "Comparison", console: "Console") -> None:
         console.print(_differences(found.pairs, letters, "These weights, sample by sample"))
         several = f"; verdicts hold for all {len(found.pairs)} together (Holm)" if len(found.pairs) > 1 else ""
         test = "exact sign-flip" if all(pair.only_a is None for pair in found.pairs) else "exact McNemar"
-        print(f"Difference in points; p of the {test} test; interval: paired bootstrap, for each comparison alone.")
+        test, interval = ("paired t", "Student's t") if found.graded else (test, "paired bootstrap")
+        print(f"Difference in points; p of the {test} test; interval: {interval}, for each comparison alone.")
         print(f"Shown is what has a p of at most {LEVEL}{several}.")
     if not found.methods:
         print(

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from stored_results import answers, result_of, write, write_baselines, write_run
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.compare import compare
 from eyespot.eval.intervals import wilson
-from eyespot.eval.result import Score
+from eyespot.eval.result import Result, Score
 from eyespot.eval.significance import sign_flip
 
 
@@ -133,3 +134,36 @@ def test_results_over_draws(tmp_path):
     other = write(tmp_path / "other.json", drawn("other", 0.8, train="other draws")[0])
     with pytest.raises(UserError, match="learned from other samples"):
         compare([places[0], other])
+
+
+def masked(key: str, values: np.ndarray, **changes) -> Result:
+    """A result of masks: a mean IoU, and that of each image."""
+    scores = {
+        "image mIoU": Score(value=float(values.mean()), values=values.tolist()),
+        "pixel accuracy": Score(value=0.9),
+    }
+    fields = dict(
+        protocol="dense-knn", accuracy=0.4, interval=(0.3, 0.5), num_correct=None, correct=None, scores=scores
+    )
+    return result_of(key, np.ones(len(values), bool), **{**fields, **changes})
+
+
+def test_images_that_are_more_or_less_right_are_paired(tmp_path):
+    generator = np.random.default_rng(0)
+    a = generator.uniform(0.2, 0.9, 40)
+    b = a - generator.normal(0.02, 0.03, 40)
+    places = [write(tmp_path / f"{name}.json", masked(name, values)) for name, values in (("a", a), ("b", b), ("c", a))]
+    found = compare(places[:2])
+    (pair,) = found.pairs
+    expected: Any = stats.ttest_rel(a, b)
+    assert (pair.value, pair.p) == (pytest.approx((a - b).mean()), pytest.approx(expected.pvalue))
+    assert pair.interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert pair.only_a is None and pair.verdict() == f"{places[0]} is better"
+    assert found.share == "image mIoU" and found.graded and found.standings[0].num_correct is None
+    assert [row.accuracy for row in found.standings] == pytest.approx([a.mean(), b.mean()])
+    assert found.standings[0].interval == pytest.approx(stats.t.interval(0.95, 39, a.mean(), stats.sem(a)))
+    (same,) = compare([places[0], places[2]]).pairs
+    assert (same.value, same.p, same.interval) == (0, 1, (0, 0)) and same.verdict() == "no difference shown"
+    short = write(tmp_path / "short.json", masked("d", a[:30], num_test=40))
+    with pytest.raises(UserError, match="damaged: 30 values stored for 40 test samples"):
+        compare([places[0], short])
