@@ -146,3 +146,36 @@ def test_byol_on_imagenet_has_the_papers_numbers():
         assert (view.flip, view.grayscale, view.blur_sigma) == (0.5, 0.2, (0.1, 2.0))
     assert (run.objective.first.blur, run.objective.first.solarize) == (1.0, 0.0)
     assert (run.objective.second.blur, run.objective.second.solarize) == (0.1, 0.2)
+
+
+def test_fine_tuning_on_imagenet_has_the_papers_numbers():
+    """He et al. 2021, table 9, and for ViT-B the authors' FINETUNE.md."""
+    run = make_run("finetune_mae_vitb16_in1k")
+    optim, objective = run.optim, run.objective
+    assert (optim.name, optim.lr, optim.weight_decay, optim.betas) == ("adamw", 5e-4, 0.05, (0.9, 0.999))
+    assert (optim.layer_decay, run.data.batch_size, run.encoder.drop_path) == (0.65, 1024, 0.1)
+    assert run.steps == pytest.approx(100 * 1_281_167 / 1024, abs=1)
+    assert optim.warmup_steps == pytest.approx(5 * 1_281_167 / 1024, abs=1)
+    assert (objective.mix.mixup, objective.mix.cutmix, objective.mix.smoothing) == (0.8, 1.0, 0.1)
+    view = objective.view
+    assert (view.rand_augment, view.rand_augment_std, view.erase, view.scale) == (9.0, 0.5, 0.25, (0.08, 1.0))
+    assert (objective.pool, objective.frozen, objective.head) == ("mean", False, "linear")
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "lr", "batch", "epochs", "warmup", "head"),
+    [
+        ("mae", "lars", 0.1, 16384, 90, 10, "batchnorm"),
+        ("moco", "sgd", 30.0, 256, 100, 0, "linear"),
+        ("simclr", "sgd", 0.1, 4096, 90, 0, "linear"),
+    ],
+)
+def test_linear_probes_have_the_papers_numbers(preset, name, lr, batch, epochs, warmup, head):
+    """He et al. 2021, table 10; He et al. 2019, section 4.1; Chen et al. 2020, appendix B.6."""
+    run = make_run(f"linear_paper_{preset}")
+    optim = run.optim
+    assert (optim.name, optim.lr, optim.weight_decay, optim.momentum, run.data.batch_size) == (name, lr, 0, 0.9, batch)
+    assert run.steps == pytest.approx(epochs * 1_281_167 / batch, abs=1)
+    assert optim.warmup_steps == pytest.approx(warmup * 1_281_167 / batch, abs=1)
+    assert (run.objective.head, run.objective.frozen) == (head, True)
+    assert (optim.decay_at, optim.nesterov) == ((0.6, 0.8) if preset == "moco" else (), preset == "simclr")
