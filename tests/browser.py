@@ -25,7 +25,7 @@ class Browser:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
         start = f'exec "$0" "$@" 3<&{own_end} 4>&{its_end}'  # the pipe's two ends, where chromium looks for them
         self._process = subprocess.Popen(
-            ["sh", "-c", start, str(CHROMIUM), *flags, f"--user-data-dir={profile}", "about:blank"],
+            ["bash", "-c", start, str(CHROMIUM), *flags, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(own_end, its_end),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

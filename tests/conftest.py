@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
+from browser import CHROMIUM, Browser
 from slurm_cluster import SlurmCluster, missing
 
 ranks.PRELOADED.insert(0, __name__)  # for its import hook
@@ -76,6 +77,16 @@ def slurm() -> Iterator[SlurmCluster]:
         pytest.skip(why)
     with SlurmCluster(num_nodes=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A real browser, for all tests of this process."""
+    if CHROMIUM is None:
+        pytest.skip("no browser to look at pages with; on Debian: apt-get install chromium")
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
