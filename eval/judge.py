@@ -42,6 +42,13 @@ class Procedure:
     narrow: Callable[[LabeledData, int], LabeledData] | None = None
     """What it takes of the labelled data, by the seed; None = all."""
 
+    def data(self, shards: Path, seed: int) -> LabeledData:
+        """What of a shard folder it learns from and is tested on."""
+        if self.masks:
+            return masked_data(shards, seed)
+        data = labeled_data(shards, seed) if self.labels else all_data(shards)
+        return data if self.narrow is None else self.narrow(data, seed)
+
 
 PROTOCOLS: dict[Protocol, Procedure] = {
     "linear": Procedure(candidates=linear.candidates),
@@ -73,9 +80,9 @@ def judge(
 
     Args:
         protocol: how to judge; docs/protocols.md says what each one is.
-        target: run folder or timm name.
+        target: MODEL, as ``subjects_of`` takes it.
         shards: with labels, but for "unlabeled".
-        out: folder for results and cached features; None = RUN/eval, or eval-<name> for a timm name.
+        out: folder for results and cached features; None = ``results_folder(target)``.
         seed: of the random twin and of what is held out.
         pretrained: timm names: with published weights.
         world: this process.
@@ -85,19 +92,13 @@ def judge(
         UserError: something about the target, the shards or the folder is wrong.
     """
     procedure = procedure or PROTOCOLS[protocol]
-    if procedure.masks:
-        data = masked_data(shards, seed)
-    else:
-        data = labeled_data(shards, seed) if procedure.labels else all_data(shards)
-    if procedure.narrow is not None:
-        data = procedure.narrow(data, seed)
+    data = procedure.data(shards, seed)
     out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = sorted({part.folder for part in (data.train, data.test)})
     with agreed():
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
-    if procedure.masks:
-        subjects = dense_subjects(subjects)
+        subjects = dense_subjects(subjects) if procedure.masks else subjects
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{name}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
@@ -202,7 +203,7 @@ def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: Label
 
 
 def results_folder(target: str) -> Path:
-    """Where results go unless the caller says otherwise: RUN/eval, or eval-<name>."""
+    """Where results go unless the caller says otherwise: RUN/eval, or eval-<MODEL> where that is no run."""
     run_dir = run_of(target)
     return run_dir / "eval" if run_dir is not None else Path(f"eval-{slug(target)}")
 

@@ -15,7 +15,7 @@ from eyespot.eval import grid
 from eyespot.eval.features import features_of
 from eyespot.eval.intervals import wilson
 from eyespot.eval.judge import PROTOCOLS, _key, _task, judge, read_result
-from eyespot.eval.labels import all_data, labeled_data
+from eyespot.eval.labels import labeled_data
 from eyespot.eval.subject import RawPixels, Subject, center_view, subjects_of
 from eyespot.eval.task import Task
 from eyespot.pretrain.dist import World
@@ -202,7 +202,7 @@ def test_keys_are_those_of_the_first_release(digits):
         ("linear", "a16ceb64f684cb50d966ac18429db2d7"),
         ("unlabeled", "ae1653d3c710f6adbc434c9f0ed1a71e"),
     ):
-        data = all_data(shards) if protocol == "unlabeled" else labeled_data(shards, 3)
+        data = PROTOCOLS[protocol].data(shards, 3)
         assert _key(protocol, PROTOCOLS[protocol], subject, data, 3) == key
         other = replace(PROTOCOLS[protocol], variant="5-shot")
         assert _key(protocol, other, subject, data, 3) != key
