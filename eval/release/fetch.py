@@ -9,6 +9,7 @@
 It arrives beside the wanted place and is renamed when it is verified: there is a whole release or nothing.
 """
 
+import base64
 import shutil
 import tempfile
 import urllib.error
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -26,7 +27,7 @@ import eyespot
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release import registry
 from eyespot.eval.release.archive import SUFFIXES, unpack
-from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums
+from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums, settle
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.secrets import masked
 
@@ -76,6 +77,7 @@ def fetched(
                     f"{source}: is another release: sha256 of {SUMS} is {digest_of(folder)}, {whose} says {wanted}"
                 )
         try:
+            settle(folder)
             folder.rename(into)
         except OSError as error:
             raise UserError(f"{into}: cannot be written ({error.strerror}); choose another folder") from error
@@ -147,9 +149,8 @@ def _download_folder(address: str, folder: Path, source: str, max_bytes: int) ->
 
 
 def _download(address: str, path: Path, source: str, max_bytes: int) -> None:
-    request = urllib.request.Request(address, headers={"User-Agent": f"eyespot/{eyespot.__version__}"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as file:
+        with urllib.request.urlopen(_request(address), timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as file:
             length = int(answer.headers.get("Content-Length") or -1)
             if length > max_bytes:
                 raise UserError(f"{source}: {path.name} has {length:,} bytes, more than {max_bytes:,}; too large")
@@ -167,6 +168,18 @@ def _download(address: str, path: Path, source: str, max_bytes: int) -> None:
         raise UserError(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
     if length >= 0 and num_bytes != length:
         raise UserError(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")
+
+
+def _request(address: str) -> urllib.request.Request:
+    """user:password@ of an address becomes a header, which a redirect to another host does not take along."""
+    parts = urlsplit(address)
+    login, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
+    request.add_header("User-Agent", f"eyespot/{eyespot.__version__}")
+    if login:
+        token = base64.b64encode(unquote(login).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 @contextmanager

@@ -12,6 +12,7 @@ Nothing else lies in it, no folder and no link. The sha256 of SHA256SUMS names t
 
 import hashlib
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -54,6 +55,15 @@ def write_sums(folder: Path) -> None:
     """Writes SHA256SUMS over all files of the folder."""
     names = sorted(path.name for path in folder.iterdir() if path.name != SUMS)
     (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+
+
+def settle(folder: Path) -> None:
+    """Makes all files readable by everybody (safetensors writes for its user alone) and forces them to disk."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    folder.chmod(0o755)
 
 
 def parse_sums(text: str, source: str) -> dict[str, str]:
@@ -105,8 +115,10 @@ def check_files(folder: Path, source: str) -> None:
 def _refuse_pickles(path: Path, source: str) -> None:
     """A pickle is code that runs when it is read: torch.save writes a zip, older versions a bare pickle."""
     with path.open("rb") as file:
-        start = file.read(4)
-    if path.suffix == ".safetensors" and (start[:1] == b"\x80" or start == b"PK\x03\x04"):
+        start = file.read(9)
+    if path.suffix != ".safetensors" or start[8:] == b"{":  # after eight bytes of length, which may be any, comes JSON
+        return
+    if start[:1] == b"\x80" or start[:2] == b"PK":
         raise UserError(
             f"{source}: {path.name} is a pickle, not safetensors, and could run code when it is read; do not load it"
         )

@@ -2,7 +2,6 @@
 that was trained."""
 
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -27,6 +26,7 @@ from eyespot.eval.release.layout import (
     PROVENANCE,
     SMALL_STEM,
     WEIGHTS,
+    settle,
     sha256,
     write_sums,
 )
@@ -85,7 +85,7 @@ def release(
             folder = Path(room) / "release"
             folder.mkdir()
             _write(folder, origin, encoder, license, name, decoder, onnx)
-            _settle(folder)
+            settle(folder)
             folder.rename(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from error
@@ -213,12 +213,3 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _settle(folder: Path) -> None:
-    """Readable by everybody (safetensors writes for its user alone) and on disk before it gets its name."""
-    for path in folder.iterdir():
-        path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    folder.chmod(0o755)

@@ -1,5 +1,6 @@
 """Releases from folders, archives and a real web server: whole and verified, or nothing."""
 
+import base64
 import os
 import shutil
 import tarfile
@@ -15,6 +16,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import fetched
 from eyespot.eval.release.layout import digest_of
 
+LOGIN = f"Basic {base64.b64encode(b'me:hunter 22').decode()}"
+
 
 class Web:
     """A web server of one folder."""
@@ -22,6 +25,7 @@ class Web:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[str] = []
+        self.logins: list[str | None] = []
         web = self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -30,10 +34,14 @@ class Web:
 
             def do_GET(self) -> None:
                 web.asked.append(self.path)
+                login = self.headers.get("Authorization")
+                web.logins.append(login)
                 if self.path.startswith("/moved/"):
                     self.send_response(302)
                     self.send_header("Location", self.path.removeprefix("/moved"))
                     self.end_headers()
+                elif self.path.startswith("/private/") and login != LOGIN:
+                    self.send_error(401)
                 elif self.path.startswith("/cut/"):  # the line goes dead after 10,000 bytes
                     data = (folder / self.path.removeprefix("/cut/")).read_bytes()
                     self.send_response(200)
@@ -93,6 +101,16 @@ def test_what_the_web_does_not_have(web: Web, tmp_path: Path):
     refuse("http://127.0.0.1:9/release", tmp_path, "the server cannot be reached")
     said = refuse("http://me:hunter22@127.0.0.1:9/release", tmp_path, r"http://\*\*\*@127")
     assert "hunter22" not in said
+
+
+def test_a_login_goes_to_the_host_it_is_for_and_nowhere_else(web: Web, released: Path, tmp_path: Path):
+    copy_of(released, web.folder / "private" / "release")
+    host = web.uri.removeprefix("http://")
+    refuse(f"{web.uri}/private/release", tmp_path, "the server answers 401")
+    assert fetched(f"http://me:hunter%2022@{host}/private/release", tmp_path / "mine").is_dir()
+    web.logins.clear()
+    fetched(f"http://me:hunter%2022@{host}/moved/release", tmp_path / "moved")
+    assert web.logins[::2] == [LOGIN] * (len(web.logins) // 2) and set(web.logins[1::2]) == {None}
 
 
 def test_a_line_that_goes_dead(web: Web, tmp_path: Path):

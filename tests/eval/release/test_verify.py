@@ -12,7 +12,7 @@ from released_runs import change_json, copy_of
 from safetensors.torch import load, save_file
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.release.layout import write_sums
+from eyespot.eval.release.layout import sha256, write_sums
 from eyespot.eval.release.verify import verified
 
 Damage = Callable[[Path, Path], object]
@@ -162,6 +162,20 @@ def test_damage_is_refused_in_one_line(released: Path, other: Path, tmp_path: Pa
     with pytest.raises(UserError, match=words) as error:
         verified(folder)
     assert "\n" not in str(error.value) and str(error.value).startswith(f"release {folder}: ")
+
+
+@pytest.mark.parametrize("first", [0x80, 0x50])
+def test_a_header_whose_length_looks_like_a_pickle(released: Path, tmp_path: Path, first: int):
+    """The first byte of a safetensors file is the lowest of its header's length."""
+    folder = copy_of(released, tmp_path / "copy")
+    data = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    padding = (first - size) % 256
+    header = (size + padding).to_bytes(8, "little") + data[8 : 8 + size] + b" " * padding
+    (folder / "model.safetensors").write_bytes(header + data[8 + size :])
+    write_sums(folder)
+    change_json(folder / "provenance.json", "weights_sha256", value=sha256(folder / "model.safetensors"))
+    assert header[0] == first and verified(folder)
 
 
 def test_no_folder(tmp_path: Path):
