@@ -15,7 +15,7 @@ MIN_BLURRED = 20
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class RandomView:
-    """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip), recolored.
+    """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip), altered.
 
     Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize. For training on
     labels there are RandAugment, right after the crop, and Random Erasing, at the very end.
