@@ -226,9 +226,10 @@ def _summary(folder: Path, manifest: Manifest) -> str:
         f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} (RGB, 0..1)",
     ]
     if masks := manifest.masks:
-        total = sum(masks.pixels)
-        shares = ", ".join(f"{number}: {count / total:.1%}" for number, count in enumerate(masks.pixels) if count)
-        lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; share of pixels {shares}")
+        most = sorted(enumerate(masks.pixels), key=lambda pair: -pair[1])[:5]
+        shares = ", ".join(f"class {number} {count / sum(masks.pixels):.1%}" for number, count in most if count)
+        more = ", ..." if len(masks.pixels) > len(most) else ""
+        lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; of the pixels {shares}{more}")
     if manifest.converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")

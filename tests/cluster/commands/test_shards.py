@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shapes import draw_striped
 
 from eyespot.cluster.cli import main
 
@@ -23,6 +24,17 @@ def test_pack_says_what_it_did(digits: Path, capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     assert "digits/train: digits, 1,438 images, 1,438 labels, 10 classes" in text and "359 images" in text
     assert "8 pixels" in text and "0.306" in text
+
+
+def test_pack_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    images, masks = draw_striped(tmp_path, 6)
+    (masks / "3.png").unlink()
+    assert main(["shards", "pack", str(images), str(tmp_path / "out"), "--masks", str(masks)]) == 0
+    text = capsys.readouterr().out
+    assert "masks        5, value 255 ignored; of the pixels class 0 " in text
+    assert "1  no mask (a .png of the same name): 3.png" in text
+    assert main(["shards", "pack", str(images), str(tmp_path / "two"), "--masks", str(tmp_path / "none")]) == 2
+    assert "no such folder; it holds a PNG of class numbers for each image" in capsys.readouterr().err
 
 
 def test_info_counts_the_classes(digits: Path, capsys: pytest.CaptureFixture[str]):
