@@ -3,10 +3,10 @@
 An encoder gets a head and is trained on labels by the one trainer, as any run: every engine, any number of ranks,
 checkpoints, signals. Then the last checkpoint names the test images. Nothing is chosen on test.
 
-    OUT/<protocol>_<data>_<encoder>_<recipe>-seed0.json     the result
-    OUT/<the same>/                                         the run's folder
-    OUT/<the same>/start.safetensors, start.json            the encoder's first weights, and where they came from:
-                                                            an interrupted run does not need the source again
+    RUN/eval/<protocol>_<data>_<encoder>_<recipe>-seed0.json    the result
+    RUN.<the same>/                                             the training's own run folder, beside its source's
+    RUN.<the same>/start.safetensors, start.json                the encoder's first weights, and where they came from:
+                                                                an interrupted run does not need the source again
 """
 
 import hashlib
@@ -133,7 +133,7 @@ def plan(
         scratch: begin with random weights instead of MODEL's.
         pretrained: timm names: with published weights.
         out: folder for the result; None = RUN/eval, or eval-<name>.
-        run_dir: of the training; None = beside the result, with its name.
+        run_dir: of the training; None = beside the source's run folder, or in ``out``, with the result's name.
         changed: what the caller makes of the recipe's run, which it is given with the recipe's name.
 
     Raises:
@@ -156,8 +156,15 @@ def plan(
     label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
     stem = f"{protocol}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{beginning.tag}_{slug(label)}"
     folder = out or results_folder(target)
-    run.run_dir = run_dir or folder / stem
+    run.run_dir = run_dir or _run_dir(folder, stem)
     return Job(protocol=protocol, recipe=recipe, run=run, beginning=beginning, data=data, path=folder / f"{stem}.json")
+
+
+def _run_dir(out: Path, stem: str) -> Path:
+    """Beside the run that ``out`` is the eval/ of, so that both are found, and tracked, in one place."""
+    source = out.parent
+    is_of_run = out.name == "eval" and (source / "run.json").is_file()
+    return source.parent / f"{source.name}.{stem}" if is_of_run else out / stem
 
 
 def prepare(job: Job, world: World) -> bool:

@@ -30,7 +30,7 @@ attentive      learned queries look at all tokens of the frozen encoder
   --recipe RECIPE       another recipe (eyespot recipes); its epochs become steps with the number of your images
   --preset PRESET       linear-paper's recipe: mae (default), moco or simclr
   --scratch             begin with random weights: what MODEL's are worth under the same budget
-  --run-dir DIR         the training's folder; by default beside the result, with its name
+  --run-dir DIR         the training's own run folder; by default beside RUN, with the result's name after its own
   --out DIR             where the result goes; by default RUN/eval, or eval-<name> for other models
   --no-pretrained       timm models: random weights, no download
 

@@ -131,6 +131,14 @@ def test_two_ranks_judge_as_one(run_dir, digits, tmp_path, on_ranks):
     assert (first.key, first.correct) == (alone.key, alone.correct)
 
 
+def test_the_training_is_a_run_beside_its_source(run_dir, digits):
+    words = dict(recipe="finetune_tiny", scratch=False, pretrained=True, run_dir=None, changed=lambda run, _: run)
+    job = plan("finetune", str(run_dir), digits, out=None, **words)
+    stem = "finetune_digits-47d635_step-00000012_finetune_tiny-seed0"
+    assert job.path == run_dir / "eval" / f"{stem}.json"
+    assert job.run.run_dir == run_dir.parent / f"run.{stem}"
+
+
 def test_epochs_stay_epochs(run_dir, digits, tmp_path):
     job = job_of(run_dir, digits, tmp_path, steps=225)
     run = first_run("linear_paper_simclr", job.beginning, job.data, digits)
