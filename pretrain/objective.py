@@ -43,6 +43,9 @@ class Objective(nn.Module, ABC):
     num_classes: int | None = None
     """How many classes it can tell apart: then each image needs a label, 0 to this number; None = it does not ask."""
 
+    image_size: int
+    """Height and width of what the encoder sees, pixels."""
+
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""
 

@@ -31,6 +31,12 @@ def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch
     return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 3, seed=0)
 
 
+def make_images(objective: Objective, count: int = COUNT) -> torch.Tensor:
+    """Whole images as evaluation shows them; views may be of other sizes."""
+    size = objective.image_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
 def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
     """Some of the batch's samples."""
     views = [view[rows] for view in batch.views]

@@ -22,6 +22,7 @@ from engine_states import (
     COUNT,
     ENGINES,
     make_batch,
+    make_images,
     make_objective,
     make_single_engine,
     own_batches,
@@ -80,7 +81,7 @@ def test_the_input_is_not_changed(method):
 
 def test_encode_gives_a_row_per_image(method):
     objective = make_objective(method).eval()
-    images = make_batch(objective).views[0]
+    images = make_images(objective)
     with torch.no_grad():
         features = objective.encode(images)
         assert features.shape[0] == COUNT
@@ -172,7 +173,7 @@ def train_on_every_engine(world: dist.World, methods: list[str]) -> dict:
             losses = train(engine, own_batches(engine, world), first=0)
             state = whole_state(engine)
             with at_rest(engine.objective):
-                features = engine.objective.encode(make_batch(engine.objective).views[0]).numpy()
+                features = engine.objective.encode(make_images(engine.objective)).numpy()
             engine.close()
             results[engine_name, method] = losses, state, features
     return results
