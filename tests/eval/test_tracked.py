@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser import Browser
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import Server
@@ -63,6 +64,21 @@ def test_children_of_their_run_on_a_server(server: Server, tmp_path: Path):
     params = {"protocol": "knn", "data": "digits", "checkpoint": "step-00000012", "step": "12", "subject": "encoder"}
     assert params.items() <= first.data.params.items() and first.data.params["settings.k"] == "20.0"
     assert second.data.metrics["accuracy"] == 0.8 and second.data.params["subject"] == "random"
+
+
+def test_a_person_sees_the_run_and_its_evaluation(server: Server, tmp_path: Path, browser: Browser):
+    run_dir = trained(tmp_path / "looked-at")
+    sync(run_dir, server.uri)
+    track_results(run_dir, [some_result()], server.uri)
+    parent, _ = parent_and_children(server.uri, "key-looked-at")
+    address = f"{server.uri}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    browser.open(address, width=1600)
+    browser.wait_for("document.body.innerText.includes('knn on digits: mae_tiny, step 12')", 60)
+    assert "looked-at" in browser.text() and "loss\n0.5" in browser.text()
+    browser.run("[...document.links].find(link => link.innerText.startsWith('knn on digits')).click()")
+    browser.wait_for("document.body.innerText.includes('accuracy_low')", 60)
+    assert "accuracy\n0.9" in browser.text()
+    assert [address for address in browser.requests if not address.startswith(server.uri)] == []
 
 
 def test_a_child_that_a_kill_left_half_is_completed(tmp_path: Path):
