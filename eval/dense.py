@@ -92,7 +92,7 @@ class Bank:
     shares: Float64[Tensor, "n classes"]
     """Of each class among a patch's pixels, those left out that say nothing."""
     weights: Float64[Tensor, " n"]
-    """How much of a patch says something, 0..1."""
+    """How many pixels of a patch say something, in units of their mean."""
 
     @classmethod
     def of(cls, part: DensePart, num_classes: int, seed: int) -> "Bank":
@@ -112,7 +112,11 @@ class Bank:
             tokens.append(part.images(some).flatten(0, 1)[chosen[known.cpu()]])
         pixels = torch.cat(counts).double()
         mass = pixels.sum(1)
-        return cls(tokens=torch.cat(tokens), shares=pixels / mass[:, None], weights=mass / mass.max())
+        return cls(tokens=torch.cat(tokens), shares=pixels / mass[:, None], weights=mass / mass.mean())
+
+    def targets(self) -> Float64[Tensor, "n classes"]:
+        """Of each patch its weight times its shares."""
+        return self.shares * self.weights[:, None]
 
 
 def patch_counts(masks: UInt8[Tensor, "b s s"], grid: int, num_classes: int) -> Int64[Tensor, "b p classes"]:
@@ -146,17 +150,14 @@ def soft_loss_and_gradient(
 
 def linear_candidates(task: DenseTask) -> list[Candidate]:
     """A linear classifier of patches: its penalty chosen on the held-out tenth, then fitted on all of train."""
-    bank = Bank.of(task.fit, task.num_classes, task.seed)
-    best, best_penalty, start = -1.0, 0.0, None
-    for penalty, answer, weights in _walk(bank):
+    bank = Bank.of(task.train, task.num_classes, task.seed)
+    axes = linear.Axes.of(bank.tokens)  # masks play no part in it, so it may see all of train
+    best, best_penalty, start = -1.0, 0.0, torch.empty(0)
+    for penalty, answer, weights in _walk(Bank.of(task.fit, task.num_classes, task.seed), axes):
         (score,) = _scores(answer, task.held, task.num_classes).values()
         if score > best:  # of equals the stronger penalty
             best, best_penalty, start = score, penalty, weights
-    bank = Bank.of(task.train, task.num_classes, task.seed)
-    axes, x, targets = _standardised(bank)
-    if start is None or len(start) != x.shape[1] + 1:
-        start = x.new_zeros(x.shape[1] + 1, task.num_classes)
-    weights = _fit(x, targets, start, best_penalty, axes, _FINAL)
+    weights = _fit(axes(bank.tokens), bank.targets(), start, best_penalty, axes, _FINAL)
     counts = _judged(_linear(axes, weights), task.test, task.num_classes)
     return [
         _candidate(metric, {"features": "patches", "lambda": best_penalty}, best, found)
@@ -177,18 +178,13 @@ def knn_candidates(task: DenseTask) -> list[Candidate]:
     ]
 
 
-def _walk(bank: Bank) -> Iterator[tuple[float, Answer, Float64[Tensor, "r1 c"]]]:
+def _walk(bank: Bank, axes: linear.Axes) -> Iterator[tuple[float, Answer, Float64[Tensor, "r1 c"]]]:
     """From strong to weak penalties, each fit from the last one's weights."""
-    axes, x, targets = _standardised(bank)
+    x, targets = axes(bank.tokens), bank.targets()
     weights = x.new_zeros(x.shape[1] + 1, targets.shape[1])
     for penalty in PENALTIES:
         weights = _fit(x, targets, weights, penalty, axes, _CHOOSING)
         yield penalty, _linear(axes, weights), weights
-
-
-def _standardised(bank: Bank) -> tuple[linear.Axes, Float64[Tensor, "n r"], Float64[Tensor, "n c"]]:
-    axes = linear.Axes.of(bank.tokens)
-    return axes, axes(bank.tokens), bank.shares * (bank.weights / bank.weights.mean())[:, None]
 
 
 def _fit(

@@ -57,7 +57,7 @@ def test_bank_holds_every_patch_that_says_something(monkeypatch):
     assert np.array_equal(bank.tokens, expected)
     counts = np.delete(patch_counts(part.masks, 3, 3).reshape(-1, 3).numpy(), 3 * 9 + 1, 0)
     np.testing.assert_allclose(bank.shares, counts / counts.sum(1, keepdims=True))
-    np.testing.assert_allclose(bank.weights, counts.sum(1) / counts.sum(1).max())
+    np.testing.assert_allclose(bank.weights, counts.sum(1) / counts.sum(1).mean())
     monkeypatch.setattr(dense, "_AT_ONCE", 3 * 12**2 * 5)  # five images at a time
     again = Bank.of(part, 3, seed=0)
     assert torch.equal(again.tokens, bank.tokens) and torch.equal(again.shares, bank.shares)
@@ -89,9 +89,9 @@ def test_linear_is_logistic_regression_of_pixels():
     """scikit-learn, told every pixel with the standardised token of its patch, finds the same classifier."""
     part = make_part(6)
     bank = Bank.of(part, 3, seed=0)
-    axes, x, targets = dense._standardised(bank)
-    penalty = 0.01
-    weights = dense._fit(x, targets, x.new_zeros(6, 3), penalty, axes, 1e-10)
+    axes, penalty = linear.Axes.of(bank.tokens), 0.01
+    start = torch.zeros(6, 3, dtype=torch.float64)
+    weights = dense._fit(axes(bank.tokens), bank.targets(), start, penalty, axes, 1e-10)
     pixels, labels = [], []
     tokens = (bank.tokens.double() - bank.tokens.double().mean(0)) / bank.tokens.double().std(0, correction=0)
     for image, row, column in np.ndindex(part.masks.shape):
