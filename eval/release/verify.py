@@ -1,7 +1,11 @@
 """Whether a release is what it says: whole, unchanged, and computing what it computed when it was written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.golden import check_golden, load_encoder
@@ -28,12 +32,21 @@ def verified(folder: Path, source: str = "") -> dict[str, Any]:
     source = source or f"release {folder}"
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder; name a release folder")
-    check_files(folder, source)
-    config: Any = read_json(folder / CONFIG, source)
-    provenance: Any = read_json(folder / PROVENANCE, source)
-    _check_provenance(folder, config, provenance, source)
-    check_golden(folder, load_encoder(folder, source), config, source)
+    with working(f"verifying {source}"):
+        check_files(folder, source)
+        config: Any = read_json(folder / CONFIG, source)
+        provenance: Any = read_json(folder / PROVENANCE, source)
+        _check_provenance(folder, config, provenance, source)
+        check_golden(folder, load_encoder(folder, source), config, source)
     return provenance
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """Shows on a terminal that something is going on: a large encoder takes half a minute."""
+    console = Console(stderr=True)
+    with console.status(description) if console.is_terminal else nullcontext():
+        yield
 
 
 def _check_provenance(folder: Path, config: dict[str, Any], provenance: dict[str, Any], source: str) -> None:

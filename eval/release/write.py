@@ -32,7 +32,7 @@ from eyespot.eval.release.layout import (
 )
 from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
-from eyespot.eval.release.verify import verified
+from eyespot.eval.release.verify import verified, working
 from eyespot.eval.subject import center_view
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.encoders import make_encoder
@@ -84,7 +84,9 @@ def release(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
             folder = Path(room) / "release"
             folder.mkdir()
-            _write(folder, origin, encoder, license, name, decoder, onnx)
+            with working(f"writing {out}"):
+                _write(folder, origin, encoder, license, name, decoder, onnx)
+            verified(folder, f"release {out}")
             settle(folder)
             folder.rename(out)
     except OSError as error:
@@ -184,7 +186,7 @@ def _write(
     golden = golden_of(encoder, config)
     _save(golden, folder / GOLDEN)
     provenance = provenance_of(origin, name, config, sha256(folder / WEIGHTS))
-    loaded = load_encoder(folder)
+    loaded = load_encoder(folder, f"release {name}")
     _prove(golden, golden_of(loaded, config))
     extras: dict[str, str] = {}
     if decoder:
@@ -195,7 +197,6 @@ def _write(
     _write_json(folder / PROVENANCE, provenance)
     (folder / CARD).write_text(card_of(provenance, config, origin, encoder, extras), encoding="utf-8")
     write_sums(folder)
-    verified(folder)
 
 
 def _prove(trained: dict[str, Tensor], released: dict[str, Tensor]) -> None:
