@@ -90,8 +90,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says why the tests on SLURM did not run: everything else is too easily taken for a pass."""
+    """Says why tests on SLURM or in a browser did not run: everything else is too easily taken for a pass."""
     reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
-    for reason in sorted({reason for reason in reasons if "no SLURM to test on" in reason}):
-        count = sum(reason == other for other in reasons)
-        terminalreporter.write_line(f"{count} tests of the cluster were skipped: {reason.removeprefix('Skipped: ')}")
+    for what, sign in (("of the cluster", "no SLURM to test on"), ("in a browser", "no browser to look at pages with")):
+        for reason in sorted({reason for reason in reasons if sign in reason}):
+            count = sum(reason == other for other in reasons)
+            terminalreporter.write_line(f"{count} tests {what} were skipped: {reason.removeprefix('Skipped: ')}")

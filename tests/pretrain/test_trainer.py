@@ -16,6 +16,7 @@ from safetensors import safe_open
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import Run, make_run
+from eyespot.pretrain.time_shares import PARTS
 from eyespot.pretrain.trainer import TrainingError, fit
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,8 @@ def test_it_learns_and_says_so(whole):
     last = lines(whole)[-1]
     expected = {"lr", "grad_norm", "sample_digest", "images_per_second", "data_wait_share", "peak_memory_gb", "epoch"}
     assert expected <= last.keys()
+    assert sum(last[f"time_share/{part}"] for part in PARTS) == pytest.approx(1, abs=1e-4)
+    assert last["time_share/forward"] > 0 and last["time_share/backward"] > 0
     record = json.loads((whole / "run.json").read_text())
     assert record["run"]["data"]["batch_size"] == 24
     assert len(record["manifest_sha256"]) == 64
