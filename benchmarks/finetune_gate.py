@@ -38,12 +38,13 @@ def eyespot(*words: str) -> None:
 
 
 def measure(run_dir: Path, shards: Path, work: Path, arm: str, seed: int) -> dict:
-    """Fine-tunes once: the result's own JSON, without which samples were right."""
+    """Fine-tunes once: what the result says, without where it lies and which samples were right."""
     out = work / f"{arm.replace(' ', '-')}-seed{seed}"
     places = [str(run_dir), str(shards), "--out", str(out), "--seed", str(seed), "--no-track"]
     eyespot("eval", "finetune", *places, *FINETUNE.split(), *ARMS[arm].split())
     (path,) = out.glob("*.json")
-    return {name: value for name, value in json.loads(path.read_text()).items() if name != "correct"}
+    result = json.loads(path.read_text())
+    return {name: result[name] for name in ("accuracy", "interval", "num_correct", "num_test", "settings", "seed")}
 
 
 def cell(result: dict) -> str:

@@ -129,7 +129,7 @@ FREE_FIELDS = {
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
     *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
     *("data.shards", "data.ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
-    *("encoder.checkpointing", "start.weights"),
+    *("encoder.checkpointing", "start.weights", "start.origin"),
 }
 
 
