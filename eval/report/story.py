@@ -84,6 +84,8 @@ def read_stories(run_dirs: Sequence[Path]) -> list[Story]:
     Raises:
         UserError: one is not a run folder, is named twice, or there are too many for one page.
     """
+    if not run_dirs:
+        raise UserError("runs: none is named; write eyespot report RUN, with a run folder")
     if len(run_dirs) > MAX_STORIES:
         raise UserError(f"runs: {len(run_dirs)} are too many for one page; name at most {MAX_STORIES}")
     if len({path.resolve() for path in run_dirs}) < len(run_dirs):

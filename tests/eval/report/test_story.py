@@ -28,6 +28,8 @@ def test_a_run_is_called_by_what_tells_it_from_the_others(tmp_path):
 
 def test_wrong_runs_are_named(tmp_path):
     runs = [some_run(tmp_path / str(n), "mae") for n in range(MAX_STORIES + 1)]
+    with pytest.raises(UserError, match="none is named"):
+        read_stories([])
     with pytest.raises(UserError, match="too many for one page"):
         read_stories(runs)
     with pytest.raises(UserError, match="named twice"):
