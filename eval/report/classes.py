@@ -35,7 +35,7 @@ def confusion(look: Look) -> str:
     about = (
         f"{total} test images{_drawn(look)}, named by a vote of their {k} nearest among {len(bank.ids)} training images"
         f" (T {TEMPERATURE}): {right / total:.1%} right, 95% interval {low:.1%} to {high:.1%}. A quick look on few"
-        " images; the table above is the judgement."
+        " images, not a judgement."
     )
     return _beside(chart, paragraph(mistakes) + paragraph(about, "quiet"))
 
@@ -65,11 +65,13 @@ PARTS = (
         title="Confusion",
         about="Rows: what the image is. Columns: what its neighbours say. The darker, the larger the share of the row.",
         make=confusion,
+        half=True,
     ),
     Part(
         title="Map of features",
         about="t-SNE of the features of test images (perplexity 30): neighbours stay neighbours; distances between far"
         " groups mean nothing. The classes play no part in the layout.",
         make=layout,
+        half=True,
     ),
 )

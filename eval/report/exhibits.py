@@ -69,6 +69,8 @@ class Part:
     """What is to be seen, in one or two sentences."""
     make: Callable[[Look], str]
     """HTML. Raises a UserError whose line says why there is none."""
+    half: bool = False
+    """Two runs fit beside each other."""
 
 
 def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Section]:
@@ -95,10 +97,15 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
     return [
         Section(
             title=part.title,
-            body=(paragraph(part.about) if made else "") + "".join(made) + _left_out(missed, "Left out"),
+            body=(paragraph(part.about) if made else "") + _laid_out(part, made) + _left_out(missed, "Left out"),
         )
         for part, made, missed in zip(parts, cards, missing, strict=True)
     ]
+
+
+def _laid_out(part: Part, cards: list[str]) -> str:
+    body = "".join(cards)
+    return f'<div class="grid2">{body}</div>' if part.half and len(cards) > 1 else body
 
 
 def _left_out(reasons: dict[str, list[str]], what: str) -> str:

@@ -136,13 +136,15 @@ svg .cell {{ fill: rgb(var(--cell)); }}
 svg .count {{ text-anchor: middle; fill: var(--ink); }}
 svg .count.on {{ fill: var(--card); font-weight: 600; }}
 svg .point {{ stroke: var(--card); stroke-width: .7; }}
-svg .name {{ font-size: 14px; font-weight: 650; fill: var(--ink); text-anchor: middle; paint-order: stroke;
+svg .name {{ font-size: 16px; font-weight: 650; fill: var(--ink); text-anchor: middle; paint-order: stroke;
   stroke: var(--card); stroke-width: 4px; stroke-linejoin: round; }}
 {_run_classes()}
 {_class_colors()}
 .shares {{ margin-bottom: 12px; }}
 .map {{ max-width: 600px; margin: 0 auto; }}
 .compare > .map {{ width: 100%; }}
+.grid2 .compare {{ grid-template-columns: 1fr; }}
+.grid2 + p {{ margin-top: 12px; }}
 .compare .words p {{ font-size: 1rem; margin: 0 0 12px; }}
 .narrow {{ display: none; }}
 @media (max-width: 640px) {{
