@@ -36,6 +36,7 @@ from eyespot.pretrain.dist import World, agreed
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.secrets import masked, masked_values
+from eyespot.pretrain.share import exchange
 
 Trained = Literal["finetune", "linear-paper", "attentive"]
 """Protocols that train."""
@@ -183,16 +184,19 @@ def prepare(job: Job, world: World) -> bool:
         with agreed():
             if world.rank == 0:
                 write_bytes(run.data.ids, "".join(f"{row}\n" for row in train.rows).encode())
-    folder = checkpoint.newest(run.run_dir)
-    if folder is None or not (run.run_dir / "run.json").is_file():
-        return True
-    if checkpoint.read_meta(folder).step < run.steps:
+    if not exchange(is_done(run) and (run.run_dir / "run.json").is_file())[0]:  # disks may show others later
         return True
     recipe, before = load_run(run.run_dir)
     old, new = ({"recipe": name, **masked_values(to_values(r))} for name, r in ((recipe, before), (job.recipe, run)))
     if found := difference(old, new):
         raise UserError(f"run_dir {run.run_dir}: holds a run with other settings: {found}; choose another --run-dir")
     return False
+
+
+def is_done(run: Run) -> bool:
+    """Whether the run has its last checkpoint."""
+    folder = checkpoint.newest(run.run_dir)
+    return folder is not None and checkpoint.read_meta(folder).step >= run.steps
 
 
 def _make_folder(out: Path) -> None:
@@ -219,11 +223,14 @@ class Answers(OneKind):
 def judge_trained(job: Job, world: World) -> list[Result]:
     """Names every test image once with the last checkpoint's classifier; writes the result. All ranks call it.
 
-    A result that is there already for this checkpoint and these images stays as it is. Rank 0 alone returns something.
+    A result that is there already for this checkpoint and these images stays as it is. Where the training was told to
+    stop before its last step, nothing is judged. Rank 0 alone returns something.
 
     Raises:
         UserError: the checkpoint is damaged, an image cannot be read, or the folder cannot be written.
     """
+    if not exchange(is_done(job.run))[0]:
+        return []
     with agreed():
         subject = _trained(job)
     test = job.data.test
