@@ -34,7 +34,8 @@ class Look:
     """The pictured specimens as the encoder wants them."""
     kind: str
     """Of features: what the nearest-neighbour protocol chose, else the encoder's first."""
-    advance: Callable[[int], None]
+    say: Callable[[str], None]
+    """Tells the person at the terminal how far it is."""
     _features: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -54,7 +55,7 @@ class Look:
 
     def _of(self, name: str, few: Few) -> Float[Tensor, "n d"]:
         if name not in self._features:
-            self._features[name] = features_of_few(few, self.subject, self.device, self.kind, self.advance)
+            self._features[name] = features_of_few(few, self.subject, self.device, self.kind, self.say)
             if not self._features[name].isfinite().all():
                 raise UserError("its features are not all finite: the weights are broken")
         return self._features[name]
@@ -80,7 +81,7 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
     with _progress(len(stories) * len(parts)) as (step, say):
         for number, story in enumerate(stories):
             say(f"looking at {story.label}")
-            look = _look(story, lambda _: None)
+            look = _look(story, say)
             for place, part in enumerate(parts):
                 say(f"{story.label}: {part.title.lower()}")
                 try:
@@ -116,7 +117,7 @@ def _left_out(reasons: dict[str, list[str]], what: str) -> str:
     return "".join(lines)
 
 
-def _look(story: Story, advance: Callable[[int], None]) -> Look | str:
+def _look(story: Story, say: Callable[[str], None]) -> Look | str:
     """Everything that is looked at, or why nothing can be."""
     try:
         checkpoint = newest(story.run_dir)
@@ -138,7 +139,7 @@ def _look(story: Story, advance: Callable[[int], None]) -> Look | str:
             device=device,
             images=images_of(specimens.pictured, subject.views, device),
             kind=_kind(story),
-            advance=advance,
+            say=lambda how_far: say(f"{story.label}: {how_far}"),
         )
     except UserError as error:
         return str(error)

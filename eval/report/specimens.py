@@ -76,7 +76,7 @@ def images_of(few: Few, views: ViewSpec, device: torch.device) -> Float[Tensor, 
 
 
 def features_of_few(
-    few: Few, subject: Subject, device: torch.device, kind: str, advance: Callable[[int], None]
+    few: Few, subject: Subject, device: torch.device, kind: str, say: Callable[[str], None]
 ) -> Float[Tensor, "n d"]:
     """What the encoder makes of them, float32 on the CPU.
 
@@ -85,14 +85,14 @@ def features_of_few(
         subject: the encoder, on ``device``.
         device: where it computes.
         kind: of features: "cls", "mean"; the encoder's first where it has none of that name.
-        advance: is told how many images are done.
+        say: is told how far it is.
     """
-    rows = []
+    rows: list[Tensor] = []
     for images in _batches(few, subject.views, device):
         with torch.inference_mode():
             kinds = encode(subject.encoder, images)
         rows.append(kinds.get(kind, next(iter(kinds.values()))).float().cpu())
-        advance(len(images))
+        say(f"{sum(map(len, rows))} of {len(few.ids)} images")
     return torch.cat(rows).clone()
 
 
