@@ -1,20 +1,11 @@
 """``eyespot promote NAME VERSION|@ALIAS --alias production``."""
 
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.data_pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    from eyespot.eval.release.registry import Registered
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,39 +35,11 @@ class Promotion:
 def main(argv: list[str]) -> int:
     """Moves the alias, says so, and returns the exit code."""
     wanted = parse(Promotion, argv, "eyespot promote")
-    from eyespot.eval.release.registry import find
+    from eyespot.eval.release.registry import find, promote
 
     version = wanted.version if wanted.version.startswith("@") else f"/{wanted.version}"
-    print(promote(find(f"models:/{wanted.name}{version}", wanted.uri), wanted.alias, wanted.uri))
-    return 0
-
-
-def promote(found: "Registered", alias: str, uri: str | None) -> str:
-    """Verifies a downloaded copy in a fresh process and moves the alias.
-
-    Args:
-        found: the version.
-        alias: that it gets.
-        uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
-
-    Returns:
-        What was done, as a line to print.
-
-    Raises:
-        UserError: the copy cannot be had or does not verify, or MLflow refuses the alias.
-    """
-    from eyespot.eval.release.registry import set_alias
-
-    with tempfile.TemporaryDirectory() as room:
-        words = [sys.executable, "-m", "eyespot.cluster.cli", "pull", found.address, str(Path(room) / "copy")]
-        # By the environment: a command line, which all processes of a machine can read, would show a password.
-        place = {"MLFLOW_TRACKING_URI": uri} if uri else {}
-        done = subprocess.run(
-            [*words, "--sha256", found.digest], capture_output=True, text=True, check=False, env=os.environ | place
-        )
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UserError(f"alias {alias}: not moved: {said[0].removeprefix('eyespot: ')}")
-    before = set_alias(found, alias, uri)
+    found = find(f"models:/{wanted.name}{version}", wanted.uri)
+    before = promote(found, wanted.alias, wanted.uri)
     moved = f" (was version {before})" if before not in (None, found.version) else ""
-    return f"models:/{found.name}@{alias} is version {found.version}{moved}"
+    print(f"models:/{found.name}@{wanted.alias} is version {found.version}{moved}")
+    return 0

@@ -81,11 +81,11 @@ def main(argv: list[str]) -> int:
 
 
 def _register(wanted: Releasing, out: Path) -> None:
-    from eyespot.cluster.commands.promote import promote
-    from eyespot.eval.release.registry import register
+    from eyespot.eval.release.registry import promote, register
     from eyespot.pretrain.mlflow_sync import tracking_uri
 
     found = register(out, wanted.run, wanted.register or "")
     print(f"{found.address} in MLflow")
     if wanted.alias:
-        print(promote(found, wanted.alias, tracking_uri(wanted.run)))
+        promote(found, wanted.alias, tracking_uri(wanted.run))
+        print(f"models:/{found.name}@{wanted.alias} is version {found.version}")

@@ -6,7 +6,9 @@ does not match it is refused.
 
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 DIGEST_TAG = "eyespot.release_sha256"
 """Of a model version, and of the run that holds its files: the release's digest."""
 _PLACE = "release"
+_FETCH = """
+import sys
+from pathlib import Path
+from eyespot.eval.release.fetch import fetched
+fetched(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3])
+"""
+_ERROR = f"{UserError.__module__}.{UserError.__qualname__}"
 
 _ADDRESS = re.compile(r"models:/+([^/@]+)(?:@([^/@]+)|/(\d+))")
 
@@ -139,6 +148,31 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
             name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags={DIGEST_TAG: digest}
         )
     return Registered(name=name, version=str(version.version), digest=digest)
+
+
+def promote(found: Registered, alias: str, uri: str | None = None) -> str | None:
+    """Lets an alias mean a version, once a fresh process has downloaded and verified it.
+
+    Args:
+        found: the version.
+        alias: that it gets.
+        uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
+
+    Returns:
+        The version that the alias meant before; None where it is new.
+
+    Raises:
+        UserError: the copy cannot be had or does not verify, or MLflow refuses the alias.
+    """
+    with tempfile.TemporaryDirectory() as room:
+        words = [sys.executable, "-c", _FETCH, found.address, str(Path(room) / "copy"), found.digest]
+        # By the environment: a command line, which all processes of a machine can read, would show a password.
+        place = {"MLFLOW_TRACKING_URI": uri} if uri else {}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | place)
+    if done.returncode != 0:
+        said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise UserError(f"alias {alias}: not moved: {masked(said).removeprefix(f'{_ERROR}: ')}")
+    return set_alias(found, alias, uri)
 
 
 def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | None:

@@ -9,10 +9,15 @@ from browser import Browser
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_server import Server
+from released_runs import content, write_run
 from result_files import some_result, write
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.fetch import fetched
+from eyespot.eval.release.registry import DIGEST_TAG as RELEASE_TAG
+from eyespot.eval.release.registry import register, set_alias
+from eyespot.eval.release.write import release
 from eyespot.eval.tracked import track_results
 from eyespot.pretrain.mlflow_sync import sync
 from eyespot.pretrain.tracking import Tracker
@@ -38,12 +43,12 @@ def trained(run_dir: Path) -> Path:
     return run_dir
 
 
-def parent_and_children(uri: str, run_key: str) -> tuple[Run, list[Run]]:
+def parent_and_children(uri: str, run_key: str, tag: str = "eyespot.result_key") -> tuple[Run, list[Run]]:
     client = MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (parent,) = client.search_runs(experiments, f"tags.`eyespot.run_key` = '{run_key}'")
     children = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    return parent, sorted(children, key=lambda child: child.data.tags["eyespot.result_key"])
+    return parent, sorted(children, key=lambda child: child.data.tags[tag])
 
 
 def test_children_of_their_run_on_a_server(server: Server, tmp_path: Path):
@@ -141,3 +146,15 @@ def test_the_command_tracks_what_it_judged(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     assert main(words) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_release_in_the_registry_of_a_server(server: Server, tmp_path: Path):
+    run_dir = trained(write_run(tmp_path / "released"))
+    sync(run_dir, server.uri)
+    folder = release(run_dir, tmp_path / "release", license="mit")
+    found = register(folder, run_dir, "digits", server.uri)
+    assert set_alias(found, "production", server.uri) is None
+    pulled = fetched("models:/digits@production", tmp_path / "pulled", uri=server.uri)
+    assert content(pulled) == content(folder)
+    parent, (child,) = parent_and_children(server.uri, "key-released", RELEASE_TAG)
+    assert child.data.tags[RELEASE_TAG] == found.digest and child.data.tags["mlflow.parentRunId"] == parent.info.run_id

@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from released_runs import content, copy_of, write_run
 
+from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached, fetched
 from eyespot.eval.release.layout import digest_of
@@ -64,6 +65,29 @@ def test_artifacts_that_were_changed_on_the_server(run_dir: Path, released: Path
 
 def _holder(run_dir: Path, version: str) -> str:
     return MlflowClient(uri(run_dir)).get_model_version("changed", version).run_id
+
+
+def test_from_a_run_to_production(run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """As a person does it: released, registered, verified in a fresh process; what does not verify is not promoted."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri(run_dir))
+    assert main(["release", str(run_dir), "--license", "mit", "--register", "night", "--alias", "candidate"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[2:] == ["models:/night/1 in MLflow", "models:/night@candidate is version 1"]
+    client = MlflowClient(uri(run_dir))
+    version = client.get_model_version_by_alias("night", "candidate")
+    assert version.tags == {DIGEST_TAG: digest_of(run_dir / "release")}
+    (weights,) = (run_dir.parent / "mlartifacts").rglob(f"{version.run_id}/artifacts/release/model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert main(["promote", "night", "@candidate", "--alias", "production"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    wanted = "eyespot: alias production: not moved: release models:/night/1: model.safetensors is damaged or swapped"
+    assert line.startswith(wanted)
+    aliases = client.get_registered_model("night").aliases
+    assert {alias: str(number) for alias, number in aliases.items()} == {"candidate": "1"}  # SQL stores answer a number
+    assert main(["promote", "night", "9", "--alias", "production"]) == 2
+    assert "not found" in capsys.readouterr().err
 
 
 def test_the_cache(run_dir: Path, other: Path, tmp_path: Path):
