@@ -12,8 +12,8 @@ from eyespot.cluster.arguments import parse
 class Promotion:
     """Lets an alias of MLflow's registry mean a version, once a downloaded copy has been verified by a fresh process.
 
-    The version's files are fetched as a downstream team fetches them (eyespot pull), by a process that knows nothing
-    else. What does not verify leaves the alias where it is.
+    The version's files are downloaded and verified as a downstream team's are (eyespot pull), by a process that knows
+    nothing else. What does not verify leaves the alias where it is.
 
     For example:
 

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 DIGEST_TAG = "eyespot.release_sha256"
 """Of a model version, and of the run that holds its files: the release's digest."""
 _PLACE = "release"
-_FETCH = """
+_VERIFY = """
 import sys
 from pathlib import Path
-from eyespot.eval.release.fetch import fetched
-fetched(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3])
+from eyespot.eval.release.verify import verified
+verified(Path(sys.argv[1]), sys.argv[2])
 """
 _ERROR = f"{UserError.__module__}.{UserError.__qualname__}"
 
@@ -151,7 +151,7 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
 
 
 def promote(found: Registered, alias: str, uri: str | None = None) -> str | None:
-    """Lets an alias mean a version, once a fresh process has downloaded and verified it.
+    """Lets an alias mean a version, once a fresh process has verified a downloaded copy.
 
     Args:
         found: the version.
@@ -165,10 +165,13 @@ def promote(found: Registered, alias: str, uri: str | None = None) -> str | None
         UserError: the copy cannot be had or does not verify, or MLflow refuses the alias.
     """
     with tempfile.TemporaryDirectory() as room:
-        words = [sys.executable, "-c", _FETCH, found.address, str(Path(room) / "copy"), found.digest]
-        # By the environment: a command line, which all processes of a machine can read, would show a password.
-        place = {"MLFLOW_TRACKING_URI": uri} if uri else {}
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | place)
+        folder = Path(room) / "copy"
+        folder.mkdir()
+        download(found.address, folder, uri)
+        words = [sys.executable, "-c", _VERIFY, str(folder), f"release {found.address}"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and digest_of(folder) != found.digest:
+            raise UserError(f"alias {alias}: not moved: {found.address} is another release than its tag says")
     if done.returncode != 0:
         said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise UserError(f"alias {alias}: not moved: {masked(said).removeprefix(f'{_ERROR}: ')}")
