@@ -4,12 +4,16 @@
 number of images in that of ImageNet's. Base learning rates are per 256 images.
 """
 
+from typing import Literal
+
 from eyespot.data_pipeline.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.encoders import EncoderConfig
 from eyespot.pretrain.epochs import DIGITS_IMAGES, IMAGENET_IMAGES, steps
 from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.optim import OptimConfig
+
+_VIEW = RandomView(scale=(0.08, 1.0))
 
 
 def linear_paper_mae(images: int = IMAGENET_IMAGES) -> Run:
@@ -51,15 +55,23 @@ def linear_paper_tiny(images: int = DIGITS_IMAGES) -> Run:
         batch_size=128,
         num_steps=steps(10, images, 128),
         head="batchnorm",
+        view=RandomView(scale=(0.6, 1.0), flip=0.0),
     )
-    run.objective.view = RandomView(scale=(0.6, 1.0), flip=0.0)
     run.data.normalize, run.precision = "dataset", "fp32"
     return run
 
 
-def _probe(encoder: EncoderConfig, optim: OptimConfig, *, batch_size: int, num_steps: int, head: str = "linear") -> Run:
+def _probe(
+    encoder: EncoderConfig,
+    optim: OptimConfig,
+    *,
+    batch_size: int,
+    num_steps: int,
+    head: Literal["linear", "batchnorm"] = "linear",
+    view: RandomView = _VIEW,
+) -> Run:
     return Run(
-        objective=Classify.Config(head=head, frozen=True, view=RandomView(scale=(0.08, 1.0))),
+        objective=Classify.Config(head=head, frozen=True, view=view),
         encoder=encoder,
         data=DataConfig(batch_size=batch_size),
         optim=optim,
