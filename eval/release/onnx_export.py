@@ -67,7 +67,7 @@ def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> st
 
 
 def _export(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], names: list[str], path: Path) -> None:
-    import onnx  # pyright: ignore[reportMissingImports]
+    import onnx
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -90,7 +90,7 @@ def _export(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], names: list[st
 
 
 def _answers(path: Path, images: Float[Tensor, "b 3 h w"], names: list[str]) -> list[np.ndarray]:
-    import onnxruntime  # pyright: ignore[reportMissingImports]
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return session.run(names, {"images": images.numpy()})
+    return [np.asarray(answer) for answer in session.run(names, {"images": images.numpy()})]
