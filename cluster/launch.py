@@ -116,9 +116,19 @@ def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]
     if len(others) > 1:
         raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
     shards = others[0] if others else member.run.data.shards
-    labels = shards is not None and read_manifest(find_shards(shards)).num_labeled
-    if not labels and set(protocols) != {"unlabeled"}:
-        raise UserError(f"then eval: {shards} has no labels; name labelled shards: --then eval linear SHARDS")
+    manifest = read_manifest(find_shards(shards)) if shards is not None else None
+    for protocol in protocols:
+        if protocol == "low-shot":
+            raise UserError(
+                "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
+            )
+        if protocol.startswith("dense-"):
+            if manifest is None or manifest.masks is None:
+                raise UserError(
+                    f"then eval {protocol}: {shards} has no masks; name shards that eyespot shards pack --masks made"
+                )
+        elif protocol != "unlabeled" and not (manifest and manifest.num_labeled):
+            raise UserError(f"then eval: {shards} has no labels; name labelled shards: --then eval linear SHARDS")
     return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
 
 

@@ -47,6 +47,8 @@ def srun_line(script: str) -> str:
         ({"then": ("train",)}, "then 'train': only eval can follow; write: --then eval linear knn"),
         ({"then": ("eval", "/a", "/b")}, "then 'b': neither a protocol (linear, knn"),
         ({"then": ("eval", "/absent")}, "shards /absent: no such folder"),
+        ({"then": ("eval", "low-shot")}, "then eval low-shot: cannot say how many shots"),
+        ({"then": ("eval", "dense-knn")}, "has no masks; name shards that"),
     ],
 )
 def test_what_cannot_run_is_one_line(member, values, message):
