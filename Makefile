@@ -7,6 +7,10 @@ QUICK := .quickstart
 # Where `make bench` finds caltech10-images.tar and cifar10-images.tar.gz: archives of <class>/*.jpg.
 DATA ?= ../shared/data
 
+# Some machines ask Python to keep no compiled code: then each of a run's processes would compile all of torch and timm
+# anew, seconds of a core every time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: dev quickstart test check bench image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 

@@ -22,7 +22,8 @@ from eyespot.eval.task import Candidate, Task
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 """10 to 1e-7, half a decade apart."""
-_CHOOSING, FINAL = 1e-4, 1e-9  # gradient (largest entry) at which a fit ends
+_CHOOSING, FINAL = 1e-3, 1e-9  # gradient (largest entry) at which a fit ends
+_PATIENCE = 5  # penalties in a row, 2.5 decades, that were no better: the weaker ones take longest and overfit more
 _MAX_STEPS = 1000
 _SMALL = 50_000_000  # multiplications per gradient below which threads cost more than they bring
 _RANK_TOLERANCE = 1e-12  # principal axes below this share of the largest variance hold float32 noise only
@@ -168,12 +169,15 @@ def _probe(task: Task, kind: str) -> Candidate:
     axes = Axes.of(task.train[kind])  # labels play no part in it, so it may see all of train
     x, labels, variance = axes(task.train[kind]), task.train_labels, axes.variance
     with fewer_threads(x, task.num_classes):
-        best_accuracy, best_penalty, best_weights = -1.0, 0.0, x[:0]
+        best_accuracy, best_penalty, best_weights, behind = -1.0, 0.0, x[:0], 0
         x_fit, x_held = x[task.fit], x[task.held]
         for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
             accuracy = (predict(x_held, weights) == labels[task.held]).double().mean().item()
+            behind += 1
             if accuracy > best_accuracy:  # of equals the stronger penalty
-                best_accuracy, best_penalty, best_weights = accuracy, penalty, weights
+                best_accuracy, best_penalty, best_weights, behind = accuracy, penalty, weights, 0
+            if behind == _PATIENCE:
+                break
         weights = fit(x, labels, best_weights, penalty=best_penalty, variance=variance)
     return Candidate(
         metric=f"linear/{kind}",
