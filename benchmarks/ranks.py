@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import pickle
 import queue
+import signal
 import socket
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,10 @@ Start = Callable[..., list[Any]]
 
 class RankError(RuntimeError):
     """What failed on the ranks: their tracebacks."""
+
+
+class RankCrash(RankError):
+    """A rank died of a segmentation fault: not of anything that Python did."""
 
 
 def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> list[Any]:
@@ -40,11 +46,20 @@ def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> li
 def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
     """What ``function(world, *arguments)`` returns on each of ``size`` real gloo ranks, one thread each.
 
-    The function stands at the top of a file; what it returns is pickled.
+    The function stands at the top of a file; what it returns is pickled. Where torch itself crashes (seen once in some
+    thousand starts: in malloc, called by gloo's own thread) all of it is done once more, with a warning.
 
     Raises:
         RankError: it failed on a rank.
     """
+    try:
+        return _answers_of(function, size, arguments)
+    except RankCrash as error:
+        warnings.warn(f"{function.__name__}: {error}; once more", stacklevel=2)
+        return _answers_of(function, size, arguments)
+
+
+def _answers_of(function: Callable[..., Any], size: int, arguments: tuple[Any, ...]) -> list[Any]:
     answers = _context().Queue()
     processes = start_ranks(_answer, size, answers, function, arguments)
     got: dict[int, Any] = {}
@@ -53,8 +68,11 @@ def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[A
             rank, answer = answers.get(timeout=1)
             got[rank] = pickle.loads(answer)
         except queue.Empty:
-            if killed := [rank for rank, process in enumerate(processes) if process.exitcode not in (None, 0)]:
-                raise RankError(f"ranks {killed} ended without an answer") from None
+            if dead := {rank: code for rank, process in enumerate(processes) if (code := process.exitcode)}:
+                for process in processes:
+                    process.kill()
+                kind = RankCrash if -signal.SIGSEGV in dead.values() else RankError
+                raise kind(f"ended without an answer, by rank their exit codes: {dead}") from None
     for process in processes:
         process.join(60)
     if failed := [answer for answer in got.values() if isinstance(answer, RankError)]:
