@@ -43,6 +43,9 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/checkpoint_stall.py
 	$(BIN)/python benchmarks/kill_drill.py
+	$(BIN)/python benchmarks/rand_augment.py --data $(DATA)
+	$(BIN)/python benchmarks/features.py --data $(DATA)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/probe.py $(DATA)/cifar10-images.tar.gz
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image
 	@for tool in docker podman buildah; do \
