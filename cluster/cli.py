@@ -11,7 +11,7 @@ from eyespot.pretrain.secrets import mask_tracebacks, masked
 COMMANDS = {
     "shards": "pack images into shards, check them, look at them",
     "pretrain": "train an encoder with a recipe",
-    "eval": "judge an encoder: kNN, linear probe",
+    "eval": "judge an encoder: probes, kNN, fine-tuning, segmentation; compare encoders",
     "launch": "submit a run to SLURM, or start it here under torchrun",
     "status": "what the runs are doing: state, nodes, step, loss, time left",
     "logs": "read a run's logs, of any rank, as they grow",

@@ -236,6 +236,26 @@ def _typed(value: Any, hint: Any) -> Any:
     return value
 
 
+def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:
+    """The values of an older version's run, with the defaults of fields that it did not know yet.
+
+    Args:
+        values: as ``to_values`` gave them.
+        config: of this version, of the same kind.
+    """
+    filled = dict(values)
+    for field in dataclasses.fields(config):
+        current = getattr(config, field.name)
+        if field.name in filled:
+            if dataclasses.is_dataclass(current) and isinstance(filled[field.name], dict):
+                filled[field.name] = with_defaults(filled[field.name], current)
+        elif field.default is not dataclasses.MISSING:
+            filled[field.name] = to_values(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            filled[field.name] = to_values(field.default_factory())
+    return filled
+
+
 def difference(old: Any, new: Any, prefix: str = "") -> str | None:
     """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
     for name in old.keys() | new.keys():

@@ -25,7 +25,7 @@ import eyespot
 from eyespot.data_pipeline.atomic import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import ViewSpec
-from eyespot.pretrain.config import Run, difference, to_values
+from eyespot.pretrain.config import Run, difference, to_values, with_defaults
 from eyespot.pretrain.rendezvous import restarted
 from eyespot.pretrain.secrets import MaskedFormatter, masked_values
 from eyespot.pretrain.tracking import Tracker
@@ -155,7 +155,7 @@ class RunFolder:
             )
         try:
             self.record = json.loads(path.read_text(encoding="utf-8"))
-            before = {"recipe": self.record["recipe"], **self.record["run"]}
+            before = {"recipe": self.record["recipe"], **with_defaults(self.record["run"], run)}
         except (ValueError, KeyError, TypeError) as error:
             self.record = {}
             raise UserError(f"{path}: damaged ({error}); choose another --run-dir") from error

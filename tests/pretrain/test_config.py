@@ -6,7 +6,16 @@ import json
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import FREE_FIELDS, difference, load_run, make_run, overlay, recipe_names, to_values
+from eyespot.pretrain.config import (
+    FREE_FIELDS,
+    difference,
+    load_run,
+    make_run,
+    overlay,
+    recipe_names,
+    to_values,
+    with_defaults,
+)
 
 
 @pytest.mark.parametrize("recipe", sorted(recipe_names()))
@@ -47,6 +56,15 @@ def test_a_field_of_another_version_is_named(tmp_path):
     values["objective"]["no_such_number"] = 1
     with pytest.raises(UserError, match=r"field objective\.no_such_number"):
         overlay(make_run("mae_tiny"), values, "run.json")
+
+
+def test_an_older_versions_run_counts_with_the_defaults_of_new_fields():
+    run = make_run("simclr_tiny")
+    old = to_values(run)
+    del old["optim"]["layer_decay"], old["objective"]["view"]["rand_augment_std"], old["start"]
+    assert difference(with_defaults(old, run), to_values(run)) is None
+    run.optim.layer_decay = 0.5
+    assert difference(with_defaults(old, run), to_values(run)) == "optim.layer_decay is 0.5, was 1.0"
 
 
 def test_difference_names_the_field_that_changes_the_numbers():
