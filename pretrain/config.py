@@ -244,15 +244,15 @@ def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:
         config: of this version, of the same kind.
     """
     filled = dict(values)
-    for field in dataclasses.fields(config):
-        current = getattr(config, field.name)
-        if field.name in filled:
-            if dataclasses.is_dataclass(current) and isinstance(filled[field.name], dict):
-                filled[field.name] = with_defaults(filled[field.name], current)
-        elif field.default is not dataclasses.MISSING:
-            filled[field.name] = to_values(field.default)
-        elif field.default_factory is not dataclasses.MISSING:
-            filled[field.name] = to_values(field.default_factory())
+    for known in dataclasses.fields(config):
+        current = getattr(config, known.name)
+        if known.name in filled:
+            if dataclasses.is_dataclass(current) and isinstance(filled[known.name], dict):
+                filled[known.name] = with_defaults(filled[known.name], current)
+        elif known.default is not dataclasses.MISSING:
+            filled[known.name] = to_values(known.default)
+        elif known.default_factory is not dataclasses.MISSING:
+            filled[known.name] = to_values(known.default_factory())
     return filled
 
 
