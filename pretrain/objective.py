@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.views import ViewSpec
+from eyespot.pretrain.about import About
 from eyespot.pretrain.encoders import features
 
 NUM_PICTURED = 8
@@ -26,6 +27,9 @@ class Objective(nn.Module, ABC):
     class Config(ABC):
         """This method's numbers. Each has a docstring with its unit; ``__post_init__`` only validates."""
 
+        about: ClassVar[About]
+        """Where the method comes from."""
+
         @abstractmethod
         def build(self, encoder: nn.Module, image_size: int) -> "Objective":
             """The objective around a freshly made encoder that sees images of ``image_size`` pixels."""
@@ -39,6 +43,9 @@ class Objective(nn.Module, ABC):
 
     needs_labels: ClassVar[bool] = False
     """Whether the method is told what is in the images."""
+
+    picture_rows: ClassVar[tuple[str, ...]] = ()
+    """What the rows of ``picture`` show, from above: captions; empty = the views."""
 
     num_classes: int | None = None
     """How many classes it can tell apart: then each image needs a label, 0 to this number; None = it does not ask."""

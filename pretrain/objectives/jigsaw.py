@@ -19,7 +19,7 @@ To expect: AlexNet on PASCAL VOC 2007: 67.6 % classification, 53.2 mAP detection
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.pretrain.about import About
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
 from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, permutations
@@ -37,9 +38,20 @@ from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, permutations
 class Jigsaw(Objective):
     """Says in which order the tiles of an image were laid."""
 
+    picture_rows = ("puzzle", "laid as the classifier says", "solved")
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's geometry (cells of 75 pixels, tiles of 64) and a hundred orders."""
+
+        about: ClassVar = About(
+            family="transformation",
+            task="in which order nine tiles were laid",
+            paper="Noroozi & Favaro",
+            year=2016,
+            link="arXiv:1603.09246",
+            expected="AlexNet, PASCAL VOC 2007 classification: 67.6 %",
+        )
 
         num_permutations: int = 100
         """Orders to tell apart."""
