@@ -60,6 +60,12 @@ def without_fringes(
     return torch.where(channel == stays, tiles, (mean + deviation * noise).expand_as(tiles))
 
 
+def side_by_side(tiles: Float[Tensor, "b tiles c size size"]) -> Float[Tensor, "b c s s"]:
+    """All nine as one square, row by row."""
+    rows = [torch.cat(row.unbind(1), dim=3) for row in tiles.split(GRID, dim=1)]
+    return torch.cat(rows, dim=2)
+
+
 def permutations(count: int) -> Int[np.ndarray, "count tiles"]:
     """Orders of the nine tiles that differ from each other as much as can be.
 

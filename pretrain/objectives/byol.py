@@ -17,7 +17,7 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 74.3 % linear probe (table 1);
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.about import About
 from eyespot.pretrain.encoders import features
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
@@ -42,6 +43,15 @@ class BYOL(Objective):
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's defaults (section 3.3, views from table 6)."""
+
+        about: ClassVar = About(
+            family="joint embedding",
+            task="what a slow copy of the encoder makes of another view",
+            paper="Grill et al.",
+            year=2020,
+            link="arXiv:2006.07733",
+            expected="ResNet-50, ImageNet-1k, 1000 epochs, linear: 74.3 %",
+        )
 
         momentum: float = 0.996
         """The teacher's momentum at the first step, 0..1; it rises to 1."""

@@ -32,7 +32,7 @@ from eyespot.data_pipeline.views import RandomView, ViewSpec
 from eyespot.pretrain.about import About
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, permutations
+from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
 
 
 class Jigsaw(Objective):
@@ -112,7 +112,7 @@ class Jigsaw(Objective):
         reduced = F.relu(self.reduce(self.encode(standardized(tiles).flatten(0, 1)))).unflatten(0, tiles.shape[:2])
         guesses = self.head(reduced.flatten(1)).argmax(1)
         rows = [tiles] + [laid_back(tiles, self.orders[said]) for said in (guesses, answers)]
-        return torch.stack([_board(row).float() for row in rows])
+        return torch.stack([side_by_side(row).float() for row in rows])
 
 
 def standardized(tiles: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b n 3 h w"]:
@@ -124,9 +124,3 @@ def standardized(tiles: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b n 3 h w"
 def laid_back(tiles: Float[Tensor, "b n 3 h w"], orders: Int[Tensor, "b n"]) -> Float[Tensor, "b n 3 h w"]:
     """The tiles of each image where they belong, if they lie in this order."""
     return tiles[torch.arange(len(tiles), device=tiles.device)[:, None], orders.argsort(dim=1)]
-
-
-def _board(tiles: Float[Tensor, "b n 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-    """All nine side by side."""
-    rows = [torch.cat(row.unbind(1), dim=3) for row in tiles.split(GRID, dim=1)]
-    return torch.cat(rows, dim=2)

@@ -26,7 +26,7 @@ after 800 epochs 71.1 % (tables 1 and 2 of the second). ResNet-18 on CIFAR-10, 2
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.about import About
 from eyespot.pretrain.contrast import moco_loss
 from eyespot.pretrain.encoders import features
 from eyespot.pretrain.heads import mlp
@@ -50,6 +51,15 @@ class MoCo(Objective):
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """v2's defaults (section 3 of the second paper); what it does not name is as in the first (section 3.3)."""
+
+        about: ClassVar = About(
+            family="contrast",
+            task="which key belongs to a view, among a queue of older ones",
+            paper="He et al.",
+            year=2019,
+            link="arXiv:1911.05722",
+            expected="v2, ResNet-50, ImageNet-1k, 200 epochs, linear: 67.5 %",
+        )
 
         head: Literal["mlp", "linear"] = "mlp"
         """mlp = a hidden layer as wide as the encoder's features (v2), linear = none (v1)."""

@@ -18,7 +18,7 @@ To expect: AlexNet on PASCAL VOC 2007 detection: 46.3 mAP where random weights g
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec
+from eyespot.pretrain.about import About
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, without_fringes
+from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, side_by_side, without_fringes
 
 CENTRE = NUM_TILES // 2
 NEIGHBOURS = [place for place in range(NUM_TILES) if place != CENTRE]
@@ -39,9 +40,20 @@ NEIGHBOURS = [place for place in range(NUM_TILES) if place != CENTRE]
 class RelativePatch(Objective):
     """Says on which side of a patch another one lay."""
 
+    picture_rows = ("middle patch", "other patch", "where the classifier puts it", "where it lay")
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's geometry: gaps of about half a patch, jitter of a few pixels."""
+
+        about: ClassVar = About(
+            family="transformation",
+            task="on which of eight sides of a patch another one lay",
+            paper="Doersch et al.",
+            year=2015,
+            link="arXiv:1505.05192",
+            expected="AlexNet, PASCAL VOC 2007 detection: 46.3 mAP",
+        )
 
         gap: float = 0.5
         """Room that a cell has beyond its patch, as a share of the patch: gap and jitter together."""
@@ -74,10 +86,14 @@ class RelativePatch(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log 8 where nothing was learned; and the share of neighbours that are named right."""
         patches, sides = self.pairs(batch)
-        features = self.encode(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
-        logits = self.head(features.flatten(1))
+        logits = self.logits(patches)
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), sides)
         return {"loss": loss, "accuracy": (logits.argmax(1) == sides).float().mean()}
+
+    def logits(self, patches: Float[Tensor, "b 2 3 s s"]) -> Float[Tensor, "b 8"]:
+        """The classifier's answer, before the softmax."""
+        features = self.encode(patches.flatten(0, 1)).unflatten(0, patches.shape[:2])
+        return self.head(features.flatten(1))
 
     def pairs(self, batch: Batch) -> tuple[Float[Tensor, "b 2 3 s s"], Int[Tensor, " b"]]:
         """The middle patch and a neighbour of each image, and which neighbour: 0..7, row by row."""
@@ -95,14 +111,17 @@ class RelativePatch(Objective):
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
-        """For a few images: the middle patch, its neighbour, and, in a black frame, the two where they belong."""
+        """For a few images: the middle patch, the other one, and both laid as the classifier says and as they were."""
         patches, sides = self.pairs(batch)
-        patches, size = patches[:NUM_PICTURED].float(), self.image_size
-        places = []
-        for (middle, neighbour), side in zip(patches, sides.tolist(), strict=False):
-            canvas = torch.full((3, GRID * size, GRID * size), patches.amin().item(), device=patches.device)
-            for patch, place in ((middle, CENTRE), (neighbour, NEIGHBOURS[side])):
-                row, column = size * (place // GRID), size * (place % GRID)
-                canvas[:, row : row + size, column : column + size] = patch
-            places.append(F.interpolate(canvas[None], size=(size, size), mode="area")[0])
-        return torch.stack([patches[:, 0], patches[:, 1], torch.stack(places)])
+        patches, sides = patches[:NUM_PICTURED], sides[:NUM_PICTURED]
+        guesses = self.logits(patches).argmax(1)
+        alone = [F.interpolate(patch, scale_factor=GRID) for patch in patches.unbind(1)]
+        return torch.stack([*alone, *(_laid(patches, said) for said in (guesses, sides))]).float()
+
+
+def _laid(patches: Float[Tensor, "b 2 3 h w"], sides: Int[Tensor, " b"]) -> Float[Tensor, "b 3 s s"]:
+    """Both where they are said to lie, on black."""
+    board = patches.new_full((len(patches), NUM_TILES, *patches.shape[2:]), patches.amin().item())
+    board[:, CENTRE] = patches[:, 0]
+    board[torch.arange(len(patches)), torch.tensor(NEIGHBOURS, device=sides.device)[sides]] = patches[:, 1]
+    return side_by_side(board)

@@ -15,7 +15,7 @@ To expect: RotNet with NIN on CIFAR-10: 91.16 % with a supervised classifier on 
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.about import About
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
 
 TURNS = 4
@@ -32,9 +33,20 @@ TURNS = 4
 class Rotation(Objective):
     """Says by how many quarter turns an image was rotated."""
 
+    picture_rows = ("turned", "turned back as the classifier says", "as it was")
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's method, with a random crop in place of its fixed one."""
+
+        about: ClassVar = About(
+            family="transformation",
+            task="by how many quarter turns an image was rotated",
+            paper="Gidaris et al.",
+            year=2018,
+            link="arXiv:1803.07728",
+            expected="NIN, CIFAR-10, supervised classifier on its second block: 91.2 %",
+        )
 
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the view is made that is then rotated."""
@@ -61,8 +73,14 @@ class Rotation(Objective):
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
-        """A row for each turn of a few images."""
-        return rotated(batch.views[0][:NUM_PICTURED].float())[0].unflatten(0, (TURNS, -1))
+        """A few images, the n-th by n quarters: turned, turned back by what the classifier says, and upright."""
+        images = batch.views[0][:NUM_PICTURED]
+        turned = torch.stack([torch.rot90(image, turns % TURNS, (1, 2)) for turns, image in enumerate(images)])
+        guesses = self.head(self.encode(turned)).argmax(1).tolist()
+        righted = torch.stack(
+            [torch.rot90(image, -turns, (1, 2)) for turns, image in zip(guesses, turned, strict=True)]
+        )
+        return torch.stack([turned, righted, images]).float()
 
 
 def rotated(images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "4*b 3 h w"], Int[Tensor, " 4*b"]]:

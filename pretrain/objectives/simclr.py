@@ -18,7 +18,7 @@ To expect: ResNet-50, 1000 epochs: 69.3 % linear probe on ImageNet-1k (table 6),
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.about import About
 from eyespot.pretrain.contrast import nt_xent_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
@@ -38,6 +39,16 @@ class SimCLR(Contrastive):
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults for ImageNet (section 2 and appendix A)."""
+
+        about: ClassVar = About(
+            family="contrast",
+            task="which two views are of one image, among a batch",
+            paper="Chen et al.",
+            year=2020,
+            link="arXiv:2002.05709",
+            needs="large batches",
+            expected="ResNet-50, ImageNet-1k, 1000 epochs, linear: 69.3 %",
+        )
 
         temperature: float = 0.1
         """What similarities are divided by."""

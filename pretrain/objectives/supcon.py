@@ -16,7 +16,7 @@ CIFAR-10: 96.0 % (table 2).
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
+from eyespot.pretrain.about import About
 from eyespot.pretrain.contrast import supcon_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
@@ -39,6 +40,16 @@ class SupCon(Contrastive):
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults for ImageNet (section 4), with SimCLR's views."""
+
+        about: ClassVar = About(
+            family="labels",
+            task="which views share a label, among a batch",
+            paper="Khosla et al.",
+            year=2020,
+            link="arXiv:2004.11362",
+            needs="labels, large batches",
+            expected="ResNet-50, CIFAR-10, linear: 96.0 %",
+        )
 
         temperature: float = 0.1
         """What similarities are divided by."""

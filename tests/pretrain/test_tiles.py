@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.tiles import NUM_TILES, cut_tiles, permutations, without_fringes
+from eyespot.pretrain.tiles import NUM_TILES, cut_tiles, permutations, side_by_side, without_fringes
 
 
 def test_each_tile_lies_in_its_cell_where_its_draws_say():
@@ -25,6 +25,11 @@ def test_all_places_in_a_cell_occur_and_no_tile_leaves_it():
         for draw in np.linspace(0, 0.999, 20, dtype=np.float32).tolist()
     }
     assert seen == {(3.0, 4.0), (4.0, 5.0)}
+
+
+def test_side_by_side_they_are_the_image():
+    images = torch.arange(2 * 3 * 12 * 12.0).view(2, 3, 12, 12)
+    assert torch.equal(side_by_side(cut_tiles(images, 4, torch.zeros(2, 2 * NUM_TILES))), images)
 
 
 def test_tiles_larger_than_their_cells_are_refused():

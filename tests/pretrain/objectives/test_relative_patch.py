@@ -93,7 +93,17 @@ def test_untrained_it_knows_nothing():
 
 def test_a_picture_shows_where_they_belong():
     objective = make_objective()
-    assert objective.picture(make_batch(objective)).shape == (3, 8, 3, SIZE, SIZE)
+    batch = make_batch(objective)
+    middle, other, said, right = objective.picture(batch)
+    patches, sides = objective.pairs(batch)
+    assert torch.equal(middle[..., ::3, ::3], patches[:8, 0])
+    assert torch.equal(other[..., ::3, ::3], patches[:8, 1])
+    for image, side in enumerate(sides[:8].tolist()):
+        row, column = (SIZE * part for part in divmod(NEIGHBOURS[side], 3))
+        assert torch.equal(right[image, :, SIZE : 2 * SIZE, SIZE : 2 * SIZE], patches[image, 0])
+        assert torch.equal(right[image, :, row : row + SIZE, column : column + SIZE], patches[image, 1])
+    answers = objective.logits(patches[:8]).argmax(1) == sides[:8]
+    assert [bool(torch.equal(one, two)) for one, two in zip(said, right, strict=True)] == answers.tolist()
 
 
 def test_wrong_numbers_name_their_field():

@@ -58,7 +58,12 @@ def test_an_image_without_a_direction_tells_nothing():
     assert objective(make_batch(rings))["loss"].item() == pytest.approx(best, abs=1e-9)
 
 
-def test_a_picture_shows_each_turn():
+def test_a_picture_shows_image_answer_and_truth():
     objective = make_rotation()
-    picture = objective.picture(make_batch(torch.randn(COUNT, 3, SIZE, SIZE)))
-    assert picture.shape == (TURNS, COUNT, 3, SIZE, SIZE)
+    images = torch.randn(COUNT, 3, SIZE, SIZE, dtype=torch.float64)
+    turned, righted, upright = objective.picture(make_batch(images))
+    assert torch.equal(upright, images.float())
+    said = objective.head(objective.encode(turned.double())).argmax(1).tolist()
+    for number, (given, answered) in enumerate(zip(turned, righted, strict=True)):
+        assert torch.equal(torch.rot90(given, -number, (1, 2)), upright[number])
+        assert torch.equal(torch.rot90(answered, said[number], (1, 2)), given)
