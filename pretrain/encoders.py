@@ -13,6 +13,8 @@ import numpy as np
 import timm
 import torch
 from jaxtyping import Float, Float64, Int
+from timm.layers.format import Format
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -97,6 +99,23 @@ def require_vit(encoder: nn.Module, method: str) -> timm.models.VisionTransforme
             f"encoder {type(encoder).__name__}: {method} needs a plain vision transformer; try vit_base_patch16_224"
         )
     return encoder
+
+
+def vary_sizes(encoder: nn.Module) -> None:
+    """Lets an encoder see images of any size, in place; those of its own size give the very same features as before.
+
+    A vision transformer resamples its position embedding (bicubic) to the patches that an image has, which must be
+    whole; its parameters and their names stay. Convolutional encoders can do it anyway.
+
+    Raises:
+        UserError: it is of another kind, and bound to the size that it was made for.
+    """
+    patches = getattr(encoder, "patch_embed", None)
+    if isinstance(encoder, timm.models.VisionTransformer) and type(patches) is PatchEmbed:
+        encoder.dynamic_img_size = True  # what timm's constructor sets for this
+        patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, Format.NHWC
+    elif cast(Any, encoder).pretrained_cfg.get("fixed_input_size"):
+        raise _unfit(encoder, "sees images of one size only, and this method has views of several")
 
 
 def encode_visible(

@@ -1,8 +1,11 @@
 """Encoders by name; what is wrong with a name or a size is said in one line."""
 
+import copy
+
 import pytest
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.encoders import (
@@ -14,6 +17,7 @@ from eyespot.pretrain.encoders import (
     last_tokens,
     make_encoder,
     sincos_positions,
+    vary_sizes,
 )
 
 
@@ -97,6 +101,62 @@ def test_architectures_that_keep_their_blocks(name):
     size = encoder.default_cfg["input_size"][-1]
     with torch.no_grad(), pytest.raises(UserError, match=r"does not hand out its blocks: .*; try a ViT or a ResNet$"):
         last_tokens(encoder, torch.zeros(1, 3, size, size), 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "deit_tiny_distilled_patch16_224", "test_vit3", "deit3_small_patch16_224"]
+)
+def test_varied_sizes_change_nothing_at_the_encoders_own(name):
+    """Class token, two prefix tokens, a register only, positions without a prefix."""
+    encoder, images = tiny(name, patch_size=8), torch.randn(2, 3, 32, 32)
+    names = list(encoder.state_dict())
+
+    def seen() -> list[torch.Tensor]:
+        visible = torch.tensor([[3, 0], [1, 2]])
+        tokens = [tokens.patches for tokens in last_tokens(encoder, images, 2)]
+        return [encoder(images), encode_visible(encoder, images, visible), *encode(encoder, images).values(), *tokens]
+
+    with torch.no_grad():
+        before = seen()
+        vary_sizes(encoder)
+        after = seen()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert list(encoder.state_dict()) == names
+
+
+def test_a_vit_of_varied_sizes_resamples_its_positions():
+    """Of a small image it makes what an encoder of that size makes with timm's resampled positions."""
+    vit, small = (
+        tiny("test_vit", patch_size=8),
+        make_encoder(EncoderConfig(name="test_vit", image_size=16, patch_size=8)),
+    )
+    images = torch.randn(2, 3, 16, 16)
+    vary_sizes(vit)
+    weights = vit.state_dict()
+    weights["pos_embed"] = resample_abs_pos_embed(vit.pos_embed, (2, 2), num_prefix_tokens=1)
+    small.load_state_dict(weights)
+    with torch.no_grad():
+        assert torch.equal(vit(images), small.eval()(images))
+        (tokens,) = last_tokens(vit, torch.randn(1, 3, 16, 40))
+        assert tokens.patches.shape[2:] == (2, 5)
+        with pytest.raises(AssertionError, match="divisible by patch size"):
+            vit(torch.randn(1, 3, 20, 20))
+    checkpointed = copy.deepcopy(vit).train()  # the copy has positions of its own, as a teacher would
+    checkpointed.set_grad_checkpointing()
+    (checkpointed(images) - 1).square().sum().backward()
+    assert checkpointed.pos_embed.grad.abs().sum() > 0
+    assert vit.pos_embed.grad is None
+
+
+def test_which_encoders_can_vary_sizes():
+    resnet, images = tiny("test_resnet"), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = resnet(images)
+        vary_sizes(resnet)
+        assert torch.equal(resnet(images), before)
+    for name in ("swin_tiny_patch4_window7_224", "mixer_s32_224"):
+        with pytest.raises(UserError, match=r"sees images of one size only.*; try a ViT or a ResNet$"):
+            vary_sizes(timm.create_model(name, num_classes=0))
 
 
 def test_checkpointing_changes_memory_not_numbers():
