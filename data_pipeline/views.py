@@ -1,6 +1,6 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -93,6 +93,8 @@ class ViewSpec:
     """Per-channel mean that is subtracted, pixel values in 0..1, RGB."""
     std: Color = IMAGENET_STD
     """Per-channel standard deviation that is divided by, pixel values in 0..1, RGB."""
+    fixed: bool = field(default=False, repr=False)
+    """Who reads the views counts on exactly this mean and standard deviation: it computes with colours."""
 
 
 def sized_views(image_size: int, *views: RandomView) -> ViewSpec:

@@ -74,7 +74,16 @@ def check_labels(objective: Objective, shards: Path, manifest: Manifest, data: D
 
 
 def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
-    """The views with the mean and standard deviation that the run asks for."""
+    """The views with the mean and standard deviation that the run asks for.
+
+    Raises:
+        UserError: the method computes with colours and counts on its own.
+    """
+    if views.fixed and (data.mean is not None or data.normalize != "imagenet"):
+        asked = "data.normalize 'dataset'" if data.mean is None else f"data.mean {data.mean}"
+        raise UserError(
+            f"{asked}: this method computes with colours; leave data.normalize at imagenet, data.mean unset"
+        )
     if data.mean is not None and data.std is not None:
         return replace(views, mean=data.mean, std=data.std)
     if data.normalize == "imagenet":

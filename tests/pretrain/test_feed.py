@@ -11,16 +11,17 @@ import torch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import make_loader
 from eyespot.data_pipeline.manifest import read_manifest
+from eyespot.data_pipeline.views import CenterView, ViewSpec
 from eyespot.pretrain.config import DataConfig, make_run
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import make_encoder
-from eyespot.pretrain.feed import check_labels, chosen_ids, loader_spec, normalized, open_shards
+from eyespot.pretrain.feed import check_labels, chosen_ids, loader_spec, normalized, open_shards, sample_ids
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.start import fresh_objective
 
 
 def objective_of(recipe: str) -> Objective:
     run = make_run(recipe)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    return fresh_objective(run)
 
 
 def test_a_method_that_needs_labels_says_so_before_the_first_step(digits):
@@ -42,6 +43,18 @@ def test_a_classifier_asks_for_a_label_of_its_own_for_each_image(digits):
         check_labels(classify, shards, manifest, DataConfig())
 
 
+def test_a_method_that_computes_with_colours_has_its_own_normalization(digits):
+    manifest = read_manifest(digits / "train")
+    free = ViewSpec(views=(CenterView(),))
+    fixed = replace(free, fixed=True)
+    assert normalized(fixed, DataConfig(), manifest) == fixed
+    assert normalized(free, DataConfig(normalize="dataset"), manifest).mean == manifest.image_stats.mean
+    with pytest.raises(UserError, match=r"data\.normalize 'dataset': .* leave data\.normalize at imagenet"):
+        normalized(fixed, DataConfig(normalize="dataset"), manifest)
+    with pytest.raises(UserError, match=r"data\.mean \(0\.0, 0\.0, 0\.0\): this method"):
+        normalized(fixed, DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), manifest)
+
+
 def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
     run = make_run("classify_tiny")
     run.data = DataConfig(
@@ -57,6 +70,8 @@ def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
         epoch = [next(loader) for _ in range(3)]
         state, following = loader.state_dict(), next(loader)
     assert sorted(torch.cat([batch.ids for batch in epoch]).tolist()) == sorted(chosen.tolist())
+    assert sample_ids(run.data, manifest).tolist() == sorted(chosen.tolist())
+    assert sample_ids(replace(run.data, ids=None), manifest).tolist() == list(range(manifest.num_samples))
     assert following.epochs.tolist() == [1] * 8 and loader.num_samples == 24
     with closing(make_loader(spec, state=state)) as loader:
         assert torch.equal(next(loader).ids, following.ids)
