@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
-from eyespot.pretrain.gathered_lse import group_name, named_group
+from eyespot.pretrain.gathered_lse import group_name, named_group, require_equal_batches
 
 
 @torch.library.custom_op("eyespot::rank_sum", mutates_args=())
@@ -50,3 +52,24 @@ def num_rows(rows: Tensor, *, group: dist.ProcessGroup | None = None) -> int:
     """Rows of all ranks together, each of which has as many."""
     name = group_name(group)
     return len(rows) * (named_group(name).size() if name else 1)
+
+
+def every_row(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = None) -> Float[Tensor, "n d"]:
+    """The rows of all ranks, rank after rank, on each of them.
+
+    Its gradient is that of the sum over ranks of what each makes of them.
+
+    Args:
+        rows: this rank's.
+        group: the ranks; None = the default group, or this process alone.
+
+    Raises:
+        UserError: the ranks' numbers of rows differ.
+    """
+    name = group_name(group)
+    if not name:
+        return rows
+    require_equal_batches(rows, name)
+    ranks, count = named_group(name), len(rows)
+    before, after = ranks.rank() * count, (ranks.size() - ranks.rank() - 1) * count
+    return _rank_sum(F.pad(rows, (0, 0, before, after)), name)

@@ -1,7 +1,8 @@
+import numpy as np
 import torch
 
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.rank_sums import num_rows, rank_sum
+from eyespot.pretrain.rank_sums import every_row, num_rows, rank_sum
 
 
 def sums(world: World) -> tuple:
@@ -19,8 +20,25 @@ def test_sums_and_their_gradients(on_ranks):
         assert count == 6
 
 
+def rows_of_all(world: World) -> tuple:
+    own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * world.rank
+    own.requires_grad_()
+    everybody = every_row(own)
+    (gradient,) = torch.autograd.grad((world.rank + 1) * (everybody**2).sum(), own)
+    return own.detach().numpy(), everybody.detach().numpy(), gradient.numpy()
+
+
+def test_every_rank_has_all_rows_and_the_gradient_is_of_the_sum_over_ranks(on_ranks):
+    ranks = on_ranks(rows_of_all, 3)
+    for own, everybody, gradient in ranks:
+        assert (everybody == np.concatenate([rows for rows, _, _ in ranks])).all()
+        assert (gradient == (1 + 2 + 3) * 2 * own).all()
+
+
 def test_one_process_alone_keeps_its_own():
     own = torch.arange(3.0, requires_grad=True)
     assert torch.equal(rank_sum(own), own)
     assert torch.autograd.grad(rank_sum(own).sum(), own)[0].tolist() == [1, 1, 1]
     assert num_rows(own) == 3
+    rows = own.detach()[:, None]
+    assert every_row(rows) is rows
