@@ -1,31 +1,88 @@
 """``eyespot recipes``: what can be trained."""
 
+import difflib
 import inspect
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
-HELP = """usage: eyespot recipes
+from eyespot.data_pipeline.errors import UserError
 
-Lists the built-in recipes. Every setting of one: eyespot pretrain RECIPE --help
+if TYPE_CHECKING:
+    from eyespot.cluster.method_cards import Card
+
+HELP = """usage: eyespot recipes [METHOD]
+
+Lists the methods, family by family, with their recipes; or tells all about one.
+
+Every setting of a recipe: eyespot pretrain RECIPE --help
 """
 
 
 def main(argv: list[str]) -> int:
-    """Prints one row per recipe."""
-    if argv:
+    """Prints one row per method, or one method at length."""
+    if len(argv) > 1 or any(word.startswith("-") for word in argv):
         print(HELP, end="")
         return 0 if argv[0] in ("-h", "--help") else 2
+    from eyespot.cluster.method_cards import cards
+
+    found, console = cards(), Console(highlight=False)
+    if argv:
+        _tell(_chosen(argv[0], found), console)
+        return 0
+    for family in dict.fromkeys(card.about.family for card in found):
+        console.print(_family(family, [card for card in found if card.about.family == family]))
+    console.print("eyespot recipes METHOD tells more of one. Gate: minutes of training on CIFAR-10, linear probe.")
+    return 0
+
+
+def _chosen(name: str, found: list["Card"]) -> "Card":
+    for card in found:
+        if name == card.name or name in card.recipes:
+            return card
+    near = difflib.get_close_matches(name, [card.name for card in found], 1)
+    raise UserError(f"method {name}: there is none; {f'did you mean {near[0]}?' if near else 'see eyespot recipes'}")
+
+
+def _family(family: str, found: list["Card"]) -> Table:
+    table = Table(title=family, title_style="bold", title_justify="left", box=box.HORIZONTALS, show_lines=True)
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it finds out", ratio=1)
+    table.add_column("recipes", no_wrap=True)
+    for card in found:
+        about = card.about
+        said = [("", about.task), ("needs ", about.needs), ("paper: ", about.expected), ("gate: ", _gate(card))]
+        table.add_row(
+            Group(Text(card.name, "bold"), about.paper, str(about.year)),
+            "\n".join(f"{what}{words}" for what, words in said if words),
+            "\n".join(card.recipes),
+        )
+    return table
+
+
+def _gate(card: "Card") -> str:
+    return str(card.measured) if card.measured else "not measured"
+
+
+def _tell(card: "Card", console: Console) -> None:
+    """Everything that is known of one method."""
+    from eyespot.cluster.method_cards import paragraphs
     from eyespot.pretrain.config import recipe_names
 
-    table = Table(show_lines=True)
-    table.add_column("recipe", no_wrap=True)
-    table.add_column("what it is", min_width=30)
+    for part in paragraphs(card.text):
+        console.print(part, "", sep="\n", soft_wrap=part.startswith("    "))
+    console.print(f"Needs: {card.about.needs or 'images'}\nGate: {_gate(card)}\n")
+    table = Table("recipe", "encoder", box=box.HORIZONTALS)
     for header in ("pixels", "batch", "steps"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name, recipe in sorted(recipe_names().items()):
-        run = recipe()
-        sizes = (str(run.encoder.image_size), str(run.data.batch_size), f"{run.steps:,}")
-        table.add_row(name, inspect.getdoc(recipe), *sizes)
-    Console().print(table)
-    return 0
+    for name, run in card.recipes.items():
+        table.add_row(name, run.encoder.name, str(run.encoder.image_size), str(run.data.batch_size), f"{run.steps:,}")
+    console.print(table)
+    for name in card.recipes:
+        console.print(f"\n{name}: {inspect.getdoc(recipe_names()[name])}")
+    first = next((name for name in card.recipes if name.endswith("_tiny")), next(iter(card.recipes)))
+    console.print(f"\neyespot pretrain {first} --data.shards SHARDS --run-dir RUN", soft_wrap=True)
+    console.print(f"eyespot pretrain {first} --help", soft_wrap=True)

@@ -1,0 +1,97 @@
+"""Cards of the methods, for tables and pages: what each file of ``objectives`` and its recipes say of themselves."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import eyespot.pretrain.objectives
+import eyespot.pretrain.recipes
+from eyespot.pretrain.about import FAMILIES, About
+from eyespot.pretrain.config import Run, recipe_names
+
+MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
+"""What ``make zoo`` found; part of the package."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Measured:
+    """What short training on CIFAR-10 brought, accuracies of the linear probe in percent."""
+
+    encoder: str
+    linear: float
+    random: float
+    """Of the same encoder with random weights."""
+    passed: bool
+    """Whether that is 2 points or more, beyond doubt."""
+
+    def __str__(self) -> str:
+        verdict = "" if self.passed else " (gate of 2 points not passed)"
+        return f"{self.encoder}, minutes of CIFAR-10, linear: {self.linear} %, random {self.random} %{verdict}"
+
+
+@dataclass(kw_only=True, slots=True)
+class Card:
+    """One method."""
+
+    name: str
+    about: About
+    text: str
+    """What the file says of itself, whole."""
+    picture_rows: tuple[str, ...]
+    recipes: dict[str, Run]
+    measured: Measured | None
+
+    @property
+    def title(self) -> str:
+        """The first sentence, without the source that stands in brackets."""
+        first = " ".join(self.text.partition("\n\n")[0].split())
+        return first.partition(" (")[0].rstrip(".")
+
+    @property
+    def formulas(self) -> list[str]:
+        """Indented parts of the text."""
+        parts = self.text.split("\n\n")
+        return [inspect.cleandoc(part) for part in parts if all(line.startswith("    ") for line in part.split("\n"))]
+
+    @property
+    def paper(self) -> str:
+        """Who and when."""
+        return f"{self.about.paper} {self.about.year}"
+
+
+def paragraphs(text: str) -> list[str]:
+    """Each on one line, to be wrapped anew; formulas stay as they are, items begin a line."""
+    parts = []
+    for part in text.split("\n\n"):
+        lines = [f"\n{line}" if line.startswith("- ") else line.strip() for line in part.split("\n")]
+        parts.append(part if part.startswith("    ") else " ".join(lines).replace(" \n", "\n").strip())
+    return parts
+
+
+def cards() -> list[Card]:
+    """All methods that have a recipe, by family and then by year."""
+    names = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
+    recipes: dict[str, dict[str, Run]] = {name: {} for name in names}
+    for name, recipe in recipe_names().items():
+        run = recipe()
+        recipes[type(run.objective).__module__.rpartition(".")[2]][name] = run
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
+    found = [_card(name, recipes[name], measured.get(name)) for name in names if recipes[name]]
+    return sorted(found, key=lambda card: (FAMILIES.index(card.about.family), card.about.year, card.name))
+
+
+def _card(name: str, recipes: dict[str, Run], measured: dict | None) -> Card:
+    module = importlib.import_module(f"eyespot.pretrain.objectives.{name}")
+    config = type(next(iter(recipes.values())).objective)
+    objective = getattr(module, config.__qualname__.partition(".")[0])
+    return Card(
+        name=name,
+        about=config.about,
+        text=inspect.cleandoc(module.__doc__ or ""),
+        picture_rows=objective.picture_rows,
+        recipes=recipes,
+        measured=Measured(**measured) if measured else None,
+    )
