@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -57,6 +57,7 @@ class BatchMaker:
         device: torch.device,
         num_threads: int,
         max_bad_fraction: float,
+        labeled: Bool[np.ndarray, " n"] | None = None,
     ):
         """Starts nothing yet.
 
@@ -69,9 +70,11 @@ class BatchMaker:
             device: where to decode and where the views lie.
             num_threads: that decode and resize.
             max_bad_fraction: share of damaged samples above which making stops.
+            labeled: of each sample of the index, whether its label is shown; None = all are.
         """
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
+        self._labeled = labeled
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
@@ -130,6 +133,8 @@ class BatchMaker:
             for number, view in enumerate(self._views.views)
         ]
         labels = rows["label"].astype(np.int64)
+        if self._labeled is not None:
+            labels[~self._labeled[ids]] = -1
         return _Job(
             wanted=wanted,
             epochs=epochs,

@@ -15,7 +15,7 @@ from queue import Empty, Full, Queue
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.batches import BatchMaker
@@ -47,6 +47,8 @@ class LoaderSpec:
     """What to make of each image."""
     ids: Int64[np.ndarray, " n"] | None = None
     """The samples that the endless stream is made of; None = all."""
+    labeled_ids: Int64[np.ndarray, " n"] | None = None
+    """The samples whose labels the endless stream shows; None = all that have one."""
     batch_size: int
     """Images of one micro-batch over all ranks; the world size must divide it."""
     seed: int = 0
@@ -83,6 +85,11 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     checksum = zlib.crc32(manifest.index_sha256.encode())
     if spec.ids is not None:
         checksum = zlib.crc32(spec.ids.tobytes(), checksum)
+    labeled: Bool[np.ndarray, " n"] | None = None
+    if spec.labeled_ids is not None:
+        labeled = np.zeros(manifest.num_samples, bool)
+        labeled[spec.labeled_ids] = True
+        checksum = zlib.crc32(labeled.tobytes(), checksum)
     identity = {"num_samples": num_samples, "shards": checksum, "seed": spec.seed}
     start = _checked_start(identity, state)
     order = SampleOrder(num_samples, spec.seed)
@@ -96,7 +103,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             position += spec.batch_size
 
     reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
-    return Loader(_maker(spec, reader, plan(), share), num_samples, start, spec.batch_size, identity)
+    return Loader(_maker(spec, reader, plan(), share, labeled), num_samples, start, spec.batch_size, identity)
 
 
 def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
@@ -242,7 +249,9 @@ def _hand_over(batch: Batch) -> None:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
-def _maker(spec: LoaderSpec, reader: Reader, plan: Plan, share: int) -> BatchMaker:
+def _maker(
+    spec: LoaderSpec, reader: Reader, plan: Plan, share: int, labeled: Bool[np.ndarray, " n"] | None = None
+) -> BatchMaker:
     return BatchMaker(
         reader,
         plan,
@@ -252,6 +261,7 @@ def _maker(spec: LoaderSpec, reader: Reader, plan: Plan, share: int) -> BatchMak
         device=torch.device(spec.device),
         num_threads=spec.num_threads,
         max_bad_fraction=spec.max_bad_fraction,
+        labeled=labeled,
     )
 
 
@@ -262,7 +272,7 @@ def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> in
         if state.get(name) != value:
             raise UserError(
                 f"loader state: {name} {state.get(name)} where this run has {value};"
-                " resume with the shards and the seed that the run began with"
+                " resume with the shards, the ids and the seed that the run began with"
             )
     return state["samples_consumed"]
 

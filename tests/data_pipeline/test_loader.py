@@ -165,6 +165,22 @@ def test_the_state_of_other_data_or_another_seed_is_refused(digit_shards, photo_
         make_loader(spec, state={**state, "shards": 5})
 
 
+def test_only_the_labels_of_the_labeled_ids_are_shown(digit_shards):
+    known = np.random.default_rng(0).permutation(1438)[:100]
+    spec = digits_spec(digit_shards, batch_size=480)
+    whole, hidden = (take(make_loader(each), 3) for each in (spec, replace(spec, labeled_ids=known)))
+    assert stream(whole)[:-1] == stream(hidden)[:-1]  # the same images in the same order
+    ids, labels = (torch.cat([getattr(batch, name) for batch in whole]) for name in ("ids", "labels"))
+    shown = torch.cat([batch.labels for batch in hidden])
+    assert shown.tolist() == torch.where(torch.isin(ids, torch.from_numpy(known)), labels, -1).tolist()
+    loader = make_loader(replace(spec, labeled_ids=known[::-1].copy()))
+    state = loader.state_dict()
+    loader.close()
+    assert global_stream(replace(spec, labeled_ids=known), 2, 3, state) == stream(hidden)  # a set: in any order
+    with pytest.raises(UserError, match=r"shards .* where this run has .*ids"):
+        make_loader(replace(spec, labeled_ids=known[:99]), state=state)
+
+
 @pytest.mark.parametrize("size", [32, 224])
 def test_views_are_those_of_torchvisions_pil_path(photo_shards, size):
     mean, std = (0.5, 0.45, 0.4), (0.3, 0.25, 0.2)
