@@ -47,10 +47,10 @@ def speed_run() -> Any:
 
 
 def make_objective(run: Any) -> Any:
-    from eyespot.pretrain.encoders import make_encoder
+    from eyespot.pretrain.start import fresh_objective
 
     torch.manual_seed(0)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    return fresh_objective(run)
 
 
 def make_engine(run: Any, world: Any, engine: str, **settings: Any) -> Any:

@@ -33,10 +33,10 @@ from eyespot.eval.subject import OneKind, Subject, center_view
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import Run, difference, load_run, make_run, recipe_names, to_values
 from eyespot.pretrain.dist import World, agreed
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.secrets import masked, masked_values
 from eyespot.pretrain.share import exchange
+from eyespot.pretrain.start import fresh_objective
 
 Trained = Literal["finetune", "linear-paper", "attentive"]
 """Protocols that train."""
@@ -254,7 +254,7 @@ def _trained(job: Job) -> Subject:
     if folder is None:
         raise UserError(f"run {run.run_dir}: has no complete checkpoint")
     size = run.encoder.image_size
-    classifier = cast(Classify, run.objective.build(make_encoder(run.encoder), size))
+    classifier = cast(Classify, fresh_objective(run))
     classifier.load_state_dict(checkpoint.read_module(folder))
     beginning = job.beginning
     return Subject(

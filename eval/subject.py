@@ -21,6 +21,7 @@ from eyespot.eval.result import Role
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import load_run, to_values
 from eyespot.pretrain.encoders import encode, make_encoder
+from eyespot.pretrain.start import fresh_objective
 
 MAX_PIXEL_VALUES = 1024
 """Raw pixels are a baseline for images of up to this many values."""
@@ -146,7 +147,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
             f"checkpoint {folder}: does not fit encoder {run.encoder.name} of run.json: {reason}"
         ) from error
     with sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
-        untrained = run.objective.build(make_encoder(run.encoder), run.encoder.image_size).encoder
+        untrained = fresh_objective(run).encoder
     step, name = checkpoint.read_meta(folder).step, folder.absolute().name
     origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
     architecture = json.dumps(to_values(run.encoder), sort_keys=True)

@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
@@ -45,6 +47,16 @@ def chosen_ids(data: DataConfig, manifest: Manifest) -> Int64[np.ndarray, " n"] 
             f"data.ids {data.ids}: must name different samples from 0 to {manifest.num_samples - 1}, at least one"
         )
     return ids
+
+
+def sample_ids(data: DataConfig, manifest: Manifest) -> Int[Tensor, " n"]:
+    """All samples that the run learns from, ascending.
+
+    Raises:
+        UserError: as ``chosen_ids``.
+    """
+    ids = chosen_ids(data, manifest)
+    return torch.arange(manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
 
 
 def check_labels(objective: Objective, shards: Path, manifest: Manifest, data: DataConfig) -> None:

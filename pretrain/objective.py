@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
@@ -55,6 +55,16 @@ class Objective(nn.Module, ABC):
 
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""
+
+    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+        """Called once, before an engine takes the objective: what keeps something of each sample makes room for it.
+
+        Args:
+            ids: of all samples that the run learns from, ascending.
+
+        Raises:
+            UserError: they are too many or too few.
+        """
 
     @abstractmethod
     def views(self) -> ViewSpec:

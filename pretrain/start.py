@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain import checkpoint
@@ -31,16 +32,37 @@ class StartConfig:
     """Where the weights come from, for the record."""
 
 
-def first_objective(run: "Run") -> Objective:
+def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objective:
+    """The run's objective, drawn from torch's generator.
+
+    Args:
+        run: names method and encoder.
+        ids: of the samples that it learns from, or as many: what some methods keep of each is part of them. None = it
+            is asked for its encoder, its views or its name alone.
+
+    Raises:
+        UserError: the encoder cannot be made, or the method cannot work with it or with so many samples.
+    """
+    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    if ids is not None:
+        objective.prepare(ids)
+    return objective
+
+
+def first_objective(run: "Run", ids: Int[Tensor, " n"]) -> Objective:
     """The run's objective as it is before step 0.
 
     The file of weights is asked for only where the run has no checkpoint that it could go on from.
 
+    Args:
+        run: of whom it is.
+        ids: of the samples that it learns from, ascending.
+
     Raises:
-        UserError: the encoder cannot be made, or its first weights cannot be read or do not fit.
+        UserError: it cannot be made (see ``fresh_objective``), or its first weights cannot be read or do not fit.
     """
     torch.manual_seed(run.seed)
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = fresh_objective(run, ids)
     goes_on = run.resume not in ("never", "auto") or (run.resume == "auto" and checkpoint.newest(run.run_dir))
     if run.start.weights is not None and not goes_on:
         load_weights(objective.encoder, run.start.weights, run.start.sha256)

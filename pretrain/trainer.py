@@ -15,7 +15,7 @@ from eyespot.data_pipeline.loader import make_loader
 from eyespot.pretrain import checkpoint, dist
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.engine import make_engine
-from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch
+from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch, sample_ids
 from eyespot.pretrain.health import HeadWatch
 from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
 from eyespot.pretrain.monitor import Monitor
@@ -89,7 +89,7 @@ class Trainer:
         self.watch = watch
         with dist.agreed():
             shards, manifest = open_shards(run.data)
-            objective = first_objective(run)
+            objective = first_objective(run, sample_ids(run.data, manifest))
             check_labels(objective, shards, manifest, run.data)
             self.views = normalized(objective.views(), run.data, manifest)
             spec = loader_spec(run, shards, self.views, world)

@@ -15,8 +15,8 @@ from eyespot.data_pipeline.order import SampleOrder
 from eyespot.data_pipeline.reader import Reader
 from eyespot.data_pipeline.views import CenterView, ViewSpec
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.pictures import write_picture
+from eyespot.pretrain.start import fresh_objective
 
 NUM_EPOCHS = 3
 
@@ -42,7 +42,7 @@ def view_grid(run: Run, shards: Path, num_samples: int) -> tuple[Float[Tensor, "
     """
     folder = find_shards(shards)
     manifest = read_manifest(folder)
-    spec = run.objective.build(make_encoder(run.encoder), run.encoder.image_size).views()
+    spec = fresh_objective(run).views()
     size = max(view.size for view in spec.views)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
     ids, _ = SampleOrder(manifest.num_samples, run.seed).ids(0, min(num_samples, manifest.num_samples))

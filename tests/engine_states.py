@@ -9,10 +9,10 @@ import torch
 from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import make_run
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import make_optimizer
+from eyespot.pretrain.start import fresh_objective
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 COUNT = 6
@@ -21,7 +21,7 @@ COUNT = 6
 def make_objective(method: str) -> Objective:
     run = make_run(f"{method}_tiny")
     torch.manual_seed(0)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    return fresh_objective(run, torch.arange(COUNT))
 
 
 def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:

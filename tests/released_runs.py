@@ -12,8 +12,9 @@ from eyespot.eval.release.layout import write_sums
 from eyespot.eval.release.write import release
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import Run, make_run, to_values
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.encoders import EncoderConfig
 from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.start import fresh_objective
 
 CHECKPOINT = "step-00000012"
 MEAN, STD = [0.3, 0.31, 0.32], [0.37, 0.36, 0.35]
@@ -32,7 +33,7 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
     run = run or small_run(folder)
     recipe = f"{type(run.objective).__module__.rpartition('.')[2]}_tiny"
     torch.manual_seed(seed)
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = fresh_objective(run)
     for module in objective.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean)

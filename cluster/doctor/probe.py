@@ -24,11 +24,11 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loader import LoaderSpec, make_selection
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import Run, load_run
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.feed import normalized, open_shards
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.memory import optimizer_bytes
-from eyespot.pretrain.planning.trace import sizes
+from eyespot.pretrain.planning.trace import planned_ids, sizes
+from eyespot.pretrain.start import fresh_objective
 
 REDUCE_SECONDS = 1.5
 GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20
@@ -98,13 +98,14 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
 
 def _objective(run: Run) -> Objective:
     """The objective without its numbers, where it can be made so: only its views and sizes are wanted."""
+    ids = planned_ids(run)
     try:
         with torch.device("meta"):
-            return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+            return fresh_objective(run, ids)
     except UserError:
         raise
     except Exception:  # one that looks at its own numbers while it is made
-        return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+        return fresh_objective(run, ids)
 
 
 def _decode(run: Run, objective: Objective, rank: int) -> str:

@@ -13,8 +13,8 @@ from eyespot.eval.release.provenance import Origin
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import make_run, overlay
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.start import fresh_objective
 
 _TEXT = """\
 All that the method has besides the encoder, for reconstructions and further training: {settings}.
@@ -35,7 +35,7 @@ def decoder_of(origin: Origin) -> tuple[dict[str, Tensor], str]:
         UserError: the method has no decoder, or the checkpoint's does not fit.
     """
     run = origin.run
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = fresh_objective(run)
     if not any(name.startswith("decoder") for name in objective.state_dict()):
         raise UserError(f"--decoder: {type(objective).__name__} has no decoder; leave it out")
     _load(objective, checkpoint.read_module(origin.folder), f"checkpoint {origin.folder}")
@@ -64,7 +64,7 @@ def load_objective(folder: Path) -> Objective:
             f"release {folder}: recipe {provenance['recipe']} is not eyespot's own; build the objective yourself"
         )
     run = overlay(make_run(provenance["recipe"]), provenance["run"]["run"], str(folder / PROVENANCE))
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = fresh_objective(run)
     weights = {f"encoder.{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()}
     decoder = {name: tensor for name, tensor in load_file(folder / DECODER).items() if name in objective.state_dict()}
     _load(objective, weights | decoder, f"release {folder}")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -26,10 +26,13 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.blocks import repeated_blocks
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive import Contrastive
-from eyespot.pretrain.encoders import choose_attention, make_encoder
+from eyespot.pretrain.encoders import choose_attention
 from eyespot.pretrain.engine import Precision
+from eyespot.pretrain.epochs import CIFAR10_IMAGES, IMAGENET_IMAGES
+from eyespot.pretrain.feed import open_shards, sample_ids
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
+from eyespot.pretrain.start import fresh_objective
 
 Device = Literal["cuda", "cpu"]
 
@@ -37,6 +40,9 @@ FAKE_IMAGES, REAL_IMAGES = (16, 256), (8, 32)
 """The two sizes of micro-batch that are run; memory, work and traffic of others lie on the line through them.
 
 Memory at its peak is the largest of several lines, so between the two sizes it is overrated, by a few per cent."""
+
+SMALL_IMAGES = 64
+"""Pixels up to which a run whose data are not there is taken for one on CIFAR-10, and beyond for one on ImageNet-1k."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -114,10 +120,11 @@ def trace(run: Run, ranks: int, device: Device = "cuda") -> Trace:
     Raises:
         UserError: the objective or its encoder cannot be built.
     """
+    ids = planned_ids(run)
     try:
         with _quiet(), _pretended_group(ranks), FakeTensorMode(allow_non_fake_inputs=True) as fakes:
             with torch.device("meta"), _without(fakes):
-                objective = _build(run)
+                objective = fresh_objective(run, ids)
             objective._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
             return _trace(objective, run.precision, device, ranks, FAKE_IMAGES)
     except UserError:
@@ -125,11 +132,15 @@ def trace(run: Run, ranks: int, device: Device = "cuda") -> Trace:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     torch.manual_seed(0)
-    return _trace(_build(run), run.precision, device, 1, REAL_IMAGES, reason)
+    return _trace(fresh_objective(run, ids), run.precision, device, 1, REAL_IMAGES, reason)
 
 
-def _build(run: Run) -> Objective:
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+def planned_ids(run: Run) -> Int[Tensor, " n"]:
+    """The samples that the run will learn from; where its shards cannot be read here, as many as there may be."""
+    try:
+        return sample_ids(run.data, open_shards(run.data)[1])
+    except UserError:
+        return torch.arange(CIFAR10_IMAGES if run.encoder.image_size <= SMALL_IMAGES else IMAGENET_IMAGES)
 
 
 def _trace(

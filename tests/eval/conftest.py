@@ -8,9 +8,10 @@ import torch
 
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import make_run, to_values
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.encoders import EncoderConfig
 from eyespot.pretrain.run_folder import manifest_digest
 from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.start import fresh_objective
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run_dir(digits, tmp_path) -> Path:
     run.encoder = EncoderConfig(name="test_vit", image_size=16, patch_size=4)
     run.run_dir, run.data.shards, run.steps = tmp_path / "run", digits, 12
     torch.manual_seed(1)
-    objective = run.objective.build(make_encoder(run.encoder), 16)
+    objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
     Saver(run.run_dir, keep=2).save(tensors, meta, wait=True)

@@ -17,10 +17,10 @@ from eyespot.eval import knn, linear, online
 from eyespot.eval.subject import center_view
 from eyespot.pretrain.config import Run, make_run
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.feed import normalized
 from eyespot.pretrain.health import Health
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.start import fresh_objective
 from eyespot.pretrain.trainer import fit
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -34,7 +34,7 @@ def small_run(shards) -> Run:
 
 def make_objective(run: Run) -> Objective:
     torch.manual_seed(0)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    return fresh_objective(run)
 
 
 def every_feature(run: Run, objective: Objective, split: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,9 +12,9 @@ from torch import nn
 from eyespot.pretrain import health
 from eyespot.pretrain.config import Run, make_run
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
+from eyespot.pretrain.start import fresh_objective
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -119,7 +119,7 @@ def small_run(shards) -> Run:
 
 def make_objective(run: Run) -> Objective:
     torch.manual_seed(0)
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    return fresh_objective(run)
 
 
 class TwoViews(MAE):

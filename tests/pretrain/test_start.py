@@ -14,6 +14,8 @@ from eyespot.pretrain.config import make_run
 from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.start import first_objective
 
+IDS = torch.arange(10)
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -28,9 +30,9 @@ def run(tmp_path):
 
 
 def test_the_encoder_has_the_files_weights_and_the_head_the_seeds(run):
-    begun = first_objective(run).state_dict()
+    begun = first_objective(run, IDS).state_dict()
     run.start.weights = None
-    drawn = first_objective(run).state_dict()
+    drawn = first_objective(run, IDS).state_dict()
     torch.manual_seed(5)
     expected = make_encoder(run.encoder).state_dict()
     for name, tensor in begun.items():
@@ -72,7 +74,7 @@ def another_encoder(run):
 def test_what_does_not_fit_is_one_line(change, message, run):
     change(run)
     with pytest.raises(UserError, match=message) as caught:
-        first_objective(run)
+        first_objective(run, IDS)
     assert "\n" not in str(caught.value)
 
 

@@ -15,15 +15,15 @@ from eyespot.eval.report.document import write_report
 from eyespot.pretrain import checkpoint
 from eyespot.pretrain.config import make_run, to_values
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import make_encoder
 from eyespot.pretrain.saver import Saver
 from eyespot.pretrain.spool import encode
+from eyespot.pretrain.start import fresh_objective
 from eyespot.pretrain.time_shares import PARTS as TIMED
 
 VOID = {"meta", "img", "br", "path", "circle"}
 PARTS = (
     "Augmented views",
-    "Reconstructions",
+    "The task",
     "Patch features",
     "Attention",
     "Nearest neighbours",
@@ -145,7 +145,7 @@ def run_of(run_dir, shards):
     run = make_run("simclr_tiny")
     run.run_dir, run.data.shards, run.steps = run_dir, shards, 12
     torch.manual_seed(1)
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=3, loader={}, world_size=1, run_key="0")
     Saver(run_dir, keep=2).save(tensors, meta, wait=True)

@@ -18,7 +18,8 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.planning import speed
 from eyespot.pretrain.planning.meter import Kernel, Work
 from eyespot.pretrain.planning.speed import GPUS, Efficiency, Exchange, Links
-from eyespot.pretrain.planning.trace import Sizes, Step, Trace, _batch, _build, trace
+from eyespot.pretrain.planning.trace import Sizes, Step, Trace, _batch, planned_ids, trace
+from eyespot.pretrain.start import fresh_objective
 
 H100 = GPUS["h100"]
 IDEAL = Efficiency(arithmetic=1.0, memory=1.0, links=1.0, launch_us=0.0, hop_us=0.0)
@@ -196,7 +197,7 @@ def count_received(world: dist.World, recipes: list[str]) -> list[float]:
         run = make_run(recipe)
         engine = make_engine(
             "ddp",
-            _build(run),
+            fresh_objective(run, planned_ids(run)),
             world,
             lambda module, run=run: make_optimizer(module, run.optim),
             engine_settings(run, 2),

@@ -18,7 +18,8 @@ from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.planning import memory
-from eyespot.pretrain.planning.trace import _autocast, _batch, _build, sizes, trace
+from eyespot.pretrain.planning.trace import _autocast, _batch, planned_ids, sizes, trace
+from eyespot.pretrain.start import fresh_objective
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,11 @@ def test_parameters_and_state_are_the_engines_to_the_byte(recipe):
     planned = trace(run, 1, "cpu").sizes
     world = World(rank=0, size=1, device=torch.device("cpu"))
     engine = make_engine(
-        "ddp", _build(run), world, lambda module: make_optimizer(module, run.optim), engine_settings(run, 1)
+        "ddp",
+        fresh_objective(run, planned_ids(run)),
+        world,
+        lambda module: make_optimizer(module, run.optim),
+        engine_settings(run, 1),
     )
     assert planned == sizes(engine.objective)
     tensors = engine.save_tensors()
@@ -57,7 +62,8 @@ def resident(field: str) -> int:
 def measure(recipe: str, images: int, precision: str) -> int:
     """How far a real forward and backward pass raise this process's memory, bytes."""
     torch.set_num_threads(1)
-    objective = _build(make_run(recipe))
+    run = make_run(recipe)
+    objective = fresh_objective(run, planned_ids(run))
     choose_attention(objective, torch.device("cpu"))
     for parameter in objective.parameters():
         if parameter.requires_grad:
@@ -207,3 +213,12 @@ if __name__ == "__main__":
             {f"{recipe} {precision}": measure(recipe, images, precision) for recipe, images, precision in REAL_PASSES}
         )
     )
+
+
+def test_a_plan_knows_how_many_samples_there_are(digits):
+    """Of the shards where they can be read; else of the data set that images of this size come from."""
+    run = make_run("simclr_tiny")
+    assert len(planned_ids(run)) == 50_000
+    run.data.shards = digits
+    assert len(planned_ids(run)) == 1438
+    assert len(planned_ids(make_run("simclr_r50_in1k"))) == 1_281_167
