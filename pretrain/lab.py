@@ -8,6 +8,7 @@ blue to yellow, in units of which two just differ. The names of colours are thos
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
@@ -62,6 +63,16 @@ def to_rgb(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return torch.where(
         linear <= 0.0031308, linear * 12.92, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     ).clamp(0, 1)
+
+
+def to_gray(lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """sRGB values in 0..1 of the gray of this lightness, 0..100."""
+    return to_rgb(torch.cat([lightness, torch.zeros_like(lightness).expand(-1, 2, -1, -1)], dim=1))
+
+
+def thinned(lab: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "n c"]:
+    """A row for each of ``size`` x ``size`` pixels of each image, evenly spread: picked, for a mean would be grayer."""
+    return F.interpolate(lab, (size, size), mode="nearest-exact").permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _mixed(channels: Float[Tensor, "b 3 h w"], matrix: np.ndarray) -> Float[Tensor, "b 3 h w"]:

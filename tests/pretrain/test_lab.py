@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.pretrain.lab import SIGMA, ColorNames, bins, normalized, pixels, to_lab, to_rgb
+from eyespot.pretrain.lab import SIGMA, ColorNames, bins, normalized, pixels, thinned, to_gray, to_lab, to_rgb
 
 
 def random_rgb(seed: int = 0) -> torch.Tensor:
@@ -140,3 +140,16 @@ def test_the_annealed_mean_lies_between_mode_and_mean():
     sharper = chances ** (1 / 0.38)
     sharper /= sharper.sum(1, keepdim=True)
     assert torch.allclose(names.mean(logits, 0.38), torch.einsum("bqhw,qc->bchw", sharper, names.bins))
+
+
+def test_gray_has_the_lightness_and_no_colour():
+    lightness = 100 * torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    lab = to_lab(to_gray(lightness))
+    assert torch.allclose(lab[:, :1], lightness, atol=1e-9)
+    assert lab[:, 1:].abs().max() < 1e-9
+
+
+def test_thinned_images_are_some_of_their_pixels():
+    lab = torch.randn(2, 3, 8, 8)
+    rows = thinned(lab, 2).reshape(2, 2, 2, 3)
+    assert torch.equal(rows, lab[:, :, 2::4, 2::4].permute(0, 2, 3, 1))
