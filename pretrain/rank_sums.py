@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from eyespot.pretrain.gathered_lse import group_name, named_group, require_equal_batches
@@ -73,3 +73,19 @@ def every_row(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = N
     ranks, count = named_group(name), len(rows)
     before, after = ranks.rank() * count, (ranks.size() - ranks.rank() - 1) * count
     return _rank_sum(F.pad(rows, (0, 0, before, after)), name)
+
+
+def mean_where(
+    values: Float[Tensor, " b"], mask: Bool[Tensor, " b"], *, group: dist.ProcessGroup | None = None
+) -> Float[Tensor, ""]:
+    """This rank's part of the mean over the chosen values of all ranks: the mean of the parts is that mean.
+
+    Ranks may have chosen differently many, or none. Where no rank has chosen any it is 0, and so is the gradient.
+
+    Args:
+        values: this rank's.
+        mask: which are chosen.
+        group: the ranks; None = the default group, or this process alone.
+    """
+    chosen = rank_sum(mask.sum().to(values.dtype), group=group).clamp_min(1)
+    return torch.where(mask, values, 0).sum() / chosen * (num_rows(values, group=group) / len(values))

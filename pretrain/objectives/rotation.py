@@ -19,21 +19,20 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
 from eyespot.pretrain.about import About
 from eyespot.pretrain.objective import NUM_PICTURED, Objective
-
-TURNS = 4
+from eyespot.pretrain.turns import PICTURE_ROWS, TURNS, picture_of_turns, rotated
 
 
 class Rotation(Objective):
     """Says by how many quarter turns an image was rotated."""
 
-    picture_rows = ("turned", "turned back as the classifier says", "as it was")
+    picture_rows = PICTURE_ROWS
 
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
@@ -73,17 +72,6 @@ class Rotation(Objective):
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
-        """A few images, the n-th by n quarters: turned, turned back by what the classifier says, and upright."""
+        """A few images: turned, turned back by what the classifier says, and upright."""
         images = batch.views[0][:NUM_PICTURED]
-        turned = torch.stack([torch.rot90(image, turns % TURNS, (1, 2)) for turns, image in enumerate(images)])
-        guesses = self.head(self.encode(turned)).argmax(1).tolist()
-        righted = torch.stack(
-            [torch.rot90(image, -turns, (1, 2)) for turns, image in zip(guesses, turned, strict=True)]
-        )
-        return torch.stack([turned, righted, images]).float()
-
-
-def rotated(images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "4*b 3 h w"], Int[Tensor, " 4*b"]]:
-    """All images turned by 0, 1, 2 and 3 quarters counterclockwise, and by how many."""
-    turned = torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(TURNS)])
-    return turned, torch.arange(TURNS, device=images.device).repeat_interleave(len(images))
+        return picture_of_turns(images, lambda turned: self.head(self.encode(turned)).argmax(1))

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
 from eyespot.pretrain.dist import World
-from eyespot.pretrain.rank_sums import every_row, num_rows, rank_sum
+from eyespot.pretrain.rank_sums import every_row, mean_where, num_rows, rank_sum
 
 
 def sums(world: World) -> tuple:
@@ -33,6 +34,21 @@ def test_every_rank_has_all_rows_and_the_gradient_is_of_the_sum_over_ranks(on_ra
     for own, everybody, gradient in ranks:
         assert (everybody == np.concatenate([rows for rows, _, _ in ranks])).all()
         assert (gradient == (1 + 2 + 3) * 2 * own).all()
+
+
+def means(world: World) -> tuple:
+    own = (torch.arange(4.0) + 10 * world.rank).requires_grad_()
+    mean = mean_where(own, torch.arange(4) < world.rank)
+    nothing = mean_where(own, torch.zeros(4, dtype=torch.bool))
+    return mean.item(), *(torch.autograd.grad(found, own)[0].tolist() for found in (mean, nothing)), nothing.item()
+
+
+def test_a_mean_over_what_ranks_have_chosen(on_ranks):
+    """None of the first, one of the second, two of the third."""
+    ranks = on_ranks(means, 3)
+    assert sum(mean for mean, *_ in ranks) / 3 == pytest.approx((10 + 20 + 21) / 3)
+    assert [gradient for _, gradient, *_ in ranks] == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]  # 1/3 each, x 3 ranks
+    assert all(rest == [[0, 0, 0, 0], 0] for _, _, *rest in ranks)
 
 
 def test_one_process_alone_keeps_its_own():
