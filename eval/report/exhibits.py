@@ -81,7 +81,7 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
     with _progress(len(stories) * len(parts)) as (step, say):
         for number, story in enumerate(stories):
             say(f"looking at {story.label}")
-            look = _look(story, say)
+            look = look_at(story, say)
             for place, part in enumerate(parts):
                 say(f"{story.label}: {part.title.lower()}")
                 try:
@@ -117,7 +117,7 @@ def _left_out(reasons: dict[str, list[str]], what: str) -> str:
     return "".join(lines)
 
 
-def _look(story: Story, say: Callable[[str], None]) -> Look | str:
+def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
     """Everything that is looked at, or why nothing can be."""
     try:
         checkpoint = newest(story.run_dir)

@@ -1,6 +1,8 @@
 """Parts that show images: views, reconstructions, patches as colours, attention, neighbours."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +12,8 @@ from torch.nn.functional import normalize
 
 from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loader import LoaderSpec, make_selection
+from eyespot.data_pipeline.manifest import find_shards, read_manifest
 from eyespot.eval.knn import nearest
 from eyespot.eval.report.attention import class_attention
 from eyespot.eval.report.exhibits import Look, Part
@@ -17,9 +21,12 @@ from eyespot.eval.report.page import paragraph
 from eyespot.eval.report.plates import RIGHT, WRONG, Plate, enlarged, heat, plates_html, visible
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.specimens import images_of
-from eyespot.pretrain.checkpoint import read_module
-from eyespot.pretrain.encoders import last_tokens, make_encoder
+from eyespot.pretrain.checkpoint import read_meta, read_module
+from eyespot.pretrain.encoders import last_tokens
+from eyespot.pretrain.feed import normalized
+from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
+from eyespot.pretrain.start import fresh_objective
 from eyespot.pretrain.view_picture import NUM_EPOCHS, view_grid
 
 MASK_RATIOS = (0.5, 0.75, 0.9)
@@ -48,11 +55,40 @@ def views(look: Look) -> str:
     return plates_html(plates, 150 if num_views <= 3 else 400)
 
 
-def reconstructions(look: Look) -> str:
+def task(look: Look) -> str:
+    """What the method is given of each image, and what it makes of it."""
+    objective = whole_objective(look)
+    if isinstance(objective, MAE):
+        return _reconstructions(look, objective)
+    shown = task_pictures(look, objective)
+    heads = objective.picture_rows
+    plates = [
+        Plate(rows=[list(images)], heads=heads, caption=name, alt=f"{name}: {', '.join(heads)}")
+        for images, name in zip(shown, look.names, strict=False)
+    ]
+    return plates_html(plates, 150 if len(heads) <= 3 else 400)
+
+
+def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h w"]:
+    """The objective's picture of the pictured specimens, values 0..1; rows as ``picture_rows`` says.
+
+    Raises:
+        UserError: it has no picture but its views.
+    """
+    few, manifest = look.specimens.pictured, read_manifest(find_shards(Path(look.story.shards)))
+    views = normalized(objective.views(), look.run.data, manifest)
+    loader = LoaderSpec(shards=few.folder, views=views, batch_size=len(few.ids), device=str(look.device))
+    with closing(make_selection(loader, few.ids)) as batches:
+        batch = next(batches)
+    with torch.no_grad():
+        grid = objective.picture(batch)
+    if grid is None or not objective.picture_rows:
+        raise UserError("the method compares augmented views, and there is nothing else to see")
+    return visible(grid, views).transpose(0, 1)
+
+
+def _reconstructions(look: Look, objective: MAE) -> str:
     """What the decoder makes of half, a quarter and a tenth of the patches."""
-    objective = _objective(look)
-    if not isinstance(objective, MAE):
-        raise UserError("the method reconstructs no pixels")
     few = look.specimens.pictured
     ids = torch.from_numpy(few.ids.copy())
     batch = Batch(views=[look.images], ids=ids, epochs=torch.zeros_like(ids), labels=ids.to(look.device), seed=0)
@@ -71,8 +107,9 @@ def reconstructions(look: Look) -> str:
         )
         for n, name in enumerate(look.names)
     ]
-    trained = paragraph(f"It was trained with {look.run.objective.mask_ratio:.0%} masked.", "quiet")  # pyright: ignore
-    return plates_html(plates, 400) + trained
+    told = "Top: what the encoder sees. Bottom: the masked patches as the decoder fills them in, beside those that it"
+    told += f" saw. The masks lie inside each other. It was trained with {objective.config.mask_ratio:.0%} masked."
+    return plates_html(plates, 400) + paragraph(told, "quiet")
 
 
 def colors(look: Look) -> str:
@@ -153,10 +190,10 @@ def _neighbours_plate(look: Look, n: int, query: Tensor, images: Tensor, rows: T
     )
 
 
-def _objective(look: Look) -> torch.nn.Module:
+def whole_objective(look: Look) -> Objective:
     """The whole method with the checkpoint's weights."""
     with torch.random.fork_rng(devices=[]):
-        objective = look.run.objective.build(make_encoder(look.run.encoder), look.run.encoder.image_size)
+        objective = fresh_objective(look.run, torch.arange(read_meta(look.checkpoint).loader.get("num_samples", 0)))
     try:
         objective.load_state_dict(read_module(look.checkpoint))
     except RuntimeError as error:
@@ -175,10 +212,9 @@ PARTS = (
         make=views,
     ),
     Part(
-        title="Reconstructions",
-        about="Top: what the encoder sees. Bottom: the masked patches as the decoder fills them in, beside those"
-        " that it saw. The masks lie inside each other; the images are of the test split.",
-        make=reconstructions,
+        title="The task",
+        about="What the method is given of images of the test split, what it makes of it, and what would be right.",
+        make=task,
     ),
     Part(
         title="Patch features",

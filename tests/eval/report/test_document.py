@@ -130,7 +130,7 @@ def test_what_cannot_be_shown_is_left_out(run_dir, digits, tmp_path, monkeypatch
     assert (tmp_path / "report.html").is_file()
     for said in (
         "Left out for simclr_tiny: the images have no labels.",
-        "Left out for simclr_tiny: the method reconstructs no pixels.",
+        "Left out for simclr_tiny: the method compares augmented views, and there is nothing else to see.",
         "Left out for simclr_tiny: ResNet has no class token whose attention could be drawn.",
         "2 runs side by side",
         "What differs",
