@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 QUICK := .quickstart
 # Where `make bench` finds caltech10-images.tar and cifar10-images.tar.gz: archives of <class>/*.jpg.
 DATA ?= ../shared/data
+# Where `make zoo` keeps shards and runs.
+ZOO ?= .zoo
 
 # Some machines ask Python to keep no compiled code: then each of a run's processes would compile all of torch and timm
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart test check bench image clean
+.PHONY: dev quickstart test check bench zoo methods image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
@@ -46,6 +48,12 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/rand_augment.py --data $(DATA)
 	$(BIN)/python benchmarks/features.py --data $(DATA)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/probe.py $(DATA)/cifar10-images.tar.gz
+
+zoo: $(READY) ## every method trained for minutes and probed beside random weights; hours; goes on where it was
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/zoo.py --data $(DATA)/cifar10-images.tar.gz --work $(ZOO)
+
+methods: $(READY) ## docs/methods.md, its pictures from what make zoo has trained
+	$(BIN)/python benchmarks/methods_page.py --runs $(ZOO)/runs
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image
 	@for tool in docker podman buildah; do \

@@ -66,7 +66,7 @@ def task(look: Look) -> str:
         Plate(rows=[list(images)], heads=heads, caption=name, alt=f"{name}: {', '.join(heads)}")
         for images, name in zip(shown, look.names, strict=False)
     ]
-    return plates_html(plates, 150 if len(heads) <= 3 else 400)
+    return plates_html(plates, 100 * len(heads))
 
 
 def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h w"]:

@@ -1,0 +1,132 @@
+"""Writes docs/methods.md: what each method is given and finds out, its formula, its recipes, what was measured.
+
+The text comes from the files of ``pretrain/objectives`` and ``pretrain/recipes``, so the page is never older than they
+are: a test compares. The pictures are made of runs, by the methods themselves, on real images:
+
+    python benchmarks/methods_page.py                    the text; pictures stay as they are
+    python benchmarks/methods_page.py --runs WORK/runs   pictures too, of the runs that make zoo left there
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from eyespot.cluster.method_cards import Card, cards
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.views import ViewSpec
+from eyespot.eval.report.exhibits import look_at
+from eyespot.eval.report.gallery import task_pictures, whole_objective
+from eyespot.eval.report.plates import visible
+from eyespot.eval.report.story import read_story
+from eyespot.pretrain.pictures import write_picture
+from eyespot.pretrain.view_picture import view_grid
+
+DOCS = Path(__file__).parents[1] / "docs"
+FIRST_COLUMNS, MAX_BYTES = 6, 60_000
+INTRO = """# Methods
+
+What can be trained, one file each in `pretrain/objectives`. `eyespot recipes` prints the same on a terminal,
+`eyespot recipes METHOD` with all that the method's file says of its paper and of what differs from it.
+
+The gate: a few minutes of training on CIFAR-10 on two cores, then the linear probe beside the same encoder with random
+weights; 2 points more, intervals apart. [benchmarks/results/zoo.md](../benchmarks/results/zoo.md) has kNN, intervals
+and commands. It says that a method learns, not which one is better: hours on GPUs do, and the papers' numbers are of
+such. Pictures are of runs as short.
+
+This page is written by `make methods`.
+"""
+
+
+def page(found: list[Card]) -> str:
+    """The whole page."""
+    header = ["| method | paper | what it finds out | needs | gate |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        f"| [{card.name}](#{card.name}) | {card.paper} | {card.about.task} | {card.about.needs} | {_gate(card)} |"
+        for card in found
+    ]
+    parts = [INTRO, "\n".join([*header, *rows])]
+    for family in dict.fromkeys(card.about.family for card in found):
+        parts.append(f"## {family.capitalize()}")
+        parts += [section(card) for card in found if card.about.family == family]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def section(card: Card) -> str:
+    """All of one method."""
+    about = card.about
+    parts = [f"### {card.name}", f"{card.title} ({card.paper}, {_link(about.link)})."]
+    parts.append(f"Finds out {about.task}." + (f" Needs {about.needs}." if about.needs else ""))
+    if picture(card.name).is_file():
+        rows = card.picture_rows or ("the image", "its views")
+        told = f"From above: {', '.join(rows)}."
+        parts.append(f"![{card.name}. {told}](methods/{card.name}.png)\n\n*{told}*")
+    parts += [f"```text\n{formula}\n```" for formula in card.formulas]
+    facts = [("Paper", about.expected), ("Gate", str(card.measured or "not measured"))]
+    facts.append(("Recipes", ", ".join(f"`{name}` ({run.encoder.name})" for name, run in card.recipes.items())))
+    parts.append("\n".join(f"- {what}: {words}" for what, words in facts if words))
+    return "\n\n".join(parts)
+
+
+def picture(method: str) -> Path:
+    return DOCS / "methods" / f"{method}.png"
+
+
+def draw(card: Card, run_dir: Path) -> None:
+    """The picture of one method, as many images as fit into MAX_BYTES."""
+    grid, path = _grid(run_dir), picture(card.name)
+    plain = ViewSpec(views=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    for columns in range(FIRST_COLUMNS, 0, -1):
+        write_picture(grid[:, :columns], plain, path)
+        Image.open(path).quantize(256).save(path, optimize=True)
+        if path.stat().st_size <= MAX_BYTES:
+            break
+    print(f"{path}: {columns} images of {run_dir}, {path.stat().st_size / 1000:.0f} kB")
+
+
+def _grid(run_dir: Path) -> Float[Tensor, "rows columns 3 h w"]:
+    """What the run's method shows, values 0..1: its task, or else an image and its views."""
+    look = look_at(read_story(run_dir), lambda _: None)
+    if isinstance(look, str):
+        raise UserError(f"run {run_dir}: {look}")
+    objective = whole_objective(look)
+    if objective.picture_rows:
+        return task_pictures(look, objective).transpose(0, 1)
+    grid, spec = view_grid(look.run, Path(look.story.shards), FIRST_COLUMNS)
+    return visible(grid[:, : 1 + len(spec.views)], spec).transpose(0, 1)
+
+
+def _gate(card: Card) -> str:
+    if card.measured is None:
+        return "not measured"
+    gain = card.measured.linear - card.measured.random
+    return f"{gain:+.1f} points" + ("" if card.measured.passed else ", not passed")
+
+
+def _link(link: str) -> str:
+    kind, _, number = link.partition(":")
+    places = {"arXiv": f"https://arxiv.org/abs/{number}", "doi": f"https://doi.org/{number}"}
+    return f"[{link}]({places.get(kind, link)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--runs", type=Path, help="folder of runs METHOD-SEED-..., as benchmarks/zoo.py leaves it: WORK/runs"
+    )
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="whose pictures; all by default")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    found = cards()
+    for card in found if options.runs else ():
+        runs = sorted(options.runs.glob(f"{card.name}-[0-9]*/run.json"), key=lambda path: path.stat().st_mtime)
+        if runs and (not options.methods or card.name in options.methods):
+            draw(card, runs[-1].parent)
+    (DOCS / "methods.md").write_text(page(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The whole zoo on CIFAR-10: each method trained for a few minutes on two cores and probed beside its random twin.
+
+Packs the data once, trains each method's recipe with a small encoder for fewer steps, and runs the linear probe and kNN
+of the trained encoder and of the same architecture with random weights (50,000 images to fit, 10,000 to report). Gate:
+on the average over the seeds the linear probe gains at least 2 points, and with no seed do the two 95 % intervals
+overlap. A method that fails stays in the table, with what was found out about it.
+
+The table is written after each training, so a run that was broken off goes on where it was: what is already there with
+the same settings is not trained again. What the package itself shows (``eyespot recipes``, docs/methods.md) is kept in
+``pretrain/recipes/measured.json``.
+
+    python benchmarks/zoo.py --data ../shared/data/cifar10-images.tar.gz --work /tmp/zoo --seeds 2 rotation simclr
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from results import RESULTS, write_results
+
+NAME = "zoo"
+EYESPOT = str(Path(sys.executable).parent / "eyespot")
+MEASURED = Path(__file__).parents[1] / "pretrain" / "recipes" / "measured.json"
+GATE_POINTS = 2
+SHORT = "--optim.name adamw --optim.lr 1e-3 --optim.weight-decay 0.05 --optim.warmup-steps 50 --precision fp32"
+"""Convolutions in bf16 are slower than in fp32 on most CPUs."""
+RESNET = f"--encoder.name resnet10t --encoder.no-small-stem {SHORT}"
+SMALL_VIT = f"--encoder.name test_vit --encoder.patch-size 4 {SHORT}"
+METHODS = {
+    "relative_patch": f"relative_patch_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET}",
+    "jigsaw": f"jigsaw_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
+    "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET} --optim.warmup-steps 100",
+    "mae": f"mae_vitt_cifar10 --steps 500 --data.batch-size 128 {SHORT} --optim.lr 2e-3",
+    "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
+    "simclr": f"simclr_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
+    "moco_v3": f"moco_v3_vitt_cifar10 --steps 400 --data.batch-size 256 {SMALL_VIT}",
+    "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
+    " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
+    "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
+    " --objective.bottleneck 128",
+    "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
+    "vicreg": f"vicreg_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
+    "supcon": f"supcon_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
+}
+"""What each method's short training is: a recipe and what is changed of it."""
+FINDINGS: dict[str, str] = {}
+"""What was found out about methods that fail their gate."""
+
+
+def eyespot(*words: str) -> None:
+    print("eyespot", *words, flush=True)
+    subprocess.run([EYESPOT, *words], check=True)
+
+
+def measure(settings: str, seed: int, shards: Path, run_dir: Path) -> dict[str, Any]:
+    """Trains and judges one method with one seed: accuracies with their intervals, and how long training took."""
+    recipe, *changes = settings.split()
+    places = ["--data.shards", str(shards), "--run-dir", str(run_dir), "--resume", "auto", "--no-track"]
+    start = time.monotonic()
+    eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
+    row: dict[str, Any] = {"minutes": round((time.monotonic() - start) / 60, 1)}
+    encoder = json.loads((run_dir / "run.json").read_text())["run"]["encoder"]
+    shared = run_dir.parent / f"judged-{encoder['name']}-{encoder['image_size']}-{seed}"  # random weights once for all
+    for protocol in ("linear", "knn"):
+        eyespot("eval", protocol, str(run_dir), str(shards), "--out", str(shared), "--seed", str(seed))
+        results = [json.loads(path.read_text()) for path in shared.glob(f"{protocol}_*.json")]
+        for role in ("encoder", "random"):
+            found = [r for r in results if r["role"] == role and r["origin"].get("run", str(run_dir)) == str(run_dir)]
+            newest = max(found, key=lambda result: result["created"])
+            row[f"{protocol}_{role}"] = [newest["accuracy"], *newest["interval"]]
+    return row
+
+
+def average(row: dict[str, Any], key: str) -> float:
+    """Percent, over the seeds."""
+    return 100 * mean(seed[key][0] for seed in row["seeds"].values())
+
+
+def gain(row: dict[str, Any]) -> float:
+    """Points that the linear probe of the trained encoder is better by."""
+    return average(row, "linear_encoder") - average(row, "linear_random")
+
+
+def passed(row: dict[str, Any]) -> bool:
+    """Whether it learned something, beyond doubt."""
+    apart = all(seed["linear_encoder"][1] > seed["linear_random"][2] for seed in row["seeds"].values())
+    return gain(row) >= GATE_POINTS and apart
+
+
+def shown(method: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """A row for people: the mean over the seeds, and the widest span of their intervals."""
+    cells = []
+    for key in ("linear_encoder", "linear_random", "knn_encoder", "knn_random"):
+        low, high = (100 * end(seed[key][at] for seed in row["seeds"].values()) for at, end in ((1, min), (2, max)))
+        cells.append(f"{average(row, key):.1f} ({low:.1f} to {high:.1f})")
+    verdict = f"{gain(row):+.1f}, {'passed' if passed(row) else 'FAILED'}"
+    return method, verdict, *cells, ", ".join(sorted(row["seeds"], key=int)), _minutes(row)
+
+
+def _minutes(row: dict[str, Any]) -> str:
+    return f"{mean(seed['minutes'] for seed in row['seeds'].values()):.1f}"
+
+
+def write(rows: dict[str, Any]) -> None:
+    """The table for people, the numbers, and the few that the package shows."""
+    there = {method: rows[method] for method in METHODS if method in rows}
+    write_results(
+        NAME,
+        title="CIFAR-10, a few minutes of training each: accuracy in %, 95 % intervals, against random weights",
+        header=("method", "gain (gate 2)", "linear", "linear, random", "kNN", "kNN, random", "seeds", "minutes"),
+        rows=[shown(method, row) for method, row in there.items()],
+        details={"methods": there},
+    )
+    notes = [f"- {method}: {FINDINGS[method]}" for method, row in there.items() if method in FINDINGS]
+    commands = [f"- {method}: `eyespot pretrain {row['settings']}`" for method, row in there.items()]
+    parts = ["", "What was found out:", "", *notes] if notes else []
+    parts += ["", "Each method, before `eyespot eval linear` and `eyespot eval knn`:", "", *commands, ""]
+    with (RESULTS / f"{NAME}.md").open("a") as file:
+        file.write("\n".join(parts))
+    MEASURED.write_text(json.dumps({method: _short(row) for method, row in there.items()}, indent=1) + "\n")
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    encoder = row["settings"].partition("--encoder.name ")[2].split(" ")[0]
+    return {
+        "encoder": encoder or row["settings"].split()[0],
+        "linear": round(average(row, "linear_encoder"), 1),
+        "random": round(average(row, "linear_random"), 1),
+        "passed": passed(row),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS)}; all by default")
+    parser.add_argument("--data", default="cifar10", help="CIFAR-10, as eyespot shards pack takes it")
+    parser.add_argument("--work", type=Path, required=True, help="folder for shards and runs")
+    parser.add_argument("--seeds", type=int, default=2, help="trainings per method")
+    options = parser.parse_args()
+    if unknown := set(options.methods) - set(METHODS):
+        parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
+    shards = options.work / "shards"
+    if not shards.exists():
+        eyespot("shards", "pack", options.data, str(shards))
+    before = RESULTS / f"{NAME}.json"
+    rows = json.loads(before.read_text())["methods"] if before.is_file() else {}
+    for seed in range(options.seeds):
+        for method in options.methods or METHODS:
+            row = rows.get(method, {})
+            if row.get("settings") != METHODS[method]:
+                row = {"settings": METHODS[method], "seeds": {}}
+            if str(seed) not in row["seeds"]:
+                name = f"{method}-{seed}-{sha256(METHODS[method].encode()).hexdigest()[:6]}"
+                row["seeds"][str(seed)] = measure(METHODS[method], seed, shards, options.work / "runs" / name)
+                rows = json.loads(before.read_text())["methods"] if before.is_file() else {}
+                rows[method] = row
+                write(rows)
+    sys.exit(0 if all(passed(row) for row in rows.values()) else 1)
+
+
+if __name__ == "__main__":
+    main()
