@@ -35,6 +35,8 @@ ONE = dist.World(rank=0, size=1, device=torch.device("cpu"))
 THOROUGH = "moco"
 """This method has all that an engine may meet (encoder, head, teachers, a queue, running statistics), so it meets all
 of them; the others meet one of DeepSpeed's stages."""
+RESAMPLED = ("pos_embed", "pos_embed.momentum_buffer")
+"""timm brings positions to views of another size in float32, whatever their own type."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("method", METHODS)]
 
@@ -53,7 +55,6 @@ def test_forward_gives_finite_scalars_and_every_parameter_a_gradient(method):
     scalars = objective(make_batch(objective))
     assert all(value.ndim == 0 and value.isfinite() for value in scalars.values())
     scalars["loss"].backward()
-    assert any(parameter.requires_grad for parameter in objective.encoder.parameters())
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, f"{name} never enters the loss: DDP would wait for it"
@@ -125,6 +126,8 @@ def test_going_on_from_saved_tensors_is_exact(method):
     engine, other = make_double_engine(method), make_double_engine(method)
     batches = [doubled(make_batch(engine.objective, seed=seed)) for seed in range(4)]
     train(engine, batches[:2], first=0)
+    begun = zip(engine.objective.encoder.parameters(), other.objective.encoder.parameters(), strict=True)
+    assert not all(torch.equal(now, then) for now, then in begun), "the encoder learns nothing"
     with torch.no_grad():
         saved = engine.save_tensors()
         for name, tensor in other.save_tensors().items():
@@ -156,7 +159,8 @@ def test_two_ranks_equal_one(method, two_ranks):
     assert [(one + other) / 2 for one, other in zip(first, second, strict=True)] == pytest.approx(losses, rel=1e-9)
     for name, tensor in engine.save_tensors().items():
         assert np.array_equal(state[name], same[name]), f"{name} differs between the ranks"
-        assert np.allclose(tensor.numpy(), state[name], rtol=1e-7, atol=1e-9), name
+        rounding = 1e-7 if name.endswith(RESAMPLED) else 1e-9
+        assert np.allclose(tensor.numpy(), state[name], rtol=1e-7, atol=rounding), name
 
 
 @pytest.fixture(scope="module")
