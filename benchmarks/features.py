@@ -123,10 +123,10 @@ def measure(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, dict[str, float]
 
 
 def run(job: Job, data: Path, num_rounds: int, cores: int) -> dict[str, Any]:
-    subject = make_subject(job)
+    subject, plain = make_subject(job), make_subject(job)  # features_of lays out an encoder's weights as it likes
     with tempfile.TemporaryDirectory() as temporary:
         folder, shards = chosen(job, data, Path(temporary))
-        paths = {LOOP: partial(loop, subject, folder, cores), OURS: partial(ours, subject, shards, shards / "cache")}
+        paths = {LOOP: partial(loop, plain, folder, cores), OURS: partial(ours, subject, shards, shards / "cache")}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in paths}
         for number in range(num_rounds):
             found = {}

@@ -22,7 +22,7 @@ from eyespot.eval.task import Candidate, Task
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(2, -15, -1))
 """10 to 1e-7, half a decade apart."""
-_CHOOSING, FINAL = 1e-3, 1e-9  # gradient (largest entry) at which a fit ends
+_CHOOSING, FINAL = 1e-3, 1e-9  # gradient (largest entry) at which a fit ends; single precision is enough for the first
 _PATIENCE = 5  # penalties in a row, 2.5 decades, that were no better: the weaker ones take longest and overfit more
 _MAX_STEPS = 1000
 _SMALL = 50_000_000  # multiplications per gradient below which threads cost more than they bring
@@ -60,8 +60,8 @@ class Axes:
 
 
 def loss_and_gradient(
-    weights: Float64[Tensor, "r1 c"], x: Float64[Tensor, "n r"], labels: Int[Tensor, " n"], penalty: float
-) -> tuple[Float64[Tensor, ""], Float64[Tensor, "r1 c"]]:
+    weights: Float[Tensor, "r1 c"], x: Float[Tensor, "n r"], labels: Int[Tensor, " n"], penalty: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, "r1 c"]]:
     """Mean cross-entropy plus ridge penalty, and its gradient; the last row of ``weights`` is the bias."""
     logits = torch.addmm(weights[-1], x, weights[:-1])
     normaliser = logits.logsumexp(1)
@@ -74,7 +74,7 @@ def loss_and_gradient(
 
 
 def fit(
-    x: Float64[Tensor, "n r"],
+    x: Float[Tensor, "n r"],
     labels: Int[Tensor, " n"] | Float64[Tensor, "n c"],
     start: Float64[Tensor, "r1 c"],
     *,
@@ -96,13 +96,13 @@ def fit(
     """
     from scipy.optimize import minimize  # takes a second to import, in every process of a run
 
-    probabilities = torch.addmm(start[-1], x, start[:-1]).softmax(1)
+    probabilities = torch.addmm(start[-1], x.double(), start[:-1]).softmax(1)
     curvature = (probabilities * (1 - probabilities)).mean().clamp_min(1e-8)
     scale = torch.cat([curvature * variance + penalty, curvature[None]]).rsqrt()[:, None]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         weights = scale * torch.from_numpy(flat).to(x.device).view_as(start)
-        loss, gradient = loss_and_gradient(weights, x, labels, penalty)
+        loss, gradient = loss_and_gradient(weights.to(x.dtype), x, labels, penalty)
         return loss.item(), (scale * gradient).flatten().cpu().numpy()
 
     options = {"maxiter": _MAX_STEPS, "maxfun": 2 * _MAX_STEPS, "gtol": tolerance, "ftol": 0.0, "maxcor": 20}
@@ -111,7 +111,7 @@ def fit(
 
 
 def walk(
-    x: Float64[Tensor, "n r"],
+    x: Float[Tensor, "n r"],
     labels: Int[Tensor, " n"],
     *,
     num_classes: int,
@@ -119,7 +119,7 @@ def walk(
     penalties: Sequence[float] = PENALTIES,
 ) -> Iterator[tuple[float, Float64[Tensor, "r1 c"]]]:
     """Fits every penalty from strong to weak, each from the last one's weights: yields (penalty, weights)."""
-    weights = x.new_zeros(x.shape[1] + 1, num_classes)
+    weights = torch.zeros(x.shape[1] + 1, num_classes, dtype=torch.float64, device=x.device)
     for penalty in penalties:
         weights = fit(x, labels, weights, penalty=penalty, variance=variance, tolerance=_CHOOSING)
         yield penalty, weights
@@ -157,7 +157,7 @@ def predictions(
     return predict(axes(test), weights)
 
 
-def fewer_threads(x: Float64[Tensor, "n r"], num_classes: int) -> threadpool_limits:
+def fewer_threads(x: Float[Tensor, "n r"], num_classes: int) -> threadpool_limits:
     """One thread where a fit is many small steps: on a busy machine two wait for each other, 20 times as long.
 
     SciPy's own arithmetic on the weights is always that small.
@@ -170,7 +170,7 @@ def _probe(task: Task, kind: str) -> Candidate:
     x, labels, variance = axes(task.train[kind]), task.train_labels, axes.variance
     with fewer_threads(x, task.num_classes):
         best_accuracy, best_penalty, best_weights, behind = -1.0, 0.0, x[:0], 0
-        x_fit, x_held = x[task.fit], x[task.held]
+        x_fit, x_held = x[task.fit].float(), x[task.held].float()
         for penalty, weights in walk(x_fit, labels[task.fit], num_classes=task.num_classes, variance=variance):
             accuracy = (predict(x_held, weights) == labels[task.held]).double().mean().item()
             behind += 1
@@ -187,6 +187,7 @@ def _probe(task: Task, kind: str) -> Candidate:
     )
 
 
-def predict(x: Float64[Tensor, "n r"], weights: Float64[Tensor, "r1 c"]) -> Int[Tensor, " n"]:
+def predict(x: Float[Tensor, "n r"], weights: Float64[Tensor, "r1 c"]) -> Int[Tensor, " n"]:
     """The class of each row."""
+    weights = weights.to(x.dtype)
     return torch.addmm(weights[-1], x, weights[:-1]).argmax(1)
