@@ -105,6 +105,7 @@ def test_state_survives_a_round_trip(method):
 def test_a_picture_is_a_grid_of_images_or_nothing(method):
     objective = make_objective(method)
     picture = objective.picture(make_batch(objective))
+    assert len(picture if picture is not None else ()) == len(objective.picture_rows) or not objective.picture_rows
     if picture is not None:
         assert picture.ndim == 5
         assert picture.shape[2] == 3
