@@ -35,6 +35,8 @@ class DataConfig:
     """Images per optimiser step, over all ranks and micro-batches: the same on 1 or 64 processes."""
     ids: Path | None = None
     """Text file of sample ids, one a line: the run learns from these alone; None = from all."""
+    labeled_ids: Path | None = None
+    """Text file of sample ids, one a line: the run sees the labels of these alone; None = of all that have one."""
     accumulate: int = 1
     """Micro-batches per step: less memory, the same gradient."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
@@ -128,7 +130,7 @@ FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
     *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
-    *("data.shards", "data.ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
+    *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
     *("encoder.checkpointing", "start.weights", "start.origin"),
 }
 

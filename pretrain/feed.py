@@ -36,16 +36,32 @@ def chosen_ids(data: DataConfig, manifest: Manifest) -> Int64[np.ndarray, " n"] 
     Raises:
         UserError: the file cannot be read, or names no samples, one twice, or one that is not there.
     """
-    if data.ids is None:
+    return None if data.ids is None else _read_ids(f"data.ids {data.ids}", data.ids, manifest)
+
+
+def labeled_ids(data: DataConfig, shards: Path, manifest: Manifest) -> Int64[np.ndarray, " n"] | None:
+    """The samples whose labels ``data.labeled_ids`` lets the run see; None = all that have one.
+
+    Raises:
+        UserError: the file cannot be read, or names no samples, one twice, or one that is not there or has no label.
+    """
+    if data.labeled_ids is None:
         return None
+    field = f"data.labeled_ids {data.labeled_ids}"
+    ids = _read_ids(field, data.labeled_ids, manifest)
+    unlabeled = ids[read_index(shards, manifest)["label"][ids] < 0]
+    if len(unlabeled):
+        raise UserError(f"{field}: {len(unlabeled)} of {len(ids)} samples have no label (the first: {unlabeled[0]})")
+    return ids
+
+
+def _read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, " n"]:
     try:
-        ids = np.array([int(line) for line in data.ids.read_text(encoding="utf-8").split()], np.int64)
+        ids = np.array([int(line) for line in path.read_text(encoding="utf-8").split()], np.int64)
     except (OSError, ValueError) as error:
-        raise UserError(f"data.ids {data.ids}: cannot be read as one id a line ({error})") from error
+        raise UserError(f"{field}: cannot be read as one id a line ({error})") from error
     if not len(ids) or len(np.unique(ids)) < len(ids) or ids.min() < 0 or ids.max() >= manifest.num_samples:
-        raise UserError(
-            f"data.ids {data.ids}: must name different samples from 0 to {manifest.num_samples - 1}, at least one"
-        )
+        raise UserError(f"{field}: must name different samples from 0 to {manifest.num_samples - 1}, at least one")
     return ids
 
 
@@ -59,30 +75,44 @@ def sample_ids(data: DataConfig, manifest: Manifest) -> Int[Tensor, " n"]:
     return torch.arange(manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
 
 
-def check_labels(objective: Objective, shards: Path, manifest: Manifest, data: DataConfig) -> None:
-    """Whether there are labels where the method needs them, and those it can tell apart.
+def check_labels(objective: Objective, shards: Path, manifest: Manifest, run: Run) -> None:
+    """Whether the run sees labels where its method needs them, and those it can tell apart.
 
     Raises:
-        UserError: there are none, or others.
+        UserError: it sees none, too few, or others; or which it may see is said of a method that asks for none or all.
     """
-    if objective.needs_labels and not manifest.num_labeled:
-        raise UserError(
-            f"data.shards {shards}: {type(objective).__name__} needs labels and no image has one; pack class folders"
-        )
-    if objective.num_classes is None:
+    data, needs, method = run.data, run.objective.needs_labels(), type(objective).__name__
+    if data.labeled_ids is not None and needs != "some":
+        instead = "leave it out" if needs == "none" else "name them in data.ids"
+        raise UserError(f"data.labeled_ids {data.labeled_ids}: {method} learns from {needs} of the labels; {instead}")
+    if needs == "none":
         return
-    labels, ids = read_index(shards, manifest)["label"], chosen_ids(data, manifest)
-    labels = labels if ids is None else labels[ids]
-    if labels.min() < 0:
+    if not manifest.num_labeled:
+        raise UserError(f"data.shards {shards}: {method} needs labels and no image has one; pack class folders")
+    labels = _seen_labels(data, shards, manifest)
+    if labels.max() < 0:
+        field = "ids" if data.labeled_ids is None else "labeled_ids"
+        raise UserError(f"data.{field}: {method} needs labels, and of the samples that it sees none has one")
+    if needs == "all" and labels.min() < 0:
         raise UserError(
             f"data.shards {shards}: {(labels < 0).sum()} of {len(labels)} images have no label;"
             " name the others in data.ids"
         )
-    if labels.max() >= objective.num_classes:
+    if objective.num_classes is not None and labels.max() >= objective.num_classes:
         raise UserError(
             f"objective.num_classes {objective.num_classes}: {shards} has label {labels.max()}; set it to"
             f" {max(len(manifest.classes), labels.max() + 1)}"
         )
+
+
+def _seen_labels(data: DataConfig, shards: Path, manifest: Manifest) -> Int[np.ndarray, " n"]:
+    """Of the samples that the run learns from."""
+    labels, known = read_index(shards, manifest)["label"], labeled_ids(data, shards, manifest)
+    if known is not None:
+        labels, every = np.full_like(labels, -1), labels
+        labels[known] = every[known]
+    ids = chosen_ids(data, manifest)
+    return labels if ids is None else labels[ids]
 
 
 def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
@@ -106,6 +136,8 @@ def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpe
 def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> LoaderSpec:
     """One micro-batch over all ranks.
 
+    Of other shards than the run's own, which a monitor may look at, all samples and labels are seen.
+
     Raises:
         UserError: the batch cannot be dealt evenly to ranks and micro-batches.
     """
@@ -115,9 +147,12 @@ def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> Loader
             f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
             f" ({world.size} ranks x {data.accumulate} micro-batches)"
         )
+    own = data.shards is None or shards == find_shards(data.shards)
+    manifest = read_manifest(shards)
     return LoaderSpec(
         shards=shards,
-        ids=chosen_ids(data, read_manifest(shards)),
+        ids=chosen_ids(data, manifest) if own else None,
+        labeled_ids=labeled_ids(data, shards, manifest) if own else None,
         views=views,
         batch_size=data.batch_size // data.accumulate,
         seed=run.seed,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,8 @@ from eyespot.pretrain.about import About
 from eyespot.pretrain.encoders import features
 
 NUM_PICTURED = 8
+
+Labels = Literal["none", "some", "all"]
 
 
 class Objective(nn.Module, ABC):
@@ -30,6 +32,10 @@ class Objective(nn.Module, ABC):
         about: ClassVar[About]
         """Where the method comes from."""
 
+        def needs_labels(self) -> Labels:
+            """Of how many images the method must be told what is in them; where of some, the others' labels are -1."""
+            return "none"
+
         @abstractmethod
         def build(self, encoder: nn.Module, image_size: int) -> "Objective":
             """The objective around a freshly made encoder that sees images of ``image_size`` pixels."""
@@ -41,14 +47,11 @@ class Objective(nn.Module, ABC):
                 UserError: it cannot.
             """
 
-    needs_labels: ClassVar[bool] = False
-    """Whether the method is told what is in the images."""
-
     picture_rows: ClassVar[tuple[str, ...]] = ()
     """What the rows of ``picture`` show, from above: captions; empty = the views."""
 
     num_classes: int | None = None
-    """How many classes it can tell apart: then each image needs a label, 0 to this number; None = it does not ask."""
+    """How many classes it can tell apart: labels must lie below; None = any number."""
 
     image_size: int
     """Height and width of what the encoder sees, pixels."""

@@ -90,7 +90,7 @@ class Trainer:
         with dist.agreed():
             shards, manifest = open_shards(run.data)
             objective = first_objective(run, sample_ids(run.data, manifest))
-            check_labels(objective, shards, manifest, run.data)
+            check_labels(objective, shards, manifest, run)
             self.views = normalized(objective.views(), run.data, manifest)
             spec = loader_spec(run, shards, self.views, world)
         num_parameters = sum(p.numel() for p in objective.parameters())

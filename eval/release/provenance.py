@@ -39,9 +39,7 @@ class Origin:
 
     def sees_labels(self) -> bool:
         """Whether the method is told what is in the images."""
-        module = importlib.import_module(type(self.run.objective).__module__)
-        owner = getattr(module, type(self.run.objective).__qualname__.partition(".")[0], None)
-        return bool(getattr(owner, "needs_labels", False))
+        return self.run.objective.needs_labels() != "none"
 
     def normalization(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation that the encoder was trained with.

@@ -35,13 +35,11 @@ from eyespot.pretrain.about import About
 from eyespot.pretrain.encoders import encode
 from eyespot.pretrain.heads import AttentivePool
 from eyespot.pretrain.mixing import MixConfig, mix
-from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.objective import Labels, Objective
 
 
 class Classify(Objective):
     """Names what is in each image."""
-
-    needs_labels = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
@@ -81,6 +79,10 @@ class Classify(Objective):
                 raise UserError(f"objective.num_queries {self.num_queries}: must be 1 or more")
             if self.head == "attentive" and self.pool != "auto":
                 raise UserError(f"objective.pool {self.pool!r}: an attentive head sees all tokens; leave it out")
+
+        def needs_labels(self) -> Labels:
+            """Each image has its target."""
+            return "all"
 
         def build(self, encoder: nn.Module, image_size: int) -> "Classify":
             """A classifier around any encoder."""

@@ -44,6 +44,7 @@ from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
 from eyespot.pretrain.metric_losses import Mining, Pairs
+from eyespot.pretrain.objective import Labels
 
 MARGINS = {"contrastive": 1.0, "triplet": 0.2, "lifted": 1.0}
 """The papers'; the other losses have none."""
@@ -102,6 +103,10 @@ class Metric(Contrastive):
                     raise UserError(f"objective.{name} {value}: must be above 0")
             if self.norm_weight < 0:
                 raise UserError(f"objective.norm_weight {self.norm_weight}: must be 0 or more")
+
+        def needs_labels(self) -> Labels:
+            """Where labels say what belongs together; an image without one has its other view."""
+            return "some" if self.positives == "labels" else "none"
 
         def build(self, encoder: nn.Module, image_size: int) -> "Metric":
             """A metric from any encoder."""

@@ -30,12 +30,11 @@ from eyespot.pretrain.contrast import supcon_loss
 from eyespot.pretrain.contrastive import Contrastive, Rows
 from eyespot.pretrain.heads import mlp
 from eyespot.pretrain.health import similarities
+from eyespot.pretrain.objective import Labels
 
 
 class SupCon(Contrastive):
     """Views of images with the same label agree, among all other views of the batch."""
-
-    needs_labels = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
@@ -65,6 +64,10 @@ class SupCon(Contrastive):
         def __post_init__(self) -> None:
             if self.temperature <= 0:
                 raise UserError(f"objective.temperature {self.temperature}: must be above 0")
+
+        def needs_labels(self) -> Labels:
+            """An image without one has its other view as its only positive."""
+            return "some"
 
         def build(self, encoder: nn.Module, image_size: int) -> "SupCon":
             """SupCon around any encoder."""
