@@ -18,7 +18,9 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+import eyespot.pretrain.pixel_transformer  # noqa: F401 - timm gets to know its names
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.split_encoder import SplitEncoder
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,7 +28,7 @@ class EncoderConfig:
     """Which encoder is trained."""
 
     name: str = "vit_base_patch16_224"
-    """timm's name of the architecture."""
+    """timm's name of the architecture; also ours, split_resnet18 and pixel_transformer_small among them."""
     image_size: int = 224
     """Height and width of what it sees, pixels."""
     patch_size: int | None = None
@@ -75,6 +77,10 @@ def _shrink_stem(encoder: nn.Module, name: str) -> None:
 
     A deep stem keeps its 3x3 convolutions and loses the stride; the 7x7 one is made anew, initialised as timm does.
     """
+    if isinstance(encoder, SplitEncoder):
+        for half in encoder.children():
+            _shrink_stem(half, name)
+        return
     if not isinstance(encoder, timm.models.ResNet):
         raise UserError(
             f"encoder.small_stem True: {name} has no ResNet's stem to make small; leave it out or try resnet18"
