@@ -318,3 +318,29 @@ def test_mlflow_shows_one_run_across_resumes(digits, tmp_path, monkeypatch):
     assert len(found.data.tags["manifest_sha256"]) == 64
     pictures = {Path(item.path).name for item in client.list_artifacts(found.info.run_id, "pictures")}
     assert pictures == {"step-00000005.png", "step-00000010.png", "step-00000015.png", "step-00000020.png"}
+
+
+def test_a_run_goes_on_with_the_labels_that_it_may_see(digits, tmp_path):
+    """Of another list it would be another run; the list's place is on record."""
+
+    def run_in(folder: str, **changes) -> Run:
+        run = make_run("s4l_tiny")
+        run.data.shards, run.data.batch_size, run.data.labeled_ids = digits, 24, tmp_path / "known.txt"
+        run.run_dir, run.steps, run.save_every, run.log_every, run.picture_every = tmp_path / folder, 4, 2, 1, 0
+        run.optim.warmup_steps, run.track, run.device = 1, False, "cpu"
+        for name, value in changes.items():
+            setattr(run, name, value)
+        return run
+
+    (tmp_path / "known.txt").write_text("\n".join(map(str, range(0, 1438, 5))))
+    fit(run_in("straight"), "s4l_tiny")
+    shown = column(tmp_path / "straight", "labeled")
+    assert all(0 < share < 0.5 for share in shown)
+    fit(run_in("parts", stop_after=2), "s4l_tiny")
+    fit(run_in("parts", resume="auto"), "s4l_tiny")
+    assert column(tmp_path / "parts", "loss") == column(tmp_path / "straight", "loss")
+    record = json.loads((tmp_path / "parts" / "run.json").read_text())
+    assert record["run"]["data"]["labeled_ids"] == str(tmp_path / "known.txt")
+    (tmp_path / "known.txt").write_text("1 2 3")
+    with pytest.raises(UserError, match=r"loader state: shards .* the ids"):
+        fit(run_in("branch", resume=str(checkpoint.newest(tmp_path / "parts"))), "s4l_tiny")
