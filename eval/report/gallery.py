@@ -60,11 +60,9 @@ def task(look: Look) -> str:
     objective = whole_objective(look)
     if isinstance(objective, MAE):
         return _reconstructions(look, objective)
-    shown = task_pictures(look, objective)
     heads = objective.picture_rows
     plates = [
-        Plate(rows=[list(images)], heads=heads, caption=name, alt=f"{name}: {', '.join(heads)}")
-        for images, name in zip(shown, look.names, strict=False)
+        Plate(rows=[list(images)], heads=heads, alt=", ".join(heads)) for images in task_pictures(look, objective)
     ]
     return plates_html(plates, 100 * len(heads))
 
