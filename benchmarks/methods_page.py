@@ -26,7 +26,7 @@ from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.view_picture import view_grid
 
 DOCS = Path(__file__).parents[1] / "docs"
-FIRST_COLUMNS, MAX_BYTES = 6, 60_000
+FIRST_COLUMNS, MAX_BYTES = 8, 60_000
 INTRO = """# Methods
 
 What can be trained, one file each in `pretrain/objectives`. `eyespot recipes` prints the same on a terminal,
