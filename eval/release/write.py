@@ -112,10 +112,16 @@ def trained_encoder(origin: Origin) -> nn.Module:
     """The checkpoint's encoder, all of its tensors and no other, in evaluation mode.
 
     Raises:
-        UserError: the checkpoint is damaged, does not fit, or holds numbers that are not finite.
+        UserError: timm has no such encoder; the checkpoint is damaged, does not fit, or holds numbers that are not
+            finite.
     """
     config, weights = origin.run.encoder, checkpoint.read_encoder(origin.folder)
     encoder = make_encoder(config)
+    if not type(encoder).__module__.startswith("timm."):
+        raise UserError(
+            f"encoder.name {config.name!r}: is eyespot's own, and nobody could load the release with timm alone;"
+            " keep the run folder, which eyespot eval and report read"
+        )
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:

@@ -171,6 +171,17 @@ def test_what_is_not_released(tmp_path: Path, what: str):
     assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("split_brain", "split_test_vit"), ("pixel_gpt", "test_pixel_transformer")]
+)
+def test_what_timm_alone_cannot_build(tmp_path: Path, method: str, name: str):
+    run = small_run(tmp_path / "run", f"{method}_tiny", EncoderConfig(name=name, image_size=16, patch_size=4))
+    run_dir = write_run(tmp_path / "run", run=run)
+    with pytest.raises(UserError, match=f"encoder.name '{name}': is eyespot's own, and nobody") as error:
+        release(run_dir, tmp_path / "out", license="mit")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path):
     """One tensor less, and one of another shape."""
     run_dir = write_run(tmp_path / "run")
