@@ -132,6 +132,12 @@ def gather_to_first(own: T) -> list[T] | None:
     return gathered
 
 
+def take_from_first(tensor: Tensor) -> None:
+    """Overwrites it with rank 0's, which has the same shape and type."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+
+
 @contextmanager
 def agreed() -> Iterator[None]:
     """What is wrong with the input on one rank is wrong for all: each raises the same UserError, and none hangs."""

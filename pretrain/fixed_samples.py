@@ -1,7 +1,6 @@
 """FixedSamples: the same few samples again and again, and what the encoder of the moment makes of them."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
@@ -41,29 +40,52 @@ class FixedSamples:
         self._kept: list[Part] = []
 
     def encode(self, objective: Objective) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]] | None:
+        """Features of each view, in single precision, and the labels, on the device; as ``encode_all``."""
+        found = self.encode_all(objective)
+        if found is None:
+            return None
+        (features, labels), device = found, self._spec.device
+        return [view.to(device) for view in features], labels.to(device)
+
+    def encode_all(
+        self, objective: Objective, advance: Callable[[int], None] = lambda count: None
+    ) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]] | None:
         """Features of each view, in single precision, and the labels, in the order of the ids; None but on rank 0.
+
+        On the CPU, which has room for those of all samples.
 
         They do not depend on the number of ranks. Every rank calls it, and runs the encoder equally often: where its
         parameters are cut up, the ranks need each other. The objective stays as it was: no gradient, its modules in
         evaluation mode meanwhile, so that batch norm uses what it has gathered and gathers nothing. Full precision,
         whatever the run's.
-        """
-        with at_rest(objective):
-            encoded = [self._encode_part(objective, part) for part in self._parts()]
-            for _ in range(self._rounds - len(encoded)):
-                self._encode_part(objective, self._last)
-        everyone = gather_to_first([] if self._idle else encoded)
-        if everyone is None:
-            return None
-        ordered = [part for parts in itertools.zip_longest(*everyone) for part in parts if part is not None]
-        features, labels = zip(*ordered, strict=True)
-        device = self._spec.device
-        return [torch.cat(view).to(device) for view in zip(*features, strict=True)], torch.cat(labels).to(device)
 
-    def _encode_part(self, objective: Objective, part: Part) -> tuple[list[Tensor], Tensor]:
-        views, labels = part
-        self._last = part
-        return [objective.encode(view.to(self._spec.device)).float().cpu() for view in views], labels
+        Args:
+            objective: on this process's device.
+            advance: is told of how many more samples the features have arrived; on rank 0.
+        """
+        found: list[Part] = []
+        with at_rest(objective):
+            for (views, labels), needed in self._rounds_of_parts():
+                encoded = [objective.encode(view.to(self._spec.device)).float().cpu() for view in views], labels
+                everyone = gather_to_first(encoded if needed else None)  # round by round: each message is small
+                for part in everyone or []:
+                    if part is not None:
+                        found.append(part)
+                        advance(len(part[1]))
+        if not found:
+            return None
+        features, labels = zip(*found, strict=True)
+        return [torch.cat(view) for view in zip(*features, strict=True)], torch.cat(labels)
+
+    def _rounds_of_parts(self) -> Iterator[tuple[Part, bool]]:
+        """This rank's parts; then its last one again, which nobody needs, while others still have some."""
+        number, last = 0, None
+        for part in self._parts():
+            number, last = number + 1, part
+            yield part, not self._idle
+        for _ in range(number, self._rounds):
+            if last is not None:
+                yield last, False
 
     def _parts(self) -> Iterator[Part]:
         if self._kept:

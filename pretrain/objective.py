@@ -53,6 +53,9 @@ class Objective(nn.Module, ABC):
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
 
+    refresh_epochs: float | None = None
+    """Epochs between two calls of ``refresh``, the first of them before the first step; None = never."""
+
     image_size: int
     """Height and width of what the encoder sees, pixels."""
 
@@ -80,6 +83,17 @@ class Objective(nn.Module, ABC):
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""
         return features(self.encoder, images)
+
+    def refresh(self, features: Float[Tensor, "n d"] | None) -> None:
+        """Called before a step, every ``refresh_epochs``, with what ``encode`` makes of all samples at that moment.
+
+        It is no part of the step before, so a checkpoint of that step leads to it again. What it finds out goes into
+        buffers, the same on all ranks (``dist.take_from_first``).
+
+        Args:
+            features: of the images' middles, single precision, on the CPU; a row for each of ``prepare``'s ids, in
+                their order. On rank 0; None on the others.
+        """
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -27,12 +29,12 @@ class TrainingProgress:
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s"),
+            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
             console=console,
             disable=not self._live,
         )
-        self._task = self._bar.add_task("step", total=steps, completed=start, loss="-", rate="-")
+        self._task = self._bar.add_task("step", total=steps, completed=start, figures="loss -")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
@@ -47,9 +49,18 @@ class TrainingProgress:
         """The step that is done."""
         self._bar.update(self._task, completed=step)
 
+    @contextmanager
+    def aside(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A second bar for work between two steps, which is told how much more of it is done."""
+        task = self._bar.add_task(what, total=total, figures="")
+        try:
+            yield lambda count: self._bar.advance(task, count)
+        finally:
+            self._bar.remove_task(task)
+
     def show(self, step: int, loss: float, images_per_second: float) -> None:
         """The newest figures."""
-        self._bar.update(self._task, completed=step, loss=f"{loss:.4f}", rate=f"{images_per_second:,.0f}")
+        self._bar.update(self._task, completed=step, figures=f"loss {loss:.4f}  {images_per_second:,.0f} images/s")
         now = time.monotonic()
         due = now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self._steps
         if self._shown and not self._live and due:

@@ -49,7 +49,9 @@ from eyespot.pretrain.time_shares import TimeShares
 
 log = logging.getLogger("eyespot")
 
-Place = Literal["starting", "reading data", "forward and backward", "optimiser", "logging", "monitor", "saving"]
+Place = Literal[
+    "starting", "reading data", "forward and backward", "optimiser", "logging", "monitor", "refresh", "saving"
+]
 
 BEAT_SECONDS = 1.0
 SETTLE_SECONDS = 3.0
@@ -58,7 +60,7 @@ GRACE_SECONDS = 20.0
 """For a process to end by itself: MLflow's last chance is 15 s, torchrun kills after 30 s."""
 STALL_SECONDS = 30.0
 """Without progress, and ten median steps, before the log says so."""
-SLOW_PLACES = ("monitor", "saving", "logging")
+SLOW_PLACES = ("monitor", "refresh", "saving", "logging")
 """Ten times as long may pass here."""
 
 _EXCHANGE_ERROR = re.compile(

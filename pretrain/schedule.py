@@ -2,6 +2,10 @@
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eyespot.pretrain.config import Run
 
 IMAGES_PER_RATE = 256
 
@@ -36,6 +40,19 @@ def learning_rate(
         return peak / 10 ** sum(step >= round(share * steps) for share in decay_at)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return final + (peak - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def rate_at(step: int, run: "Run") -> float:
+    """The rate that really applies in the run's step of this 0-based number."""
+    optim, batch_size = run.optim, run.data.batch_size
+    return learning_rate(
+        step,
+        steps=run.steps,
+        warmup_steps=optim.warmup_steps,
+        peak=effective_rate(optim.lr, batch_size),
+        final=effective_rate(optim.min_lr, batch_size),
+        decay_at=optim.decay_at,
+    )
 
 
 def micro_seed(seed: int, step: int, place: int) -> int:

@@ -23,9 +23,10 @@ from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.pictures import write_picture
 from eyespot.pretrain.progress import TrainingProgress, announce
 from eyespot.pretrain.rank_watch import RankFailure, RankWatch
+from eyespot.pretrain.refresh import Refresh
 from eyespot.pretrain.run_folder import RunFolder, manifest_digest
 from eyespot.pretrain.saver import Saver
-from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
+from eyespot.pretrain.schedule import micro_seed, rate_at
 from eyespot.pretrain.start import first_objective
 from eyespot.pretrain.stopping import StopSignals
 
@@ -99,6 +100,7 @@ class Trainer:
             self.engine = make_engine(
                 run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings
             )
+        self.refresh = Refresh(run, self.engine.objective, spec, world, watch)
         self.saver = Saver(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, state = (last.step, last.loader) if last is not None else (0, None)
@@ -134,9 +136,10 @@ class Trainer:
         last = min(run.steps, run.stop_after or run.steps)
         self.meter.restart()
         for step in range(self.start, last):
+            self.refresh(step, progress)  # clusters: before the first step, and every few epochs
             batches, scalars = self._forward_backward(step)  # 1.
             self.watch.at("optimiser")
-            rate = self._rate(step)
+            rate = rate_at(step, run)
             broken, stop = dist.any_rank([not torch.isfinite(scalars).all(), self.signals.received is not None])
             grad_norm, applied = self.engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
             if applied:
@@ -174,12 +177,6 @@ class Trainer:
             waited = self.watch.at("forward and backward")
             self.meter.add(self.run.data.batch_size // self.run.data.accumulate, waited)
             yield taken[-1], micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
-
-    def _rate(self, step: int) -> float:
-        optim = self.run.optim
-        peak, final = (effective_rate(rate, self.run.data.batch_size) for rate in (optim.lr, optim.min_lr))
-        schedule = {"steps": self.run.steps, "warmup_steps": optim.warmup_steps, "decay_at": optim.decay_at}
-        return learning_rate(step, peak=peak, final=final, **schedule)
 
     def _skip(self, step: int, batches: list[Batch], scalars: Tensor, grad_norm: float) -> None:
         """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""

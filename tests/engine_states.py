@@ -10,18 +10,22 @@ from eyespot.data_pipeline.batch import Batch
 from eyespot.pretrain import dist
 from eyespot.pretrain.config import make_run
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
+from eyespot.pretrain.fixed_samples import at_rest
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim import make_optimizer
 from eyespot.pretrain.start import fresh_objective
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 COUNT = 6
+"""Samples of a batch."""
+NUM_SAMPLES = 32
+"""Of the run."""
 
 
 def make_objective(method: str) -> Objective:
     run = make_run(f"{method}_tiny")
     torch.manual_seed(0)
-    return fresh_objective(run, torch.arange(COUNT))
+    return fresh_objective(run, torch.arange(NUM_SAMPLES))
 
 
 def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:
@@ -35,6 +39,17 @@ def make_images(objective: Objective, count: int = COUNT) -> torch.Tensor:
     """Whole images as evaluation shows them; views may be of other sizes."""
     size = objective.image_size
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def refresh(objective: Objective) -> None:
+    """What the loop does before step 0 for a method that asks for it; every rank calls it."""
+    if objective.refresh_epochs is None:
+        return
+    images = make_images(objective, NUM_SAMPLES).to(next(objective.parameters()).dtype)
+    with at_rest(objective):
+        features = objective.encode(images).float()
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    objective.refresh(features if first else None)
 
 
 def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:

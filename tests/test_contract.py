@@ -26,6 +26,7 @@ from engine_states import (
     make_objective,
     make_single_engine,
     own_batches,
+    refresh,
     rows_of,
     whole_state,
 )
@@ -217,6 +218,8 @@ def make_double_engine(method: str, world: dist.World = ONE) -> Engine:
 def train(engine: Engine, batches: list[Batch], first: int) -> list[float]:
     """The losses of a step per batch."""
     losses = []
+    if first == 0:
+        refresh(engine.objective)
     for step, batch in enumerate(batches, first):
         losses.append(float(engine.forward_backward([(batch, step)])[0]["loss"]))
         assert engine.step(0.05)[1]
@@ -245,6 +248,7 @@ def learn_one_batch(world: dist.World, methods: list[str]) -> dict:
 
 def learn(engine: Engine) -> list[float]:
     batch, losses = make_batch(engine.objective), []
+    refresh(engine.objective)
     for step in range(30):
         losses.append(float(engine.forward_backward([(batch, step)])[0]["loss"]))
         norm, applied = engine.step(2e-3)

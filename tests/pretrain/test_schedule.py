@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed
+from eyespot.pretrain.config import make_run
+from eyespot.pretrain.schedule import effective_rate, learning_rate, micro_seed, rate_at
 
 
 def test_warmup_is_linear_and_reaches_the_peak():
@@ -51,3 +52,9 @@ def test_micro_seed_depends_on_each_coordinate_and_fits_torch():
     seeds = {micro_seed(*place) for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 11, 1), (0, 1, 11)]}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_rate_of_a_run_is_for_its_batch():
+    run = make_run("moco_v1_r50_in1k")
+    run.data.batch_size, run.steps, run.optim.warmup_steps = 512, 100, 10
+    assert [rate_at(step, run) for step in (0, 9, 50, 70, 90)] == pytest.approx([0.006, 0.06, 0.06, 0.006, 0.0006])
