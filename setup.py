@@ -40,6 +40,7 @@ setup(
     package_dir={"eyespot": "."},
     cmdclass={"build_py": BuildPackage},
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
+    package_data={"eyespot.pretrain.recipes": ["measured.json"]},
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},
     install_requires=[
         "beartype>=0.20",

@@ -31,6 +31,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert inside == {"__init__.py", "data_pipeline", "pretrain", "eval", "cluster"}
     for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/dali.py"):
         assert f"eyespot/{source}" in names
+    assert "eyespot/pretrain/recipes/measured.json" in names
 
 
 def test_it_runs_outside_the_checkout(wheel, tmp_path):

@@ -1,0 +1,61 @@
+"""benchmarks/zoo.py: every method has its short training, which can be had as it is written; the gate is one."""
+
+import json
+import pkgutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import eyespot.pretrain.objectives
+from eyespot.cluster.commands.pretrain import requested
+from eyespot.cluster.method_cards import MEASURED
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import zoo
+from zoo import FINDINGS, METHODS, passed
+
+ROWS = json.loads((zoo.RESULTS / "zoo.json").read_text())["methods"]
+
+
+def test_every_method_is_there():
+    """Classify is no pretraining: what it learns is what the probe asks for."""
+    assert {info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)} - {"classify"} == set(
+        METHODS
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_training_can_be_had(method):
+    recipe, run = requested(METHODS[method].split())
+    assert recipe.startswith(f"{method}_")
+    assert type(run.objective).__module__.endswith(f".{method}")
+    assert run.optim.warmup_steps < run.steps
+    run.objective.check_batch(run.data.batch_size)
+
+
+def test_the_table_is_of_these_trainings():
+    for method, row in ROWS.items():
+        assert row["settings"] == METHODS[method], f"{method}: measured with other settings; run: make zoo"
+        assert passed(row) or method in FINDINGS, f"{method}: failed, and nothing says why"
+    shown = json.loads(MEASURED.read_text())
+    assert {method: card["passed"] for method, card in shown.items()} == {m: passed(row) for m, row in ROWS.items()}
+
+
+@pytest.mark.parametrize(
+    ("trained", "random", "expected"),
+    [
+        (((0.50, 0.49, 0.51),), ((0.47, 0.46, 0.48),), True),
+        (((0.50, 0.49, 0.51),), ((0.485, 0.475, 0.495),), False),  # too little
+        (((0.50, 0.47, 0.53),), ((0.46, 0.43, 0.49),), False),  # enough, but not beyond doubt
+        (
+            ((0.50, 0.49, 0.51), (0.51, 0.50, 0.52)),
+            ((0.47, 0.46, 0.48), (0.50, 0.49, 0.51)),
+            False,
+        ),  # nor with any seed
+    ],
+)
+def test_the_gate(trained, random, expected):
+    pairs = enumerate(zip(trained, random, strict=True))
+    seeds = {str(seed): {"linear_encoder": list(ours), "linear_random": list(twin)} for seed, (ours, twin) in pairs}
+    assert passed({"seeds": seeds}) is expected
