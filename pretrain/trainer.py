@@ -16,6 +16,7 @@ from eyespot.pretrain import checkpoint, dist
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch, sample_ids
+from eyespot.pretrain.fixed_samples import at_rest
 from eyespot.pretrain.health import HeadWatch
 from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
 from eyespot.pretrain.monitor import Monitor
@@ -218,7 +219,8 @@ class Trainer:
         progress.show(step, values["loss"], values["images_per_second"])
 
     def _picture(self, step: int) -> None:
-        picture = self.engine.objective.picture(self.pictured) if self.pictured is not None else None
+        with at_rest(self.engine.objective):  # as evaluation sees it, and the run goes on as if nobody had looked
+            picture = self.engine.objective.picture(self.pictured) if self.pictured is not None else None
         if picture is not None and self.tracker is not None:
             path = self.folder.path / "pictures" / f"step-{step:08d}.png"
             write_picture(picture, self.views, path)

@@ -267,6 +267,18 @@ def test_a_picture_is_written(digits, tmp_path):
     ]
 
 
+def test_a_run_does_not_notice_its_pictures(digits, tmp_path):
+    """The running statistics of its batch norms are those of the training images alone."""
+    for folder, every in (("alone", 0), ("watched", 1)):
+        run = small_run(digits, tmp_path / folder, steps=2, picture_every=every)
+        recipe = make_run("denoising_tiny")
+        run.objective, run.encoder = recipe.objective, recipe.encoder
+        fit(run, "denoising_tiny")
+    alone, watched = (weights(tmp_path / folder) for folder in ("alone", "watched"))
+    assert any(name.endswith("running_mean") for name in alone)
+    assert all(torch.equal(tensor, watched[name]) for name, tensor in alone.items())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
