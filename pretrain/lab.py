@@ -151,7 +151,7 @@ class ColorNames(nn.Module):
 
     def wait(self, nearest: Int[Tensor, " n"]) -> None:
         """Holds back the bins of a micro-batch's pixels until the step is taken."""
-        self._waiting.append(torch.bincount(nearest, minlength=len(self)))
+        self._waiting.append(torch.zeros_like(self.seen).index_add_(0, nearest, torch.ones_like(nearest)))
 
     @torch.no_grad()
     def count(self) -> None:
