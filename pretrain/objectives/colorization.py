@@ -12,9 +12,10 @@ The pictures show the annealed mean of each pixel's distribution, T = 0.38 (equa
 What differs from the authors' code:
 - p is counted in the run's own images as they come by, with one pixel of each bin to begin with; theirs was counted
   over ImageNet beforehand. The bins are 309 in place of 313 (``lab.bins``).
-- The encoder gets its gray image as three equal channels, so it stays a plain timm encoder that takes any image.
-  It is the colour image that evaluation and releases show it, and it has never seen one. To judge it as the paper does,
-  make the images gray before.
+- The encoder gets its gray image as three equal channels, so it stays a plain timm encoder that takes any image. Its
+  first convolution starts with the same weights for all three: it begins blind to colour and hardly learns to see it,
+  so that evaluation and releases, which show it images in colour, judge what it makes of their lightness, as the paper
+  does.
 - Any encoder, and a decoder with group norm behind it; theirs is a VGG-like network with dilated convolutions.
 
 To expect (from memory): AlexNet on ImageNet-1k, linear classifiers on conv1 to conv5: 12.5, 24.5, 30.4, 31.5, 30.3 %.
@@ -83,6 +84,7 @@ class Colorization(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
+        make_colorblind(encoder)
         self.names = ColorNames()
         self.out_size = max(1, image_size // PIXELS_PER_COLOR)
         self.decoder = ImageDecoder(
@@ -132,3 +134,13 @@ class Colorization(Objective):
         ab = F.interpolate(ab, lightness.shape[2:], mode="bilinear")
         given = normalized(to_rgb(torch.cat([lightness, ab], dim=1)))
         return torch.stack([normalized(to_gray(lightness)), given, images])
+
+
+@torch.no_grad()
+def make_colorblind(encoder: nn.Module) -> None:
+    """Gives the first convolution the same weights for all three channels: their root mean square is what it was."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            weight = module.weight.mean(1, keepdim=True) * 3**0.5
+            module.weight.copy_(weight.expand_as(module.weight))
+            return

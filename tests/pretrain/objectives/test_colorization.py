@@ -73,6 +73,24 @@ def test_the_encoder_sees_no_colour():
     assert losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
+@torch.no_grad()
+def test_the_encoder_begins_blind_to_colour():
+    """Evaluation shows it colours: turning them changes its features far less than turning the lightness."""
+    objective = make_objective()
+    torch.manual_seed(0)
+    plain = make_encoder(EncoderConfig(name="test_vit", image_size=SIZE, patch_size=4)).double().eval()
+    rgb = torch.rand(COUNT, 3, SIZE, SIZE, dtype=torch.float64)
+    turned = rgb.roll(1, dims=1)
+
+    def change(encoder: torch.nn.Module) -> float:
+        one, other, dark = (encoder(normalized(image)) for image in (rgb, turned, 1 - rgb))
+        return ((one - other).norm() / (one - dark).norm()).item()
+
+    assert change(objective.encoder) < 0.3 * change(plain)
+    weights, before = (encoder.patch_embed.proj.weight for encoder in (objective.encoder, plain))
+    assert weights.square().mean().sqrt().item() == pytest.approx(before.square().mean().sqrt().item(), rel=0.1)
+
+
 def test_looking_and_skipped_steps_count_no_colours():
     objective, batch = make_objective(), make_batch()
     with torch.no_grad():
