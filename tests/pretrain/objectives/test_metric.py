@@ -59,6 +59,7 @@ def test_labels_count_only_where_they_are_asked_for(loss):
     by_views, by_labels = make_metric(loss=loss), make_metric(loss=loss, positives="labels")
     assert by_views(batch)["loss"] == by_views(unlabeled)["loss"] == by_labels(unlabeled)["loss"]
     assert by_labels(batch)["loss"] != by_labels(unlabeled)["loss"]
+    assert by_views.config.needs_labels() == "none" and by_labels.config.needs_labels() == "some"
 
 
 def test_a_sample_that_a_batch_holds_twice_is_no_negative_of_itself():
