@@ -54,7 +54,7 @@ METHODS = {
     "moco_v3": f"moco_v3_vitt_cifar10 --steps 400 --data.batch-size 256 {SMALL_VIT}",
     "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
     " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
-    "dino": f"dino_vitt_cifar10 --steps 300 --data.batch-size 128 {RESNET} --encoder.patch-size None",
+    "dino": f"dino_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "swav": f"swav_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
     "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
     " --objective.bottleneck 128",

@@ -1,4 +1,4 @@
-"""benchmarks/zoo.py: every method has its short training, which can be had as it is written; the gate is one."""
+"""benchmarks/zoo.py: its short trainings can be had as they are written, the table is of them, the gate is one."""
 
 import json
 import pkgutil
@@ -18,11 +18,9 @@ from zoo import FINDINGS, METHODS, passed
 ROWS = json.loads((zoo.RESULTS / "zoo.json").read_text())["methods"]
 
 
-def test_every_method_is_there():
-    """Classify is no pretraining: what it learns is what the probe asks for."""
-    assert {info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)} - {"classify"} == set(
-        METHODS
-    )
+def test_there_is_no_training_of_what_is_gone():
+    """A method may come without one: it is "not measured" then, for all to see."""
+    assert set(METHODS) <= {info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)}
 
 
 @pytest.mark.parametrize("method", METHODS)
