@@ -15,7 +15,8 @@ What differs from the authors' code:
   parameter is overwritten, which engines that cut parameters up would have to know of.
 - Their encoder sees the gradients of a gray image (Sobel), so that colours do not make the clusters. A released encoder
   is to see plain images; jittered and gray views stand in for it.
-- k-means works on parts of the rows at a time, 20 passes.
+- k-means works on parts of the rows at a time, 20 passes, on rank 0. The others wait: some minutes for ImageNet and
+  10,000 clusters, so ``rank_timeout_seconds`` must leave time for it.
 - They take the gradient of a batch drawn evenly over clusters, here images are weighted: the same in expectation, and
   every image is seen once in an epoch.
 
