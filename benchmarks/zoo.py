@@ -46,7 +46,7 @@ METHODS = {
     "vae": f"vae_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "colorization": f"colorization_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
     "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT}",
-    "mae": f"mae_vitt_cifar10 --steps 500 --data.batch-size 128 {SHORT} --optim.lr 2e-3",
+    "mae": f"mae_vitt_cifar10 --steps 600 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3",
     "instance": f"instance_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET} --objective.num-negatives 4096",
     "deepcluster": f"deepcluster_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET}",
     "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
