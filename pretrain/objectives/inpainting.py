@@ -2,23 +2,23 @@
 
 Loss (equations 1 to 3): an image x whose hole is filled with the mean colour goes through encoder and decoder, which
 predict the region R: the hole and the pixels within an overlap of it, which were visible and count ten times, so that
-the filling continues its surroundings (section 5, "center region"):
+the filling continues its surroundings:
 
     L_rec = mean over R and channels of w (x - decoder(encoder(x with hole)))^2,   w = 1 in the hole, 10 around it,
     L = (1 - a) L_rec + a L_adv,
 
 averaged over the batch; L_adv is a discriminator's verdict on what was made, against real images. It sees the
-predicted square alone, and not what surrounds it; with holes in several places, the whole decoded image (section 3.2).
+predicted square alone, and not what surrounds it; with holes in several places, the whole decoded image.
 The value that is minimised is (1 - a) L_rec plus the discriminator's own loss; see ``adversary`` for whose gradient
 goes where.
 
 What differs from the authors' code: one step moves both players, where theirs alternate, and at the same rate, where
 theirs gives the discriminator a tenth; the decoder is convolutional from the feature map on, without their
 channel-wise fully connected layer; colours are normalised instead of brought to -1..1 by a tanh; the discriminator
-has no batch norm; "blocks" are squares, and the paper's random regions are shapes cut from other images.
+has no batch norm. Of the paper's three kinds of holes the shapes cut from other images are left out.
 
 To expect: AlexNet on PASCAL VOC 2007: 56.5 % classification, 44.5 mAP detection, trained without the adversarial loss,
-with which it did not converge (table 2 and section 5.2; from memory).
+with which it did not converge (table 2; from memory).
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
 
 
 def inpainting_r50_in1k() -> Run:
-    """ResNet-50 on ImageNet-1k, 20 epochs (100,000 steps), holes anywhere, reconstruction alone, as for table 2."""
+    """ResNet-50 on ImageNet-1k, 20 epochs (100,000 steps), four blocks as holes, reconstruction alone."""
     config = Inpainting.Config(region="blocks", adversarial=0.0)
     return on_imagenet(config, epochs=20, batch_size=256, warmup_epochs=1, lr=1e-3)
 
