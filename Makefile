@@ -53,7 +53,7 @@ zoo: $(READY) ## every method trained for minutes and probed beside random weigh
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/zoo.py --data $(DATA)/cifar10-images.tar.gz --work $(ZOO)
 
 methods: $(READY) ## docs/methods.md, its pictures from what make zoo has trained
-	$(BIN)/python benchmarks/methods_page.py --runs $(ZOO)/runs
+	$(BIN)/python benchmarks/methods_page.py --work $(ZOO)
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image
 	@for tool in docker podman buildah; do \

@@ -1,10 +1,11 @@
 """Writes docs/methods.md: what each method is given and finds out, its formula, its recipes, what was measured.
 
 The text comes from the files of ``pretrain/objectives`` and ``pretrain/recipes``, so the page is never older than they
-are: a test compares. The pictures are made of runs, by the methods themselves, on real images:
+are: a test compares. The pictures are made by the methods themselves, on CIFAR-10: by one that was trained, from the
+test images, or, where it compares views, its views of training images:
 
-    python benchmarks/methods_page.py                    the text; pictures stay as they are
-    python benchmarks/methods_page.py --runs WORK/runs   pictures too, of the runs that make zoo left there
+    python benchmarks/methods_page.py                the text; pictures stay as they are
+    python benchmarks/methods_page.py --work WORK    pictures too, from the shards and runs that make zoo left
 """
 
 import argparse
@@ -75,27 +76,36 @@ def picture(method: str) -> Path:
     return DOCS / "methods" / f"{method}.png"
 
 
-def draw(card: Card, run_dir: Path) -> None:
-    """The picture of one method, as many images as fit into MAX_BYTES."""
-    grid, path = _grid(run_dir), picture(card.name)
-    plain = ViewSpec(views=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+def draw(card: Card, work: Path) -> None:
+    """The picture of one method, as many images as fit into MAX_BYTES; none where a trained one is wanting."""
+    path, plain = picture(card.name), ViewSpec(views=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    grid = _task(card, work / "runs") if card.picture_rows else _views(card, work / "shards")
+    if grid is None:
+        print(f"{card.name}: no run of it in {work / 'runs'}; its picture stays as it is")
+        return
     for columns in range(FIRST_COLUMNS, 0, -1):
         write_picture(grid[:, :columns], plain, path)
         Image.open(path).quantize(256).save(path, optimize=True)
         if path.stat().st_size <= MAX_BYTES:
             break
-    print(f"{path}: {columns} images of {run_dir}, {path.stat().st_size / 1000:.0f} kB")
+    print(f"{path}: {columns} images, {path.stat().st_size / 1000:.0f} kB")
 
 
-def _grid(run_dir: Path) -> Float[Tensor, "rows columns 3 h w"]:
-    """What the run's method shows, values 0..1: its task, or else an image and its views."""
-    look = look_at(read_story(run_dir), lambda _: None)
+def _task(card: Card, runs: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
+    """What the newest run's method makes of test images, values 0..1."""
+    found = sorted(runs.glob(f"{card.name}-[0-9]*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        return None
+    look = look_at(read_story(found[-1].parent), lambda _: None)
     if isinstance(look, str):
-        raise UserError(f"run {run_dir}: {look}")
-    objective = whole_objective(look)
-    if objective.picture_rows:
-        return task_pictures(look, objective).transpose(0, 1)
-    grid, spec = view_grid(look.run, Path(look.story.shards), FIRST_COLUMNS)
+        raise UserError(f"run {found[-1].parent}: {look}")
+    return task_pictures(look, whole_objective(look)).transpose(0, 1)
+
+
+def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"]:
+    """Images and what the method compares, values 0..1."""
+    run = next(run for name, run in card.recipes.items() if name.endswith("_cifar10"))
+    grid, spec = view_grid(run, shards, FIRST_COLUMNS)
     return visible(grid[:, : 1 + len(spec.views)], spec).transpose(0, 1)
 
 
@@ -114,17 +124,14 @@ def _link(link: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--runs", type=Path, help="folder of runs METHOD-SEED-..., as benchmarks/zoo.py leaves it: WORK/runs"
-    )
+    parser.add_argument("--work", type=Path, help="folder of shards and runs, as benchmarks/zoo.py leaves it")
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="whose pictures; all by default")
     options = parser.parse_args()
     torch.manual_seed(0)
     found = cards()
-    for card in found if options.runs else ():
-        runs = sorted(options.runs.glob(f"{card.name}-[0-9]*/run.json"), key=lambda path: path.stat().st_mtime)
-        if runs and (not options.methods or card.name in options.methods):
-            draw(card, runs[-1].parent)
+    for card in found if options.work else ():
+        if not options.methods or card.name in options.methods:
+            draw(card, options.work)
     (DOCS / "methods.md").write_text(page(found))
 
 
