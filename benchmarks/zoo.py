@@ -34,8 +34,8 @@ SHORT = "--optim.name adamw --optim.lr 1e-3 --optim.weight-decay 0.05 --optim.wa
 RESNET = f"--encoder.name test_resnet --encoder.no-small-stem {SHORT}"
 LARGER_RESNET = f"--encoder.name resnet10t --encoder.no-small-stem {SHORT}"
 SMALL_VIT = f"--encoder.name test_vit --encoder.patch-size 4 --encoder.no-small-stem {SHORT}"
-FEW_LABELS = "--data.labeled-ids LABELS"
-"""LABELS stands for a list of every tenth training image."""
+TENTH = "TENTH"
+"""Stands for a file that lists every tenth training image."""
 METHODS = {
     "exemplar": f"exemplar_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "relative_patch": f"relative_patch_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET}",
@@ -47,7 +47,7 @@ METHODS = {
     "colorization": f"colorization_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
     "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT}",
     "mae": f"mae_vitt_cifar10 --steps 600 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3",
-    "instance": f"instance_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET} --objective.num-negatives 4096",
+    "instance": f"instance_r18_cifar10 --steps 600 --data.batch-size 256 {RESNET} --optim.lr 2e-3 --data.ids {TENTH}",
     "deepcluster": f"deepcluster_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET}",
     "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
     "simclr": f"simclr_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
@@ -61,9 +61,9 @@ METHODS = {
     "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "vicreg": f"vicreg_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "metric": f"metric_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "s4l": f"s4l_r18_cifar10 --steps 200 --data.batch-size 128 {RESNET} {FEW_LABELS}",
+    "s4l": f"s4l_r18_cifar10 --steps 200 --data.batch-size 128 {RESNET} --data.labeled-ids {TENTH}",
     "uda": f"uda_r18_cifar10 --steps 160 --data.batch-size 256 {LARGER_RESNET} --optim.warmup-steps 20"
-    f" --optim.no-nesterov {FEW_LABELS}",
+    f" --optim.no-nesterov --data.labeled-ids {TENTH}",
     "supcon": f"supcon_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
 }
 """What each method's short training is: a recipe and what is changed of it. classify is no pretraining."""
@@ -85,12 +85,12 @@ def pack(data: str, work: Path) -> None:
         if not (folder / first.name).exists():
             os.link(first, folder / first.name)
         eyespot("shards", "index", str(folder))
-    (work / "labels.txt").write_text("".join(f"{sample}\n" for sample in range(0, 50_000, 10)))
+    (work / "tenth.txt").write_text("".join(f"{sample}\n" for sample in range(0, 50_000, 10)))
 
 
 def measure(settings: str, seed: int, work: Path, run_dir: Path) -> dict[str, Any]:
     """Trains and judges one method with one seed: accuracies with their intervals, and how long training took."""
-    recipe, *changes = settings.replace("LABELS", str(work / "labels.txt")).split()
+    recipe, *changes = settings.replace(TENTH, str(work / "tenth.txt")).split()
     places = ["--data.shards", str(work / "shards"), "--run-dir", str(run_dir), "--resume", "auto", "--no-track"]
     before = _cpu_seconds()
     eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
