@@ -87,8 +87,8 @@ def _channels(values: tuple[float, float, float], like: Tensor) -> Float[Tensor,
 def bins() -> Float64[np.ndarray, "q 2"]:
     """The a and b of every name: the corners of all squares of the grid that hold a colour of sRGB.
 
-    They are 309. Zhang et al. list 313 and do not say how they were chosen; 261 would do if a colour were only ever in
-    the bin nearest to it. With all corners there, each colour lies amid the bins that it is spread over.
+    They are 309. Zhang et al. list 313 and do not say how they were chosen; some 260 would do if a colour were only
+    ever in the bin nearest to it. With all corners there, each colour lies amid the bins that it is spread over.
     """
     return np.array(
         [(a, b) for a, (low, high) in _ROWS.items() for b in range(low, high + 1, BIN_UNITS)], dtype=np.float64
