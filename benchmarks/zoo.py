@@ -59,14 +59,14 @@ METHODS = {
     "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
     " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
     "dino": f"dino_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
-    "swav": f"swav_r18_cifar10 --steps 200 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3 --optim.warmup-steps 20"
-    " --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
+    "swav": f"swav_r18_cifar10 --steps 200 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
+    " --optim.warmup-steps 20 --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
     "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
     " --objective.bottleneck 128",
     "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "vicreg": f"vicreg_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "metric": f"metric_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "s4l": f"s4l_r18_cifar10 --steps 200 --data.batch-size 128 {RESNET} --data.labeled-ids {TENTH}",
+    "s4l": f"s4l_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET} --data.labeled-ids {TENTH}",
     "uda": f"uda_r18_cifar10 --steps 160 --data.batch-size 256 {LARGER_RESNET} --optim.warmup-steps 20"
     f" --optim.no-nesterov --data.labeled-ids {TENTH}",
     "supcon": f"supcon_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
