@@ -7,7 +7,7 @@ from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
 
 
 def deepcluster_r50_in1k() -> Run:
-    """ResNet-50 on ImageNet-1k, 10,000 clusters, a constant rate of 0.05 for 200 epochs: the authors' code's numbers."""
+    """ResNet-50 on ImageNet-1k, 10,000 clusters, a constant rate of 0.05 for 200 epochs: as the authors' code."""
     return on_imagenet(
         DeepCluster.Config(),
         epochs=200,
