@@ -1,8 +1,8 @@
 """Encoders: timm's, by name, and the two things that timm's own forward does not give us.
 
 An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged
-(with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet). Two kinds of our own, which timm gets to know
-by name, stand in ``split_encoder`` and ``pixel_transformer``.
+(with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet).
+Two kinds of our own, which timm gets to know by name, stand in ``split_encoder`` and ``pixel_transformer``.
 """
 
 import difflib
