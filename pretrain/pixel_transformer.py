@@ -27,7 +27,7 @@ from eyespot.pretrain.palette import PALETTE
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "test_pixel_transformer": {"dim": 32, "depth": 2, "num_heads": 2},
-    "pixel_transformer_tiny": {"dim": 128, "depth": 8, "num_heads": 4},
+    "pixel_transformer_tiny": {"dim": 96, "depth": 6, "num_heads": 3},
     "pixel_transformer_small": {"dim": 512, "depth": 24, "num_heads": 8},
     "pixel_transformer_medium": {"dim": 1024, "depth": 36, "num_heads": 8},
     "pixel_transformer_large": {"dim": 1536, "depth": 48, "num_heads": 16},

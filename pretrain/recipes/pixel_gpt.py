@@ -23,7 +23,7 @@ def pixel_gpt_small_in1k() -> Run:
 
 
 def pixel_gpt_tiny_cifar10() -> Run:
-    """A small pixel transformer on CIFAR-10 halved to 16 pixels, 100 epochs. The paper's are four times as wide."""
+    """A small pixel transformer on CIFAR-10 halved to 16 pixels, 100 epochs. The paper's are five times as wide."""
     encoder = EncoderConfig(name="pixel_transformer_tiny", image_size=32, patch_size=2)
     config = PixelGPT.Config(view=RandomView(scale=(0.5, 1.0)))
     run = on_cifar10(config, encoder=encoder, epochs=100, batch_size=128, warmup_epochs=1, lr=4e-3, weight_decay=0.01)
