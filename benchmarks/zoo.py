@@ -42,23 +42,28 @@ METHODS = {
     "jigsaw": f"jigsaw_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "counting": f"counting_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 100",
-    "denoising": f"denoising_r18_cifar10 --steps 400 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3",
+    "denoising": f"denoising_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3"
+    " --objective.hidden-dim 64",
     "vae": f"vae_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.hidden-dim 64",
     "colorization": f"colorization_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
-    "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT}",
+    "inpainting": f"inpainting_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3"
+    " --objective.hidden-dim 64 --objective.discriminator-dim 16",
     "split_brain": "split_brain_r18_cifar10 --steps 400 --data.batch-size 128 --encoder.name split_test_resnet"
     f" --encoder.no-small-stem {SHORT} --optim.lr 3e-3",
     "pixel_gpt": f"pixel_gpt_tiny_cifar10 --steps 700 --data.batch-size 64 --encoder.patch-size 4 {SHORT}"
     " --optim.lr 6e-3 --optim.weight-decay 0.01",
     "mae": f"mae_vitt_cifar10 --steps 600 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3",
     "instance": f"instance_r18_cifar10 --steps 600 --data.batch-size 256 {RESNET} --optim.lr 2e-3 --data.ids {TENTH}",
-    "deepcluster": f"deepcluster_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET}",
+    "deepcluster": f"deepcluster_r18_cifar10 --steps 600 --data.batch-size 256 {RESNET} --optim.lr 2e-3"
+    " --objective.refresh-epochs 0.5",
     "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
     "simclr": f"simclr_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
     "moco_v3": f"moco_v3_vitt_cifar10 --steps 400 --data.batch-size 256 {SMALL_VIT}",
     "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
     " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
-    "dino": f"dino_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
+    "dino": f"dino_r18_cifar10 --steps 150 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
+    " --optim.warmup-steps 20 --objective.num-small 2 --objective.out-dim 256 --objective.momentum 0.95"
+    " --objective.frozen 0.01",
     "swav": f"swav_r18_cifar10 --steps 200 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
     " --optim.warmup-steps 20 --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
     "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
