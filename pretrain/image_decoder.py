@@ -11,7 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.encoders import last_tokens
 from eyespot.pretrain.fixed_samples import at_rest
 
-MAX_GROUPS = 8
+CHANNELS_PER_GROUP = 16
 MIN_DIM = 16
 """Channels that are left at the finest resolution, where there were so many to begin with."""
 
@@ -98,5 +98,5 @@ class _Doubling(nn.Module):
 
 
 def group_norm(dim: int) -> nn.GroupNorm:
-    """Over at most ``MAX_GROUPS`` groups of the channels of one sample."""
-    return nn.GroupNorm(math.gcd(dim, MAX_GROUPS), dim)
+    """Over groups of about ``CHANNELS_PER_GROUP`` channels of one sample."""
+    return nn.GroupNorm(math.gcd(dim, max(1, dim // CHANNELS_PER_GROUP)), dim)
