@@ -17,7 +17,7 @@ from eyespot.pretrain.encoders import features, vary_sizes
 from eyespot.pretrain.objective import NUM_PICTURED
 
 NUM_LARGE = 2
-CROP_ROWS = ("large view", "other large view", "small view, enlarged")
+CROP_ROWS = ("large view", "other large view", "last view, enlarged")
 """What ``pictured_crops`` shows."""
 
 
@@ -50,6 +50,6 @@ def encode_crops(encoder: nn.Module, views: list[Float[Tensor, "b 3 _ _"]]) -> F
 
 
 def pictured_crops(views: list[Float[Tensor, "b 3 _ _"]]) -> Float[Tensor, "rows columns 3 h w"]:
-    """The large views of a few samples, and one small one of each where there are any."""
-    shown = [view[:NUM_PICTURED].float() for view in views[: NUM_LARGE + 1]]
+    """The large views of a few samples, and the last one of each: a small one where there are any."""
+    shown = [view[:NUM_PICTURED].float() for view in (*views[:NUM_LARGE], views[-1])]
     return torch.stack([F.interpolate(view, size=views[0].shape[-2:], mode="nearest") for view in shown])

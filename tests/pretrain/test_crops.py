@@ -27,12 +27,12 @@ def test_features_of_each_view_in_its_place(name, patch):
 
 
 def test_a_picture_has_a_row_for_each_kind_of_view():
-    views = make_views()
+    views = make_views()[:4]
     found = pictured_crops(views)
     assert found.shape == (3, 5, 3, 32, 32)
     assert torch.equal(found[:2], torch.stack(views[:2]))
-    assert torch.equal(found[2, :, :, ::2, ::2], views[2])
-    assert pictured_crops(views[:2]).shape == (2, 5, 3, 32, 32)
+    assert torch.equal(found[2, :, :, ::2, ::2], views[3])
+    assert torch.equal(pictured_crops(views[:2])[2], views[1])
 
 
 def test_wrong_sizes_name_their_field():
