@@ -88,9 +88,10 @@ class DINO(Objective):
             for name in ("momentum", "centre_momentum", "warmup", "frozen"):
                 if not 0 <= getattr(self, name) <= 1:
                     raise UserError(f"objective.{name} {getattr(self, name)}: must lie between 0 and 1")
-            for name in ("student_temperature", "teacher_temperature"):
-                if not torch.tensor(getattr(self, name)).min() > 0:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: must be above 0")
+            if self.student_temperature <= 0:
+                raise UserError(f"objective.student_temperature {self.student_temperature}: must be above 0")
+            if min(self.teacher_temperature) <= 0:
+                raise UserError(f"objective.teacher_temperature {self.teacher_temperature}: both must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "DINO":
             """DINO around any encoder that can see views of two sizes."""
