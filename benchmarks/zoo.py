@@ -42,12 +42,13 @@ METHODS = {
     "jigsaw": f"jigsaw_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "counting": f"counting_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
     "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 100",
-    "denoising": f"denoising_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3"
-    " --objective.hidden-dim 64",
-    "vae": f"vae_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.hidden-dim 64",
-    "colorization": f"colorization_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
-    "inpainting": f"inpainting_r18_cifar10 --steps 600 --data.batch-size 128 {RESNET} --optim.lr 2e-3"
-    " --objective.hidden-dim 64 --objective.discriminator-dim 16",
+    "denoising": f"denoising_r18_cifar10 --steps 450 --data.batch-size 256 {LARGER_RESNET} --optim.lr 2e-3"
+    " --objective.share 0.7",
+    "vae": f"vae_r18_cifar10 --steps 1500 --data.batch-size 128 {RESNET} --optim.lr 4e-3"
+    " --objective.hidden-dim 64 --objective.deviation 0.3",
+    "colorization": f"colorization_r18_cifar10 --steps 600 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
+    "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3"
+    " --objective.hidden-dim 64 --objective.region blocks --objective.adversarial 0",
     "split_brain": "split_brain_r18_cifar10 --steps 400 --data.batch-size 128 --encoder.name split_test_resnet"
     f" --encoder.no-small-stem {SHORT} --optim.lr 3e-3",
     "pixel_gpt": f"pixel_gpt_tiny_cifar10 --steps 700 --data.batch-size 64 --encoder.patch-size 4 {SHORT}"
