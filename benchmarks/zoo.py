@@ -167,7 +167,8 @@ def write(rows: dict[str, Any]) -> None:
     notes = [f"- {method}: {FINDINGS[method]}" for method, row in there.items() if method in FINDINGS]
     commands = [f"- {method}: `eyespot pretrain {row['settings']}`" for method, row in there.items()]
     parts = ["", "What was found out:", "", *notes] if notes else []
-    parts += ["", "Each method, before `eyespot eval linear` and `eyespot eval knn`:", "", *commands, ""]
+    about = f"Each method, before `eyespot eval linear` and `knn`; {TENTH} lists every tenth training image, from 0 on:"
+    parts += ["", about, "", *commands, ""]
     with (RESULTS / f"{NAME}.md").open("a") as file:
         file.write("\n".join(parts))
     MEASURED.write_text(json.dumps({method: _short(row) for method, row in there.items()}, indent=1) + "\n")
