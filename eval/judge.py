@@ -37,6 +37,8 @@ class Procedure:
     """Whether it learns from labelled images; else it gets all test images and nothing to learn from."""
     masks: bool = False
     """Whether it learns from patch tokens and segmentation masks in place of features and labels."""
+    revision: str = ""
+    """What of the procedure has changed since eyespot-result/1: results of before are computed anew."""
     variant: str = ""
     """What the caller chose of it ("5-shot-5-draws"): results of another choice are other results."""
     narrow: Callable[[LabeledData, int], LabeledData] | None = None
@@ -51,7 +53,7 @@ class Procedure:
 
 
 PROTOCOLS: dict[Protocol, Procedure] = {
-    "linear": Procedure(candidates=linear.candidates),
+    "linear": Procedure(candidates=linear.candidates, revision="penalty by held-out loss"),
     "knn": Procedure(candidates=knn.candidates),
     "retrieval": Procedure(candidates=retrieval.candidates),
     "clustering": Procedure(candidates=clustering.candidates),
@@ -197,8 +199,7 @@ def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: Label
     parts += [features_key(subject, part.folder, procedure.num_blocks) for part in (data.train, data.test)]
     if procedure.masks:
         parts += [data.train.digest(), data.test.digest()]
-    if procedure.variant:
-        parts.append(procedure.variant)
+    parts += [part for part in (procedure.revision, procedure.variant) if part]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -200,10 +200,10 @@ def test_keys_are_those_of_the_first_release(digits):
     shards, views = digits / "test", ViewSpec(views=(center_view(16),), mean=(0.25,) * 3, std=(0.5,) * 3)
     subject = Subject(name="", tag="", role="pixels", encoder=RawPixels(), views=views)
     for protocol, key in (
-        ("linear", "a16ceb64f684cb50d966ac18429db2d7"),
+        ("linear-grid", "6bc876ecf4750cf3ee4b329df728ecb0"),
         ("unlabeled", "ae1653d3c710f6adbc434c9f0ed1a71e"),
     ):
         data = PROTOCOLS[protocol].data(shards, 3)
         assert _key(protocol, PROTOCOLS[protocol], subject, data, 3) == key
-        other = replace(PROTOCOLS[protocol], variant="5-shot")
-        assert _key(protocol, other, subject, data, 3) != key
+        for other in ({"variant": "5-shot"}, {"revision": "other numbers"}):
+            assert _key(protocol, replace(PROTOCOLS[protocol], **other), subject, data, 3) != key
