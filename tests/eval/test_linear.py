@@ -117,7 +117,7 @@ def test_penalty_is_chosen_on_train_only(digits):
 
 
 def test_penalty_is_that_of_the_least_held_out_loss(digits):
-    """By scikit-learn, over the whole path: where ours ends, the loss rises for good. A fifth of the labels is wrong."""
+    """By scikit-learn, over the whole path: where ours ends, the loss rises for good. Some labels are wrong."""
     features, labels = digits[0][:600], digits[1][:600].clone()
     labels[::5] = labels[::5].flip(0)
     task = Task(
