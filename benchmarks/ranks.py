@@ -23,7 +23,11 @@ class RankError(RuntimeError):
 
 
 class RankCrash(RankError):
-    """A rank died of a segmentation fault: not of anything that Python did."""
+    """A rank died in native code: not of anything that Python did."""
+
+
+CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT}
+"""Exit codes of such a rank; the last is glibc's answer to a damaged heap."""
 
 
 def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> list[Any]:
@@ -46,8 +50,8 @@ def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> li
 def on_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
     """What ``function(world, *arguments)`` returns on each of ``size`` real gloo ranks, one thread each.
 
-    The function stands at the top of a file; what it returns is pickled. Where torch itself crashes (seen once in some
-    thousand starts: in malloc, called by gloo's own thread) all of it is done once more, with a warning.
+    The function stands at the top of a file; what it returns is pickled. Where torch itself crashes (seen twice in some
+    ten thousand starts: in malloc, once called by gloo's own thread) all of it is done once more, with a warning.
 
     Raises:
         RankError: it failed on a rank.
@@ -71,7 +75,7 @@ def _answers_of(function: Callable[..., Any], size: int, arguments: tuple[Any, .
             if dead := {rank: code for rank, process in enumerate(processes) if (code := process.exitcode)}:
                 for process in processes:
                     process.kill()
-                kind = RankCrash if -signal.SIGSEGV in dead.values() else RankError
+                kind = RankCrash if CRASHES & set(dead.values()) else RankError
                 raise kind(f"ended without an answer, by rank their exit codes: {dead}") from None
     for process in processes:
         process.join(60)
