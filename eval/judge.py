@@ -18,6 +18,7 @@ from eyespot.eval import clustering, dense, grid, knn, linear, retrieval, unlabe
 from eyespot.eval.features import features_key, features_of
 from eyespot.eval.labels import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.patches import dense_subjects, dense_task, masked_data
+from eyespot.eval.resolution import at_size
 from eyespot.eval.result import Protocol, Result, Score, read_result
 from eyespot.eval.subject import Subject, run_of, subjects_of
 from eyespot.eval.task import Candidate, Task
@@ -75,6 +76,7 @@ def judge(
     pretrained: bool,
     world: World,
     procedure: Procedure | None = None,
+    image_size: int | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
 
@@ -89,6 +91,7 @@ def judge(
         pretrained: timm names: with published weights.
         world: this process.
         procedure: where the protocol leaves its caller a choice; None = as PROTOCOLS has it.
+        image_size: pixels, of what the encoder is shown; None = as it was trained.
 
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
@@ -100,6 +103,7 @@ def judge(
     folders = sorted({part.folder for part in (data.train, data.test)})
     with agreed():
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+        subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = dense_subjects(subjects) if procedure.masks else subjects
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:

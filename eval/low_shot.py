@@ -143,7 +143,15 @@ def store(data: LabeledData, shots: Shots, seed: int, folder: Path) -> None:
 
 
 def judge_low_shot(
-    target: str, shards: Path, *, shots: Shots, out: Path | None, seed: int, pretrained: bool, world: World
+    target: str,
+    shards: Path,
+    *,
+    shots: Shots,
+    out: Path | None,
+    seed: int,
+    pretrained: bool,
+    world: World,
+    image_size: int | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on draws of the training set, and stores the draws' ids.
 
@@ -155,6 +163,7 @@ def judge_low_shot(
         seed: of the draws, the random twin and what is held out for testing.
         pretrained: timm names: with published weights.
         world: this process.
+        image_size: as for `judge`.
 
     Raises:
         UserError: a class has too few samples, or what `judge` finds wrong.
@@ -162,7 +171,15 @@ def judge_low_shot(
     narrow = partial(narrowed, shots=shots)
     procedure = Procedure(candidates=partial(candidates, shots=shots), variant=shots.name, narrow=narrow)
     results = judge(
-        "low-shot", target, shards, out=out, seed=seed, pretrained=pretrained, world=world, procedure=procedure
+        "low-shot",
+        target,
+        shards,
+        out=out,
+        seed=seed,
+        pretrained=pretrained,
+        world=world,
+        procedure=procedure,
+        image_size=image_size,
     )
     if results:
         data = narrow(labeled_data(shards, seed), seed)

@@ -122,7 +122,7 @@ def vary_sizes(encoder: nn.Module) -> None:
         encoder.dynamic_img_size = True  # what timm's constructor sets for this
         patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, Format.NHWC
     elif cast(Any, encoder).pretrained_cfg.get("fixed_input_size"):
-        raise _unfit(encoder, "sees images of one size only, and this method has views of several")
+        raise _unfit(encoder, "sees images of one size only, its own")
 
 
 def encode_visible(

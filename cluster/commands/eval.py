@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -87,6 +87,9 @@ class Evaluation:
     """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""
     draws: int | None = None
     """low-shot: how many draws; by default 5, the fewest."""
+    image_size: int | None = None
+    """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
+    from tiles, say. Vision transformers resample their positions."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -104,6 +107,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
+    if wanted.image_size is not None and wanted.image_size < 1:
+        raise UserError(f"--image-size {wanted.image_size}: must be 1 or more; without it, as the encoder was trained")
     from eyespot.pretrain import dist
 
     world = dist.start(wanted.device)
@@ -123,10 +128,10 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     from eyespot.eval.low_shot import MIN_DRAWS, Shots, judge_low_shot
 
     shots = Shots(text=wanted.shots or "1%", num_draws=MIN_DRAWS if wanted.draws is None else wanted.draws)
-    place, seed = (wanted.model, wanted.shards), wanted.seed
+    known: dict[str, Any] = {name: getattr(wanted, name) for name in ("out", "seed", "pretrained", "image_size")}
     if wanted.protocol == "low-shot":
-        return judge_low_shot(*place, shots=shots, out=wanted.out, seed=seed, pretrained=wanted.pretrained, world=world)
-    return judge(wanted.protocol, *place, out=wanted.out, seed=seed, pretrained=wanted.pretrained, world=world)
+        return judge_low_shot(wanted.model, wanted.shards, shots=shots, world=world, **known)
+    return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)
 
 
 def track(model: str, results: "list[Result]") -> None:
