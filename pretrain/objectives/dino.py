@@ -107,10 +107,7 @@ class DINO(Objective):
         accept_crops(encoder, config.num_small, config.small)
         self.config, self.image_size = config, image_size
         self.student, self.student_head = encoder, Head(cast(Any, encoder).num_features, config)
-        self.encoder, self.head = (
-            make_teacher(encoder),
-            make_teacher(self.student_head),
-        )  # the teacher is the better one
+        self.encoder, self.head = make_teacher(encoder), make_teacher(self.student_head)  # the better one of both
         for part in self.encoder.modules():
             if isinstance(part, DropPath):
                 part.drop_prob = 0.0
