@@ -15,12 +15,13 @@ the same settings is not trained again. What the package itself shows (``eyespot
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean
+from threading import Lock
 from typing import Any
 
 from results import RESULTS, write_results
@@ -37,19 +38,23 @@ SMALL_VIT = f"--encoder.name test_vit --encoder.patch-size 4 --encoder.no-small-
 TENTH = "TENTH"
 """Stands for a file that lists every tenth training image."""
 METHODS = {
-    "exemplar": f"exemplar_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
-    "relative_patch": f"relative_patch_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET}",
-    "jigsaw": f"jigsaw_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
-    "counting": f"counting_r18_cifar10 --steps 300 --data.batch-size 128 {RESNET}",
+    "exemplar": f"exemplar_r18_cifar10 --steps 500 --data.batch-size 256 {RESNET} --optim.lr 2e-3"
+    f" --objective.num-views 1 --data.ids {TENTH}",
+    "relative_patch": f"relative_patch_r18_cifar10 --steps 1200 --data.batch-size 128 {LARGER_RESNET}"
+    " --encoder.image-size 16 --optim.lr 2e-3 --objective.no-drop-colors --objective.gap 0.12"
+    " --objective.view.scale 0.8 1.0",
+    "jigsaw": f"jigsaw_r18_cifar10 --steps 700 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
+    " --objective.hidden-dim 256 --objective.view.scale 0.8 1.0",
+    "counting": f"counting_r18_cifar10 --steps 1200 --data.batch-size 128 {RESNET} --optim.lr 2e-3",
     "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 100",
-    "denoising": f"denoising_r18_cifar10 --steps 450 --data.batch-size 256 {LARGER_RESNET} --optim.lr 2e-3"
-    " --objective.share 0.7",
-    "vae": f"vae_r18_cifar10 --steps 1500 --data.batch-size 128 {RESNET} --optim.lr 4e-3"
+    "denoising": f"denoising_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3"
+    " --objective.hidden-dim 64 --objective.share 0.75",
+    "vae": f"vae_r18_cifar10 --steps 400 --data.batch-size 128 {SMALL_VIT} --optim.lr 4e-3"
     " --objective.hidden-dim 64 --objective.deviation 0.3",
     "colorization": f"colorization_r18_cifar10 --steps 600 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
     "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3"
     " --objective.hidden-dim 64 --objective.region blocks --objective.adversarial 0",
-    "split_brain": "split_brain_r18_cifar10 --steps 400 --data.batch-size 128 --encoder.name split_test_resnet"
+    "split_brain": "split_brain_r18_cifar10 --steps 800 --data.batch-size 128 --encoder.name split_test_resnet"
     f" --encoder.no-small-stem {SHORT} --optim.lr 3e-3",
     "pixel_gpt": f"pixel_gpt_tiny_cifar10 --steps 700 --data.batch-size 64 --encoder.patch-size 4 {SHORT}"
     " --optim.lr 6e-3 --optim.weight-decay 0.01",
@@ -59,32 +64,43 @@ METHODS = {
     " --objective.refresh-epochs 0.5",
     "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
     "simclr": f"simclr_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "moco_v3": f"moco_v3_vitt_cifar10 --steps 400 --data.batch-size 256 {SMALL_VIT}",
+    "moco_v3": f"moco_v3_vitt_cifar10 --steps 300 --data.batch-size 256 {SMALL_VIT} --encoder.patch-size 8"
+    " --optim.lr 2e-3",
     "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
     " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
-    "dino": f"dino_r18_cifar10 --steps 150 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
+    "dino": f"dino_r18_cifar10 --steps 350 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
     " --optim.warmup-steps 20 --objective.num-small 2 --objective.out-dim 256 --objective.momentum 0.95"
     " --objective.frozen 0.01",
-    "swav": f"swav_r18_cifar10 --steps 200 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
+    "swav": f"swav_r18_cifar10 --steps 300 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
     " --optim.warmup-steps 20 --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
     "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
     " --objective.bottleneck 128",
     "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "vicreg": f"vicreg_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
     "metric": f"metric_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "s4l": f"s4l_r18_cifar10 --steps 400 --data.batch-size 128 {RESNET} --data.labeled-ids {TENTH}",
+    "s4l": f"s4l_r18_cifar10 --steps 220 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 20"
+    f" --data.labeled-ids {TENTH}",
     "uda": f"uda_r18_cifar10 --steps 160 --data.batch-size 256 {LARGER_RESNET} --optim.warmup-steps 20"
     f" --optim.no-nesterov --data.labeled-ids {TENTH}",
     "supcon": f"supcon_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
 }
 """What each method's short training is: a recipe and what is changed of it. classify is no pretraining."""
+SHOWN = {"relative_patch": 56, "jigsaw": 56}
+"""Pixels of what the probes show the encoder and its twin, where a method learns from tiles: about the image that
+those were cut from, so that things are as large as in training. All others see what they saw there."""
 FINDINGS: dict[str, str] = {}
 """What was found out about methods that fail their gate."""
 
 
-def eyespot(*words: str) -> None:
+def eyespot(*words: str) -> float:
+    """Runs a command: its CPU seconds, which hardly depend on what else the machine does."""
     print("eyespot", *words, flush=True)
-    subprocess.run([EYESPOT, *words], check=True)
+    process = subprocess.Popen([EYESPOT, *words])
+    _, status, used = os.wait4(process.pid, 0)  # of this one and its processes; others may run beside it
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, ["eyespot", *words])
+    return used.ru_utime + used.ru_stime
 
 
 def pack(data: str, work: Path) -> None:
@@ -99,29 +115,23 @@ def pack(data: str, work: Path) -> None:
     (work / "tenth.txt").write_text("".join(f"{sample}\n" for sample in range(0, 50_000, 10)))
 
 
-def measure(settings: str, seed: int, work: Path, run_dir: Path) -> dict[str, Any]:
+def measure(method: str, seed: int, work: Path, run_dir: Path) -> dict[str, Any]:
     """Trains and judges one method with one seed: accuracies with their intervals, and how long training took."""
+    settings, shown_at = METHODS[method], ["--image-size", str(SHOWN[method])] if method in SHOWN else []
     recipe, *changes = settings.replace(TENTH, str(work / "tenth.txt")).split()
     places = ["--data.shards", str(work / "shards"), "--run-dir", str(run_dir), "--resume", "auto", "--no-track"]
-    before = _cpu_seconds()
-    eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
-    row: dict[str, Any] = {"cpu_minutes": round((_cpu_seconds() - before) / 60, 1)}
-    encoder = json.loads((run_dir / "run.json").read_text())["run"]["encoder"]
-    shared = run_dir.parent / f"judged-{encoder['name']}-{encoder['image_size']}-{seed}"  # random weights once for all
+    seconds = eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
+    used = run_dir / "cpu_seconds.txt"  # stays known where only the probes are repeated
+    seconds += float(used.read_text()) if used.exists() else 0.0
+    used.write_text(f"{seconds:.1f}\n")
+    row: dict[str, Any] = {"cpu_minutes": round(seconds / 60, 1)}
     for protocol in ("linear", "knn"):
-        eyespot("eval", protocol, str(run_dir), str(work / "probe"), "--out", str(shared), "--seed", str(seed))
-        results = [json.loads(path.read_text()) for path in shared.glob(f"{protocol}_*.json")]
+        eyespot("eval", protocol, str(run_dir), str(work / "probe"), "--seed", str(seed), *shown_at)
+        results = [json.loads(path.read_text()) for path in (run_dir / "eval").glob(f"{protocol}_*.json")]
         for role in ("encoder", "random"):
-            found = [r for r in results if r["role"] == role and r["origin"].get("run", str(run_dir)) == str(run_dir)]
-            newest = max(found, key=lambda result: result["created"])
+            newest = max((r for r in results if r["role"] == role), key=lambda result: result["created"])
             row[f"{protocol}_{role}"] = [newest["accuracy"], *newest["interval"]]
     return row
-
-
-def _cpu_seconds() -> float:
-    """Of all commands so far: unlike the clock's, it hardly depends on what else the machine does."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def average(row: dict[str, Any], key: str) -> float:
@@ -165,7 +175,11 @@ def write(rows: dict[str, Any]) -> None:
         details={"methods": there},
     )
     notes = [f"- {method}: {FINDINGS[method]}" for method, row in there.items() if method in FINDINGS]
-    commands = [f"- {method}: `eyespot pretrain {row['settings']}`" for method, row in there.items()]
+    commands = [
+        f"- {method}: `eyespot pretrain {row['settings']}`"
+        + (f", probes with `--image-size {row['shown']}`" if row["shown"] else "")
+        for method, row in there.items()
+    ]
     parts = ["", "What was found out:", "", *notes] if notes else []
     about = f"Each method, before `eyespot eval linear` and `knn`; {TENTH} lists every tenth training image, from 0 on:"
     parts += ["", about, "", *commands, ""]
@@ -184,12 +198,42 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def learn(rows: dict[str, Any], wanted: list[tuple[int, str]], work: Path, jobs: int) -> list[str]:
+    """Measures what is wanted and not there yet, and writes the table each time: the trainings that failed."""
+    failed: list[str] = []
+    one_writes = Lock()
+
+    def one(seed: int, method: str) -> None:
+        name = f"{method}-{seed}-{sha256(METHODS[method].encode()).hexdigest()[:6]}"
+        try:
+            found = measure(method, seed, work, work / "runs" / name)
+        except subprocess.CalledProcessError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed.append(name)
+            return
+        with one_writes:
+            if not is_current(method):
+                rows[method] = {"settings": METHODS[method], "shown": SHOWN.get(method), "seeds": {}}
+            rows[method]["seeds"][str(seed)] = found
+            write(rows)
+
+    def is_current(method: str) -> bool:
+        row = rows.get(method, {})
+        return (row.get("settings"), row.get("shown")) == (METHODS[method], SHOWN.get(method))
+
+    missing = [(s, method) for s, method in wanted if not is_current(method) or str(s) not in rows[method]["seeds"]]
+    with ThreadPoolExecutor(jobs) as lanes:
+        list(lanes.map(lambda pair: one(*pair), missing))
+    return failed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS)}; all by default")
     parser.add_argument("--data", default="cifar10", help="CIFAR-10, as eyespot shards pack takes it")
     parser.add_argument("--work", type=Path, required=True, help="folder for shards and runs")
     parser.add_argument("--seeds", type=int, default=2, help="trainings per method")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, of OMP_NUM_THREADS threads each")
     options = parser.parse_args()
     if unknown := set(options.methods) - set(METHODS):
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
@@ -197,19 +241,10 @@ def main() -> None:
         pack(options.data, options.work)
     before = RESULTS / f"{NAME}.json"
     rows = json.loads(before.read_text())["methods"] if before.is_file() else {}
-    for seed in range(options.seeds):
-        for method in options.methods or METHODS:
-            row = rows.get(method, {})
-            if row.get("settings") != METHODS[method]:
-                row = {"settings": METHODS[method], "seeds": {}}
-            if str(seed) not in row["seeds"]:
-                name = f"{method}-{seed}-{sha256(METHODS[method].encode()).hexdigest()[:6]}"
-                row["seeds"][str(seed)] = measure(METHODS[method], seed, options.work, options.work / "runs" / name)
-                rows = json.loads(before.read_text())["methods"] if before.is_file() else {}
-                rows[method] = row
-                write(rows)
+    wanted = [(seed, method) for seed in range(options.seeds) for method in options.methods or METHODS]
+    failed = learn(rows, wanted, options.work, options.jobs)
     write(rows)
-    sys.exit(0 if all(passed(row) for row in rows.values()) else 1)
+    sys.exit(0 if not failed and all(passed(row) for row in rows.values()) else 1)
 
 
 if __name__ == "__main__":
