@@ -71,8 +71,8 @@ METHODS = {
     "dino": f"dino_r18_cifar10 --steps 350 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
     " --optim.warmup-steps 20 --objective.num-small 2 --objective.out-dim 256 --objective.momentum 0.95"
     " --objective.frozen 0.01",
-    "swav": f"swav_r18_cifar10 --steps 300 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
-    " --optim.warmup-steps 20 --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
+    "swav": f"swav_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --optim.lr 2e-3 --optim.warmup-steps 30"
+    " --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
     "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
     " --objective.bottleneck 128",
     "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
