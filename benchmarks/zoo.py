@@ -47,7 +47,7 @@ METHODS = {
     " --objective.hidden-dim 256 --objective.view.scale 0.8 1.0",
     "counting": f"counting_r18_cifar10 --steps 1200 --data.batch-size 128 {RESNET} --optim.lr 2e-3",
     "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 100",
-    "denoising": f"denoising_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3"
+    "denoising": f"denoising_r18_cifar10 --steps 500 --data.batch-size 128 {SMALL_VIT} --optim.lr 4e-3"
     " --objective.hidden-dim 64 --objective.share 0.75",
     "vae": f"vae_r18_cifar10 --steps 400 --data.batch-size 128 {SMALL_VIT} --optim.lr 4e-3"
     " --objective.hidden-dim 64 --objective.deviation 0.3",
