@@ -93,7 +93,7 @@ def _own(results: list[Result]) -> list[Result]:
     """Those of the encoder, each protocol's and data set's newest checkpoint alone; without an encoder, all."""
     encoders = [result for result in results if result.role == "encoder"]
     newest = {
-        (result.protocol, result.train_sha256, result.test_sha256): result
+        _term(result, across_protocols=False): result
         for result in sorted(encoders, key=lambda result: int(result.origin.get("step", 0)))
     }
     return list(newest.values()) or results
@@ -101,7 +101,13 @@ def _own(results: list[Result]) -> list[Result]:
 
 def _term(result: Result, across_protocols: bool) -> tuple[str, str, str]:
     """What two results must have in common."""
-    return result.test_sha256, result.train_sha256, "" if across_protocols else result.protocol
+    how = "" if across_protocols else f"{result.protocol} {_shown_at(result)}"
+    return result.test_sha256, result.train_sha256, how
+
+
+def _shown_at(result: Result) -> str:
+    size = result.origin.get("image_size")
+    return f"images of {size} pixels" if size else "images as in training"
 
 
 def _shared_term(found: dict[Path, list[Result]], across_protocols: bool) -> tuple[str, str, str]:
@@ -133,6 +139,8 @@ def _reasons(a: Result, b: Result, across_protocols: bool) -> list[str]:
     reasons = []
     if a.protocol != b.protocol and not across_protocols:
         reasons.append(f"protocol {a.protocol} against {b.protocol} (allow it with --across-protocols)")
+    elif _shown_at(a) != _shown_at(b) and not across_protocols:
+        reasons.append(f"{_shown_at(a)} against {_shown_at(b)} (allow it with --across-protocols)")
     if a.test_sha256 != b.test_sha256:
         if a.data != b.data:
             reasons.append(f"data {a.data} against {b.data}")

@@ -155,7 +155,7 @@ def _run(
         name=subject.name,
         role=subject.role,
         origin=masked_values(subject.origin),
-        data=data.name,
+        data=f"{data.name} at {size} px" if (size := subject.origin.get("image_size")) else data.name,
         shards=masked(str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder)),
         split=data.split,
         train_sha256=data.train.digest(),

@@ -34,4 +34,4 @@ def _at_size(subject: Subject, size: int) -> Subject:
     except Exception as error:  # whatever a stranger's architecture says
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"image-size {size}: {subject.name} cannot see images of that size ({reason})") from error
-    return replace(subject, name=f"{subject.name}, {size} px", tag=f"{subject.tag}-{size}px", views=shown)
+    return replace(subject, tag=f"{subject.tag}-{size}px", views=shown, origin={**subject.origin, "image_size": size})

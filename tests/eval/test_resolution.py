@@ -6,6 +6,7 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.views import CenterView
+from eyespot.eval.entrants import find_entrants
 from eyespot.eval.judge import judge
 from eyespot.eval.resolution import at_size
 from eyespot.eval.subject import Subject, center_view, encode_all, subjects_of
@@ -17,7 +18,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 def test_it_is_shown_the_same_part_of_the_image(run_dir):
     trained, random = at_size(subjects_of(str(run_dir), seed=0), 24)  # 16 in training, where small images are whole
     assert trained.views.views == random.views.views == (CenterView(resize=24, size=24),)
-    assert (trained.tag, trained.name) == ("step-00000012-24px", "mae_tiny, step 12, 24 px")
+    assert (trained.tag, random.tag) == ("step-00000012-24px", "random-seed0-24px")
     (cut,) = at_size(subjects_of("test_resnet", seed=0, pretrained=False), 96)  # 168 of which 160, says timm
     assert cut.views.views[0] == CenterView(resize=round(96 * center_view(160, 0.95).resize / 160), size=96)
 
@@ -55,8 +56,26 @@ def test_results_stand_beside_those_of_training(run_dir, digits, tmp_path):
     assert [result.role for result in larger] == ["encoder", "random"]
     assert len(list(tmp_path.glob("knn_*.json"))) == len(usual) + len(larger)
     assert larger[0].key != usual[0].key and larger[0].correct != usual[0].correct
+    assert larger[0].data == f"{usual[0].data} at 32 px"
     again = judge("knn", str(run_dir), digits, image_size=32, **known)
     assert [result.created for result in again] == [result.created for result in larger]
+
+
+def test_results_at_two_sizes_do_not_meet(run_dir, digits, tmp_path):
+    """Unless they are asked to."""
+    known = {"seed": 0, "pretrained": True, "world": ALONE}
+    places = [tmp_path / "usual", tmp_path / "larger"]
+    judge("knn", str(run_dir), digits, out=places[0], **known)
+    judge("knn", str(run_dir), digits, out=places[1], image_size=32, **known)
+    with pytest.raises(UserError, match="images as in training against images of 32 pixels"):
+        find_entrants(places)
+    usual, larger = find_entrants(places, across_protocols=True)
+    assert usual.result.origin["step"] == larger.result.origin["step"] == 12
+    judge("knn", str(run_dir), digits, out=places[0], image_size=32, **known)
+    with pytest.raises(UserError, match=rf"results on {digits.name} .* and {digits.name} at 32 px .*name result files"):
+        find_entrants(places[:1])
+    found = find_entrants(places[1:], baselines=True)
+    assert [entrant.result.role for entrant in found] == ["encoder", "random"]
 
 
 def test_a_subject_says_its_size_in_its_digest(run_dir):
