@@ -138,7 +138,8 @@ def _figures(story: Story) -> dict[str, str]:
     shown = {name: "" if math.isnan(value) else say(value) for name, (value, say) in figures.items()}
     for result in story.results:
         if result.role == "encoder" and result.protocol == "linear" and result.accuracy is not None:
-            shown["linear probe"] = f"{result.accuracy:.1%}"
+            size = result.origin.get("image_size")
+            shown[f"linear probe at {size} px" if size else "linear probe"] = f"{result.accuracy:.1%}"
     return shown
 
 

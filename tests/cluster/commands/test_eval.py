@@ -44,6 +44,14 @@ def test_train_judge_report(run_dir, digits, capsys):
     assert path == run_dir / "report.html" and "The task" in path.read_text()
 
 
+def test_another_image_size_is_said_wherever_its_numbers_stand(run_dir, digits, capsys):
+    words = ["eval", "linear", str(run_dir), str(digits), "--image-size", "24", "--device", "cpu"]
+    assert main(words) == 0
+    assert "linear on digits at 24 px: 10 classes" in capsys.readouterr().out
+    assert main(["report", str(run_dir)]) == 0
+    assert "linear probe at 24 px" in (run_dir / "report.html").read_text()
+
+
 def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["eval", "knn", "test_vit3", str(digits / "test"), "--no-pretrained", "--device", "cpu"]) == 0
@@ -63,6 +71,8 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
         ("eval knn test_vit DIGITS --sed 1", "--sed"),
         ("eval knn test_vit DIGITS --shots 5", "--shots, --draws: knn learns from all of train"),
         ("eval low-shot test_vit DIGITS --no-pretrained --shots few", "--shots few: neither a number of samples"),
+        ("eval knn test_vit DIGITS --image-size 0", "--image-size 0: must be 1 or more"),
+        ("eval knn test_vit DIGITS --no-pretrained --image-size 100", "image-size 100: random weights"),
         ("report EMPTY", "not a run folder"),
         ("report", "run"),
     ],
