@@ -25,9 +25,9 @@ from results import write_results
 from torch import distributed
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
-from eyespot.pretrain import dist
-from eyespot.pretrain.checkpoint import Meta
-from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.checkpoints.reader import Meta
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.distributed import process_group as dist
 
 RANKS = 2
 TENSORS = 30

@@ -18,7 +18,7 @@ from results import write_results
 from sklearn.datasets import load_sample_images
 from torchvision.transforms.v2 import functional as tv
 
-from eyespot.data_pipeline import color
+from eyespot.data_pipeline.augment import color
 
 Change = Callable[[Any, float], Any]
 

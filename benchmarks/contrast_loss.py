@@ -63,7 +63,7 @@ def solo_learn(one: Tensor, other: Tensor) -> Tensor:
 def choose(way: str, *, gather: bool = False) -> Loss:
     """The loss of that name."""
     if way == "ours":
-        from eyespot.pretrain.contrast import nt_xent_loss
+        from eyespot.pretrain.losses.contrastive import nt_xent_loss
 
         return lambda one, other: nt_xent_loss([one, other], TEMPERATURE)
     if way == "lightly":

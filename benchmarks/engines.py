@@ -29,7 +29,7 @@ PARITY_STEPS, LR = 20, 1e-3
 
 
 def tiny_run(checkpointing: bool = False) -> Any:
-    from eyespot.pretrain.config import make_run
+    from eyespot.pretrain.recipe_lookup import make_run
 
     run = make_run("mae_tiny")
     run.encoder.checkpointing = checkpointing
@@ -38,7 +38,7 @@ def tiny_run(checkpointing: bool = False) -> Any:
 
 def speed_run() -> Any:
     """MAE, ViT-S/16, with half of the paper's decoder: a step of seconds on a core."""
-    from eyespot.pretrain.config import make_run
+    from eyespot.pretrain.recipe_lookup import make_run
 
     run = make_run("mae_vitb16_in1k")
     run.encoder = replace(run.encoder, name="vit_small_patch16_224")
@@ -47,7 +47,7 @@ def speed_run() -> Any:
 
 
 def make_objective(run: Any) -> Any:
-    from eyespot.pretrain.start import fresh_objective
+    from eyespot.pretrain.loop.initial_weights import fresh_objective
 
     torch.manual_seed(0)
     return fresh_objective(run)
@@ -56,7 +56,7 @@ def make_objective(run: Any) -> Any:
 def make_engine(run: Any, world: Any, engine: str, **settings: Any) -> Any:
     from eyespot.pretrain.engine import DeepSpeedConfig, Settings
     from eyespot.pretrain.engine import make_engine as make
-    from eyespot.pretrain.optim import make_optimizer
+    from eyespot.pretrain.optim.optimizers import make_optimizer
 
     name, _, stage = engine.partition(" ")
     chosen = Settings(deepspeed=DeepSpeedConfig(stage=int(stage or 2)), **settings)  # pyright: ignore[reportArgumentType]
@@ -64,7 +64,7 @@ def make_engine(run: Any, world: Any, engine: str, **settings: Any) -> Any:
 
 
 def make_batch(count: int, image_size: int, number: int) -> Any:
-    from eyespot.data_pipeline.batch import Batch
+    from eyespot.data_pipeline.loading.batch import Batch
 
     generator = torch.Generator().manual_seed(number)
     ids = torch.arange(number * count, (number + 1) * count)
@@ -91,13 +91,13 @@ def trajectory(
 
 
 def _mean_over_parts(own: Tensor, world: Any) -> float:
-    from eyespot.pretrain import dist
+    from eyespot.pretrain.distributed import process_group as dist
 
     return float(dist.gather_rows(own[:, None]).mean())
 
 
 def _whole_weights(engine: Any) -> dict[str, Tensor]:
-    from eyespot.pretrain.dist import gather_to_first
+    from eyespot.pretrain.distributed.process_group import gather_to_first
 
     tensors = {name: tensor for name, tensor in engine.save_tensors().items() if name.startswith("model.")}
     own = {name: getattr(tensor, "full_tensor", tensor.clone)().cpu().numpy() for name, tensor in tensors.items()}
@@ -142,8 +142,8 @@ def _figure(value: float) -> str:
 
 def by_hand(run: Any, world: Any, engine: str, batch_size: int) -> Callable[[Any], None]:
     """A step as one would write it, without our code around it but the objective."""
-    from eyespot.pretrain.encoders import choose_attention
-    from eyespot.pretrain.optim import make_optimizer
+    from eyespot.pretrain.networks.encoders import choose_attention
+    from eyespot.pretrain.optim.optimizers import make_optimizer
 
     objective = make_objective(run)
     choose_attention(objective, world.device)
@@ -217,7 +217,7 @@ def paired_steps(world: Any, engine: str, batch_size: int, steps: int) -> list[t
 
 def memory(world: Any, engine: str, batch_size: int) -> tuple[float, float]:
     """MB of parameters and optimiser state on this rank, and of the peak of a step above what there was before."""
-    from eyespot.pretrain.dist import own_share
+    from eyespot.pretrain.distributed.process_group import own_share
 
     run = speed_run()
     Path("/proc/self/clear_refs").write_text("5")

@@ -32,12 +32,12 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline.shards import pack
-from eyespot.data_pipeline.views import CenterView, ViewSpec
-from eyespot.eval.features import BLOCK, features_of
-from eyespot.eval.subject import OneKind, Subject, center_view
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.augment.views import CenterView, ViewSpec, center_view
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.eval.encoders.feature_cache import BLOCK, features_of
+from eyespot.eval.encoders.subject import OneKind, Subject
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 
 OURS, LOOP = "eyespot, features_of", "ImageFolder, DataLoader, encoder(images)"
 HEADER = ["data", "encoder", "path", "images / s", "images / CPU-second", "eyespot is, per CPU-second"]

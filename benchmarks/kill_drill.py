@@ -49,7 +49,7 @@ def train(shards: Path, run_dir: Path, engine: str) -> None:
     """What each rank does; leaves with the exit code of ``eyespot pretrain``."""
     import torch
 
-    from eyespot.pretrain.config import make_run
+    from eyespot.pretrain.recipe_lookup import make_run
     from eyespot.pretrain.trainer import fit
 
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def drill(start: Start, shards: Path, folder: Path, engine: str, seed: int, expe
     Raises:
         AssertionError: something was lost, changed or unreadable.
     """
-    from eyespot.pretrain import checkpoint
+    from eyespot.pretrain.checkpoints import reader as checkpoint
 
     generator = random.Random(seed)
     moment = MOMENTS[seed // len(ENGINES) % len(MOMENTS)]
@@ -143,7 +143,7 @@ def _finish(processes: list[Any], run_dir: Path) -> None:
 
 
 def _assert_same(run_dir: Path, expected: Path) -> None:
-    from eyespot.pretrain import checkpoint
+    from eyespot.pretrain.checkpoints import reader as checkpoint
 
     for name in ("step", "loss", "sample_digest"):
         found, wanted = ([line[name] for line in _metrics(folder)] for folder in (run_dir, expected))
@@ -167,7 +167,7 @@ def main() -> None:
     from results import write_results
     from rich.progress import track
 
-    from eyespot.data_pipeline.shards import pack
+    from eyespot.data_pipeline.shards.pack import pack
 
     rounds: list[Round] = []
     with tempfile.TemporaryDirectory() as name:

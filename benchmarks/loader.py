@@ -35,14 +35,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline import dali
-from eyespot.data_pipeline.batches import BatchMaker
-from eyespot.data_pipeline.loader import Loader, LoaderSpec, make_loader
-from eyespot.data_pipeline.manifest import read_index, read_manifest
-from eyespot.data_pipeline.order import SampleOrder
-from eyespot.data_pipeline.reader import Reader
-from eyespot.data_pipeline.shards import pack
-from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.loading import dali_graphs as dali
+from eyespot.data_pipeline.loading.batch_maker import BatchMaker
+from eyespot.data_pipeline.loading.loader import Loader, LoaderSpec, make_loader
+from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.pack import pack
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

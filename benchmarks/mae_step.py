@@ -18,10 +18,10 @@ import torch
 from results import write_results
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain.encoders import EncoderConfig, choose_attention, encode_visible, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import EncoderConfig, choose_attention, encode_visible, make_encoder
 from eyespot.pretrain.objectives.mae import MAE, take
-from eyespot.pretrain.optim import OptimConfig, make_optimizer, parameter_groups
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer, parameter_groups
 
 
 class PlainAttention(nn.Module):

@@ -17,14 +17,14 @@ from PIL import Image
 from torch import Tensor
 
 from eyespot.cluster.method_cards import Card, cards
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import ViewSpec
-from eyespot.eval.report.exhibits import look_at
-from eyespot.eval.report.gallery import task_pictures, whole_objective
-from eyespot.eval.report.plates import visible
-from eyespot.eval.report.story import read_story
-from eyespot.pretrain.pictures import write_picture
-from eyespot.pretrain.view_picture import view_grid
+from eyespot.eval.report.encoder_sections import look_at
+from eyespot.eval.report.image_grid import visible
+from eyespot.eval.report.image_sections import task_pictures, whole_objective
+from eyespot.eval.report.run_data import read_story
+from eyespot.pretrain.images.image_grid import write_picture
+from eyespot.pretrain.loop.view_sheet import view_grid
 
 DOCS = Path(__file__).parents[1] / "docs"
 FIRST_COLUMNS, MAX_BYTES = 8, 60_000

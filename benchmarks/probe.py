@@ -35,8 +35,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from eyespot.eval import linear
-from eyespot.eval.task import Task
+from eyespot.eval.protocols import linear
+from eyespot.eval.protocols.task import Task
 
 EPOCHS, BATCH_SIZE, RATES, RATE, PENALTY = 90, 256, (0.4, 0.3, 0.2, 0.1, 0.05), 0.1, 1e-2
 SKLEARN_PENALTIES = (1e-1, 1e-3)

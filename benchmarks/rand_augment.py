@@ -30,9 +30,9 @@ from timm.data.random_erasing import RandomErasing
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline.alter import alter, view_alteration
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader
-from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.pipeline import alter, view_alteration
+from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 
 TIMM, TORCHVISION = "WebDataset + PIL, timm's RandAugment", "WebDataset + PIL, torchvision's RandAugment"
 BICUBIC = v2.InterpolationMode.BICUBIC

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-PRELOADED = ["deepspeed", "eyespot.pretrain.trainer", "eyespot.eval.online", "eyespot.pretrain.recipes.mae"]
+PRELOADED = ["deepspeed", "eyespot.pretrain.trainer", "eyespot.eval.online_probe", "eyespot.pretrain.recipes.mae"]
 """What every rank needs and takes seconds to import: the server does it once."""
 
 Start = Callable[..., list[Any]]
@@ -99,7 +99,7 @@ def _rank(rank: int, size: int, port: int, function: Callable[..., None], argume
 def _answer(answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    from eyespot.pretrain import dist
+    from eyespot.pretrain.distributed import process_group as dist
 
     torch.set_num_threads(1)
     try:

@@ -22,8 +22,8 @@ from results import RESULTS, write_results
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader
-from eyespot.data_pipeline.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 
 ALL_DALI = "DALI, linear hue, fixed order"
 SCALE = (0.08, 1.0)

@@ -6,7 +6,7 @@ import os
 import sys
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.secrets import mask_tracebacks, masked
+from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
     "shards": "pack images into shards, check them, look at them",

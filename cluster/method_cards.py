@@ -9,8 +9,9 @@ from pathlib import Path
 
 import eyespot.pretrain.objectives
 import eyespot.pretrain.recipes
-from eyespot.pretrain.about import FAMILIES, About
-from eyespot.pretrain.config import Run, recipe_names
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.objective import FAMILIES, About
+from eyespot.pretrain.recipe_lookup import recipe_names
 
 MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
 """What ``make zoo`` found; part of the package."""

@@ -21,22 +21,23 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import ViewSpec
-from eyespot.eval.beginning import SCRATCH, Beginning, beginning_of, keep, kept
-from eyespot.eval.features import features_of
-from eyespot.eval.judge import results_folder, slug
-from eyespot.eval.labels import LabeledData, labeled_data
-from eyespot.eval.result import Result, Score, read_result
-from eyespot.eval.subject import OneKind, Subject, center_view
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import Run, difference, load_run, make_run, recipe_names, to_values
-from eyespot.pretrain.dist import World, agreed
+from eyespot.eval.encoders.feature_cache import features_of
+from eyespot.eval.encoders.start_weights import SCRATCH, Beginning, beginning_of, keep, kept
+from eyespot.eval.encoders.subject import OneKind, Subject
+from eyespot.eval.evaluate import results_folder
+from eyespot.eval.protocols.labeled_data import LabeledData, labeled_data
+from eyespot.eval.results.result import Result, Score, read_result, slug
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World, agreed, exchange
+from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.secrets import masked, masked_values
-from eyespot.pretrain.share import exchange
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.recipe_lookup import make_run, recipe_names
+from eyespot.pretrain.redaction import masked, masked_values
+from eyespot.pretrain.run_json import difference, load_run, to_values
 
 Trained = Literal["finetune", "linear-paper", "attentive"]
 """Protocols that train."""

@@ -21,15 +21,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval import linear
-from eyespot.eval.judge import Procedure, judge, results_folder, slug
-from eyespot.eval.labels import LabeledData, Part, labeled_data
-from eyespot.eval.result import DRAW, Result, Score
-from eyespot.eval.significance import mean_interval
-from eyespot.eval.task import Candidate, Task
-from eyespot.pretrain.dist import World
+from eyespot.eval.evaluate import Procedure, judge, results_folder
+from eyespot.eval.protocols import linear
+from eyespot.eval.protocols.labeled_data import LabeledData, Part, labeled_data
+from eyespot.eval.protocols.task import Candidate, Task
+from eyespot.eval.results.result import DRAW, Result, Score, slug
+from eyespot.eval.results.significance import mean_interval
+from eyespot.pretrain.distributed.process_group import World
 
 FORMAT = "eyespot-draws/1"
 MIN_DRAWS = 5

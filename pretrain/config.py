@@ -1,28 +1,36 @@
 """Run: one typed value that says everything about an experiment, and how recipes make it."""
 
-import dataclasses
-import difflib
-import importlib
-import inspect
-import json
-import pkgutil
-import types
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.optim import OptimConfig
-from eyespot.pretrain.start import StartConfig
+
+if TYPE_CHECKING:
+    pass
+
+from dataclasses import field
+from typing import Literal, TypeVar
+
+from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class StartConfig:
+    """The encoder's first weights, where they are not drawn by the seed."""
+
+    weights: Path | None = None
+    """File of an encoder's weights (safetensors, named as timm names them); None = random ones."""
+    sha256: str = ""
+    """Of that file, which is refused if it has another; empty = not checked."""
+    origin: str = ""
+    """Where the weights come from, for the record."""
+
 
 C = TypeVar("C")
-
-RECIPES = "eyespot.pretrain.recipes"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -146,126 +154,3 @@ def engine_settings(run: Run, world_size: int) -> Settings:
         fsdp=run.fsdp,
         deepspeed=run.deepspeed,
     )
-
-
-def recipe_names() -> dict[str, Callable[[], Run]]:
-    """All built-in recipes: the functions ``<method>_*`` of each file ``recipes/<method>.py``."""
-    found: dict[str, Callable[[], Run]] = {}
-    package = importlib.import_module(RECIPES)
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{RECIPES}.{info.name}")
-        for name, function in inspect.getmembers(module, inspect.isfunction):
-            if name.startswith(f"{info.name}_") and function.__module__ == module.__name__:
-                found[name] = function
-    return found
-
-
-def make_run(recipe: str) -> Run:
-    """A fresh Run from a recipe's name, or from ``package.module:function`` for recipes that live elsewhere.
-
-    Raises:
-        UserError: there is no such recipe.
-    """
-    if ":" not in recipe:
-        recipes = recipe_names()
-        if recipe not in recipes:
-            close = difflib.get_close_matches(recipe, recipes, n=1)
-            hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
-            raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
-        return recipes[recipe]()
-    module_name, _, function_name = recipe.partition(":")
-    try:
-        run = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"recipe {recipe!r}: {error}; write it as package.module:function") from error
-    if not isinstance(run, Run):
-        raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
-    return run
-
-
-def load_run(path: Path) -> tuple[str, Run]:
-    """The recipe's name and the resolved Run out of a run folder or its ``run.json``.
-
-    Raises:
-        UserError: there is none, it is damaged, or this version's recipe lacks one of its fields.
-    """
-    path = path / "run.json" if path.is_dir() else path
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        recipe, values = record["recipe"], record["run"]
-    except FileNotFoundError as error:
-        raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
-    return recipe, overlay(make_run(recipe), values, str(path))
-
-
-def to_values(config: Any) -> Any:
-    """A config as plain JSON values."""
-    if dataclasses.is_dataclass(config):
-        return {f.name: to_values(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, (list, tuple)):
-        return [to_values(value) for value in config]
-    return str(config) if isinstance(config, Path) else config
-
-
-def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") -> C:
-    """``config`` with the values of ``to_values`` laid over it, fields typed as declared.
-
-    Raises:
-        UserError: a value for a field that the config does not have.
-    """
-    hints = typing.get_type_hints(type(config))
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in hints or not hasattr(config, name):
-            raise UserError(f"{source}: field {prefix}{name} is unknown to this version's recipe")
-        current = getattr(config, name)
-        if dataclasses.is_dataclass(current) and isinstance(value, dict):
-            changes[name] = overlay(current, value, source, f"{prefix}{name}.")
-        else:
-            changes[name] = _typed(value, hints[name])
-    return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    """JSON knows neither tuples nor paths."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, list):
-        return tuple(_typed(item, Any) for item in value)
-    if isinstance(value, str) and Path in options:
-        return Path(value)
-    return value
-
-
-def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:
-    """The values of an older version's run, with the defaults of fields that it did not know yet.
-
-    Args:
-        values: as ``to_values`` gave them.
-        config: of this version, of the same kind.
-    """
-    filled = dict(values)
-    for known in dataclasses.fields(config):
-        current = getattr(config, known.name)
-        if known.name in filled:
-            if dataclasses.is_dataclass(current) and isinstance(filled[known.name], dict):
-                filled[known.name] = with_defaults(filled[known.name], current)
-        elif known.default is not dataclasses.MISSING:
-            filled[known.name] = to_values(known.default)
-        elif known.default_factory is not dataclasses.MISSING:
-            filled[known.name] = to_values(known.default_factory())
-    return filled
-
-
-def difference(old: Any, new: Any, prefix: str = "") -> str | None:
-    """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
-    for name in old.keys() | new.keys():
-        path = f"{prefix}{name}"
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            if found := difference(before, after, f"{path}."):
-                return found
-        elif before != after and path not in FREE_FIELDS:
-            return f"{path} is {after!r}, was {before!r}"
-    return None

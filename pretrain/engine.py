@@ -1,7 +1,6 @@
 """Engine: how an objective's step runs on many processes. One file each in ``engines/``, chosen by name."""
 
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.batchnorm import synchronize_batch_norm
-from eyespot.pretrain.blocks import repeated_blocks
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import choose_attention
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import choose_attention
+from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
 from eyespot.pretrain.objective import Objective
 
 Precision = Literal["fp32", "bf16"]
@@ -121,9 +120,12 @@ class Engine(Protocol):
         ...
 
 
+ENGINES = ("ddp", "deepspeed", "fsdp")
+
+
 def engine_names() -> list[str]:
-    """The engines there are: the files of ``engines/``."""
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "engines")]))
+    """The engines there are: files of ``engines/``."""
+    return list(ENGINES)
 
 
 def make_engine(

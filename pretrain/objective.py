@@ -2,18 +2,43 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.data_pipeline.views import ViewSpec
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import features
+from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.encoders import features
 
-NUM_PICTURED = 8
+Family = Literal[
+    "transformation", "reconstruction", "clustering", "contrast", "joint embedding", "metric", "some labels", "labels"
+]
+
+
+FAMILIES: tuple[str, ...] = get_args(Family)
+"""In the order in which people meet them."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class About:
+    """One method's card."""
+
+    family: Family
+    task: str
+    """What the encoder has to find out, in a few words: "which of four rotations was applied"."""
+    paper: str
+    """Authors, as they are cited: "Gidaris et al."."""
+    year: int
+    link: str
+    """Where the paper is: "arXiv:1803.07728"."""
+    needs: str = ""
+    """What it asks of data or encoder beyond images: "labels", "a vision transformer"."""
+    expected: str = ""
+    """The paper's own number, with encoder, data and protocol: "ResNet-50, ImageNet-1k, 200 epochs, linear: 67.5 %"."""
+
 
 Labels = Literal["none", "some", "all"]
 

@@ -9,27 +9,35 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loader import make_loader
-from eyespot.pretrain import checkpoint, dist
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.loader import make_loader
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import Saver
 from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.distributed import process_group as dist
 from eyespot.pretrain.engine import make_engine
-from eyespot.pretrain.feed import check_labels, loader_spec, normalized, open_shards, pictured_batch, sample_ids
-from eyespot.pretrain.fixed_samples import at_rest
-from eyespot.pretrain.health import HeadWatch
-from eyespot.pretrain.metrics import StepMeter, global_means, guilty_ids, sample_digest
-from eyespot.pretrain.monitor import Monitor
-from eyespot.pretrain.optim import make_optimizer
-from eyespot.pretrain.pictures import write_picture
-from eyespot.pretrain.progress import TrainingProgress, announce
-from eyespot.pretrain.rank_watch import RankFailure, RankWatch
-from eyespot.pretrain.refresh import Refresh
-from eyespot.pretrain.run_folder import RunFolder, manifest_digest
-from eyespot.pretrain.saver import Saver
-from eyespot.pretrain.schedule import micro_seed, rate_at
-from eyespot.pretrain.start import first_objective
-from eyespot.pretrain.stopping import StopSignals
+from eyespot.pretrain.images.image_grid import write_picture
+from eyespot.pretrain.loop.feature_refresh import Refresh
+from eyespot.pretrain.loop.initial_weights import first_objective
+from eyespot.pretrain.loop.progress import TrainingProgress, announce
+from eyespot.pretrain.loop.run_data import (
+    check_labels,
+    loader_spec,
+    normalized,
+    open_shards,
+    pictured_batch,
+    sample_ids,
+)
+from eyespot.pretrain.loop.run_folder import RunFolder, manifest_digest
+from eyespot.pretrain.loop.schedule import micro_seed, rate_at
+from eyespot.pretrain.loop.step_metrics import StepMeter, global_means, guilty_ids, sample_digest
+from eyespot.pretrain.loop.stop_signals import StopSignals
+from eyespot.pretrain.monitors.collapse import HeadWatch
+from eyespot.pretrain.monitors.monitor import Monitor
+from eyespot.pretrain.networks.eval_mode import at_rest
+from eyespot.pretrain.optim.optimizers import make_optimizer
+from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
 
 log = logging.getLogger("eyespot")
 

@@ -5,7 +5,7 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from eyespot.data_pipeline.color import blur, brightness, contrast, hue, saturation, solarize
+from eyespot.data_pipeline.augment.color import blur, brightness, contrast, hue, saturation, solarize
 
 
 def photographs(size: int) -> torch.Tensor:

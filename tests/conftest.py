@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """scikit-learn's real digits as shards: train/ and test/."""
-    from eyespot.data_pipeline.shards import pack
+    from eyespot.data_pipeline.shards.pack import pack
 
     folder = tmp_path_factory.mktemp("shards") / "digits"
     pack("digits", folder, workers=1)

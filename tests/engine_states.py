@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain import dist
-from eyespot.pretrain.config import make_run
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed import process_group as dist
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
-from eyespot.pretrain.fixed_samples import at_rest
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.optim import make_optimizer
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.optim.optimizers import make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
 COUNT = 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data_pipeline.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 
 
 def rewrite_labels(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:

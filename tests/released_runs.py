@@ -10,11 +10,13 @@ from result_files import some_result, write
 
 from eyespot.eval.release.layout import write_sums
 from eyespot.eval.release.write import release
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import Run, make_run, to_values
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.saver import Saver
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import to_values
 
 CHECKPOINT = "step-00000012"
 MEAN, STD = [0.3, 0.31, 0.32], [0.37, 0.36, 0.35]

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from eyespot.eval.result import Result
+from eyespot.eval.results.result import Result
 
 
 def some_result(**changes) -> Result:

@@ -16,9 +16,9 @@ from slurm_cluster import SlurmCluster
 from torch import Tensor, nn
 
 from eyespot.cluster import cli
-from eyespot.cluster.records import Attempt, Records
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain import checkpoint
+from eyespot.cluster.status.records import Attempt, Records
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.recipes.mae import mae_tiny

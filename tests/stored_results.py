@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.eval.intervals import wilson
-from eyespot.eval.result import Result, packed
-from eyespot.pretrain.config import make_run, to_values
+from eyespot.eval.results.result import Result, packed
+from eyespot.eval.results.significance import wilson
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import to_values
 
 
 def result_of(key: str, right: np.ndarray, **changes: Any) -> Result:

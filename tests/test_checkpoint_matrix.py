@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.checkpoint import Meta
-from eyespot.pretrain.dist import World
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.reader import Meta
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Engine
-from eyespot.pretrain.optim import OptimConfig
-from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.optim.optimizers import OptimConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_states import ENGINES, make_single_engine, own_batches, whole_state

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import eyespot.pretrain.objectives
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain import dist
-from eyespot.pretrain.config import make_run
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed import process_group as dist
 from eyespot.pretrain.engine import Engine, Settings, engine_names, make_engine
-from eyespot.pretrain.fixed_samples import at_rest
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.networks.eval_mode import at_rest
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipe_lookup import make_run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_states import (

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.loader import LoaderSpec, make_loader, make_pass
-from eyespot.data_pipeline.shards import pack
-from eyespot.data_pipeline.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
+from eyespot.data_pipeline.shards.pack import pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -9,9 +9,9 @@ from typing import Any
 from eyespot.cluster.cli import COMMANDS
 from eyespot.cluster.commands import cancel, doctor, launch, logs, status
 from eyespot.cluster.doctor.page import ORDER
-from eyespot.cluster.profiles import KEYS
-from eyespot.cluster.submission import Submission
-from eyespot.pretrain.config import make_run
+from eyespot.cluster.launch.site_profiles import KEYS
+from eyespot.cluster.launch.submission import Submission
+from eyespot.pretrain.recipe_lookup import make_run
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operators.md").read_text()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from eyespot.cluster.cli import main
-from eyespot.pretrain.config import make_run, recipe_names
-from eyespot.pretrain.encoders import make_encoder
-from eyespot.pretrain.schedule import effective_rate
+from eyespot.pretrain.loop.schedule import effective_rate
+from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.recipe_lookup import make_run, recipe_names
 
 RECIPES = sorted(recipe_names())
 

@@ -12,8 +12,9 @@ import timm
 from slurm_cluster import SlurmCluster
 
 from eyespot.cluster.doctor import Verdict
-from eyespot.cluster.records import Records
-from eyespot.pretrain.config import make_run, to_values
+from eyespot.cluster.status.records import Records
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import to_values
 
 pytestmark = pytest.mark.slow
 

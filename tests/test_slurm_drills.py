@@ -26,8 +26,8 @@ import pytest
 from slurm_cluster import SlurmCluster, missing
 from slurm_runs import PATIENCE, SAVE_EVERY, STEPS, DrillRun
 
-from eyespot.cluster.records import Attempt
 from eyespot.cluster.slurm import node_names
+from eyespot.cluster.status.records import Attempt
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from slurm_cluster import SlurmCluster
 
-from eyespot.cluster import containers
 from eyespot.cluster.cli import main
-from eyespot.cluster.records import Records
+from eyespot.cluster.launch import containers
+from eyespot.cluster.status.records import Records
 
 pytestmark = pytest.mark.slow
 

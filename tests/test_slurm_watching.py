@@ -13,9 +13,9 @@ from slurm_cluster import SlurmCluster
 
 from eyespot.cluster import slurm as asked
 from eyespot.cluster.cli import main
-from eyespot.cluster.records import JobLine, Records
 from eyespot.cluster.slurm import SlurmError
-from eyespot.cluster.status import survey
+from eyespot.cluster.status.records import JobLine, Records
+from eyespot.cluster.status.survey import survey
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import eyespot.pretrain.objectives
-from eyespot.cluster.commands.pretrain import requested
 from eyespot.cluster.method_cards import MEASURED
+from eyespot.cluster.start_run import requested
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import zoo

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from eyespot.eval.compare import Comparison, Difference, Method
+    from eyespot.eval.results.compare import Comparison, Difference, Method
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
         raise UserError("compare: no results named; write: eyespot eval compare A B (see eyespot eval compare --help)")
     from rich.console import Console
 
-    from eyespot.eval.compare import compare
+    from eyespot.eval.results.compare import compare
 
     found = compare(
         wanted.places,
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 def print_comparison(found: "Comparison", console: "Console") -> None:
     """Tables, and what they mean."""
-    from eyespot.eval.compare import LEVEL
+    from eyespot.eval.results.compare import LEVEL
 
     title = f"{' and '.join(found.protocols)} on {found.data}: {found.num_test:,} test samples ({found.split})"
     letters = dict(zip((standing.label for standing in found.standings), _letters(), strict=False))

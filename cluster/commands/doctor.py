@@ -90,7 +90,9 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     from tyro.conf import arg
 
     from eyespot.cluster.arguments import parse
-    from eyespot.pretrain.config import Run, load_run, make_run, to_values
+    from eyespot.pretrain.config import Run
+    from eyespot.pretrain.recipe_lookup import make_run
+    from eyespot.pretrain.run_json import load_run, to_values
 
     where = Path(argv[0])
     saved = next((path for path in (where / "cluster" / "run.json", where / "run.json") if path.is_file()), None)

@@ -1,6 +1,5 @@
 """``eyespot eval PROTOCOL MODEL SHARDS``."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,8 +11,9 @@ from eyespot.cluster.commands import compare, finetune
 from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from eyespot.eval.result import Result
-    from eyespot.pretrain.dist import World
+    from eyespot.eval.results.result import Result
+    from eyespot.pretrain.distributed.process_group import World
+from eyespot.cluster.commands.eval_table import print_table, track
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
         )
     if wanted.image_size is not None and wanted.image_size < 1:
         raise UserError(f"--image-size {wanted.image_size}: must be 1 or more; without it, as the encoder was trained")
-    from eyespot.pretrain import dist
+    from eyespot.pretrain.distributed import process_group as dist
 
     world = dist.start(wanted.device)
     try:
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
 
 def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     """The results, on rank 0."""
-    from eyespot.eval.judge import judge
+    from eyespot.eval.evaluate import judge
     from eyespot.eval.low_shot import MIN_DRAWS, Shots, judge_low_shot
 
     shots = Shots(text=wanted.shots or "1%", num_draws=MIN_DRAWS if wanted.draws is None else wanted.draws)
@@ -132,44 +132,3 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     if wanted.protocol == "low-shot":
         return judge_low_shot(wanted.model, wanted.shards, shots=shots, world=world, **known)
     return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)
-
-
-def track(model: str, results: "list[Result]") -> None:
-    """Shows a tracked run's results in MLflow; where that fails, a warning says how it is done later."""
-    from eyespot.eval.subject import run_of
-    from eyespot.eval.tracked import track_results
-    from eyespot.pretrain.config import load_run
-    from eyespot.pretrain.secrets import masked
-
-    run_dir = run_of(model)
-    if run_dir is None or not load_run(run_dir)[1].track:
-        return
-    try:
-        track_results(run_dir, results)
-    except UserError as error:
-        print(masked(f"eyespot: warning: {error}"), file=sys.stderr)
-
-
-def print_table(results: "list[Result]") -> None:
-    """The results of one protocol on one data set, side by side."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from eyespot.eval.tables import score_table
-
-    first = results[0]
-    header, rows = score_table(results)
-    classes = f": {first.num_classes} classes" if first.num_classes else ""
-    table = Table(title=f"{first.protocol} on {first.data}{classes}", title_justify="left")
-    for column in header:
-        narrow = not column and first.accuracy is None  # the names of the numbers stay on one line
-        side = "left" if column in ("", "chosen") else "right"
-        table.add_column(column, justify=side, no_wrap=narrow, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    for result in results:
-        for alarm in result.alarms:
-            print(f"Alarm, {result.name}: {alarm}")
-    train = f"{first.num_train:,} training images, " if first.num_train else ""
-    print(f"{train}{first.num_test:,} test images ({first.split}).")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from eyespot.cluster.arguments import parse, parse_known
-from eyespot.cluster.commands.pretrain import train
+from eyespot.cluster.start_run import train
 from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from eyespot.eval.finetune import Trained
-    from eyespot.eval.result import Result
+    from eyespot.eval.results.result import Result
     from eyespot.pretrain.config import Run
-    from eyespot.pretrain.dist import World
+    from eyespot.pretrain.distributed.process_group import World
 
 PROTOCOLS: "tuple[Trained, ...]" = ("finetune", "linear-paper", "attentive")
 HELP = """usage: eyespot eval finetune MODEL SHARDS [--recipe RECIPE] [--scratch] [--field value ...]
@@ -79,9 +79,9 @@ def main(argv: list[str]) -> int:
 def _train_and_judge(
     protocol: "Trained", model: str, shards: Path, options: Options, flags: list[str], prog: str
 ) -> int:
-    from eyespot.cluster.commands.eval import print_table, track
+    from eyespot.cluster.commands.eval_table import print_table, track
     from eyespot.eval.finetune import judge_trained, plan, prepare
-    from eyespot.pretrain import dist
+    from eyespot.pretrain.distributed import process_group as dist
 
     def changed(run: "Run", recipe: str) -> "Run":
         return parse(type(run), flags, f"{prog} --recipe {recipe}", default=run)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.profiles import FILE, Profile, load_profile
-from eyespot.cluster.submission import Submission, read_submission
+from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
+from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from eyespot.cluster.sweep import Member
+    from eyespot.cluster.launch.sweep import Member
 
 HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [...]
        eyespot launch --again RUN [...]
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
     if "--show-profile" in flags and not words:
         return _show(load_profile(name, Path.cwd() / FILE))
     # Imported here, because `eyespot launch --help` should not wait for torch.
-    from eyespot.cluster.sweep import members, single
+    from eyespot.cluster.launch.sweep import members, single
 
     profile = load_profile(name, single(words).run.run_dir.parent / FILE)
     launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=Submission(**profile.values)))
@@ -96,9 +96,9 @@ def main(argv: list[str]) -> int:
 
 def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
     """Submits once more what was submitted before."""
-    from eyespot.cluster.records import Records
-    from eyespot.cluster.sweep import Member
-    from eyespot.pretrain.config import load_run
+    from eyespot.cluster.launch.sweep import Member
+    from eyespot.cluster.status.records import Records
+    from eyespot.pretrain.run_json import load_run
 
     if words:
         raise UserError(f"again {run_dir}: repeats what was submitted; leave out the words after --")
@@ -118,7 +118,7 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
 
 def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     """Checks, freezes, submits, and says what there is now."""
-    from eyespot.cluster.launch import (
+    from eyespot.cluster.launch.submit import (
         check,
         check_folder,
         check_place,
@@ -128,7 +128,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
         start_here,
         submit,
     )
-    from eyespot.cluster.sweep import write_sweep
+    from eyespot.cluster.launch.sweep import write_sweep
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
     submission = launch.submission
@@ -161,8 +161,8 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
 
 def _refuse_another_run(member: "Member") -> None:
     """The folder may hold a run only where the words say that it goes on, and then it must be the same run."""
-    from eyespot.cluster.launch import check_folder
-    from eyespot.pretrain.config import difference, load_run, to_values
+    from eyespot.cluster.launch.submit import check_folder
+    from eyespot.pretrain.run_json import difference, load_run, to_values
 
     run_dir = member.run.run_dir
     if not (run_dir / "run.json").exists():

@@ -14,7 +14,7 @@ from eyespot.data_pipeline.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from eyespot.cluster.logs import Line
+    from eyespot.cluster.status.logs import Line
 
 HELP = """usage: eyespot logs RUN [--rank R | --all-ranks | --job] [--follow] [--lines N]
 
@@ -71,8 +71,8 @@ def main(argv: list[str]) -> int:
 def _show(request: Request) -> None:
     from rich.console import Console
 
-    from eyespot.cluster import logs
-    from eyespot.cluster.status import find_runs, survey
+    from eyespot.cluster.status import logs
+    from eyespot.cluster.status.survey import find_runs, survey
 
     run_dir = request.run_dir
     if (runs := find_runs([run_dir])) != [run_dir]:

@@ -34,9 +34,9 @@ def main(argv: list[str]) -> int:
 
     from rich.console import Console
 
-    from eyespot.cluster.plan_page import print_plan, write_plot
-    from eyespot.cluster.planner import Question, answer
-    from eyespot.pretrain.config import make_run
+    from eyespot.cluster.planning.page import print_plan, write_plot
+    from eyespot.cluster.planning.planner import Question, answer
+    from eyespot.pretrain.recipe_lookup import make_run
 
     recipe = argv[0]
     question = parse(Question, argv[1:], f"eyespot plan {recipe}", default=Question(run=make_run(recipe)))

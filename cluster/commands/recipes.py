@@ -70,7 +70,7 @@ def _gate(card: "Card") -> str:
 def _tell(card: "Card", console: Console) -> None:
     """Everything that is known of one method."""
     from eyespot.cluster.method_cards import paragraphs
-    from eyespot.pretrain.config import recipe_names
+    from eyespot.pretrain.recipe_lookup import recipe_names
 
     for part in paragraphs(card.text):
         console.print(part, "", sep="\n", soft_wrap=part.startswith("    "))

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 def _register(wanted: Releasing, out: Path) -> None:
     from eyespot.eval.release.registry import promote, register
-    from eyespot.pretrain.mlflow_sync import tracking_uri
+    from eyespot.pretrain.tracking.mlflow_mirror import tracking_uri
 
     found = register(out, wanted.run, wanted.register or "")
     print(f"{found.address} in MLflow")

@@ -10,9 +10,9 @@ import tyro
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import IGNORED, Manifest, find_shards, read_index, read_manifest
-from eyespot.data_pipeline.sources import DOWNLOADS
-from eyespot.data_pipeline.workers import NUM_WORKERS
+from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
+from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.sources import DOWNLOADS
 
 USAGE = """usage: eyespot shards COMMAND ...
 
@@ -139,7 +139,7 @@ def main(argv: list[str]) -> int:
 
 
 def _pack(argv: list[str]) -> int:
-    from eyespot.data_pipeline.shards import pack
+    from eyespot.data_pipeline.shards.pack import pack
 
     asked = parse(Pack, argv, "eyespot shards pack")
     manifests = pack(
@@ -164,7 +164,7 @@ def _pack(argv: list[str]) -> int:
 
 
 def _index(argv: list[str]) -> int:
-    from eyespot.data_pipeline.tarindex import index_folder
+    from eyespot.data_pipeline.shards.index_tars import index_folder
 
     asked = parse(Index, argv, "eyespot shards index")
     print(_summary(asked.folder, index_folder(asked.folder, asked.workers)))
@@ -172,7 +172,7 @@ def _index(argv: list[str]) -> int:
 
 
 def _verify(argv: list[str]) -> int:
-    from eyespot.data_pipeline.verify import verify
+    from eyespot.data_pipeline.shards.verify import verify
 
     asked = parse(Verify, argv, "eyespot shards verify")
     problems = verify(asked.folder, asked.workers)
@@ -181,7 +181,7 @@ def _verify(argv: list[str]) -> int:
 
 
 def _info(argv: list[str]) -> int:
-    from eyespot.data_pipeline.verify import shard_folders
+    from eyespot.data_pipeline.shards.verify import shard_folders
 
     asked = parse(Info, argv, "eyespot shards info")
     folders = shard_folders(asked.folder)
@@ -203,8 +203,8 @@ def _show(argv: list[str]) -> int:
         raise UserError(f"samples {asked.samples}: must be 1 or more")
     read_manifest(find_shards(asked.folder))  # before torch is imported, which takes seconds
 
-    from eyespot.pretrain.config import make_run
-    from eyespot.pretrain.view_picture import NUM_EPOCHS, draw_views
+    from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views
+    from eyespot.pretrain.recipe_lookup import make_run
 
     images, views = draw_views(make_run(asked.recipe), asked.folder, asked.out, asked.samples)
     print(

@@ -19,7 +19,7 @@ from eyespot.data_pipeline.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from eyespot.cluster.status import Survey
+    from eyespot.cluster.status.survey import Survey
 
 HELP = """usage: eyespot status [RUN or folder of runs ...] [--watch [SECONDS]] [--json]
 
@@ -112,8 +112,8 @@ def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) ->
 
 def _look(places: Sequence[Path], console: "Console") -> "tuple[Survey, RenderableType]":
     """Asks anew, also which runs there are."""
-    from eyespot.cluster.status import find_runs, survey
-    from eyespot.cluster.status_page import detail_page, survey_page
+    from eyespot.cluster.status.page import detail_page, survey_page
+    from eyespot.cluster.status.survey import find_runs, survey
 
     runs = find_runs(places)
     now = survey(runs)

@@ -17,10 +17,10 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
         run_dir: the run folder.
         uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
     """
-    from eyespot.eval.result import results_in
-    from eyespot.eval.tracked import track_results
-    from eyespot.pretrain.mlflow_sync import sync, tracking_uri
-    from eyespot.pretrain.secrets import masked
+    from eyespot.eval.results.mlflow_children import track_results
+    from eyespot.eval.results.result import results_in
+    from eyespot.pretrain.redaction import masked
+    from eyespot.pretrain.tracking.mlflow_mirror import sync, tracking_uri
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Answer, Finding
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Answer, Finding
 
 T = TypeVar("T")
 

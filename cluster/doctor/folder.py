@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
-from eyespot.data_pipeline.atomic import write_bytes
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
+from eyespot.data_pipeline.atomic_files import write_bytes
 
 FOLDERS = ("checkpoints", "logs", "pictures", "eval", "cluster")
 """Of the run folder, that a run writes to."""

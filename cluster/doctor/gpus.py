@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
 
 FREE_SHARE = 0.9
 """Of a GPU's memory, that should be free before the run starts."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import eyespot
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
 
 SHM = Path("/dev/shm")
 SHM_BYTES = 1 << 30

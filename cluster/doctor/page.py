@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from eyespot.cluster.doctor.finding import Finding, Level, Verdict
+from eyespot.cluster.doctor.findings import Finding, Level, Verdict
 
 ORDER = (
     *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),

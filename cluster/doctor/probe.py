@@ -18,17 +18,18 @@ import torch.distributed
 from jaxtyping import Float64
 from torch import Tensor
 
-from eyespot.cluster.doctor.exam import in_one_line
-from eyespot.cluster.doctor.finding import Answer, Finding, Level
+from eyespot.cluster.doctor.checks import in_one_line
+from eyespot.cluster.doctor.findings import Answer, Finding, Level
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loader import LoaderSpec, make_selection
-from eyespot.pretrain import dist
-from eyespot.pretrain.config import Run, load_run
-from eyespot.pretrain.feed import normalized, open_shards
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import normalized, open_shards
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.memory import optimizer_bytes
 from eyespot.pretrain.planning.trace import planned_ids, sizes
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.run_json import load_run
 
 REDUCE_SECONDS = 1.5
 GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20

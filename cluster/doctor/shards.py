@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import Manifest, Shard, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import Manifest, Shard, find_shards, read_index, read_manifest
 
 NUM_THREADS = 16
 NUM_SAMPLED = 16

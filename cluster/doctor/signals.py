@@ -6,8 +6,8 @@ import threading
 import time
 import types
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
 
 BELL = signal.SIGUSR2
 """Stops nothing: stops come as USR1 and TERM."""

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.doctor.finding import Finding
-from eyespot.pretrain.mlflow_sync import RUN_KEY_TAG, brief, tracking_uri
-from eyespot.pretrain.secrets import masked
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.findings import Finding
+from eyespot.pretrain.redaction import masked
+from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, brief, tracking_uri
 
 REQUEST_SECONDS = 6
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from eyespot.eval.release.layout import SMALL_STEM
 from eyespot.eval.release.provenance import Origin, paper_of
-from eyespot.eval.result import Result
+from eyespot.eval.results.result import Result
 
 _LOAD = """\
 import timm

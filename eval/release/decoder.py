@@ -11,10 +11,11 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import DECODER, PROVENANCE, WEIGHTS
 from eyespot.eval.release.provenance import Origin
 from eyespot.eval.release.verify import verified
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import make_run, overlay
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import overlay
 
 _TEXT = """\
 All that the method has besides the encoder, for reconstructions and further training: {settings}.

@@ -29,7 +29,7 @@ from eyespot.eval.release import registry
 from eyespot.eval.release.archive import SUFFIXES, unpack
 from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums, settle
 from eyespot.eval.release.verify import verified
-from eyespot.pretrain.secrets import masked
+from eyespot.pretrain.redaction import masked
 
 MAX_BYTES = 64 << 30
 """Of a whole release: an encoder of sixteen billion parameters. What is larger is an attack or a mistake."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import CONFIG, GOLDEN, SMALL_STEM, WEIGHTS, read_json
-from eyespot.pretrain.encoders import EncoderConfig, encode, make_encoder
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 NUM_IMAGES = 2
 TOLERANCE = 1e-3

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.golden import distance
-from eyespot.pretrain.encoders import encode
+from eyespot.pretrain.networks.encoders import encode
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4

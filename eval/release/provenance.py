@@ -10,13 +10,14 @@ from typing import Any
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.manifest import find_shards, read_manifest
+from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
 from eyespot.eval.release.layout import FORMAT
-from eyespot.eval.result import Result, results_in
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import Run, load_run
-from eyespot.pretrain.run_folder import code_state, manifest_digest
-from eyespot.pretrain.secrets import masked_values
+from eyespot.eval.results.result import Result, results_in
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.loop.run_folder import code_state, manifest_digest
+from eyespot.pretrain.redaction import masked_values
+from eyespot.pretrain.run_json import load_run
 
 
 @dataclass(kw_only=True, slots=True)

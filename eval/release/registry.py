@@ -17,10 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import digest_of
-from eyespot.eval.tracked import PARENT_TAG
-from eyespot.pretrain import spool
-from eyespot.pretrain.mlflow_sync import RUN_KEY_TAG, RunRecord, brief, locked, oldest_run, open_store, tracking_uri
-from eyespot.pretrain.secrets import masked
+from eyespot.eval.results.mlflow_children import PARENT_TAG
+from eyespot.pretrain.redaction import masked
+from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking.mlflow_mirror import (
+    RUN_KEY_TAG,
+    RunRecord,
+    brief,
+    locked,
+    oldest_run,
+    open_store,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,6 +13,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.card import card_of
 from eyespot.eval.release.decoder import decoder_of
@@ -33,9 +34,8 @@ from eyespot.eval.release.layout import (
 from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
 from eyespot.eval.release.verify import verified, working
-from eyespot.eval.subject import center_view
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.networks.encoders import make_encoder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -4,10 +4,10 @@ import contextlib
 
 from torch.nn.parallel import DistributedDataParallel
 
-from eyespot.pretrain.dist import World
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import MakeOptimizer, Settings
+from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.torch_engine import TorchEngine
 
 
 class DDPEngine(TorchEngine):

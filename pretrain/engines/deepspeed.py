@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.dist import World, ensure_group
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World, ensure_group
 from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
-from eyespot.pretrain.lars import LARS
-from eyespot.pretrain.micro_batches import forward_backward
+from eyespot.pretrain.engines.micro_batches import forward_backward
+from eyespot.pretrain.engines.zero_state import ZeroState
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.optim import set_rate
-from eyespot.pretrain.zero_state import ZeroState
+from eyespot.pretrain.optim.lars import LARS
+from eyespot.pretrain.optim.optimizers import set_rate
 
 MAX_BUCKET_ELEMENTS = 50_000_000
 """Gradients that are reduced at once: 200 MB. DeepSpeed's own default sets 2 GB aside."""

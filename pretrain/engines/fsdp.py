@@ -12,11 +12,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.blocks import repeated_blocks
-from eyespot.pretrain.dist import World, ensure_group
+from eyespot.pretrain.distributed.process_group import World, ensure_group
 from eyespot.pretrain.engine import FSDPConfig, MakeOptimizer, Settings
+from eyespot.pretrain.engines.torch_engine import TorchEngine
+from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.torch_engine import TorchEngine
 
 _POLICIES = {
     "fp32": MixedPrecisionPolicy(),

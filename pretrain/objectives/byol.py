@@ -24,15 +24,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import features
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.teacher import cosine_momentum, follow, make_teacher
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About, Objective
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 

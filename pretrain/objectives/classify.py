@@ -28,14 +28,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import encode
-from eyespot.pretrain.heads import AttentivePool
-from eyespot.pretrain.mixing import MixConfig, mix
-from eyespot.pretrain.objective import Labels, Objective
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.mixup import MixConfig, mix
+from eyespot.pretrain.networks.encoders import encode
+from eyespot.pretrain.networks.heads import AttentivePool
+from eyespot.pretrain.objective import About, Labels, Objective
 
 
 class Classify(Objective):

@@ -29,14 +29,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.objective import NUM_PICTURED
-from eyespot.pretrain.rank_sums import every_row
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.distributed.collectives import every_row
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About
 
 SHRINKING = ("area", "bilinear", "bicubic")
 """Ways to halve an image."""

@@ -31,14 +31,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.clusters import agreement, clustered, renumbered, whitened
-from eyespot.pretrain.dist import take_from_first
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.sample_bank import rows_of
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import take_from_first
+from eyespot.pretrain.losses.kmeans import agreement, clustered, renumbered, whitened
+from eyespot.pretrain.networks.memory_bank import rows_of
+from eyespot.pretrain.objective import About, Objective
 
 
 class DeepCluster(Objective):

@@ -24,14 +24,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import last_tokens
-from eyespot.pretrain.image_decoder import ImageDecoder, grid_of
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.sample_noise import normal_noise, uniform_noise
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.noise import normal_noise, uniform_noise
+from eyespot.pretrain.networks.encoders import last_tokens
+from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
+from eyespot.pretrain.objective import About, Objective
 
 
 class Denoising(Objective):

@@ -26,15 +26,14 @@ from jaxtyping import Bool, Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.crops import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
-from eyespot.pretrain.dist import gather_batch
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.prototypes import Prototypes
-from eyespot.pretrain.teacher import cosine_momentum, follow, make_teacher
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import gather_batch
+from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
+from eyespot.pretrain.networks.prototypes import Prototypes
+from eyespot.pretrain.objective import About, Objective
 
 _VIEW = RandomView(scale=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 

@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.sample_bank import rows_of
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.memory_bank import rows_of
+from eyespot.pretrain.objective import About, Objective
 
 MAX_EXEMPLARS = 100_000
 """As many rows has the classifier: with features of 2048 channels they are 200 M parameters."""

@@ -29,14 +29,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.adversary import Discriminator, play
-from eyespot.pretrain.encoders import last_tokens
-from eyespot.pretrain.image_decoder import ImageDecoder, grid_of
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.discriminator import Discriminator, play
+from eyespot.pretrain.networks.encoders import last_tokens
+from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
+from eyespot.pretrain.objective import About, Objective
 
 BORDER_WEIGHT = 10.0
 NUM_BLOCKS = 4

@@ -30,14 +30,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrast import moco_loss
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.sample_bank import SampleBank, rows_of
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.losses.contrastive import moco_loss
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.memory_bank import SampleBank, rows_of
+from eyespot.pretrain.objective import About, Objective
 
 
 class Instance(Objective):

@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
-from eyespot.pretrain.about import About
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About, Objective
 
 
 class Jigsaw(Objective):

@@ -24,12 +24,12 @@ from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import encode_visible, fix_positions, require_vit, sincos_positions
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.encoders import encode_visible, fix_positions, require_vit, sincos_positions
+from eyespot.pretrain.objective import About, Objective
 
 
 class MAE(Objective):

@@ -35,16 +35,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain import metric_losses
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.metric_losses import Mining, Pairs
-from eyespot.pretrain.objective import Labels
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.losses import metric_learning as metric_losses
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.metric_learning import Mining, Pairs
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About, Labels
 
 MARGINS = {"contrastive": 1.0, "triplet": 0.2, "lifted": 1.0}
 """The papers'; the other losses have none."""

@@ -32,17 +32,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrast import moco_loss
-from eyespot.pretrain.encoders import features
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.key_queue import KeyQueue
-from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.teacher import follow, make_teacher
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.losses.contrastive import moco_loss
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.ema_teacher import follow, make_teacher
+from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.networks.key_queue import KeyQueue
+from eyespot.pretrain.objective import About, Objective
 
 
 class MoCo(Objective):

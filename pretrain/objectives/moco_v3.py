@@ -24,16 +24,16 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrast import moco_v3_loss
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.encoders import features, fix_positions
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.teacher import cosine_momentum, follow, make_teacher
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.losses.contrastive import moco_v3_loss
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+from eyespot.pretrain.networks.encoders import features, fix_positions
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, grayscale=0.2)
 

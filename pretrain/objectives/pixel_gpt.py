@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.lab import normalized
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.pixel_transformer import Past, PixelTransformer
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.lab_color import normalized
+from eyespot.pretrain.networks.pixel_transformer import Past, PixelTransformer
+from eyespot.pretrain.objective import About, Objective
 
 
 class PixelGPT(Objective):

@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.turns import PICTURE_ROWS, TURNS, picture_of_turns, rotated
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.rotations import PICTURE_ROWS, TURNS, picture_of_turns, rotated
+from eyespot.pretrain.objective import About, Objective
 
 
 class Rotation(Objective):

@@ -28,15 +28,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.metric_losses import Pairs, batch_hard_loss
-from eyespot.pretrain.objective import NUM_PICTURED, Labels
-from eyespot.pretrain.rank_sums import mean_where
-from eyespot.pretrain.turns import PICTURE_ROWS, TURNS, picture_of_turns, rotated
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.distributed.collectives import mean_where
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.rotations import PICTURE_ROWS, TURNS, picture_of_turns, rotated
+from eyespot.pretrain.losses.metric_learning import Pairs, batch_hard_loss
+from eyespot.pretrain.objective import About, Labels
 
 
 class S4L(Contrastive):

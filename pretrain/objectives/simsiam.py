@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.objective import Objective
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About, Objective
 
 
 class SimSiam(Objective):

@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.encoders import last_tokens
-from eyespot.pretrain.image_decoder import ImageDecoder, grid_of
-from eyespot.pretrain.lab import ColorNames, normalized, pixels, thinned, to_gray, to_lab, to_rgb
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.split_encoder import MEAN_LIGHTNESS, SplitEncoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.lab_color import ColorNames, normalized, pixels, thinned, to_gray, to_lab, to_rgb
+from eyespot.pretrain.networks.encoders import last_tokens
+from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
+from eyespot.pretrain.networks.split_encoder import MEAN_LIGHTNESS, SplitEncoder
+from eyespot.pretrain.objective import About, Objective
 
 PIXELS_PER_BIN = 4
 """Bins are named for a grid as many times coarser than the image."""

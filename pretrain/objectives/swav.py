@@ -27,15 +27,15 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.crops import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.key_queue import KeyQueue
-from eyespot.pretrain.prototypes import Prototypes, balanced
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.networks.key_queue import KeyQueue
+from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
+from eyespot.pretrain.networks.prototypes import Prototypes, balanced
+from eyespot.pretrain.objective import About
 
 _VIEW = RandomView(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5)
 

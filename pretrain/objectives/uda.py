@@ -30,13 +30,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.objective import Labels
-from eyespot.pretrain.rank_sums import mean_where
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.distributed.collectives import mean_where
+from eyespot.pretrain.objective import About, Labels
 
 
 class UDA(Contrastive):

@@ -28,14 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.data_pipeline.draws import normals
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.image_decoder import ImageDecoder
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
-from eyespot.pretrain.sample_noise import normal_noise
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.random_numbers import normals
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.images.noise import normal_noise
+from eyespot.pretrain.networks.image_decoder import ImageDecoder
+from eyespot.pretrain.objective import About, Objective
 
 GRID = 4
 """Height and width of the map that a latent becomes first."""

@@ -17,14 +17,14 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView, ViewSpec, sized_views
-from eyespot.pretrain.about import About
-from eyespot.pretrain.contrastive import Contrastive, Rows
-from eyespot.pretrain.heads import mlp
-from eyespot.pretrain.health import similarities
-from eyespot.pretrain.redundancy import VICRegWeights, vicreg_loss
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.redundancy_reduction import VICRegWeights, vicreg_loss
+from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.objective import About
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from eyespot.pretrain.gathered_lse import named_group
+from eyespot.pretrain.distributed.collectives import named_group
 
 Number = float | int
 

@@ -21,18 +21,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.blocks import repeated_blocks
+from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.contrastive import Contrastive
-from eyespot.pretrain.encoders import choose_attention
+from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.engine import Precision
-from eyespot.pretrain.epochs import CIFAR10_IMAGES, IMAGENET_IMAGES
-from eyespot.pretrain.feed import open_shards, sample_ids
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import open_shards, sample_ids
+from eyespot.pretrain.networks.encoders import choose_attention
+from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES
 
 Device = Literal["cuda", "cpu"]
 

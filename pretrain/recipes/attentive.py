@@ -4,12 +4,12 @@
 that of ImageNet's.
 """
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.epochs import DIGITS_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipes.datasets import DIGITS_IMAGES, IMAGENET_IMAGES, steps
 
 
 def attentive_vitb16_in1k(images: int = IMAGENET_IMAGES) -> Run:

@@ -1,9 +1,9 @@
 """Barlow Twins recipes. Base learning rates are per 256 images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.barlow_twins import BarlowTwins
-from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 
 
 def barlow_twins_r50_in1k() -> Run:

@@ -1,10 +1,10 @@
 """Supervised training from random weights. Fine-tuning and probes of trained encoders are recipes of their own."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
 
 
 def classify_tiny() -> Run:

@@ -1,9 +1,9 @@
 """Exemplar-CNN recipes. Base learning rates are per 256 images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.exemplar import Exemplar
-from eyespot.pretrain.settings import on_cifar10, on_digits
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits
 
 
 def exemplar_r18_cifar10() -> Run:

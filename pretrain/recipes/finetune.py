@@ -4,13 +4,13 @@
 that of the paper's, so that epochs stay epochs. Base learning rates are per 256 images.
 """
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.epochs import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES, steps
-from eyespot.pretrain.mixing import MixConfig
+from eyespot.pretrain.images.mixup import MixConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, DIGITS_IMAGES, IMAGENET_IMAGES, steps
 
 
 def finetune_mae_vitb16_in1k(images: int = IMAGENET_IMAGES) -> Run:

@@ -1,10 +1,10 @@
 """Jigsaw recipes. Base learning rates are per 256 images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.jigsaw import Jigsaw
-from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 
 
 def jigsaw_r50_in1k() -> Run:

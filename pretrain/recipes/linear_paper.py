@@ -6,12 +6,12 @@ number of images in that of ImageNet's. Base learning rates are per 256 images.
 
 from typing import Literal
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.epochs import DIGITS_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipes.datasets import DIGITS_IMAGES, IMAGENET_IMAGES, steps
 
 _VIEW = RandomView(scale=(0.08, 1.0))
 

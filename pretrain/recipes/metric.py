@@ -1,9 +1,9 @@
 """Metric losses' recipes. Base learning rates are per 256 images; the papers have none for these data."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.metric import Metric
-from eyespot.pretrain.settings import on_cifar10, on_digits
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits
 
 
 def metric_r18_cifar10() -> Run:

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.epochs import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.moco_v3 import MoCoV3
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
 
 
 def moco_v3_r50_in1k() -> Run:

@@ -1,10 +1,10 @@
 """iGPT recipes. Base learning rates are per 256 images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.pixel_gpt import PixelGPT
-from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 
 
 def pixel_gpt_small_in1k() -> Run:

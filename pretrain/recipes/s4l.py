@@ -1,9 +1,9 @@
 """S4L recipes. Base learning rates are per 256 images. Labels are those in the shards, or --data.labeled-ids."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.s4l import S4L
-from eyespot.pretrain.settings import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 
 
 def s4l_r50_in1k() -> Run:

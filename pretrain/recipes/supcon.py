@@ -1,11 +1,11 @@
 """SupCon recipes. Base learning rates are per 256 images; epochs become steps with the data set's number of images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.epochs import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.supcon import SupCon
-from eyespot.pretrain.optim import OptimConfig
+from eyespot.pretrain.optim.optimizers import OptimConfig
+from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
 
 
 def supcon_r50_in1k() -> Run:

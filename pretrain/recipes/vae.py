@@ -1,9 +1,9 @@
 """VAE recipes. Base learning rates are per 256 images. The paper has no large images."""
 
-from eyespot.data_pipeline.views import RandomView
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.vae import VAE
-from eyespot.pretrain.settings import on_cifar10, on_digits
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits
 
 
 def vae_r18_cifar10() -> Run:

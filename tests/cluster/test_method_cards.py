@@ -4,8 +4,8 @@ import pytest
 
 from eyespot.cluster import method_cards
 from eyespot.cluster.method_cards import cards, paragraphs
-from eyespot.pretrain.about import FAMILIES
-from eyespot.pretrain.config import recipe_names
+from eyespot.pretrain.objective import FAMILIES
+from eyespot.pretrain.recipe_lookup import recipe_names
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.data_pipeline.shards import pack
+from eyespot.data_pipeline.shards.pack import pack
 
 
 @pytest.fixture(scope="session")

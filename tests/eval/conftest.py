@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import make_run, to_values
-from eyespot.pretrain.encoders import EncoderConfig
-from eyespot.pretrain.run_folder import manifest_digest
-from eyespot.pretrain.saver import Saver
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_folder import manifest_digest
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import to_values
 
 
 @pytest.fixture

@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.views import CenterView, ViewSpec
-from eyespot.eval.entrants import find_entrants
+from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.eval.finetune import first_run, judge_trained, plan, prepare, recipe_for, same_epochs
-from eyespot.eval.labels import labeled_data
-from eyespot.eval.result import packed, read_result
-from eyespot.pretrain import checkpoint, dist
-from eyespot.pretrain.config import make_run
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import make_encoder
+from eyespot.eval.protocols.labeled_data import labeled_data
+from eyespot.eval.results.result import packed, read_result
+from eyespot.eval.results.selection import find_entrants
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))

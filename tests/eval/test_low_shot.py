@@ -11,10 +11,10 @@ from sklearn.model_selection import PredefinedSplit
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval import low_shot
 from eyespot.eval.low_shot import Shots, judge_low_shot
-from eyespot.eval.result import Score
-from eyespot.eval.significance import mean_interval
-from eyespot.eval.task import Candidate, Task
-from eyespot.pretrain.dist import World
+from eyespot.eval.protocols.task import Candidate, Task
+from eyespot.eval.results.result import Score
+from eyespot.eval.results.significance import mean_interval
+from eyespot.pretrain.distributed.process_group import World
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 

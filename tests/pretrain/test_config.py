@@ -6,16 +6,9 @@ import json
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import (
-    FREE_FIELDS,
-    difference,
-    load_run,
-    make_run,
-    overlay,
-    recipe_names,
-    to_values,
-    with_defaults,
-)
+from eyespot.pretrain.config import FREE_FIELDS
+from eyespot.pretrain.recipe_lookup import make_run, recipe_names
+from eyespot.pretrain.run_json import difference, load_run, overlay, to_values, with_defaults
 
 
 @pytest.mark.parametrize("recipe", sorted(recipe_names()))

@@ -14,10 +14,11 @@ import torch
 from safetensors import safe_open
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import Run, make_run
-from eyespot.pretrain.time_shares import PARTS
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import TrainingError, fit
+from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import main
-from eyespot.cluster.records import JobLine, Records
+from eyespot.cluster.status.records import JobLine, Records
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.shards import pack
+from eyespot.data_pipeline.shards.pack import pack
 
 
 @pytest.fixture(scope="module")

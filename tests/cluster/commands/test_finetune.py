@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.shards import pack
-from eyespot.eval.result import read_result
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.eval.results.result import read_result
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import main
-from eyespot.cluster.launch import freeze
-from eyespot.cluster.records import Records
-from eyespot.cluster.submission import Submission, read_submission, write_submission
-from eyespot.cluster.sweep import members
+from eyespot.cluster.launch.submission import Submission, read_submission, write_submission
+from eyespot.cluster.launch.submit import freeze
+from eyespot.cluster.launch.sweep import members
+from eyespot.cluster.status.records import Records
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@ import pytest
 
 from eyespot.cluster.cli import main
 from eyespot.cluster.method_cards import cards
-from eyespot.pretrain.config import recipe_names
+from eyespot.pretrain.recipe_lookup import recipe_names
 
 
 @pytest.mark.parametrize("width", [80, 160])

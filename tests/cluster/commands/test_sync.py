@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import main
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.tracker import Tracker
 
 
 def test_sync_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

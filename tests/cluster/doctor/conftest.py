@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from eyespot.cluster.doctor.exam import Exam
-from eyespot.cluster.ranks import Place
+from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.processes import Place
 
 
 @pytest.fixture

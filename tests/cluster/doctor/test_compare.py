@@ -3,7 +3,7 @@
 import pytest
 
 from eyespot.cluster.doctor.compare import compare, odd_ones
-from eyespot.cluster.doctor.finding import Answer
+from eyespot.cluster.doctor.findings import Answer
 
 
 @pytest.fixture

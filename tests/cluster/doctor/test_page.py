@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from eyespot.cluster.doctor.finding import Finding, Verdict
+from eyespot.cluster.doctor.findings import Finding, Verdict
 from eyespot.cluster.doctor.page import print_verdict
 
 

@@ -1,9 +1,9 @@
 import pytest
 
 from eyespot.cluster.doctor import probe
-from eyespot.cluster.doctor.finding import Answer
+from eyespot.cluster.doctor.findings import Answer
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import make_run
+from eyespot.pretrain.recipe_lookup import make_run
 
 
 def test_a_report_names_the_stage_that_is_next_and_keeps_errors(tmp_path):

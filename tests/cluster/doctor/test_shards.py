@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.doctor import shards
-from eyespot.data_pipeline.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 
 
 @pytest.fixture

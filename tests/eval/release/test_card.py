@@ -5,7 +5,7 @@ from pathlib import Path
 
 from released_runs import small_run, write_release
 
-from eyespot.pretrain.encoders import EncoderConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
 
 
 def test_what_the_card_says(released: Path):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.decoder import load_objective
-from eyespot.pretrain.checkpoint import read_module
-from eyespot.pretrain.encoders import make_encoder
+from eyespot.pretrain.checkpoints.reader import read_module
+from eyespot.pretrain.networks.encoders import make_encoder
 
 
 def test_the_same_reconstruction(tmp_path: Path):

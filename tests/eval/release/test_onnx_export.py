@@ -13,7 +13,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.golden import distance, load_encoder
 from eyespot.eval.release.onnx_export import NEEDED, TOLERANCE
 from eyespot.eval.release.verify import verified
-from eyespot.pretrain.encoders import encode
+from eyespot.pretrain.networks.encoders import encode
 
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 

@@ -8,12 +8,12 @@ import torch
 from released_runs import CHECKPOINT, small_run, write_run
 from result_files import some_result, write
 
-from eyespot.data_pipeline.manifest import ImageStats, Manifest
+from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
 from eyespot.eval.release.provenance import origin_of
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import to_values
-from eyespot.pretrain.run_folder import manifest_digest
-from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.loop.run_folder import manifest_digest
+from eyespot.pretrain.run_json import to_values
 
 
 def test_provenance_json(released: Path):

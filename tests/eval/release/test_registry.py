@@ -11,8 +11,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached, fetched
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registry import DIGEST_TAG, check, find, register, set_alias
-from eyespot.pretrain.mlflow_sync import RunRecord, sync
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.mlflow_mirror import RunRecord, sync
+from eyespot.pretrain.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")

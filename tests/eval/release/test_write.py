@@ -19,8 +19,8 @@ from safetensors.torch import load, load_file
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.verify import verified
 from eyespot.eval.release.write import release, spdx
-from eyespot.pretrain.checkpoint import read_encoder
-from eyespot.pretrain.encoders import EncoderConfig, encode, make_encoder
+from eyespot.pretrain.checkpoints.reader import read_encoder
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 BARE = """
 import importlib.util, sys
@@ -225,8 +225,8 @@ def test_licences_are_written_as_spdx_writes_them():
 def test_numbers_that_are_not_finite(tmp_path: Path):
     run = small_run(tmp_path / "run")
     write_run(tmp_path / "run", run=run)
-    from eyespot.pretrain import checkpoint
-    from eyespot.pretrain.saver import Saver
+    from eyespot.pretrain.checkpoints import reader as checkpoint
+    from eyespot.pretrain.checkpoints.writer import Saver
 
     tensors = {f"model.encoder.{name}": tensor for name, tensor in make_encoder(run.encoder).state_dict().items()}
     tensors["model.encoder.norm.weight"][3] = float("nan")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain.dist import World
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings
 from eyespot.pretrain.engines.ddp import DDPEngine
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 
 class Regression(Objective):

@@ -19,17 +19,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import make_run
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
 from eyespot.pretrain.engines.deepspeed import REFUSED, make_config
-from eyespot.pretrain.fixed_samples import at_rest
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.moco import MoCo
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 pytestmark = pytest.mark.slow
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import checkpoint
-from eyespot.pretrain.config import make_run
-from eyespot.pretrain.dist import World, own_share
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.distributed.process_group import World, own_share
 from eyespot.pretrain.engine import Engine, FSDPConfig, Settings, make_engine
-from eyespot.pretrain.fixed_samples import at_rest
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.byol import BYOL
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
-from eyespot.pretrain.saver import Saver
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 COUNT, STEPS, FEW, TEACHER_STEPS = 8, 20, 4, 50

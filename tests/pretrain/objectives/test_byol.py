@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.byol import BYOL, squared_distances
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 COUNT, SIZE = 4, 16
 

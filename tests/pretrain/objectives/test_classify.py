@@ -9,13 +9,13 @@ import torch
 from engine_states import COUNT, make_batch, own_batches, rows_of, whole_state
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import dist
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.distributed import process_group as dist
 from eyespot.pretrain.engine import DeepSpeedConfig, Settings, make_engine
-from eyespot.pretrain.heads import AttentivePool
-from eyespot.pretrain.mixing import MixConfig
+from eyespot.pretrain.images.mixup import MixConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.heads import AttentivePool
 from eyespot.pretrain.objectives.classify import Classify
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 NUM_CLASSES = 3
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, last_tokens, make_encoder
-from eyespot.pretrain.lab import normalized, pixels, to_lab, to_rgb
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.lab_color import normalized, pixels, to_lab, to_rgb
+from eyespot.pretrain.networks.encoders import EncoderConfig, last_tokens, make_encoder
 from eyespot.pretrain.objectives.colorization import Colorization
 
 COUNT, SIZE, OUT = 3, 16, 4

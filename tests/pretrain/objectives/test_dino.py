@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView
-from eyespot.pretrain.encoders import EncoderConfig, features, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import EncoderConfig, features, make_encoder
 from eyespot.pretrain.objectives.dino import DINO
 
 COUNT, SIZE, OUT = 4, 16, 7

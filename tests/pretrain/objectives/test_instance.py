@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.instance import Instance, log_mean_exp
 
 SIZE, BATCH = 16, 5

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.tiles import NUM_TILES, cut_tiles
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.jigsaw import Jigsaw, laid_back, standardized
-from eyespot.pretrain.tiles import NUM_TILES, cut_tiles
 
 COUNT, SIZE = 16, 8
 

@@ -7,9 +7,9 @@ import pytest
 import timm
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
 from eyespot.pretrain.objectives.mae import MAE, patchify, unpatchify
 
 SIZE, PATCH, GRID = 16, 4, 4

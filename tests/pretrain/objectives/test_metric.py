@@ -7,14 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import metric_losses
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.losses import metric_learning as metric_losses
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.metric import Metric
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 SIZE, COUNT = 24, 6
 LOSSES = get_args(get_type_hints(Metric.Config)["loss"])

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.lab import normalized
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.lab_color import normalized
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.pixel_transformer import PixelTransformer
 from eyespot.pretrain.objectives.pixel_gpt import PixelGPT
-from eyespot.pretrain.pixel_transformer import PixelTransformer
 
 COUNT, SIZE = 3, 6
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eyespot.data_pipeline.batch import Batch
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.rotations import TURNS, rotated
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.rotation import Rotation
-from eyespot.pretrain.turns import TURNS, rotated
 
 COUNT, SIZE = 3, 24
 

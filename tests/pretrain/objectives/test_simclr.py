@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.contrast import nt_xent_loss
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.losses.contrastive import nt_xent_loss
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.simclr import SimCLR
 
 COUNT, SIZE = 5, 16

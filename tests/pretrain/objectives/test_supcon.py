@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.supcon import SupCon
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 SIZE = 16
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.views import RandomView
-from eyespot.pretrain.encoders import EncoderConfig, features, make_encoder
-from eyespot.pretrain.grad_cache import cached_gradients
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.engines.gradient_cache import cached_gradients
+from eyespot.pretrain.networks.encoders import EncoderConfig, features, make_encoder
 from eyespot.pretrain.objectives.swav import SwAV
 
 COUNT, SIZE, NUM_PROTOTYPES = 6, 16, 5

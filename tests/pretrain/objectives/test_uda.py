@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.uda import UDA
-from eyespot.pretrain.optim import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 SIZE, CLASSES, LABELS = 24, 3, [2, -1, -1, 0, 1, -1]
 UNEVEN = [2, 0, 1, -1, -1, -1]

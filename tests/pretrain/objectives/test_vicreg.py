@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from eyespot.data_pipeline.batch import Batch
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.encoders import EncoderConfig, make_encoder
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.losses.redundancy_reduction import VICRegWeights
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.vicreg import VICReg
-from eyespot.pretrain.redundancy import VICRegWeights
 
 
 def test_the_loss_is_its_terms_of_the_expanders_outputs():

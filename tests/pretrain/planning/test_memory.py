@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import Run, make_run
+from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning import memory
 from eyespot.pretrain.planning.memory import Fleet
 from eyespot.pretrain.planning.trace import Sizes, Trace, trace
+from eyespot.pretrain.recipe_lookup import make_run
 
 SIZES = Sizes(
     trainable=4_000, num_trainable=10, frozen=800, buffers=100, blocks=(1_000, 1_500), trainable_in_blocks=2_000

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from eyespot.pretrain.contrast import moco_loss, nt_xent_loss
+from eyespot.pretrain.losses.contrastive import moco_loss, nt_xent_loss
 from eyespot.pretrain.planning.meter import Kernel, Meter, Work, all_reduce_bytes, blend
 
 MEGA = 1_000_000

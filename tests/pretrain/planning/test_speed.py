@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import dist
-from eyespot.pretrain.config import Run, engine_settings, make_run
+from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.distributed import process_group as dist
 from eyespot.pretrain.engine import make_engine
-from eyespot.pretrain.optim import make_optimizer
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.planning import speed
 from eyespot.pretrain.planning.meter import Kernel, Work
 from eyespot.pretrain.planning.speed import GPUS, Efficiency, Exchange, Links
 from eyespot.pretrain.planning.trace import Sizes, Step, Trace, _batch, planned_ids, trace
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.recipe_lookup import make_run
 
 H100 = GPUS["h100"]
 IDEAL = Efficiency(arithmetic=1.0, memory=1.0, links=1.0, launch_us=0.0, hop_us=0.0)

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import Run, engine_settings, make_run
-from eyespot.pretrain.dist import World
-from eyespot.pretrain.encoders import EncoderConfig, choose_attention, make_encoder
+from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.encoders import EncoderConfig, choose_attention, make_encoder
 from eyespot.pretrain.objectives.mae import MAE
-from eyespot.pretrain.optim import make_optimizer
+from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.planning import memory
 from eyespot.pretrain.planning.trace import _autocast, _batch, planned_ids, sizes, trace
-from eyespot.pretrain.start import fresh_objective
+from eyespot.pretrain.recipe_lookup import make_run
 
 pytestmark = pytest.mark.slow
 

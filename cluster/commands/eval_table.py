@@ -1,0 +1,50 @@
+"""What ``eyespot eval`` prints and tracks."""
+
+import sys
+from typing import TYPE_CHECKING
+
+from eyespot.data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from eyespot.eval.results.result import Result
+
+
+def track(model: str, results: "list[Result]") -> None:
+    """Shows a tracked run's results in MLflow; where that fails, a warning says how it is done later."""
+    from eyespot.eval.encoders.subject import run_of
+    from eyespot.eval.results.mlflow_children import track_results
+    from eyespot.pretrain.redaction import masked
+    from eyespot.pretrain.run_json import load_run
+
+    run_dir = run_of(model)
+    if run_dir is None or not load_run(run_dir)[1].track:
+        return
+    try:
+        track_results(run_dir, results)
+    except UserError as error:
+        print(masked(f"eyespot: warning: {error}"), file=sys.stderr)
+
+
+def print_table(results: "list[Result]") -> None:
+    """The results of one protocol on one data set, side by side."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eyespot.eval.results.tables import score_table
+
+    first = results[0]
+    header, rows = score_table(results)
+    classes = f": {first.num_classes} classes" if first.num_classes else ""
+    table = Table(title=f"{first.protocol} on {first.data}{classes}", title_justify="left")
+    for column in header:
+        narrow = not column and first.accuracy is None  # the names of the numbers stay on one line
+        side = "left" if column in ("", "chosen") else "right"
+        table.add_column(column, justify=side, no_wrap=narrow, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    for result in results:
+        for alarm in result.alarms:
+            print(f"Alarm, {result.name}: {alarm}")
+    train = f"{first.num_train:,} training images, " if first.num_train else ""
+    print(f"{train}{first.num_test:,} test images ({first.split}).")

@@ -1,0 +1,238 @@
+"""examine: the first seconds of a job, on every node. examine_here: the same on one machine, before there is a job.
+
+The nodes meet in ``RUN/cluster/doctor/KEY``, by files that appear whole or not at all:
+
+    NODE.here       the node has come and listens for the signal
+    start.json      the first node's word: all have come, the signal was sent, the ranks meet at this port
+    rename-NODE     what the node renames over and over while its neighbour reads it
+    NODE.json       what the node found
+    verdict.json    the first node's sum of it; report.txt is the same for people
+"""
+
+import json
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, tracking
+from eyespot.cluster.doctor.checks import Check, Exam, run_checks
+from eyespot.cluster.doctor.compare import compare
+from eyespot.cluster.doctor.findings import Answer, Finding, Verdict
+from eyespot.cluster.doctor.page import print_verdict
+from eyespot.cluster.doctor.rank_probes import Probes
+from eyespot.cluster.processes import Place, free_port
+from eyespot.cluster.status.records import Records
+from eyespot.data_pipeline.atomic_files import write_bytes
+
+T = TypeVar("T")
+
+HERE, CHECKED, GATHERED = 0.4, 0.85, 0.95
+"""Shares of the time: by then all nodes must have come, their checks must be through, the answers be there."""
+HERE_SECONDS = 60.0
+"""All nodes must have come by then at the latest: SLURM starts them together."""
+GRACE_SECONDS = 5.0
+"""Nodes do not start at the same moment."""
+WIDTH = 120
+POLL_SECONDS = 0.05
+
+
+def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Verdict:
+    """Looks at this node together with the job's others; every node calls it before its ranks start.
+
+    Args:
+        run_dir: the run folder.
+        place: of this node.
+        key: names this examination; the same on all nodes, and never used before.
+        timeout_seconds: for everything. A node that has not answered by then is a failure.
+
+    Returns:
+        The same verdict on every node that can read the run folder. The first node prints it to stderr.
+    """
+    began, records = time.monotonic(), Records(run_dir)
+    values = json.loads(records.run_file.read_text(encoding="utf-8"))["run"] if records.run_file.is_file() else {}
+    exam = Exam(
+        place=place,
+        folder=records.doctor / key,
+        until=began + CHECKED * timeout_seconds,
+        run_dir=run_dir,
+        run_file=records.run_file if values else None,
+        values=values,
+        ranks=len(place.nodes) * place.processes,
+        under_way=(run_dir / "metrics.jsonl").exists(),
+    )
+    bell = signals.Doorbell()
+    try:
+        start = _meet(exam, began + min(HERE * timeout_seconds, HERE_SECONDS))
+        answer = _look(exam, start, bell)
+        answer.write(exam.folder / f"{place.node}.json")
+        if place.index == 0:
+            return _conclude(exam, start, answer, began, timeout_seconds)
+        alone = place.nodes[0] in start["missing"]
+        return _await_verdict(exam, (time.monotonic() if alone else began + timeout_seconds) + GRACE_SECONDS)
+    except OSError as error:  # this node cannot say it to the others: it says it here, and they miss its answer
+        verdict = Verdict(findings=[folder.unwritable(exam, exam.folder, error)], seconds=_since(began))
+        print_verdict(verdict, f"doctor on {place.node}, alone", Console(file=sys.stderr, width=WIDTH))
+        return verdict
+
+
+def examine_here(
+    *, run_dir: Path | None, run_file: Path | None, values: dict[str, Any], ranks: int, timeout_seconds: float
+) -> Verdict:
+    """Looks at this machine alone; leaves nothing behind.
+
+    Args:
+        run_dir: the run folder, which need not exist yet; None = no run: only what can be seen without one.
+        run_file: the file from which a rank would read the run.
+        values: the run as plain values.
+        ranks: processes that the run will have, over all nodes.
+        timeout_seconds: for everything.
+    """
+    began = time.monotonic()
+    place = Place(index=0, nodes=(socket.gethostname(),), processes=1, job="", requeues=0)
+    exam = Exam(
+        place=place,
+        folder=Path(),
+        until=began + timeout_seconds,
+        run_dir=run_dir,
+        run_file=run_file,
+        values=values,
+        ranks=ranks,
+        under_way=run_dir is not None and (run_dir / "metrics.jsonl").exists(),
+    )
+    above = folder.existing(run_dir) if run_dir is not None else None
+    try:
+        with tempfile.TemporaryDirectory(prefix=".eyespot-doctor-", dir=above, ignore_cleanup_errors=True) as meeting:
+            exam.folder = Path(meeting)
+            answer = _look(exam, {"port": free_port(), "missing": []}, bell=None)
+    except OSError as error:
+        found = [folder.unwritable(exam, above or Path(tempfile.gettempdir()), error)]
+        return Verdict(findings=found, seconds=_since(began))
+    findings = _told_once([*answer.findings, *compare(exam, {place.node: answer})])
+    return Verdict(findings=findings, seconds=_since(began))
+
+
+def _look(exam: Exam, start: Mapping[str, Any], bell: signals.Doorbell | None) -> Answer:
+    """Everything that this node looks at."""
+    # Before any other process is started here: the signal goes to all of them.
+    heard = signals.judge(exam, bell, start.get("why_not_rung"))
+    exam.missing = start["missing"]
+    together = exam.run_file is not None and not exam.missing
+    probes = Probes(exam, start["port"]) if together else None
+    try:
+        checks: dict[str, Check] = {"packages": machine.packages, "code": machine.code, "limits": machine.limits}
+        checks["GPUs"] = gpus.look
+        if exam.run_dir is not None:
+            checks |= {"run folder": folder.writable, "renames": folder.renames}
+        if exam.values.get("data", {}).get("shards") is not None:
+            checks |= {"shards": shards.agreement, "read speed": shards.read_speed}
+            if exam.place.index == 0:  # the same everywhere
+                checks["samples"] = shards.enough
+        if probes is not None:
+            checks["probes"] = probes.judge
+        if exam.run_dir is not None and exam.values and exam.place.index == 0:  # rank 0 alone talks to MLflow
+            asked = tracking.start(exam)
+            checks["MLflow"] = partial(tracking.judge, process=asked)
+        return Answer(node=exam.node, findings=[heard, *run_checks(exam, checks)], facts=exam.facts)
+    finally:
+        if probes is not None:
+            probes.close()
+
+
+# ------------------------------------------------------------------------------------------- among the nodes
+
+
+def _meet(exam: Exam, until: float) -> dict[str, Any]:
+    """Says that this node is here, and waits for the word to start.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    exam.folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(exam.folder / f"{exam.node}.here", b"")
+    path = exam.folder / "start.json"
+    if exam.place.index > 0:
+        start = _wait(path, _read_json, until + GRACE_SECONDS)
+        return start or {"missing": [exam.place.nodes[0]], "port": 0}
+    waiting = set(exam.place.nodes)
+    while waiting and time.monotonic() < until:
+        waiting -= {path.stem for path in exam.folder.glob("*.here")}
+        time.sleep(POLL_SECONDS)
+    start = {"missing": sorted(waiting), "port": free_port(), "why_not_rung": signals.ring(exam.place.job)}
+    write_bytes(path, json.dumps(start).encode())
+    return start
+
+
+def _conclude(exam: Exam, start: Mapping[str, Any], own: Answer, began: float, timeout_seconds: float) -> Verdict:
+    """On the first node: waits for the others' answers, judges, tells."""
+    answers, until = {exam.node: own}, began + GATHERED * timeout_seconds
+    for node in exam.place.nodes[1:]:
+        answer = _wait(exam.folder / f"{node}.json", Answer.read, 0.0 if node in start["missing"] else until)
+        if answer is not None:
+            answers[node] = answer
+    missing = [node for node in exam.place.nodes if node not in answers]
+    findings = [_missing(exam, node, time.monotonic() - began) for node in missing]
+    if not missing:
+        findings.append(exam.ok("nodes", f"all {len(exam.place.nodes)} answered"))
+    findings += [finding for answer in answers.values() for finding in answer.findings] + compare(exam, answers)
+    verdict = Verdict(findings=_told_once(findings), seconds=_since(began))
+    verdict.write(exam.folder / "verdict.json")
+    title = f"doctor on {len(exam.place.nodes)} nodes, {exam.ranks} ranks"
+    print_verdict(verdict, title, Console(file=sys.stderr, width=WIDTH))
+    with (exam.folder / "report.txt").open("w", encoding="utf-8") as file:
+        print_verdict(verdict, title, Console(file=file, width=WIDTH))
+    return verdict
+
+
+def _missing(exam: Exam, node: str, seconds: float) -> Finding:
+    return Finding(
+        check="nodes",
+        node=node,
+        level="fail",
+        found=f"no answer after {seconds:.0f} s",
+        fix=f"its own log says more; can it write to {exam.run_dir}? or leave it out: --exclude {node}",
+        seconds=round(seconds, 2),
+    )
+
+
+def _await_verdict(exam: Exam, until: float) -> Verdict:
+    verdict = _wait(exam.folder / "verdict.json", Verdict.read, until)
+    if verdict is not None:
+        return verdict
+    first = exam.place.nodes[0]
+    return Verdict(findings=[_missing(exam, first, exam.until - time.monotonic())])
+
+
+def _wait(path: Path, read: Callable[[Path], T], until: float) -> T | None:
+    """What ``read`` makes of the file once it is there; None if it does not come in time.
+
+    Listing the folder makes an NFS client ask the server again: it remembers for a while that a file was absent.
+    """
+    while True:
+        with suppress(OSError, ValueError):
+            list(path.parent.iterdir())
+            return read(path)
+        if time.monotonic() > until:
+            return None
+        time.sleep(POLL_SECONDS)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _told_once(findings: list[Finding]) -> list[Finding]:
+    """Without what only repeats: a rank cannot decode an image from shards that are found wrong."""
+    wrong = {finding.node for finding in findings if finding.check == "shards" and finding.level == "fail"}
+    return [f for f in findings if not (f.check == "data pipeline" and f.level == "fail" and f.node in wrong)]
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 2)

@@ -1,0 +1,350 @@
+"""Submits runs to SLURM through submitit, or starts one here under torchrun; both from frozen code and settings."""
+
+import contextlib
+import io
+import itertools
+import os
+import shutil
+import time
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from eyespot.cluster import slurm
+from eyespot.cluster.launch import containers
+from eyespot.cluster.launch.code_snapshot import freeze_code, write_run
+from eyespot.cluster.launch.submission import Submission, minutes, write_submission
+from eyespot.cluster.launch.sweep import Member
+from eyespot.cluster.launch.torchrun import run_here
+from eyespot.cluster.status.records import JobLine, Records
+from eyespot.cluster.status.run_state import read_standing
+from eyespot.cluster.supervisor.node_job import NodeJob
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
+from eyespot.eval.results.result import Protocol
+from eyespot.pretrain.loop.run_data import open_shards
+
+_PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
+"""What ``--then eval`` runs where nothing is named."""
+_PLACEHOLDER = "JOB"
+"""Stands for the id of a job that is not submitted yet."""
+
+
+class _Executor(SlurmExecutor):
+    @classmethod
+    def affinity(cls) -> int:
+        """Asked whether SLURM is here: the launch looks itself, and a dry run needs none."""
+        return 2
+
+
+def check(submission: Submission, member: Member) -> None:
+    """Finds on the login node what would stop the run on the others.
+
+    Raises:
+        UserError: the shards, the batch or what follows the run do not fit.
+    """
+    run = member.run
+    _, manifest = open_shards(run.data)
+    ranks, data = submission.world_size, run.data
+    if data.batch_size % (ranks * data.accumulate):
+        raise UserError(
+            f"data.batch_size {data.batch_size}: must be a multiple of {ranks * data.accumulate} ({submission.nodes}"
+            f" nodes x {submission.processes} processes x {data.accumulate} micro-batches)"
+        )
+    if data.batch_size // data.accumulate > manifest.num_samples:
+        raise UserError(f"data.batch_size {data.batch_size}: more than the {manifest.num_samples} samples; lower it")
+    evaluations(submission, member)
+
+
+def check_place(submission: Submission, members: Sequence[Member], *, local: bool) -> None:
+    """Whether this machine can start what is asked for.
+
+    Raises:
+        UserError: there is no SLURM; or it is to be done here, and is more than one run by this machine's Python.
+    """
+    if not local and not slurm.available():
+        raise UserError("launch: no SLURM on this machine (no sbatch); start the run here with --local")
+    if local and submission.nodes > 1:
+        raise UserError(f"nodes {submission.nodes}: --local has one; use --processes-per-node, or leave out --local")
+    if local and (len(members) > 1 or submission.then):
+        raise UserError("local: starts one run, and nothing after it; leave out --sweep and --then")
+    if local and submission.container is not None:
+        raise UserError(f"container {submission.container}: --local starts none; start the command in it yourself")
+
+
+def check_folder(run_dir: Path) -> None:
+    """Whether a run can be launched into the folder now.
+
+    Raises:
+        UserError: a job or a process of this run lives, or the folder cannot be written.
+    """
+    existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise UserError(f"run_dir {run_dir}: {existing} cannot be written; choose another --run-dir")
+    lines = Records(run_dir).jobs()
+    try:
+        found = slurm.find_jobs([line.job for line in lines])
+    except slurm.SlurmError as error:
+        raise UserError(f"run_dir {run_dir}: was submitted before, and whether that job lives: {error}") from error
+    if alive := [found[line.job] for line in lines if slurm.alive(found.get(line.job))]:
+        raise UserError(
+            f"run_dir {run_dir}: job {alive[0].id} of this run lives ({slurm.in_words(alive[0])});"
+            f" stop it first with: eyespot cancel {run_dir}"
+        )
+    if (holder := read_standing(run_dir).holder) is not None:
+        raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
+
+
+def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]:
+    """The commands that ``--then`` asks for, one per protocol.
+
+    Raises:
+        UserError: it asks for something else, or for shards that are absent or have no labels.
+    """
+    if not submission.then:
+        return []
+    what, *words = submission.then
+    known: tuple[str, ...] = typing.get_args(Protocol)
+    if what != "eval":
+        raise UserError(f"then {what!r}: only eval can follow; write: --then eval {' '.join(_PROTOCOLS)}")
+    protocols = [word for word in words if word in known] or list(_PROTOCOLS)
+    others = [Path(word).expanduser().absolute() for word in words if word not in known]
+    if len(others) > 1:
+        raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
+    shards = others[0] if others else member.run.data.shards
+    manifest = read_manifest(find_shards(shards)) if shards is not None else None
+    for protocol in protocols:
+        if protocol == "low-shot":
+            raise UserError(
+                "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
+            )
+        if protocol.startswith("dense-"):
+            if manifest is None or manifest.masks is None:
+                raise UserError(
+                    f"then eval {protocol}: {shards} has no masks; name shards that eyespot shards pack --masks made"
+                )
+        elif protocol != "unlabeled" and not (manifest and manifest.num_labeled):
+            raise UserError(f"then eval: {shards} has no labels; name labelled shards: --then eval linear SHARDS")
+    return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
+
+
+def code_folder(folder: Path, members: Sequence[Member]) -> Path:
+    """Where the code of a launch into ``folder`` is frozen.
+
+    The runs of a sweep share a copy. A later sweep into the same folder gets one of its own: the first may be queued.
+    """
+    code = Records(folder).code
+    if members[0].run.run_dir == folder:
+        return code
+    names = itertools.chain([code], (code.with_name(f"{code.name}-{number}") for number in itertools.count(2)))
+    return next(path for path in names if not path.exists())
+
+
+def freeze(code: Path, members: Sequence[Member]) -> None:
+    """Writes what the jobs will run: the code once, and for each run its settings."""
+    freeze_code(code, members[0].recipe)
+    for member in members:
+        records = Records(member.run.run_dir)
+        records.folder.mkdir(parents=True, exist_ok=True)
+        if records.code != code:
+            if records.code.is_dir() and not records.code.is_symlink():
+                shutil.rmtree(records.code)
+            records.code.unlink(missing_ok=True)
+            records.code.symlink_to(os.path.relpath(code, records.folder))
+        write_run(member.run.run_dir, member.recipe, member.run)
+
+
+def submit(folder: Path, code: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
+    """Submits one job, or one array with a task for each run; returns their ids in the order of ``members``.
+
+    Args:
+        folder: the run folder, or that of a sweep.
+        code: the frozen code.
+        submission: nodes, limits, environment.
+        members: frozen runs.
+
+    Raises:
+        UserError: SLURM refuses.
+    """
+    for member in members:
+        write_submission(Records(member.run.run_dir).submission_file, submission)
+        Records(member.run.run_dir).forget_cancel()
+    jobs = [node_job(submission, member, job_words(member)) for member in members]
+    try:
+        ids = _send(_executor(folder, code, submission, members), jobs, submission, members)
+    except UserError:
+        _forget(folder, code, members)
+        raise
+    before = ids
+    for protocol in range(len(evaluations(submission, members[0]))):
+        small, dependency = _evaluation(folder, submission, ids, before if protocol else [])
+        chosen = [evaluations(submission, member)[protocol] for member in members]
+        judges = [node_job(small, member, words) for member, words in zip(members, chosen, strict=True)]
+        before = _send(_executor(folder, code, small, members, dependency), judges, small, members)
+    return ids
+
+
+def _forget(folder: Path, code: Path, members: Sequence[Member]) -> None:
+    """Takes away what was frozen for runs that SLURM has refused and that were never submitted before."""
+    for run_dir in (member.run.run_dir for member in members):
+        if not Records(run_dir).jobs() and not (run_dir / "run.json").exists():
+            shutil.rmtree(Records(run_dir).folder, ignore_errors=True)
+            _remove_empty(run_dir)
+    if members[0].run.run_dir != folder:
+        shutil.rmtree(code, ignore_errors=True)
+        if not (folder / "sweep.json").exists():
+            shutil.rmtree(Records(folder).folder, ignore_errors=True)
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
+    """The sbatch scripts that ``submit`` would hand to SLURM. Nothing is written."""
+    code = code_folder(folder, members)
+    executors = [_executor(folder, code, submission, members)]
+    before: list[str] = []
+    for _ in evaluations(submission, members[0]):
+        small, dependency = _evaluation(folder, submission, [_PLACEHOLDER] * len(members), before)
+        executors.append(_executor(folder, code, small, members, dependency))
+        before = [_PLACEHOLDER] * len(members)
+    for executor in executors if len(members) > 1 else ():
+        executor.parameters["map_count"] = len(members)
+    return [executor._make_submission_file_text(executor._submitit_command_str, "") for executor in executors]
+
+
+def start_here(submission: Submission, member: Member) -> int:
+    """Runs the ranks of the run on this machine, under torchrun; returns the run's exit code."""
+    records = Records(member.run.run_dir)
+    write_submission(records.submission_file, submission)
+    records.forget_cancel()
+    limits = {"processes": submission.processes, "max_restarts": submission.max_restarts}
+    return run_here(job_words(member), records.code, **limits)
+
+
+def job_words(member: Member) -> tuple[str, ...]:
+    """The command of the run's ranks, which goes on where the run has been before."""
+    run_dir, run = member.run.run_dir, member.run
+    begun = any((run_dir / "checkpoints").glob("step-*"))
+    resume = "auto" if begun or run.resume == "never" else run.resume
+    words = ("pretrain", "--from", str(Records(run_dir).run_file), "--run-dir", str(run_dir), "--resume", resume)
+    return words if run.stop_after is None else (*words, "--stop-after", str(run.stop_after))
+
+
+def node_job(submission: Submission, member: Member, words: tuple[str, ...]) -> NodeJob:
+    """What SLURM starts on each node."""
+    return NodeJob(
+        run_dir=member.run.run_dir,
+        words=words,
+        processes=submission.processes,
+        kind="eval" if words[0] == "eval" else "pretrain",
+        max_requeues=submission.max_requeues,
+        max_restarts=submission.max_restarts,
+        doctor=submission.doctor and words[0] != "eval",
+    )
+
+
+def _evaluation(
+    folder: Path, submission: Submission, ids: Sequence[str], before: Sequence[str]
+) -> tuple[Submission, str]:
+    """What an evaluation of the runs asks for, and when it may start: after the run, and after the one before it.
+
+    The second finds the features that the first has cached, hence the order; whether that one succeeded is no matter.
+    """
+    small = replace(submission, nodes=1, name=f"{submission.name or folder.name}-eval", array_parallelism=None)
+    kinds = ("aftercorr", "afterany") if len(ids) > 1 else ("afterok", "afterany")
+    whole = [f"{kind}:{jobs[0].partition('_')[0]}" for kind, jobs in zip(kinds, (ids, before), strict=True) if jobs]
+    return small, ",".join(whole)
+
+
+def _executor(
+    folder: Path, code: Path, submission: Submission, members: Sequence[Member], dependency: str | None = None
+) -> _Executor:
+    """submitit's writer of the sbatch script."""
+    records = Records(folder)
+    shards = [member.run.data.shards for member in members if member.run.data.shards is not None]
+    branched = [Path(member.run.resume) for member in members if member.run.resume not in ("never", "auto")]
+    others = [Path(words[3]) for member in members for words in evaluations(submission, member)]
+    # MLflow's file lies beside the run folder.
+    start = containers.start(submission, code, [folder.parent, folder], [*shards, *branched, *others])
+    cores = [] if submission.cpus_per_task is None else [f"--cpus-per-task={submission.cpus_per_task}"]
+    # An evaluation has nothing to save before its time is over: SIGCONT does nothing.
+    signal = f"USR1@{submission.save_seconds}" if dependency is None else "CONT@1"
+    more: dict[str, Any] = {"signal": signal, "requeue": True}
+    if dependency is not None:
+        more["kill-on-invalid-dep"] = "yes"
+    for entry in submission.sbatch:
+        key, sign, value = entry.partition("=")
+        more[key.replace("_", "-")] = value if sign else True
+    marks = [Records(member.run.run_dir).folder / "cancelled" for member in members]
+    in_container = submission.container is not None and dependency is None
+    teardown = containers.requeue(submission.max_requeues, marks) if in_container else None
+    executor = _Executor(records.submitit, python=start.python)
+    executor.update_parameters(
+        job_name=submission.name or folder.name,
+        nodes=submission.nodes,
+        ntasks_per_node=1,
+        gpus_per_node=submission.gpus_per_node or None,
+        cpus_per_task=submission.cpus_per_task,
+        mem=submission.mem,
+        time=None if submission.time is None else minutes(submission.time),
+        partition=submission.partition,
+        account=submission.account,
+        qos=submission.qos,
+        constraint=submission.constraint,
+        exclude=submission.exclude,
+        dependency=dependency,
+        array_parallelism=submission.array_parallelism or len(members),
+        wckey=None,
+        setup=list(submission.setup) or None,
+        teardown=teardown,
+        srun_args=[*cores, *start.srun],  # srun does not take the cores over from sbatch
+        additional_parameters=more,
+    )
+    return executor
+
+
+def _send(executor: _Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[Member]) -> list[str]:
+    """Hands the jobs to SLURM and notes them in their run folders."""
+    said = io.StringIO()
+    try:
+        with _outside_of_jobs(), contextlib.redirect_stderr(said):
+            submitted = executor.submit_array(jobs)
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines() if line]
+        raise UserError(f"SLURM refuses the job: {'; '.join(lines) or 'no reason given'}") from error
+    except FileNotFoundError as error:
+        raise UserError("launch: no sbatch on this machine; start the run here with --local") from error
+    for job, node_job, member in zip(submitted, jobs, members, strict=True):
+        line = JobLine(
+            job=job.job_id,
+            kind=node_job.kind,
+            submitted=time.time(),
+            log=str(job.paths.stderr),
+            nodes=submission.nodes,
+            processes=submission.processes,
+        )
+        Records(member.run.run_dir).add_job(line)
+    return [job.job_id for job in submitted]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Hides what describes the job in which this command was typed: SLURM would hand it on to the new one."""
+    keep = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"}
+    ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    families = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+    hidden = {name for name in os.environ if name in ranks or (name.startswith(families) and name not in keep)}
+    values = {name: os.environ.pop(name) for name in hidden}
+    try:
+        yield
+    finally:
+        os.environ.update(values)

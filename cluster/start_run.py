@@ -1,0 +1,68 @@
+"""Starts a run in this process: from words to a Run, from a Run to an exit code."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.distributed.exit_report import leave_words
+from eyespot.pretrain.redaction import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from eyespot.pretrain.config import Run
+    from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.distributed.exit_report import STOPPED
+
+
+def train(recipe: str, run: "Run", then: "Callable[[World], None] | None" = None) -> int:
+    """Trains, calls ``then`` while all ranks are still together, and says by the exit code how it ended."""
+    from eyespot.pretrain.distributed.rendezvous import restarted
+    from eyespot.pretrain.trainer import TrainingError, fit
+    from eyespot.pretrain.watchdog.rank_watch import RankFailure
+
+    if restarted() and run.resume == "never":
+        run.resume = "auto"
+    monitors = []
+    if run.monitor_every:
+        from eyespot.eval.online_probe import OnlineProbe
+        from eyespot.pretrain.monitors.collapse import Health
+
+        monitors = [Health(run), OnlineProbe(run)]
+    try:
+        return 0 if fit(run, recipe, monitors, then) == "done" else STOPPED
+    except RankFailure as error:  # it has been said
+        leave_words("another rank", str(error), error.ranks)
+        return 1
+    except TrainingError as error:
+        leave_words("training", str(error))
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}"), file=sys.stderr)
+        return 1
+
+
+def requested(argv: list[str]) -> "tuple[str, Run]":
+    """The recipe's name and the resolved Run that the words after ``eyespot pretrain`` ask for.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    # Imported here, because `eyespot pretrain --help` should not wait for torch.
+    from eyespot.pretrain.recipe_lookup import make_run
+    from eyespot.pretrain.run_json import load_run
+
+    if argv[0] == "--from":
+        if len(argv) < 2:
+            raise UserError("--from: needs the run.json (or run folder) to repeat")
+        recipe, run = load_run(Path(argv[1]))
+        prog, flags = f"eyespot pretrain --from {argv[1]}", argv[2:]
+        run.resume, run.stop_after = "never", None
+    elif argv[0].startswith("-"):
+        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
+    else:
+        recipe, run = argv[0], make_run(argv[0])
+        prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
+    return recipe, parse(type(run), flags, prog, default=run)

@@ -1,0 +1,186 @@
+"""Where a run stands, told by its folder alone: read without torch, in milliseconds, also while the run writes."""
+
+import itertools
+import json
+import os
+import re
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eyespot.pretrain.tracking import metrics_file as spool
+
+_TAIL_BYTES = 1 << 17
+_INTERVALS = 50
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) (.*)")
+_STARTS = re.compile(r"\S+: .* M parameters, in |.*going on after step \d+, from ")
+_ENDS: tuple[tuple[Literal["done", "stopped", "failed"], re.Pattern[str]], ...] = (
+    ("done", re.compile(r"done: step \d+ of \d+")),
+    ("stopped", re.compile(r"stopped by \S+ after step")),
+    ("failed", re.compile(r"stopped: ")),
+)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Standing:
+    """What a run folder says of its run; None where it does not say."""
+
+    recipe: str
+    steps: int | None
+    """That the run shall make."""
+    step: int
+    """The newest logged one, or that of the newest checkpoint where it is higher."""
+    logged: float | None
+    """When it was logged; seconds since 1970."""
+    loss: float | None
+    images_per_second: float | None
+    seconds_per_step: float | None
+    """Median of the newest logged steps: waiting for a requeue does not count."""
+    seconds_between_lines: float | None
+    """Median of the newest lines of metrics.jsonl."""
+    checkpoint_step: int | None
+    """The newest complete checkpoint's."""
+    checkpoint_time: float | None
+    """When it was complete; seconds since 1970."""
+    end: Literal["done", "stopped", "failed"] | None
+    """How its log ends; None while it runs, and where it was killed without a word."""
+    end_line: str
+    """What its log said at the end."""
+    written: float | None
+    """When its log or metrics last grew; seconds since 1970."""
+    host: str
+    """That last held the folder's lock."""
+    holder: int | None
+    """The process of this machine that holds the folder's lock now."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, submitted or begun."""
+    return (folder / "run.json").is_file() or (folder / "cluster" / "run.json").is_file()
+
+
+def read_standing(run_dir: Path) -> Standing:
+    """Reads a run folder; what is missing or damaged is left out."""
+    record = _record(run_dir)
+    lines = tail_metrics(run_dir)
+    newest = lines[-1] if lines else {}
+    checkpoint, saved = _newest_checkpoint(run_dir)
+    end, end_line = _end(run_dir / "logs" / "rank-0.log")
+    host, holder = _lock(run_dir / ".lock")
+    per_step, per_line = _pace(lines)
+    times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / spool.NAME)]
+    return Standing(
+        recipe=str(record.get("recipe", "")),
+        steps=_whole(record.get("run", {}).get("steps")),
+        step=max(_whole(newest.get("step")) or 0, checkpoint or 0),
+        logged=_real(newest.get("time")),
+        loss=_real(newest.get("loss")),
+        images_per_second=_real(newest.get("images_per_second")),
+        seconds_per_step=per_step,
+        seconds_between_lines=per_line,
+        checkpoint_step=checkpoint,
+        checkpoint_time=saved,
+        end=end,
+        end_line=end_line,
+        written=max((time for time in times if time is not None), default=None),
+        host=host,
+        holder=holder,
+    )
+
+
+def tail_metrics(run_dir: Path) -> list[dict[str, spool.Value]]:
+    """The newest lines of metrics.jsonl, some hundred, oldest first."""
+    text = _tail(run_dir / spool.NAME)
+    whole = text[: text.rfind(b"\n") + 1].splitlines()
+    return [values for line in whole if (values := spool.decode(line)) is not None]
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    """run.json, or before the first start what was submitted."""
+    for path in (run_dir / "run.json", run_dir / "cluster" / "run.json"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and isinstance(record.get("run"), dict):
+            return record
+    return {}
+
+
+def _newest_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:
+    found = (re.fullmatch(r"step-(\d+)", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
+    for name in sorted((match[0] for match in found if match), reverse=True):
+        if (saved := _modified(run_dir / "checkpoints" / name / "meta.json")) is not None:
+            return int(name.removeprefix("step-")), saved
+    return None, None
+
+
+def _end(path: Path) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
+    """The last word of a rank's log, unless the run began once more after it."""
+    end, said = None, ""
+    for line in _tail(path).decode(errors="replace").splitlines():
+        stamped = _STAMP.match(line)
+        if stamped is None:  # of a traceback
+            continue
+        if _STARTS.match(stamped[2]):
+            end, said = None, ""
+        for kind, pattern in _ENDS:
+            if pattern.match(stamped[2]):
+                end, said = kind, stamped[2]
+    return end, said
+
+
+def _lock(path: Path) -> tuple[str, int | None]:
+    """The host that last locked the folder, and the process that does now, where it is this machine's.
+
+    The kernel's list of locks tells it; to try the lock would make a run that starts at this moment fail.
+    """
+    try:
+        owner = re.match(r"process (\d+) on (\S+)", path.read_text(encoding="utf-8", errors="replace"))
+        inode = path.stat().st_ino
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return "", None
+    held = re.search(rf"\d+: (?:FLOCK|POSIX) +\S+ +WRITE +(\d+) \S+:{inode} ", locks)
+    return owner[2] if owner else "", int(held[1]) if held else None
+
+
+def _pace(lines: list[dict[str, spool.Value]]) -> tuple[float | None, float | None]:
+    """Median seconds per step, and per line; of the newest lines."""
+    points = [(_whole(line["step"]), _real(line.get("time"))) for line in lines[-_INTERVALS - 1 :]]
+    spans = [
+        (then - now, later - time)
+        for (now, time), (then, later) in itertools.pairwise(points)
+        if now is not None and then is not None and time is not None and later is not None and then > now
+    ]
+    if not spans:
+        return None, None
+    return statistics.median(span / steps for steps, span in spans), statistics.median(span for _, span in spans)
+
+
+def _tail(path: Path) -> bytes:
+    """The end of a file, from the start of a line."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            text = file.read()
+    except OSError:
+        return b""
+    return text if size <= _TAIL_BYTES else text[text.find(b"\n") + 1 :]
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _real(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

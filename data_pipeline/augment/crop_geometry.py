@@ -1,0 +1,120 @@
+"""Which part of an image becomes a view: plain geometry, computed for a whole batch at once.
+
+A view is made in four steps: cut a region out of the image, resize it, cut the view out of that, flip it or not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Integer, Shaped
+
+from eyespot.data_pipeline.augment.views import CenterView, RandomView, View
+from eyespot.data_pipeline.random_numbers import uniforms
+
+NUM_TRIES = 10
+NUM_DRAWS = 1 + 2 + 2 * NUM_TRIES
+"""Per random view: flip, position (vertical, horizontal), then area and aspect ratio of each try."""
+
+Pixels = Int32[np.ndarray, "b 2"]
+
+
+@dataclass(kw_only=True, slots=True)
+class Geometry:
+    """How one view is cut from each image of a batch. Pairs are (vertical, horizontal), pixels."""
+
+    start: Pixels
+    """Upper left corner of the region, in the image."""
+    shape: Pixels
+    """Height and width of the region."""
+    resized: Pixels
+    """Height and width that the region is resized to."""
+    offset: Pixels
+    """Upper left corner of the view, in the resized region."""
+    flip: Bool[np.ndarray, " b"]
+    """Whether left and right are swapped."""
+
+    def rows(self, rows: slice) -> "Geometry":
+        """The geometry of some of the images."""
+        return Geometry(
+            start=self.start[rows],
+            shape=self.shape[rows],
+            resized=self.resized[rows],
+            offset=self.offset[rows],
+            flip=self.flip[rows],
+        )
+
+
+def view_geometry(
+    view: View,
+    name: str,
+    seed: int,
+    epochs: Integer[np.ndarray, " b"],
+    ids: Integer[np.ndarray, " b"],
+    image_sizes: Pixels,
+) -> Geometry:
+    """Where to cut the view ``name`` of each sample: a pure function of (seed, epoch, sample id, name)."""
+    if isinstance(view, CenterView):
+        return center_crops(view, image_sizes)
+    return random_crops(view, uniforms(seed, epochs, ids, name, NUM_DRAWS), image_sizes)
+
+
+def random_crops(view: RandomView, numbers: Float32[np.ndarray, "b 23"], image_sizes: Pixels) -> Geometry:
+    """Torchvision's RandomResizedCrop and RandomHorizontalFlip, driven by given numbers.
+
+    Up to ten tries of an area and an aspect ratio; where none fits into the image, the largest centred crop whose
+    aspect ratio is allowed.
+
+    Args:
+        view: what is asked for.
+        numbers: uniform in [0, 1), one row of NUM_DRAWS per sample.
+        image_sizes: heights and widths of the whole images, pixels.
+    """
+    height, width = image_sizes.T.astype(np.float64)
+    tries = numbers[:, 3:].reshape(-1, NUM_TRIES, 2).astype(np.float64)
+    low, high = view.scale
+    areas = (height * width)[:, None] * (low + (high - low) * tries[:, :, 0])
+    log_low, log_high = np.log(view.ratio)
+    ratios = np.exp(log_low + (log_high - log_low) * tries[:, :, 1])
+    widths, heights = np.round(np.sqrt(areas * ratios)), np.round(np.sqrt(areas / ratios))
+    fits = (widths > 0) & (widths <= width[:, None]) & (heights > 0) & (heights <= height[:, None])
+    first = np.arange(len(fits)), fits.argmax(1)
+    found = fits[first]
+
+    center = _largest_crops(view.ratio, height, width)
+    shape = np.where(found[:, None], np.stack([heights[first], widths[first]], 1), center)
+    room = image_sizes - shape
+    start = np.where(found[:, None], np.floor(numbers[:, 1:3] * (room + 1)), room // 2)
+    return Geometry(
+        start=start.astype(np.int32),
+        shape=shape.astype(np.int32),
+        resized=np.full_like(image_sizes, view.size),
+        offset=np.zeros_like(image_sizes),
+        flip=numbers[:, 0] < view.flip,
+    )
+
+
+def _largest_crops(
+    ratio: tuple[float, float], height: Shaped[np.ndarray, " b"], width: Shaped[np.ndarray, " b"]
+) -> Shaped[np.ndarray, "b 2"]:
+    """The largest (height, width) inside each image whose width / height is inside ``ratio``."""
+    low, high = ratio
+    return np.stack(
+        [
+            np.where(width / height < low, np.round(width / low), height),
+            np.where(width / height > high, np.round(height * high), width),
+        ],
+        axis=1,
+    )
+
+
+def center_crops(view: CenterView, image_sizes: Pixels) -> Geometry:
+    """Torchvision's Resize (of the short side) and CenterCrop, with their rounding."""
+    short = image_sizes.min(1, keepdims=True).astype(np.int64)
+    resized = view.resize * image_sizes.astype(np.int64) // short
+    return Geometry(
+        start=np.zeros_like(image_sizes),
+        shape=image_sizes,
+        resized=resized.astype(np.int32),
+        offset=np.round((resized - view.size) / 2).astype(np.int32),
+        flip=np.zeros(len(image_sizes), bool),
+    )

@@ -1,0 +1,143 @@
+"""The DALI graphs: image files and geometry in, crops or views out.
+
+Everything random comes in from outside, so DALI keeps no state that would have to be saved, and a sample gives the same
+bits wherever it sits in whatever batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import nvidia.dali.fn
+import nvidia.dali.types
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.tensors import TensorCPU, TensorListCPU
+
+from eyespot.data_pipeline.augment.crop_geometry import Geometry
+from eyespot.data_pipeline.augment.views import ViewSpec
+
+fn: Any = nvidia.dali.fn  # DALI makes its functions and types at run time: no type checker can see them
+types: Any = nvidia.dali.types
+
+File = bytes | bytearray
+Source = Callable[[], list[Any]]
+"""Called once a batch; returns ``crop_inputs`` or ``view_inputs``, or raises StopIteration at the end."""
+
+
+def crop_pipeline(views: ViewSpec, source: Source, *, batch_size: int, num_threads: int) -> Pipeline:
+    """Decodes and crops on the CPU: one ragged batch of 8-bit HWC regions per view, for ``resize.resize_views``."""
+    pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=2)
+    with pipeline:
+        files, *places = _inputs(source, _CROP_INPUTS * len(views.views))
+        pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu"))
+    return pipeline
+
+
+def crop_inputs(files: Sequence[File], geometry: list[Geometry]) -> list[Any]:
+    """What ``crop_pipeline`` reads for one batch: an image file per sample, and the geometry of each view."""
+    return [_batch(files), *(pixels for place in geometry for pixels in (place.start, place.shape))]
+
+
+def view_pipeline(
+    views: ViewSpec, source: Source, *, batch_size: int, num_threads: int, device_id: int | None
+) -> Pipeline:
+    """Decodes, crops, resizes and flips: one dense batch of 8-bit HWC views per view.
+
+    Args:
+        views: what is asked for.
+        source: gives the inputs.
+        batch_size: the most samples that a batch holds.
+        num_threads: for what runs on the CPU.
+        device_id: the GPU that decodes and resizes; None runs the same graph on the CPU.
+    """
+    device = "cpu" if device_id is None else "gpu"
+    pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2)
+    with pipeline:
+        files, *places = _inputs(source, _VIEW_INPUTS * len(views.views))
+        starts, shapes, firsts, lasts = (places[number :: len(_VIEW_INPUTS)] for number in range(len(_VIEW_INPUTS)))
+        crops = _crops(files, starts, shapes, device)
+        resized = zip(views.views, crops, firsts, lasts, strict=True)
+        pipeline.set_outputs(*(_resize(view.size, *nodes, device=device) for view, *nodes in resized))
+    return pipeline
+
+
+def view_inputs(views: ViewSpec, files: Sequence[File], geometry: list[Geometry]) -> list[Any]:
+    """What ``view_pipeline`` reads for one batch: an image file per sample, and the geometry of each view.
+
+    DALI resizes the part of the crop between two corners, and mirrors it where the second lies left of the first.
+    """
+    inputs: list[Any] = [_batch(files)]
+    for view, place in zip(views.views, geometry, strict=True):
+        scale = place.shape / place.resized
+        first, last = place.offset * scale, (place.offset + view.size) * scale
+        first[place.flip, 1], last[place.flip, 1] = last[place.flip, 1], first[place.flip, 1]
+        inputs += [place.start, place.shape, first.astype(np.float32), last.astype(np.float32)]
+    return inputs
+
+
+def _batch(files: Sequence[File]) -> TensorListCPU:
+    """Built here: DALI's own checks of a list of arrays cost as much as resizing a small image."""
+    return TensorListCPU([TensorCPU(file) for file in files], contiguous=False)  # pyright: ignore[reportCallIssue]
+
+
+_CROP_INPUTS = [
+    (types.INT32, 1),  # start
+    (types.INT32, 1),  # shape
+]
+_VIEW_INPUTS = [
+    *_CROP_INPUTS,
+    (types.FLOAT, 1),  # first corner in the crop
+    (types.FLOAT, 1),  # last corner
+]
+
+
+def _inputs(source: Source, places: list[tuple[Any, int]]) -> list[Any]:
+    dtypes, ndims = zip((types.UINT8, 1), *places, strict=True)
+    return fn.external_source(source=source, num_outputs=len(dtypes), batch=True, dtype=list(dtypes), ndim=list(ndims))
+
+
+def _crops(files: Any, starts: list[Any], shapes: list[Any], device: str) -> list[Any]:
+    """One region per view. One view: decode no more than the region. Several: decode once and slice."""
+    decoder: dict[str, Any] = dict(
+        device="cpu" if device == "cpu" else "mixed", adjust_orientation=False, jpeg_fancy_upsampling=True
+    )
+    if len(starts) == 1:
+        return [fn.decoders.image_slice(files, start=starts[0], shape=shapes[0], axes=[0, 1], **decoder)]
+    images = fn.decoders.image(files, **decoder)
+    places = zip(starts, shapes, strict=True)
+    return [fn.slice(images, start=start, shape=shape, axes=[0, 1], device=device) for start, shape in places]
+
+
+def _resize(size: int, crop: Any, first: Any, last: Any, *, device: str) -> Any:
+    return fn.resize(
+        crop,
+        size=(size, size),
+        roi_start=first,
+        roi_end=last,
+        interp_type=types.INTERP_CUBIC,
+        antialias=True,
+        device=device,
+    )
+
+
+def why_undecodable(file: File, height: int, width: int) -> str | None:
+    """Decodes one file on its own and says what is wrong with it; None where nothing is."""
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        node = fn.external_source(source=lambda: _batch([file]), dtype=types.UINT8, ndim=1)
+        whole = fn.peek_image_shape(node, dtype=types.INT32, adjust_orientation=False)[
+            0:2
+        ]  # fails cleanly, and the decoder has to wait for it
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                node, start=0 * whole, shape=whole, axes=[0, 1], device="cpu", adjust_orientation=False
+            )
+        )
+    try:
+        output: Any = pipeline.run()
+        shape = output[0].at(0).shape
+    except (RuntimeError, MemoryError):
+        return "DALI cannot decode it"
+    if shape[:2] != (height, width):
+        return f"{shape[1]} x {shape[0]} pixels where the index says {width} x {height}"
+    return None

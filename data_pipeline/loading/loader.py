@@ -1,0 +1,296 @@
+"""make_loader: an endless, resumable stream of batches. make_pass: every sample once, for evaluation.
+
+make_selection: chosen samples, to watch a run by.
+"""
+
+import atexit
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+
+from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch_maker import BatchMaker
+from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+
+Plan = Iterator[tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
+"""The ids and epochs of one rank's batches, in order."""
+
+READY = 2
+"""Finished batches that wait for the consumer."""
+
+
+def cpu_share() -> int:
+    """The cores of this process, divided among the ranks that torchrun or SLURM started beside it."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class LoaderSpec:
+    """What to load and how."""
+
+    shards: Path
+    """The shard folder (with its manifest.json)."""
+    views: ViewSpec
+    """What to make of each image."""
+    ids: Int64[np.ndarray, " n"] | None = None
+    """The samples that the endless stream is made of; None = all."""
+    labeled_ids: Int64[np.ndarray, " n"] | None = None
+    """The samples whose labels the endless stream shows; None = all that have one."""
+    batch_size: int
+    """Images of one micro-batch over all ranks; the world size must divide it."""
+    seed: int = 0
+    """Of the order and of every random crop."""
+    device: str = "cpu"
+    """Where decoding and the views are made, and where the views lie: "cpu" or "cuda:0"."""
+    num_threads: int = field(default_factory=cpu_share)
+    """CPU threads that decode and resize."""
+    max_bad_fraction: float = 0.01
+    """Share of damaged samples above which the stream stops."""
+
+
+def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dict[str, int] | None = None) -> "Loader":
+    """The endless stream: micro-batch m holds positions m * batch_size onwards, rank r its r-th equal slice of them.
+
+    Args:
+        spec: what to load.
+        rank: this process.
+        world_size: number of processes.
+        state: of an earlier loader of these shards and this seed, with any world or batch size; goes on exactly there.
+
+    Raises:
+        UserError: the spec, the shards or the state do not fit.
+    """
+    _check(spec)
+    if spec.batch_size % world_size:
+        raise UserError(f"batch_size {spec.batch_size}: {world_size} ranks do not divide it; choose a multiple")
+    manifest = read_manifest(spec.shards)
+    num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
+    if spec.batch_size > num_samples:
+        raise UserError(
+            f"batch_size {spec.batch_size}: more than the {num_samples} samples in {spec.shards}; choose a smaller one"
+        )
+    checksum = zlib.crc32(manifest.index_sha256.encode())
+    if spec.ids is not None:
+        checksum = zlib.crc32(spec.ids.tobytes(), checksum)
+    labeled: Bool[np.ndarray, " n"] | None = None
+    if spec.labeled_ids is not None:
+        labeled = np.zeros(manifest.num_samples, bool)
+        labeled[spec.labeled_ids] = True
+        checksum = zlib.crc32(labeled.tobytes(), checksum)
+    identity = {"num_samples": num_samples, "shards": checksum, "seed": spec.seed}
+    start = _checked_start(identity, state)
+    order = SampleOrder(num_samples, spec.seed)
+    share = spec.batch_size // world_size
+
+    def plan() -> Plan:
+        position = start + rank * share
+        while True:
+            places, epochs = order.ids(position, share)
+            yield places if spec.ids is None else spec.ids[places], epochs
+            position += spec.batch_size
+
+    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
+    return Loader(_maker(spec, reader, plan(), share, labeled), num_samples, start, spec.batch_size, identity)
+
+
+def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
+    """One pass by id: rank r sees rows N * r // W to N * (r + 1) // W once; its last batch may be smaller.
+
+    Damaged samples are errors here: another image in their place would falsify the result.
+
+    Raises:
+        UserError: the spec or the shards do not fit; while iterating, a sample is damaged.
+    """
+    _check(spec)
+    manifest = read_manifest(spec.shards)
+    num_samples = manifest.num_samples
+    first, end = (num_samples * r // world_size for r in (rank, rank + 1))
+    share = max(1, spec.batch_size // world_size)
+
+    def plan() -> Plan:
+        for begin in range(first, end, share):
+            ids = np.arange(begin, min(begin + share, end))
+            yield ids, np.zeros_like(ids)
+
+    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=False)
+    return Loader(_maker(spec, reader, plan(), share), num_samples, 0, spec.batch_size, {})
+
+
+def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
+    """One pass over chosen samples in the order given, as their first epoch shows them; the last batch may be smaller.
+
+    Damaged samples are replaced, as in ``make_loader``: they must not end the run that is watched.
+
+    Args:
+        spec: what to load and how.
+        ids: which samples.
+
+    Raises:
+        UserError: the spec or the shards do not fit.
+    """
+    _check(spec)
+    manifest = read_manifest(spec.shards)
+
+    def plan() -> Plan:
+        for begin in range(0, len(ids), spec.batch_size):
+            chosen = ids[begin : begin + spec.batch_size]
+            yield chosen, np.zeros_like(chosen)
+
+    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
+    return Loader(_maker(spec, reader, plan(), spec.batch_size), manifest.num_samples, 0, spec.batch_size, {})
+
+
+class Loader:
+    """An iterator of batches that are made ahead of the need, in the background.
+
+    Nothing of it outlives the process, however that ends: it uses threads only.
+    """
+
+    num_samples: int
+    """Samples in the data set."""
+    bad_samples: int
+    """Delivered samples of this rank that stand in for damaged ones."""
+
+    def __init__(
+        self, maker: BatchMaker, num_samples: int, start: int, samples_per_batch: int, identity: dict[str, int]
+    ):
+        self.num_samples = num_samples
+        self.bad_samples = 0
+        self._samples_consumed = start
+        self._samples_per_batch = samples_per_batch
+        self._identity = identity
+        self._worker = _Worker(maker)
+        self._end: BaseException | None = None
+        self.close = weakref.finalize(self, self._worker.stop)
+        """Ends the background threads. The garbage collector and the end of the process do so too."""
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        if not self.close.alive and self._end is None:
+            raise ValueError("the loader is closed")
+        if self._end is None:
+            made = self._worker.ready.get()
+            if not isinstance(made, BaseException):
+                batch, num_bad = made
+                _hand_over(batch)
+                self.bad_samples += num_bad
+                self._samples_consumed += self._samples_per_batch
+                return batch
+            self._end = made
+            self.close()
+        raise self._end
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands after what was delivered, and which stream it is; a few integers."""
+        return {"samples_consumed": self._samples_consumed, **self._identity}
+
+
+class _Worker:
+    """Makes batches in a background thread. It knows nothing of its loader, so that one can be garbage-collected."""
+
+    def __init__(self, maker: BatchMaker):
+        self.ready: Queue[tuple[Batch, int] | BaseException] = Queue(READY)
+        self._maker = maker
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="eyespot-loader", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)  # runs before DALI's own exit handler, which trips over pipelines in use
+
+    def stop(self) -> None:
+        atexit.unregister(self.stop)
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                self.ready.get_nowait()
+            except Empty:
+                self._thread.join(timeout=0.01)
+        self._maker.close()
+
+    def _run(self) -> None:
+        try:
+            for made in self._maker:
+                self._put(made)
+                if self._stopped.is_set():
+                    return
+            self._put(StopIteration())
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, made: tuple[Batch, int] | BaseException) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self.ready.put(made, timeout=0.1)
+            except Full:
+                continue
+
+
+def _hand_over(batch: Batch) -> None:
+    """Tells torch's allocator that the caller's stream reads what another stream made.
+
+    Else its memory would be given to a later batch while kernels that read it still wait to run.
+    """
+    for tensor in (*batch.views, batch.labels):
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
+
+def _maker(
+    spec: LoaderSpec, reader: Reader, plan: Plan, share: int, labeled: Bool[np.ndarray, " n"] | None = None
+) -> BatchMaker:
+    return BatchMaker(
+        reader,
+        plan,
+        spec.views,
+        batch_size=share,
+        seed=spec.seed,
+        device=torch.device(spec.device),
+        num_threads=spec.num_threads,
+        max_bad_fraction=spec.max_bad_fraction,
+        labeled=labeled,
+    )
+
+
+def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> int:
+    if state is None:
+        return 0
+    for name, value in identity.items():
+        if state.get(name) != value:
+            raise UserError(
+                f"loader state: {name} {state.get(name)} where this run has {value};"
+                " resume with the shards, the ids and the seed that the run began with"
+            )
+    return state["samples_consumed"]
+
+
+def _check(spec: LoaderSpec) -> None:
+    for name in ("batch_size", "num_threads"):
+        if getattr(spec, name) < 1:
+            raise UserError(f"{name} {getattr(spec, name)}: must be at least 1")
+    if spec.device != "cpu":
+        available = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if spec.device not in available:
+            raise UserError(
+                f"device {spec.device}: not on this machine; choose one of {', '.join(['cpu', *available])}"
+            )
+    for number, view in enumerate(spec.views.views):
+        if isinstance(view, CenterView) and not 1 <= view.size <= view.resize:
+            raise UserError(f"views[{number}].size {view.size}: larger than resize {view.resize}; lower it")
+        if isinstance(view, RandomView) and not (view.size >= 1 and 0 < view.scale[0] <= view.scale[1] <= 1):
+            raise UserError(f"views[{number}]: size {view.size}, scale {view.scale}; need size >= 1, 0 < scale <= 1")
+    if not spec.views.views or min(spec.views.std) <= 0:
+        raise UserError(f"views: {len(spec.views.views)} views, std {spec.views.std}; need a view and a positive std")

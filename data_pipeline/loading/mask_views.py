@@ -1,0 +1,59 @@
+"""Segmentation masks as the views show them."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from eyespot.data_pipeline.augment.crop_geometry import center_crops
+from eyespot.data_pipeline.augment.views import CenterView
+from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.shards.manifest import Manifest, read_index, read_masks
+
+READ_AT_ONCE = 256
+
+
+def mask_views(
+    folder: Path, manifest: Manifest, ids: Int64[np.ndarray, " n"], view: CenterView
+) -> Iterator[UInt8[np.ndarray, "b size size"]]:
+    """The masks of some samples, seen through the view that their images are seen through; in order, a few at a time.
+
+    Each pixel of the view takes the class of the mask's pixel under its centre, which is what resizing by nearest
+    neighbour and cutting gives. Done by indexing, in integers: DALI could only do it less exactly, and masks are read
+    once for an evaluation, not all through a training.
+
+    Args:
+        folder: the shard folder.
+        manifest: of that folder.
+        ids: which samples.
+        view: of the images.
+
+    Raises:
+        UserError: the shards have no masks, or one of these is damaged or missing.
+    """
+    rows, index = read_masks(folder, manifest), np.array(read_index(folder, manifest))
+    for name in ("offset", "size", "crc32"):
+        index[name] = rows[name]
+    reader = Reader(folder, manifest, index, substitute=False)
+    try:
+        for some in np.split(ids, range(READ_AT_ONCE, len(ids), READ_AT_ONCE)):
+            _, files = reader.start(some).result()
+            yield np.stack([_seen(_decoded(file), view) for file in files])
+    finally:
+        reader.close()
+
+
+def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:
+    return np.asarray(Image.open(io.BytesIO(file), formats=("PNG",)))
+
+
+def _seen(mask: UInt8[np.ndarray, "h w"], view: CenterView) -> UInt8[np.ndarray, "size size"]:
+    place = center_crops(view, np.array([mask.shape], np.int32))
+    rows, columns = (
+        (2 * (int(offset) + np.arange(view.size)) + 1) * side // (2 * int(resized))
+        for offset, side, resized in zip(place.offset[0], mask.shape, place.resized[0], strict=True)
+    )
+    return mask[rows[:, None], columns]

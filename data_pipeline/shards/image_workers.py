@@ -1,0 +1,114 @@
+"""Examines many images in parallel processes; the results come in the order of the items, whatever their number."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import BadImage, Examined, examine
+from eyespot.data_pipeline.shards.pack_masks import examine_mask
+from eyespot.data_pipeline.shards.sources import Item, read_item
+
+NUM_WORKERS = len(os.sched_getaffinity(0))
+CHUNK = 32  # items a worker takes at once
+_MISREAD = "DALI cannot read its header as other programs do"
+FEW = 2048  # so many small images are done before a pool of processes has started
+
+
+def examine_items(
+    items: Sequence[Item], workers: int, *, resize: int | None = None, in_place: bool = False
+) -> Iterator[Examined | str]:
+    """Yields, for each item in turn, the image as it is to be stored, or the reason why it cannot be.
+
+    Args:
+        items: what to read.
+        workers: processes; 1, or few items, = this one.
+        resize: as in ``images.examine``.
+        in_place: as there; the results come without their bytes.
+
+    Raises:
+        UserError: a worker process was killed.
+    """
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    work = partial(_examine_chunk, resize=resize, in_place=in_place)
+    if workers == 1 or len(items) <= FEW:
+        for chunk in chunks:
+            yield from work(chunk)
+        return
+    # Spawned, not forked: the caller may have started threads (torch, DALI), which do not survive a fork.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        waiting = iter(chunks)
+        running: deque[Future[list[Examined | str]]] = deque(
+            pool.submit(work, chunk) for chunk in islice(waiting, 3 * workers)
+        )
+        while running:
+            yield from running.popleft().result()
+            running.extend(pool.submit(work, chunk) for chunk in islice(waiting, 1))
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"workers {workers}: a worker process was killed, most likely for want of memory; use fewer"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Without this, the workers of a parent that was killed wait for work for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _examine_chunk(items: Sequence[Item], resize: int | None, in_place: bool) -> list[Examined | str]:
+    found = [_examine_item(item, resize=resize, in_place=in_place) for item in items]
+    for place in _misread(found):
+        found[place] = _MISREAD if in_place else _rewritten(items[place], resize)
+    return [_without_data(image) if in_place and isinstance(image, Examined) else image for image in found]
+
+
+def _without_data(image: Examined) -> Examined:
+    return replace(image, data=b"", mask=image.mask and replace(image.mask, data=b""))
+
+
+def _examine_item(item: Item, **options: Any) -> Examined | str:
+    try:
+        image = examine(read_item(item), **options)
+        if item.mask is None:
+            return image
+        if item.mask.size < 0:
+            return "no mask (a .png of the same name)"
+        keep = {name: options[name] for name in ("resize", "in_place") if name in options}
+        return replace(image, mask=examine_mask(item.mask.read(), (image.height, image.width), **keep))
+    except BadImage as error:
+        return str(error)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _misread(images: Sequence[Examined | str]) -> list[int]:
+    """Which of them DALI would not decode as they were examined."""
+    from eyespot.data_pipeline.shards.header_check import header_sizes
+
+    places = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined)]
+    sizes = header_sizes([image.data for _, image in places])
+    return [place for (place, image), size in zip(places, sizes, strict=True) if size != (image.height, image.width)]
+
+
+def _rewritten(item: Item, resize: int | None) -> Examined | str:
+    image = _examine_item(item, resize=resize, rewrite="unusual header")
+    return _MISREAD if _misread([image]) else image

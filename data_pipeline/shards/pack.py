@@ -1,0 +1,389 @@
+"""Packs images into shards: plain WebDataset tars, their indexes, one manifest. See manifest.py for what stands where.
+
+Same source and options, same bytes, whatever the number of workers. While packing, DESTINATION/.packing keeps one
+small file per finished shard, from which a killed pack goes on; the manifests are written last, so that a folder
+with a manifest is complete.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import progress
+from eyespot.data_pipeline.shards.image_check import Examined
+from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
+from eyespot.data_pipeline.shards.manifest import (
+    IGNORED,
+    INDEX_DTYPE,
+    MASK_DTYPE,
+    ImageStats,
+    Manifest,
+    Masks,
+    Shard,
+    read_manifest,
+)
+from eyespot.data_pipeline.shards.pack_masks import add_masks
+from eyespot.data_pipeline.shards.shard_writer import ShardWriter
+from eyespot.data_pipeline.shards.sources import DOWNLOADS, Item, Source, hold_out, open_source, shuffled
+
+WORK = ".packing"
+SPLITS = ("test", "train", "val")
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """What one finished shard adds to its split; kept on disk, so that a killed pack goes on behind it."""
+
+    next: int = 0
+    """Position in the split's order of the first item that is not in this part."""
+    shard: Shard | None = None
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
+    sums: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+    converted: dict[str, int] = field(default_factory=dict)
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+    masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
+    mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
+
+    def save(self, stem: Path) -> None:
+        """Writes STEM.npy, of masks STEM.masks.npy, then STEM.json; the last makes the part count."""
+        atomic.write_bytes(stem.with_suffix(".npy"), atomic.npy_bytes(self.rows))
+        if len(self.masks):
+            atomic.write_bytes(stem.with_suffix(".masks.npy"), atomic.npy_bytes(self.masks))
+        names = ("next", "sums", "squares", "converted", "quarantined", "mask_counts")
+        fields = {name: getattr(self, name) for name in names}
+        text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
+        atomic.write_bytes(stem.with_suffix(".json"), text.encode())
+
+    @classmethod
+    def load(cls, stem: Path) -> "Part":
+        """Reads what ``save`` wrote."""
+        fields = json.loads(stem.with_suffix(".json").read_bytes())
+        fields["shard"] = Shard(**fields["shard"])
+        part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        if stem.with_suffix(".masks.npy").exists():
+            part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
+        return part
+
+
+def pack(
+    source: str,
+    destination: Path,
+    *,
+    masks: Path | None = None,
+    mask_ignored: int = IGNORED,
+    max_samples: int = 10_000,
+    max_bytes: int = 500_000_000,
+    resize: int | None = None,
+    holdout: float | None = None,
+    workers: int = NUM_WORKERS,
+    seed: int = 0,
+    downloads: Path = DOWNLOADS,
+) -> dict[str, Manifest]:
+    """Writes a source as shards, shuffled; goes on where an earlier, killed call with the same arguments stopped.
+
+    Args:
+        source: a name or a path, see ``sources.open_source``.
+        destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
+        masks: a folder with the segmentation mask of each image: a PNG of the same path and name, see masks.py. Images
+            without one are quarantined.
+        mask_ignored: the class number of pixels that say nothing.
+        max_samples: most samples in one tar.
+        max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
+        resize: shrink images so that their short side has this many pixels.
+        holdout: share of each class that is held out as test, 0..1; for a source without splits.
+        workers: processes that read and decode.
+        seed: of the shuffle and the holdout.
+        downloads: where torchvision's data sets are kept.
+
+    Returns:
+        The manifest of each split; the only key is "" where there are no splits.
+
+    Raises:
+        UserError: the source holds nothing to pack, the destination cannot be written or holds something else.
+    """
+    options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
+    _check(options, workers)
+    if not 0 <= mask_ignored <= 255:
+        raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
+    if masks is not None:
+        options |= {"masks": masks.resolve().name, "mask_ignored": mask_ignored}
+    with _os_errors(destination), _locked(destination) as work:
+        found = open_source(source, work, downloads)
+        if masks is not None:
+            add_masks(found, masks)
+        found = _with_holdout(found, holdout, seed)
+        options = {"source": found.name, **options, "plan": _plan(found, options)}
+        if (manifests := _already_packed(destination, found, options["plan"])) is not None:
+            shutil.rmtree(work)
+            return manifests
+        _check_work(work, destination, options["plan"])
+        parts: dict[str, list[Part]] = {}
+        with progress(f"packing {found.name}", sum(map(len, found.splits.values()))) as advance:
+            for split, items in sorted(found.splits.items()):
+                stem = work / (split or "all")
+                parts[split] = _pack_split(items, destination / split, stem, options, workers, split, advance)
+        manifests = _commit(destination, found, parts, options)
+        shutil.rmtree(work)
+    return manifests
+
+
+def image_stats(index: np.ndarray, sums: list[int], squares: list[int]) -> ImageStats:
+    """Mean and standard deviation over all pixels, and how tall and wide the images are.
+
+    Args:
+        index: (num_samples,) of INDEX_DTYPE.
+        sums: of the pixel values 0..255 per channel.
+        squares: of their squares per channel.
+    """
+    num_pixels = int((index["height"].astype(np.int64) * index["width"]).sum())
+    mean = [total / num_pixels / 255 for total in sums]
+    # Exact in integers: no cancellation however many pixels.
+    std = [
+        ((num_pixels * square - total * total) / num_pixels**2) ** 0.5 / 255
+        for total, square in zip(sums, squares, strict=True)
+    ]
+    sides = {
+        name: (int(index[name].min()), int(np.median(index[name])), int(index[name].max()))
+        for name in ("height", "width")
+    }
+    return ImageStats(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]), **sides)
+
+
+# ------------------------------------------------------------------------------------------------ before
+
+
+def _check(options: dict[str, Any], workers: int) -> None:
+    for name, smallest in (("max_samples", 1), ("max_bytes", 1), ("resize", 1), ("seed", 0)):
+        value = options[name]
+        if value is not None and value < smallest:
+            raise UserError(f"{name} {value}: must be {smallest} or more")
+    if workers < 1:
+        raise UserError(f"workers {workers}: must be 1 or more")
+    if options["holdout"] is not None and not 0 < options["holdout"] < 1:
+        raise UserError(f"holdout {options['holdout']}: must lie between 0 and 1, as in 0.2")
+
+
+@contextmanager
+def _os_errors(destination: Path) -> Iterator[None]:
+    """Turns a full disk, missing rights and the like into one line."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or f"destination {destination}"
+        raise UserError(
+            f"{where}: {error.strerror or error}; mend that and run the same command: it goes on where it stopped"
+        ) from error
+
+
+@contextmanager
+def _locked(destination: Path) -> Iterator[Path]:
+    """Makes the work folder inside the destination, keeps a second pack out of it, and tidies up after a failure."""
+    work, is_new = destination / WORK, not destination.exists()
+    if destination.is_dir() and not work.exists() and not _manifest_folders(destination) and any(destination.iterdir()):
+        raise UserError(f"destination {destination}: holds other files; name a new or an empty folder")
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"destination {destination}: another eyespot shards pack is writing there") from None
+        try:
+            yield work
+        finally:
+            if not any(work.glob("*.json")):  # no shard was finished: nothing to go on from
+                shutil.rmtree(work, ignore_errors=True)
+                for folder in [*(destination / split for split in SPLITS), *([destination] if is_new else [])]:
+                    with suppress(OSError):  # not empty, or not there
+                        folder.rmdir()
+
+
+def _manifest_folders(destination: Path) -> list[Path]:
+    folders = [destination, *(destination / split for split in SPLITS)]
+    return [folder for folder in folders if (folder / "manifest.json").exists()]
+
+
+def _with_holdout(found: Source, holdout: float | None, seed: int) -> Source:
+    if holdout is None:
+        return found
+    if set(found.splits) != {""}:
+        raise UserError(f"holdout {holdout}: the source already has splits {sorted(found.splits)}; leave it out")
+    train, test = hold_out(found.splits[""], holdout, seed)
+    if not test:
+        raise UserError(f"holdout {holdout}: the source has no class of two or more images")
+    found.splits = {"train": train, "test": test}
+    return found
+
+
+def _plan(found: Source, options: dict[str, Any]) -> str:
+    """A digest of everything that determines the shards."""
+    digest = hashlib.sha256(json.dumps([options, found.classes]).encode())
+    for split, items in sorted(found.splits.items()):
+        for item in items:
+            mask = f"\0{item.mask.size}" if item.mask else ""
+            digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}{mask}\n".encode())
+    return digest.hexdigest()
+
+
+def _already_packed(destination: Path, found: Source, plan: str) -> dict[str, Manifest] | None:
+    folders = _manifest_folders(destination)
+    if any(read_manifest(folder).packing.get("plan") != plan for folder in folders):
+        raise UserError(
+            f"destination {destination}: holds shards of another source or other options; name another folder"
+        )
+    if len(folders) < len(found.splits):
+        return None
+    return {split: read_manifest(destination / split) for split in sorted(found.splits)}
+
+
+def _check_work(work: Path, destination: Path, plan: str) -> None:
+    """Keeps the finished parts of the same plan; refuses to mix in another one."""
+    path = work / "plan"
+    if path.exists() and path.read_text() != plan and any(work.glob("*.json")):
+        raise UserError(
+            f"destination {destination}: an unfinished pack of another source or other options lies there;"
+            f" name another folder, or delete it: rm -r {destination}"
+        )
+    atomic.write_bytes(path, plan.encode())
+
+
+# ----------------------------------------------------------------------------------------------- packing
+
+
+def _pack_split(
+    items: list[Item],
+    folder: Path,
+    stem: Path,
+    options: dict[str, Any],
+    workers: int,
+    split: str,
+    advance: Callable[[], None],
+) -> list[Part]:
+    """Writes the tars of one split; parts that an earlier call finished are kept."""
+    folder.mkdir(exist_ok=True)
+    order = [items[row] for row in shuffled(len(items), options["seed"], f"pack/{split}")]
+    parts = _finished(folder, stem)
+    start = parts[-1].next if parts else 0
+    for _ in range(start):
+        advance()
+    first_id = sum(len(part.rows) for part in parts)
+    part, writer = Part(next=start), None
+    try:
+        todo = order[start:]
+        for item, image in zip(todo, examine_items(todo, workers, resize=options["resize"]), strict=True):
+            if isinstance(image, str):
+                part.quarantined.append({"source": item.name, "reason": image})
+            else:
+                if writer is not None and not writer.has_room(
+                    image, item, options["max_samples"], options["max_bytes"]
+                ):
+                    first_id += _finish(part, writer, stem, parts)
+                    part, writer = Part(next=part.next), None
+                writer = writer or ShardWriter(folder, len(parts), first_id)
+                writer.add(image, item)
+                _count(part, image)
+            part.next += 1
+            advance()
+        if writer is not None:
+            _finish(part, writer, stem, parts)
+            writer = None
+        elif part.quarantined:
+            parts.append(part)
+    finally:
+        if writer is not None:
+            writer.discard()
+    return parts
+
+
+def _count(part: Part, image: Examined) -> None:
+    part.sums = [a + b for a, b in zip(part.sums, image.sums, strict=True)]
+    part.squares = [a + b for a, b in zip(part.squares, image.squares, strict=True)]
+    if image.mask is not None:
+        part.mask_counts = [a + b for a, b in zip(part.mask_counts, image.mask.counts, strict=True)]
+    if image.kind is not None:
+        part.converted[image.kind] = part.converted.get(image.kind, 0) + 1
+
+
+def _finish(part: Part, writer: ShardWriter, stem: Path, parts: list[Part]) -> int:
+    part.shard, part.rows, part.masks = writer.close()
+    part.save(_numbered(stem, len(parts)))
+    parts.append(part)
+    return len(part.rows)
+
+
+def _numbered(stem: Path, number: int) -> Path:
+    return stem.with_name(f"{stem.name}-{number:06d}")
+
+
+def _finished(folder: Path, stem: Path) -> list[Part]:
+    """The parts that an earlier call finished and whose tars are still what they were."""
+    parts: list[Part] = []
+    while _numbered(stem, len(parts)).with_suffix(".json").exists():
+        part = Part.load(_numbered(stem, len(parts)))
+        assert part.shard is not None
+        tar = folder / part.shard.tar
+        if not tar.exists() or not tar.with_suffix(".idx").exists() or sha256(tar) != part.shard.sha256:
+            break
+        parts.append(part)
+    kept = {part.shard.tar for part in parts if part.shard}
+    for tar in [*folder.glob("shard-*.tar"), *folder.glob("*.tmp")]:
+        if tar.name not in kept:
+            tar.unlink()
+    return parts
+
+
+def sha256(path: Path) -> str:
+    """Of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------- after
+
+
+def _commit(
+    destination: Path, found: Source, parts: dict[str, list[Part]], options: dict[str, Any]
+) -> dict[str, Manifest]:
+    """Writes the indexes, then the manifests, train's last: what a reader looks for first appears last."""
+    manifests: dict[str, Manifest] = {}
+    for split, done in sorted(parts.items()):
+        sums, squares = (np.sum([getattr(part, name) for part in done], 0).tolist() for name in ("sums", "squares"))
+        rows = np.concatenate([part.rows for part in done]) if done else np.empty(0, INDEX_DTYPE)
+        quarantined = sorted((bad for part in done for bad in part.quarantined), key=lambda bad: bad["source"])
+        if not len(rows):
+            example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
+            which = f" of {split}" if split else ""
+            raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
+        data = atomic.npy_bytes(rows)
+        atomic.write_bytes(destination / split / "index.npy", data)
+        masks = np.concatenate([part.masks for part in done])
+        if len(masks):
+            atomic.write_bytes(destination / split / "masks.npy", atomic.npy_bytes(masks))
+        counts = np.sum([part.mask_counts for part in done], 0).tolist()
+        manifests[split] = Manifest(
+            name=found.name,
+            num_samples=len(rows),
+            num_labeled=int((rows["label"] >= 0).sum()),
+            classes=found.classes,
+            shards=[part.shard for part in done if part.shard],
+            image_stats=image_stats(rows, sums, squares),
+            index_sha256=hashlib.sha256(data).hexdigest(),
+            quarantined=quarantined,
+            converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
+            packing={"split": split, **options, "skipped": found.skipped},
+            masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
+        )
+    for split, manifest in manifests.items():
+        atomic.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())
+    return manifests

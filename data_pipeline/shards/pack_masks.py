@@ -1,0 +1,75 @@
+"""Segmentation masks: a class number for each pixel of an image, as a PNG beside it in the shards.
+
+    KEY.jpg, KEY.seg.png     the image and its mask, 8-bit gray, of the same height and width
+    SHARDS/masks.npy         one row per sample, in the order of index.npy: where the mask lies in the sample's tar
+    manifest.json, "masks"   how many there are, pixels of each class, which number says nothing, sha256 of masks.npy
+
+Shards without masks have none of these.
+"""
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import BadImage, StoredMask, encode_png, shrunk_size
+from eyespot.data_pipeline.shards.sources import Place, Source
+
+_PLAIN = {("L", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
+"""PIL's modes and the file's bits whose values PIL leaves as they are; gray of fewer bits it stretches to 0..255."""
+
+
+def add_masks(source: Source, folder: Path) -> None:
+    """Names the mask of each image of a source: the PNG of the same path and name in ``folder``, there or not.
+
+    Raises:
+        UserError: there is no such folder, or it has the mask of no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"masks {folder}: no such folder; it holds a PNG of class numbers for each image")
+    found = 0
+    for split, items in source.splits.items():
+        paths = [folder / f"{item.name.rpartition('.')[0] or item.name}.png" for item in items]
+        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
+        found += sum(size >= 0 for size in sizes)
+        places = zip(items, paths, sizes, strict=True)
+        source.splits[split] = [item._replace(mask=Place(str(path), 0, size)) for item, path, size in places]
+    if not found:
+        example = next(item for items in source.splits.values() for item in items)
+        expected = example.mask and example.mask.path
+        raise UserError(f"masks {folder}: holds the mask of no image; that of {example.name} would be {expected}")
+
+
+def examine_mask(
+    data: bytes, size: tuple[int, int], resize: int | None = None, *, in_place: bool = False
+) -> StoredMask:
+    """Decodes a mask completely, and makes it one of 8-bit gray that fits its image.
+
+    Args:
+        data: of a PNG, gray or with a palette.
+        size: height and width of the image as it is stored, pixels.
+        resize: as in ``images.examine``; the mask is shrunk as the image was, to the nearest pixel.
+        in_place: nothing can be rewritten; one with a palette stays as it is.
+
+    Raises:
+        BadImage: it is no such PNG, or has another size than the image.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        bits = data[24]
+        image.load()
+    except Exception as error:  # hostile bytes make PIL raise almost anything
+        raise BadImage("its mask is no whole PNG") from error
+    if (image.mode, bits) not in _PLAIN:
+        raise BadImage(f"its mask is a PNG of {bits} bits {image.mode}; class numbers need 8-bit gray or a palette")
+    shrunk = image.resize(shrunk_size(image.size, resize), Image.Resampling.NEAREST)
+    if (shrunk.height, shrunk.width) != size:
+        raise BadImage(f"its mask is {shrunk.width} x {shrunk.height} pixels where the image is {size[1]} x {size[0]}")
+    pixels = np.asarray(shrunk)
+    if not in_place and (image.mode != "L" or shrunk.size != image.size):
+        data = encode_png(pixels.tobytes(), pixels.shape)
+    counts = np.bincount(pixels.ravel(), minlength=256).tolist()
+    return StoredMask(data=data, crc32=zlib.crc32(data), counts=counts)

@@ -1,0 +1,123 @@
+"""Writes one shard: a tar through WebDataset's own TarWriter, and its index in DALI's wds2idx text format."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline.shards.image_check import Examined
+from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
+from eyespot.data_pipeline.shards.sources import Item
+from eyespot.data_pipeline.shards.tar_members import BLOCK, idx_text
+
+
+class ShardWriter:
+    """shard-NNNNNN.tar, under a temporary name until it is complete.
+
+    Args:
+        folder: where it goes.
+        number: of the shard.
+        first_id: sample id of its first sample; the samples' keys are their ids.
+    """
+
+    def __init__(self, folder: Path, number: int, first_id: int):
+        from webdataset.writer import TarWriter  # here and not above: it imports torch
+
+        self._path = folder / f"shard-{number:06d}.tar"
+        self._temporary = self._path.with_name(self._path.name + ".tmp")
+        self._file = _HashingFile(self._temporary)
+        file: Any = self._file  # all that a TarWriter asks of a file is write()
+        self._tar = TarWriter(file, user="", group="", encoder=False, mtime=0, format=tarfile.USTAR_FORMAT)
+        self._number = number
+        self._next_id = first_id
+        self._rows: list[tuple[int, ...]] = []
+        self._masks: list[tuple[int, ...]] = []
+        self._samples: list[list[tuple[str, int, int, str]]] = []
+
+    def has_room(self, image: Examined, item: Item, max_samples: int, max_bytes: int) -> bool:
+        """Whether one more sample keeps the tar within its limits."""
+        needed = sum(BLOCK + _padded(len(data)) for data in _members(image, item).values()) + tarfile.RECORDSIZE
+        return len(self._rows) < max_samples and self._offset + needed <= max_bytes
+
+    def add(self, image: Examined, item: Item) -> None:
+        """Writes one sample: the image, its label, and where it comes from."""
+        key = f"{self._next_id:08d}"
+        members = _members(image, item)
+        offset, sample = self._offset, []
+        for extension, data in sorted(members.items()):  # TarWriter's own order
+            offset += BLOCK
+            sample.append((extension, offset, len(data), f"{key}.{extension}"))
+            if extension == image.extension:
+                row = (self._number, offset, len(data), image.crc32, image.height, image.width, item.label)
+                self._rows.append(row)
+            if extension == MASK_EXTENSION and image.mask is not None:
+                self._masks.append((offset, len(data), image.mask.crc32))
+            offset += _padded(len(data))
+        self._tar.write({"__key__": key, **members})
+        assert self._offset == offset, "the tar writer did not write plain USTAR headers"
+        self._samples.append(sample)
+        self._next_id += 1
+
+    def close(self) -> tuple[Shard, np.ndarray, np.ndarray]:
+        """Completes the tar and its index; returns its line in the manifest, its rows of index and masks."""
+        self._tar.close()
+        size, sha256 = self._file.finish()
+        atomic.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
+        atomic.commit(self._temporary, self._path)
+        shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
+        return shard, np.array(self._rows, INDEX_DTYPE), np.array(self._masks, MASK_DTYPE)
+
+    def discard(self) -> None:
+        """Leaves nothing of an unfinished shard."""
+        self._file.abandon()
+        self._temporary.unlink(missing_ok=True)
+
+    @property
+    def _offset(self) -> int:
+        tar: Any = self._tar.tarstream
+        return tar.offset
+
+
+def _members(image: Examined, item: Item) -> dict[str, bytes]:
+    members = {image.extension: image.data, "json": json.dumps({"source": item.name}).encode()}
+    if item.label >= 0:
+        members["cls"] = str(item.label).encode()
+    if image.mask is not None:
+        members[MASK_EXTENSION] = image.mask.data
+    return members
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+class _HashingFile:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb", buffering=1 << 20)
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        if self._file.closed:  # abandoned: what the tar still buffers, it writes when Python deletes it
+            return len(data)
+        self._sha256.update(data)
+        return self._file.write(data)
+
+    def finish(self) -> tuple[int, str]:
+        """Forces everything to disk; returns the number of bytes and their digest."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        return size, self._sha256.hexdigest()
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):  # the disk is full: what is buffered cannot be written, and need not be
+            self._file.close()

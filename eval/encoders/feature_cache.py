@@ -1,0 +1,189 @@
+"""Features of a whole data set, computed once: cached by what determines them.
+
+    CACHE/<key>/cls.npy, mean.npy   float32, row = sample id; the key is a digest of weights, architecture,
+                                    transform and the shards' index
+    CACHE/<key>/meta.json           of what
+
+A folder is complete or absent. Every sample is encoded at place ``id % BLOCK`` of a batch of exactly BLOCK images
+(zeros where another rank's samples would stand), so a row's last bit depends neither on the number of ranks nor on
+its neighbours: matrix products round differently in batches of another size.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.shards.manifest import read_manifest
+from eyespot.eval.encoders.subject import Subject, encode_all
+from eyespot.pretrain.distributed.process_group import World, agreed, any_rank, barrier
+from eyespot.pretrain.redaction import masked_values
+
+BLOCK = 128
+FORMAT = "eyespot-features/1"
+
+
+def features_key(subject: Subject, shards: Path, num_blocks: int = 1) -> str:
+    """Digest of everything that determines the features: subject, data, and how they are computed."""
+    parts = [FORMAT, str(BLOCK), subject.digest(), read_manifest(shards).index_sha256]
+    if num_blocks != 1 and subject.role != "pixels":
+        parts.append(f"{num_blocks} blocks")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def features_of(
+    subject: Subject, shards: Path, cache: Path, world: World, num_blocks: int = 1
+) -> dict[str, np.ndarray]:
+    """The subject's features of every sample, all ranks together: {"cls": (N, D), "mean": ...}, memory-mapped.
+
+    Computed if they are not in the cache; a second process that wants the same ones waits for the first.
+
+    Args:
+        subject: whose features.
+        shards: one shard folder.
+        cache: folder of the cache, shared by all ranks.
+        world: this process; rank r computes rows [N r / W, N (r + 1) / W).
+        num_blocks: features of how many of the last blocks: of the one before the last "cls-2", "mean-2", and so on.
+
+    Raises:
+        UserError: the cache cannot be written, or a sample cannot be read.
+    """
+    folder = cache / features_key(subject, shards, num_blocks)
+    with agreed():
+        _make_folder(cache, world)
+    with _one_job(folder, world):
+        if any_rank([world.rank == 0 and not folder.exists()])[0]:
+            _compute(subject, shards, folder, world, num_blocks)
+    files = sorted(folder.glob("*.npy"), key=lambda path: _last_block_first(path.stem))
+    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
+
+
+def _last_block_first(kind: str) -> tuple[int, str]:
+    """cls, mean, cls-2, mean-2, ...: of equals the first counts."""
+    name, _, place = kind.partition("-")
+    return int(place or 1), name
+
+
+def _layout(encoder: nn.Module) -> torch.memory_format:
+    """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first."""
+    num_convolutions = sum(isinstance(module, nn.Conv2d) for module in encoder.modules())
+    return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
+
+
+def _compute(subject: Subject, shards: Path, folder: Path, world: World, num_blocks: int) -> None:
+    partial = folder.with_suffix(".tmp")
+    layout = _layout(subject.encoder)
+    encoder = subject.encoder.to(world.device).to(memory_format=layout)
+    size, num_samples = subject.views.views[0].size, read_manifest(shards).num_samples
+    with torch.inference_mode():
+        blank = torch.zeros(1, 3, size, size, device=world.device)
+        widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank, num_blocks).items()}
+    with agreed():
+        if world.rank == 0:
+            _reserve(partial, widths, num_samples)
+    with agreed():
+        files = {kind: np.load(partial / f"{kind}.npy", mmap_mode="r+", allow_pickle=False) for kind in widths}
+        description = f"features: {subject.name}"
+        for ids, images in _progress(_blocks(subject, shards, world), description, num_samples // world.size, world):
+            with torch.inference_mode():
+                found = encode_all(encoder, images.contiguous(memory_format=layout), num_blocks)
+            for kind, rows in found.items():
+                files[kind][ids] = rows[torch.from_numpy(ids % BLOCK).to(rows.device)].float().cpu().numpy()
+        for file in files.values():
+            file.flush()
+    if world.rank == 0:
+        meta = {"format": FORMAT, "subject": subject.name, **subject.origin, "shards": str(shards), "rows": num_samples}
+        write_bytes(partial / "meta.json", json.dumps(masked_values(meta), indent=1).encode())
+        partial.rename(folder)
+    barrier()
+
+
+def _blocks(subject: Subject, shards: Path, world: World) -> Iterator[tuple[np.ndarray, Float[Tensor, "block 3 h w"]]]:
+    """This rank's samples in batches of BLOCK, each at its own place: (ids, images)."""
+    spec = LoaderSpec(shards=shards, views=subject.views, batch_size=BLOCK * world.size, device=str(world.device))
+    waiting: dict[int, Tensor] = {}  # a block that is not complete yet, by sample id
+    with closing(make_pass(spec, world.rank, world.size)) as batches:
+        for batch in batches:
+            ids = batch.ids.numpy()
+            if not waiting and len(ids) == BLOCK and ids[0] % BLOCK == 0:  # a whole block: nothing to copy
+                yield ids, batch.views[0]
+                continue
+            for sample, image in zip(ids.tolist(), batch.views[0], strict=True):
+                if waiting and sample % BLOCK == 0:
+                    yield _placed(waiting)
+                    waiting = {}
+                waiting[sample] = image
+    if waiting:
+        yield _placed(waiting)
+
+
+def _placed(samples: dict[int, Tensor]) -> tuple[np.ndarray, Float[Tensor, "block 3 h w"]]:
+    ids = np.array(list(samples))
+    images = torch.stack(list(samples.values()))
+    block = images.new_zeros(BLOCK, *images.shape[1:])
+    block[torch.from_numpy(ids % BLOCK).to(images.device)] = images
+    return ids, block
+
+
+def _make_folder(cache: Path, world: World) -> None:
+    try:
+        if world.rank == 0:
+            cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{cache}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def _reserve(partial: Path, widths: dict[str, int], num_samples: int) -> None:
+    """Makes the files at their full size: on a full disk a memory map would kill the process later."""
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for kind, width in widths.items():
+            path = partial / f"{kind}.npy"
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_samples, width)).flush()
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{partial.parent}: features cannot be written ({error.strerror}); free space or --out"
+        ) from error
+
+
+@contextmanager
+def _one_job(folder: Path, world: World) -> Iterator[None]:
+    """Rank 0 holds a lock beside the folder, so that no two jobs write it; a kill frees it."""
+    if world.rank != 0:
+        yield
+        return
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _progress(
+    blocks: Iterator[tuple[np.ndarray, Tensor]], description: str, total: int, world: World
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Shows rank 0's share on the terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not console.is_terminal or world.rank != 0
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(description, total=total)
+        for ids, images in blocks:
+            yield ids, images
+            progress.advance(task, len(ids))

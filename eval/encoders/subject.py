@@ -1,0 +1,228 @@
+"""Subject: what is judged. The encoder that MODEL names, its randomly initialised twin, or the bare pixels."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eyespot.data_pipeline.augment.views import Color, ViewSpec, center_view
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders import timm_sources as sources
+from eyespot.eval.release.golden import load_encoder
+from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of
+from eyespot.eval.release.registry import is_registered
+from eyespot.eval.release.verify import verified
+from eyespot.eval.results.result import Role
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.encoders import encode, make_encoder
+from eyespot.pretrain.run_json import load_run, to_values
+
+MAX_PIXEL_VALUES = 1024
+"""Raw pixels are a baseline for images of up to this many values."""
+
+
+class OneKind(nn.Module):
+    """What is judged like an encoder and gives features of one kind, under a name of its own."""
+
+    kind: str
+
+
+class RawPixels(OneKind):
+    """The encoder that does nothing."""
+
+    kind = "pixels"
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """The image as one long vector."""
+        return images.flatten(1)
+
+
+@dataclass(kw_only=True, slots=True)
+class Subject:
+    """An encoder, how it wants its images, and what to call it."""
+
+    name: str
+    """For tables: "mae_tiny, step 600"."""
+    tag: str
+    """For file names: "step-00000600", "random-seed0", "pixels"."""
+    role: Role
+    encoder: nn.Module
+    views: ViewSpec
+    architecture: str = ""
+    """What, besides the weights, determines what the encoder computes: its name and options."""
+    origin: dict[str, str | int] = field(default_factory=dict)
+    """Where it comes from, for the result's JSON."""
+
+    def digest(self) -> str:
+        """sha256 of everything that determines its features of an image: weights, architecture, transform."""
+        digest = hashlib.sha256(repr((self.architecture, type(self.encoder).__qualname__, self.views)).encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def encode_all(
+    encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
+) -> dict[str, Float[Tensor, "b _"]]:
+    """Every kind of features of a subject's encoder, as ``encode`` names them; of what has one kind only, that."""
+    return {encoder.kind: encoder(images)} if isinstance(encoder, OneKind) else encode(encoder, images, num_blocks)
+
+
+def run_of(target: str) -> Path | None:
+    """The run folder, if MODEL is one or one of its checkpoints."""
+    folder = Path(target)
+    if (folder / "run.json").is_file():
+        return folder
+    place = folder.absolute()
+    named = place.name.startswith(checkpoint.PREFIX) and place.suffix != checkpoint.PARTIAL
+    inside = named and (place / "meta.json").is_file() and (place.parents[1] / "run.json").is_file()
+    return place.parents[1] if inside else None
+
+
+def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subject]:
+    """What one command judges: the encoder that ``target`` names, its random twin and, for small images, raw pixels.
+
+    Args:
+        target: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's
+            local format, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` of MLflow's registry, or a timm name.
+        seed: of the random twin's weights.
+        pretrained: for timm names: with published weights (needs a network the first time).
+
+    Raises:
+        UserError: there is no such thing, no checkpoint yet, a damaged one, or no network.
+    """
+    found = _found(target, seed, pretrained)
+    views = found[0].views
+    if 3 * views.views[0].size ** 2 <= MAX_PIXEL_VALUES:
+        found.append(Subject(name="raw pixels", tag="pixels", role="pixels", encoder=RawPixels(), views=views))
+    for subject in found:
+        subject.encoder.eval().requires_grad_(False)
+    return found
+
+
+def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
+    if is_registered(target):
+        return _of_release(sources.registered(target), seed)
+    folder = Path(target.removeprefix(sources.LOCAL))
+    if not folder.is_dir():
+        return _of_timm(target, seed, pretrained)
+    if (run_dir := run_of(str(folder))) is not None:
+        return _of_run(run_dir, None if run_dir == folder else folder, seed)
+    if (folder / SUMS).exists() or (folder / PROVENANCE).exists():  # what wants to be a release must be a whole one
+        verified(folder)
+        return _of_release(folder, seed)
+    if (folder / CONFIG).is_file():
+        return _of_folder(folder, seed)
+    raise UserError(
+        f"model {target}: this folder is not a run folder (no run.json), nor a run's checkpoint (no meta.json), nor a"
+        f" release (no {SUMS}), nor a timm folder (no {CONFIG})"
+    )
+
+
+def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
+    recipe, run = load_run(run_dir)
+    folder = folder or checkpoint.newest(run_dir)
+    if folder is None:
+        raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
+    mean, std = _normalization(run_dir)
+    views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
+    trained = make_encoder(run.encoder)
+    try:
+        trained.load_state_dict(checkpoint.read_encoder(folder))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"checkpoint {folder}: does not fit encoder {run.encoder.name} of run.json: {reason}"
+        ) from error
+    with sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
+        untrained = fresh_objective(run).encoder
+    step, name = checkpoint.read_meta(folder).step, folder.absolute().name
+    origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
+    architecture = json.dumps(to_values(run.encoder), sort_keys=True)
+    known = {"views": views, "architecture": architecture}
+    return [
+        Subject(name=f"{recipe}, step {step:,}", tag=name, role="encoder", encoder=trained, origin=origin, **known),
+        _random(run.encoder.name, untrained, views, seed, architecture),
+    ]
+
+
+def _of_release(folder: Path, seed: int) -> list[Subject]:
+    """Of a verified release."""
+    config, provenance = sources.read_config(folder), json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    digest, step = digest_of(folder), int(provenance["step"])
+    origin: dict[str, str | int] = {
+        "release": str(provenance["name"]),
+        "release_sha256": digest,
+        "checkpoint": str(provenance["checkpoint"]),
+        "step": step,
+        "encoder": str(config["architecture"]),
+    }
+    name, tag = f"{provenance['name']}, step {step:,}", f"release-{digest[:8]}"
+    encoder, views = load_encoder(folder), sources.views_of(config["pretrained_cfg"])
+    return _with_twin(folder, config, encoder, views, name=name, tag=tag, origin=origin, seed=seed)
+
+
+def _of_folder(folder: Path, seed: int) -> list[Subject]:
+    config, encoder = sources.read_config(folder), sources.in_folder(folder)
+    origin: dict[str, str | int] = {"folder": str(folder), "encoder": str(config["architecture"])}
+    name = f"{folder.absolute().name} ({config['architecture']})"
+    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    return _with_twin(folder, config, encoder, views, name=name, tag="published", origin=origin, seed=seed)
+
+
+def _with_twin(
+    folder: Path,
+    config: dict[str, Any],
+    encoder: nn.Module,
+    views: ViewSpec,
+    *,
+    name: str,
+    tag: str,
+    origin: dict[str, str | int],
+    seed: int,
+) -> list[Subject]:
+    """The encoder of a folder whose config.json says how it is built, and its twin."""
+    architecture = json.dumps({name: config.get(name) for name in ("architecture", "model_args")}, sort_keys=True)
+    twin = _random(str(config["architecture"]), sources.twin_of(folder, config, seed), views, seed, architecture)
+    known = {"views": views, "architecture": architecture}
+    return [Subject(name=name, tag=tag, role="encoder", encoder=encoder, origin=origin, **known), twin]
+
+
+def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
+    sources.check_name(name)
+    untrained, architecture = sources.untrained(name, seed), f"timm {name}"
+    encoder = sources.published(name) if pretrained else untrained
+    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    twin = _random(name, untrained, views, seed, architecture)
+    if not pretrained:
+        return [twin]
+    known = {"views": views, "architecture": architecture, "origin": {"encoder": name}}
+    return [Subject(name=name, tag="published", role="encoder", encoder=encoder, **known), twin]
+
+
+def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architecture: str) -> Subject:
+    return Subject(
+        name=f"random weights (seed {seed})",
+        tag=f"random-seed{seed}",
+        role="random",
+        encoder=encoder,
+        views=views,
+        architecture=architecture,
+        origin={"encoder": name, "seed": seed},
+    )
+
+
+def _normalization(run_dir: Path) -> tuple[Color, Color]:
+    """The mean and standard deviation that the run was trained with."""
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    try:
+        return tuple(record["normalization"]["mean"]), tuple(record["normalization"]["std"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run_dir / 'run.json'}: no field normalization; train the run anew") from error

@@ -1,0 +1,202 @@
+"""Where an encoder comes from that no run here trained: a timm name, a timm folder on this disk, a release."""
+
+import difflib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.config import resolve_data_config
+from torch import nn
+
+from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.fetch import cached
+from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
+
+LOCAL = "local-dir:"
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A random generator of its own; the caller's stays where it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def check_name(name: str) -> None:
+    """Raises a UserError unless timm knows the name, or looks it up on the hub."""
+    if name.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(name):
+        return
+    close = difflib.get_close_matches(name, timm.list_models(), n=3)
+    hint = f"; close names: {', '.join(close)}" if close else ""
+    raise UserError(
+        f"model {name!r}: no such folder, nor a name that timm knows, nor models:/NAME@ALIAS of a registry{hint}"
+    )
+
+
+def untrained(name: str, seed: int) -> nn.Module:
+    """timm's encoder of that name with random weights.
+
+    Args:
+        name: timm's, or "local-dir:FOLDER".
+        seed: of the weights.
+    """
+    with seeded(seed):
+        return timm.create_model(name, pretrained=False, num_classes=0)
+
+
+def published(name: str) -> nn.Module:
+    """The encoder with its published weights, downloaded where they are not on this machine yet.
+
+    Raises:
+        UserError: there are none, or no network.
+    """
+    silenced = [logging.getLogger(place) for place in ("timm", "huggingface_hub", "httpx")]
+    levels = [logger.level for logger in silenced]
+    try:
+        for logger in silenced:
+            logger.setLevel(logging.CRITICAL)
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises a dozen kinds, of three libraries, without a common base
+        raise UserError(
+            f"model {name!r}: no published weights could be had ({_brief(error)}); without a network try"
+            " --no-pretrained"
+        ) from error
+    finally:
+        for logger, level in zip(silenced, levels, strict=True):
+            logger.setLevel(level)
+
+
+def in_folder(folder: Path) -> nn.Module:
+    """The encoder in a folder of timm's local format; a classifier that was saved with it is left out.
+
+    All other weights must be there and fit. Nothing is unpickled.
+
+    Raises:
+        UserError: the folder cannot be read, or its weights are not those of the encoder that it describes.
+    """
+    weights = _weights(folder)
+    try:
+        encoder: Any = untrained(f"{LOCAL}{folder.resolve()}", 0)
+        size = views_of(encoder.pretrained_cfg).views[0].size
+    except Exception as error:  # config.json can say anything, and timm raises whatever that leads to
+        raise UserError(
+            f"model {folder}: timm {timm.__version__} cannot build what {CONFIG} says ({_brief(error)})"
+        ) from error
+    names = encoder.pretrained_cfg.get("classifier") or ()
+    classifiers = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    try:
+        encoder.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(classifiers)})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"model {folder}: {WEIGHTS} does not fit the encoder of {CONFIG}: {reason}") from error
+    try:
+        with torch.inference_mode():
+            encode(encoder.eval(), torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(
+            f"model {folder}: its encoder takes no images of the size that {CONFIG} says, {size} ({_brief(error)})"
+        ) from error
+    return encoder
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    if not (folder / WEIGHTS).is_file():
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            raise UserError(
+                f"model {folder}: its weights are {pickles[0]}, a pickle, which could run code when it is read; save"
+                f" them as {WEIGHTS}, with timm.models.save_for_hf(..., safe_serialization=True)"
+            )
+        raise UserError(f"model {folder}: has a {CONFIG} but no {WEIGHTS} beside it")
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"model {folder}: {WEIGHTS} is damaged, or is no safetensors file at all ({_brief(error)})"
+        ) from error
+
+
+def twin_of(folder: Path, config: dict[str, Any], seed: int) -> nn.Module:
+    """The encoder that a timm folder or a release describes, with random weights as timm draws them.
+
+    Args:
+        folder: with a config.json.
+        config: what that says.
+        seed: of the weights.
+    """
+    name = str(config["architecture"])
+    if not name.endswith(SMALL_STEM):
+        return untrained(f"{LOCAL}{folder.resolve()}", seed)
+    size = config["pretrained_cfg"]["input_size"][-1]
+    with seeded(seed):
+        return make_encoder(EncoderConfig(name=name.removesuffix(SMALL_STEM), image_size=size, small_stem=True))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder.
+
+    Raises:
+        UserError: it is not a JSON object.
+    """
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {folder}: {CONFIG} cannot be read ({_brief(error)})") from error
+    if not isinstance(found, dict) or "architecture" not in found:
+        raise UserError(f"model {folder}: {CONFIG} names no architecture, so it is not timm's")
+    return found
+
+
+def views_of(wanted: dict[str, Any]) -> ViewSpec:
+    """How an encoder of timm wants its images.
+
+    Args:
+        wanted: timm's ``pretrained_cfg``.
+    """
+    asked = resolve_data_config(pretrained_cfg=wanted)
+    size = int(asked["input_size"][-1])
+    (r, g, b), (s, t, u) = (map(float, asked[name]) for name in ("mean", "std"))
+    view = CenterView(resize=int(size / asked["crop_pct"]), size=size)
+    return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
+
+
+def registered(address: str) -> Path:
+    """The folder of a release in MLflow's registry, downloaded where it is not on this machine yet, and verified.
+
+    The processes of this machine come one after the other, so that one of them downloads.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+
+    Raises:
+        UserError: there is none, it is not what the registry says, or MLflow does not answer.
+    """
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyespot" / "releases"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{place}: cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return cached(address, place)
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,214 @@
+"""Judges an encoder by a protocol, beside its randomly initialised twin and raw pixels; one JSON file per result."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders.feature_cache import features_key, features_of
+from eyespot.eval.encoders.image_size import at_size
+from eyespot.eval.encoders.subject import Subject, run_of, subjects_of
+from eyespot.eval.protocols import clustering, dense, knn, linear, retrieval
+from eyespot.eval.protocols import label_free as unlabeled
+from eyespot.eval.protocols import linear_grid as grid
+from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
+from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
+from eyespot.eval.protocols.task import Candidate, Task
+from eyespot.eval.results.result import Protocol, Result, Score, read_result, slug
+from eyespot.pretrain.distributed.process_group import World, agreed, any_rank
+from eyespot.pretrain.redaction import masked, masked_values
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Procedure:
+    """How a protocol that works on cached features is carried out."""
+
+    candidates: Callable[[Any], list[Candidate]]
+    """What it answers to a Task, or to a DenseTask; the candidate with the best ``validation`` is reported."""
+    num_blocks: int = 1
+    """Of how many of the encoder's last blocks it wants features."""
+    labels: bool = True
+    """Whether it learns from labelled images; else it gets all test images and nothing to learn from."""
+    masks: bool = False
+    """Whether it learns from patch tokens and segmentation masks in place of features and labels."""
+    revision: str = ""
+    """What of the procedure has changed since eyespot-result/1: results of before are computed anew."""
+    variant: str = ""
+    """What the caller chose of it ("5-shot-5-draws"): results of another choice are other results."""
+    narrow: Callable[[LabeledData, int], LabeledData] | None = None
+    """What it takes of the labelled data, by the seed; None = all."""
+
+    def data(self, shards: Path, seed: int) -> LabeledData:
+        """What of a shard folder it learns from and is tested on."""
+        if self.masks:
+            return masked_data(shards, seed)
+        data = labeled_data(shards, seed) if self.labels else all_data(shards)
+        return data if self.narrow is None else self.narrow(data, seed)
+
+
+PROTOCOLS: dict[Protocol, Procedure] = {
+    "linear": Procedure(candidates=linear.candidates, revision="penalty by held-out loss"),
+    "knn": Procedure(candidates=knn.candidates),
+    "retrieval": Procedure(candidates=retrieval.candidates),
+    "clustering": Procedure(candidates=clustering.candidates),
+    "unlabeled": Procedure(candidates=unlabeled.candidates, labels=False),
+    "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
+    "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
+    "linear-grid": Procedure(candidates=grid.candidates, num_blocks=grid.NUM_BLOCKS),
+}
+_KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
+
+
+def judge(
+    protocol: Protocol,
+    target: str,
+    shards: Path,
+    *,
+    out: Path | None,
+    seed: int,
+    pretrained: bool,
+    world: World,
+    procedure: Procedure | None = None,
+    image_size: int | None = None,
+) -> list[Result]:
+    """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
+
+    All ranks compute features; rank 0 alone runs the protocol and returns something.
+
+    Args:
+        protocol: how to judge; docs/protocols.md says what each one is.
+        target: MODEL, as ``subjects_of`` takes it.
+        shards: with labels, but for "unlabeled".
+        out: folder for results and cached features; None = ``results_folder(target)``.
+        seed: of the random twin and of what is held out.
+        pretrained: timm names: with published weights.
+        world: this process.
+        procedure: where the protocol leaves its caller a choice; None = as PROTOCOLS has it.
+        image_size: pixels, of what the encoder is shown; None = as it was trained.
+
+    Raises:
+        UserError: something about the target, the shards or the folder is wrong.
+    """
+    procedure = procedure or PROTOCOLS[protocol]
+    data = procedure.data(shards, seed)
+    out = out or results_folder(target)
+    name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
+    folders = sorted({part.folder for part in (data.train, data.test)})
+    with agreed():
+        subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+        subjects = subjects if image_size is None else at_size(subjects, image_size)
+        subjects = dense_subjects(subjects) if procedure.masks else subjects
+    jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
+    for subject in subjects:
+        path = out / f"{name}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
+        key, known = _key(protocol, procedure, subject, data, seed), read_result(path)
+        fresh = any_rank([world.rank == 0 and (known is None or known.key != key)])[0]
+        cached = {
+            folder: features_of(subject, folder, out / "features", world, procedure.num_blocks)
+            for folder in (folders if fresh else ())
+        }
+        jobs.append((subject, path, key, None if fresh else known, cached))
+    if world.rank != 0:
+        return []
+    results = []
+    for subject, path, key, known, cached in jobs:
+        if known is None:
+            known = _run(protocol, procedure, subject, data, cached, seed, world, key)
+            write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+        results.append(known)
+    return results
+
+
+def _run(
+    protocol: Protocol,
+    procedure: Procedure,
+    subject: Subject,
+    data: LabeledData,
+    cached: dict[Path, dict[str, np.ndarray]],
+    seed: int,
+    world: World,
+    key: str,
+) -> Result:
+    start = time.monotonic()
+    if procedure.masks:
+        patches = {folder: found["patches"] for folder, found in cached.items()}
+        task = dense_task(subject, data, patches, seed, world.device)
+    else:
+        task = _task(subject, data, cached, seed, world.device)
+    found = procedure.candidates(task)
+    best = max(found, key=lambda candidate: candidate.validation or 0.0)
+    shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
+    shares |= {c.metric: c.share for c in found if c.share is not None}
+    others = {f"{c.metric}/{name}": score.value for c in found for name, score in c.scores.items()}
+    share, num_test = shares.get(best.metric), len(data.test.labels)
+    return Result(
+        key=key,
+        protocol=protocol,
+        metric=best.metric,
+        name=subject.name,
+        role=subject.role,
+        origin=masked_values(subject.origin),
+        data=f"{data.name} at {size} px" if (size := subject.origin.get("image_size")) else data.name,
+        shards=masked(str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder)),
+        split=data.split,
+        train_sha256=data.train.digest(),
+        test_sha256=data.test.digest(),
+        num_train=data.train.size,
+        num_test=num_test,
+        num_classes=len(data.classes) if procedure.masks else len(np.unique(data.train.labels)),
+        num_correct=round(share.value * num_test) if share and share.correct else None,
+        accuracy=share.value if share else None,
+        interval=share.interval if share else None,
+        settings=best.settings,
+        validation=best.validation,
+        metrics={metric: score.value for metric, score in shares.items()} | others,
+        correct=share.correct if share else None,
+        scores=best.scores,
+        alarms=best.alarms,
+        seed=seed,
+        seconds=round(time.monotonic() - start, 3),
+    )
+
+
+def _task(
+    subject: Subject, data: LabeledData, cached: dict[Path, dict[str, np.ndarray]], seed: int, device: torch.device
+) -> Task:
+    task = Task(
+        train=_rows(cached[data.train.folder], data.train, device),
+        train_labels=torch.from_numpy(data.train.labels).to(device),
+        test=_rows(cached[data.test.folder], data.test, device),
+        test_labels=torch.from_numpy(data.test.labels).to(device),
+        num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
+        seed=seed,
+    )
+    for kind, values in [*task.train.items(), *task.test.items()]:
+        if not values.isfinite().all():
+            raise UserError(f"model {subject.name}: its {kind} features are not all finite; the weights are broken")
+    return task
+
+
+def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> dict[str, torch.Tensor]:
+    return {kind: torch.from_numpy(values[part.rows]).to(device) for kind, values in features.items()}
+
+
+def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: LabeledData, seed: int) -> str:
+    parts = [_KEY_FORMAT, protocol, str(seed), data.split]
+    parts += [features_key(subject, part.folder, procedure.num_blocks) for part in (data.train, data.test)]
+    if procedure.masks:
+        parts += [data.train.digest(), data.test.digest()]
+    parts += [part for part in (procedure.revision, procedure.variant) if part]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def results_folder(target: str) -> Path:
+    """Where results go unless the caller says otherwise: RUN/eval, or eval-<MODEL> where that is no run."""
+    run_dir = run_of(target)
+    return run_dir / "eval" if run_dir is not None else Path(f"eval-{slug(target)}")

@@ -1,0 +1,161 @@
+"""Exhibits: the parts of the page that need the encoder itself, computed on a few images, the same ones every time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders.subject import Subject, subjects_of
+from eyespot.eval.report.html import Section, card, paragraph
+from eyespot.eval.report.run_data import Story
+from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
+from eyespot.pretrain.checkpoints.reader import newest
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.run_json import load_run
+
+
+@dataclass(kw_only=True, slots=True)
+class Look:
+    """One run's encoder and what it is shown."""
+
+    story: Story
+    run: Run
+    checkpoint: Path
+    subject: Subject
+    specimens: Specimens
+    device: torch.device
+    images: Float[Tensor, "n 3 h w"]
+    """The pictured specimens as the encoder wants them."""
+    kind: str
+    """Of features: what the nearest-neighbour protocol chose, else the encoder's first."""
+    say: Callable[[str], None]
+    """Tells the person at the terminal how far it is."""
+    _features: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """What the pictured images are called."""
+        classes = self.specimens.classes
+        labels = self.specimens.pictured.labels.tolist()
+        return [classes[label] if classes else f"image {n}" for n, label in enumerate(labels, 1)]
+
+    def mapped(self) -> Float[Tensor, "n d"]:
+        """Features of the mapped specimens."""
+        return self._of("mapped", self.specimens.mapped)
+
+    def bank(self) -> Float[Tensor, "n d"]:
+        """Features of the training images among which neighbours are looked for."""
+        return self._of("bank", self.specimens.bank)
+
+    def _of(self, name: str, few: Few) -> Float[Tensor, "n d"]:
+        if name not in self._features:
+            self._features[name] = features_of_few(few, self.subject, self.device, self.kind, self.say)
+            if not self._features[name].isfinite().all():
+                raise UserError("its features are not all finite: the weights are broken")
+        return self._features[name]
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """One section of the page, made for each run."""
+
+    title: str
+    about: str
+    """What is to be seen, in one or two sentences."""
+    make: Callable[[Look], str]
+    """HTML. Raises a UserError whose line says why there is none."""
+    half: bool = False
+    """Two runs fit beside each other."""
+
+
+def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Section]:
+    """A section for each part, with a card for each run; what cannot be made is left out with a sentence."""
+    cards: list[list[str]] = [[] for _ in parts]
+    missing: list[dict[str, list[str]]] = [{} for _ in parts]
+    with _progress(len(stories) * len(parts)) as (step, say):
+        for number, story in enumerate(stories):
+            say(f"looking at {story.label}")
+            look = look_at(story, say)
+            for place, part in enumerate(parts):
+                say(f"{story.label}: {part.title.lower()}")
+                try:
+                    if isinstance(look, str):
+                        raise UserError(look)
+                    heading = story.label if len(stories) > 1 else ""
+                    cards[place].append(card(part.make(look), heading, number))
+                except UserError as error:
+                    missing[place].setdefault(str(error), []).append(story.label)
+                step()
+    if not any(cards):
+        reasons = sorted({reason for each in missing for reason in each})
+        return [Section(title="What it sees", body=_left_out({reason: [] for reason in reasons}, "No pictures"))]
+    return [
+        Section(
+            title=part.title,
+            body=(paragraph(part.about) if made else "") + _laid_out(part, made) + _left_out(missed, "Left out"),
+        )
+        for part, made, missed in zip(parts, cards, missing, strict=True)
+    ]
+
+
+def _laid_out(part: Part, cards: list[str]) -> str:
+    body = "".join(cards)
+    return f'<div class="grid2">{body}</div>' if part.half and len(cards) > 1 else body
+
+
+def _left_out(reasons: dict[str, list[str]], what: str) -> str:
+    lines = []
+    for reason, labels in reasons.items():
+        whose = f" for {', '.join(labels)}" if labels else ""
+        lines.append(paragraph(f"{what}{whose}: {reason}.", "quiet"))
+    return "".join(lines)
+
+
+def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
+    """Everything that is looked at, or why nothing can be."""
+    try:
+        checkpoint = newest(story.run_dir)
+        if checkpoint is None:
+            return "the run has no complete checkpoint yet"
+        _, run = load_run(story.run_dir)
+        if run.data.shards is None:
+            return "the run names no shards"
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        subject = subjects_of(str(story.run_dir), seed=0)[0]
+        subject.encoder.to(device)
+        specimens = choose_specimens(Path(run.data.shards))
+        return Look(
+            story=story,
+            run=run,
+            checkpoint=checkpoint,
+            subject=subject,
+            specimens=specimens,
+            device=device,
+            images=images_of(specimens.pictured, subject.views, device),
+            kind=_kind(story),
+            say=lambda how_far: say(f"{story.label}: {how_far}"),
+        )
+    except UserError as error:
+        return str(error)
+
+
+def _kind(story: Story) -> str:
+    chosen = [r.settings.get("features") for r in story.results if r.protocol == "knn" and r.role == "encoder"]
+    return str(chosen[-1]) if chosen else ""
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """A bar on a terminal: ``step()`` after each part, ``say(what)`` before it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda: progress.advance(task), lambda what: progress.update(task, description=what)

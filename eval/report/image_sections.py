@@ -1,0 +1,234 @@
+"""Parts that show images: views, reconstructions, patches as colours, attention, neighbours."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
+from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
+from eyespot.eval.protocols.knn import nearest
+from eyespot.eval.report.attention import class_attention
+from eyespot.eval.report.encoder_sections import Look, Part
+from eyespot.eval.report.html import paragraph
+from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, enlarged, heat, plates_html, visible
+from eyespot.eval.report.projections import patch_colors
+from eyespot.eval.report.sample_images import images_of
+from eyespot.pretrain.checkpoints.reader import read_meta, read_module
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import normalized
+from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, view_grid
+from eyespot.pretrain.networks.encoders import last_tokens
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.objectives.mae import MAE
+
+MASK_RATIOS = (0.5, 0.75, 0.9)
+MIN_PLACES = 16
+NUM_VIEWED, NUM_COLORED, NUM_NEIGHBOURS, NUM_HEADS = 4, 56, 5, 6
+
+
+def views(look: Look) -> str:
+    """A plate for each of the first samples of the run: the image's middle, then its views in three epochs."""
+    grid, spec = view_grid(look.run, look.run.data.shards, NUM_VIEWED)  # pyright: ignore[reportArgumentType]
+    images = visible(grid, spec)
+    num_views = len(spec.views)
+    if num_views == 1:
+        heads = ["image", *(f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))]
+        plates = [
+            Plate(rows=[list(row)], heads=heads, alt=f"An image and {len(row) - 1} views of it") for row in images
+        ]
+        return plates_html(plates, 400)
+    plates = []
+    for row in images:
+        epochs = [list(views) for views in row[1:].split(num_views)]
+        rows = [[row[0] if number == 0 else None, *views] for number, views in enumerate(epochs)]
+        heads = ["image", *(f"view {view}" for view in range(1, num_views + 1))]
+        alt = f"An image and {num_views} views of it in each of {NUM_EPOCHS} epochs, one epoch below the other"
+        plates.append(Plate(rows=rows, heads=heads if num_views <= 3 else [], alt=alt))
+    return plates_html(plates, 150 if num_views <= 3 else 400)
+
+
+def task(look: Look) -> str:
+    """What the method is given of each image, and what it makes of it."""
+    objective = whole_objective(look)
+    if isinstance(objective, MAE):
+        return _reconstructions(look, objective)
+    heads = objective.picture_rows
+    plates = [
+        Plate(rows=[list(images)], heads=heads, alt=", ".join(heads)) for images in task_pictures(look, objective)
+    ]
+    return plates_html(plates, 100 * len(heads))
+
+
+def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h w"]:
+    """The objective's picture of the pictured specimens, values 0..1; rows as ``picture_rows`` says.
+
+    Raises:
+        UserError: it has no picture but its views.
+    """
+    few, manifest = look.specimens.pictured, read_manifest(find_shards(Path(look.story.shards)))
+    views = normalized(objective.views(), look.run.data, manifest)
+    loader = LoaderSpec(shards=few.folder, views=views, batch_size=len(few.ids), device=str(look.device))
+    with closing(make_selection(loader, few.ids)) as batches:
+        batch = next(batches)
+    with torch.no_grad():
+        grid = objective.picture(batch)
+    if grid is None or not objective.picture_rows:
+        raise UserError("the method compares augmented views, and there is nothing else to see")
+    return visible(grid, views).transpose(0, 1)
+
+
+def _reconstructions(look: Look, objective: MAE) -> str:
+    """What the decoder makes of half, a quarter and a tenth of the patches."""
+    few = look.specimens.pictured
+    ids = torch.from_numpy(few.ids.copy())
+    batch = Batch(views=[look.images], ids=ids, epochs=torch.zeros_like(ids), labels=ids.to(look.device), seed=0)
+    shown: list[Float[Tensor, "2 n 3 h w"]] = []
+    for ratio in MASK_RATIOS:
+        objective.num_visible = max(1, int(objective.num_patches * (1 - ratio)))
+        shown.append(visible(objective.picture(batch)[1:], look.subject.views))
+    originals = visible(look.images, look.subject.views)
+    heads = ["image", *(f"{ratio:.0%} masked" for ratio in MASK_RATIOS)]
+    plates = [
+        Plate(
+            rows=[[originals[n], *(pair[0, n] for pair in shown)], [None, *(pair[1, n] for pair in shown)]],
+            heads=heads,
+            caption=name,
+            alt=f"{name}: what {_percents(MASK_RATIOS)} masking leaves of the image, and what the decoder makes of it",
+        )
+        for n, name in enumerate(look.names)
+    ]
+    told = "Top: what the encoder sees. Bottom: the masked patches as the decoder fills them in, beside those that it"
+    told += f" saw. The masks lie inside each other. It was trained with {objective.config.mask_ratio:.0%} masked."
+    return plates_html(plates, 400) + paragraph(told, "quiet")
+
+
+def colors(look: Look) -> str:
+    """Patch features as colours, beside the image."""
+    mapped = look.specimens.mapped
+    more = mapped.at(np.arange(min(NUM_COLORED, len(mapped.ids))))
+    images = torch.cat([look.images, images_of(more, look.subject.views, look.device)])
+    with torch.inference_mode():
+        patches = last_tokens(look.subject.encoder, images)[-1].patches
+        if patches[0, 0].numel() < MIN_PLACES:  # of a convolutional encoder the last stage that has more
+            maps = [tokens.patches for tokens in last_tokens(look.subject.encoder, images, 4)]
+            patches = next((found for found in maps[::-1] if found[0, 0].numel() >= MIN_PLACES), maps[0])
+    found, share = patch_colors(patches.clone())
+    height, width = look.images.shape[2:]
+    plates = [
+        Plate(
+            rows=[[image, enlarged(color, height, width)]],
+            caption=name,
+            alt=f"{name}: the image, and its patches coloured by their features",
+        )
+        for image, color, name in zip(visible(look.images, look.subject.views), found.cpu(), look.names, strict=False)
+    ]
+    said = f"{patches.shape[2]} × {patches.shape[3]} places; the three colours hold {share:.0%} of the variance over"
+    said += f" {len(images)} images, after what each place has in common over them was taken off."
+    return plates_html(plates, 150) + paragraph(said, "quiet")
+
+
+def attention(look: Look) -> str:
+    """Attention of the class token: mean of the heads, then some of them."""
+    maps = class_attention(look.subject.encoder, look.images).cpu()
+    height, width = look.images.shape[2:]
+    num_heads = min(NUM_HEADS, maps.shape[1]) if maps.shape[1] > 1 else 0
+    columns = 2 + num_heads
+    heads = ["image", "mean", *(f"head {head}" for head in range(1, num_heads + 1))]
+    per_row = 4 if columns > 5 else columns
+    plates = []
+    for image, found, name in zip(visible(look.images, look.subject.views), maps, look.names, strict=True):
+        tiles = [image.cpu(), *(enlarged(heat(each), height, width) for each in (found.mean(0), *found[:num_heads]))]
+        rows: list[list[Tensor | None]] = [list(tiles[at : at + per_row]) for at in range(0, columns, per_row)]
+        alt = f"{name}: the image, where the class token looks on average, and where {num_heads} of the heads look"
+        plates.append(Plate(rows=rows, heads=heads if len(rows) == 1 else [], caption=name, alt=alt))
+    said = "" if columns == per_row else f"In reading order: {', '.join(heads)}."
+    return plates_html(plates, 400 if columns > 2 else 150) + paragraph(
+        f"{said} {maps.shape[1]} heads, {maps.shape[2]} × {maps.shape[3]} patches; each map from its least to its"
+        " largest value.".strip(),
+        "quiet",
+    )
+
+
+def neighbours(look: Look) -> str:
+    """Test images and the training images whose features are most like theirs."""
+    few, bank = look.specimens.pictured, look.specimens.bank
+    places = {sample: place for place, sample in enumerate(look.specimens.mapped.ids.tolist())}
+    rows = torch.tensor([places[sample] for sample in few.ids.tolist()])
+    queries, others = normalize(look.mapped()[rows], dim=1), normalize(look.bank(), dim=1)
+    if len(others) < NUM_NEIGHBOURS:
+        raise UserError(f"{len(others)} other images are too few to look for neighbours among")
+    cosines, found = nearest(queries, others, NUM_NEIGHBOURS)
+    images = images_of(bank.at(found.flatten().numpy()), look.subject.views, look.device)
+    shown = visible(images, look.subject.views).unflatten(0, found.shape)
+    asking = visible(look.images, look.subject.views)
+    return plates_html(
+        [_neighbours_plate(look, n, asking[n], shown[n], found[n], cosines[n]) for n in range(len(rows))], 400
+    )
+
+
+def _neighbours_plate(look: Look, n: int, query: Tensor, images: Tensor, rows: Tensor, cosines: Tensor) -> Plate:
+    specimens = look.specimens
+    label = int(specimens.pictured.labels[n])
+    others = specimens.bank.labels[rows.numpy()].tolist()
+    frames = {(0, k): RIGHT if other == label else WRONG for k, other in enumerate(others, 1)} if label >= 0 else {}
+    if label >= 0:
+        said = f"{look.names[n]} → {', '.join(specimens.classes[other] for other in others)}"
+    else:
+        said = f"{look.names[n]} → cosine {', '.join(f'{cosine:.2f}' for cosine in cosines.tolist())}"
+    return Plate(
+        rows=[[query, *images]], frames=frames, caption=said, alt=f"An image and its nearest neighbours: {said}"
+    )
+
+
+def whole_objective(look: Look) -> Objective:
+    """The whole method with the checkpoint's weights."""
+    with torch.random.fork_rng(devices=[]):
+        objective = fresh_objective(look.run, torch.arange(read_meta(look.checkpoint).loader.get("num_samples", 0)))
+    try:
+        objective.load_state_dict(read_module(look.checkpoint))
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {look.checkpoint}: {str(error).splitlines()[-1].strip()}") from error
+    return objective.eval().requires_grad_(False).to(look.device)
+
+
+def _percents(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:.0%}" for ratio in ratios)
+
+
+PARTS = (
+    Part(
+        title="Augmented views",
+        about="What the method is shown: images, and what the recipe makes of them in the first three epochs.",
+        make=views,
+    ),
+    Part(
+        title="The task",
+        about="What the method is given of images of the test split, what it makes of it, and what would be right.",
+        make=task,
+    ),
+    Part(
+        title="Patch features",
+        about="The first three principal components of the patch features as red, green and blue. The same colour means"
+        " alike to the encoder, across images too.",
+        make=colors,
+    ),
+    Part(
+        title="Attention",
+        about="Where the class token looks in the last block: dark = hardly, bright = most.",
+        make=attention,
+    ),
+    Part(
+        title="Nearest neighbours",
+        about="Left: a test image. Then the training images whose features are most like its own; a teal frame means"
+        " the same class, an orange one another.",
+        make=neighbours,
+    ),
+)

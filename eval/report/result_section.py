@@ -1,0 +1,213 @@
+"""What the encoders learned: every protocol's results with their intervals, run beside run."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Bool
+
+from eyespot.eval.report.charts import Row, interval_chart
+from eyespot.eval.report.html import Section, card, paragraph, table
+from eyespot.eval.report.run_data import Story
+from eyespot.eval.results.result import Result
+from eyespot.eval.results.significance import holm, mcnemar, paired_interval
+from eyespot.eval.results.tables import score_table
+
+_ROLES = ("encoder", "random", "pixels")
+_NAMES = {
+    "linear": "Linear probe",
+    "knn": "Nearest neighbours",
+    "retrieval": "Retrieval",
+    "clustering": "Clustering",
+    "finetune": "Fine-tuning",
+    "linear-grid": "Linear probes in a grid",
+    "linear-paper": "Linear probe, the paper's",
+    "attentive": "Attentive probe",
+    "low-shot": "Few labels",
+    "dense-linear": "Segmentation, linear",
+    "dense-knn": "Segmentation, nearest patches",
+    "unlabeled": "Features without labels",
+}
+_ABOUT = (
+    "Images are turned into features by the encoder, and something simple is asked to name them. The same encoder with"
+    " random weights and the bare pixels show what there was before learning. Nothing was chosen on the test images;"
+    " the intervals are of 95%."
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class Shown:
+    """A result on the page."""
+
+    result: Result
+    run: int | None
+    """Whose it is: decides the colour; None for baselines."""
+
+
+def judgement(stories: Sequence[Story]) -> Section:
+    """All results: one table, then a card for each protocol and data set."""
+    title, short = "What the encoder learned" if len(stories) == 1 else "What the encoders learned", "Results"
+    shown = _all_shown(stories)
+    if not shown:
+        story = stories[0]
+        command = f"eyespot eval linear {shlex.quote(str(story.run_dir))} {shlex.quote(story.shards)}"
+        body = paragraph("Not judged yet. This does it:", "quiet") + f"<pre><code>{command}</code></pre>"
+        return Section(title=title, short=short, body=body)
+    groups = [list(group) for _, group in groupby(sorted(shown, key=_order), key=lambda each: _order(each)[:3])]
+    cards = [_summary(groups, stories)] if len(groups) > 1 else []
+    cards += [_comparison(group) for group in groups]
+    return Section(title=title, short=short, body=paragraph(_ABOUT) + "".join(cards))
+
+
+def protocol_name(protocol: str) -> str:
+    """What a protocol is called in a heading."""
+    return _NAMES.get(protocol) or protocol.replace("-", " ").replace("_", " ").capitalize()
+
+
+def _all_shown(stories: Sequence[Story]) -> list[Shown]:
+    """Every result once: baselines that several runs share are one."""
+    found: dict[str, Shown] = {}
+    for number, story in enumerate(stories):
+        for result in story.results:
+            mine = result.role == "encoder"
+            name = result.name
+            if len(stories) > 1 and mine:
+                name = f"{story.label}, step {result.origin['step']:,}" if "step" in result.origin else story.label
+            elif len(stories) > 1 and result.role == "random":
+                name = f"{result.origin.get('encoder', '')}, {result.name}".removeprefix(", ")
+            key = f"{number} {result.key}" if mine else result.key
+            found.setdefault(key, Shown(result=replace(result, name=name), run=number if mine else None))
+    return list(found.values())
+
+
+def _order(shown: Shown) -> tuple[int, str, str, int, int, int]:
+    result, known = shown.result, list(_NAMES)
+    place = known.index(result.protocol) if result.protocol in known else len(known)
+    step = int(result.origin.get("step", 0))
+    part = f"{result.data}, {result.settings['shots']} per class" if "shots" in result.settings else result.data
+    return place, result.protocol, part, _ROLES.index(result.role), shown.run or 0, step
+
+
+def _heading(group: Sequence[Shown]) -> str:
+    return f"{protocol_name(group[0].result.protocol)} on {_order(group[0])[2]}"
+
+
+def _newest(group: Sequence[Shown]) -> dict[int, Result]:
+    """Each run's own result: that of its last step."""
+    return {each.run: each.result for each in group if each.run is not None}
+
+
+def _summary(groups: Sequence[list[Shown]], stories: Sequence[Story]) -> str:
+    rows = []
+    for group in groups:
+        if group[0].result.accuracy is None:
+            continue
+        own = _newest(group)
+        cells = [_said(own.get(number)) for number in range(len(stories))]
+        rows.append([_heading(group), *cells, *(_said(_only(group, role), brief=True) for role in _ROLES[1:])])
+    header = ["", *(story.label for story in stories), "random weights", "pixels"]
+    kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
+    cells = [[row[place] for place in kept] for row in rows]
+    shown = table([header[place] for place in kept], cells, numbers=range(1, len(kept)))
+    return card(shown, "All results") if rows else ""
+
+
+def _only(group: Sequence[Shown], role: str) -> Result | None:
+    """The baseline of that role; None where there are several, of different encoders."""
+    found = [each.result for each in group if each.result.role == role]
+    return found[0] if len(found) == 1 else None
+
+
+def _said(result: Result | None, brief: bool = False) -> str:
+    if result is None or result.accuracy is None:
+        return ""
+    if brief or result.interval is None:
+        return f"{result.accuracy:.1%}"
+    low, high = (f"{100 * end:.1f}" for end in result.interval)
+    return f"{result.accuracy:.1%} ({low}–{high})"
+
+
+def _comparison(group: Sequence[Shown]) -> str:
+    """One protocol on one data set: plot, table, and the differences in words."""
+    results = [each.result for each in group]
+    first = results[0]
+    if first.accuracy is None:
+        return _spread(results, _heading(group))
+    rows = [
+        Row(label=each.result.name, value=each.result.accuracy, interval=each.result.interval, run=each.run)
+        for each in group
+        if each.result.accuracy is not None and each.result.interval is not None
+    ]
+    header, cells = score_table(results, digits=1)
+    strong = {place for place, each in enumerate(group) if each.run is not None}
+    numbers = table(header, cells, numbers=range(1, len(header) - 1), strong=strong)
+    chance = 1 / first.num_classes if _of_classes(first) else None
+    plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else ""
+    about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
+    about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
+    words = [_over_random(group), *_differences(group)]
+    said = "".join(paragraph(each) for each in words)
+    return card(
+        f'{said}<div class="compare"><div>{plot}</div><div>{numbers}{paragraph(about, "quiet")}</div></div>',
+        _heading(group),
+    )
+
+
+def _of_classes(result: Result) -> bool:
+    """Whether guessing gets one in as many right as there are classes."""
+    return result.protocol != "clustering" and not result.protocol.startswith("dense")
+
+
+def _spread(results: Sequence[Result], name: str) -> str:
+    """Numbers of features that nothing was asked of, and what is wrong with them."""
+    header, cells = score_table(results)
+    said = "".join(paragraph(f"{r.name}: {alarm}", "warn") for r in results for alarm in r.alarms)
+    about = paragraph(f"{results[0].num_test:,} test images ({results[0].split}).", "quiet")
+    return card(said + table(header, cells, numbers=range(1, len(header))) + about, name)
+
+
+def _over_random(group: Sequence[Shown]) -> str:
+    """A single run against the same encoder with random weights, in words."""
+    own = _newest(group)
+    random = next((each.result for each in group if each.result.role == "random"), None)
+    if len(own) != 1 or random is None:
+        return ""
+    ((_, trained),) = own.items()
+    if trained.accuracy is None or random.accuracy is None or not trained.interval or not random.interval:
+        return ""
+    gain = 100 * (trained.accuracy - random.accuracy)
+    apart = trained.interval[0] > random.interval[1] or trained.interval[1] < random.interval[0]
+    side = "above" if gain >= 0 else "below"
+    meaning = "the intervals do not overlap" if apart else "the intervals overlap, so this may be chance"
+    return f"{abs(gain):.1f} points {side} the same encoder with random weights; {meaning}."
+
+
+def _differences(group: Sequence[Shown]) -> list[str]:
+    """The best run against each other one, on the same test images: McNemar's test, Holm's correction."""
+    own = [result for result in _newest(group).values() if result.accuracy is not None and result.correct]
+    if len(own) < 2 or len({(result.test_sha256, result.num_test) for result in own}) > 1:
+        return []
+    best, *others = sorted(own, key=lambda result: -(result.accuracy or 0.0))
+    pairs = [(_right(best), _right(other)) for other in others]
+    counts = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
+    chances = holm([mcnemar(only_a, only_b) for only_a, only_b in counts])
+    lines = []
+    for other, (only_a, only_b), p in zip(others, counts, chances, strict=True):
+        low, high = paired_interval(only_a, only_b, best.num_test)
+        gain = (only_a - only_b) / best.num_test
+        lines.append(
+            f"{best.name} is {100 * gain:.1f} points above {other.name} (95% {100 * low:.1f} to {100 * high:.1f};"
+            f" {_chance(p)}, McNemar, Holm over {len(others)})."
+        )
+    return lines
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+
+
+def _right(result: Result) -> Bool[np.ndarray, " m"]:
+    bits = np.frombuffer(bytes.fromhex(result.correct or ""), np.uint8)
+    return np.unpackbits(bits)[: result.num_test].astype(bool)

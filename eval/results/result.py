@@ -1,0 +1,177 @@
+"""Result: how one subject did by one protocol, as a file of RUN/eval holds it. Reading one needs no torch."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+import eyespot
+from eyespot.eval.results.significance import wilson
+from eyespot.pretrain.redaction import masked_values
+
+
+def slug(name: str) -> str:
+    """The name, fit for a file."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-") or "data"
+
+
+Protocol = Literal[
+    "linear",
+    "knn",
+    "retrieval",
+    "clustering",
+    "unlabeled",
+    "dense-linear",
+    "dense-knn",
+    "finetune",
+    "linear-paper",
+    "attentive",
+    "linear-grid",
+    "low-shot",
+]
+Role = Literal["encoder", "random", "pixels"]
+FORMAT = "eyespot-result/2"
+DRAW = "draw "
+"""How the scores of single draws begin, where the result is a mean over draws."""
+_READABLE = ("eyespot-result/1", FORMAT)
+_SHARES = {
+    "retrieval": "recall@1",
+    "dense-linear": "mIoU",
+    "dense-knn": "mIoU",
+}  # what the share of right answers is called where it is not "accuracy"
+
+
+@dataclass(kw_only=True, slots=True)
+class Score:
+    """One number that a protocol gives beside the accuracy, or instead of it."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    """Of 95 %, where one is known."""
+    correct: str | None = None
+    """Which test samples were right, as in `Result.correct`, where it is a share of them."""
+    values: list[float] | None = None
+    """Of each test sample, in id order, where it is their mean."""
+
+    @classmethod
+    def of(cls, right: Bool[np.ndarray, " m"]) -> "Score":
+        """The share of test samples that are right, with Wilson's interval.
+
+        Args:
+            right: whether each test sample is, in id order.
+        """
+        num_right = int(right.sum())
+        interval = wilson(num_right, len(right))
+        return cls(value=num_right / len(right), interval=interval, correct=packed(right))
+
+
+def packed(right: Bool[np.ndarray, " m"]) -> str:
+    """Yes or no for each test sample, as hexadecimal, most significant bit first."""
+    return np.packbits(right).tobytes().hex()
+
+
+@dataclass(kw_only=True, slots=True)
+class Result:
+    """How one subject did: the content of one file in RUN/eval."""
+
+    key: str
+    """Digest of all that determines the numbers: a result with the same key is not computed again."""
+    protocol: Protocol
+    metric: str
+    """Full name of the reported metric: "knn/k20_T0.07_cls_l2", "linear/mean"."""
+    name: str
+    """Of the subject."""
+    role: Role
+    origin: dict[str, str | int]
+    data: str
+    shards: str
+    split: str
+    num_train: int
+    num_test: int
+    num_classes: int
+    num_correct: int | None
+    """This and the next two: None where a protocol asks nothing that a sample could get right ("unlabeled")."""
+    accuracy: float | None
+    """Share of test samples that are right, 0..1; `share` says what it is called."""
+    interval: tuple[float, float] | None
+    """Wilson's 95 % interval of the accuracy."""
+    settings: dict[str, float | str]
+    """What was chosen on the held-out tenth of train."""
+    validation: float | None
+    """What it was chosen by: the accuracy there (clustering: NMI); None where nothing is chosen."""
+    metrics: dict[str, float]
+    """Test accuracy, and every other score, of every setting that was a candidate; nothing is chosen by these."""
+    correct: str | None
+    """Which test samples were right, in id order: hexadecimal, most significant bit first."""
+    seed: int
+    seconds: float
+    """Time of the protocol itself, without the features."""
+    train_sha256: str = ""
+    """Of the samples it learned from (`Part.digest`); empty in results of older versions."""
+    test_sha256: str = ""
+    """Of the samples it was tested on: only where it agrees can two results be compared sample by sample."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """What the reported setting gives beside the accuracy: {"recall@5": ..., "mAP": ...}."""
+    alarms: list[str] = field(default_factory=list)
+    """What is wrong with the features, in plain words."""
+    argv: list[str] = field(default_factory=lambda: masked_values(sys.argv))
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    eyespot: str = eyespot.__version__
+    format: str = FORMAT
+
+    @property
+    def share(self) -> str:
+        """What the accuracy is called: "accuracy", in retrieval "recall@1"."""
+        return _SHARES.get(self.protocol, "accuracy")
+
+    def all_scores(self) -> dict[str, Score]:
+        """Every number of the reported setting: the accuracy, where there is one, and then the others."""
+        if self.accuracy is None:
+            return self.scores
+        return {self.share: Score(value=self.accuracy, interval=self.interval, correct=self.correct), **self.scores}
+
+    def answers(self) -> list[str]:
+        """Which test samples were right, as `correct` has it: of each draw, or of the only one; empty if unknown."""
+        draws = [score.correct for name, score in self.scores.items() if name.startswith(DRAW)]
+        return [answers for answers in draws or [self.correct] if answers]
+
+    def graded(self) -> tuple[str, list[float]] | None:
+        """Name and values of a score that each test sample has for itself, where samples are more or less right."""
+        return next(((name, score.values) for name, score in self.scores.items() if score.values), None)
+
+    def chosen(self) -> str:
+        """The settings in short: "mean, λ 0.001", "cls, k 20"."""
+        names = {"features": "", "lambda": "λ "}
+        shown = {
+            name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()
+        }
+        return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
+
+
+def read_result(path: Path) -> Result | None:
+    """The result in a file; None where there is none of this format."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields.get("format") not in _READABLE:
+            return None
+        scores = {name: Score(**_with_tuple(score)) for name, score in fields.get("scores", {}).items()}
+        return Result(**{**_with_tuple(fields), "scores": scores})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def results_in(run_dir: Path) -> list[Result]:
+    """The results in RUN/eval."""
+    found = (read_result(path) for path in sorted((run_dir / "eval").glob("*.json")))
+    return [result for result in found if result is not None]
+
+
+def _with_tuple(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {**fields, "interval": tuple(fields["interval"]) if fields["interval"] else None}

@@ -1,0 +1,65 @@
+"""Results side by side as rows of texts, for the terminal and for the report."""
+
+from collections.abc import Sequence
+
+from eyespot.eval.results.result import DRAW, Result
+
+SPREAD_NAMES = {
+    "rankme": "effective rank (RankMe)",
+    "effective_rank_centered": "effective rank, centred",
+    "dimensions": "dimensions",
+    "dead_dimensions": "dead dimensions",
+    "alpha_req": "eigenvalue decay (α-ReQ)",
+    "negative_similarity": "cosine, different images",
+    "uniformity": "uniformity",
+    "alignment": "alignment within classes",
+}
+"""What the numbers of `eyespot.eval.protocols.label_free` are called, in the order of the table."""
+
+
+def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for the results of one protocol on one data set: a row for each result.
+
+    Where nothing was right or wrong there are a row for each number and a column for each kind of features.
+
+    Args:
+        results: one or more.
+        digits: of percentages, behind the point.
+    """
+    first = results[0]
+    if first.accuracy is None:
+        return _by_number(results)
+    shown = [name for name in first.all_scores() if not name.startswith(DRAW)]
+    header = ["", first.share, "95% interval", *shown[1:], "chosen"]
+    rows = []
+    for result in results:
+        texts = [result.name]
+        for score in (result.all_scores()[name] for name in shown):
+            texts.append(f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}")
+        low, high = result.interval or (0.0, 1.0)
+        texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")
+        rows.append([*texts, result.chosen()])
+    return header, rows
+
+
+def _by_number(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    columns: dict[str, dict[str, float]] = {}
+    for result in results:
+        for key, score in result.scores.items():
+            kind, name = key.split("/")
+            title = result.name if kind == result.role else f"{result.name}: {kind}"
+            columns.setdefault(title, {})[name] = score.value
+    rows = [
+        [words, *(_shown(name, column.get(name)) for column in columns.values())]
+        for name, words in SPREAD_NAMES.items()
+        if any(name in column for column in columns.values())
+    ]
+    return ["", *columns], rows
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name == "dead_dimensions":
+        return f"{value:.1%}"
+    return f"{value:.0f}" if name == "dimensions" else f"{value:.{3 if abs(value) < 10 else 1}f}"

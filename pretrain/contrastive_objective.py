@@ -1,0 +1,60 @@
+"""Contrastive: an objective whose loss compares the samples of a batch with each other.
+
+The loss of a whole batch is then not the mean of its micro-batches' losses. So the method comes in two parts: rows, one
+per sample, which a micro-batch can compute on its own; and the loss of all of the rank's rows. ``grad_cache`` puts them
+together where a step has more than one micro-batch.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.sync_batchnorm import frozen_statistics
+from eyespot.pretrain.objective import Objective
+
+Rows = dict[str, Tensor]
+"""By name, tensors with one row per sample: (B, ...)."""
+
+
+class Contrastive(Objective):
+    """A method whose loss needs all samples of a step at once.
+
+    ``compare`` may use no parameter except through the rows: expand a learnable scale to a row per sample.
+    """
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> Rows:
+        """The rows that the gradient flows through."""
+
+    def targets(self, batch: Batch) -> Rows:
+        """Further rows, without gradient: a teacher's keys, labels, sample ids."""
+        return {}
+
+    @abstractmethod
+    def compare(self, rows: Rows) -> dict[str, Tensor]:
+        """The loss of this rank's rows, among those of all ranks: {"loss": scalar, and other scalars to log}.
+
+        The value is the mean over this rank's rows; the gradient is that of the sum of all ranks' values, so that the
+        mean over ranks that an engine takes is the gradient of one process with the whole batch.
+        """
+
+    def forward(self, batch: Batch, gradients: Rows | None = None, *, only_rows: bool = False) -> dict[str, Any]:
+        """The loss of one micro-batch.
+
+        Args:
+            batch: of one view spec.
+            gradients: the loss's gradient in each row; what is returned then has that gradient, not that value.
+            only_rows: {"rows", "targets"} instead of a loss, for a first look: running statistics of batch norm in
+                what makes the rows stay as they are, because the rows will be made again.
+        """
+        if only_rows:
+            with frozen_statistics(self):
+                rows = self.embed(batch)
+            return {"rows": rows, "targets": self.targets(batch)}
+        rows = self.embed(batch)
+        if gradients is None:
+            return self.compare({**rows, **self.targets(batch)})
+        parts = [(rows[name] * gradient).sum() for name, gradient in gradients.items()]
+        return {"loss": sum(parts[1:], parts[0])}

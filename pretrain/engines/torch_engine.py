@@ -1,0 +1,110 @@
+"""TorchEngine: what engines share that leave torch's parameters and optimiser in place."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import own_share
+from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
+from eyespot.pretrain.engines.micro_batches import forward_backward
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim.optimizers import set_rate
+from eyespot.pretrain.optim.tensor_norms import whole_norms
+
+
+class TorchEngine(ABC):
+    """An engine (see engine.py) around a module that torch itself can step; parameters may be DTensors.
+
+    Args:
+        objective: on its device, wrapped or sharded as the engine wishes.
+        call: what runs its forward pass.
+        make_optimizer: gets the objective.
+        settings: of the run.
+        device: of this process.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        call: Callable[..., dict[str, Any]],
+        make_optimizer: MakeOptimizer,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self.objective, self._call, self._settings, self._device = objective, call, settings, device
+        self._optimizer = make_optimizer(objective)
+        self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        self._fill_optimizer_state()
+
+    @abstractmethod
+    def exchange(self, last: bool) -> AbstractContextManager:
+        """Around both passes of a micro-batch; gradients are exchanged with the last one only."""
+
+    def forward(self, batch: Batch, **known: Any) -> dict[str, Any]:
+        """The objective's forward pass in the run's precision."""
+        with self._autocast():
+            return self._call(batch, **known)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds its gradient."""
+        loss.backward()
+
+    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
+        """One step's gradient."""
+        return forward_backward(self, micro_batches, self._settings.accumulate, self._autocast)
+
+    def step(self, lr: float) -> tuple[float, bool]:
+        """Clips by the global norm and steps; skips when the norm is not finite."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = float(whole_norms(gradients).norm())
+        if applied := math.isfinite(norm):
+            if self._settings.clip is not None and norm > self._settings.clip:
+                torch._foreach_mul_([own_share(g) for g in gradients], self._settings.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
+            set_rate(self._optimizer, lr)
+            self._optimizer.step()
+        self.discard()
+        return norm, applied
+
+    def discard(self) -> None:
+        """Drops the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def save_tensors(self) -> dict[str, Tensor]:
+        """The live parameters, persistent buffers and optimiser slots, by the parameter's name."""
+        tensors = {f"model.{name}": tensor.detach() for name, tensor in self.objective.state_dict().items()}
+        for name, parameter in self.objective.named_parameters():
+            for slot, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optim.state.{name}.{slot}"] = value
+        return tensors
+
+    def load_tensors(self, read: ReadTensors) -> None:
+        """Reads into the live tensors."""
+        read(self.save_tensors())
+
+    def close(self) -> None:  # noqa: B027 - torch frees it
+        """Nothing is held beyond the objective."""
+
+    def _autocast(self) -> torch.autocast:
+        return self._settings.autocast(self._device)
+
+    def _fill_optimizer_state(self) -> None:
+        """Creates the slots before the first step, so that a checkpoint can be read into them.
+
+        A step at rate 0 with zero gradients changes no parameter; the slots, in which weight decay may
+        have left something, go back to 0 after it.
+        """
+        for parameter in self._parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        for group in self._optimizer.param_groups:
+            group["lr"] = 0.0
+        self._optimizer.step()
+        self.discard()
+        for state in self._optimizer.state.values():
+            for slot in state.values():
+                slot.zero_()

@@ -1,0 +1,68 @@
+"""Refresh: shows an objective all samples every few epochs, as its encoder then sees them."""
+
+import logging
+import time
+from dataclasses import replace
+
+from eyespot.data_pipeline.augment.views import CenterView
+from eyespot.data_pipeline.loading.loader import LoaderSpec
+from eyespot.data_pipeline.shards.manifest import read_manifest
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.fixed_samples import FixedSamples
+from eyespot.pretrain.loop.progress import TrainingProgress
+from eyespot.pretrain.loop.run_data import sample_ids
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.watchdog.rank_watch import RankWatch
+
+log = logging.getLogger("eyespot")
+
+SMALL_IMAGES = 64
+"""Pixels up to which an image is seen whole."""
+
+
+class Refresh:
+    """Called before every step; does something before step 0 and then every ``refresh_epochs`` epochs.
+
+    When is a function of the step alone, and what of the weights and the data: so a run that was stopped anywhere does
+    it again where it did, with the same result, on any number of ranks.
+
+    Args:
+        run: of whom it is.
+        objective: the engine's. One that does not ask for it costs nothing.
+        spec: of the run's loader.
+        world: this process. All ranks make the same object and call it together.
+        watch: is told what the main thread does.
+    """
+
+    def __init__(self, run: Run, objective: Objective, spec: LoaderSpec, world: World, watch: RankWatch) -> None:
+        self._objective, self._world, self._watch, self._every = objective, world, watch, 0
+        if objective.refresh_epochs is None:
+            return
+        ids = sample_ids(run.data, read_manifest(spec.shards)).numpy()
+        self._num_samples = len(ids)
+        self._every = max(1, round(objective.refresh_epochs * len(ids) / run.data.batch_size))
+        views = replace(spec.views, views=(self.middle(objective.image_size),))
+        self._samples = FixedSamples(replace(spec, views=views), ids, world)
+
+    @staticmethod
+    def middle(size: int) -> CenterView:
+        """What is seen of an image: small ones whole, of larger ones the central 7/8, as evaluation does."""
+        return CenterView(resize=size if size <= SMALL_IMAGES else size * 8 // 7, size=size)
+
+    def __call__(self, step: int, progress: TrainingProgress) -> None:
+        """Refreshes the objective if it is due before this step."""
+        if not self._every or step % self._every:
+            return
+        self._watch.at("refresh")
+        begun = time.monotonic()
+        with progress.aside("all images", self._num_samples) as advance:
+            found = self._samples.encode_all(self._objective, advance)
+        encoded = time.monotonic()
+        self._objective.refresh(None if found is None else found[0][0])
+        if self._world.rank == 0:
+            seconds = encoded - begun, time.monotonic() - encoded
+            log.info(
+                "refresh after step %d: features of %d images in %.0f s, what the method makes of them in %.0f s",
+                *(step, self._num_samples, *seconds),
+            )

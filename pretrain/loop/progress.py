@@ -1,0 +1,89 @@
+"""What a person at the terminal sees of a run: a live bar, or a line now and then where there is no terminal."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.schedule import effective_rate
+
+log = logging.getLogger("eyespot")
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class TrainingProgress:
+    """Loss, images per second and time left; shown by rank 0 only."""
+
+    def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
+        self._steps, self._shown, self._live = steps, shown, shown and console.is_terminal
+        self._start, self._begun, self._last_line = start, time.monotonic(), 0.0
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task("step", total=steps, completed=start, figures="loss -")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """The step that is done."""
+        self._bar.update(self._task, completed=step)
+
+    @contextmanager
+    def aside(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A second bar for work between two steps, which is told how much more of it is done."""
+        task = self._bar.add_task(what, total=total, figures="")
+        try:
+            yield lambda count: self._bar.advance(task, count)
+        finally:
+            self._bar.remove_task(task)
+
+    def show(self, step: int, loss: float, images_per_second: float) -> None:
+        """The newest figures."""
+        self._bar.update(self._task, completed=step, figures=f"loss {loss:.4f}  {images_per_second:,.0f} images/s")
+        now = time.monotonic()
+        due = now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self._steps
+        if self._shown and not self._live and due:
+            self._last_line = now
+            left = (now - self._begun) / max(1, step - self._start) * (self._steps - step)
+            log.info(
+                "step %d/%d  loss %.4f  %.0f images/s  %.0f min left",
+                step,
+                self._steps,
+                loss,
+                images_per_second,
+                left / 60,
+            )
+
+
+def announce(run: Run, recipe: str, manifest: Manifest, world: World, num_parameters: int) -> None:
+    """Says at the start what is about to be computed: sizes, epochs, and the learning rate that really applies."""
+    data, rate = run.data, effective_rate(run.optim.lr, run.data.batch_size)
+    epochs = run.steps * data.batch_size / manifest.num_samples
+    log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
+    log.info("data: %s, %d images, %.1f epochs in %d steps", manifest.name, manifest.num_samples, epochs, run.steps)
+    log.info(
+        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 images; %s on %s, engine %s",
+        *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
+        *(rate, run.optim.lr, run.precision, world.device, run.engine),
+    )

@@ -1,0 +1,60 @@
+"""Sums over all ranks' rows of a label: what a supervised contrastive loss needs to know of its positives."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eyespot.pretrain.distributed.collectives import all_rows, group_name, named_group, require_equal_batches
+
+
+@torch.library.custom_op("eyespot::label_sums", mutates_args=())
+def _label_sums(rows: Tensor, labels: Tensor, name: str) -> Tensor:
+    """(b, d), (b,) -> (b, d). Only the ranks' labels and the sums of each label cross the network."""
+    if name:
+        require_equal_batches(labels, name)
+    everybody, places = torch.unique(all_rows(labels, name) if name else labels, return_inverse=True)
+    rank = named_group(name).rank() if name else 0
+    own = places[rank * len(labels) : (rank + 1) * len(labels)]
+    sums = rows.new_zeros(len(everybody), rows.shape[1]).index_add_(0, own, rows)
+    if name:
+        dist.all_reduce(sums, group=named_group(name))
+    return sums[own]
+
+
+@_label_sums.register_fake
+def _(rows: Tensor, labels: Tensor, name: str) -> Tensor:
+    return torch.empty_like(rows)
+
+
+def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, labels, ctx.name = inputs
+    ctx.save_for_backward(labels)
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """The map "sum over rows of my label" is symmetric, across ranks too: it is its own transpose."""
+    return _label_sums(upstream.contiguous(), *ctx.saved_tensors, ctx.name), None, None
+
+
+_label_sums.register_autograd(_backward, setup_context=_setup)
+
+
+def label_sums(
+    rows: Float[Tensor, "b d"], labels: Int[Tensor, " b"], *, group: dist.ProcessGroup | None = None
+) -> Float[Tensor, "b d"]:
+    """For each row, the sum of all ranks' rows with its label, itself among them.
+
+    The gradient is that of the sum over ranks. Memory and traffic are O(distinct labels).
+
+    Args:
+        rows: any numbers.
+        labels: any integers.
+        group: the ranks; None = the default group, or this process alone.
+
+    Raises:
+        UserError: the ranks' numbers of rows differ.
+    """
+    return _label_sums(rows, labels, group_name(group))

@@ -1,0 +1,58 @@
+"""KeyQueue: the newest keys of all ranks, as negatives (MoCo, He et al. 2019, arXiv:1911.05722, section 3.2).
+
+Its contents are a function of the samples seen, not of who computed them: after k steps they are the same, in the same
+order, on any number of ranks and micro-batches. They are buffers, so a checkpoint holds them.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from eyespot.pretrain.distributed.process_group import gather_batch
+
+
+class KeyQueue(nn.Module):
+    """A ring of normalised keys with the ids of their samples."""
+
+    keys: Float[Tensor, "k d"]
+    """(K, D) normalised; random directions until they are overwritten."""
+    ids: Int[Tensor, " k"]
+    """(K,) sample ids; -1 where no key was written yet."""
+    position: Int[Tensor, ""]
+    """Where the next key goes."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("ids", torch.full((size,), -1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+
+    def wait(self, keys: Float[Tensor, "b d"], ids: Int[Tensor, " b"]) -> None:
+        """Holds a micro-batch's keys back until the step is taken: they are not their own negatives.
+
+        Args:
+            keys: need not be normalised.
+            ids: of their samples.
+        """
+        unit = F.normalize(keys.detach().to(self.keys.dtype), dim=1)
+        self._waiting.append((unit, ids.to(self.ids.device)))
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Replaces the oldest keys by the waiting ones of all ranks, in the order of the global batch.
+
+        Every rank calls it at the same step, with as many keys waiting as the others.
+        """
+        if not self._waiting:
+            return
+        keys, ids = (gather_batch(list(parts)) for parts in zip(*self._waiting, strict=True))
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.keys)
+        self.keys[places], self.ids[places] = keys, ids
+        self.position.copy_((self.position + len(keys)) % len(self.keys))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the waiting keys: their step was skipped."""
+        self._waiting.clear()

@@ -1,0 +1,134 @@
+"""The optimiser and which parameters decay."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.optim.lars import LARS
+from eyespot.pretrain.optim.sgd import SGD
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimConfig:
+    """The optimiser and its rate: linear warm-up, then cosine or stairs, per step."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """sgd and lars have momentum; lars is for batches of thousands."""
+    lr: float = 1.5e-4
+    """Base learning rate per 256 images; the effective rate is lr * data.batch_size / 256."""
+    min_lr: float = 0.0
+    """Base learning rate at the end of the cosine, per 256 images."""
+    warmup_steps: int = 0
+    """Steps of the linear rise."""
+    decay_at: tuple[float, ...] = ()
+    """Shares of the run after each of which the rate falls to a tenth, in place of the cosine."""
+    weight_decay: float = 0.05
+    """Decay of matrices: decoupled in adamw, added to the gradient in sgd and lars."""
+    decay_vectors: bool = False
+    """Biases, norms and other vectors decay too. Not with lars."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay rates of adamw's two moving averages."""
+    momentum: float = 0.9
+    """Share of the last step that sgd and lars take again."""
+    nesterov: bool = False
+    """sgd looks ahead: it steps along the gradient and the momentum of the step after (Nesterov 1983)."""
+    layer_decay: float = 1.0
+    """Each block's rate is this share of the next one's, the head's being lr (BEiT, Bao et al. 2021): 1 = all alike."""
+    trust: float = 0.001
+    """Norm of a lars step as a share of the tensor's norm, at an effective rate of 1 and without momentum."""
+    clip: float | None = None
+    """Largest global gradient norm; None = not clipped."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "trust"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"optim.{name} {getattr(self, name)}: must be above 0")
+        for name in ("min_lr", "warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optim.{name} {getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"optim.momentum {self.momentum}: must be at least 0 and below 1")
+        if not 0 < self.layer_decay <= 1:
+            raise UserError(
+                f"optim.layer_decay {self.layer_decay}: must be above 0 and at most 1; 1 = all layers alike"
+            )
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise UserError("optim.nesterov True: is a kind of sgd's momentum; add --optim.name sgd, or leave it out")
+        if self.clip is not None and self.clip <= 0:
+            raise UserError(f"optim.clip {self.clip}: must be above 0; leave it out for no clipping")
+        if self.decay_vectors and self.name == "lars":
+            raise UserError("optim.decay_vectors True: lars leaves vectors alone; leave it out")
+        self._check_stairs()
+
+    def _check_stairs(self) -> None:
+        if any(later <= earlier for earlier, later in itertools.pairwise((0.0, *self.decay_at, 1.0))):
+            raise UserError(f"optim.decay_at {self.decay_at}: must be rising shares of the run between 0 and 1")
+        if self.decay_at and self.min_lr:
+            raise UserError(f"optim.min_lr {self.min_lr}: is the cosine's end, and optim.decay_at replaces the cosine")
+
+
+def layers(module: nn.Module) -> list[list[nn.Parameter]]:
+    """The trainable parameters layer by layer: those before the encoder's first block, each block, all the rest.
+
+    It is the cut of BEiT's and MAE's code for vision transformers (patches, class token and positions; blocks; norm
+    and head), drawn by the order of the encoder's parameters: what lies between two stages goes with the block before.
+    """
+    encoder = getattr(module, "encoder", module)
+    blocks = repeated_blocks(encoder)
+    owner = {id(parameter): place for place, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    found: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
+    current, in_encoder = 0, set[int]()
+    for parameter in encoder.parameters():
+        current = owner.get(id(parameter), len(blocks) + 1 if current >= len(blocks) else current)
+        found[current].append(parameter)
+        in_encoder.add(id(parameter))
+    found[-1] += [parameter for parameter in module.parameters() if id(parameter) not in in_encoder]
+    return [[parameter for parameter in layer if parameter.requires_grad] for layer in found]
+
+
+def parameter_groups(
+    module: nn.Module, weight_decay: float, *, decay_vectors: bool = False, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices and tokens decay; vectors (biases, norms) where told to.
+
+    It is the grouping of MAE's authors: by the number of dimensions, so class and mask tokens decay. MoCo's authors
+    decay everything. With a ``layer_decay`` below 1 there are two groups for each layer, whose ``lr_scale`` is
+    layer_decay^(layers after it): an engine multiplies the rate by it.
+    """
+    cut = [list(module.parameters())] if layer_decay == 1 else layers(module)
+    groups: list[dict[str, Any]] = []
+    for after, layer in zip(reversed(range(len(cut))), cut, strict=True):
+        trainable = [parameter for parameter in layer if parameter.requires_grad]
+        scale = {} if layer_decay == 1 else {"lr_scale": layer_decay**after}
+        matrices = [parameter for parameter in trainable if parameter.ndim > 1]
+        vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
+        groups.append({"params": matrices, "weight_decay": weight_decay, **scale})
+        groups.append({"params": vectors, "weight_decay": weight_decay if decay_vectors else 0.0, **scale})
+    return groups
+
+
+def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser of the module's parameters; the engine sets the rate before each step."""
+    groups = parameter_groups(
+        module, config.weight_decay, decay_vectors=config.decay_vectors, layer_decay=config.layer_decay
+    )
+    if config.name == "lars":
+        for matrices, vectors in zip(groups[::2], groups[1::2], strict=True):
+            matrices["trust"], vectors["trust"] = config.trust, None
+    groups = [group for group in groups if group["params"]]
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, betas=config.betas, fused=True)
+    if config.name == "sgd":
+        return SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
+    return LARS(groups, momentum=config.momentum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Every group's rate for the next step: ``lr`` times the group's own ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

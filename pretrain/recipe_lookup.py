@@ -1,0 +1,47 @@
+"""Finds recipes by name: the functions of the files in ``recipes/``."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import Run
+
+RECIPES = "eyespot.pretrain.recipes"
+
+
+def recipe_names() -> dict[str, Callable[[], Run]]:
+    """All built-in recipes: the functions ``<method>_*`` of each file ``recipes/<method>.py``."""
+    found: dict[str, Callable[[], Run]] = {}
+    package = importlib.import_module(RECIPES)
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{RECIPES}.{info.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if name.startswith(f"{info.name}_") and function.__module__ == module.__name__:
+                found[name] = function
+    return found
+
+
+def make_run(recipe: str) -> Run:
+    """A fresh Run from a recipe's name, or from ``package.module:function`` for recipes that live elsewhere.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if ":" not in recipe:
+        recipes = recipe_names()
+        if recipe not in recipes:
+            close = difflib.get_close_matches(recipe, recipes, n=1)
+            hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
+            raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
+        return recipes[recipe]()
+    module_name, _, function_name = recipe.partition(":")
+    try:
+        run = getattr(importlib.import_module(module_name), function_name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"recipe {recipe!r}: {error}; write it as package.module:function") from error
+    if not isinstance(run, Run):
+        raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
+    return run

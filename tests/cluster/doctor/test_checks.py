@@ -1,0 +1,29 @@
+import time
+
+from eyespot.cluster.doctor.checks import run_checks
+
+
+def test_a_check_that_crashes_or_hangs_is_a_finding_and_stops_no_other(make_exam):
+    def crashes(exam):
+        yield exam.ok("first", "seen before")
+        raise ZeroDivisionError("of\nall things")
+
+    def hangs(exam):
+        time.sleep(60)
+        yield exam.ok("never", "")
+
+    def works(exam):
+        time.sleep(0.2)
+        yield exam.warn("works", "so so", "do this")
+
+    begin = time.monotonic()
+    found = run_checks(make_exam(seconds=1), {"crashes": crashes, "hangs": hangs, "works": works})
+    assert time.monotonic() - begin < 5
+    assert [(finding.check, finding.level) for finding in found] == [
+        *(("first", "ok"), ("crashes", "fail")),
+        *(("hangs", "fail"), ("works", "warn")),
+    ]
+    assert "ZeroDivisionError: of all things" in found[1].found
+    assert found[2].found == "no answer after 1 s"
+    assert 0.2 <= found[3].seconds < 1
+    assert all(finding.node == "n1" for finding in found)

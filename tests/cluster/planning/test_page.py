@@ -1,0 +1,38 @@
+"""What a plan looks like; the numbers are tested where they are made."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from eyespot.cluster.planning.page import assumptions, efficiency, print_plan
+from eyespot.cluster.planning.planner import Question, answer
+from eyespot.pretrain.recipe_lookup import make_run
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return answer(Question(run=make_run("moco_tiny"), gpus=8), "moco_tiny")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_fits_the_terminal_and_cuts_no_word(plan, width):
+    page = io.StringIO()
+    print_plan(plan, Console(file=page, width=width))
+    text = page.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    assert "embeddings, keys: all-gather" in text
+    assert "1,024" in text
+
+
+def test_every_assumption_is_printed(plan):
+    text = " ".join(assumptions(plan))
+    for number in ("67 TFLOP/s in fp32", "3,350", "60%", "80%", "450", "50", "6 us", "8 us", "1.5 GB"):
+        assert number in text
+    assert "batch norm" in text
+
+
+def test_efficiency_is_relative_to_the_fewest_gpus(plan):
+    assert efficiency(plan.weak[0], plan.weak) == 1.0
+    assert 0 < efficiency(plan.strong[-1], plan.strong) < 1

@@ -1,0 +1,90 @@
+"""RUN/cluster: what is written is read again, whatever is torn."""
+
+import json
+import time
+
+from eyespot.cluster.status.records import JobLine, Records
+
+
+def job(number: str) -> JobLine:
+    return JobLine(job=number, kind="pretrain", submitted=1.5, log="here.err", nodes=2, processes=8)
+
+
+def attempt(records: Records, blamed: tuple[str, ...]) -> None:
+    started = records.start_attempt(job="7", requeues=0, nodes=("a", "b", "c"))
+    records.end_attempt(started, "failed", "something", blamed)
+
+
+def test_jobs_come_back_in_order(tmp_path):
+    records = Records(tmp_path)
+    assert records.jobs() == []
+    assert not records.folder.exists()  # reading makes nothing
+    records.add_job(job("1"))
+    records.add_job(job("2_3"))
+    assert records.jobs() == [job("1"), job("2_3")]
+
+
+def test_an_attempt_has_a_start_and_an_end(tmp_path):
+    records = Records(tmp_path)
+    first = records.start_attempt(job="7", requeues=0, nodes=("a", "b"))
+    assert records.attempts() == [first]
+    assert (first.number, first.outcome, first.end) == (1, "running", None)
+    records.end_attempt(first, "failed", "rank 3 died\nof something", ("b",))
+    second = records.start_attempt(job="7", requeues=1, nodes=("a",))
+    ended, running = Records(tmp_path).attempts()
+    assert (ended.outcome, ended.why, ended.blamed) == ("failed", "rank 3 died of something", ("b",))
+    assert ended.end is not None
+    assert ended.end >= ended.start
+    assert running == second
+    assert second.number == 2
+
+
+def test_the_first_word_on_an_attempt_holds(tmp_path):
+    records = Records(tmp_path)
+    lost = records.start_attempt(job="7", requeues=0, nodes=("a", "b"))
+    records.end_attempt(lost, "failed", "b stopped answering", ("b",))
+    records.end_attempt(lost, "done", "says b, back from nowhere")
+    assert [found.why for found in records.attempts()] == ["b stopped answering"]
+
+
+def test_torn_and_foreign_lines_are_skipped_and_the_next_line_is_whole(tmp_path):
+    records = Records(tmp_path)
+    records.add_job(job("1"))
+    path = records.folder / "jobs.jsonl"
+    with path.open("a") as file:
+        file.write('[1]\n{"job": "2"}\n{"job": "3", "ki')
+    records.add_job(job("4"))
+    with path.open("a") as file:  # of a newer version
+        file.write(json.dumps({**json.loads(path.read_text().splitlines()[0]), "job": "5", "colour": "red"}) + "\n")
+    assert [line.job for line in records.jobs()] == ["1", "4", "5"]
+
+
+def test_nodes_that_fail_twice(tmp_path):
+    records = Records(tmp_path)
+    attempt(records, ("b",))
+    assert records.failing_nodes() == []
+    attempt(records, ("a", "b"))
+    assert records.failing_nodes() == ["b"]
+    assert records.failing_nodes(times=1) == ["a", "b"]
+
+
+def test_beats(tmp_path):
+    records = Records(tmp_path)
+    assert records.beats() == {}
+    records.beat("a", job="7", requeues=0, state="starting")
+    records.beat("a", job="7", requeues=0, state="the ranks run")
+    records.beat("b", job="7", requeues=0, state="starting")
+    (records.folder / "nodes" / "c.json").write_text("half a b")
+    beats = records.beats()
+    assert {node: beat.state for node, beat in beats.items()} == {"a": "the ranks run", "b": "starting"}
+    assert abs(beats["a"].time - time.time()) < 60
+
+
+def test_cancel(tmp_path):
+    records = Records(tmp_path)
+    assert not records.cancelled
+    records.ask_cancel()
+    assert Records(tmp_path).cancelled
+    records.forget_cancel()
+    records.forget_cancel()
+    assert not records.cancelled

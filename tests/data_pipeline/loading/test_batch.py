@@ -1,0 +1,29 @@
+"""The one thing that every objective reads."""
+
+import torch
+
+from eyespot.data_pipeline.loading.batch import Batch
+
+
+def make_batch(ids: list[int], epochs: list[int]) -> Batch:
+    views = [torch.zeros(len(ids), 3, 8, 8), torch.ones(len(ids), 3, 4, 4)]
+    return Batch(views=views, ids=torch.tensor(ids), epochs=torch.tensor(epochs), labels=torch.tensor(ids) % 10, seed=9)
+
+
+def test_numbers_belong_to_the_sample_not_to_the_batch():
+    together, alone = make_batch([4, 70_000, 12], [0, 2, 2]), make_batch([12], [2])
+    numbers = together.uniforms("mask", 50)
+    assert numbers.shape == (3, 50)
+    assert (numbers[2] == alone.uniforms("mask", 50)[0]).all()
+    assert (numbers[2] != alone.uniforms("other", 50)[0]).any()
+    assert len({tuple(row.tolist()) for row in numbers}) == 3
+
+
+def test_to_moves_tensors_and_leaves_the_rest():
+    batch = make_batch([1, 2], [0, 0])
+    moved = batch.to("meta")
+    assert [view.device.type for view in moved.views] == ["meta", "meta"]
+    assert moved.labels.device.type == "meta"
+    assert moved.ids.device.type == moved.epochs.device.type == "cpu"
+    assert len(moved) == len(batch) == 2
+    assert moved.seed == 9

@@ -1,0 +1,125 @@
+"""DALI's graphs against torchvision on real photographs, and where each operator of them runs."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
+from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.loading import dali_graphs as dali
+
+NUM_PHOTOS = 24
+
+
+def photo_files(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.rglob("*.jpg"))[::12][:NUM_PHOTOS]]
+
+
+def geometry_of(views: ViewSpec, files: list[bytes]) -> list[Geometry]:
+    sizes = np.array([Image.open(io.BytesIO(file)).size[::-1] for file in files], np.int32)
+    ids = np.arange(len(files))
+    return [view_geometry(view, f"view{n}", 0, ids, ids, sizes) for n, view in enumerate(views.views)]
+
+
+def once(inputs: list) -> Callable[[], list]:
+    """A source with one batch."""
+    batches = iter([inputs])
+    return lambda: next(batches)
+
+
+def torchvision_view(file: bytes, place: Geometry, row: int, size: int) -> torch.Tensor:
+    """The usual PIL path, through public torchvision functions; 8-bit levels."""
+    image = Image.open(io.BytesIO(file)).convert("RGB")
+    (y, x), (h, w), (top, left) = place.start[row].tolist(), place.shape[row].tolist(), place.offset[row].tolist()
+    image = v2.functional.crop(image, y, x, h, w)
+    image = v2.functional.resize(image, place.resized[row].tolist(), v2.InterpolationMode.BICUBIC)
+    view = v2.functional.pil_to_tensor(image)[:, top : top + size, left : left + size]
+    return (view.flip(2) if place.flip[row] else view).float()
+
+
+def levels(output) -> torch.Tensor:
+    """CHW, 8-bit levels."""
+    return torch.from_numpy(np.array(output.as_tensor())).permute(0, 3, 1, 2).float()
+
+
+def error_of(views: torch.Tensor, expected: torch.Tensor) -> float:
+    """Mean absolute error, 8-bit levels; the worst image counts."""
+    return (views - expected).abs().mean((1, 2, 3)).max().item()
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        (RandomView(size=32),),
+        (RandomView(size=224),),
+        (CenterView(resize=256, size=224),),
+        (RandomView(size=96), RandomView(size=48, scale=(0.05, 0.3)), CenterView(resize=64, size=64)),
+    ],
+    ids=["random32", "random224", "center224", "three"],
+)
+def test_the_graph_agrees_with_torchvision_on_photographs(photo_folder, views):
+    spec, files = ViewSpec(views=views), photo_files(photo_folder)
+    geometry = geometry_of(spec, files)
+    source = once(dali.view_inputs(spec, files, geometry))
+    outputs = dali.view_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2, device_id=None).run()
+    for view, place, output in zip(views, geometry, outputs, strict=True):
+        found = levels(output)
+        expected = torch.stack([torchvision_view(file, place, row, view.size) for row, file in enumerate(files)])
+        assert error_of(found, expected) < 0.5
+        assert error_of(found.flip(1), expected) > 3, "the wrong channel order would pass"
+        assert error_of(found + 1, expected) > 0.9, "a brightness that is off by one level would pass"
+        assert error_of(found.flip(3), expected) > 3, "a missing flip would pass"
+        assert error_of(found.roll(1, 3), expected) > 0.9, "a crop that is off by one pixel would pass"
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_crops_are_the_photographs_own_pixels(photo_folder, num_views):
+    spec, files = ViewSpec(views=(RandomView(size=64),) * num_views), photo_files(photo_folder)
+    geometry = geometry_of(spec, files)
+    source = once(dali.crop_inputs(files, geometry))
+    outputs = dali.crop_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2).run()
+    for place, output in zip(geometry, outputs, strict=True):
+        for row, file in enumerate(files):
+            image = np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+            (y, x), (h, w) = place.start[row], place.shape[row]
+            difference = np.abs(np.asarray(output.at(row)) - image[y : y + h, x : x + w])
+            assert difference.mean() < 0.1
+            assert difference.max() <= 8  # another build of libjpeg
+
+
+def devices(pipeline) -> dict[str, set[str]]:
+    """Operator name -> where its output lies, by walking the graph back from its outputs."""
+    found: dict[str, set[str]] = {}
+    nodes = list(pipeline._graph_out)
+    while nodes:
+        node = nodes.pop()
+        found.setdefault(node.name.strip("_").rpartition("_")[0].split("[")[0], set()).add(node.device)
+        nodes += node.source.inputs if isinstance(node.source.inputs, list) else list(node.source.inputs or [])
+    return found
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_one_switch_moves_every_heavy_operator_to_the_gpu(num_views):
+    spec = ViewSpec(views=(RandomView(size=64),) * num_views)
+    options = dict(source=lambda: None, batch_size=4, num_threads=1)
+    on_gpu = devices(dali.view_pipeline(spec, device_id=0, **options))
+    on_cpu = devices(dali.view_pipeline(spec, device_id=None, **options))
+    heavy = {"Resize"} | ({"Image", "Slice"} if num_views > 1 else {"ImageSlice"})
+    assert set(on_gpu) == set(on_cpu) == heavy | {"ExternalSource"}
+    assert {name for name, where in on_gpu.items() if where == {"gpu"}} == heavy
+    assert all(where == {"cpu"} for where in on_cpu.values())
+
+
+def test_what_cannot_be_decoded_is_named(photo_folder):
+    file = photo_files(photo_folder)[0]
+    width, height = Image.open(io.BytesIO(file)).size
+    assert dali.why_undecodable(file, height, width) is None
+    assert "cannot decode" in str(dali.why_undecodable(file[: len(file) // 2], height, width))
+    assert "cannot decode" in str(dali.why_undecodable(bytes(1000), height, width))
+    assert f"{width} x {height} pixels" in str(dali.why_undecodable(file, width + 1, height))

@@ -1,0 +1,187 @@
+"""Reading samples out of damaged tars."""
+
+import io
+import logging
+import os
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading import reader as reader_file
+from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+
+
+@pytest.fixture
+def shards(digit_shards, tmp_path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(digit_shards, tmp_path / "shards"))
+
+
+def open_reader(shards: Path, substitute: bool = True) -> Reader:
+    manifest = read_manifest(shards)
+    return Reader(shards, manifest, read_index(shards, manifest), substitute=substitute)
+
+
+def damage(shards: Path, sample: int, count: int = 1) -> str:
+    """Flips a bit of each of some neighbouring samples; returns the first one's tar."""
+    manifest = read_manifest(shards)
+    for row in read_index(shards, manifest)[sample : sample + count]:
+        path = shards / manifest.shards[row["tar"]].tar
+        with path.open("r+b") as file:
+            file.seek(int(row["offset"]) + int(row["size"]) // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, io.SEEK_CUR)
+            file.write(bytes([byte ^ 4]))
+    return path.name
+
+
+def read(reader: Reader, ids) -> tuple[list[int], list[bytes]]:
+    found, files = reader.start(np.array(ids)).result()
+    return found.tolist(), [bytes(file) for file in files]
+
+
+def test_files_are_those_in_the_tars(shards):
+    inside = []
+    for path in sorted(shards.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            inside += [tar.extractfile(member).read() for member in tar if member.name.endswith(".png")]
+    ids = np.random.default_rng(0).permutation(len(inside)).tolist()
+    reader = open_reader(shards)
+    assert read(reader, ids) == (ids, [inside[sample] for sample in ids])
+    reader.close()
+
+
+def forget(shards: Path) -> None:
+    """Drops the tars from the system's memory, so that they have to come from the disk."""
+    os.sync()
+    for path in shards.glob("*.tar"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.parametrize("forgotten", ["all", "some"])
+def test_what_is_not_in_memory_comes_from_the_disk(shards, forgotten):
+    reader = open_reader(shards, substitute=False)
+    ids = np.random.default_rng(0).permutation(len(reader.index)).tolist()
+    expected = read(reader, ids)
+    forget(shards)
+    if forgotten == "some":
+        for path in sorted(shards.glob("*.tar"))[::2]:
+            path.read_bytes()
+    assert read(reader, ids) == expected
+    reader.close()
+
+
+class SlowReader(Reader):
+    """From storage that takes 5 ms to answer and never has anything in memory."""
+
+    def _read(self, row, flags=0):
+        if flags:
+            raise BlockingIOError
+        time.sleep(0.005)
+        return super()._read(row)
+
+
+def test_slow_storage_is_asked_for_many_files_at_once(shards):
+    manifest = read_manifest(shards)
+    reader = SlowReader(shards, manifest, read_index(shards, manifest), substitute=False)
+    began = time.perf_counter()
+    readings = [reader.start(np.arange(start, start + 64)) for start in range(0, 640, 64)]
+    found = [sample for reading in readings for sample in reading.result()[0].tolist()]
+    assert found == list(range(640))
+    assert 640 / (time.perf_counter() - began) > 700  # a second; one after another gives 200
+    reader.close()
+
+
+def test_many_threads_share_few_open_tars(shards, monkeypatch):
+    monkeypatch.setattr(reader_file, "NUM_OPEN_TARS", 1)
+    reader = open_reader(shards, substitute=False)
+    ids = np.random.default_rng(0).permutation(1400).tolist()
+    for _ in range(5):
+        assert read(reader, ids)[0] == ids
+    reader.close()
+
+
+def test_a_flipped_bit_brings_the_neighbour_and_a_line_in_the_log(shards, caplog):
+    tar = damage(shards, 50)
+    reader = open_reader(shards)
+    with caplog.at_level(logging.WARNING, "eyespot"):
+        ids, files = read(reader, [49, 50, 51])
+    assert ids == [49, 51, 51]
+    assert files[1] == files[2]
+    assert caplog.text.count("sample 50 ") == 1
+    assert tar in caplog.text
+    assert "crc32" in caplog.text
+    reader.close()
+
+
+def test_substitutes_stand_ever_farther_away_and_wrap_around(shards):
+    last = read_manifest(shards).num_samples - 1
+    damage(shards, 50, count=4)
+    damage(shards, last)
+    reader = open_reader(shards)
+    assert read(reader, [50, 51, 52, 53, last])[0] == [54, 55, 54, 54, 0]
+    reader.close()
+
+
+@pytest.mark.parametrize("lost", ["cut", "removed"])
+def test_a_tar_lost_while_running_is_survived(shards, lost):
+    reader = open_reader(shards)
+    index = reader.index
+    path = shards / "shard-000003.tar"
+    path.unlink() if lost == "removed" else path.write_bytes(b"")
+    inside = np.flatnonzero(index["tar"] == 3)
+    found = read(reader, inside)[0]
+    assert (index["tar"][found] != 3).all()
+    reader.close()
+
+
+def test_when_nothing_is_readable_one_line_says_so(shards):
+    reader = open_reader(shards)
+    for path in shards.glob("*.tar"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="no readable sample near 7; run: eyespot shards verify"):
+        read(reader, [7])
+    reader.close()
+
+
+def test_for_evaluation_damage_is_an_error_that_names_the_sample(shards):
+    damage(shards, 50)
+    reader = open_reader(shards, substitute=False)
+    assert read(reader, [49])[0] == [49]
+    with pytest.raises(UserError, match=r"sample 50 \(.*shard-.*\) is damaged: .*crc32"):
+        read(reader, [50])
+    reader.close()
+
+
+@pytest.mark.parametrize(("change", "message"), [("cut", "bytes where the manifest says"), ("removed", "is missing")])
+def test_tars_are_checked_at_the_start(shards, change, message):
+    path = shards / "shard-000002.tar"
+    path.unlink() if change == "removed" else path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(UserError, match=f"shard-000002.tar.*{message}"):
+        open_reader(shards)
+
+
+def test_absurd_sizes_are_never_decoded(shards):
+    index = np.load(shards / "index.npy")
+    index["height"][5], index["width"][5] = 60_000, 60_000
+    index["width"][9] = 0
+    reader = Reader(shards, read_manifest(shards), index, substitute=True)
+    assert read(reader, [5, 9])[0] == [6, 10]
+    reader.close()
+
+
+def test_rejected_samples_are_replaced_from_then_on(shards):
+    reader = open_reader(shards)
+    reader.reject(20, "not an image")
+    assert read(reader, [20, 19]) == (read(reader, [21, 19]))
+    assert reader.num_rejected == 1
+    assert Image.open(io.BytesIO(read(reader, [20])[1][0])).size == (8, 8)
+    reader.close()

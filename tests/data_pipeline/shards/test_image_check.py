@@ -1,0 +1,290 @@
+"""Every odd kind of image is kept, rewritten or refused, and what is kept is what DALI decodes."""
+
+import io
+import struct
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+from nvidia.dali import fn, pipeline_def, types
+from PIL import Image
+
+from eyespot.data_pipeline.shards import image_check as images
+from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine
+
+RNG = np.random.default_rng(0)
+
+
+def photo(height: int = 60, width: int = 90) -> Image.Image:
+    """Something with smooth and rough parts, no two channels alike."""
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 / width, y * 255 / height, 128 + 90 * np.sin(x * y / 200)], -1) + RNG.normal(
+        0, 5, (height, width, 3)
+    )
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def pil(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def dali(data: bytes) -> np.ndarray:
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def pipeline():
+        encoded = fn.external_source(
+            source=lambda: [np.frombuffer(data, np.uint8)], batch=True, dtype=types.UINT8, ndim=1
+        )
+        return fn.decoders.image(encoded, device="cpu", output_type=types.RGB, adjust_orientation=False)
+
+    built = pipeline()
+    built.build()
+    return np.asarray(built.run()[0].at(0))
+
+
+def interlaced_png() -> tuple[bytes, np.ndarray]:
+    """PIL writes none: the seven passes of Adam7 by hand, no filters."""
+    pixels = RNG.integers(0, 256, (8, 8), np.uint8)
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    raw = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in pixels[y::dy, x::dx])
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return data, np.stack([pixels] * 3, -1)
+
+
+KEPT = {
+    "jpeg": lambda: encode(photo(), "JPEG"),
+    "progressive": lambda: encode(photo(), "JPEG", progressive=True),
+    "4:4:4": lambda: encode(photo(), "JPEG", subsampling="4:4:4"),
+    "restart markers": lambda: encode(photo(), "JPEG", restart_marker_blocks=3),
+    "RGB inside": lambda: encode(photo(), "JPEG", keep_rgb=True),
+    "gray jpeg": lambda: encode(photo().convert("L"), "JPEG"),
+    "gray progressive": lambda: encode(photo().convert("L"), "JPEG", progressive=True),
+    "two pictures in one file": lambda: encode(photo(), "MPO", save_all=True, append_images=[photo()]),
+    "bytes behind the end": lambda: encode(photo(), "JPEG") + b"camera's own notes \xff\xd9" * 9,
+    "upright by EXIF": lambda: encode(photo(), "JPEG", exif=exif(1)),
+    "thumbnail inside": lambda: encode(photo(), "JPEG", comment=encode(photo(8, 8), "JPEG")),
+    "png": lambda: encode(photo(), "PNG"),
+    "gray png": lambda: encode(photo().convert("L"), "PNG"),
+    "one pixel": lambda: encode(photo(1, 1), "PNG"),
+    "interlaced": lambda: interlaced_png()[0],
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_is_kept_byte_for_byte_and_decodes_alike_in_dali(name: str):
+    data = KEPT[name]()
+    seen = examine(data)
+    assert (seen.data, seen.kind, seen.crc32) == (data, None, zlib.crc32(data))
+    pixels = pil(data)
+    assert (seen.height, seen.width) == pixels.shape[:2]
+    assert np.array_equal(dali(data), pixels)
+    flat = pixels.reshape(-1, 3).astype(np.int64)
+    assert seen.sums == tuple(flat.sum(0)) and seen.squares == tuple((flat**2).sum(0))
+
+
+def test_interlaced_png_decodes_right():
+    data, pixels = interlaced_png()
+    assert np.array_equal(dali(data), pixels)
+
+
+def sixteen_bit() -> bytes:
+    return encode(Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def shown_by_16_bits(data: bytes) -> np.ndarray:
+    """PIL's own conversion clips instead of scaling."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(data))) // 257] * 3, -1)
+
+
+REWRITTEN = {
+    "cmyk": ("cmyk", "jpg", lambda: encode(photo().convert("CMYK"), "JPEG")),
+    "palette": ("palette", "png", lambda: encode(photo().convert("P"), "PNG")),
+    "1-bit": ("1-bit", "png", lambda: encode(photo().convert("1"), "PNG")),
+    "16-bit": ("16-bit", "png", sixteen_bit),
+    "gif": ("gif", "png", lambda: encode(photo(), "GIF")),
+    "bmp": ("bmp", "png", lambda: encode(photo(), "BMP")),
+    "tiff": ("tiff", "png", lambda: encode(photo(), "TIFF")),
+    "webp": ("webp", "jpg", lambda: encode(photo(), "WEBP")),
+    "webp lossless": ("webp", "png", lambda: encode(photo(), "WEBP", lossless=True)),
+    "animated gif": ("animated", "png", lambda: encode(photo(), "GIF", save_all=True, append_images=[photo()])),
+    "animated webp": ("animated", "jpg", lambda: encode(photo(), "WEBP", save_all=True, append_images=[photo()])),
+    "animated png": ("animated", "png", lambda: encode(photo(), "PNG", save_all=True, append_images=[photo()])),
+}
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_what_is_rewritten_still_shows_the_same_picture(name: str):
+    kind, extension, make = REWRITTEN[name]
+    data = make()
+    seen = examine(data)
+    assert (seen.kind, seen.extension) == (kind, extension)
+    expected = shown_by_16_bits(data) if name == "16-bit" else pil(data)
+    difference = np.abs(dali(seen.data).astype(int) - expected).mean()
+    assert difference == 0 if extension == "png" else difference < 4
+    assert examine(seen.data).kind is None  # nothing is rewritten twice
+    with pytest.raises(BadImage, match=kind):
+        examine(data, in_place=True)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparency_is_laid_on_white(mode: str):
+    pixels = np.zeros((4, 4, 4), np.uint8)  # transparent black
+    pixels[:, :2] = (200, 200, 200, 255)
+    image = Image.fromarray(pixels)
+    if mode == "RGB":
+        data = encode(image.convert("RGB"), "PNG", transparency=(0, 0, 0))
+    elif mode == "P":
+        data = encode(image.convert("L").convert("P"), "PNG", transparency=0)
+    else:
+        data = encode(image.convert(mode), "PNG")
+    seen = examine(data)
+    assert seen.kind == "alpha"
+    assert (dali(seen.data)[:, :2] == 200).all() and (dali(seen.data)[:, 2:] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_exif_orientation_is_turned_upright(orientation: int):
+    upright = np.zeros((32, 48), np.uint8)
+    upright[:16, :24] = 255  # the bright corner belongs to the top left
+    as_stored = {
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    data = encode(Image.fromarray(as_stored.copy()), "JPEG", exif=exif(orientation))
+    seen = examine(data)
+    assert (seen.kind, seen.height, seen.width) == ("rotated", 32, 48)
+    assert np.abs(dali(seen.data)[..., 0].astype(int) - upright).mean() < 3
+    stored = examine(data, in_place=True)  # the loader does not turn either
+    assert (stored.height, stored.width) == as_stored.shape and stored.data == data
+
+
+def test_broken_exif_is_no_reason_to_lose_a_picture():
+    data = encode(photo(), "JPEG", exif=b"Exif\0\0" + b"MM\0*\xff\xff\xff\xff rubbish")
+    assert examine(data).kind is None
+
+
+def lying_png(side: int) -> bytes:
+    data = bytearray(encode(photo(), "PNG"))
+    data[16:24] = struct.pack(">II", side, side)
+    data[29:33] = struct.pack(">I", zlib.crc32(bytes(data[12:29])))
+    return bytes(data)
+
+
+def lying_jpeg(side: int) -> bytes:
+    data = bytearray(encode(photo(), "JPEG"))
+    frame = data.find(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    return bytes(data)
+
+
+def end_of(data: bytes) -> int:
+    return data.rindex(b"\xff\xd9")
+
+
+BAD = {
+    "empty": ("empty", lambda: b""),
+    "text": ("not an image", lambda: b"<html>404</html>" * 20),
+    "zeros": ("not an image", lambda: bytes(1000)),
+    "postscript": ("not an image", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "header only": ("truncated|undecodable|not an image", lambda: encode(photo(), "JPEG")[:40]),
+    "bomb png": ("absurd", lambda: lying_png(60_000)),
+    "bomb jpeg": ("absurd", lambda: lying_jpeg(60_000)),
+    "taller than its data": ("truncated", lambda: lying_jpeg(400)),
+    "float tiff": ("32-bit", lambda: encode(photo().convert("F"), "TIFF")),
+    "cut": ("truncated", lambda: encode(photo(), "JPEG")[:-300]),
+    "last byte gone": ("truncated", lambda: encode(photo(), "JPEG")[:-1]),
+    "cut progressive": ("truncated", lambda: encode(photo(), "JPEG", progressive=True)[:-300]),
+    "cut png": ("undecodable|truncated", lambda: encode(photo(), "PNG")[:-300]),
+    "png without end": ("truncated", lambda: encode(photo(), "PNG")[:-12]),
+    "cut gif": ("truncated", lambda: encode(photo(), "GIF")[:-300]),
+    "cut bmp": ("truncated", lambda: encode(photo(), "BMP")[:-300]),
+    "cut tiff": ("truncated", lambda: encode(photo(), "TIFF")[:-3000]),
+    "cut webp": ("undecodable", lambda: encode(photo(), "WEBP")[:-300]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_broken_is_refused_with_the_reason(name: str):
+    reason, make = BAD[name]
+    with pytest.raises(BadImage, match=reason) as caught:
+        examine(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_side_the_index_cannot_hold_is_refused():
+    with pytest.raises(BadImage, match="65535"):
+        examine(encode(Image.new("L", (70_000, 1)), "PNG"))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [20, 60, 300, 1000])
+def test_a_cut_jpeg_that_libjpeg_would_fill_in_silently_is_refused(progressive: bool, missing: int):
+    data = encode(photo(240, 320), "JPEG", progressive=progressive)
+    cut = data[: end_of(data) - missing] + b"\xff\xd9"
+    Image.open(io.BytesIO(cut)).load()  # PIL alone sees nothing wrong
+    with pytest.raises(BadImage, match="truncated"):
+        examine(cut)
+
+
+@pytest.mark.parametrize("position", range(80, 3000, 333))
+def test_a_flipped_byte_in_a_png_is_found(position: int):
+    data = bytearray(encode(photo(), "PNG"))
+    data[position] ^= 0x10
+    with pytest.raises(BadImage):
+        examine(bytes(data))
+
+
+def test_real_photographs_are_kept(real_data):
+    with tarfile.open(real_data / "caltech10-images.tar") as archive:
+        members = [member for member in archive.getmembers() if member.name.endswith(".jpg")][::27]
+        for member in members:
+            data = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
+            assert examine(data).kind is None, member.name
+            cut = data[: images._walk_jpeg(data)[0] - 40] + b"\xff\xd9"
+            with pytest.raises(BadImage, match="truncated"):
+                examine(cut)
+
+
+def test_resize_shrinks_the_short_side_and_never_enlarges():
+    seen = examine(encode(photo(60, 90), "JPEG"), resize=30)
+    assert (seen.height, seen.width, seen.kind, seen.extension) == (30, 45, "resized", "jpg")
+    assert examine(encode(photo(90, 60), "PNG"), resize=20).extension == "png"
+    small = encode(photo(60, 90), "JPEG")
+    assert examine(small, resize=60).data == small
+    assert examine(small, resize=200).data == small
+    exact = np.asarray(photo().resize((45, 30), Image.Resampling.BICUBIC))
+    assert exact.shape == (30, 45, 3)
+
+
+def test_nothing_of_the_old_file_but_its_pixels_survives_a_rewrite():
+    data = encode(photo().convert("CMYK"), "JPEG", icc_profile=b"a profile for CMYK", comment=b"secret")
+    assert b"profile" not in examine(data).data and b"secret" not in examine(data).data
+
+
+def test_raw_pixels_become_png():
+    pixels = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+    assert np.array_equal(dali(encode_png(pixels.tobytes(), (5, 7, 3))), pixels)
+    gray = RNG.integers(0, 256, (8, 8), np.uint8)
+    assert np.array_equal(dali(encode_png(gray.tobytes(), (8, 8))), np.stack([gray] * 3, -1))

@@ -1,0 +1,81 @@
+"""Offsets inside tars of every dialect point at the bytes."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.tar_members import idx_text, scan
+
+NAMES = ["a.jpg", "folder/b c.jpg", "ünï/ç.jpg", "long/" + "x" * 180 + ".jpg", "very/" * 60 + "deep.jpg", "empty.jpg"]
+CONTENT = {name: (name * 50).encode() if name != "empty.jpg" else b"" for name in NAMES}
+
+
+def write(path: Path, dialect: int, names: list[str] = NAMES) -> Path:
+    with tarfile.open(path, "w", format=dialect) as archive:
+        archive.addfile(tarfile.TarInfo("folder/") if dialect == tarfile.USTAR_FORMAT else _folder("folder"))
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = len(CONTENT[name])
+            member.mtime = 0.5 if dialect == tarfile.PAX_FORMAT else 0  # makes a PAX header for every member
+            archive.addfile(member, io.BytesIO(CONTENT[name]))
+    return path
+
+
+def _folder(name: str) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.DIRTYPE
+    return member
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_offsets_are_of_the_bytes_also_behind_long_headers(tmp_path: Path, dialect: int):
+    path = write(tmp_path / "a.tar", dialect)
+    found = scan(path)
+    data = path.read_bytes()
+    assert found.problem is None
+    assert [member.name for member in found.files] == NAMES
+    assert {name: data[offset : offset + size] for name, offset, size in found.files} == CONTENT
+
+
+def test_offsets_in_what_the_tar_program_writes(tmp_path: Path):
+    for name in NAMES[:4]:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(CONTENT[name])
+    path = tmp_path / "a.tar"
+    subprocess.run(["tar", "--sort=name", "-C", tmp_path / "in", "-cf", path, "."], check=True)
+    data = path.read_bytes()
+    found = {name.removeprefix("./"): data[offset : offset + size] for name, offset, size in scan(path).files}
+    assert found == {name: CONTENT[name] for name in NAMES[:4]}
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_cut_anywhere_is_found(tmp_path: Path, dialect: int):
+    data = write(tmp_path / "whole.tar", dialect).read_bytes()
+    end = data.rstrip(b"\0")
+    for length in [*range(513, len(end), 311), *range(512, len(end), 512)]:
+        (tmp_path / "cut.tar").write_bytes(data[:length])
+        assert scan(tmp_path / "cut.tar").problem, length
+
+
+def test_what_is_no_tar_is_refused(tmp_path: Path):
+    (tmp_path / "a.tar").write_bytes(b"not a tar" * 200)
+    with pytest.raises(UserError, match="not a plain tar"):
+        scan(tmp_path / "a.tar")
+
+
+def test_idx_text_is_what_dalis_own_tool_writes(tmp_path: Path):
+    names = ["0.cls", "0.jpg", "1.cls", "1.jpg", "1.seg.png"]
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for size, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = 300 * size
+            archive.addfile(member, io.BytesIO(bytes(300 * size)))
+    tool = Path(sys.executable).with_name("wds2idx")
+    subprocess.run([tool, tmp_path / "a.tar", tmp_path / "theirs.idx"], check=True, capture_output=True)
+    members = [(name.partition(".")[2], offset, size, name) for name, offset, size in scan(tmp_path / "a.tar").files]
+    assert idx_text([members[:2], members[2:]]) == (tmp_path / "theirs.idx").read_text()

@@ -1,0 +1,165 @@
+"""verify finds every single thing that is wrong."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.verify import verify
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 small photographs of two classes in three tars."""
+    root = tmp_path_factory.mktemp("verify")
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        folder = root / "in" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(folder / f"{number}.jpg")
+    pack(str(root / "in"), root / "out", max_samples=25)
+    return root / "out"
+
+
+@pytest.fixture
+def shards(sound: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(sound, tmp_path / "shards"))
+
+
+def edit(shards: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = shards / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+def edit_index(shards: Path, change: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    """A lie that is consistent with the manifest's own checksum."""
+    index = np.load(shards / "index.npy")
+    changed = change(index)
+    np.save(shards / "index.npy", index if changed is None else changed)
+    digest = hashlib.sha256((shards / "index.npy").read_bytes()).hexdigest()
+    edit(shards, lambda fields: fields.update(index_sha256=digest, num_samples=len(np.load(shards / "index.npy"))))
+
+
+def test_sound_shards_have_no_problems(shards: Path):
+    assert verify(shards) == []
+
+
+def test_a_flipped_byte_is_found_wherever_it_is_and_its_sample_named(shards: Path):
+    index = np.load(shards / "index.npy")
+    row = int(np.flatnonzero(index["tar"] == 1)[7])
+    path = shards / "shard-000001.tar"
+    data = path.read_bytes()
+    inside = int(index["offset"][row] + index["size"][row] // 2)
+    path.write_bytes(data[:inside] + bytes([data[inside] ^ 1]) + data[inside + 1 :])
+    problems = verify(shards)
+    assert len(problems) == 2 and "shard-000001.tar: changed" in problems[0] and f"sample {row} " in problems[1]
+    path.write_bytes(data[:-5] + b"\1" + data[-4:])  # in the padding, where no sample is
+    assert ["shard-000001.tar: changed" in problem for problem in verify(shards)] == [True]
+
+
+@pytest.mark.parametrize("length", [0, 1, 512, 5000, 10240, -512, -1])
+def test_a_cut_tar_is_found(shards: Path, length: int):
+    path = shards / "shard-000002.tar"
+    path.write_bytes(path.read_bytes()[:length])
+    assert "shard-000002.tar: truncated" in verify(shards)[0]
+
+
+def test_missing_and_strange_files(shards: Path):
+    (shards / "shard-000000.tar").rename(shards / "stranger.tar")
+    problems = verify(shards)
+    assert any("stranger.tar: not in the manifest" in problem for problem in problems)
+    assert any("shard-000000.tar: missing" in problem for problem in problems)
+
+
+def test_missing_and_stale_idx(shards: Path):
+    (shards / "shard-000000.idx").unlink()
+    shutil.copy(shards / "shard-000001.idx", shards / "shard-000002.idx")
+    problems = verify(shards)
+    assert len(problems) == 2 and "000000.idx: missing" in problems[0] and "000002.idx: stale" in problems[1]
+
+
+def test_missing_or_damaged_index(shards: Path):
+    (shards / "index.npy").write_bytes((shards / "index.npy").read_bytes()[:-1])
+    assert "index.npy: unreadable" in verify(shards)[0]
+    (shards / "index.npy").unlink()
+    assert "index.npy: unreadable" in verify(shards)[0]
+
+
+def test_an_index_changed_behind_the_manifests_back(shards: Path):
+    index = np.load(shards / "index.npy")
+    index["label"][3] ^= 1
+    np.save(shards / "index.npy", index)
+    assert "index.npy: changed since it was written" in verify(shards)[0]
+
+
+def swap(index: np.ndarray) -> None:
+    index["offset"][[0, 1]] = index["offset"][[1, 0]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index["label"].__setitem__(3, 1 - index["label"][3]),
+        lambda index: index["offset"].__setitem__(3, index["offset"][3] + 512),
+        lambda index: index["size"].__setitem__(3, index["size"][3] - 1),
+        lambda index: index["crc32"].__setitem__(3, 7),
+        lambda index: index["height"].__setitem__(3, 11),
+        lambda index: index[:-1],
+        lambda index: np.concatenate([index[:-1], index[:1]]),
+        swap,
+    ],
+    ids=["label", "offset", "size", "crc32", "height", "one less", "one twice", "swapped"],
+)
+def test_an_index_that_lies(shards: Path, change: Callable[[np.ndarray], np.ndarray | None]):
+    edit_index(shards, change)
+    problems = verify(shards)
+    assert problems and all("index.npy" in problem or "manifest.json" in problem for problem in problems)
+
+
+LIES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "num_samples": lambda fields: fields.update(num_samples=61),
+    "num_labeled": lambda fields: fields.update(num_labeled=59),
+    "one class": lambda fields: fields.update(classes=["class0"]),
+    "mean": lambda fields: fields["image_stats"].update(mean=[0.5, 0.5, 0.5]),
+    "std": lambda fields: fields["image_stats"].update(std=[0.2, 0.2, 0.2]),
+    "height": lambda fields: fields["image_stats"].update(height=[9, 10, 10]),
+    "shard's samples": lambda fields: fields["shards"][0].update(num_samples=24),
+    "shard's bytes": lambda fields: fields["shards"][0].update(bytes=1),
+    "shard's sha256": lambda fields: fields["shards"][0].update(sha256="0" * 64),
+    "a shard less": lambda fields: fields["shards"].pop(),
+    "shards swapped": lambda fields: fields["shards"].reverse(),
+    "another format": lambda fields: fields.update(format="eyespot-shards/0"),
+    "a field less": lambda fields: fields.pop("classes"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_lies(shards: Path, lie: str):
+    edit(shards, LIES[lie])
+    problems = verify(shards)
+    assert problems and all("\n" not in problem for problem in problems)
+
+
+def test_no_shards_at_all(tmp_path: Path):
+    assert "no shards inside" in verify(tmp_path)[0]
+    assert "no shards inside" in verify(tmp_path / "nowhere")[0]
+
+
+def test_splits_are_all_looked_at(sound: Path, tmp_path: Path):
+    for split in ("train", "test"):
+        shutil.copytree(sound, tmp_path / split)
+    assert verify(tmp_path) == []
+    (tmp_path / "test" / "shard-000000.idx").unlink()
+    assert "test/shard-000000.idx" in verify(tmp_path)[0]
+    (tmp_path / "train" / "manifest.json").unlink()
+    assert len(verify(tmp_path)) == 2

@@ -1,0 +1,138 @@
+"""Encoders from elsewhere: what timm saved, what somebody changed in it, and timm's own as they were the last time."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders import timm_sources as sources
+from eyespot.eval.encoders.feature_cache import features_of
+from eyespot.eval.encoders.subject import subjects_of
+from eyespot.eval.release.golden import golden_images, normalized
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import encode
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A classifier of 32 pixels as timm saves it, with a mean of its own."""
+    folder = tmp_path_factory.mktemp("timm") / "vit"
+    torch.manual_seed(3)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, num_classes=10)
+    args = {"img_size": 32, "patch_size": 8, "depth": 2}
+    save_for_hf(vit, folder, model_config={"mean": [0.1, 0.2, 0.3]}, model_args=args, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "crop_pct": 0.8}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_that_timm_saved(saved):
+    trained, twin = subjects_of(str(saved), seed=0)
+    theirs = timm.create_model(f"local-dir:{saved}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(encode(trained.encoder, images)["cls"], theirs.forward_features(images)[:, 0])
+    (view,) = trained.views.views
+    assert (view.size, view.resize, trained.views.mean) == (32, 40, (0.1, 0.2, 0.3))
+    assert trained.name == "vit (vit_tiny_patch16_224)" and trained.tag == "published"
+    assert [subject.role for subject in (trained, twin)] == ["encoder", "random"]
+    assert trained.views == twin.views and trained.digest() != twin.digest()
+    assert trained.encoder.state_dict().keys() == twin.encoder.state_dict().keys()
+    assert subjects_of(f"local-dir:{saved}", seed=0)[1].digest() == twin.digest()
+    assert subjects_of(str(saved), seed=1)[1].digest() != twin.digest()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def as_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    without_weights(folder)
+
+
+def pickle_under_the_name(folder: Path) -> None:
+    torch.save({"a": 1}, folder / "model.safetensors")
+
+
+def cut_short(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def one_weight_less(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if name != "norm.bias"}, folder / "model.safetensors")
+
+
+def one_weight_more(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "header.bias": torch.zeros(1)}, folder / "model.safetensors")
+
+
+def set_config(**values):
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+    return change
+
+
+def wrong_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"] |= {"fixed_input_size": False, "input_size": [3, 48, 48]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_weights, r"has a config.json but no model.safetensors"),
+        (as_pickle, r"pytorch_model.bin, a pickle, which could run code"),
+        (pickle_under_the_name, r"model.safetensors is damaged, or is no safetensors file at all"),
+        (cut_short, r"model.safetensors is damaged"),
+        (one_weight_less, r"does not fit the encoder of config.json: .*norm.bias"),
+        (one_weight_more, r"does not fit the encoder of config.json: .*header.bias"),
+        (set_config(architecture="vit_tinny"), r"timm .* cannot build what config.json says \(Unknown model"),
+        (set_config(model_args={"depht": 3}), r"cannot build what config.json says"),
+        (set_config(pretrained_cfg={"mean": "gray"}), r"cannot build what config.json says"),
+        (wrong_size, r"takes no images of the size that config.json says, 48"),
+        (lambda folder: (folder / "config.json").write_text("{"), r"config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[]"), r"names no architecture"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused_in_one_line(saved, tmp_path, change, words):
+    change(Path(shutil.copytree(saved, tmp_path / "vit")))
+    with pytest.raises(UserError, match=words) as caught:
+        subjects_of(str(tmp_path / "vit"), seed=0)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"model {tmp_path / 'vit'}: ")
+
+
+def test_timm_computes_what_it_computed(digits, tmp_path):
+    """The harness against itself: weights of seed 0 on digits, from the file to the features of two blocks."""
+    (vit,) = subjects_of("test_vit", seed=0, pretrained=False)
+    found = features_of(vit, digits / "test", tmp_path, ALONE, 2)
+    expected = {
+        "cls": ([0.944706, -0.249704, -0.372604, 0.194866], [0.887334, -0.152416]),
+        "mean": ([0.020325, 0.213839, -0.188135, 0.083639], [-0.012791, 0.248724]),
+        "cls-2": ([0.698952, -0.565509, 0.190794, 0.219089], [0.721329, -0.434564]),
+        "mean-2": ([-0.002242, 0.277256, -0.178848, 0.027666], [-0.031336, 0.288570]),
+    }
+    for kind, (first, last) in expected.items():
+        np.testing.assert_allclose(found[kind][0, :4], first, atol=2e-4)
+        np.testing.assert_allclose(found[kind][-1, :2], last, atol=2e-4)
+    resnet = sources.untrained("test_resnet", 0).eval()
+    with torch.inference_mode():
+        stages = encode(resnet, normalized(golden_images(32), [0.5] * 3, [0.25] * 3), 2)
+    np.testing.assert_allclose(stages["mean"][1, :3], [0.093484, 0, 0.033931], atol=2e-5)
+    np.testing.assert_allclose(stages["mean-2"][1, :3], [0.000568, 0.034765, 0.065932], atol=2e-5)

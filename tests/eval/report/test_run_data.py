@@ -1,0 +1,44 @@
+import json
+
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.report.run_data import MAX_STORIES, read_stories
+from eyespot.pretrain.tracking.metrics_file import encode
+
+
+def some_run(run_dir, recipe, lines=()):
+    run_dir.mkdir(parents=True)
+    (run_dir / "run.json").write_text(json.dumps({"recipe": recipe}))
+    (run_dir / "metrics.jsonl").write_bytes(b"".join(encode(line) for line in lines))
+    return run_dir
+
+
+def labels(*run_dirs):
+    return [story.label for story in read_stories(run_dirs)]
+
+
+def test_a_run_is_called_by_what_tells_it_from_the_others(tmp_path):
+    mae, simclr = some_run(tmp_path / "a" / "x", "mae"), some_run(tmp_path / "a" / "y", "simclr")
+    again, twin = some_run(tmp_path / "a" / "z", "mae"), some_run(tmp_path / "b" / "x", "mae")
+    assert labels(mae, simclr) == ["mae", "simclr"]
+    assert labels(mae, again) == ["x", "z"]
+    assert labels(mae, twin) == [str(mae), str(twin)]
+
+
+def test_wrong_runs_are_named(tmp_path):
+    runs = [some_run(tmp_path / str(n), "mae") for n in range(MAX_STORIES + 1)]
+    with pytest.raises(UserError, match="none is named"):
+        read_stories([])
+    with pytest.raises(UserError, match="too many for one page"):
+        read_stories(runs)
+    with pytest.raises(UserError, match="named twice"):
+        read_stories([runs[0], tmp_path / "1" / ".." / "0"])
+    with pytest.raises(UserError, match="not a run folder"):
+        read_stories([runs[0], runs[1] / "run.json"])
+
+
+def test_training_time_leaves_pauses_out(tmp_path):
+    lines = [{"step": n, "time": 1e6 * n, "samples_seen": 100 * n, "images_per_second": 50.0 * n} for n in (1, 2)]
+    (story,) = read_stories([some_run(tmp_path / "x", "mae", lines)])
+    assert story.seconds() == pytest.approx(100 / 50 + 100 / 100)

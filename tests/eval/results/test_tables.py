@@ -1,0 +1,34 @@
+from result_files import some_result
+
+from eyespot.eval.results.result import Score
+from eyespot.eval.results.tables import score_table
+
+
+def test_a_row_for_each_result():
+    header, rows = score_table([some_result(), some_result(name="raw pixels", accuracy=0.5, interval=(0.25, 0.75))])
+    assert header == ["", "accuracy", "95% interval", "chosen"]
+    assert rows[0] == ["mae_tiny, step 12", "90.00%", "60.00% to 98.00%", "cls, k 20"]
+    assert rows[1][:3] == ["raw pixels", "50.00%", "25.00% to 75.00%"]
+
+
+def test_other_scores_stand_beside_the_accuracy():
+    scores = {"recall@5": Score(value=0.95, interval=(0.9, 1.0)), "mAP": Score(value=0.61234)}
+    header, (row,) = score_table([some_result(protocol="retrieval", scores=scores)], digits=1)
+    assert header == ["", "recall@1", "95% interval", "recall@5", "mAP", "chosen"]
+    assert row[1:] == ["90.0%", "60.0% to 98.0%", "95.0%", "0.612", "cls, k 20"]
+
+
+def test_numbers_of_features_stand_below_each_other():
+    nothing = {"protocol": "unlabeled", "accuracy": None, "interval": None, "correct": None, "num_correct": None}
+    scores = {"cls/rankme": 5.25, "cls/alignment": 1.5, "mean/rankme": 12.0, "mean/dead_dimensions": 0.125}
+    results = [
+        some_result(**nothing, scores={name: Score(value=value) for name, value in scores.items()}),
+        some_result(**nothing, name="raw pixels", role="pixels", scores={"pixels/rankme": Score(value=0.0)}),
+    ]
+    header, rows = score_table(results)
+    assert header == ["", "mae_tiny, step 12: cls", "mae_tiny, step 12: mean", "raw pixels"]
+    assert rows == [
+        ["effective rank (RankMe)", "5.250", "12.0", "0.000"],
+        ["dead dimensions", "", "12.5%", ""],
+        ["alignment within classes", "1.500", "", ""],
+    ]

@@ -1,0 +1,73 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.images.tiles import NUM_TILES, cut_tiles, permutations, side_by_side, without_fringes
+
+
+def test_each_tile_lies_in_its_cell_where_its_draws_say():
+    images = torch.arange(2 * 3 * 14 * 14).view(2, 3, 14, 14)  # cells of 4, two pixels are left over
+    draws = torch.rand(2, 2 * NUM_TILES, generator=torch.Generator().manual_seed(0))
+    tiles = cut_tiles(images.float(), 3, draws)
+    for image, place in itertools.product(range(2), range(NUM_TILES)):
+        down, right = (int(draws[image, 2 * place + axis] * 2) for axis in (0, 1))
+        top, left = 4 * (place // 3) + down, 4 * (place % 3) + right
+        assert torch.equal(tiles[image, place], images[image, :, top : top + 3, left : left + 3].float())
+
+
+def test_all_places_in_a_cell_occur_and_no_tile_leaves_it():
+    images = torch.arange(9.0).expand(1, 1, 9, 9)  # the column
+    seen = {
+        tuple(cut_tiles(images, 2, torch.full((1, 2 * NUM_TILES), draw))[0, 4, 0, 0].tolist())
+        for draw in np.linspace(0, 0.999, 20, dtype=np.float32).tolist()
+    }
+    assert seen == {(3.0, 4.0), (4.0, 5.0)}
+
+
+def test_side_by_side_they_are_the_image():
+    images = torch.arange(2 * 3 * 12 * 12.0).view(2, 3, 12, 12)
+    assert torch.equal(side_by_side(cut_tiles(images, 4, torch.zeros(2, 2 * NUM_TILES))), images)
+
+
+def test_tiles_larger_than_their_cells_are_refused():
+    with pytest.raises(UserError, match="tiles of 5 pixels"):
+        cut_tiles(torch.zeros(1, 3, 12, 12), 5, torch.zeros(1, 2 * NUM_TILES))
+
+
+def test_one_channel_stays_and_the_others_know_nothing_of_their_own():
+    generator = torch.Generator().manual_seed(0)
+    tiles, noise = torch.randn(2, 2, 3, 4, 4, generator=generator), torch.randn(2, 2, 3, 1, 1, generator=generator)
+    kept = torch.tensor([2, 0])
+    found = without_fringes(tiles, kept, noise)
+    assert torch.equal(found[0, :, 2], tiles[0, :, 2])
+    assert torch.equal(found[1, :, 0], tiles[1, :, 0])
+    other = tiles.clone()
+    other[0, :, :2] += 5
+    other[1, :, 1:] *= -3
+    assert torch.equal(without_fringes(other, kept, noise), found)
+
+
+def test_permutations_are_permutations_and_far_apart():
+    found = permutations(100)
+    assert found.shape == (100, NUM_TILES)
+    assert found[0].tolist() == list(range(NUM_TILES))
+    assert (np.sort(found, 1) == np.arange(NUM_TILES)).all()
+    distances = (found[:, None] != found[None]).sum(-1)[~np.eye(100, dtype=bool)]
+    drawn = np.random.default_rng(0).permuted(np.tile(np.arange(NUM_TILES), (100, 1)), axis=1)
+    by_chance = (drawn[:, None] != drawn[None]).sum(-1)[~np.eye(100, dtype=bool)]
+    assert distances.min() >= 6 > by_chance.min()
+    assert np.array_equal(permutations(10), found[:10])
+
+
+def test_the_greedy_choice_is_the_best_at_each_step():
+    """Of five: among all 9!, none is farther from the four before."""
+    found = permutations(5)
+    everything = np.array(list(itertools.permutations(range(NUM_TILES))))
+    for count in range(1, 5):
+        distances = (everything[:, None] != found[None, :count]).sum(-1)
+        best = max(zip(distances.min(1).tolist(), distances.sum(1).tolist(), strict=True))
+        own = (found[count] != found[:count]).sum(-1)
+        assert (own.min(), own.sum()) == best

@@ -1,0 +1,104 @@
+"""Refresh in the loop: when, of what, the same after a stop anywhere and on any number of ranks."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.loading.loader import make_pass
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.feature_refresh import Refresh
+from eyespot.pretrain.loop.initial_weights import first_objective
+from eyespot.pretrain.loop.progress import TrainingProgress
+from eyespot.pretrain.loop.run_data import loader_spec, normalized, open_shards, sample_ids
+from eyespot.pretrain.networks.eval_mode import at_rest
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.trainer import fit
+from eyespot.pretrain.watchdog.rank_watch import RankWatch
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+EVERY = 4
+
+
+def small_run(folder: Path, name: str, **changes) -> Run:
+    """Clusters of 64 images, anew before steps 0, 4 and 8 of 10."""
+    run = make_run("deepcluster_tiny")
+    (folder / "ids.txt").write_text("\n".join(str(number) for number in range(5, 1285, 20)))
+    run.data.ids, run.data.batch_size, run.run_dir = folder / "ids.txt", 32, folder / name
+    run.objective.refresh_epochs, run.objective.num_clusters, run.optim.warmup_steps = EVERY * 32 / 64, 8, 1
+    run.steps, run.log_every, run.save_every, run.picture_every, run.track = 10, 1, 100, 0, False
+    run.device, run.resume = "cpu", "auto"
+    for field, value in changes.items():
+        setattr(run, field, value)
+    return run
+
+
+def column(run_dir: Path, name: str) -> list:
+    return [json.loads(line)[name] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stops", [(EVERY,), (EVERY + 2, 2 * EVERY)])
+def test_a_stopped_run_goes_on_to_the_same_bits(stops, digits, tmp_path):
+    """At the border, where the refresh is still to come, and between two."""
+    for name, until in (("whole", [None]), ("parts", [*stops, None])):
+        for stop in until:
+            run = small_run(tmp_path, name, stop_after=stop)
+            run.data.shards = digits
+            assert fit(run, "deepcluster_tiny") == "done"
+    agreed = column(tmp_path / "whole", "cluster_agreement")
+    assert len({*agreed}) == 3 and agreed[:EVERY] == [0] * EVERY and agreed[EVERY] > 0
+    assert column(tmp_path / "parts", "loss") == column(tmp_path / "whole", "loss")
+    whole, parts = (checkpoint.read_module(checkpoint.newest(tmp_path / name)) for name in ("whole", "parts"))
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])] == []
+
+
+def refreshed(world: World, shards: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The clusters before the first step, and the features that they were made of."""
+    run = small_run(folder, f"rank-{world.rank}")
+    run.data.shards = shards
+    found, manifest = open_shards(run.data)
+    objective = first_objective(run, sample_ids(run.data, manifest))
+    spec, shown = loader_spec(run, found, normalized(objective.views(), run.data, manifest), world), []
+    inner = objective.refresh
+    objective.refresh = lambda features: (shown.append(features), inner(features))
+    with RankWatch(world, folder, 60.0) as watch, TrainingProgress(Console(quiet=True), 0, 10, False) as progress:
+        refresh = Refresh(run, objective, spec, world, watch)
+        for step in range(EVERY):  # only the first is due
+            refresh(step, progress)
+    (features,) = shown
+    return objective.assigned, features
+
+
+def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_ranks(digits, tmp_path, on_ranks):
+    assigned, features = refreshed(ALONE, digits, tmp_path)
+    run = small_run(tmp_path, "run")
+    run.data.shards = digits
+    shards, manifest = open_shards(run.data)
+    ids = sample_ids(run.data, manifest)
+    objective = first_objective(run, ids)
+    size = objective.image_size
+    middle = ViewSpec(views=(Refresh.middle(size),))
+    spec = loader_spec(run, shards, normalized(middle, run.data, manifest), ALONE)
+    with closing(make_pass(spec)) as batches, at_rest(objective):
+        expected = torch.cat([objective.encode(batch.views[0]) for batch in batches])[ids]
+    assert torch.allclose(features, expected, atol=1e-5)
+    (same, again), (others, nothing) = on_ranks(refreshed, 2, digits, tmp_path)
+    assert torch.equal(again, features) and nothing is None
+    assert torch.equal(same, assigned) and torch.equal(others, assigned)
+
+
+def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):
+    run = make_run("rotation_tiny")
+    run.data.shards = digits
+    found, manifest = open_shards(run.data)
+    objective = first_objective(run, sample_ids(run.data, manifest))
+    objective.refresh = None
+    spec = loader_spec(run, found, objective.views(), ALONE)
+    with RankWatch(ALONE, tmp_path, 60.0) as watch:
+        Refresh(run, objective, spec, ALONE, watch)(0, TrainingProgress(Console(quiet=True), 0, 10, False))

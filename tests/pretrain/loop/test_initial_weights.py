@@ -1,0 +1,89 @@
+"""What a run begins with: somebody's weights, exactly, or one line that says why not."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eyespot.cluster.cli import main
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.loop.initial_weights import first_objective
+from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.recipe_lookup import make_run
+
+IDS = torch.arange(10)
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = make_run("classify_tiny")
+    run.run_dir = tmp_path / "run"
+    torch.manual_seed(5)
+    tensors = make_encoder(run.encoder).state_dict()
+    save_file(tensors, tmp_path / "start.safetensors")
+    run.start.weights = tmp_path / "start.safetensors"
+    run.start.sha256 = hashlib.sha256(run.start.weights.read_bytes()).hexdigest()
+    return run
+
+
+def test_the_encoder_has_the_files_weights_and_the_head_the_seeds(run):
+    begun = first_objective(run, IDS).state_dict()
+    run.start.weights = None
+    drawn = first_objective(run, IDS).state_dict()
+    torch.manual_seed(5)
+    expected = make_encoder(run.encoder).state_dict()
+    for name, tensor in begun.items():
+        inner = name.removeprefix("encoder.")
+        assert torch.equal(tensor, expected[inner] if inner != name else drawn[name]), name
+    assert not torch.equal(begun["encoder.cls_token"], drawn["encoder.cls_token"])
+
+
+def damage_digest(run):
+    run.start.sha256 = "0" * 64
+
+
+def remove(run):
+    run.start.weights.unlink()
+
+
+def truncate(run):
+    run.start.weights.write_bytes(run.start.weights.read_bytes()[:-4])
+
+
+def another_size(run):
+    run.encoder.patch_size = 8
+
+
+def another_encoder(run):
+    run.encoder.name, run.encoder.patch_size = "test_vit2", 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damage_digest, "not start.sha256 000000000000"),
+        (remove, "cannot be read as safetensors"),
+        (truncate, "cannot be read as safetensors"),
+        (another_size, "pos_embed is .* there and .* in the encoder"),
+        (another_encoder, r"there and .* in the encoder; choose the encoder\.\*"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(change, message, run):
+    change(run)
+    with pytest.raises(UserError, match=message) as caught:
+        first_objective(run, IDS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_with_a_checkpoint_goes_on_without_the_file(run, digits):
+    short = ["--data.batch-size", "32", "--steps", "4", "--optim.warmup-steps", "0", "--no-track", "--device", "cpu"]
+    words = ["pretrain", "classify_tiny", "--data.shards", str(digits), "--run-dir", str(run.run_dir), *short]
+    words += ["--start.weights", str(run.start.weights), "--start.sha256", run.start.sha256, "--resume", "auto"]
+    assert main([*words, "--stop-after", "2"]) == 0
+    run.start.weights.unlink()
+    assert main(words) == 0
+    assert checkpoint.read_meta(checkpoint.newest(run.run_dir)).step == 4
+    assert json.loads((run.run_dir / "run.json").read_text())["run"]["start"]["sha256"] == run.start.sha256

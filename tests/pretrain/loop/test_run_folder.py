@@ -1,0 +1,79 @@
+"""Who may write to a run folder, and how long a restarted run waits for the last one's processes."""
+
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.loop.run_folder import RunFolder
+from eyespot.pretrain.recipe_lookup import make_run
+
+HOLDER = """
+import fcntl, sys, time
+file = open(sys.argv[1], "w")
+fcntl.flock(file, fcntl.LOCK_EX)
+file.write("process 5 on elsewhere")
+file.flush()
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("EYESPOT_ATTEMPT", raising=False)
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    return tmp_path / "run"
+
+
+def hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
+    """Another process that has the folder for so long."""
+    folder.mkdir()
+    words = [sys.executable, "-c", HOLDER, str(folder / ".lock"), str(seconds)]
+    holder = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def open_folder(folder: Path, timeout_seconds: float) -> RunFolder:
+    run = make_run("mae_tiny")
+    run.run_dir, run.rank_timeout_seconds = folder, timeout_seconds
+    return RunFolder(run, "mae_tiny", 0)
+
+
+def test_a_first_start_refuses_at_once(folder):
+    holder = hold(folder, 60)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="in use by process 5 on elsewhere; wait for it"):
+        open_folder(folder, 600.0)
+    assert time.monotonic() - began < 25
+    holder.kill()
+    holder.wait()
+
+
+def test_a_restarted_run_waits_for_the_end_of_the_last_start(folder, monkeypatch, caplog):
+    monkeypatch.setenv("EYESPOT_ATTEMPT", "2")
+    holder = hold(folder, 1.5)
+    opened = open_folder(folder, 60.0)
+    assert holder.wait(1.0) == 0
+    (line,) = [record.message for record in caplog.records]
+    assert line == f"run_dir {folder}: in use by process 5 on elsewhere; waiting up to 48 s for its end"
+    with (folder / ".lock").open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    opened.close()
+
+
+def test_it_does_not_wait_for_ever(folder, monkeypatch):
+    monkeypatch.setenv("EYESPOT_ATTEMPT", "2")
+    holder = hold(folder, 60)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="in use by"):
+        open_folder(folder, 1.0)
+    assert 0.8 <= time.monotonic() - began < 25
+    holder.kill()
+    holder.wait()

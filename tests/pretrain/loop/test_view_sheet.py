@@ -1,0 +1,53 @@
+"""The picture of a recipe's views shows what the loader delivers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.images.image_grid import GAP
+from eyespot.pretrain.loop.view_sheet import draw_views
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.objective import Objective
+
+LARGE, SMALL = 100, 48
+COLORS = dict(jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
+VIEWS = ViewSpec(views=(RandomView(size=LARGE, **COLORS), RandomView(size=SMALL, scale=(0.05, 0.3), **COLORS)))
+
+
+class TwoSizes(Objective):
+    @dataclass(kw_only=True, slots=True)
+    class Config(Objective.Config):
+        def build(self, encoder, image_size):
+            return TwoSizes()
+
+    def views(self):
+        return VIEWS
+
+    def forward(self, batch):
+        raise AssertionError("nothing is trained")
+
+
+def test_a_row_is_the_image_and_the_views_that_a_run_trains_on(digits, tmp_path):
+    run = Run(objective=TwoSizes.Config(), encoder=EncoderConfig(name="test_vit", image_size=32), seed=3)
+    assert draw_views(run, digits, tmp_path / "views.png", 4) == (4, 2)
+    picture = torch.from_numpy(np.array(Image.open(tmp_path / "views.png"))).permute(2, 0, 1)
+    cells = [row.split(LARGE + GAP, dim=2) for row in picture.split(LARGE + GAP, dim=1)]
+    assert (len(cells), len(cells[0])) == (4, 1 + 3 * 2)
+
+    loader = make_loader(LoaderSpec(shards=digits / "train", views=VIEWS, batch_size=4, seed=3))
+    batch = next(loader)
+    loader.close()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (VIEWS.mean, VIEWS.std))
+    margin = (LARGE - SMALL) // 2
+    for row in range(4):
+        large, small = ((view[row] * std + mean).clamp(0, 1).mul(255).round().byte() for view in batch.views)
+        assert torch.equal(cells[row][1][:, :LARGE, :LARGE], large)
+        assert torch.equal(cells[row][2][:, margin : margin + SMALL, margin : margin + SMALL], small)
+        assert (cells[row][2][:, :margin] == 255).all()
+        for place in range(3, 7):
+            assert not torch.equal(cells[row][place], cells[row][place - 2]), "another epoch, other views"

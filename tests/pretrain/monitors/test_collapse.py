@@ -1,0 +1,196 @@
+"""Numbers of spread and collapse, against slow and obvious references; and the alarm on real and broken encoders."""
+
+import logging
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.monitors import collapse as health
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.objectives.mae import MAE
+from eyespot.pretrain.recipe_lookup import make_run
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def rows(count: int, dim: int, seed: int = 0, shift: float = 0.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64) + shift
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one @ other / (one.norm() * other.norm())).item()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_similarities_are_means_over_pairs(count):
+    x, y = rows(count, 5, shift=0.5), rows(count, 5, seed=1, shift=0.5)
+    found = health.similarities(x, y)
+    positive = [cosine(x[i], y[i]) for i in range(count)]
+    views = [(i, row) for each in (x, y) for i, row in enumerate(each)]
+    negative = [cosine(a, b) for (i, a), (j, b) in combinations(views, 2) if i != j]
+    assert found["positive_similarity"].item() == pytest.approx(np.mean(positive), abs=1e-12)
+    assert found["negative_similarity"].item() == pytest.approx(np.mean(negative) if negative else 0, abs=1e-12)
+
+
+def test_similarities_are_single_precision_scalars_without_gradient():
+    x = rows(6, 4, shift=3).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = health.similarities(x, x)
+    assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
+    assert not any(value.requires_grad for value in found.values())
+    assert found["positive_similarity"].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_alignment_and_uniformity_are_wang_and_isolas():
+    x, y = rows(9, 4), rows(9, 4, seed=1)
+    unit = [[row / row.norm() for row in each] for each in (x, y)]
+    distances = [(a - b).norm() ** 2 for a, b in zip(*unit, strict=True)]
+    assert health.alignment(x, y) == pytest.approx(float(np.mean(distances)), abs=1e-12)
+    kernel = [math.exp(-2 * (a - b).norm() ** 2) for a, b in combinations(unit[0], 2)]
+    assert health.uniformity(x) == pytest.approx(math.log(np.mean(kernel)), abs=1e-12)
+    assert health.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-9)
+
+
+def test_uniformity_of_more_rows_than_a_tile():
+    x = rows(1100, 3, shift=0.5)
+    x[:3] = 0
+    distances = torch.pdist(nn.functional.normalize(x, dim=1))
+    assert health.uniformity(x) == pytest.approx((-2 * distances.square()).exp().mean().log().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(40, 7), (6, 30)])
+def test_effective_rank_is_the_entropy_of_the_singular_values(shape):
+    x = rows(*shape, shift=2.0)
+    for centered in (False, True):
+        matrix = (x - x.mean(0)) if centered else x
+        squares = np.linalg.eigvalsh((matrix.T @ matrix).numpy()).clip(0)
+        values = np.sort(np.sqrt(squares))[::-1][: min(shape[1], shape[0] - centered)]
+        shares = values / values.sum()
+        expected = math.exp(-sum(p * math.log(p) for p in shares))
+        assert health.effective_rank(x, centered=centered) == pytest.approx(expected, rel=1e-6)
+
+
+def test_effective_rank_of_matrices_that_one_knows_it_of():
+    assert health.effective_rank(torch.eye(8), centered=False) == pytest.approx(8)
+    assert health.effective_rank(torch.ones(8, 3), centered=False) == pytest.approx(1)
+    assert health.effective_rank(torch.ones(8, 3), centered=True) == 0
+    assert health.effective_rank(torch.zeros(8, 3), centered=False) == 0
+    line = torch.arange(8.0)[:, None] * torch.tensor([[1.0, 2.0, 3.0]])
+    assert health.effective_rank(line + 5, centered=True) == pytest.approx(1)
+    assert math.isnan(health.effective_rank(torch.full((8, 3), math.inf), centered=True))
+
+
+def test_rounding_noise_is_no_rank():
+    """A constant in single precision whose last bits differ has centred rank 0, not full."""
+    constant = torch.full((100, 20), 0.3)
+    noisy = constant * (1 + 5e-8 * torch.randn(100, 20, generator=torch.Generator().manual_seed(0)))
+    assert not torch.equal(constant, noisy)
+    assert health.effective_rank(noisy, centered=True) == 0
+
+
+def constant_and_noise(scale: float) -> torch.Tensor:
+    return (1 + scale * rows(300, 64)).float()
+
+
+def test_which_features_count_as_collapsed():
+    def collapsed(features: torch.Tensor) -> bool:
+        return health.is_collapsed(health.measure([features]), *features.shape)
+
+    assert not collapsed(rows(300, 64).float())
+    assert not collapsed(constant_and_noise(0.2))  # an untrained network: all alike, and yet each its own
+    assert collapsed(constant_and_noise(0.01))  # centred, this has full rank
+    assert collapsed((rows(300, 1) @ rows(1, 64)).float())
+    assert collapsed(torch.ones(300, 64))
+    assert not collapsed(torch.full((300, 64), math.nan))  # broken in another way, which the trainer reports
+
+
+def small_run(shards) -> Run:
+    run = make_run("mae_tiny")
+    run.data.shards = shards
+    return run
+
+
+def make_objective(run: Run) -> Objective:
+    torch.manual_seed(0)
+    return fresh_objective(run)
+
+
+class TwoViews(MAE):
+    """What a method with two views and a small third one asks for."""
+
+    def views(self):
+        (view,) = super().views().views
+        spec = super().views()
+        small = type(view)(size=8)
+        return type(spec)(views=(view, view, small), mean=spec.mean, std=spec.std)
+
+
+def test_one_view_has_no_positives(digits):
+    run = small_run(digits)
+    found = health.Health(run)(make_objective(run), ALONE)
+    names = {"effective_rank", "effective_rank_centered", "uniformity", "negative_similarity", "collapsed"}
+    assert found.keys() == {f"health/{name}" for name in names}
+    assert found["health/collapsed"] == 0 and 2 < found["health/effective_rank_centered"] <= 64
+
+
+def test_two_views_are_compared_and_small_ones_left_out(digits):
+    run = small_run(digits)
+    objective = make_objective(run)
+    objective.__class__ = TwoViews
+    monitor = health.Health(run)
+    found = monitor(objective, ALONE)
+    assert found.keys() >= {"health/alignment", "health/positive_similarity"}
+    assert found["health/positive_similarity"] > found["health/negative_similarity"]
+    assert found["health/alignment"] == pytest.approx(2 - 2 * found["health/positive_similarity"], abs=1e-5)
+    assert monitor(objective, ALONE) == found == health.Health(run)(objective, ALONE)
+
+
+def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
+    run = small_run(digits)
+    objective, monitor = make_objective(run), health.Health(run)
+    final = objective.encoder.norm
+    assert isinstance(final, nn.LayerNorm)
+    with caplog.at_level(logging.INFO, logger="eyespot"):
+        assert monitor(objective, ALONE)["health/collapsed"] == 0 and not caplog.records
+        with torch.no_grad():
+            final.weight.zero_()
+            final.bias.fill_(1.0)  # the output no longer depends on the image
+        assert monitor(objective, ALONE)["health/collapsed"] == 1
+        assert monitor(objective, ALONE)["health/collapsed"] == 1
+        (warning,) = caplog.records
+        assert warning.levelno == logging.WARNING and "collapsed" in warning.message and "\n" not in warning.message
+        nn.init.ones_(final.weight)
+        assert monitor(objective, ALONE)["health/collapsed"] == 0
+    assert caplog.records[-1].levelno == logging.INFO and len(caplog.records) == 2
+
+
+def look(world: World, digits) -> dict[str, float]:
+    run = small_run(digits)
+    return health.Health(run)(make_objective(run), world)
+
+
+def test_ranks_look_together(digits, on_ranks):
+    """The first has the numbers of one process alone, the other none."""
+    assert on_ranks(look, 2, digits) == [look(ALONE, digits), {}]
+
+
+def test_a_head_that_stays_collapsed_is_reported_once(caplog):
+    watch = health.HeadWatch()
+    with caplog.at_level(logging.WARNING, logger="eyespot"):
+        for step in range(4):  # a run may begin there
+            watch(step, {"negative_similarity": 0.9999})
+        watch(4, {"negative_similarity": 0.5})
+        watch(5, {"loss": 1.0})
+        assert not caplog.records
+        for step in range(6, 20):
+            watch(step, {"negative_similarity": 0.9999})
+    (warning,) = caplog.records
+    assert "step 10: the head gives nearly the same embedding for every image" in warning.getMessage()

@@ -1,0 +1,75 @@
+"""Teachers: the moving average in closed form, and no gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+
+NUM_STEPS = 20
+
+
+def make_student() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).double()
+
+
+def test_it_equals_the_closed_form_after_many_steps():
+    """m^n t_0 + (1 - m) sum over i of m^(n - i) s_i, for the n students that it followed."""
+    student, momentum = make_student(), 0.9
+    teacher = make_teacher(student)
+    expected = [momentum**NUM_STEPS * parameter.detach() for parameter in student.parameters()]
+    for step in range(1, NUM_STEPS + 1):
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter += torch.randn_like(parameter)
+        follow(teacher, student, momentum)
+        for total, parameter in zip(expected, student.parameters(), strict=True):
+            total += (1 - momentum) * momentum ** (NUM_STEPS - step) * parameter.detach()
+    for parameter, total in zip(teacher.parameters(), expected, strict=True):
+        assert torch.allclose(parameter, total, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_the_ends_of_the_range(momentum):
+    student = make_student()
+    teacher = make_teacher(student)
+    before = [parameter.clone() for parameter in teacher.parameters()]
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(2)
+    follow(teacher, student, momentum)
+    for parameter, old, new in zip(teacher.parameters(), before, student.parameters(), strict=True):
+        assert torch.equal(parameter, old if momentum else new.detach())
+
+
+def test_it_is_a_copy_without_gradient_that_does_not_touch_the_student():
+    student = make_student()
+    teacher = make_teacher(student)
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    student(images).sum().backward()
+    gradients = [parameter.grad.clone() for parameter in student.parameters()]
+    before = [parameter.clone() for parameter in student.parameters()]
+    follow(teacher, student, 0.5)
+    for parameter, old, gradient in zip(student.parameters(), before, gradients, strict=True):
+        assert torch.equal(parameter, old)
+        assert torch.equal(parameter.grad, gradient)
+    assert all(parameter.grad is None and parameter.grad_fn is None for parameter in teacher.parameters())
+
+
+def test_running_statistics_are_its_own():
+    student = make_student()
+    teacher = make_teacher(student)
+    student(torch.randn(4, 3, 8, 8, dtype=torch.float64) + 5)
+    follow(teacher, student, 0.0)
+    assert (teacher[1].running_mean == 0).all()
+    assert (student[1].running_mean != 0).all()
+
+
+def test_the_momentum_rises_along_half_a_cosine():
+    assert cosine_momentum(0.99, 0.0) == pytest.approx(0.99, abs=1e-15)
+    assert cosine_momentum(0.99, 0.5) == pytest.approx(0.995, abs=1e-15)
+    assert cosine_momentum(0.99, 1.0) == 1.0
+    assert cosine_momentum(0.996, 1 / 3) == pytest.approx(1 - 0.004 * 0.75, abs=1e-15)  # cos(60 degrees) is a half

@@ -1,0 +1,77 @@
+"""Prototypes and balanced assignments, against a slow reference and by what they are meant to be."""
+
+import pytest
+import torch
+
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.prototypes import Prototypes, balanced
+
+COUNT, DIM, NUM_PROTOTYPES = 12, 5, 4
+
+
+def make_cosines() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(COUNT, NUM_PROTOTYPES, generator=generator, dtype=torch.float64) * 2 - 1
+
+
+def slow_balanced(cosines, epsilon, num_rounds):
+    """Columns to an equal share, then rows to 1, number by number."""
+    weights = [[(float(cosine) / epsilon) for cosine in row] for row in cosines]
+    weights = [[2.718281828459045**value for value in row] for row in weights]
+    for _ in range(num_rounds):
+        totals = [sum(row[k] for row in weights) for k in range(NUM_PROTOTYPES)]
+        weights = [[v * COUNT / NUM_PROTOTYPES / t for v, t in zip(row, totals, strict=True)] for row in weights]
+        weights = [[value / sum(row) for value in row] for row in weights]
+    return torch.tensor(weights, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("epsilon", "num_rounds"), [(0.05, 1), (0.05, 3), (0.5, 3)])
+def test_assignments_equal_the_slow_reference(epsilon, num_rounds):
+    found = balanced(make_cosines(), epsilon, num_rounds)
+    assert torch.allclose(found, slow_balanced(make_cosines(), epsilon, num_rounds), rtol=1e-10, atol=1e-14)
+
+
+def test_every_prototype_gets_its_share():
+    """Even where all samples are nearest to the same one; and a sample's own order of prototypes decides the rest."""
+    cosines = make_cosines()
+    cosines[:, 0] = 1
+    found = balanced(cosines, 0.2, 100)
+    assert torch.allclose(found.sum(1), torch.ones(COUNT, dtype=torch.float64))
+    assert torch.allclose(found.sum(0), torch.full((NUM_PROTOTYPES,), COUNT / NUM_PROTOTYPES, dtype=torch.float64))
+    ratios = found.log() - cosines / 0.2  # of one sample: -log of what the prototypes were divided by, up to a number
+    assert torch.allclose(ratios - ratios[:, :1], (ratios - ratios[:, :1])[0])
+
+
+def test_the_smallest_epsilon_underflows_nowhere():
+    cosines = -torch.ones(COUNT, NUM_PROTOTYPES)  # all as far from all as can be, in float32
+    cosines[:, 0] = 1
+    assert balanced(cosines, 0.025, 3).isfinite().all()
+
+
+def own_assignments(world: World) -> torch.Tensor:
+    """Unequal shares: 8 rows here, 4 there."""
+    return balanced(make_cosines().split([8, 4])[world.rank], 0.05, 3)
+
+
+def test_ranks_balance_together(on_ranks):
+    expected = balanced(make_cosines(), 0.05, 3)
+    assert torch.allclose(torch.cat(on_ranks(own_assignments, 2)), expected, rtol=1e-12, atol=0)
+
+
+def test_cosines_depend_on_no_length_and_held_prototypes_do_not_move():
+    torch.manual_seed(0)
+    prototypes = Prototypes(DIM, NUM_PROTOTYPES).double()
+    rows = torch.randn(3, COUNT, DIM, dtype=torch.float64)
+    slow = [
+        [(row @ weight / row.norm() / weight.norm()).item() for weight in prototypes.weight]
+        for row in rows.flatten(0, 1)
+    ]
+    expected = torch.tensor(slow, dtype=torch.float64).view(3, COUNT, NUM_PROTOTYPES)
+    assert torch.allclose(prototypes(rows), expected)
+    with torch.no_grad():
+        prototypes.weight *= 3
+    assert torch.allclose(prototypes(5 * rows), expected)
+    for moving in (True, False):
+        prototypes(rows, torch.tensor(moving)).square().sum().backward()
+        assert (prototypes.weight.grad.abs().sum() > 0) == moving
+        prototypes.weight.grad = None

@@ -1,0 +1,75 @@
+"""When a rank is called slow, and what counts as its own work."""
+
+import time
+
+import pytest
+import torch
+
+from eyespot.pretrain.watchdog.stragglers import INTERVALS, OwnWork, Stragglers
+
+
+def rows(*seconds: tuple[float, float]) -> torch.Tensor:
+    return torch.tensor(seconds, dtype=torch.float64)
+
+
+USUAL, SLOW_DATA, SLOW_COMPUTE = (0.01, 0.09), (0.11, 0.09), (0.01, 0.19)
+
+
+def test_figures():
+    metrics, said = Stragglers(["a", "b", "c"]).judge(rows(USUAL, SLOW_DATA, (0.01, 0.08)))
+    assert metrics == {"rank_seconds_median": 0.1, "rank_seconds_max": 0.2, "slowest_rank": 1}
+    assert said == []
+
+
+@pytest.mark.parametrize(("slow", "what"), [(SLOW_DATA, "data takes 0.11 s"), (SLOW_COMPUTE, "compute takes 0.19 s")])
+def test_named_once_after_some_intervals_in_a_row_and_once_when_it_recovers(slow, what):
+    stragglers = Stragglers(["rank 0", "rank 1"])
+    said = [stragglers.judge(rows(USUAL, slow))[1] for _ in range(INTERVALS + 3)]
+    assert [len(lines) for lines in said] == [0] * (INTERVALS - 1) + [1, 0, 0, 0]
+    assert said[INTERVALS - 1][0].startswith("rank 1 is slow: 0.2 s of own work per step, the median is 0.1 s; its")
+    assert what in said[INTERVALS - 1][0]
+    recovered = [stragglers.judge(rows(USUAL, USUAL))[1] for _ in range(2)]
+    assert [len(lines) for lines in recovered] == [1, 0]
+    assert recovered[0][0].startswith("rank 1 keeps up again")
+
+
+def test_now_and_then_is_not_slow():
+    stragglers = Stragglers(["a", "b"])
+    for interval in range(20):
+        assert stragglers.judge(rows(USUAL, SLOW_DATA if interval % INTERVALS else USUAL))[1] == []
+
+
+def test_a_factor_of_nearly_nothing_is_noise():
+    stragglers = Stragglers(["a", "b"])
+    for _ in range(10):
+        assert stragglers.judge(rows((0.0, 0.001), (0.0, 0.004)))[1] == []
+
+
+def test_own_work_is_waiting_for_data_and_computing_but_not_sleeping():
+    work = OwnWork(torch.device("cpu"))
+    for _ in range(2):
+        work.begin_step()
+        work.waited_for_data(0.5)
+        work.begin_compute()
+        until = time.thread_time() + 0.05
+        while time.thread_time() < until:
+            pass
+        time.sleep(0.3)  # as an exchange does
+        work.end_compute()
+    data, compute = work.close_interval()
+    assert data == 0.5
+    assert 0.05 <= compute < 0.25
+    assert work.close_interval() == (0.0, 0.0)
+    work.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_pass_through_the_blocks_on_a_gpu():
+    blocks = [torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.ReLU()) for _ in range(2)]
+    encoder = torch.nn.Sequential(torch.nn.Linear(4096, 4096), torch.nn.ModuleList(blocks)).to("cuda")
+    work = OwnWork(torch.device("cuda"))
+    work.time_forward(encoder)
+    images = encoder[0](torch.randn(8192, 4096, device="cuda"))  # what comes before the blocks does not count
+    blocks[1](blocks[0](images))
+    assert 0 < work.close_interval()[1] < 10
+    work.close()
