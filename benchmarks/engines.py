@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from ranks import on_ranks
 from results import write_results
+from step_passes import take_passes
 from torch import Tensor
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
@@ -82,7 +83,7 @@ def trajectory(
     for step in range(PARITY_STEPS):
         own = range(step * parts + world.rank, (step + 1) * parts, world.size)
         batches = [(make_batch(4, run.encoder.image_size, number), number) for number in own]
-        scalars = torch.stack([row["loss"].double() for row in made.forward_backward(batches)])
+        scalars = torch.stack([row["loss"].double() for row in take_passes(made, batches)])
         made.step(LR)
         losses.append(_mean_over_parts(scalars, world))
     weights = _whole_weights(made)
@@ -197,7 +198,7 @@ def paired_steps(world: Any, engine: str, batch_size: int, steps: int) -> list[t
     ours, hand = make_engine(run, world, engine, micro_batch_size=batch_size), by_hand(run, world, engine, batch_size)
 
     def our_step(batch: Any) -> None:
-        ours.forward_backward([(batch, 0)])
+        take_passes(ours, [(batch, 0)])
         ours.step(0.0)
 
     pairs = []
@@ -229,7 +230,7 @@ def memory(world: Any, engine: str, batch_size: int) -> tuple[float, float]:
         made = make_engine(run, world, engine, micro_batch_size=batch_size)
 
         def step(batch: Any) -> None:
-            made.forward_backward([(batch, 0)])
+            take_passes(made, [(batch, 0)])
             made.step(0.0)
 
     for number in range(2):
@@ -259,7 +260,7 @@ def alone(world: Any, batch_size: int, steps: int) -> float:
     for number in range(steps + 1):
         batch = make_batch(batch_size, run.encoder.image_size, number * world.size + world.rank)
         begin = time.perf_counter()
-        engine.forward_backward([(batch, 0)])
+        take_passes(engine, [(batch, 0)])
         engine.step(0.0)
         seconds.append(time.perf_counter() - begin)
     return statistics.median(seconds[1:])

@@ -1,11 +1,12 @@
 """Contrastive: an objective whose loss compares the samples of a batch with each other.
 
 The loss of a whole batch is then not the mean of its micro-batches' losses. So the method comes in two parts: rows, one
-per sample, which a micro-batch can compute on its own; and the loss of all of the rank's rows. ``grad_cache`` puts them
-together where a step has more than one micro-batch.
+per sample, which a micro-batch can compute on its own; and the loss of all of the rank's rows. ``loop/gradient_cache``
+puts them together where a step has more than one micro-batch.
 """
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,16 @@ from eyespot.pretrain.objective import Objective
 
 Rows = dict[str, Tensor]
 """By name, tensors with one row per sample: (B, ...)."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Compared:
+    """What comparing all rows of a step gave, for one of its micro-batches."""
+
+    scalars: dict[str, Tensor]
+    """Of the whole step: {"loss", and other scalars to log}, without gradient."""
+    gradients: Rows
+    """The loss's gradient in each of the micro-batch's rows."""
 
 
 class Contrastive(Objective):
@@ -40,12 +51,13 @@ class Contrastive(Objective):
         mean over ranks that an engine takes is the gradient of one process with the whole batch.
         """
 
-    def forward(self, batch: Batch, gradients: Rows | None = None, *, only_rows: bool = False) -> dict[str, Any]:
-        """The loss of one micro-batch.
+    def forward(self, batch: Batch, compared: Compared | None = None, *, only_rows: bool = False) -> dict[str, Any]:
+        """The loss of one micro-batch, or its share of a whole step's.
 
         Args:
             batch: of one view spec.
-            gradients: the loss's gradient in each row; what is returned then has that gradient, not that value.
+            compared: what a first look at the whole step gave: the step's loss is returned, and its gradient is what
+                reaches the weights through this micro-batch's rows.
             only_rows: {"rows", "targets"} instead of a loss, for a first look: running statistics of batch norm in
                 what makes the rows stay as they are, because the rows will be made again.
         """
@@ -54,7 +66,8 @@ class Contrastive(Objective):
                 rows = self.embed(batch)
             return {"rows": rows, "targets": self.targets(batch)}
         rows = self.embed(batch)
-        if gradients is None:
+        if compared is None:
             return self.compare({**rows, **self.targets(batch)})
-        parts = [(rows[name] * gradient).sum() for name, gradient in gradients.items()]
-        return {"loss": sum(parts[1:], parts[0])}
+        parts = [(rows[name] * gradient).sum() for name, gradient in compared.gradients.items()]
+        carrier = sum(parts[1:], parts[0])  # has the right gradient, and no meaning as a value
+        return {**compared.scalars, "loss": compared.scalars["loss"] + (carrier - carrier.detach())}

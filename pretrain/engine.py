@@ -1,10 +1,11 @@
 """Engine: how an objective's step runs on many processes. One file each in ``engines/``, chosen by name."""
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,21 @@ class Settings:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class MicroBatch:
+    """The part of a step's batch that goes through the objective at once."""
+
+    batch: Batch
+    seed: int = 0
+    """Of torch's generator (drop path and the like)."""
+    last: bool = True
+    """The step's last: ranks exchange their gradients in its backward pass."""
+    num_averaged: int = 1
+    """The step's loss is the mean of so many micro-batches' losses. 1 where each has its whole share already."""
+    known: dict[str, Any] = field(default_factory=dict)
+    """What else the objective's forward pass is told."""
+
+
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 ReadTensors = Callable[[dict[str, Tensor]], None]
 
@@ -80,13 +96,16 @@ class Engine(Protocol):
 
     objective: Objective
 
-    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
-        """Computes the gradient of a whole step: detached scalars of each micro-batch.
+    def forward(self, part: MicroBatch) -> dict[str, Any]:
+        """The objective's forward pass, wrapped and in the run's precision: {"loss": scalar, and scalars to log}."""
+        ...
 
-        Args:
-            micro_batches: as many as the engine was told to expect, each with its seed of torch's generator; taken one
-                by one, so that the next can be made ready meanwhile.
-        """
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of what the last forward pass made."""
+        ...
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision of the forward pass, for what is computed beside it."""
         ...
 
     def step(self, lr: float) -> tuple[float, bool]:

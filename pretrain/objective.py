@@ -105,6 +105,15 @@ class Objective(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of one micro-batch: {"loss": scalar, and other scalars to log}."""
 
+    @property
+    def in_step(self) -> bool:
+        """Whether this forward pass is a training step's own, after which ``after_step`` or ``after_skip`` follows.
+
+        What they need is set aside in such a pass only. A pass without gradient is somebody's look at the objective: it
+        leaves nothing behind.
+        """
+        return torch.is_grad_enabled()
+
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""
         return features(self.encoder, images)

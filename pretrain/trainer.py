@@ -2,23 +2,23 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import Saver
 from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed import process_group as dist
-from eyespot.pretrain.engine import make_engine
+from eyespot.pretrain.engine import MicroBatch, make_engine
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.feature_refresh import Refresh
+from eyespot.pretrain.loop.gradient_cache import compared
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
 from eyespot.pretrain.loop.run_data import (
@@ -30,8 +30,8 @@ from eyespot.pretrain.loop.run_data import (
     sample_ids,
 )
 from eyespot.pretrain.loop.run_folder import RunFolder, manifest_digest
-from eyespot.pretrain.loop.schedule import micro_seed, rate_at
-from eyespot.pretrain.loop.step_metrics import StepMeter, global_means, guilty_ids, sample_digest
+from eyespot.pretrain.loop.schedule import due, micro_seed, rate_at
+from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
 from eyespot.pretrain.loop.stop_signals import StopSignals
 from eyespot.pretrain.monitors.collapse import HeadWatch
 from eyespot.pretrain.monitors.monitor import Monitor
@@ -141,28 +141,32 @@ class Trainer:
                 self.tracker.close(status)
 
     def _loop(self, progress: TrainingProgress) -> Outcome:
-        run = self.run
+        run, engine = self.run, self.engine
         last = min(run.steps, run.stop_after or run.steps)
         self.meter.restart()
         for step in range(self.start, last):
             self.refresh(step, progress)  # clusters: before the first step, and every few epochs
-            batches, scalars = self._forward_backward(step)  # 1.
+            passed = StepRecord()
+            for part in self._micro_batches(step):
+                scalars = engine.forward(part)  # 1. forward, backward
+                engine.backward(scalars["loss"] / part.num_averaged)
+                passed.add(part.batch, scalars)
             self.watch.at("optimiser")
             rate = rate_at(step, run)
-            broken, stop = dist.any_rank([not torch.isfinite(scalars).all(), self.signals.received is not None])
-            grad_norm, applied = self.engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
+            broken, stop = dist.any_rank([not passed.is_finite, self.signals.received is not None])
+            grad_norm, applied = engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
             if applied:
-                self.engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
+                engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
                 self.skipped = 0
             else:
-                self._skip(step, batches, scalars, grad_norm)
+                self._skip(step, passed, grad_norm)
             done = step + 1
             self.position = self.loader.state_dict()
-            if _due(done, run.log_every) or _due(done, run.monitor_every) or done == last:
-                self._log(done, batches, scalars, {"lr": rate, "grad_norm": grad_norm}, progress)
-            if self.pictured is not None and (_due(done, run.picture_every) or done == run.steps):
+            if due(done, run.log_every) or due(done, run.monitor_every) or done == last:
+                self._log(done, passed, {"lr": rate, "grad_norm": grad_norm}, progress)
+            if self.pictured is not None and (due(done, run.picture_every) or done == run.steps):
                 self._picture(done)
-            if _due(done, run.save_every) or stop or done == last:
+            if due(done, run.save_every) or stop or done == last:
                 self._save(done, must_work=stop or done == last)
             progress.advance(done)
             if stop and done < run.steps:
@@ -171,52 +175,50 @@ class Trainer:
         log.info("done: step %d of %d", max(self.start, last), run.steps)
         return "done"
 
-    def _forward_backward(self, step: int) -> tuple[list[Batch], Tensor]:
-        """The gradient of one step: its micro-batches and their scalars, (accumulate, names) float64."""
-        batches: list[Batch] = []
-        rows = self.engine.forward_backward(self._micro_batches(step, batches))
-        self.names = list(rows[0])
-        return batches, torch.stack([torch.stack([value.double() for value in row.values()]) for row in rows]).cpu()
+    def _micro_batches(self, step: int) -> Iterable[MicroBatch]:
+        """One step's; where their rows are compared with each other, after a first look at all of them."""
+        parts = self._read(step)
+        looks_twice = self.run.data.accumulate > 1 and isinstance(self.engine.objective, Contrastive)
+        return compared(self.engine, parts) if looks_twice else parts
 
-    def _micro_batches(self, step: int, taken: list[Batch]) -> Iterator[tuple[Batch, int]]:
-        """One step's micro-batches with their seeds; those that were asked for are in ``taken``."""
-        for part in range(self.run.data.accumulate):
+    def _read(self, step: int) -> Iterator[MicroBatch]:
+        """One step's micro-batches, each taken from the loader when the one before has gone through."""
+        count = self.run.data.accumulate
+        for part in range(count):
             self.watch.at("reading data", step + 1)
-            taken.append(next(self.loader))
+            batch = next(self.loader)
             waited = self.watch.at("forward and backward")
-            self.meter.add(self.run.data.batch_size // self.run.data.accumulate, waited)
-            yield taken[-1], micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
+            self.meter.add(self.run.data.batch_size // count, waited)
+            seed = micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
+            yield MicroBatch(batch=batch, seed=seed, last=part == count - 1, num_averaged=count)
 
-    def _skip(self, step: int, batches: list[Batch], scalars: Tensor, grad_norm: float) -> None:
+    def _skip(self, step: int, passed: StepRecord, grad_norm: float) -> None:
         """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
         self.engine.discard()
         self.engine.objective.after_skip()
         self.skipped += 1
-        ids = guilty_ids(batches, scalars)
-        what = f"step {step + 1}: loss or gradient is not finite (gradient norm {grad_norm}); sample ids {ids}"
+        blamed = f"(gradient norm {grad_norm}); sample ids {passed.guilty_ids()}"
+        what = f"step {step + 1}: loss or gradient is not finite {blamed}"
         if self.skipped <= self.run.max_skipped_steps:
             log.warning("%s; step skipped", what)
             return
         self._save(step, must_work=False)
         raise TrainingError(f"{what}; the checkpoint of step {step} is the last good one")
 
-    def _log(
-        self, step: int, batches: list[Batch], scalars: Tensor, extra: dict[str, float], progress: TrainingProgress
-    ) -> None:
+    def _log(self, step: int, passed: StepRecord, extra: dict[str, float], progress: TrainingProgress) -> None:
         """One line of metrics."""
         self.watch.at("logging")
-        seen = step * self.run.data.batch_size
         values = {
-            **global_means(self.names, scalars),
+            **passed.means(),
             **extra,
-            "samples_seen": seen,
-            "epoch": round(seen / self.loader.num_samples, 4),
-            "sample_digest": sample_digest(batches),
+            "samples_seen": step * self.run.data.batch_size,
+            "epoch": round(step * self.run.data.batch_size / self.loader.num_samples, 4),
+            "sample_digest": passed.digest(),
             "bad_samples": int(dist.gather_rows(torch.tensor([[self.loader.bad_samples]])).sum()),
             **self.meter.close_interval(),
             **self.watch.close_interval(),
         }
-        if _due(step, self.run.monitor_every):
+        if due(step, self.run.monitor_every):
             self.watch.at("monitor")
             for monitor in self.monitors:
                 values |= monitor(self.engine.objective, self.world)
@@ -237,20 +239,10 @@ class Trainer:
     def _save(self, step: int, *, must_work: bool) -> None:
         """Hands a checkpoint to the saver. One that cannot be written leaves the last good one."""
         self.watch.at("saving")
-        run = self.run
-        meta = checkpoint.Meta(
-            step=step,
-            loader=self.position,
-            world_size=self.world.size,
-            run_key=self.folder.record.get("run_key", ""),
-            engine=run.engine,
-            precision=run.precision,
-        )
+        run, run_key = self.run, self.folder.record.get("run_key", "")
+        where = {"step": step, "loader": self.position, "world_size": self.world.size}
+        meta = checkpoint.Meta(**where, run_key=run_key, engine=run.engine, precision=run.precision)
         try:
             self.saver.save(self.engine.save_tensors(), meta, wait=must_work)
         except OSError as error:
             raise TrainingError(str(error)) from error
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.reader import Meta
@@ -31,7 +32,7 @@ def make(engine: str, world: World) -> Engine:
 
 def step(engine: Engine, world: World, number: int) -> float:
     """The global batch's loss."""
-    loss = engine.forward_backward([(own_batches(engine, world)[number], number)])[0]["loss"].clone()
+    loss = take_passes(engine, [(own_batches(engine, world)[number], number)])[0]["loss"].clone()
     assert engine.step(1e-3)[1]
     engine.objective.after_step((number + 1) / 10)
     if torch.distributed.is_initialized():

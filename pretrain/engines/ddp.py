@@ -1,7 +1,5 @@
 """DDP: every process holds the whole objective, gradients are averaged. Also the engine of a single process."""
 
-import contextlib
-
 from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.pretrain.distributed.process_group import World
@@ -18,9 +16,10 @@ class DDPEngine(TorchEngine):
         self._wrapped = DistributedDataParallel(objective, forward_sync_buffers=False) if world.size > 1 else None
         super().__init__(objective, self._wrapped or objective, make_optimizer, settings, world.device)
 
-    def exchange(self, last: bool) -> contextlib.AbstractContextManager:
+    def sync_gradients(self, last: bool) -> None:
         """Gradients cross the network with the last micro-batch only."""
-        return contextlib.nullcontext() if last or self._wrapped is None else self._wrapped.no_sync()
+        if self._wrapped is not None:
+            self._wrapped.require_backward_grad_sync = last  # what no_sync() sets around both passes
 
 
 make = DDPEngine

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World, ensure_group
-from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
-from eyespot.pretrain.engines.micro_batches import forward_backward
+from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.engines.zero_state import ZeroState
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.lars import LARS
@@ -89,22 +87,19 @@ class DeepSpeedEngine:
         for name in self._gathered:
             setattr(objective, name, self._with_parameters(getattr(objective, name)))
 
-    def forward(self, batch: Batch, **known: Any) -> dict[str, Any]:
-        """The objective's forward pass in the run's precision."""
-        return self._engine(call=self.objective, precision=self._autocast(), batch=batch, **known)
+    def forward(self, part: MicroBatch) -> dict[str, Any]:
+        """The objective's forward pass in the run's precision. ZeRO is told which micro-batch is the step's last."""
+        torch.manual_seed(part.seed)
+        self._engine.set_gradient_accumulation_boundary(part.last)
+        return self._engine(call=self.objective, precision=self.autocast(), batch=part.batch, **part.known)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient; which rank keeps what of it, ZeRO decides."""
-        self._engine.backward(loss, scale_wrt_gas=False)  # forward_backward has divided it
+        self._engine.backward(loss, scale_wrt_gas=False)  # the loop has divided it
 
-    def exchange(self, last: bool) -> contextlib.AbstractContextManager:
-        """Tells ZeRO which micro-batch is the step's last."""
-        self._engine.set_gradient_accumulation_boundary(last)
-        return contextlib.nullcontext()
-
-    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
-        """One step's gradient."""
-        return forward_backward(self, micro_batches, self._settings.accumulate, self._autocast)
+    def autocast(self) -> torch.autocast:
+        """The run's precision."""
+        return self._settings.autocast(self._device)
 
     def step(self, lr: float) -> tuple[float, bool]:
         """Clips by the global norm and steps; ZeRO skips when the norm is not finite, and calls it infinite."""
@@ -131,9 +126,6 @@ class DeepSpeedEngine:
             delattr(self.objective, name)  # the class's own shows again
         self._gathered = ()
         self._engine.destroy()
-
-    def _autocast(self) -> torch.autocast:
-        return self._settings.autocast(self._device)
 
     def _with_parameters(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method as a forward pass of its own, in which ZeRO-3 brings each module's parameters when it runs."""

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -42,10 +41,9 @@ class FSDPEngine(TorchEngine):
         _gather_for(objective, self._root)
         super().__init__(objective, objective, make_optimizer, settings, world.device)
 
-    def exchange(self, last: bool) -> AbstractContextManager:
+    def sync_gradients(self, last: bool) -> None:
         """Gradients are summed up over ranks, and cut up, with the last micro-batch only."""
         self._root.set_requires_gradient_sync(last)
-        return nullcontext()
 
 
 make = FSDPEngine

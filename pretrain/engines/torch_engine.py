@@ -2,17 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import own_share
-from eyespot.pretrain.engine import MakeOptimizer, ReadTensors, Settings
-from eyespot.pretrain.engines.micro_batches import forward_backward
+from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.optimizers import set_rate
 from eyespot.pretrain.optim.tensor_norms import whole_norms
@@ -43,21 +40,23 @@ class TorchEngine(ABC):
         self._fill_optimizer_state()
 
     @abstractmethod
-    def exchange(self, last: bool) -> AbstractContextManager:
-        """Around both passes of a micro-batch; gradients are exchanged with the last one only."""
+    def sync_gradients(self, last: bool) -> None:
+        """Before a forward pass: whether ranks exchange gradients in its backward pass, the step's last."""
 
-    def forward(self, batch: Batch, **known: Any) -> dict[str, Any]:
+    def forward(self, part: MicroBatch) -> dict[str, Any]:
         """The objective's forward pass in the run's precision."""
-        with self._autocast():
-            return self._call(batch, **known)
+        torch.manual_seed(part.seed)
+        self.sync_gradients(part.last)
+        with self.autocast():
+            return self._call(part.batch, **part.known)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient."""
         loss.backward()
 
-    def forward_backward(self, micro_batches: Iterable[tuple[Batch, int]]) -> list[dict[str, Tensor]]:
-        """One step's gradient."""
-        return forward_backward(self, micro_batches, self._settings.accumulate, self._autocast)
+    def autocast(self) -> torch.autocast:
+        """The run's precision."""
+        return self._settings.autocast(self._device)
 
     def step(self, lr: float) -> tuple[float, bool]:
         """Clips by the global norm and steps; skips when the norm is not finite."""
@@ -89,9 +88,6 @@ class TorchEngine(ABC):
 
     def close(self) -> None:  # noqa: B027 - torch frees it
         """Nothing is held beyond the objective."""
-
-    def _autocast(self) -> torch.autocast:
-        return self._settings.autocast(self._device)
 
     def _fill_optimizer_state(self) -> None:
         """Creates the slots before the first step, so that a checkpoint can be read into them.

@@ -10,6 +10,11 @@ if TYPE_CHECKING:
 IMAGES_PER_RATE = 256
 
 
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done after this one; 0 = never."""
+    return every > 0 and step % every == 0
+
+
 def effective_rate(base: float, batch_size: int) -> float:
     """The linear scaling rule (Goyal et al. 2017): recipes state the rate for 256 images per step."""
     return base * batch_size / IMAGES_PER_RATE

@@ -3,8 +3,10 @@
 import hashlib
 import resource
 import time
+from functools import cached_property
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
@@ -45,23 +47,43 @@ class StepMeter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def global_means(names: list[str], scalars: Tensor) -> dict[str, float]:
-    """Means over the global batch of (micro-batches, names) scalars.
+class StepRecord:
+    """What one step met on this rank: its micro-batches' samples, and their scalars."""
 
-    Summed in the order of the global batch, so that ranks and accumulation give the same digits.
-    """
-    return dict(zip(names, gather_rows(scalars).mean(dim=0).tolist(), strict=True))
+    def __init__(self) -> None:
+        self._ids: list[Tensor] = []
+        self._rows: list[dict[str, Tensor]] = []
 
+    def add(self, batch: Batch, scalars: dict[str, Tensor]) -> None:
+        """A micro-batch that has gone through, and what the objective said of it."""
+        self._ids.append(batch.ids)
+        self._rows.append({name: scalar.detach() for name, scalar in scalars.items()})
 
-def sample_digest(batches: list[Batch]) -> str:
-    """Which samples the step saw: sha256[:16] of the global batch's ids in order, as little-endian int64."""
-    ids = gather_rows(torch.stack([batch.ids for batch in batches])).flatten()
-    return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+    @cached_property
+    def scalars(self) -> Float64[Tensor, "micro_batches names"]:
+        """On the CPU: the step's work on the device is waited for."""
+        return torch.stack([torch.stack([value.double() for value in row.values()]) for row in self._rows]).cpu()
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all of this rank's scalars are."""
+        return bool(self.scalars.isfinite().all())
 
-def guilty_ids(batches: list[Batch], scalars: Tensor) -> list[int]:
-    """Sample ids of the micro-batches, on all ranks, whose scalars are not finite; of all where none is."""
-    broken = ~scalars.isfinite().all(dim=1, keepdim=True)
-    rows = gather_rows(torch.cat([broken.long(), torch.stack([batch.ids for batch in batches])], dim=1))
-    guilty = rows[rows[:, 0] > 0] if bool(rows[:, 0].any()) else rows
-    return guilty[:, 1:].flatten().tolist()
+    def means(self) -> dict[str, float]:
+        """Means of the scalars over the global batch. Every rank calls it.
+
+        Summed in the order of the global batch, so that ranks and accumulation give the same digits.
+        """
+        return dict(zip(self._rows[0], gather_rows(self.scalars).mean(dim=0).tolist(), strict=True))
+
+    def digest(self) -> str:
+        """sha256[:16] of the ids of the global batch's samples in order, as little-endian int64. All ranks call it."""
+        ids = gather_rows(torch.stack(self._ids)).flatten()
+        return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
+    def guilty_ids(self) -> list[int]:
+        """Sample ids of the micro-batches, on all ranks, whose scalars are not finite; of all where none is."""
+        broken = ~self.scalars.isfinite().all(dim=1, keepdim=True)
+        rows = gather_rows(torch.cat([broken.long(), torch.stack(self._ids)], dim=1))
+        guilty = rows[rows[:, 0] > 0] if bool(rows[:, 0].any()) else rows
+        return guilty[:, 1:].flatten().tolist()

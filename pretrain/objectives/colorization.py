@@ -106,7 +106,7 @@ class Colorization(Objective):
         logits = self.logits(lab[:, :1])
         places, shares = self.names.encode(thinned(lab[:, 1:], self.out_size))
         nearest = places[:, 0]
-        if torch.is_grad_enabled():  # a step; without gradient someone only looks
+        if self.in_step:
             self.names.wait(nearest)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).permute(0, 2, 3, 1).flatten(0, 2)
         losses = -(shares * logits.log_softmax(1).gather(1, places)).sum(1)

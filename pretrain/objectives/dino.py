@@ -131,7 +131,7 @@ class DINO(Objective):
             goals = ((scores - self.centre) / self._temperature()).softmax(2)
         moving = self.progress >= self.config.frozen
         answers = self.student_head(encode_crops(self.student, batch.views), moving)
-        if torch.is_grad_enabled():  # a step; without gradient someone only looks
+        if self.in_step:
             self._means.append(scores.mean((0, 1))[None])
         answers = (answers / self.config.student_temperature).log_softmax(2)
         others = answers.sum(0) - answers[:NUM_LARGE]  # of each large view, all other views together

@@ -108,7 +108,7 @@ class Instance(Objective):
             loss = self._nce(batch, outputs, own) if self.config.num_negatives else self._softmax(outputs, own, rows)
             if self.config.proximal:
                 loss = loss + self.config.proximal * (outputs - own).square().sum(1).mean()
-        if torch.is_grad_enabled():  # a step; without gradient someone only looks
+        if self.in_step:
             self.bank.wait(rows, outputs)
         return {"loss": loss, **similarities(outputs, own)}
 

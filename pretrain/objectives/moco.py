@@ -115,7 +115,7 @@ class MoCo(Objective):
         queries = self.head(self.encode(batch.views[0]))
         keys = self.keys(batch.views[1])
         ids = batch.ids.to(keys.device)
-        if torch.is_grad_enabled():  # a step; without gradient someone only looks
+        if self.in_step:
             self.queue.wait(keys, ids)
         loss = moco_loss(queries, keys, self.queue.keys, self.config.temperature, ids=ids, queue_ids=self.queue.ids)
         return {"loss": loss, **similarities(queries, keys)}

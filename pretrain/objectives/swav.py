@@ -128,7 +128,7 @@ class SwAV(Contrastive):
     def embed(self, batch: Batch) -> Rows:
         """The cosines of each view with the prototypes: (B, V, K)."""
         rows = self.head(encode_crops(self.encoder, batch.views).flatten(0, 1)).unflatten(0, (len(batch.views), -1))
-        if torch.is_grad_enabled():  # a step; without gradient someone only looks
+        if self.in_step:
             for queue, view in zip(self._queues(), rows, strict=False):
                 queue.wait(view, batch.ids)
         self._earlier = self._earlier_cosines()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive
+from eyespot.pretrain.contrastive_objective import Compared, Contrastive
 
 
 class Pairs(Contrastive):
@@ -53,7 +53,10 @@ def test_a_rows_gradient_carries_on_to_the_weights():
     rows = {name: value.detach().requires_grad_() for name, value in objective.embed(batch).items()}
     loss = objective.compare({**rows, **objective.targets(batch)})["loss"]
     handed_in = dict(zip(rows, torch.autograd.grad(loss, list(rows.values())), strict=True))
-    objective(batch, handed_in)["loss"].backward()
+    of_all = {"loss": torch.tensor(7.5, dtype=torch.float64), "newest": torch.tensor(9)}
+    shown = objective(batch, Compared(scalars=of_all, gradients=handed_in))
+    assert (float(shown["loss"].detach()), int(shown["newest"])) == (7.5, 9), "what is logged is the whole step's"
+    shown["loss"].backward()
     for name, gradient in gradients(objective).items():
         assert torch.allclose(gradient, whole[name], rtol=1e-13, atol=1e-15), name
     assert whole["scale"] != 0

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from step_passes import take_passes
 from torch import nn
 
 from eyespot.data_pipeline.loading.batch import Batch
@@ -52,7 +53,7 @@ def test_making_it_changes_no_weight_and_starts_the_counters_at_zero():
 
 def test_accumulated_gradients_are_their_mean():
     engine = make_engine(accumulate=2)
-    engine.forward_backward([(make_batch(1.0), 0), (make_batch(3.0), 1)])
+    take_passes(engine, [(make_batch(1.0), 0), (make_batch(3.0), 1)])
     gradients = []
     for value in (1.0, 3.0):
         plain = Regression()
@@ -69,7 +70,7 @@ def test_accumulated_gradients_are_their_mean():
 def test_clipping_uses_the_global_norm():
     free, clipped = make_engine(), make_engine(clip=0.01)
     for engine in (free, clipped):
-        engine.forward_backward([(make_batch(2.0), 0)])
+        take_passes(engine, [(make_batch(2.0), 0)])
     gradients = torch.cat([p.grad.flatten() for p in clipped.objective.parameters()])
     assert gradients.norm() > 0.01
     norms = [engine.step(1e-2)[0] for engine in (free, clipped)]
@@ -83,7 +84,7 @@ def test_clipping_uses_the_global_norm():
 def test_a_gradient_that_is_not_finite_is_applied_nowhere():
     engine = make_engine()
     before = {name: tensor.clone() for name, tensor in engine.save_tensors().items()}
-    engine.forward_backward([(make_batch(math.nan), 0)])
+    take_passes(engine, [(make_batch(math.nan), 0)])
     norm, applied = engine.step(1e-2)
     assert not applied
     assert not math.isfinite(norm)

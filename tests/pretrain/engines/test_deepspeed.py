@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from step_passes import take_passes
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
@@ -85,7 +86,7 @@ def batches(engine: Engine, world: World, step: int, accumulate: int = 1) -> Ite
 def train(engine: Engine, world: World, steps: Any = STEPS, accumulate: int = 1, lr: float = 2e-3) -> list:
     losses = []
     for step in range(steps) if isinstance(steps, int) else steps:
-        scalars = engine.forward_backward(batches(engine, world, step, accumulate))
+        scalars = take_passes(engine, batches(engine, world, step, accumulate))
         assert engine.step(lr)[1]
         engine.objective.after_step((step + 1) / 100)
         losses.append([float(each["loss"]) for each in scalars])
@@ -156,7 +157,7 @@ def looked_at(stage: int, world: World) -> tuple[State, np.ndarray]:
 
     for step in range(FEW):
         look()
-        engine.forward_backward(batches(engine, world, step))
+        take_passes(engine, batches(engine, world, step))
         look()
         engine.step(2e-3)
         engine.objective.after_step((step + 1) / 100)
@@ -170,12 +171,12 @@ def with_a_nan(stage: int, world: World) -> tuple[State, State]:
     parts = list(batches(engines[0], world, 2, accumulate=2))
     if world.rank == 1:
         parts[0] = replace(parts[0][0], views=[view * math.nan for view in parts[0][0].views]), parts[0][1]
-    engines[0].forward_backward(parts)
+    take_passes(engines[0], parts)
     norm, applied = engines[0].step(2e-3)
     assert not applied
     assert not math.isfinite(norm)
     for part in (batches(engines[0], world, 2, accumulate=2), parts):
-        engines[0].forward_backward(part)
+        take_passes(engines[0], part)
         engines[0].discard()
     train(engines[0], world, [3, 4], accumulate=2)
     train(engines[1], world, [0, 1, 3, 4], accumulate=2)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from step_passes import take_passes
 from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
@@ -77,7 +78,7 @@ def batches(engine: Engine, world: World, step: int, accumulate: int = 1) -> Ite
 def train(engine: Engine, world: World, steps: int | list[int] = STEPS, accumulate: int = 1, lr: float = 2e-3) -> list:
     losses = []
     for step in range(steps) if isinstance(steps, int) else steps:
-        scalars = engine.forward_backward(batches(engine, world, step, accumulate))
+        scalars = take_passes(engine, batches(engine, world, step, accumulate))
         assert engine.step(lr)[1]
         engine.objective.after_step((step + 1) / 100)
         losses.append([float(each["loss"]) for each in scalars])
@@ -139,7 +140,7 @@ def looked_at(world: World) -> tuple[State, np.ndarray]:
 
     for step in range(FEW):
         look()
-        engine.forward_backward(batches(engine, world, step))
+        take_passes(engine, batches(engine, world, step))
         look()
         engine.step(2e-3)
         look()
@@ -154,12 +155,12 @@ def with_a_nan(world: World) -> tuple[State, State]:
     ((batch, seed),) = batches(engines[0], world, 2)
     if world.rank == 1:
         batch = replace(batch, views=[view * math.nan for view in batch.views])
-    engines[0].forward_backward([(batch, seed)])
+    take_passes(engines[0], [(batch, seed)])
     norm, applied = engines[0].step(2e-3)
     assert not applied
     assert not math.isfinite(norm)
     engines[0].objective.after_skip()
-    engines[0].forward_backward(batches(engines[0], world, 2))
+    take_passes(engines[0], batches(engines[0], world, 2))
     engines[0].discard()
     train(engines[0], world, [3, 4])
     train(engines[1], world, [0, 1, 3, 4])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eyespot.pretrain.loop.schedule import effective_rate, learning_rate, micro_seed, rate_at
+from eyespot.pretrain.loop.schedule import due, effective_rate, learning_rate, micro_seed, rate_at
 from eyespot.pretrain.recipe_lookup import make_run
 
 
@@ -58,3 +58,8 @@ def test_the_rate_of_a_run_is_for_its_batch():
     run = make_run("moco_v1_r50_in1k")
     run.data.batch_size, run.steps, run.optim.warmup_steps = 512, 100, 10
     assert [rate_at(step, run) for step in (0, 9, 50, 70, 90)] == pytest.approx([0.006, 0.06, 0.06, 0.006, 0.0006])
+
+
+def test_due_counts_from_one_and_knows_never():
+    assert [step for step in range(1, 10) if due(step, 3)] == [3, 6, 9]
+    assert not any(due(step, 0) for step in range(10))

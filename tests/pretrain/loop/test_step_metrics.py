@@ -7,7 +7,7 @@ import time
 import torch
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.loop.step_metrics import StepMeter, global_means, guilty_ids, sample_digest
+from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
 
 
 def make_batch(*ids: int) -> Batch:
@@ -15,22 +15,33 @@ def make_batch(*ids: int) -> Batch:
     return Batch(views=[], ids=numbers, epochs=numbers * 0, labels=numbers * 0, seed=0)
 
 
+def make_record(*parts: tuple[Batch, dict[str, float]]) -> StepRecord:
+    record = StepRecord()
+    for batch, scalars in parts:
+        record.add(batch, {name: torch.tensor(value, requires_grad=True) for name, value in scalars.items()})
+    return record
+
+
 def test_means_are_over_micro_batches():
-    scalars = torch.tensor([[1.0, 10.0], [3.0, 30.0]], dtype=torch.float64)
-    assert global_means(["loss", "other"], scalars) == {"loss": 2.0, "other": 20.0}
+    record = make_record((make_batch(1), {"loss": 1.0, "other": 10.0}), (make_batch(2), {"loss": 3.0, "other": 30.0}))
+    assert record.is_finite
+    assert record.means() == {"loss": 2.0, "other": 20.0}
+    assert not record.scalars.requires_grad, "a graph would be kept for as long as the record"
 
 
 def test_digest_is_of_the_ids_in_order():
     expected = hashlib.sha256(b"".join(i.to_bytes(8, "little") for i in (3, 1, 4, 1))).hexdigest()[:16]
-    assert sample_digest([make_batch(3, 1), make_batch(4, 1)]) == expected
-    assert sample_digest([make_batch(4, 1), make_batch(3, 1)]) != expected
+    assert make_record((make_batch(3, 1), {"loss": 0.0}), (make_batch(4, 1), {"loss": 0.0})).digest() == expected
+    assert make_record((make_batch(4, 1), {"loss": 0.0}), (make_batch(3, 1), {"loss": 0.0})).digest() != expected
 
 
 def test_guilty_ids_are_those_of_the_broken_micro_batch():
-    batches = [make_batch(1, 2), make_batch(3, 4)]
-    scalars = torch.tensor([[0.5, 1.0], [1.0, math.nan]], dtype=torch.float64)
-    assert guilty_ids(batches, scalars) == [3, 4]
-    assert guilty_ids(batches, torch.ones(2, 2, dtype=torch.float64)) == [1, 2, 3, 4]  # the gradient broke, not a loss
+    good, broken = {"loss": 0.5, "other": 1.0}, {"loss": 1.0, "other": math.nan}
+    record = make_record((make_batch(1, 2), good), (make_batch(3, 4), broken))
+    assert not record.is_finite
+    assert record.guilty_ids() == [3, 4]
+    record = make_record((make_batch(1, 2), good), (make_batch(3, 4), good))
+    assert record.guilty_ids() == [1, 2, 3, 4]  # the gradient broke, not a loss
 
 
 def test_meter_measures_an_interval():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -87,7 +88,7 @@ def test_the_teacher_is_the_closed_form_average_after_real_steps():
     first = {name: p.clone() for name, p in byol.named_parameters() if name.startswith("teacher_")}
     students: list[dict[str, torch.Tensor]] = []
     for step in range(steps):
-        engine.forward_backward([(make_batch(seed=step), step)])
+        take_passes(engine, [(make_batch(seed=step), step)])
         engine.step(0.1)
         byol.after_step((step + 1) / steps)
         students.append({name: p.detach().clone() for name, p in student(byol).items()})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from engine_states import COUNT, make_batch, own_batches, rows_of, whole_state
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed import process_group as dist
@@ -155,8 +156,8 @@ def train_share(world: dist.World, engines: list[str]) -> dict:
             )
             for step, batch in enumerate(own_batches(engine, world)):
                 parts = [rows_of(batch, rows) for rows in torch.arange(len(batch)).chunk(accumulate)]
-                engine.forward_backward(
-                    [(part, 100 * step + place * world.size + world.rank) for place, part in enumerate(parts)]
+                take_passes(
+                    engine, [(part, 100 * step + place * world.size + world.rank) for place, part in enumerate(parts)]
                 )
                 engine.step(0.1)
             states[name, kind] = whole_state(engine)

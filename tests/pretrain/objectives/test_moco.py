@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -137,7 +138,7 @@ def train(accumulate: int, num_steps: int = 4) -> dict[str, torch.Tensor]:
         Settings(accumulate=accumulate, clip=None, precision="fp32"),
     )
     for step in range(num_steps):
-        engine.forward_backward(micro_batches(make_batch(step), accumulate))
+        take_passes(engine, micro_batches(make_batch(step), accumulate))
         assert engine.step(0.05)[1]
         engine.objective.after_step((step + 1) / num_steps)
     return engine.save_tensors()
@@ -180,7 +181,7 @@ def rank_keys(world: World) -> torch.Tensor:
         Settings(accumulate=1, clip=None, precision="fp32"),
     )
     (batch, _) = micro_batches(make_batch(), world.size)[world.rank]
-    engine.forward_backward([(batch, 0)])
+    take_passes(engine, [(batch, 0)])
     engine.objective.after_step(0.0)
     return moco.queue.keys[:BATCH]
 

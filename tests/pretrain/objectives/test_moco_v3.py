@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from step_passes import take_passes
 from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
@@ -128,7 +129,7 @@ def engine_gradients(world: World, parts: list[tuple[Batch, int]]) -> tuple[floa
         lambda module: make_optimizer(module, OptimConfig()),
         Settings(accumulate=len(parts), clip=None, precision="fp32"),
     )
-    loss = float(engine.forward_backward(iter(parts))[0]["loss"])
+    loss = float(take_passes(engine, parts)[0]["loss"])
     return loss, {name: p.grad.clone() for name, p in moco.named_parameters() if p.grad is not None}
 
 

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.engines.gradient_cache import cached_gradients
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.networks.encoders import EncoderConfig, features, make_encoder
 from eyespot.pretrain.objectives.swav import SwAV
 
@@ -110,10 +112,12 @@ def test_micro_batches_equal_one_batch():
     whole = objective(make_batch(objective, seed=1))["loss"]
     expected = torch.autograd.grad(whole, list(objective.parameters()))
     parts = [(make_batch(objective, seed=1, start=start, count=2), 0) for start in (0, 2, 4)]
-    cached, scalars = cached_gradients(objective, objective, parts, lambda: torch.autocast("cpu", enabled=False))
-    assert scalars["loss"].item() == pytest.approx(whole.item(), rel=1e-12)
-    for batch, _, gradients in cached:
-        objective(batch, gradients=gradients)["loss"].backward()
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    engine = make_engine(
+        "ddp", objective, alone, lambda module: torch.optim.SGD(module.parameters(), lr=0.0), Settings()
+    )
+    losses = [float(scalars["loss"]) for scalars in take_passes(engine, parts)]
+    assert losses == pytest.approx([whole.item()] * 3, rel=1e-12)
     for parameter, gradient in zip(objective.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, rtol=1e-9, atol=1e-11)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -94,7 +95,7 @@ def trained(order: list[list[int]]) -> tuple[float, list[torch.Tensor]]:
         replace(whole, views=[view[rows] for view in whole.views], ids=whole.ids[rows], labels=whole.labels[rows])
         for rows in order
     ]
-    loss = engine.forward_backward([(part, 0) for part in parts])[0]["loss"]
+    loss = take_passes(engine, [(part, 0) for part in parts])[0]["loss"]
     engine.step(0.1)
     return float(loss), [parameter.detach().clone() for parameter in objective.parameters()]
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, engine_settings
@@ -206,7 +207,7 @@ def count_received(world: dist.World, recipes: list[str]) -> list[float]:
         for _ in range(2):
             dist.barrier()
             before = received()
-            engine.forward_backward([(_batch(engine.objective, IMAGES), 0)])
+            take_passes(engine, [(_batch(engine.objective, IMAGES), 0)])
             engine.objective.after_step(0.5)
             dist.barrier()
         counts.append(received() - before)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, engine_settings
@@ -46,7 +47,7 @@ def test_parameters_and_state_are_the_engines_to_the_byte(recipe):
     assert memory.optimizer_bytes(run, planned) == sum(slot.nbytes for slot in slots)
     trainable = [p for p in engine.objective.parameters() if p.requires_grad]
     assert planned.trainable == sum(p.nbytes for p in trainable)
-    engine.forward_backward([(_batch(engine.objective, 4), 0)])
+    take_passes(engine, [(_batch(engine.objective, 4), 0)])
     assert planned.trainable == sum(p.grad.nbytes for p in trainable if p.grad is not None)
     fleet = memory.Fleet(gpus=1, node_gpus=8, memory_gb=80)
     state = sum(memory.state_bytes(run, planned, fleet).values())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from step_passes import take_passes
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ def engine_gradients(
         lambda module: make_optimizer(module, OptimConfig()),
         Settings(accumulate=len(parts), clip=None, precision="fp32"),
     )
-    losses = [float(scalars["loss"]) for scalars in engine.forward_backward(iter(parts))]
+    losses = [float(scalars["loss"]) for scalars in take_passes(engine, parts)]
     return losses, {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
 
 

@@ -1,0 +1,103 @@
+"""What every objective inherits, on the least that is one."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.objective import NUM_PICTURED, Objective
+
+
+class Mean(Objective):
+    """Remembers in a step what its batch was."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Objective.Config):
+        def build(self, encoder, image_size):
+            return Mean(encoder)
+
+    def __init__(self, encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder if encoder is not None else nn.Flatten()
+        self.noted: list[int] = []
+
+    def views(self):
+        return ViewSpec(views=(CenterView(resize=4, size=4),))
+
+    def forward(self, batch):
+        if self.in_step:
+            self.noted.append(len(batch))
+        return {"loss": sum(view.mean() for view in batch.views)}
+
+
+def make_batch(*sizes: int, count: int = 12) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(count)
+    views = [torch.randn(count, 3, size, size, generator=generator) for size in sizes]
+    return Batch(views=views, ids=ids, epochs=ids * 0, labels=ids * 0, seed=0)
+
+
+def test_only_a_pass_with_gradient_belongs_to_a_step():
+    objective = Mean()
+    with torch.no_grad():
+        objective(make_batch(4))
+    with torch.inference_mode():
+        objective(make_batch(4))
+    assert objective.noted == []
+    objective(make_batch(4))
+    assert objective.noted == [12]
+
+
+def test_evaluation_mode_does_not_end_a_step():
+    """A frozen encoder's objective trains in evaluation mode too."""
+    objective = Mean().eval()
+    objective(make_batch(4))
+    assert objective.noted == [12]
+
+
+def test_the_picture_is_the_views_of_a_few_samples():
+    batch = make_batch(4, 4, 4)
+    picture = Mean().picture(batch)
+    assert picture is not None
+    assert picture.shape == (3, NUM_PICTURED, 3, 4, 4)
+    assert torch.equal(picture[2, 5], batch.views[2][5])
+
+
+@pytest.mark.parametrize("sizes", [(4,), (4, 2)])
+def test_one_view_or_views_of_several_sizes_are_no_picture(sizes):
+    assert Mean().picture(make_batch(*sizes)) is None
+
+
+def test_without_a_word_of_its_own_a_method_needs_no_labels_and_takes_any_batch():
+    config = Mean.Config()
+    config.check_batch(1)
+    assert config.needs_labels() == "none"
+    objective = config.build(nn.Flatten(), 4)
+    objective.prepare(torch.arange(3))
+    objective.after_step(0.5)
+    objective.after_skip()
+    assert (objective.num_classes, objective.refresh_epochs, objective.picture_rows) == (None, None, ())
+
+
+def test_encode_gives_a_row_of_features_per_image():
+    objective = Mean(Pooling())
+    images = make_batch(4).views[0]
+    assert torch.equal(objective.encode(images), images.mean((2, 3)))
+
+
+class Pooling(nn.Module):
+    """A timm encoder as seen from outside: a map, and what is pooled of it."""
+
+    num_prefix_tokens = 0
+
+    def forward_features(self, images):
+        return images
+
+    def forward_head(self, features, pre_logits: bool = False):
+        return features.mean((2, 3))
+
+    def forward(self, images):
+        return self.forward_head(self.forward_features(images), pre_logits=True)
