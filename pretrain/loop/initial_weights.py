@@ -1,6 +1,8 @@
 """What a run begins with: a freshly drawn objective, or one whose encoder has somebody's weights already."""
 
 import hashlib
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,9 @@ from eyespot.pretrain.objective import Objective
 
 if TYPE_CHECKING:
     from eyespot.pretrain.config import Run
+
+
+log = logging.getLogger("eyespot")
 
 
 def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objective:
@@ -52,12 +57,25 @@ def first_objective(run: "Run", ids: Int[Tensor, " n"]) -> Objective:
     objective = fresh_objective(run, ids)
     goes_on = run.resume not in ("never", "auto") or (run.resume == "auto" and checkpoint.newest(run.run_dir))
     if run.start.weights is not None and not goes_on:
-        load_weights(objective.encoder, run.start.weights, run.start.sha256)
+        copies = encoder_copies(objective)
+        tensors = load_weights(copies, run.start.weights, run.start.sha256)
+        copied = f", in each of {len(copies)} copies of the encoder" if len(copies) > 1 else ""
+        log.info("start: %d of %d tensors from %s%s", len(tensors), len(tensors), run.start.weights, copied)
     return objective
 
 
-def load_weights(encoder: nn.Module, path: Path, sha256: str) -> None:
-    """Reads a file of weights into the encoder: all of its tensors, in their shapes, and no other.
+def encoder_copies(objective: Objective) -> list[nn.Module]:
+    """The encoder and what is one like it: students and teachers, which all begin with the same weights."""
+    encoder = objective.encoder
+    names = encoder.state_dict().keys()
+    return [part for part in objective.modules() if type(part) is type(encoder) and part.state_dict().keys() == names]
+
+
+def load_weights(copies: Sequence[nn.Module], path: Path, sha256: str) -> dict[str, Tensor]:
+    """Reads a file of weights into each copy of the encoder: all of its tensors, in their shapes, and no other.
+
+    Returns:
+        The file's tensors.
 
     Raises:
         UserError: it cannot be read, is another file than was meant, or holds other tensors.
@@ -69,7 +87,7 @@ def load_weights(encoder: nn.Module, path: Path, sha256: str) -> None:
         raise UserError(f"start.weights {path}: cannot be read as safetensors ({error})") from error
     if sha256 and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise UserError(f"start.weights {path}: has sha256 {found[:12]}..., not start.sha256 {sha256[:12]}...")
-    wanted = encoder.state_dict()
+    wanted = copies[0].state_dict()
     for name in [*wanted, *tensors]:
         shapes = [tuple(held[name].shape) if name in held else None for held in (wanted, tensors)]
         if shapes[0] != shapes[1]:
@@ -77,4 +95,6 @@ def load_weights(encoder: nn.Module, path: Path, sha256: str) -> None:
                 f"start.weights {path}: {name} is {shapes[1] or 'missing'} there and {shapes[0] or 'missing'} in the"
                 " encoder; choose the encoder.* that it was saved from"
             )
-    encoder.load_state_dict(tensors)
+    for encoder in copies:
+        encoder.load_state_dict(tensors)
+    return tensors

@@ -87,3 +87,15 @@ def test_a_run_with_a_checkpoint_goes_on_without_the_file(run, digits):
     assert main(words) == 0
     assert checkpoint.read_meta(checkpoint.newest(run.run_dir)).step == 4
     assert json.loads((run.run_dir / "run.json").read_text())["run"]["start"]["sha256"] == run.start.sha256
+
+
+def test_the_log_says_how_many_tensors_and_copies(tmp_path, caplog):
+    run = make_run("moco_tiny")
+    run.run_dir = tmp_path / "run"
+    tensors = make_encoder(run.encoder).state_dict()
+    save_file(tensors, tmp_path / "start.safetensors")
+    run.start.weights = tmp_path / "start.safetensors"
+    with caplog.at_level("INFO", logger="eyespot"):
+        first_objective(run, IDS)
+    k = len(tensors)
+    assert f"start: {k} of {k} tensors from {run.start.weights}, in each of 2 copies of the encoder" in caplog.text
