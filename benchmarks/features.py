@@ -34,6 +34,7 @@ from torchvision.transforms import v2
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec, center_view
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import BLOCK, features_of
 from eyespot.eval.encoders.subject import OneKind, Subject
 from eyespot.pretrain.distributed.process_group import World
@@ -88,7 +89,7 @@ def make_subject(job: Job) -> Subject:
 
 def ours(subject: Subject, shards: Path, cache: Path) -> np.ndarray:
     shutil.rmtree(cache, ignore_errors=True)
-    found = features_of(subject, shards, cache, World(rank=0, size=1, device=torch.device("cpu")))
+    found = features_of(subject, ShardFolder(shards), cache, World(rank=0, size=1, device=torch.device("cpu")))
     return np.array(found["mean"])
 
 

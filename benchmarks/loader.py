@@ -41,8 +41,8 @@ from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.loader import Loader, LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SampleOrder
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -115,7 +115,9 @@ def forever(loader: Any) -> Iterator[Any]:
 
 def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
     views = ViewSpec(views=(RandomView(size=task.size),))
-    return make_loader(LoaderSpec(shards=shards, views=views, batch_size=task.batch_size, num_threads=task.cores))
+    return make_loader(
+        LoaderSpec(shards=ShardFolder(shards), views=views, batch_size=task.batch_size, num_threads=task.cores)
+    )
 
 
 class ResizedByDali(BatchMaker):
@@ -134,10 +136,10 @@ class ResizedByDali(BatchMaker):
 
 
 def dali_batches(task: Task, shards: Path) -> Iterator[Any]:
-    manifest = read_manifest(shards)
-    order, size = SampleOrder(manifest.num_samples, 0), task.batch_size
+    folder = ShardFolder(shards)
+    order, size = SampleOrder(folder.manifest.num_samples, 0), task.batch_size
     maker = ResizedByDali(
-        Reader(shards, manifest, read_index(shards, manifest), substitute=True),
+        Reader(folder, substitute=True),
         (order.ids(position, size) for position in itertools.count(0, size)),
         ViewSpec(views=(RandomView(size=task.size),)),
         batch_size=size,
@@ -146,7 +148,7 @@ def dali_batches(task: Task, shards: Path) -> Iterator[Any]:
         num_threads=task.cores,
         max_bad_fraction=0.01,
     )
-    return Loader(maker, manifest.num_samples, 0, size, {})
+    return Loader(maker, folder.manifest.num_samples, 0, size, {})
 
 
 def folder_batches(task: Task, folder: Path) -> Iterator[Any]:

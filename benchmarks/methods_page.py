@@ -19,6 +19,7 @@ from torch import Tensor
 from eyespot.cluster.method_cards import Card, cards
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.report.encoder_sections import look_at
 from eyespot.eval.report.image_grid import visible
 from eyespot.eval.report.image_sections import task_pictures, whole_objective
@@ -105,7 +106,7 @@ def _task(card: Card, runs: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
 def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"]:
     """Images and what the method compares, values 0..1."""
     run = next(run for name, run in card.recipes.items() if name.endswith("_cifar10"))
-    grid, spec = view_grid(run, shards, FIRST_COLUMNS)
+    grid, spec = view_grid(run, ShardFolder.find(shards), FIRST_COLUMNS)
     return visible(grid[:, : 1 + len(spec.views)], spec).transpose(0, 1)
 
 

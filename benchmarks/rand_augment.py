@@ -33,6 +33,7 @@ from torchvision.transforms import v2
 from eyespot.data_pipeline.augment.pipeline import alter, view_alteration
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 TIMM, TORCHVISION = "WebDataset + PIL, timm's RandAugment", "WebDataset + PIL, torchvision's RandAugment"
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -45,7 +46,9 @@ def view(size: int) -> RandomView:
 
 def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
     views = ViewSpec(views=(view(task.size),))
-    return make_loader(LoaderSpec(shards=shards, views=views, batch_size=task.batch_size, num_threads=task.cores))
+    return make_loader(
+        LoaderSpec(shards=ShardFolder(shards), views=views, batch_size=task.batch_size, num_threads=task.cores)
+    )
 
 
 def timm_rand_augment() -> Any:

@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 ALL_DALI = "DALI, linear hue, fixed order"
 SCALE = (0.08, 1.0)
@@ -41,7 +42,9 @@ def blur_probability(task: Task) -> float:
 def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
     view = RandomView(size=task.size, scale=SCALE, jitter=strengths(task), grayscale=0.2, blur=blur_probability(task))
     spec = ViewSpec(views=(view, view))
-    return make_loader(LoaderSpec(shards=shards, views=spec, batch_size=task.batch_size, num_threads=task.cores))
+    return make_loader(
+        LoaderSpec(shards=ShardFolder(shards), views=spec, batch_size=task.batch_size, num_threads=task.cores)
+    )
 
 
 class PilBlur:

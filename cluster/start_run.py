@@ -13,13 +13,22 @@ from eyespot.pretrain.redaction import masked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from eyespot.data_pipeline.shards.shard_folder import ShardFolder
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.exit_report import STOPPED
 
 
-def train(recipe: str, run: "Run", then: "Callable[[World], None] | None" = None) -> int:
-    """Trains, calls ``then`` while all ranks are still together, and says by the exit code how it ended."""
+def train(
+    recipe: str,
+    run: "Run",
+    then: "Callable[[World], None] | None" = None,
+    shards: "ShardFolder | None" = None,
+) -> int:
+    """Trains, calls ``then`` while all ranks are still together, and says by the exit code how it ended.
+
+    ``shards`` are the run's, where they are open already.
+    """
     from eyespot.pretrain.distributed.rendezvous import restarted
     from eyespot.pretrain.trainer import TrainingError, fit
     from eyespot.pretrain.watchdog.rank_watch import RankFailure
@@ -31,9 +40,9 @@ def train(recipe: str, run: "Run", then: "Callable[[World], None] | None" = None
         from eyespot.eval.online_probe import OnlineProbe
         from eyespot.pretrain.monitors.collapse import Health
 
-        monitors = [Health(run), OnlineProbe(run)]
+        monitors = [Health, OnlineProbe]
     try:
-        return 0 if fit(run, recipe, monitors, then) == "done" else STOPPED
+        return 0 if fit(run, recipe, monitors, then, shards) == "done" else STOPPED
     except RankFailure as error:  # it has been said
         leave_words("another rank", str(error), error.ranks)
         return 1

@@ -13,6 +13,7 @@ import torch
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.subject import Subject, run_of, subjects_of
@@ -46,8 +47,13 @@ class Procedure:
     narrow: Callable[[LabeledData, int], LabeledData] | None = None
     """What it takes of the labelled data, by the seed; None = all."""
 
-    def data(self, shards: Path, seed: int) -> LabeledData:
-        """What of a shard folder it learns from and is tested on."""
+    def data(self, path: Path, seed: int, world: World) -> LabeledData:
+        """What of the shards at ``path`` it learns from and is tested on. All ranks call it, and agree on an error."""
+        with agreed():
+            splits = ("train",) if self.labels else ("test", "train")
+            return self._data(ShardFolder.find(path, *splits, hashes=world.local_rank == 0), seed)
+
+    def _data(self, shards: ShardFolder, seed: int) -> LabeledData:
         if self.masks:
             return masked_data(shards, seed)
         data = labeled_data(shards, seed) if self.labels else all_data(shards)
@@ -76,7 +82,6 @@ def judge(
     seed: int,
     pretrained: bool,
     world: World,
-    procedure: Procedure | None = None,
     image_size: int | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
@@ -91,29 +96,46 @@ def judge(
         seed: of the random twin and of what is held out.
         pretrained: timm names: with published weights.
         world: this process.
-        procedure: where the protocol leaves its caller a choice; None = as PROTOCOLS has it.
         image_size: pixels, of what the encoder is shown; None = as it was trained.
 
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
     """
-    procedure = procedure or PROTOCOLS[protocol]
-    data = procedure.data(shards, seed)
+    procedure = PROTOCOLS[protocol]
+    data = procedure.data(shards, seed, world)
+    return judge_on(
+        data, protocol, procedure, target, out=out, seed=seed, pretrained=pretrained, world=world, image_size=image_size
+    )
+
+
+def judge_on(
+    data: LabeledData,
+    protocol: Protocol,
+    procedure: Procedure,
+    target: str,
+    *,
+    out: Path | None,
+    seed: int,
+    pretrained: bool,
+    world: World,
+    image_size: int | None = None,
+) -> list[Result]:
+    """As ``judge``, on data that ``procedure`` has chosen."""
     out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
-    folders = sorted({part.folder for part in (data.train, data.test)})
+    folders = {part.shards.path: part.shards for part in (data.train, data.test)}
     with agreed():
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = dense_subjects(subjects) if procedure.masks else subjects
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
-        path = out / f"{name}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{subject.tag}.json"
+        path = out / f"{name}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{subject.tag}.json"
         key, known = _key(protocol, procedure, subject, data, seed), read_result(path)
         fresh = any_rank([world.rank == 0 and (known is None or known.key != key)])[0]
         cached = {
-            folder: features_of(subject, folder, out / "features", world, procedure.num_blocks)
-            for folder in (folders if fresh else ())
+            folder: features_of(subject, shards, out / "features", world, procedure.num_blocks)
+            for folder, shards in (folders.items() if fresh else ())
         }
         jobs.append((subject, path, key, None if fresh else known, cached))
     if world.rank != 0:
@@ -157,7 +179,7 @@ def _run(
         role=subject.role,
         origin=masked_values(subject.origin),
         data=f"{data.name} at {size} px" if (size := subject.origin.get("image_size")) else data.name,
-        shards=masked(str(data.train.folder.parent if data.train.folder != data.test.folder else data.train.folder)),
+        shards=masked(str(_place(data))),
         split=data.split,
         train_sha256=data.train.digest(),
         test_sha256=data.test.digest(),
@@ -178,13 +200,19 @@ def _run(
     )
 
 
+def _place(data: LabeledData) -> Path:
+    """The folder of both splits, or the one there is."""
+    train, test = data.train.shards.path, data.test.shards.path
+    return train if train == test else train.parent
+
+
 def _task(
     subject: Subject, data: LabeledData, cached: dict[Path, dict[str, np.ndarray]], seed: int, device: torch.device
 ) -> Task:
     task = Task(
-        train=_rows(cached[data.train.folder], data.train, device),
+        train=_rows(cached[data.train.shards.path], data.train, device),
         train_labels=torch.from_numpy(data.train.labels).to(device),
-        test=_rows(cached[data.test.folder], data.test, device),
+        test=_rows(cached[data.test.shards.path], data.test, device),
         test_labels=torch.from_numpy(data.test.labels).to(device),
         num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
         seed=seed,
@@ -201,7 +229,7 @@ def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> 
 
 def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: LabeledData, seed: int) -> str:
     parts = [_KEY_FORMAT, protocol, str(seed), data.split]
-    parts += [features_key(subject, part.folder, procedure.num_blocks) for part in (data.train, data.test)]
+    parts += [features_key(subject, part.shards, procedure.num_blocks) for part in (data.train, data.test)]
     if procedure.masks:
         parts += [data.train.digest(), data.test.digest()]
     parts += [part for part in (procedure.revision, procedure.variant) if part]

@@ -24,6 +24,7 @@ from torch import Tensor
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.start_weights import SCRATCH, Beginning, beginning_of, keep, kept
 from eyespot.eval.encoders.subject import OneKind, Subject
@@ -148,15 +149,16 @@ def plan(
         how = "from scratch" if beginning.tag == SCRATCH else "with its weights"
         raise UserError(f"run_dir {run_dir}: began with {beginning.target} {how}; choose another --run-dir")
     recipe = recipe or recipe_for(protocol, beginning.encoder.image_size)
-    data = labeled_data(shards, 0)  # how many there are does not depend on the seed
+    opened = ShardFolder.find(shards)
+    data = labeled_data(opened, 0)  # how many there are does not depend on the seed
     default = first_run(recipe, beginning, data, shards)
     run = changed(first_run(recipe, beginning, data, shards), recipe)
     if not isinstance(run.objective, Classify.Config):
         raise UserError(f"recipe {recipe!r}: does not train on labels; see eyespot recipes")
     same_epochs(run, default)
-    data = labeled_data(shards, run.seed)
+    data = labeled_data(opened, run.seed)
     label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
-    stem = f"{protocol}_{slug(data.name)}-{data.test.manifest.index_sha256[:6]}_{beginning.tag}_{slug(label)}"
+    stem = f"{protocol}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{beginning.tag}_{slug(label)}"
     folder = out or results_folder(target)
     run.run_dir = run_dir or _run_dir(folder, stem)
     return Job(protocol=protocol, recipe=recipe, run=run, beginning=beginning, data=data, path=folder / f"{stem}.json")
@@ -180,7 +182,7 @@ def prepare(job: Job, world: World) -> bool:
         if world.rank == 0:
             _make_folder(job.path.parent)
     run.start = keep(job.beginning, run.encoder, run.run_dir, world)
-    if len(train.labels) < train.manifest.num_samples:
+    if len(train.labels) < train.shards.manifest.num_samples:
         run.data.ids = run.run_dir / "train.txt"
         with agreed():
             if world.rank == 0:
@@ -237,7 +239,7 @@ def judge_trained(job: Job, world: World) -> list[Result]:
     test = job.data.test
     parts = [_KEY_FORMAT, job.protocol, subject.digest(), test.digest(), job.data.train.digest()]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-    cached = features_of(subject, test.folder, job.run.run_dir / "answers", world)
+    cached = features_of(subject, test.shards, job.run.run_dir / "answers", world)
     if world.rank != 0:
         return []
     known = read_result(job.path)

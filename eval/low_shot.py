@@ -23,9 +23,9 @@ from torch import Tensor
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.evaluate import Procedure, judge, results_folder
+from eyespot.eval.evaluate import Procedure, judge_on, results_folder
 from eyespot.eval.protocols import linear
-from eyespot.eval.protocols.labeled_data import LabeledData, Part, labeled_data
+from eyespot.eval.protocols.labeled_data import LabeledData, Part
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import DRAW, Result, Score, slug
 from eyespot.eval.results.significance import mean_interval
@@ -107,7 +107,7 @@ class DrawnPart(Part):
     def to_json(self) -> str:
         """The file of id lists: the same draws, the same bytes."""
         ids = [self.rows[draw].tolist() for draw in self.draws]
-        fields = {"format": FORMAT, **self.about, "index_sha256": self.manifest.index_sha256, "draws": ids}
+        fields = {"format": FORMAT, **self.about, "index_sha256": self.shards.manifest.index_sha256, "draws": ids}
         return json.dumps(fields, indent=1) + "\n"
 
     def digest(self) -> str:
@@ -125,9 +125,7 @@ def narrowed(data: LabeledData, seed: int, *, shots: Shots) -> LabeledData:
     part = data.train
     draws = shots.draw(part.labels, seed, data.classes)
     about: dict[str, str | int] = {"data": data.name, "shots": shots.text, "seed": seed}
-    train = DrawnPart(
-        folder=part.folder, manifest=part.manifest, rows=part.rows, labels=part.labels, draws=draws, about=about
-    )
+    train = DrawnPart(shards=part.shards, rows=part.rows, labels=part.labels, draws=draws, about=about)
     per_class = shots.text if "%" in shots.text else f"{shots.text} per class"
     split = f"{data.split}; mean over {shots.num_draws} draws of {per_class}"
     return LabeledData(name=data.name, train=train, test=data.test, classes=data.classes, split=split)
@@ -138,7 +136,7 @@ def store(data: LabeledData, shots: Shots, seed: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     train = data.train
     assert isinstance(train, DrawnPart)
-    name = f"{slug(data.name)}-{train.manifest.index_sha256[:6]}_{shots.name}_seed{seed}.json"
+    name = f"{slug(data.name)}-{train.shards.manifest.index_sha256[:6]}_{shots.name}_seed{seed}.json"
     write_bytes(folder / name, train.to_json().encode())
 
 
@@ -168,21 +166,22 @@ def judge_low_shot(
     Raises:
         UserError: a class has too few samples, or what `judge` finds wrong.
     """
-    narrow = partial(narrowed, shots=shots)
-    procedure = Procedure(candidates=partial(candidates, shots=shots), variant=shots.name, narrow=narrow)
-    results = judge(
+    procedure = Procedure(
+        candidates=partial(candidates, shots=shots), variant=shots.name, narrow=partial(narrowed, shots=shots)
+    )
+    data = procedure.data(shards, seed, world)
+    results = judge_on(
+        data,
         "low-shot",
+        procedure,
         target,
-        shards,
         out=out,
         seed=seed,
         pretrained=pretrained,
         world=world,
-        procedure=procedure,
         image_size=image_size,
     )
     if results:
-        data = narrow(labeled_data(shards, seed), seed)
         store(data, shots, seed, (out or results_folder(target)) / "draws")
     return results
 

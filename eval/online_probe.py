@@ -13,10 +13,9 @@ from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols import knn, linear
 from eyespot.eval.protocols.labeled_data import Part, labeled_data
-from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World, agreed
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
-from eyespot.pretrain.loop.run_data import loader_spec, normalized
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.objective import Objective
 
 log = logging.getLogger("eyespot")
@@ -41,11 +40,11 @@ class OnlineProbe:
     together; rank 0 judges, the others wait for it at the next step.
 
     Args:
-        run: the run that is watched.
+        data: of the run that is watched.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, data: RunData) -> None:
+        self._data = data
         self._samples: _Samples | None = None
         self._idle = False
 
@@ -56,7 +55,7 @@ class OnlineProbe:
         try:
             if self._samples is None:
                 with agreed():
-                    self._samples = _choose(self._run, world)
+                    self._samples = _choose(self._data, world)
         except UserError as error:
             self._idle = True
             log.info("no online probe: %s", error)
@@ -95,10 +94,10 @@ class _Samples:
         return features[0][known], torch.searchsorted(classes, labels[known])
 
 
-def _choose(run: Run, world: World) -> _Samples:
-    if run.data.shards is None:
-        raise UserError("data.shards: not given")
-    data = labeled_data(run.data.shards, run.seed)
+def _choose(watched: RunData, world: World) -> _Samples:
+    run = watched.run
+    data = labeled_data(watched.shards, run.seed)
+    data.test.shards.check()
     generator = np.random.default_rng(run.seed)
     classes = np.unique(data.train.labels)
     if len(classes) > MAX_CLASSES:
@@ -107,8 +106,7 @@ def _choose(run: Run, world: World) -> _Samples:
     def some(part: Part, count: int) -> FixedSamples:
         rows = generator.permutation(part.rows[np.isin(part.labels, classes)])[:count]
         views = ViewSpec(views=(center_view(run.encoder.image_size),))
-        spec = loader_spec(run, part.folder, normalized(views, run.data, data.train.manifest), world)
-        return FixedSamples(spec, np.sort(rows), world)
+        return FixedSamples(watched.loader_spec(views, part.shards), np.sort(rows), world)
 
     train, test = some(data.train, MAX_TRAIN), some(data.test, MAX_TEST)
     return _Samples(train=train, test=test, classes=torch.from_numpy(classes))

@@ -21,20 +21,13 @@ from eyespot.pretrain.loop.feature_refresh import Refresh
 from eyespot.pretrain.loop.gradient_cache import compared
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
-from eyespot.pretrain.loop.run_data import (
-    check_labels,
-    loader_spec,
-    normalized,
-    open_shards,
-    pictured_batch,
-    sample_ids,
-)
-from eyespot.pretrain.loop.run_folder import RunFolder, manifest_digest
+from eyespot.pretrain.loop.run_data import Opened, open_data, pictured_batch
+from eyespot.pretrain.loop.run_folder import RunFolder
 from eyespot.pretrain.loop.schedule import due, micro_seed, rate_at
 from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
 from eyespot.pretrain.loop.stop_signals import StopSignals
 from eyespot.pretrain.monitors.collapse import HeadWatch
-from eyespot.pretrain.monitors.monitor import Monitor
+from eyespot.pretrain.monitors.monitor import MonitorOf
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
@@ -49,8 +42,12 @@ class TrainingError(RuntimeError):
     """The run cannot go on; the message is one line for the person who started it."""
 
 
-def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = (), then: AtEnd | None = None) -> Outcome:
+def fit(
+    run: Run, recipe: str, monitors: Sequence[MonitorOf] = (), then: AtEnd | None = None, shards: Opened = None
+) -> Outcome:
     """Trains to the end or a signal; ``monitors`` look every ``run.monitor_every`` steps, ``then`` once all is done.
+
+    The run's ``shards`` are opened unless they are already.
 
     Raises:
         UserError: the run's settings, data or folder are wrong.
@@ -65,7 +62,7 @@ def fit(run: Run, recipe: str, monitors: Sequence[Monitor] = (), then: AtEnd | N
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
         with RankWatch(world, folder.path / "logs", run.rank_timeout_seconds) as watch:
-            outcome = Trainer(run, recipe, world, folder, signals, monitors, watch).fit(console)
+            outcome = Trainer(run, recipe, world, folder, signals, watch, monitors, shards).fit(console)
         if then is not None and outcome == "done":
             then(world)
         return outcome
@@ -92,32 +89,33 @@ class Trainer:
         world: dist.World,
         folder: RunFolder,
         signals: StopSignals,
-        monitors: Sequence[Monitor],
         watch: RankWatch,
+        monitors: Sequence[MonitorOf],
+        shards: Opened,
     ) -> None:
-        self.run, self.world, self.folder, self.signals, self.monitors = run, world, folder, signals, monitors
-        self.watch = watch
-        with dist.agreed():
-            shards, manifest = open_shards(run.data)
-            objective = first_objective(run, sample_ids(run.data, manifest))
-            check_labels(objective, shards, manifest, run)
-            self.views = normalized(objective.views(), run.data, manifest)
-            spec = loader_spec(run, shards, self.views, world)
+        self.run, self.world, self.folder, self.signals, self.watch = run, world, folder, signals, watch
+        with dist.agreed():  # the data, and what learns from them
+            data = open_data(run, world, shards)
+            objective = first_objective(run, data.sample_ids)
+            data.check_labels(objective)
+            spec = data.loader_spec(objective.views())
         num_parameters = sum(p.numel() for p in objective.parameters())
-        settings = engine_settings(run, world.size)
-        with dist.agreed():
-            self.engine = make_engine(
-                run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings
-            )
-        self.refresh = Refresh(run, self.engine.objective, spec, world, watch)
+        with dist.agreed():  # how a step of it runs
+            settings = engine_settings(run, world.size)
+            self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
+        # Its checkpoints, and where the last one left off.
         self.saver = Saver(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
-        self.start, state = (last.step, last.loader) if last is not None else (0, None)
-        with dist.agreed():
-            self.pictured = pictured_batch(spec, manifest, world) if run.picture_every else None
-            self.loader = make_loader(spec, world.rank, world.size, state)
-        self.position = self.loader.state_dict()
-        folder.write_record(run, recipe, self.views, manifest_digest(shards), world.size)
+        self.start, position = (last.step, last.loader) if last is not None else (0, None)
+        with dist.agreed():  # the stream of batches, from there on
+            self.pictured = pictured_batch(spec, world) if run.picture_every else None
+            self.loader = make_loader(spec, world.rank, world.size, position)
+        self.views, self.position = spec.views, self.loader.state_dict()
+        # What looks at it between steps, and what is written down.
+        self.refresh = Refresh(data, self.engine.objective, spec, watch)
+        self.monitors = [monitor_of(data) for monitor_of in monitors]
+        manifest = data.shards.manifest
+        folder.write_record(run, recipe, self.views, data.shards.manifest_sha256, world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         watch.time_forward(self.engine.objective)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 
 def rewrite_labels(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Changes the labels of one shard folder; its manifest agrees afterwards."""
-    manifest = read_manifest(folder)
-    index = np.array(read_index(folder, manifest))
+    manifest = ShardFolder(folder).manifest
+    index = np.array(ShardFolder(folder).index)
     index["label"] = change(index["label"])
     np.save(folder / "index.npy", index)
     manifest.index_sha256 = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()

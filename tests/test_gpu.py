@@ -10,6 +10,7 @@ from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -27,7 +28,7 @@ def photographs(real_data, tmp_path_factory) -> Path:
 
 
 def spec(shards: Path, views: ViewSpec, device: str, batch_size: int = 32) -> LoaderSpec:
-    return LoaderSpec(shards=shards, views=views, batch_size=batch_size, device=device, seed=3)
+    return LoaderSpec(shards=ShardFolder(shards), views=views, batch_size=batch_size, device=device, seed=3)
 
 
 @pytest.mark.parametrize("views", [RANDOM, PAIR, CENTER], ids=["one", "pair", "center"])

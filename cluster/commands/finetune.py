@@ -106,7 +106,7 @@ def _train_and_judge(
     world = dist.start(job.run.device, job.run.rank_timeout_seconds)
     try:
         if prepare(job, world):
-            code = train(job.recipe, job.run, judge)
+            code = train(job.recipe, job.run, judge, job.data.train.shards)
         else:
             judge(world)
     finally:

@@ -11,7 +11,8 @@ import tyro
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
-from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import DOWNLOADS
 
 USAGE = """usage: eyespot shards COMMAND ...
@@ -188,10 +189,10 @@ def _info(argv: list[str]) -> int:
     if not folders:
         raise UserError(f"shards {asked.folder}: none there; make some with: eyespot shards pack SRC {asked.folder}")
     for folder in folders:
-        manifest = read_manifest(folder)
-        index = read_index(folder, manifest)
+        shards = ShardFolder(folder)
+        manifest, labels = shards.manifest, shards.index["label"]
         print(_summary(folder, manifest))
-        counts = np.bincount(index["label"][index["label"] >= 0], minlength=len(manifest.classes))
+        counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(f"    {count:>8,}  {name}")
     return 0
@@ -201,12 +202,12 @@ def _show(argv: list[str]) -> int:
     asked = parse(Show, argv, "eyespot shards show")
     if asked.samples < 1:
         raise UserError(f"samples {asked.samples}: must be 1 or more")
-    read_manifest(find_shards(asked.folder))  # before torch is imported, which takes seconds
+    shards = ShardFolder.find(asked.folder)  # before torch is imported, which takes seconds
 
     from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views
     from eyespot.pretrain.recipe_lookup import make_run
 
-    images, views = draw_views(make_run(asked.recipe), asked.folder, asked.out, asked.samples)
+    images, views = draw_views(make_run(asked.recipe), shards, asked.out, asked.samples)
     print(
         f"{asked.out}: {_plural(images, 'image')}, a row each: its middle,"
         f" then {_plural(views, 'view')} in each of {NUM_EPOCHS} epochs"

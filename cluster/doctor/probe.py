@@ -116,12 +116,12 @@ def _decode(run: Run, objective: Objective, rank: int) -> str:
         UserError: the shards or the device are wrong.
         ValueError: what came out are not the views that were asked for.
     """
-    folder, manifest = open_shards(run.data)
+    shards = open_shards(run.data)
     use_gpu = run.device != "cpu" and torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"
-    views = normalized(objective.views(), run.data, manifest)
-    spec = LoaderSpec(shards=folder, views=views, batch_size=1, seed=run.seed, device=device, num_threads=1)
-    loader = make_selection(spec, np.array([rank % manifest.num_samples]))
+    views = normalized(objective.views(), run.data, shards.manifest)
+    spec = LoaderSpec(shards=shards, views=views, batch_size=1, seed=run.seed, device=device, num_threads=1)
+    loader = make_selection(spec, np.array([rank % shards.manifest.num_samples]))
     try:
         batch = next(loader)
     finally:

@@ -1,13 +1,11 @@
 """The shards as one node sees them: all there, index and manifest agreeing, readable, fast enough, enough."""
 
 import contextlib
-import hashlib
 import os
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,8 @@ import numpy as np
 from eyespot.cluster.doctor.checks import Exam
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import Manifest, Shard, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import Shard
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 NUM_THREADS = 16
 NUM_SAMPLED = 16
@@ -31,27 +30,26 @@ SLOW_BYTES_PER_SECOND = 20e6
 def agreement(exam: Exam) -> Iterator[Finding]:
     """Whether every tar is there with its size, the index is the manifest's, and some records are where it says."""
     try:
-        folder = find_shards(exam.values["data"]["shards"])
-        manifest = read_manifest(folder)
-        exam.facts["manifest"] = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
-        wrong = _wrong_tars(folder, manifest)
+        shards = ShardFolder.find(exam.values["data"]["shards"])
+        exam.facts["manifest"] = shards.manifest_sha256
+        wrong = _wrong_tars(shards)
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
             yield exam.fail(
                 "shards", wrong[0] + more, "copy them again, or mount the same folder as on the other nodes"
             )
             return
-        index = read_index(folder, manifest)
+        _ = shards.index
     except UserError as error:  # it says what to do behind its semicolon
         found, _, fix = str(error).partition("; ")
         yield exam.fail("shards", found, fix or "mount the same folder as on the other nodes")
         return
-    yield from _records(exam, folder, manifest, index)
+    yield from _records(exam, shards)
 
 
-def _wrong_tars(folder: Path, manifest: Manifest) -> list[str]:
+def _wrong_tars(shards: ShardFolder) -> list[str]:
     def wrong(shard: Shard) -> str | None:
-        path = folder / shard.tar
+        path = shards.path / shard.tar
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -59,39 +57,40 @@ def _wrong_tars(folder: Path, manifest: Manifest) -> list[str]:
         return None if size == shard.bytes else f"{path}: {size} bytes where the manifest says {shard.bytes}"
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:  # a network file system answers many questions at once
-        return [line for line in pool.map(wrong, manifest.shards) if line]
+        return [line for line in pool.map(wrong, shards.manifest.shards) if line]
 
 
-def _records(exam: Exam, folder: Path, manifest: Manifest, index: np.ndarray) -> Iterator[Finding]:
+def _records(exam: Exam, shards: ShardFolder) -> Iterator[Finding]:
     """Reads some records, from everywhere in the shards."""
+    index = shards.index
     rows = np.unique(np.linspace(0, len(index) - 1, NUM_SAMPLED).astype(np.int64)).tolist()
     for row in rows:
-        path = folder / manifest.shards[index["tar"][row]].tar
+        path = shards.tar_path(int(index["tar"][row]))
         with path.open("rb") as file:
             data = os.pread(file.fileno(), int(index["size"][row]), int(index["offset"][row]))
         if zlib.crc32(data) != index["crc32"][row]:
             yield exam.fail(
                 "shards",
                 f"{path}: sample {row} is not what was packed (crc32)",
-                f"copy the tar again, or find all damage: eyespot shards verify {folder}",
+                f"copy the tar again, or find all damage: eyespot shards verify {shards.path}",
             )
             return
-    count = f"{manifest.num_samples} samples in {len(manifest.shards)} tars"
+    count = f"{len(index)} samples in {len(shards.manifest.shards)} tars"
     yield exam.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
 
 
 def read_speed(exam: Exam) -> Iterator[Finding]:
     """Reads pieces of some shards that this node has probably not in memory."""
     try:
-        folder = find_shards(exam.values["data"]["shards"])
-        shards = read_manifest(folder).shards
+        shards = ShardFolder.find(exam.values["data"]["shards"])
     except UserError:
         return  # told by ``agreement``
     begin, num_read = time.monotonic(), 0
-    for number in range(min(len(shards), MOST_BYTES // CHUNK)):
+    tars = len(shards.manifest.shards)
+    for number in range(min(tars, MOST_BYTES // CHUNK)):
         # Other shards on each node: else the file server reads them once and has them in memory for the rest.
-        shard = shards[(exam.place.index + number * len(exam.place.nodes)) % len(shards)]
-        with contextlib.suppress(OSError), (folder / shard.tar).open("rb", buffering=0) as file:
+        path = shards.tar_path((exam.place.index + number * len(exam.place.nodes)) % tars)
+        with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             num_read += len(file.read(CHUNK))
         if time.monotonic() - begin > MOST_SECONDS:
@@ -119,10 +118,10 @@ def enough(exam: Exam) -> Iterator[Finding]:
         )
         return
     try:
-        manifest = read_manifest(find_shards(data["shards"]))
+        num_samples = ShardFolder.find(data["shards"]).manifest.num_samples
     except UserError:
         return  # told by ``agreement``
-    num_samples, micro = manifest.num_samples, batch // parts
+    micro = batch // parts
     if micro > num_samples:
         yield exam.fail(
             "samples",

@@ -25,7 +25,7 @@ from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_standing
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.results.result import Protocol
 from eyespot.pretrain.loop.run_data import open_shards
 
@@ -49,16 +49,18 @@ def check(submission: Submission, member: Member) -> None:
         UserError: the shards, the batch or what follows the run do not fit.
     """
     run = member.run
-    _, manifest = open_shards(run.data)
-    ranks, data = submission.world_size, run.data
+    shards = open_shards(run.data)
+    ranks, data, num_samples = submission.world_size, run.data, shards.manifest.num_samples
     if data.batch_size % (ranks * data.accumulate):
         raise UserError(
             f"data.batch_size {data.batch_size}: must be a multiple of {ranks * data.accumulate} ({submission.nodes}"
             f" nodes x {submission.processes} processes x {data.accumulate} micro-batches)"
         )
-    if data.batch_size // data.accumulate > manifest.num_samples:
-        raise UserError(f"data.batch_size {data.batch_size}: more than the {manifest.num_samples} samples; lower it")
-    evaluations(submission, member)
+    if data.batch_size // data.accumulate > num_samples:
+        raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
+    for _, protocol, _, judged_on in evaluations(submission, member):
+        own = judged_on == str(data.shards)
+        _check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
 
 
 def check_place(submission: Submission, members: Sequence[Member], *, local: bool) -> None:
@@ -104,7 +106,7 @@ def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]
     """The commands that ``--then`` asks for, one per protocol.
 
     Raises:
-        UserError: it asks for something else, or for shards that are absent or have no labels.
+        UserError: it asks for something else.
     """
     if not submission.then:
         return []
@@ -117,20 +119,22 @@ def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]
     if len(others) > 1:
         raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
     shards = others[0] if others else member.run.data.shards
-    manifest = read_manifest(find_shards(shards)) if shards is not None else None
-    for protocol in protocols:
-        if protocol == "low-shot":
-            raise UserError(
-                "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
-            )
-        if protocol.startswith("dense-"):
-            if manifest is None or manifest.masks is None:
-                raise UserError(
-                    f"then eval {protocol}: {shards} has no masks; name shards that eyespot shards pack --masks made"
-                )
-        elif protocol != "unlabeled" and not (manifest and manifest.num_labeled):
-            raise UserError(f"then eval: {shards} has no labels; name labelled shards: --then eval linear SHARDS")
+    if "low-shot" in protocols:
+        raise UserError(
+            "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
+        )
     return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
+
+
+def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
+    """Whether the shards at ``path`` have what the protocol judges by."""
+    if protocol.startswith("dense-"):
+        if shards.manifest.masks is None:
+            raise UserError(
+                f"then eval {protocol}: {path} has no masks; name shards that eyespot shards pack --masks made"
+            )
+    elif protocol != "unlabeled" and not shards.manifest.num_labeled:
+        raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 
 
 def code_folder(folder: Path, members: Sequence[Member]) -> Path:

@@ -217,7 +217,7 @@ class BatchMaker:
 
     def _stop_if_too_bad(self, num_bad: int) -> None:
         if num_bad > self._max_bad_fraction * max(self._num_made, FEW_SAMPLES):
-            folder = self._reader.folder
+            folder = self._reader.shards.path
             raise UserError(
                 f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
                 f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"

@@ -10,7 +10,6 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, Full, Queue
 
 import numpy as np
@@ -23,7 +22,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SampleOrder
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Plan = Iterator[tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 """The ids and epochs of one rank's batches, in order."""
@@ -41,8 +40,8 @@ def cpu_share() -> int:
 class LoaderSpec:
     """What to load and how."""
 
-    shards: Path
-    """The shard folder (with its manifest.json)."""
+    shards: ShardFolder
+    """Where the samples are."""
     views: ViewSpec
     """What to make of each image."""
     ids: Int64[np.ndarray, " n"] | None = None
@@ -76,11 +75,12 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     _check(spec)
     if spec.batch_size % world_size:
         raise UserError(f"batch_size {spec.batch_size}: {world_size} ranks do not divide it; choose a multiple")
-    manifest = read_manifest(spec.shards)
+    manifest = spec.shards.manifest
     num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
     if spec.batch_size > num_samples:
         raise UserError(
-            f"batch_size {spec.batch_size}: more than the {num_samples} samples in {spec.shards}; choose a smaller one"
+            f"batch_size {spec.batch_size}: more than the {num_samples} samples in {spec.shards.path};"
+            " choose a smaller one"
         )
     checksum = zlib.crc32(manifest.index_sha256.encode())
     if spec.ids is not None:
@@ -102,7 +102,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             yield places if spec.ids is None else spec.ids[places], epochs
             position += spec.batch_size
 
-    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
+    reader = Reader(spec.shards, substitute=True)
     return Loader(_maker(spec, reader, plan(), share, labeled), num_samples, start, spec.batch_size, identity)
 
 
@@ -115,8 +115,7 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
         UserError: the spec or the shards do not fit; while iterating, a sample is damaged.
     """
     _check(spec)
-    manifest = read_manifest(spec.shards)
-    num_samples = manifest.num_samples
+    num_samples = spec.shards.manifest.num_samples
     first, end = (num_samples * r // world_size for r in (rank, rank + 1))
     share = max(1, spec.batch_size // world_size)
 
@@ -125,7 +124,7 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
             ids = np.arange(begin, min(begin + share, end))
             yield ids, np.zeros_like(ids)
 
-    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=False)
+    reader = Reader(spec.shards, substitute=False)
     return Loader(_maker(spec, reader, plan(), share), num_samples, 0, spec.batch_size, {})
 
 
@@ -142,15 +141,14 @@ def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
         UserError: the spec or the shards do not fit.
     """
     _check(spec)
-    manifest = read_manifest(spec.shards)
 
     def plan() -> Plan:
         for begin in range(0, len(ids), spec.batch_size):
             chosen = ids[begin : begin + spec.batch_size]
             yield chosen, np.zeros_like(chosen)
 
-    reader = Reader(spec.shards, manifest, read_index(spec.shards, manifest), substitute=True)
-    return Loader(_maker(spec, reader, plan(), spec.batch_size), manifest.num_samples, 0, spec.batch_size, {})
+    reader, num_samples = Reader(spec.shards, substitute=True), spec.shards.manifest.num_samples
+    return Loader(_maker(spec, reader, plan(), spec.batch_size), num_samples, 0, spec.batch_size, {})
 
 
 class Loader:

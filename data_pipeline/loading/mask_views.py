@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -11,13 +10,13 @@ from PIL import Image
 from eyespot.data_pipeline.augment.crop_geometry import center_crops
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.loading.reader import Reader
-from eyespot.data_pipeline.shards.manifest import Manifest, read_index, read_masks
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 READ_AT_ONCE = 256
 
 
 def mask_views(
-    folder: Path, manifest: Manifest, ids: Int64[np.ndarray, " n"], view: CenterView
+    shards: ShardFolder, ids: Int64[np.ndarray, " n"], view: CenterView
 ) -> Iterator[UInt8[np.ndarray, "b size size"]]:
     """The masks of some samples, seen through the view that their images are seen through; in order, a few at a time.
 
@@ -26,18 +25,17 @@ def mask_views(
     once for an evaluation, not all through a training.
 
     Args:
-        folder: the shard folder.
-        manifest: of that folder.
+        shards: where the masks are.
         ids: which samples.
         view: of the images.
 
     Raises:
         UserError: the shards have no masks, or one of these is damaged or missing.
     """
-    rows, index = read_masks(folder, manifest), np.array(read_index(folder, manifest))
+    rows, index = shards.masks, shards.index.copy()
     for name in ("offset", "size", "crc32"):
         index[name] = rows[name]
-    reader = Reader(folder, manifest, index, substitute=False)
+    reader = Reader(shards, substitute=False, index=index)
     try:
         for some in np.split(ids, range(READ_AT_ONCE, len(ids), READ_AT_ONCE)):
             _, files = reader.start(some).result()

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 log = logging.getLogger("eyespot")
 
@@ -45,29 +45,23 @@ class _OpenTar:
 class Reader:
     """Sample ids in, the bytes of their image files out, a few batches ahead of the need."""
 
-    def __init__(self, folder: Path, manifest: Manifest, index: np.ndarray, *, substitute: bool):
-        """Checks the size of every tar against the manifest.
+    def __init__(self, shards: ShardFolder, *, substitute: bool, index: np.ndarray | None = None):
+        """Makes sure that every tar has the size that the manifest says.
 
         Args:
-            folder: the shard folder.
-            manifest: of that folder.
-            index: of that folder, one row per sample.
+            shards: where to read.
             substitute: replace damaged samples by others; otherwise they are errors.
+            index: what to read of each sample; None = its image, as the shards' index says.
 
         Raises:
-            UserError: a tar is missing or has another size.
+            UserError: a tar is missing or has another size, or there is no sound index.
         """
-        self.index = np.asarray(index)  # a plain array: np.memmap makes every access slower
-        self.folder = folder
-        self._paths = [folder / shard.tar for shard in manifest.shards]
+        shards.check_tars()
+        self.index = shards.index if index is None else index
+        self.shards = shards
         self._substitute = substitute
         self._undecodable: set[int] = set()
-        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar, paths=self._paths: _OpenTar(paths[tar]))
-        for path, shard in zip(self._paths, manifest.shards, strict=True):
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
-                raise UserError(f"shards {path}: {found}; copy it again, or find all damage: eyespot shards verify")
+        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar: _OpenTar(shards.tar_path(tar)))
         self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-read")
 
     def start(self, ids: Int64[np.ndarray, " b"]) -> "Reading":
@@ -95,7 +89,7 @@ class Reader:
     def describe(self, sample: int) -> str:
         """Names a sample for people: its id, tar and place."""
         row = self.index[sample]
-        return f"sample {sample} ({self._paths[row['tar']]}, offset {row['offset']})"
+        return f"sample {sample} ({self.shards.tar_path(int(row['tar']))}, offset {row['offset']})"
 
     def close(self) -> None:
         """Ends the threads and closes the tars."""
@@ -127,7 +121,7 @@ class Reader:
                 return sample, self._read(self.index[sample].item())
             except (OSError, ValueError) as error:
                 self._complain(sample, str(error))
-        raise UserError(f"shards {self.folder}: no readable sample near {wanted}; run: eyespot shards verify")
+        raise UserError(f"shards {self.shards.path}: no readable sample near {wanted}; run: eyespot shards verify")
 
     def _read(self, row: Row, flags: int = 0) -> File:
         tar, offset, size, crc32, height, width, _ = row
@@ -144,7 +138,7 @@ class Reader:
     def _complain(self, sample: int, reason: str) -> None:
         message = f"{self.describe(sample)} is damaged: {reason}"
         if not self._substitute:
-            raise UserError(f"{message}; find all damage with: eyespot shards verify {self.folder}")
+            raise UserError(f"{message}; find all damage with: eyespot shards verify {self.shards.path}")
         log.warning("%s; another sample takes its place", message)
 
 

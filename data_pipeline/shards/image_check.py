@@ -79,7 +79,7 @@ class Examined:
     squares: tuple[int, int, int]
     """Of all squared pixel values per channel, RGB."""
     mask: StoredMask | None = None
-    """What is stored beside the image (masks.py)."""
+    """What is stored beside the image (pack_masks.py)."""
 
 
 def examine(data: bytes, resize: int | None = None, *, in_place: bool = False, rewrite: str | None = None) -> Examined:

@@ -28,9 +28,9 @@ from eyespot.data_pipeline.shards.manifest import (
     Manifest,
     Masks,
     Shard,
-    read_manifest,
 )
 from eyespot.data_pipeline.shards.pack import image_stats, sha256
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import Item, Place
 from eyespot.data_pipeline.shards.tar_members import Member, idx_text, scan
 
@@ -192,7 +192,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
 def _inherit(manifest: Manifest, folder: Path, measured: Measured) -> None:
     """What only the packing knew: the class names, the source's name, what was converted, what masks leave out."""
     try:
-        old = read_manifest(folder)
+        old = ShardFolder(folder).manifest
     except UserError:
         return
     if old.packing and len(old.classes) >= len(manifest.classes):

@@ -1,12 +1,12 @@
-"""What stands in a shard folder: ``manifest.json`` and ``index.npy``, and how to find and read them.
+"""What stands in a shard folder: the fields of ``manifest.json``, the columns of ``index.npy``.
 
     SHARDS/manifest.json        counts, classes, statistics, sha256 of each tar, what was quarantined
     SHARDS/index.npy            one row per sample; the row number is the sample id
     SHARDS/shard-000000.tar     plain WebDataset
     SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
 
-Where samples have segmentation masks, ``masks.npy`` lies beside (masks.py). A data set with splits is a folder of shard
-folders, ``SHARDS/train`` and ``SHARDS/test``.
+Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py). A data set with splits is a folder of
+shard folders, ``SHARDS/train`` and ``SHARDS/test``. shard_folder.py opens them.
 """
 
 import hashlib
@@ -111,89 +111,31 @@ class Manifest:
     masks: Masks | None = None
     format: str = FORMAT
 
+    @classmethod
+    def from_json(cls, content: bytes, file: Path) -> "Manifest":
+        """What ``content`` says, which was read from ``file``.
+
+        Raises:
+            UserError: it is not JSON, of another format, or lacks a field.
+        """
+        try:
+            fields = json.loads(content.decode("utf-8"))
+            if fields.get("format") != FORMAT:
+                raise UserError(
+                    f"{file}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again"
+                )
+            fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
+            stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
+            masks = Masks(**fields["masks"]) if "masks" in fields else None
+            return cls(**{**fields, "image_stats": ImageStats(**stats), "masks": masks})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{file}: not a shard manifest ({error}); make it anew: eyespot shards index {file.parent}"
+            ) from error
+
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
         fields = asdict(self)
         if self.masks is None:  # as it was before there were masks
             del fields["masks"]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
-
-
-def find_shards(path: Path | str, split: str = "train") -> Path:
-    """The shard folder that ``path`` names: itself, or its subfolder ``split``.
-
-    Raises:
-        UserError: there is no shard folder there.
-    """
-    path = Path(path)
-    for folder in (path, path / split):
-        if (folder / "manifest.json").is_file():
-            return folder
-    if not path.is_dir():
-        raise UserError(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
-    raise UserError(f"shards {path}: no manifest.json inside; make one with: eyespot shards index {path}")
-
-
-def read_manifest(folder: Path | str) -> Manifest:
-    """Reads and checks ``manifest.json``.
-
-    Raises:
-        UserError: it is missing, not JSON, of another format, or lacks a field.
-    """
-    path = Path(folder) / "manifest.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.get("format") != FORMAT:
-            raise UserError(
-                f"{path}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again"
-            )
-        fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
-        stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
-        masks = Masks(**fields["masks"]) if "masks" in fields else None
-        return Manifest(**{**fields, "image_stats": ImageStats(**stats), "masks": masks})
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; make it with: eyespot shards index {folder}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not a shard manifest ({error}); make it anew: eyespot shards index {folder}"
-        ) from error
-
-
-def read_index(folder: Path | str, manifest: Manifest) -> np.ndarray:
-    """Memory-maps ``index.npy``: (num_samples,) of INDEX_DTYPE, shared by all processes of a machine.
-
-    Its bytes are hashed once (about a second for 30 million samples): the loader relies on every number in it.
-
-    Raises:
-        UserError: it is missing, damaged, or does not agree with the manifest.
-    """
-    return _read_rows(Path(folder) / "index.npy", INDEX_DTYPE, manifest.num_samples, manifest.index_sha256)
-
-
-def read_masks(folder: Path | str, manifest: Manifest) -> np.ndarray:
-    """Memory-maps ``masks.npy``: (num_samples,) of MASK_DTYPE.
-
-    Raises:
-        UserError: the shards have no masks, or it is missing, damaged, or does not agree with the manifest.
-    """
-    if manifest.masks is None:
-        raise UserError(
-            f"shards {folder}: have no segmentation masks; pack images with theirs:"
-            f" eyespot shards pack IMAGES DST --masks MASKS"
-        )
-    return _read_rows(Path(folder) / "masks.npy", MASK_DTYPE, manifest.num_samples, manifest.masks.sha256)
-
-
-def _read_rows(path: Path, dtype: np.dtype, count: int, sha256: str) -> np.ndarray:
-    again = f"make it anew: eyespot shards index {path.parent}"
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: unreadable ({error}); {again}") from error
-    if rows.dtype != dtype or rows.shape != (count,):
-        raise UserError(f"{path}: {rows.shape} rows of {rows.dtype} where the manifest says {count} samples; {again}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256:
-        raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
-    return rows

@@ -31,9 +31,9 @@ from eyespot.data_pipeline.shards.manifest import (
     Manifest,
     Masks,
     Shard,
-    read_manifest,
 )
 from eyespot.data_pipeline.shards.pack_masks import add_masks
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, Item, Source, hold_out, open_source, shuffled
 
@@ -96,8 +96,8 @@ def pack(
     Args:
         source: a name or a path, see ``sources.open_source``.
         destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
-        masks: a folder with the segmentation mask of each image: a PNG of the same path and name, see masks.py. Images
-            without one are quarantined.
+        masks: a folder with the segmentation mask of each image: a PNG of the same path and name, see pack_masks.py.
+            Images without one are quarantined.
         mask_ignored: the class number of pixels that say nothing.
         max_samples: most samples in one tar.
         max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
@@ -238,13 +238,13 @@ def _plan(found: Source, options: dict[str, Any]) -> str:
 
 def _already_packed(destination: Path, found: Source, plan: str) -> dict[str, Manifest] | None:
     folders = _manifest_folders(destination)
-    if any(read_manifest(folder).packing.get("plan") != plan for folder in folders):
+    if any(ShardFolder(folder).manifest.packing.get("plan") != plan for folder in folders):
         raise UserError(
             f"destination {destination}: holds shards of another source or other options; name another folder"
         )
     if len(folders) < len(found.splits):
         return None
-    return {split: read_manifest(destination / split) for split in sorted(found.splits)}
+    return {split: ShardFolder(destination / split).manifest for split in sorted(found.splits)}
 
 
 def _check_work(work: Path, destination: Path, plan: str) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.index_tars import Contents, Measured, measure, read_contents
-from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, read_index, read_manifest, read_masks
+from eyespot.data_pipeline.shards.manifest import IGNORED
 from eyespot.data_pipeline.shards.pack import WORK, sha256
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 MAX_LINES = 20  # of one sort in one tar
 
@@ -41,35 +42,32 @@ def shard_folders(folder: Path) -> list[Path]:
 
 def _verify_folder(folder: Path, workers: int) -> list[str]:
     try:
-        manifest = read_manifest(folder)
-        index = read_index(folder, manifest)
-        if manifest.masks:
-            read_masks(folder, manifest)
+        shards = ShardFolder(folder)
+        _ = shards.index, shards.masks if shards.manifest.masks else None
     except UserError as error:
         return [str(error)]
-    tars = {shard.tar: folder / shard.tar for shard in manifest.shards}
-    problems = [f"{folder / tar}: not in the manifest; {_index(folder)}" for tar in _strangers(folder, manifest)]
-    problems += chain.from_iterable(_verify_tar(folder, manifest, number) for number in range(len(manifest.shards)))
-    problems += _verify_manifest(folder, manifest, index)
+    tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]
+    problems = [f"{path}: not in the manifest; {_index(folder)}" for path in _strangers(shards)]
+    problems += chain.from_iterable(_verify_tar(shards, number) for number in range(len(tars)))
+    problems += _verify_manifest(shards)
     if problems:  # the rest would only repeat them
-        return problems + list(_changed_samples(folder, manifest, index))
-    contents = read_contents(folder, list(tars.values()))
-    problems = contents.problems + list(_verify_idx(contents)) + list(_verify_rows(folder, manifest, index, contents))
-    return problems or _verify_images(folder, manifest, index, contents, workers)
+        return problems + list(_changed_samples(shards))
+    contents = read_contents(folder, tars)
+    problems = contents.problems + list(_verify_idx(contents)) + list(_verify_rows(shards, contents))
+    return problems or _verify_images(shards, contents, workers)
 
 
 def _index(folder: Path) -> str:
     return f"make the index anew: eyespot shards index {folder}"
 
 
-def _strangers(folder: Path, manifest: Manifest) -> list[str]:
-    known = {shard.tar for shard in manifest.shards}
-    return [path.name for path in sorted(folder.glob("*.tar")) if path.name not in known]
+def _strangers(shards: ShardFolder) -> list[Path]:
+    known = {shard.tar for shard in shards.manifest.shards}
+    return [path for path in sorted(shards.path.glob("*.tar")) if path.name not in known]
 
 
-def _verify_tar(folder: Path, manifest: Manifest, number: int) -> Iterator[str]:
-    shard = manifest.shards[number]
-    path = folder / shard.tar
+def _verify_tar(shards: ShardFolder, number: int) -> Iterator[str]:
+    shard, path = shards.manifest.shards[number], shards.tar_path(number)
     again = "pack or fetch it again"
     if not path.is_file():
         yield f"{path}: missing; {again}"
@@ -80,8 +78,9 @@ def _verify_tar(folder: Path, manifest: Manifest, number: int) -> Iterator[str]:
         yield f"{path}: changed since it was packed (sha256 differs from the manifest's); {again}"
 
 
-def _verify_manifest(folder: Path, manifest: Manifest, index: np.ndarray) -> Iterator[str]:
+def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
     """Whether the manifest's own numbers agree with each other and with the index."""
+    folder, manifest, index = shards.path, shards.manifest, shards.index
     where = folder / "manifest.json"
     counts = np.bincount(index["tar"], minlength=len(manifest.shards)).tolist()
     if len(counts) > len(manifest.shards):
@@ -96,14 +95,16 @@ def _verify_manifest(folder: Path, manifest: Manifest, index: np.ndarray) -> Ite
         yield f"{where}: {len(manifest.classes)} classes, but the index has label {label}; {_index(folder)}"
 
 
-def _changed_samples(folder: Path, manifest: Manifest, index: np.ndarray) -> Iterator[str]:
+def _changed_samples(shards: ShardFolder) -> Iterator[str]:
     """Names the samples whose bytes are no longer what was packed."""
-    for number, shard in enumerate(manifest.shards):
-        if not (folder / shard.tar).is_file():
+    index = shards.index
+    for number in range(len(shards.manifest.shards)):
+        path = shards.tar_path(number)
+        if not path.is_file():
             continue
-        with (folder / shard.tar).open("rb") as file:
+        with path.open("rb") as file:
             changed = (
-                f"{folder / shard.tar}: sample {row} (offset {index['offset'][row]}) differs from what was packed"
+                f"{path}: sample {row} (offset {index['offset'][row]}) differs from what was packed"
                 f" (crc32); pack or fetch the tar again"
                 for row in np.flatnonzero(index["tar"] == number).tolist()
                 if zlib.crc32(os.pread(file.fileno(), int(index["size"][row]), int(index["offset"][row])))
@@ -121,8 +122,9 @@ def _verify_idx(contents: Contents) -> Iterator[str]:
             yield f"{path}: stale: it does not describe {tar.name}; {_index(tar.parent)}"
 
 
-def _verify_rows(folder: Path, manifest: Manifest, index: np.ndarray, contents: Contents) -> Iterator[str]:
+def _verify_rows(shards: ShardFolder, contents: Contents) -> Iterator[str]:
     """Whether the index lists each sample of the tars, where it is and with its label."""
+    folder, manifest, index = shards.path, shards.manifest, shards.index
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
     quarantined = {bad["source"] for bad in manifest.quarantined}
     actual = {
@@ -143,8 +145,9 @@ def _verify_rows(folder: Path, manifest: Manifest, index: np.ndarray, contents: 
             yield f"{folder / 'index.npy'}: {len(places)} {what}, {where}; {_index(folder)}"
 
 
-def _verify_images(folder: Path, manifest: Manifest, index: np.ndarray, contents: Contents, workers: int) -> list[str]:
+def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> list[str]:
     """Decodes everything again: sizes, checksums, statistics."""
+    folder, manifest, index = shards.path, shards.manifest, shards.index
     known = {bad["source"] for bad in manifest.quarantined}
     contents.items = [item for item in contents.items if item.name not in known]
     measured = measure(contents, workers, f"verifying {folder.name}")
@@ -155,7 +158,7 @@ def _verify_images(folder: Path, manifest: Manifest, index: np.ndarray, contents
         return problems
     if not np.array_equal(np.sort(measured.rows), np.sort(index)):
         problems.append(f"{folder / 'index.npy'}: a height, width or crc32 is not the image's; {_index(folder)}")
-    problems += _verify_masks(folder, manifest, index, measured)
+    problems += _verify_masks(shards, measured)
     told, actual = manifest.image_stats, measured.stats
     for name in ("mean", "std", "height", "width"):
         pairs = zip(getattr(told, name), getattr(actual, name), strict=True)
@@ -167,8 +170,8 @@ def _verify_images(folder: Path, manifest: Manifest, index: np.ndarray, contents
     return problems
 
 
-def _verify_masks(folder: Path, manifest: Manifest, index: np.ndarray, measured: Measured) -> Iterator[str]:
-    told = manifest.masks
+def _verify_masks(shards: ShardFolder, measured: Measured) -> Iterator[str]:
+    folder, told = shards.path, shards.manifest.masks
     actual = measured.masks(told.ignored if told else IGNORED)
     if told is None or actual is None:
         if told is not actual:
@@ -176,7 +179,7 @@ def _verify_masks(folder: Path, manifest: Manifest, index: np.ndarray, measured:
             yield f"{folder}: the tars hold {which}; {_index(folder)}"
         return
     place = ["tar", "offset"]
-    listed = read_masks(folder, manifest)[np.argsort(index, order=place)]
+    listed = shards.masks[np.argsort(shards.index, order=place)]
     if not np.array_equal(listed, measured.mask_rows[np.argsort(measured.rows, order=place)]):
         yield f"{folder / 'masks.npy'}: a place or crc32 is not the mask's; {_index(folder)}"
     if (told.num_masks, told.pixels) != (actual.num_masks, actual.pixels):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.shards.manifest import read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, encode_all
 from eyespot.pretrain.distributed.process_group import World, agreed, any_rank, barrier
 from eyespot.pretrain.redaction import masked_values
@@ -37,16 +37,16 @@ BLOCK = 128
 FORMAT = "eyespot-features/1"
 
 
-def features_key(subject: Subject, shards: Path, num_blocks: int = 1) -> str:
+def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> str:
     """Digest of everything that determines the features: subject, data, and how they are computed."""
-    parts = [FORMAT, str(BLOCK), subject.digest(), read_manifest(shards).index_sha256]
+    parts = [FORMAT, str(BLOCK), subject.digest(), shards.manifest.index_sha256]
     if num_blocks != 1 and subject.role != "pixels":
         parts.append(f"{num_blocks} blocks")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def features_of(
-    subject: Subject, shards: Path, cache: Path, world: World, num_blocks: int = 1
+    subject: Subject, shards: ShardFolder, cache: Path, world: World, num_blocks: int = 1
 ) -> dict[str, np.ndarray]:
     """The subject's features of every sample, all ranks together: {"cls": (N, D), "mean": ...}, memory-mapped.
 
@@ -54,7 +54,7 @@ def features_of(
 
     Args:
         subject: whose features.
-        shards: one shard folder.
+        shards: which samples.
         cache: folder of the cache, shared by all ranks.
         world: this process; rank r computes rows [N r / W, N (r + 1) / W).
         num_blocks: features of how many of the last blocks: of the one before the last "cls-2", "mean-2", and so on.
@@ -84,11 +84,11 @@ def _layout(encoder: nn.Module) -> torch.memory_format:
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
 
 
-def _compute(subject: Subject, shards: Path, folder: Path, world: World, num_blocks: int) -> None:
+def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, num_blocks: int) -> None:
     partial = folder.with_suffix(".tmp")
     layout = _layout(subject.encoder)
     encoder = subject.encoder.to(world.device).to(memory_format=layout)
-    size, num_samples = subject.views.views[0].size, read_manifest(shards).num_samples
+    size, num_samples = subject.views.views[0].size, shards.manifest.num_samples
     with torch.inference_mode():
         blank = torch.zeros(1, 3, size, size, device=world.device)
         widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank, num_blocks).items()}
@@ -106,13 +106,21 @@ def _compute(subject: Subject, shards: Path, folder: Path, world: World, num_blo
         for file in files.values():
             file.flush()
     if world.rank == 0:
-        meta = {"format": FORMAT, "subject": subject.name, **subject.origin, "shards": str(shards), "rows": num_samples}
+        meta = {
+            "format": FORMAT,
+            "subject": subject.name,
+            **subject.origin,
+            "shards": str(shards.path),
+            "rows": num_samples,
+        }
         write_bytes(partial / "meta.json", json.dumps(masked_values(meta), indent=1).encode())
         partial.rename(folder)
     barrier()
 
 
-def _blocks(subject: Subject, shards: Path, world: World) -> Iterator[tuple[np.ndarray, Float[Tensor, "block 3 h w"]]]:
+def _blocks(
+    subject: Subject, shards: ShardFolder, world: World
+) -> Iterator[tuple[np.ndarray, Float[Tensor, "block 3 h w"]]]:
     """This rank's samples in batches of BLOCK, each at its own place: (ids, images)."""
     spec = LoaderSpec(shards=shards, views=subject.views, batch_size=BLOCK * world.size, device=str(world.device))
     waiting: dict[int, Tensor] = {}  # a block that is not complete yet, by sample id

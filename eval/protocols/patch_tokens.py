@@ -13,7 +13,8 @@ from torch.nn.functional import unfold
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.mask_views import mask_views
-from eyespot.data_pipeline.shards.manifest import Masks, find_shards, read_manifest, read_masks
+from eyespot.data_pipeline.shards.manifest import Masks
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import OneKind, Subject
 from eyespot.eval.protocols.dense import DensePart, DenseTask
 from eyespot.eval.protocols.labeled_data import TEST_SHARE, LabeledData, Part
@@ -84,45 +85,45 @@ class MaskedPart(Part):
 
     def digest(self) -> str:
         """sha256 of which samples and masks these are, in which order."""
-        parts = self.manifest.index_sha256, self.masks.sha256, str(self.masks.ignored)
+        parts = self.shards.manifest.index_sha256, self.masks.sha256, str(self.masks.ignored)
         return hashlib.sha256("\n".join(parts).encode() + self.rows.astype("<i8").tobytes()).hexdigest()
 
 
-def masked_data(shards: Path, seed: int) -> LabeledData:
+def masked_data(shards: ShardFolder, seed: int) -> LabeledData:
     """Train and test of a shard folder, of samples with masks; where there is no test split, a fifth is held out.
 
     Args:
-        shards: a folder with train/ and test/ inside, or one shard folder.
+        shards: train, whose test split is looked for; or a folder without splits.
         seed: decides what is held out.
 
     Raises:
-        UserError: no shards, no masks, too few of them, a single class, or masks of train and test do not fit together.
+        UserError: no masks, too few of them, a single class, or masks of train and test do not fit together.
     """
-    train = _part(find_shards(shards, "train"))
-    if train.folder != shards and (shards / "test" / "manifest.json").is_file():
-        test, split = _part(shards / "test"), "its own test split"
+    train = _part(shards)
+    if (own := shards.split("test")) is not None:
+        test, split = _part(own), "its own test split"
     else:
         kept, held = stratified_split(train.labels, TEST_SHARE, seed)
         test, train = _rows(train, held), _rows(train, kept)
         split = f"no test split: {TEST_SHARE:.0%} of the images held out (seed {seed})"
     if train.masks.ignored != test.masks.ignored:
         raise UserError(
-            f"shards {shards}: masks of train ignore the value {train.masks.ignored}, of test {test.masks.ignored};"
-            " pack both with one --mask-ignored"
+            f"shards {shards.named}: masks of train ignore the value {train.masks.ignored}, of test"
+            f" {test.masks.ignored}; pack both with one --mask-ignored"
         )
     if len(train.rows) < MIN_IMAGES or not len(test.rows):
         raise UserError(
-            f"shards {shards}: {len(train.rows)} images with masks to learn from and {len(test.rows)} to test on;"
+            f"shards {shards.named}: {len(train.rows)} images with masks to learn from and {len(test.rows)} to test on;"
             f" dense protocols need {MIN_IMAGES} and 1 or more"
         )
     num_classes = max(len(train.masks.pixels), len(test.masks.pixels))
     if sum(count > 0 for count in train.masks.pixels) < 2 or num_classes > NOTHING:
         raise UserError(
-            f"shards {shards}: masks of {num_classes} classes (value {train.masks.ignored} is ignored);"
+            f"shards {shards.named}: masks of {num_classes} classes (value {train.masks.ignored} is ignored);"
             f" dense protocols need 2 to {NOTHING}"
         )
     classes = [str(number) for number in range(num_classes)]
-    return LabeledData(name=train.manifest.name, train=train, test=test, classes=classes, split=split)
+    return LabeledData(name=shards.manifest.name, train=train, test=test, classes=classes, split=split)
 
 
 def dense_task(
@@ -144,7 +145,7 @@ def dense_task(
     assert isinstance(view, CenterView) and isinstance(grid, int)
     parts = []
     for part in (data.train, data.test):
-        found = tokens[part.folder]
+        found = tokens[part.shards.path]
         for start in range(0, len(found), _FINITE_AT_ONCE):
             if not np.isfinite(found[start : start + _FINITE_AT_ONCE]).all():
                 raise UserError(f"model {subject.name}: its patches are not all finite; the weights are broken")
@@ -156,16 +157,15 @@ def dense_task(
 def _masks(part: Part, view: CenterView) -> UInt8[np.ndarray, "n s s"]:
     """Through the view; what is ignored is NOTHING."""
     assert isinstance(part, MaskedPart)
-    masks = np.concatenate(list(mask_views(part.folder, part.manifest, part.rows, view)))
+    masks = np.concatenate(list(mask_views(part.shards, part.rows, view)))
     masks[masks == part.masks.ignored] = NOTHING
     return masks
 
 
-def _part(folder: Path) -> MaskedPart:
-    manifest = read_manifest(folder)
-    rows = np.flatnonzero(read_masks(folder, manifest)["size"])
-    assert manifest.masks is not None
-    return MaskedPart(folder=folder, manifest=manifest, rows=rows, labels=np.zeros_like(rows), masks=manifest.masks)
+def _part(shards: ShardFolder) -> MaskedPart:
+    rows = np.flatnonzero(shards.masks["size"])
+    assert shards.manifest.masks is not None
+    return MaskedPart(shards=shards, rows=rows, labels=np.zeros_like(rows), masks=shards.manifest.masks)
 
 
 def _rows(part: MaskedPart, chosen: Int[np.ndarray, " k"]) -> MaskedPart:

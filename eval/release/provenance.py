@@ -10,12 +10,12 @@ from typing import Any
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.release.layout import FORMAT
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.run_folder import code_state, manifest_digest
+from eyespot.pretrain.loop.run_folder import code_state
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_json import load_run
 
@@ -65,12 +65,12 @@ class Origin:
         """Name and counts of the training data, where the shards that the run saw are still there; always the hash."""
         said: dict[str, Any] = {"manifest_sha256": self.record.get("manifest_sha256", "")}
         try:
-            folder = find_shards(self.run.data.shards or "")
-            if manifest_digest(folder) != said["manifest_sha256"]:
-                return said
-            manifest = read_manifest(folder)
+            shards = ShardFolder.find(self.run.data.shards or "")
         except (UserError, OSError):
             return said
+        if shards.manifest_sha256 != said["manifest_sha256"]:
+            return said
+        manifest = shards.manifest
         return {
             "name": manifest.name,
             "num_images": manifest.num_samples,

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, subjects_of
 from eyespot.eval.report.html import Section, card, paragraph
 from eyespot.eval.report.run_data import Story
@@ -27,6 +28,8 @@ class Look:
 
     story: Story
     run: Run
+    shards: ShardFolder
+    """That the run learned from."""
     checkpoint: Path
     subject: Subject
     specimens: Specimens
@@ -130,10 +133,12 @@ def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         subject = subjects_of(str(story.run_dir), seed=0)[0]
         subject.encoder.to(device)
-        specimens = choose_specimens(Path(run.data.shards))
+        shards = ShardFolder.find(run.data.shards)
+        specimens = choose_specimens(shards)
         return Look(
             story=story,
             run=run,
+            shards=shards,
             checkpoint=checkpoint,
             subject=subject,
             specimens=specimens,

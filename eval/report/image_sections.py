@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch.nn.functional import normalize
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
-from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
 from eyespot.eval.protocols.knn import nearest
 from eyespot.eval.report.attention import class_attention
 from eyespot.eval.report.encoder_sections import Look, Part
@@ -36,7 +34,7 @@ NUM_VIEWED, NUM_COLORED, NUM_NEIGHBOURS, NUM_HEADS = 4, 56, 5, 6
 
 def views(look: Look) -> str:
     """A plate for each of the first samples of the run: the image's middle, then its views in three epochs."""
-    grid, spec = view_grid(look.run, look.run.data.shards, NUM_VIEWED)  # pyright: ignore[reportArgumentType]
+    grid, spec = view_grid(look.run, look.shards, NUM_VIEWED)
     images = visible(grid, spec)
     num_views = len(spec.views)
     if num_views == 1:
@@ -73,9 +71,9 @@ def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h
     Raises:
         UserError: it has no picture but its views.
     """
-    few, manifest = look.specimens.pictured, read_manifest(find_shards(Path(look.story.shards)))
-    views = normalized(objective.views(), look.run.data, manifest)
-    loader = LoaderSpec(shards=few.folder, views=views, batch_size=len(few.ids), device=str(look.device))
+    few = look.specimens.pictured
+    views = normalized(objective.views(), look.run.data, look.shards.manifest)
+    loader = LoaderSpec(shards=few.shards, views=views, batch_size=len(few.ids), device=str(look.device))
     with closing(make_selection(loader, few.ids)) as batches:
         batch = next(batches)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import find_shards, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.report.charts import Point
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.tracking.metrics_file import read_metrics
@@ -46,7 +46,7 @@ class Story:
         """What the shards say their name is, if they are still there."""
         shards = self.setting("data", "shards")
         try:
-            return read_manifest(find_shards(Path(shards))).name if shards else ""
+            return ShardFolder.find(shards).manifest.name if shards else ""
         except UserError:
             return Path(shards).name
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
 from eyespot.pretrain.networks.encoders import encode
@@ -32,14 +32,14 @@ _AT_ONCE = 64
 class Few:
     """Some samples of one shard folder."""
 
-    folder: Path
+    shards: ShardFolder
     ids: Int64[np.ndarray, " n"]
     labels: Int64[np.ndarray, " n"]
     """Place among the shown classes; -1 where there are none."""
 
     def at(self, places: Int[np.ndarray, " m"]) -> "Few":
         """Those at some places."""
-        return Few(folder=self.folder, ids=self.ids[places], labels=self.labels[places])
+        return Few(shards=self.shards, ids=self.ids[places], labels=self.labels[places])
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,18 +56,18 @@ class Specimens:
     bank: Few
 
 
-def choose_specimens(shards: Path) -> Specimens:
+def choose_specimens(shards: ShardFolder) -> Specimens:
     """Draws the images: from the test split and, to look for neighbours, from train.
 
     Without labels both come from the same images, and nothing of the one is in the other.
 
     Raises:
-        UserError: there are no shards, or hardly an image in them.
+        UserError: there is hardly an image in the shards.
     """
     try:
         return _labeled(labeled_data(shards, _SEED))
     except UserError:
-        return _unlabeled(all_data(shards))
+        return _unlabeled(all_data(shards.split("test") or shards))
 
 
 def images_of(few: Few, views: ViewSpec, device: torch.device) -> Float[Tensor, "n 3 h w"]:
@@ -97,7 +97,7 @@ def features_of_few(
 
 
 def _batches(few: Few, views: ViewSpec, device: torch.device) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-    spec = LoaderSpec(shards=few.folder, views=views, batch_size=_AT_ONCE, device=str(device))
+    spec = LoaderSpec(shards=few.shards, views=views, batch_size=_AT_ONCE, device=str(device))
     with closing(make_selection(spec, few.ids)) as batches:
         for batch in batches:
             yield batch.views[0]
@@ -110,7 +110,7 @@ def _labeled(data: LabeledData) -> Specimens:
 
     def few(part: Part, count: int) -> Few:
         rows = draw.permutation(np.flatnonzero(np.isin(part.labels, shown)))[:count]
-        return Few(folder=part.folder, ids=part.rows[rows], labels=np.searchsorted(shown, part.labels[rows]))
+        return Few(shards=part.shards, ids=part.rows[rows], labels=np.searchsorted(shown, part.labels[rows]))
 
     mapped, bank = few(data.test, NUM_MAPPED), few(data.train, NUM_BANK)
     first = _one_of_each(mapped.labels)[:NUM_PICTURED]
@@ -129,7 +129,7 @@ def _unlabeled(data: LabeledData) -> Specimens:
     rows = np.random.default_rng(_SEED).permutation(data.test.rows)
     num_mapped = min(NUM_MAPPED, len(rows) // 2)
     parts = rows[:num_mapped], rows[num_mapped : num_mapped + NUM_BANK], rows[:num_mapped][:NUM_PICTURED]
-    mapped, bank, pictured = (Few(folder=data.test.folder, ids=ids, labels=np.full(len(ids), -1)) for ids in parts)
+    mapped, bank, pictured = (Few(shards=data.test.shards, ids=ids, labels=np.full(len(ids), -1)) for ids in parts)
     return Specimens(
         data=data.name, split=data.split, classes=[], num_all_classes=0, pictured=pictured, mapped=mapped, bank=bank
     )

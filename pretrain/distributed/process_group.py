@@ -40,6 +40,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    local_rank: int = 0
+    """Among the processes of its node."""
 
 
 def start(device: str, timeout_seconds: float = 600) -> World:
@@ -68,7 +70,7 @@ def start(device: str, timeout_seconds: float = 600) -> World:
     if size > 1 and not dist.is_initialized():
         store, timeout = fresh_store(rank, size, timeout_seconds), timedelta(seconds=timeout_seconds)
         dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(rank=rank, size=size, device=chosen)
+    return World(rank=rank, size=size, device=chosen, local_rank=local_rank)
 
 
 def ensure_group(device: torch.device) -> None:

@@ -6,12 +6,9 @@ from dataclasses import replace
 
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.loading.loader import LoaderSpec
-from eyespot.data_pipeline.shards.manifest import read_manifest
-from eyespot.pretrain.config import Run
-from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
 from eyespot.pretrain.loop.progress import TrainingProgress
-from eyespot.pretrain.loop.run_data import sample_ids
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
@@ -28,22 +25,21 @@ class Refresh:
     it again where it did, with the same result, on any number of ranks.
 
     Args:
-        run: of whom it is.
+        data: the run's. All ranks make the same object and call it together.
         objective: the engine's. One that does not ask for it costs nothing.
         spec: of the run's loader.
-        world: this process. All ranks make the same object and call it together.
         watch: is told what the main thread does.
     """
 
-    def __init__(self, run: Run, objective: Objective, spec: LoaderSpec, world: World, watch: RankWatch) -> None:
-        self._objective, self._world, self._watch, self._every = objective, world, watch, 0
+    def __init__(self, data: RunData, objective: Objective, spec: LoaderSpec, watch: RankWatch) -> None:
+        self._objective, self._world, self._watch, self._every = objective, data.world, watch, 0
         if objective.refresh_epochs is None:
             return
-        ids = sample_ids(run.data, read_manifest(spec.shards)).numpy()
+        ids = data.sample_ids.numpy()
         self._num_samples = len(ids)
-        self._every = max(1, round(objective.refresh_epochs * len(ids) / run.data.batch_size))
+        self._every = max(1, round(objective.refresh_epochs * len(ids) / data.run.data.batch_size))
         views = replace(spec.views, views=(self.middle(objective.image_size),))
-        self._samples = FixedSamples(replace(spec, views=views), ids, world)
+        self._samples = FixedSamples(replace(spec, views=views), ids, data.world)
 
     @staticmethod
     def middle(size: int) -> CenterView:

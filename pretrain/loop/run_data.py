@@ -1,6 +1,6 @@
-"""From a run's data settings to a loader's: which shards, which views, how the batch is dealt."""
+"""What a run learns from: its shards, which samples and labels of them, and how they become micro-batches."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +12,156 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, cpu_share, make_loader
-from eyespot.data_pipeline.shards.manifest import Manifest, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.objective import Objective
 
+Opened = ShardFolder | None
+"""Of a run's data, where somebody has opened them already."""
 
-def open_shards(data: DataConfig) -> tuple[Path, Manifest]:
-    """The folder with the training shards and its manifest.
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class RunData:
+    """The data of a run as this process sees it, opened and checked once: ``open_data`` makes it."""
+
+    run: Run
+    world: World
+    shards: ShardFolder
+    ids: Int64[np.ndarray, " n"] | None
+    """The samples that ``data.ids`` names, in its order; None = all."""
+    labeled_ids: Int64[np.ndarray, " n"] | None
+    """The samples whose labels ``data.labeled_ids`` lets the run see; None = all that have one."""
+
+    @property
+    def sample_ids(self) -> Int[Tensor, " n"]:
+        """All samples that the run learns from, ascending."""
+        return ascending(self.ids, self.shards)
+
+    def check_labels(self, objective: Objective) -> None:
+        """Whether the run sees labels where its method needs them, and those it can tell apart.
+
+        Raises:
+            UserError: it sees none, too few, or others; or which it may see is said of a method that asks for none or
+                all.
+        """
+        data, needs, method = self.run.data, self.run.objective.needs_labels(), type(objective).__name__
+        manifest, shards = self.shards.manifest, self.shards.path
+        if data.labeled_ids is not None and needs != "some":
+            instead = "leave it out" if needs == "none" else "name them in data.ids"
+            raise UserError(
+                f"data.labeled_ids {data.labeled_ids}: {method} learns from {needs} of the labels; {instead}"
+            )
+        if needs == "none":
+            return
+        if not manifest.num_labeled:
+            raise UserError(f"data.shards {shards}: {method} needs labels and no image has one; pack class folders")
+        labels = self._seen_labels()
+        if labels.max() < 0:
+            field = "ids" if data.labeled_ids is None else "labeled_ids"
+            raise UserError(f"data.{field}: {method} needs labels, and of the samples that it sees none has one")
+        if needs == "all" and labels.min() < 0:
+            raise UserError(
+                f"data.shards {shards}: {(labels < 0).sum()} of {len(labels)} images have no label;"
+                " name the others in data.ids"
+            )
+        if objective.num_classes is not None and labels.max() >= objective.num_classes:
+            raise UserError(
+                f"objective.num_classes {objective.num_classes}: {shards} has label {labels.max()}; set it to"
+                f" {max(len(manifest.classes), labels.max() + 1)}"
+            )
+
+    def _seen_labels(self) -> Int[np.ndarray, " n"]:
+        """Of the samples that the run learns from."""
+        labels = self.shards.index["label"]
+        if self.labeled_ids is not None:
+            labels, every = np.full_like(labels, -1), labels
+            labels[self.labeled_ids] = every[self.labeled_ids]
+        return labels if self.ids is None else labels[self.ids]
+
+    def loader_spec(self, views: ViewSpec, shards: ShardFolder | None = None) -> LoaderSpec:
+        """One micro-batch over all ranks, in the mean and standard deviation that the run asks for.
+
+        Args:
+            views: what to make of each image.
+            shards: others than the run's own, which a monitor may look at: all their samples and labels are seen.
+
+        Raises:
+            UserError: the batch cannot be dealt evenly to ranks and micro-batches, or the method computes with colours
+                and the run counts on a mean of its own.
+        """
+        data, parts = self.run.data, self.world.size * self.run.data.accumulate
+        if data.batch_size % parts:
+            raise UserError(
+                f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
+                f" ({self.world.size} ranks x {data.accumulate} micro-batches)"
+            )
+        own = shards is None or shards is self.shards
+        return LoaderSpec(
+            shards=shards or self.shards,
+            ids=self.ids if own else None,
+            labeled_ids=self.labeled_ids if own else None,
+            views=normalized(views, data, self.shards.manifest),
+            batch_size=data.batch_size // data.accumulate,
+            seed=self.run.seed,
+            device=str(self.world.device),
+            num_threads=data.num_threads or cpu_share(),
+            max_bad_fraction=data.max_bad_fraction,
+        )
+
+
+def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
+    """Opens the run's data and checks what can be wrong with the files. All ranks call it, and agree on what it raises.
+
+    Args:
+        run: of whom it is.
+        world: this process; the first of each node hashes the index for all of them.
+        shards: where they are open already.
 
     Raises:
-        UserError: none is given, or there are none.
+        UserError: there are no shards or they are damaged; ``data.ids`` or ``data.labeled_ids`` cannot be read, or
+            names no samples, one twice, one that is not there or, of the labels, that has none.
+    """
+    if shards is None or shards.named != run.data.shards:
+        shards = open_shards(run.data, hashes=world.local_rank == 0)
+    shards.check()
+    ids = chosen_ids(run.data, shards)
+    return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=_labeled_ids(run.data, shards))
+
+
+def open_shards(data: DataConfig, *, hashes: bool = True) -> ShardFolder:
+    """The training shards.
+
+    Raises:
+        UserError: none are given, or there are none.
     """
     if data.shards is None:
         raise UserError("data.shards: not given; add --data.shards FOLDER, made with: eyespot shards pack SRC FOLDER")
-    folder = find_shards(data.shards)
-    return folder, read_manifest(folder)
+    return ShardFolder.find(data.shards, hashes=hashes)
 
 
-def chosen_ids(data: DataConfig, manifest: Manifest) -> Int64[np.ndarray, " n"] | None:
+def chosen_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"] | None:
     """The samples that ``data.ids`` names; None = all.
 
     Raises:
         UserError: the file cannot be read, or names no samples, one twice, or one that is not there.
     """
-    return None if data.ids is None else _read_ids(f"data.ids {data.ids}", data.ids, manifest)
+    return None if data.ids is None else _read_ids(f"data.ids {data.ids}", data.ids, shards.manifest)
 
 
-def labeled_ids(data: DataConfig, shards: Path, manifest: Manifest) -> Int64[np.ndarray, " n"] | None:
-    """The samples whose labels ``data.labeled_ids`` lets the run see; None = all that have one.
+def ascending(ids: Int64[np.ndarray, " n"] | None, shards: ShardFolder) -> Int[Tensor, " n"]:
+    """The chosen samples, or all there are, by id."""
+    return torch.arange(shards.manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
 
-    Raises:
-        UserError: the file cannot be read, or names no samples, one twice, or one that is not there or has no label.
-    """
+
+def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"] | None:
     if data.labeled_ids is None:
         return None
     field = f"data.labeled_ids {data.labeled_ids}"
-    ids = _read_ids(field, data.labeled_ids, manifest)
-    unlabeled = ids[read_index(shards, manifest)["label"][ids] < 0]
+    ids = _read_ids(field, data.labeled_ids, shards.manifest)
+    unlabeled = ids[shards.index["label"][ids] < 0]
     if len(unlabeled):
         raise UserError(f"{field}: {len(unlabeled)} of {len(ids)} samples have no label (the first: {unlabeled[0]})")
     return ids
@@ -64,56 +175,6 @@ def _read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, "
     if not len(ids) or len(np.unique(ids)) < len(ids) or ids.min() < 0 or ids.max() >= manifest.num_samples:
         raise UserError(f"{field}: must name different samples from 0 to {manifest.num_samples - 1}, at least one")
     return ids
-
-
-def sample_ids(data: DataConfig, manifest: Manifest) -> Int[Tensor, " n"]:
-    """All samples that the run learns from, ascending.
-
-    Raises:
-        UserError: as ``chosen_ids``.
-    """
-    ids = chosen_ids(data, manifest)
-    return torch.arange(manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
-
-
-def check_labels(objective: Objective, shards: Path, manifest: Manifest, run: Run) -> None:
-    """Whether the run sees labels where its method needs them, and those it can tell apart.
-
-    Raises:
-        UserError: it sees none, too few, or others; or which it may see is said of a method that asks for none or all.
-    """
-    data, needs, method = run.data, run.objective.needs_labels(), type(objective).__name__
-    if data.labeled_ids is not None and needs != "some":
-        instead = "leave it out" if needs == "none" else "name them in data.ids"
-        raise UserError(f"data.labeled_ids {data.labeled_ids}: {method} learns from {needs} of the labels; {instead}")
-    if needs == "none":
-        return
-    if not manifest.num_labeled:
-        raise UserError(f"data.shards {shards}: {method} needs labels and no image has one; pack class folders")
-    labels = _seen_labels(data, shards, manifest)
-    if labels.max() < 0:
-        field = "ids" if data.labeled_ids is None else "labeled_ids"
-        raise UserError(f"data.{field}: {method} needs labels, and of the samples that it sees none has one")
-    if needs == "all" and labels.min() < 0:
-        raise UserError(
-            f"data.shards {shards}: {(labels < 0).sum()} of {len(labels)} images have no label;"
-            " name the others in data.ids"
-        )
-    if objective.num_classes is not None and labels.max() >= objective.num_classes:
-        raise UserError(
-            f"objective.num_classes {objective.num_classes}: {shards} has label {labels.max()}; set it to"
-            f" {max(len(manifest.classes), labels.max() + 1)}"
-        )
-
-
-def _seen_labels(data: DataConfig, shards: Path, manifest: Manifest) -> Int[np.ndarray, " n"]:
-    """Of the samples that the run learns from."""
-    labels, known = read_index(shards, manifest)["label"], labeled_ids(data, shards, manifest)
-    if known is not None:
-        labels, every = np.full_like(labels, -1), labels
-        labels[known] = every[known]
-    ids = chosen_ids(data, manifest)
-    return labels if ids is None else labels[ids]
 
 
 def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
@@ -134,38 +195,9 @@ def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpe
     return replace(views, mean=manifest.image_stats.mean, std=manifest.image_stats.std)
 
 
-def loader_spec(run: Run, shards: Path, views: ViewSpec, world: World) -> LoaderSpec:
-    """One micro-batch over all ranks.
-
-    Of other shards than the run's own, which a monitor may look at, all samples and labels are seen.
-
-    Raises:
-        UserError: the batch cannot be dealt evenly to ranks and micro-batches.
-    """
-    data, parts = run.data, world.size * run.data.accumulate
-    if data.batch_size % parts:
-        raise UserError(
-            f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
-            f" ({world.size} ranks x {data.accumulate} micro-batches)"
-        )
-    own = data.shards is None or shards == find_shards(data.shards)
-    manifest = read_manifest(shards)
-    return LoaderSpec(
-        shards=shards,
-        ids=chosen_ids(data, manifest) if own else None,
-        labeled_ids=labeled_ids(data, shards, manifest) if own else None,
-        views=views,
-        batch_size=data.batch_size // data.accumulate,
-        seed=run.seed,
-        device=str(world.device),
-        num_threads=data.num_threads or cpu_share(),
-        max_bad_fraction=data.max_bad_fraction,
-    )
-
-
-def pictured_batch(spec: LoaderSpec, manifest: Manifest, world: World) -> Batch:
+def pictured_batch(spec: LoaderSpec, world: World) -> Batch:
     """The same few samples for every picture of the run, so that a person can compare them."""
-    num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
+    num_samples = spec.shards.manifest.num_samples if spec.ids is None else len(spec.ids)
     per_rank = max(1, min(NUM_PICTURED, num_samples // world.size))
     loader = make_loader(replace(spec, batch_size=per_rank * world.size), world.rank, world.size)
     try:

@@ -175,11 +175,6 @@ def _locked(file: int) -> bool:
     return True
 
 
-def manifest_digest(shards: Path) -> str:
-    """sha256 of the shards' manifest: which data it was."""
-    return hashlib.sha256((shards / "manifest.json").read_bytes()).hexdigest()
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

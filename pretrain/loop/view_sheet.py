@@ -13,7 +13,7 @@ from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.loader import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SampleOrder
-from eyespot.data_pipeline.shards.manifest import Manifest, find_shards, read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.initial_weights import fresh_objective
@@ -21,7 +21,7 @@ from eyespot.pretrain.loop.initial_weights import fresh_objective
 NUM_EPOCHS = 3
 
 
-def draw_views(run: Run, shards: Path, path: Path, num_samples: int) -> tuple[int, int]:
+def draw_views(run: Run, shards: ShardFolder, path: Path, num_samples: int) -> tuple[int, int]:
     """Writes a PNG of ``view_grid``.
 
     Returns:
@@ -32,7 +32,7 @@ def draw_views(run: Run, shards: Path, path: Path, num_samples: int) -> tuple[in
     return len(grid), len(spec.views)
 
 
-def view_grid(run: Run, shards: Path, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
+def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
     """A row for each of the first samples that the run sees: the image's middle, then its views.
 
     The views are those of the first NUM_EPOCHS epochs, in order. A view smaller than the largest lies on white.
@@ -40,21 +40,20 @@ def view_grid(run: Run, shards: Path, num_samples: int) -> tuple[Float[Tensor, "
     Returns:
         The grid, in the normalised values of the views, and the views.
     """
-    folder = find_shards(shards)
-    manifest = read_manifest(folder)
+    manifest = shards.manifest
     spec = fresh_objective(run).views()
     size = max(view.size for view in spec.views)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
     ids, _ = SampleOrder(manifest.num_samples, run.seed).ids(0, min(num_samples, manifest.num_samples))
-    epochs = _batches(with_image, folder, manifest, ids, run.seed)
+    epochs = _batches(with_image, shards, ids, run.seed)
     columns = [epochs[0][-1], *(view for views in epochs for view in views[:-1])]
     return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec
 
 
-def _batches(spec: ViewSpec, folder: Path, manifest: Manifest, ids: np.ndarray, seed: int) -> list[list[Tensor]]:
+def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) -> list[list[Tensor]]:
     """The views of the same samples in each epoch."""
     maker = BatchMaker(
-        Reader(folder, manifest, read_index(folder, manifest), substitute=True),
+        Reader(shards, substitute=True),
         [(ids, np.full_like(ids, epoch)) for epoch in range(NUM_EPOCHS)],
         spec,
         batch_size=len(ids),

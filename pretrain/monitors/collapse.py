@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World, agreed
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
-from eyespot.pretrain.loop.run_data import loader_spec, normalized, open_shards
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.losses.feature_statistics import alignment, effective_rank, similarities, uniformity
 from eyespot.pretrain.objective import Objective
 
@@ -46,11 +45,11 @@ class Health:
     The ranks encode together; rank 0 computes the numbers, the others wait for it at the next step.
 
     Args:
-        run: the run that is watched.
+        data: of the run that is watched.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, data: RunData) -> None:
+        self._data = data
         self._samples: FixedSamples | None = None
         self._was_collapsed = False
 
@@ -58,7 +57,7 @@ class Health:
         """The metrics at this step."""
         if self._samples is None:
             with agreed():
-                self._samples = _training_samples(self._run, objective, world)
+                self._samples = _training_samples(self._data, objective, world)
         encoded = self._samples.encode(objective)
         if encoded is None:
             return {}
@@ -125,11 +124,9 @@ def is_collapsed(found: dict[str, float], num_samples: int, dim: int) -> bool:
     return found["negative_similarity"] > COLLAPSED_SIMILARITY or found["effective_rank_centered"] < least
 
 
-def _training_samples(run: Run, objective: Objective, world: World) -> FixedSamples:
+def _training_samples(data: RunData, objective: Objective, world: World) -> FixedSamples:
     """In the method's first view, and a second one of that size: multi-crop's small views are left out."""
-    shards, manifest = open_shards(run.data)
-    views = normalized(objective.views(), run.data, manifest)
+    views = objective.views()
     alike = [view for view in views.views if view.size == views.views[0].size]
-    spec = loader_spec(run, shards, replace(views, views=tuple(alike[:2])), world)
-    count = min(MAX_SAMPLES, manifest.num_samples)
-    return FixedSamples(spec, np.random.default_rng(run.seed).permutation(manifest.num_samples)[:count], world)
+    spec, every = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.shards.manifest.num_samples
+    return FixedSamples(spec, np.random.default_rng(data.run.seed).permutation(every)[:MAX_SAMPLES], world)

@@ -1,8 +1,10 @@
 """Monitors: what is measured of an encoder now and then while it trains, handed to the trainer from outside."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.objective import Objective
 
 
@@ -16,3 +18,7 @@ class Monitor(Protocol):
         It leaves parameters, buffers, training mode and torch's generator as they were.
         """
         ...
+
+
+MonitorOf = Callable[[RunData], Monitor]
+"""How a monitor is made, of the data of the run that it watches."""

@@ -27,7 +27,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.engine import Precision
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import open_shards, sample_ids
+from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
 from eyespot.pretrain.networks.encoders import choose_attention
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.objective import Objective
@@ -138,7 +138,8 @@ def trace(run: Run, ranks: int, device: Device = "cuda") -> Trace:
 def planned_ids(run: Run) -> Int[Tensor, " n"]:
     """The samples that the run will learn from; where its shards cannot be read here, as many as there may be."""
     try:
-        return sample_ids(run.data, open_shards(run.data)[1])
+        shards = open_shards(run.data)
+        return ascending(chosen_ids(run.data, shards), shards)
     except UserError:
         return torch.arange(CIFAR10_IMAGES if run.encoder.image_size <= SMALL_IMAGES else IMAGENET_IMAGES)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import Saver
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_folder import manifest_digest
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import to_values
@@ -30,7 +30,7 @@ def run_dir(digits, tmp_path) -> Path:
         "recipe": "mae_tiny",
         "argv": ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)],
         "run": to_values(run),
-        "manifest_sha256": manifest_digest(digits / "train"),
+        "manifest_sha256": ShardFolder(digits / "train").manifest_sha256,
         "normalization": {"mean": [0.3, 0.3, 0.3], "std": [0.37, 0.37, 0.37]},
     }
     (run.run_dir / "run.json").write_text(json.dumps(record))

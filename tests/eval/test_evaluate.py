@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import RawPixels, Subject, subjects_of
 from eyespot.eval.evaluate import PROTOCOLS, _key, _task, judge, read_result
@@ -189,9 +190,9 @@ def test_no_protocol_changes_the_weights(name, digits, tmp_path, short):
     """BatchNorm's running statistics among them."""
     (subject,) = subjects_of(name, seed=0, pretrained=False)
     subject.views = ViewSpec(views=(center_view(32),))
-    data, weights = labeled_data(digits / "test", 0), deepcopy(subject.encoder.state_dict())
+    data, weights = labeled_data(ShardFolder(digits / "test"), 0), deepcopy(subject.encoder.state_dict())
     for protocol in CACHED:
-        cached = features_of(subject, digits / "test", tmp_path, ALONE, PROTOCOLS[protocol].num_blocks)
+        cached = features_of(subject, ShardFolder(digits / "test"), tmp_path, ALONE, PROTOCOLS[protocol].num_blocks)
         PROTOCOLS[protocol].candidates(_task(subject, data, {digits / "test": cached}, 0, ALONE.device))
     for key, tensor in subject.encoder.state_dict().items():
         assert torch.equal(tensor, weights[key]), key
@@ -205,7 +206,7 @@ def test_keys_are_those_of_the_first_release(digits):
         ("linear-grid", "6bc876ecf4750cf3ee4b329df728ecb0"),
         ("unlabeled", "ae1653d3c710f6adbc434c9f0ed1a71e"),
     ):
-        data = PROTOCOLS[protocol].data(shards, 3)
+        data = PROTOCOLS[protocol].data(shards, 3, ALONE)
         assert _key(protocol, PROTOCOLS[protocol], subject, data, 3) == key
         for other in ({"variant": "5-shot"}, {"revision": "other numbers"}):
             assert _key(protocol, replace(PROTOCOLS[protocol], **other), subject, data, 3) != key

@@ -11,6 +11,7 @@ import torch
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.finetune import first_run, judge_trained, plan, prepare, recipe_for, same_epochs
 from eyespot.eval.protocols.labeled_data import labeled_data
 from eyespot.eval.results.result import packed, read_result
@@ -63,7 +64,7 @@ def slow_answers(job, shards):
     objective.load_state_dict(checkpoint.read_module(checkpoint.newest(run.run_dir)))
     views = ViewSpec(views=(CenterView(resize=16, size=16),), mean=(0.3, 0.3, 0.3), std=(0.37, 0.37, 0.37))
     with torch.no_grad():
-        batches = make_pass(LoaderSpec(shards=shards, views=views, batch_size=50))
+        batches = make_pass(LoaderSpec(shards=ShardFolder(shards), views=views, batch_size=50))
         return [(objective.logits(batch.views[0]).argmax(1) == batch.labels).numpy() for batch in batches]
 
 
@@ -107,7 +108,7 @@ def test_frozen_weights_are_bit_equal_and_the_start_is_models(run_dir, digits, t
 def test_without_a_test_split_what_is_held_out_is_never_learned_from(run_dir, digits, tmp_path):
     job = job_of(run_dir, digits / "test", tmp_path, steps=2, seed=3)
     (result,) = finish(job)
-    data = labeled_data(digits / "test", 3)
+    data = labeled_data(ShardFolder(digits / "test"), 3)
     assert (result.num_train, result.num_test) == (len(data.train.rows), len(data.test.rows))
     written = [int(line) for line in job.run.data.ids.read_text().split()]
     assert written == data.train.rows.tolist()

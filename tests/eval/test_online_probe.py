@@ -12,13 +12,13 @@ import torch
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval import online_probe as online
 from eyespot.eval.protocols import knn, linear
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import normalized
+from eyespot.pretrain.loop.run_data import normalized, open_data
 from eyespot.pretrain.monitors.collapse import Health
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
@@ -39,16 +39,17 @@ def make_objective(run: Run) -> Objective:
 
 
 def every_feature(run: Run, objective: Objective, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    folder = run.data.shards / split
-    views = normalized(ViewSpec(views=(center_view(16),)), run.data, read_manifest(run.data.shards / "train"))
-    (batch,) = make_pass(LoaderSpec(shards=folder, views=views, batch_size=2000, num_threads=1))
+    views = normalized(ViewSpec(views=(center_view(16),)), run.data, ShardFolder(run.data.shards / "train").manifest)
+    (batch,) = make_pass(
+        LoaderSpec(shards=ShardFolder(run.data.shards / split), views=views, batch_size=2000, num_threads=1)
+    )
     with torch.no_grad():
         return objective.eval().encode(batch.views[0]), batch.labels
 
 
 def relabel(folder, change) -> None:
-    manifest = read_manifest(folder)
-    index = np.array(read_index(folder, manifest))
+    manifest = ShardFolder(folder).manifest
+    index = np.array(ShardFolder(folder).index)
     index["label"] = change(index["label"])
     np.save(folder / "index.npy", index)
     manifest.index_sha256 = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()
@@ -58,7 +59,7 @@ def relabel(folder, change) -> None:
 def test_accuracies_are_those_of_the_probes_on_all_data(digits):
     run = small_run(digits)
     objective = make_objective(run)
-    found = online.OnlineProbe(run)(objective, ALONE)
+    found = online.OnlineProbe(open_data(run, ALONE))(objective, ALONE)
     train, labels = every_feature(run, objective, "train")
     test, truth = every_feature(run, objective, "test")
     votes = knn.vote(test, train, labels, num_classes=10, ks=(20,))[20]
@@ -72,7 +73,7 @@ def test_accuracies_are_those_of_the_probes_on_all_data(digits):
 def test_without_a_test_split_it_holds_some_of_train_out(digits, tmp_path):
     shutil.copytree(digits / "train", tmp_path / "train")
     run = small_run(tmp_path)
-    probe = online.OnlineProbe(run)
+    probe = online.OnlineProbe(open_data(run, ALONE))
     assert probe(make_objective(run), ALONE)["online/knn"] > 0.5
     train, test = (set(part._ids.tolist()) for part in (probe._samples.train, probe._samples.test))
     assert not train & test and len(train) + len(test) == 1438 and len(test) == pytest.approx(1438 / 5, abs=5)
@@ -83,11 +84,11 @@ def test_the_subset_is_seeded_and_bounded(digits, monkeypatch):
     monkeypatch.setattr(online, "MAX_TEST", 100)
     monkeypatch.setattr(online, "MAX_CLASSES", 4)
     run = small_run(digits)
-    chosen, again = (online._choose(run, ALONE) for _ in range(2))
+    chosen, again = (online._choose(open_data(run, ALONE), ALONE) for _ in range(2))
     assert len(chosen.train._ids) == 300 and len(chosen.test._ids) == 100 and len(chosen.classes) == 4
     assert chosen.train._ids.tolist() == again.train._ids.tolist()
     run.seed = 1
-    assert online._choose(run, ALONE).train._ids.tolist() != chosen.train._ids.tolist()
+    assert online._choose(open_data(run, ALONE), ALONE).train._ids.tolist() != chosen.train._ids.tolist()
     accuracies = chosen.judge(make_objective(run))
     assert all(0.5 < value <= 1 for value in accuracies.values())  # chance among four classes: 0.25
 
@@ -97,7 +98,7 @@ def test_labels_that_mean_nothing_give_chance(digits, tmp_path):
     for split in ("train", "test"):
         relabel(tmp_path / "noise" / split, lambda labels: np.random.default_rng(5).permutation(labels))
     run = small_run(tmp_path / "noise")
-    found = online.OnlineProbe(run)(make_objective(run), ALONE)
+    found = online.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)
     assert all(value == pytest.approx(0.1, abs=0.07) for value in found.values())
 
 
@@ -108,21 +109,21 @@ def test_what_stands_in_for_a_damaged_sample_may_have_no_label(digits, tmp_path)
         return np.where(labels < 2, labels, -1)
 
     relabel(tmp_path / "train", all_but_two_classes)
-    index = read_index(tmp_path / "train", read_manifest(tmp_path / "train"))
+    index = ShardFolder(tmp_path / "train").index
     sample = int(np.flatnonzero(index["label"] == 0)[0])
-    tar = tmp_path / "train" / read_manifest(tmp_path / "train").shards[index["tar"][sample]].tar
+    tar = tmp_path / "train" / ShardFolder(tmp_path / "train").manifest.shards[index["tar"][sample]].tar
     with tar.open("r+b") as file:
         file.seek(int(index["offset"][sample]))
         file.write(b"x" * int(index["size"][sample]))
     run = small_run(tmp_path)
-    assert online.OnlineProbe(run)(make_objective(run), ALONE)["online/linear"] > 0.9
+    assert online.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)["online/linear"] > 0.9
 
 
 def test_without_labels_it_says_so_once(digits, tmp_path, caplog):
     shutil.copytree(digits / "train", tmp_path / "train")
     relabel(tmp_path / "train", lambda labels: np.full_like(labels, -1))
     run = small_run(tmp_path)
-    probe, objective = online.OnlineProbe(run), make_objective(run)
+    probe, objective = online.OnlineProbe(open_data(run, ALONE)), make_objective(run)
     with caplog.at_level(logging.INFO, logger="eyespot"):
         assert probe(objective, ALONE) == probe(objective, ALONE) == {}
     (record,) = caplog.records
@@ -133,19 +134,22 @@ def test_broken_weights_give_no_number_and_no_error(digits):
     run = small_run(digits)
     objective = make_objective(run)
     torch.nn.init.constant_(objective.encoder.norm.bias, math.inf)
-    assert all(math.isnan(value) for value in online.OnlineProbe(run)(objective, ALONE).values())
+    assert all(math.isnan(value) for value in online.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values())
 
 
 def test_features_that_never_change_give_a_number(digits):
     run = small_run(digits)
     objective = make_objective(run)
     torch.nn.init.zeros_(objective.encoder.norm.weight)
-    assert all(value == pytest.approx(0.1, abs=0.05) for value in online.OnlineProbe(run)(objective, ALONE).values())
+    assert all(
+        value == pytest.approx(0.1, abs=0.05)
+        for value in online.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values()
+    )
 
 
 def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    return online.OnlineProbe(run)(make_objective(run), world)
+    return online.OnlineProbe(open_data(run, world))(make_objective(run), world)
 
 
 def test_ranks_look_together(digits, on_ranks):
@@ -163,7 +167,7 @@ def test_a_run_does_not_notice_its_monitors(digits, tmp_path):
         run.steps, run.log_every, run.picture_every, run.track, run.device = 6, 1, 0, False, "cpu"
         watched = name == "watched"
         run.monitor_every = 2 if watched else 0
-        assert fit(run, "simclr_tiny", [Health(run), online.OnlineProbe(run)] if watched else []) == "done"
+        assert fit(run, "simclr_tiny", [Health, online.OnlineProbe] if watched else []) == "done"
         lines[name] = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
     for watched, alone in zip(lines["watched"], lines["alone"], strict=True):
         assert [watched[key] for key in ("loss", "grad_norm")] == [alone[key] for key in ("loss", "grad_norm")]

@@ -1,8 +1,12 @@
-"""eyespot pretrain as a person calls it: what watches a run, and that it reaches MLflow."""
+"""eyespot pretrain as a person calls it: what watches a run, that it reaches MLflow, what it reads of the shards."""
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
+import opened
 import pytest
 
 from eyespot.cluster.cli import main
@@ -38,3 +42,33 @@ def test_monitors_watch_when_asked_and_mlflow_takes_their_names(train, tmp_path)
 def test_nothing_watches_by_default(train):
     (line,) = train("--no-track")
     assert not [name for name in line if name.startswith(("online/", "health/"))]
+
+
+WATCHED = ("--monitor-every", "1", "--picture-every", "1", "--log-every", "1", "--steps", "1", "--device", "cpu")
+
+
+def opened_by(launcher: list[str], recipe: str, digits: Path, folder: Path) -> dict[str, int]:
+    """What a run with pictures and monitors opens and hashes from its command to its end, all processes together."""
+    words = ["pretrain", recipe, "--data.shards", str(digits), "--run-dir", str(folder / "run"), "--no-track", *WATCHED]
+    script = [*launcher, opened.__file__, str(folder / "notes"), *words]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+    assert "online/knn" in line and "health/collapsed" in line
+    return opened.opened(folder / "notes")
+
+
+def test_shards_are_opened_once_from_the_command_to_the_end(digits, tmp_path):
+    """Clusters, pictures and the first monitor look at train, the second one at test, too."""
+    found = opened_by([sys.executable], "deepcluster_tiny", digits, tmp_path)
+    once = {f"{what} {split}/index.npy": 1 for what in ("open", "hash") for split in ("train", "test")}
+    assert found == {**once, "open train/manifest.json": 1, "open test/manifest.json": 1}
+
+
+def test_one_of_two_ranks_of_a_node_hashes(digits, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = opened_by(torchrun, "mae_tiny", digits, tmp_path)
+    assert found == {
+        **{f"open {split}/{name}": 2 for split in ("train", "test") for name in ("manifest.json", "index.npy")},
+        **{f"hash {split}/index.npy": 1 for split in ("train", "test")},
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.doctor import shards
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_an_index_of_other_shards(make_exam, folder):
 
 
 def test_a_record_that_is_not_what_the_index_says(make_exam, folder):
-    index = read_index(folder, read_manifest(folder))
+    index = ShardFolder(folder).index
     with (folder / "shard-000000.tar").open("r+b") as tar:
         tar.seek(int(index["offset"][-1]))
         tar.write(b"spoiled")

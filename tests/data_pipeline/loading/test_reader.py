@@ -15,7 +15,7 @@ from PIL import Image
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading import reader as reader_file
 from eyespot.data_pipeline.loading.reader import Reader
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 
 @pytest.fixture
@@ -25,15 +25,14 @@ def shards(digit_shards, tmp_path) -> Path:
 
 
 def open_reader(shards: Path, substitute: bool = True) -> Reader:
-    manifest = read_manifest(shards)
-    return Reader(shards, manifest, read_index(shards, manifest), substitute=substitute)
+    return Reader(ShardFolder(shards), substitute=substitute)
 
 
 def damage(shards: Path, sample: int, count: int = 1) -> str:
     """Flips a bit of each of some neighbouring samples; returns the first one's tar."""
-    manifest = read_manifest(shards)
-    for row in read_index(shards, manifest)[sample : sample + count]:
-        path = shards / manifest.shards[row["tar"]].tar
+    folder = ShardFolder(shards)
+    for row in folder.index[sample : sample + count]:
+        path = folder.tar_path(int(row["tar"]))
         with path.open("r+b") as file:
             file.seek(int(row["offset"]) + int(row["size"]) // 2)
             byte = file.read(1)[0]
@@ -90,8 +89,7 @@ class SlowReader(Reader):
 
 
 def test_slow_storage_is_asked_for_many_files_at_once(shards):
-    manifest = read_manifest(shards)
-    reader = SlowReader(shards, manifest, read_index(shards, manifest), substitute=False)
+    reader = SlowReader(ShardFolder(shards), substitute=False)
     began = time.perf_counter()
     readings = [reader.start(np.arange(start, start + 64)) for start in range(0, 640, 64)]
     found = [sample for reading in readings for sample in reading.result()[0].tolist()]
@@ -123,7 +121,7 @@ def test_a_flipped_bit_brings_the_neighbour_and_a_line_in_the_log(shards, caplog
 
 
 def test_substitutes_stand_ever_farther_away_and_wrap_around(shards):
-    last = read_manifest(shards).num_samples - 1
+    last = ShardFolder(shards).manifest.num_samples - 1
     damage(shards, 50, count=4)
     damage(shards, last)
     reader = open_reader(shards)
@@ -173,7 +171,7 @@ def test_absurd_sizes_are_never_decoded(shards):
     index = np.load(shards / "index.npy")
     index["height"][5], index["width"][5] = 60_000, 60_000
     index["width"][9] = 0
-    reader = Reader(shards, read_manifest(shards), index, substitute=True)
+    reader = Reader(ShardFolder(shards), substitute=True, index=index)
     assert read(reader, [5, 9])[0] == [6, 10]
     reader.close()
 

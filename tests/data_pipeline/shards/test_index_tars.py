@@ -12,8 +12,8 @@ from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.index_tars import index_folder
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
 RNG = np.random.default_rng(0)
@@ -37,9 +37,9 @@ def write(path: Path, members: dict[str, bytes], dialect: int = tarfile.PAX_FORM
 
 def images(folder: Path) -> list[bytes]:
     """What the index says are the images."""
-    manifest = read_manifest(folder)
+    manifest = ShardFolder(folder).manifest
     tars = [(folder / shard.tar).read_bytes() for shard in manifest.shards]
-    return [tars[row["tar"]][row["offset"] :][: row["size"]] for row in read_index(folder, manifest)]
+    return [tars[row["tar"]][row["offset"] :][: row["size"]] for row in ShardFolder(folder).index]
 
 
 def test_img2dataset_layout(tmp_path: Path):
@@ -58,8 +58,8 @@ def test_img2dataset_layout(tmp_path: Path):
     assert images(tmp_path / "set") == expected
     assert (manifest.num_samples, manifest.num_labeled, manifest.classes) == (10, 0, [])
     assert [shard.num_samples for shard in manifest.shards] == [5, 5]
-    assert read_index(tmp_path / "set", manifest)["height"].tolist() == [20, 21, 22, 23, 24] * 2
-    assert manifest == read_manifest(tmp_path / "set")
+    assert ShardFolder(tmp_path / "set").index["height"].tolist() == [20, 21, 22, 23, 24] * 2
+    assert manifest == ShardFolder(tmp_path / "set").manifest
     assert verify(tmp_path / "set") == []
     assert all(path.read_bytes() == data for path, data in before.items())
     first = (tmp_path / "set" / "00000.idx").read_text().splitlines()[1].split()
@@ -79,18 +79,18 @@ def test_plain_tar_of_class_folders_with_hostile_names(tmp_path: Path, dialect: 
     manifest = index_folder(tmp_path / "set")
     assert manifest.classes == ["cats", "dogs"] and manifest.num_labeled == len(names)
     assert sorted(images(tmp_path / "set")) == sorted((tmp_path / "in" / name).read_bytes() for name in names)
-    assert read_index(tmp_path / "set", manifest)["label"].tolist() == [0, 0] + [1] * (len(names) - 2)
+    assert ShardFolder(tmp_path / "set").index["label"].tolist() == [0, 0] + [1] * (len(names) - 2)
     assert verify(tmp_path / "set") == []
 
 
 def test_labels_from_cls_members(tmp_path: Path):
     write(tmp_path / "a" / "1.tar", {"1.cls": b"3\n", "1.jpg": jpeg(), "2.jpg": jpeg(), "3.jpg": jpeg(), "3.cls": b"0"})
     manifest = index_folder(tmp_path / "a")
-    assert read_index(tmp_path / "a", manifest)["label"].tolist() == [3, -1, 0]
+    assert ShardFolder(tmp_path / "a").index["label"].tolist() == [3, -1, 0]
     assert (manifest.num_labeled, manifest.classes) == (2, ["0", "1", "2", "3"])
     write(tmp_path / "b" / "1.tar", {"1.cls": b"dog", "1.jpg": jpeg(), "2.jpg": jpeg(), "2.cls": b"cat"})
     manifest = index_folder(tmp_path / "b")
-    assert read_index(tmp_path / "b", manifest)["label"].tolist() == [1, 0] and manifest.classes == ["cat", "dog"]
+    assert ShardFolder(tmp_path / "b").index["label"].tolist() == [1, 0] and manifest.classes == ["cat", "dog"]
 
 
 def test_what_cannot_be_used_in_place_is_left_out_and_named(tmp_path: Path):
@@ -110,7 +110,7 @@ def test_indexing_what_pack_wrote_gives_the_same_index(tmp_path: Path):
     pack("digits", tmp_path / "out", max_samples=200)
     folder = tmp_path / "out" / "test"
     before = {name: (folder / name).read_bytes() for name in ("index.npy", "shard-000001.idx")}
-    manifest = read_manifest(folder)
+    manifest = ShardFolder(folder).manifest
     (folder / "index.npy").write_bytes(b"")
     (folder / "shard-000001.idx").unlink()
     again = index_folder(folder)

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import find_shards, read_index, read_manifest
 from eyespot.data_pipeline.shards.pack import image_stats, pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
 RNG = np.random.default_rng(0)
@@ -57,14 +57,14 @@ def packed(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_counts_labels_and_statistics(many: Path, packed: Path):
-    manifests = {split: read_manifest(packed / split) for split in ("train", "test")}
+    manifests = {split: ShardFolder(packed / split).manifest for split in ("train", "test")}
     assert [manifests[split].num_samples for split in ("train", "test")] == [2008, 502]
     assert sum(manifest.converted["cmyk"] for manifest in manifests.values()) == 10
     broken = [bad for manifest in manifests.values() for bad in manifest.quarantined]
     assert sorted(bad["source"] for bad in broken) == sorted(f"class0/broken{n}.jpg" for n in range(0, 2500, 250))
     assert all(bad["reason"] for bad in broken)
     for split, manifest in manifests.items():
-        index = read_index(packed / split, manifest)
+        index = ShardFolder(packed / split).index
         assert manifest.classes == ["class0", "class1"] and manifest.num_labeled == len(index)
         assert max(shard.num_samples for shard in manifest.shards) <= 300
         pixels, sources = [], []
@@ -91,7 +91,7 @@ def test_counts_labels_and_statistics(many: Path, packed: Path):
 
 
 def test_the_shuffle_mixes_classes_evenly(packed: Path):
-    index = read_index(packed / "train", read_manifest(packed / "train"))
+    index = ShardFolder(packed / "train").index
     for tar in range(6):
         assert 0.35 < index["label"][index["tar"] == tar].mean() < 0.65
 
@@ -134,8 +134,8 @@ def test_splits_become_folders_and_share_their_classes(tmp_path: Path):
         picture(tmp_path / "set" / name)
     manifests = pack(str(tmp_path / "set"), tmp_path / "out")
     assert sorted(manifests) == ["test", "train"]
-    assert read_manifest(find_shards(tmp_path / "out", "test")).classes == ["a", "b", "c"]
-    assert read_index(tmp_path / "out" / "test", manifests["test"])["label"].tolist() == [2]
+    assert ShardFolder.find(tmp_path / "out", "test").manifest.classes == ["a", "b", "c"]
+    assert ShardFolder(tmp_path / "out" / "test").index["label"].tolist() == [2]
     with pytest.raises(UserError, match="already has splits"):
         pack(str(tmp_path / "set"), tmp_path / "again", holdout=0.2)
 
@@ -145,7 +145,7 @@ def test_resize(tmp_path: Path):
     picture(tmp_path / "set" / "2.jpg", 10, 30)
     manifest = pack(str(tmp_path / "set"), tmp_path / "out", resize=20)[""]
     assert manifest.converted == {"resized": 1}
-    index = read_index(tmp_path / "out", manifest)
+    index = ShardFolder(tmp_path / "out").index
     assert sorted(zip(index["height"].tolist(), index["width"].tolist(), strict=True)) == [(10, 30), (20, 30)]
 
 
@@ -161,7 +161,7 @@ def test_packing_again_changes_nothing(packed: Path, many: Path):
 PROGRAM = """
 import sys
 from pathlib import Path
-from eyespot.data_pipeline.shards import pack
+from eyespot.data_pipeline.shards.pack import pack
 if __name__ == "__main__":
     pack(sys.argv[1], Path(sys.argv[2]), max_samples=300, workers=int(sys.argv[3]), holdout=0.2)
 """
@@ -183,7 +183,7 @@ def test_kill_at_any_moment_then_go_on(many: Path, packed: Path, tmp_path: Path,
     assert process.wait() == -signal.SIGKILL
     wait_until_nobody_is_left(process.pid)
     with pytest.raises(UserError, match="no manifest"):
-        find_shards(destination)
+        ShardFolder.find(destination)
     assert verify(destination)
     if num_tars > 1:
         first, second = sorted(destination.glob("test/*.tar"))

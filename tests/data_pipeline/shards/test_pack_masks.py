@@ -23,9 +23,10 @@ from eyespot.data_pipeline.loading.mask_views import _seen, mask_views
 from eyespot.data_pipeline.shards import pack as shards
 from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.shards.index_tars import index_folder
-from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, read_index, read_manifest, read_masks
+from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
 RNG = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def png(pixels: np.ndarray) -> bytes:
 def stored(folder: Path) -> dict[str, tuple[np.ndarray, bytes]]:
     """Image and mask of each sample by its source, read with Python's tarfile."""
     found = {}
-    for shard in read_manifest(folder).shards:
+    for shard in ShardFolder(folder).manifest.shards:
         with tarfile.open(folder / shard.tar) as archive:
             files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
         for name in (name for name in files if name.endswith(".json")):
@@ -64,7 +65,7 @@ def packed(striped, tmp_path) -> Path:
 
 def test_each_image_has_its_own_mask(striped, packed):
     images, masks = striped
-    samples, manifest = stored(packed), read_manifest(packed)
+    samples, manifest = stored(packed), ShardFolder(packed).manifest
     assert len(samples) == 12 == manifest.num_samples and len(manifest.shards) == 3
     pixels = np.zeros(256, int)
     for source, (image, mask) in samples.items():
@@ -73,7 +74,7 @@ def test_each_image_has_its_own_mask(striped, packed):
         pixels += np.bincount(np.asarray(Image.open(masks / source)).ravel(), minlength=256)
     assert manifest.masks and manifest.masks.num_masks == 12 and manifest.masks.ignored == IGNORED
     assert manifest.masks.pixels == pixels[:3].tolist() and pixels[IGNORED] > 0
-    rows, index = read_masks(packed, manifest), read_index(packed, manifest)
+    rows, index = ShardFolder(packed).masks, ShardFolder(packed).index
     data = [(packed / shard.tar).read_bytes() for shard in manifest.shards]
     places = zip(index["tar"].tolist(), rows["offset"].tolist(), rows["size"].tolist(), strict=True)
     assert {data[tar][offset : offset + size] for tar, offset, size in places} == {mask for _, mask in samples.values()}
@@ -176,7 +177,7 @@ def test_without_masks_not_a_byte_changes(tmp_path):
     digests = [hashlib.sha256((tmp_path / "out" / name).read_bytes()).hexdigest()[:16] for name in files]
     assert digests == BEFORE
     with pytest.raises(UserError, match="have no segmentation masks; pack images with theirs"):
-        read_masks(tmp_path / "out", read_manifest(tmp_path / "out"))
+        _ = ShardFolder(tmp_path / "out").masks
 
 
 def test_a_killed_pack_goes_on(striped, packed, tmp_path):
@@ -202,7 +203,7 @@ def test_a_killed_pack_goes_on(striped, packed, tmp_path):
 def test_index_finds_masks_and_passes_on_what_is_ignored(striped, tmp_path):
     images, masks = striped
     pack(str(images), tmp_path, masks=masks, mask_ignored=0, max_samples=5, workers=1)
-    before, rows = read_manifest(tmp_path), (tmp_path / "masks.npy").read_bytes()
+    before, rows = ShardFolder(tmp_path).manifest, (tmp_path / "masks.npy").read_bytes()
     (tmp_path / "masks.npy").unlink()
     assert any("masks.npy: unreadable" in line for line in verify(tmp_path, workers=1))
     assert index_folder(tmp_path, workers=1).masks == before.masks
@@ -210,7 +211,7 @@ def test_index_finds_masks_and_passes_on_what_is_ignored(striped, tmp_path):
 
 
 def test_verify_finds_a_manifest_that_lies(packed):
-    manifest = read_manifest(packed)
+    manifest = ShardFolder(packed).manifest
     assert manifest.masks
     manifest.masks.pixels[1] += 1
     (packed / "manifest.json").write_text(manifest.to_json())
@@ -242,11 +243,11 @@ def foreign(folder: Path) -> Manifest:
 
 def test_tars_of_other_tools(tmp_path):
     manifest = foreign(tmp_path / "shards")
-    rows = read_masks(tmp_path / "shards", manifest)
+    rows = ShardFolder(tmp_path / "shards").masks
     assert manifest.masks and manifest.masks.num_masks == 1 and manifest.masks.pixels == [0, 0, 48]
     assert (rows["size"] > 0).tolist() == [True, False] and manifest.num_samples == 2
     assert verify(tmp_path / "shards", workers=1) == []
-    (views,) = mask_views(tmp_path / "shards", manifest, np.array([0]), CenterView(resize=6, size=4))
+    (views,) = mask_views(ShardFolder(tmp_path / "shards"), np.array([0]), CenterView(resize=6, size=4))
     assert np.array_equal(views, np.full((1, 4, 4), 2))
 
 
@@ -262,17 +263,17 @@ def test_views_are_those_of_torchvision():
 
 
 def test_masks_come_in_the_order_asked_for(packed):
-    manifest, ids = read_manifest(packed), np.array([7, 0, 3])
-    found = np.concatenate(list(mask_views(packed, manifest, ids, CenterView(resize=32, size=32))))
+    ids = np.array([7, 0, 3])
+    found = np.concatenate(list(mask_views(ShardFolder(packed), ids, CenterView(resize=32, size=32))))
     files = [mask for _, mask in stored(packed).values()]  # in the order of the tars, which is that of the ids
     for seen, sample in zip(found, ids.tolist(), strict=True):
         assert np.array_equal(seen, np.asarray(Image.open(io.BytesIO(files[sample]))))
 
 
 def test_a_damaged_mask_is_named(packed):
-    manifest = read_manifest(packed)
-    rows, index = read_masks(packed, manifest), read_index(packed, manifest)
+    manifest = ShardFolder(packed).manifest
+    rows, index = ShardFolder(packed).masks, ShardFolder(packed).index
     with (packed / manifest.shards[int(index["tar"][4])].tar).open("r+b") as file:
         os.pwrite(file.fileno(), b"\xff", int(rows["offset"][4]) + 40)
     with pytest.raises(UserError, match=r"sample 4 .* is damaged: its bytes changed since they were packed"):
-        list(mask_views(packed, manifest, np.arange(12), CenterView(resize=32, size=32)))
+        list(mask_views(ShardFolder(packed), np.arange(12), CenterView(resize=32, size=32)))

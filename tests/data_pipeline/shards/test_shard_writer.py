@@ -12,8 +12,8 @@ import webdataset
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.tar_members import scan
 
 
@@ -34,8 +34,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rows(shards: Path) -> list[tuple[bytes, int]]:
     """(image bytes, label) by the index."""
-    index = read_index(shards, read_manifest(shards))
-    tars = [(shards / shard.tar).read_bytes() for shard in read_manifest(shards).shards]
+    index = ShardFolder(shards).index
+    tars = [(shards / shard.tar).read_bytes() for shard in ShardFolder(shards).manifest.shards]
     return [(tars[row["tar"]][row["offset"] : row["offset"] + row["size"]], int(row["label"])) for row in index]
 
 

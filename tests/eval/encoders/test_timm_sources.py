@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders import timm_sources as sources
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import subjects_of
@@ -121,7 +122,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(saved, tmp_path, chan
 def test_timm_computes_what_it_computed(digits, tmp_path):
     """The harness against itself: weights of seed 0 on digits, from the file to the features of two blocks."""
     (vit,) = subjects_of("test_vit", seed=0, pretrained=False)
-    found = features_of(vit, digits / "test", tmp_path, ALONE, 2)
+    found = features_of(vit, ShardFolder(digits / "test"), tmp_path, ALONE, 2)
     expected = {
         "cls": ([0.944706, -0.249704, -0.372604, 0.194866], [0.887334, -0.152416]),
         "mean": ([0.020325, 0.213839, -0.188135, 0.083639], [-0.012791, 0.248724]),

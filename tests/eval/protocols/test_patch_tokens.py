@@ -12,8 +12,8 @@ from torch import nn
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import OneKind, Subject, subjects_of
 from eyespot.eval.evaluate import judge
@@ -88,9 +88,9 @@ def test_an_encoder_that_sees_stripes_beats_raw_pixels(striped, tmp_path):
 
     Neighbours of pixels, though, are stripes of the same phase: there pixels do as well.
     """
-    data, found = masked_data(striped, seed=0), {}
+    data, found = masked_data(ShardFolder.find(striped), seed=0), {}
     for subject in made_by_hand():
-        tokens = {striped: features_of(subject, striped, tmp_path, ALONE)["patches"]}
+        tokens = {striped: features_of(subject, ShardFolder(striped), tmp_path, ALONE)["patches"]}
         task = dense_task(subject, data, tokens, seed=0, device=torch.device("cpu"))
         for candidates in (linear_candidates, knn_candidates):
             best = max(candidates(task), key=lambda candidate: candidate.validation or 0.0)
@@ -126,18 +126,20 @@ def test_any_number_of_ranks_gives_the_same_results(run_dir, striped, tmp_path, 
 def test_other_masks_are_another_result(striped, tmp_path):
     kept = judge("dense-knn", "test_vit", striped, out=tmp_path, seed=0, pretrained=False, world=ALONE)
     shutil.copytree(striped, tmp_path / "shards")
-    manifest = read_manifest(striped)
+    manifest = ShardFolder(striped).manifest
     assert manifest.masks
     manifest.masks.ignored = 0
     (tmp_path / "shards/manifest.json").write_text(manifest.to_json())
     fresh = judge("dense-knn", "test_vit", tmp_path / "shards", out=tmp_path, seed=0, pretrained=False, world=ALONE)
-    assert {result.test_sha256 for result in kept} == {masked_data(striped, 0).test.digest()}
-    assert {result.test_sha256 for result in fresh} == {masked_data(tmp_path / "shards", 0).test.digest()}
+    assert {result.test_sha256 for result in kept} == {masked_data(ShardFolder.find(striped), 0).test.digest()}
+    assert {result.test_sha256 for result in fresh} == {
+        masked_data(ShardFolder.find(tmp_path / "shards"), 0).test.digest()
+    }
     assert not {result.key for result in kept} & {result.key for result in fresh}
 
 
 def test_ignored_values_count_nowhere(striped):
-    data = masked_data(striped, seed=0)
+    data = masked_data(ShardFolder.find(striped), seed=0)
     subject = made_by_hand()[1]
     tokens = {striped: np.zeros((60, 64 * 48), np.float32)}
     task = dense_task(subject, data, tokens, seed=0, device=torch.device("cpu"))
@@ -154,21 +156,21 @@ def test_train_and_test_of_their_own(tmp_path):
         shutil.copytree(images, tmp_path / "images" / split)
         shutil.copytree(masks, tmp_path / "masks" / split)
     pack(str(tmp_path / "images"), tmp_path / "shards", masks=tmp_path / "masks", workers=1)
-    data = masked_data(tmp_path / "shards", seed=0)
+    data = masked_data(ShardFolder.find(tmp_path / "shards"), seed=0)
     assert (data.split, len(data.train.rows), len(data.test.rows)) == ("its own test split", 6, 3)
-    assert data.classes == ["0", "1", "2"] and len(read_index(data.test.folder, data.test.manifest)) == 3
+    assert data.classes == ["0", "1", "2"] and len(data.test.shards.index) == 3
 
 
 def test_what_cannot_be_judged(digits, tmp_path):
     with pytest.raises(UserError, match="have no segmentation masks; pack images with theirs"):
-        masked_data(digits, 0)
+        masked_data(ShardFolder.find(digits), 0)
     images, masks = draw_striped(tmp_path / "few", 5)
     pack(str(images), tmp_path / "few/shards", masks=masks, workers=1)
     with pytest.raises(UserError, match="4 images with masks to learn from and 1 to test on"):
-        masked_data(tmp_path / "few/shards", 0)
+        masked_data(ShardFolder.find(tmp_path / "few/shards"), 0)
     images, masks = draw_striped(tmp_path / "one", 8)
     for path in masks.iterdir():
         Image.new("L", (32, 32), 1).save(path)
     pack(str(images), tmp_path / "one/shards", masks=masks, workers=1)
     with pytest.raises(UserError, match=r"masks of 2 classes \(value 255 is ignored\); dense protocols need"):
-        masked_data(tmp_path / "one/shards", 0)
+        masked_data(ShardFolder.find(tmp_path / "one/shards"), 0)

@@ -9,10 +9,10 @@ from released_runs import CHECKPOINT, small_run, write_run
 from result_files import some_result, write
 
 from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.release.provenance import origin_of
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import Saver
-from eyespot.pretrain.loop.run_folder import manifest_digest
 from eyespot.pretrain.run_json import to_values
 
 
@@ -62,7 +62,7 @@ def test_data_that_is_still_there(tmp_path: Path):
     )
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "manifest.json").write_text(manifest.to_json())
-    digest = manifest_digest(tmp_path / "digits")
+    digest = ShardFolder(tmp_path / "digits").manifest_sha256
     said = origin_of(write_run(tmp_path / "run", run=run, manifest_sha256=digest)).data()
     assert (said["name"], said["num_images"], said["num_classes"]) == ("digits", 1438, 10)
     assert said["width"] == (8, 8, 9) and said["manifest_sha256"] == digest

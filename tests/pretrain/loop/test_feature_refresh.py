@@ -16,7 +16,7 @@ from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.feature_refresh import Refresh
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress
-from eyespot.pretrain.loop.run_data import loader_spec, normalized, open_shards, sample_ids
+from eyespot.pretrain.loop.run_data import open_data
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
@@ -62,13 +62,12 @@ def refreshed(world: World, shards: Path, folder: Path) -> tuple[torch.Tensor, t
     """The clusters before the first step, and the features that they were made of."""
     run = small_run(folder, f"rank-{world.rank}")
     run.data.shards = shards
-    found, manifest = open_shards(run.data)
-    objective = first_objective(run, sample_ids(run.data, manifest))
-    spec, shown = loader_spec(run, found, normalized(objective.views(), run.data, manifest), world), []
+    data, shown = open_data(run, world), []
+    objective = first_objective(run, data.sample_ids)
     inner = objective.refresh
     objective.refresh = lambda features: (shown.append(features), inner(features))
     with RankWatch(world, folder, 60.0) as watch, TrainingProgress(Console(quiet=True), 0, 10, False) as progress:
-        refresh = Refresh(run, objective, spec, world, watch)
+        refresh = Refresh(data, objective, data.loader_spec(objective.views()), watch)
         for step in range(EVERY):  # only the first is due
             refresh(step, progress)
     (features,) = shown
@@ -79,13 +78,12 @@ def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_rank
     assigned, features = refreshed(ALONE, digits, tmp_path)
     run = small_run(tmp_path, "run")
     run.data.shards = digits
-    shards, manifest = open_shards(run.data)
-    ids = sample_ids(run.data, manifest)
+    data = open_data(run, ALONE)
+    ids = data.sample_ids
     objective = first_objective(run, ids)
     size = objective.image_size
     middle = ViewSpec(views=(Refresh.middle(size),))
-    spec = loader_spec(run, shards, normalized(middle, run.data, manifest), ALONE)
-    with closing(make_pass(spec)) as batches, at_rest(objective):
+    with closing(make_pass(data.loader_spec(middle))) as batches, at_rest(objective):
         expected = torch.cat([objective.encode(batch.views[0]) for batch in batches])[ids]
     assert torch.allclose(features, expected, atol=1e-5)
     (same, again), (others, nothing) = on_ranks(refreshed, 2, digits, tmp_path)
@@ -96,9 +94,9 @@ def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_rank
 def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):
     run = make_run("rotation_tiny")
     run.data.shards = digits
-    found, manifest = open_shards(run.data)
-    objective = first_objective(run, sample_ids(run.data, manifest))
+    data = open_data(run, ALONE)
+    objective = first_objective(run, data.sample_ids)
     objective.refresh = None
-    spec = loader_spec(run, found, objective.views(), ALONE)
+    spec = data.loader_spec(objective.views())
     with RankWatch(ALONE, tmp_path, 60.0) as watch:
-        Refresh(run, objective, spec, ALONE, watch)(0, TrainingProgress(Console(quiet=True), 0, 10, False))
+        Refresh(data, objective, spec, watch)(0, TrainingProgress(Console(quiet=True), 0, 10, False))

@@ -5,7 +5,7 @@ from torch import nn
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.shards.manifest import read_index, read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import fixed_samples
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
@@ -34,18 +34,20 @@ class OnlyEncoder(Objective):
 
 
 def samples(digits, views: ViewSpec = CENTER, world: World = ALONE) -> FixedSamples:
-    return FixedSamples(LoaderSpec(shards=digits / "train", views=views, batch_size=7, num_threads=1), IDS, world)
+    return FixedSamples(
+        LoaderSpec(shards=ShardFolder(digits / "train"), views=views, batch_size=7, num_threads=1), IDS, world
+    )
 
 
 def test_features_are_those_of_the_encoder_in_evaluation_mode(digits):
     objective = OnlyEncoder()
     (found,), labels = samples(digits).encode(objective)
-    spec = LoaderSpec(shards=digits / "train", views=CENTER, batch_size=2000, num_threads=1)
+    spec = LoaderSpec(shards=ShardFolder(digits / "train"), views=CENTER, batch_size=2000, num_threads=1)
     (everything,) = make_pass(spec)
     with torch.no_grad():
         expected = objective.eval().encode(everything.views[0][torch.from_numpy(IDS)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    index = read_index(digits / "train", read_manifest(digits / "train"))
+    index = ShardFolder(digits / "train").index
     assert labels.tolist() == index["label"][IDS].tolist()
 
 

@@ -13,21 +13,16 @@ from relabelled import rewrite_labels
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import make_loader
-from eyespot.data_pipeline.shards.manifest import Manifest, read_index, read_manifest
-from eyespot.pretrain.config import DataConfig
-from eyespot.pretrain.distributed.process_group import World
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.pretrain.config import DataConfig, Run
+from eyespot.pretrain.distributed.process_group import World, agreed
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import (
-    check_labels,
-    chosen_ids,
-    labeled_ids,
-    loader_spec,
-    normalized,
-    open_shards,
-    sample_ids,
-)
+from eyespot.pretrain.loop.run_data import RunData, normalized, open_data, pictured_batch
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def objective_of(recipe: str) -> Objective:
@@ -35,78 +30,86 @@ def objective_of(recipe: str) -> Objective:
     return fresh_objective(run)
 
 
-def test_a_method_that_needs_labels_says_so_before_the_first_step(digits):
-    shards = digits / "train"
-    labeled = read_manifest(shards)
-    unlabeled, supcon = replace(labeled, num_labeled=0), objective_of("supcon_tiny")
-    check_labels(supcon, shards, labeled, make_run("supcon_tiny"))
-    check_labels(objective_of("simclr_tiny"), Path("photos"), unlabeled, make_run("simclr_tiny"))
-    with pytest.raises(UserError, match=r"data\.shards photos: SupCon needs labels") as caught:
-        check_labels(supcon, Path("photos"), unlabeled, make_run("supcon_tiny"))
+def run_of(recipe: str, shards: Path) -> Run:
+    run = make_run(recipe)
+    run.data.shards = shards
+    return run
+
+
+def data_of(recipe: str, shards: Path) -> RunData:
+    return open_data(run_of(recipe, shards), ALONE)
+
+
+def test_a_method_that_needs_labels_says_so_before_the_first_step(digits, tmp_path):
+    data_of("supcon_tiny", digits).check_labels(objective_of("supcon_tiny"))
+    photos = shutil.copytree(digits / "train", tmp_path / "photos")
+    rewrite_labels(photos, lambda labels: np.full_like(labels, -1))
+    manifest = ShardFolder(photos).manifest
+    manifest.num_labeled = 0
+    (photos / "manifest.json").write_text(manifest.to_json())
+    data_of("simclr_tiny", photos).check_labels(objective_of("simclr_tiny"))
+    with pytest.raises(UserError, match=r"data\.shards .*photos: SupCon needs labels and no image has one") as caught:
+        data_of("supcon_tiny", photos).check_labels(objective_of("supcon_tiny"))
     assert "\n" not in str(caught.value)
 
 
 def test_a_classifier_asks_for_a_label_of_its_own_for_each_image(digits):
-    shards = digits / "train"
-    manifest, classify, run = read_manifest(shards), objective_of("classify_tiny"), make_run("classify_tiny")
-    check_labels(classify, shards, manifest, run)
+    data, classify = data_of("classify_tiny", digits), objective_of("classify_tiny")
+    data.check_labels(classify)
     classify.num_classes = 9
     with pytest.raises(UserError, match=r"objective\.num_classes 9: .* has label 9; set it to 10"):
-        check_labels(classify, shards, manifest, run)
+        data.check_labels(classify)
 
 
-def partly_labeled(digits: Path, folder: Path) -> tuple[Path, Manifest]:
+def partly_labeled(digits: Path, folder: Path) -> Path:
     """The training digits, every third without label."""
     copy = shutil.copytree(digits / "train", folder / "train")
     rewrite_labels(copy, lambda labels: np.where(np.arange(len(labels)) % 3 == 0, -1, labels))
-    return copy, read_manifest(copy)
+    return copy
 
 
 def test_labels_of_some_images_are_enough_where_the_method_says_so(digits, tmp_path):
-    shards, manifest = partly_labeled(digits, tmp_path)
-    check_labels(objective_of("supcon_tiny"), shards, manifest, make_run("supcon_tiny"))
+    shards = partly_labeled(digits, tmp_path)
+    data_of("supcon_tiny", shards).check_labels(objective_of("supcon_tiny"))
     with pytest.raises(UserError, match=r"480 of 1438 images have no label; name the others in data\.ids"):
-        check_labels(objective_of("classify_tiny"), shards, manifest, make_run("classify_tiny"))
-    run = make_run("supcon_tiny")
+        data_of("classify_tiny", shards).check_labels(objective_of("classify_tiny"))
+    run = run_of("supcon_tiny", shards)
     run.data.ids = tmp_path / "ids.txt"
     run.data.ids.write_text("0\n3\n6\n")
     with pytest.raises(UserError, match=r"data\.ids: SupCon needs labels, and of the samples that it sees none"):
-        check_labels(objective_of("supcon_tiny"), shards, manifest, run)
+        open_data(run, ALONE).check_labels(objective_of("supcon_tiny"))
 
 
 def test_a_run_sees_the_labels_of_its_labeled_ids_alone(digits, tmp_path):
-    shards, manifest = partly_labeled(digits, tmp_path)
-    run, world = make_run("supcon_tiny"), World(rank=0, size=1, device=torch.device("cpu"))
-    run.data = DataConfig(shards=shards, batch_size=1438, labeled_ids=tmp_path / "known.txt")
+    run, supcon = make_run("supcon_tiny"), objective_of("supcon_tiny")
+    run.data = DataConfig(shards=partly_labeled(digits, tmp_path), batch_size=1438, labeled_ids=tmp_path / "known.txt")
     run.data.labeled_ids.write_text("4\n8\n1000\n")
-    supcon = objective_of("supcon_tiny")
-    check_labels(supcon, shards, manifest, run)
-    spec = loader_spec(run, shards, supcon.views(), world)
-    with closing(make_loader(spec)) as loader:
+    data = open_data(run, ALONE)
+    data.check_labels(supcon)
+    with closing(make_loader(data.loader_spec(supcon.views()))) as loader:
         batch = next(loader)
-    truth = torch.from_numpy(read_index(shards, manifest)["label"].astype(np.int64))[batch.ids]
+    truth = torch.from_numpy(data.shards.index["label"].astype(np.int64))[batch.ids]
     assert batch.ids[batch.labels >= 0].sort().values.tolist() == [4, 8, 1000]
     assert (batch.labels == torch.where(batch.labels < 0, -1, truth)).all()
-    other = loader_spec(run, digits / "test", supcon.views(), world)  # a monitor's
+    other = data.loader_spec(supcon.views(), ShardFolder(digits / "test"))  # a monitor's
     assert other.labeled_ids is None and other.ids is None
+    assert data.loader_spec(supcon.views(), data.shards).labeled_ids.tolist() == [4, 8, 1000]
 
 
 def test_it_is_said_once_who_may_be_told_some_labels(digits, tmp_path):
-    shards = digits / "train"
-    manifest = read_manifest(shards)
     for recipe, reason in (("simclr_tiny", "none of the labels; leave it out"), ("classify_tiny", "all of the labels")):
-        run = make_run(recipe)
+        run = run_of(recipe, digits)
         run.data.labeled_ids = tmp_path / "known.txt"
+        run.data.labeled_ids.write_text("3 4 5")
         with pytest.raises(UserError, match=rf"data\.labeled_ids .*: .* learns from {reason}"):
-            check_labels(objective_of(recipe), shards, manifest, run)
-    run = make_run("supcon_tiny")
+            open_data(run, ALONE).check_labels(objective_of(recipe))
+    run = run_of("supcon_tiny", digits)
     run.data.ids, run.data.labeled_ids = tmp_path / "ids.txt", tmp_path / "known.txt"
     run.data.ids.write_text("0 1 2")
-    run.data.labeled_ids.write_text("3 4 5")
     with pytest.raises(
         UserError, match=r"data\.labeled_ids: SupCon needs labels, and of the samples that it sees none"
     ):
-        check_labels(objective_of("supcon_tiny"), shards, manifest, run)
+        open_data(run, ALONE).check_labels(objective_of("supcon_tiny"))
 
 
 @pytest.mark.parametrize(
@@ -114,16 +117,16 @@ def test_it_is_said_once_who_may_be_told_some_labels(digits, tmp_path):
     [("", "at least one"), ("3 x", "one id a line"), ("1 1", "different"), ("1438", "1437"), ("1 3 6", "2 of 3 .*: 3")],
 )
 def test_wrong_labeled_ids_are_one_line(text, reason, digits, tmp_path):
-    shards, manifest = partly_labeled(digits, tmp_path)
-    data = DataConfig(shards=digits, labeled_ids=tmp_path / "known.txt")
-    data.labeled_ids.write_text(text)
+    run = run_of("supcon_tiny", partly_labeled(digits, tmp_path))
+    run.data.labeled_ids = tmp_path / "known.txt"
+    run.data.labeled_ids.write_text(text)
     with pytest.raises(UserError, match=rf"data\.labeled_ids .*known\.txt: .*{reason}") as caught:
-        labeled_ids(data, shards, manifest)
+        open_data(run, ALONE)
     assert "\n" not in str(caught.value)
 
 
 def test_a_method_that_computes_with_colours_has_its_own_normalization(digits):
-    manifest = read_manifest(digits / "train")
+    manifest = ShardFolder(digits / "train").manifest
     free = ViewSpec(views=(CenterView(),))
     fixed = replace(free, fixed=True)
     assert normalized(fixed, DataConfig(), manifest) == fixed
@@ -141,27 +144,79 @@ def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
     )
     chosen = np.random.default_rng(0).permutation(1438)[:24]
     run.data.ids.write_text("\n".join(map(str, chosen)))
-    shards, manifest = open_shards(run.data)
-    views = normalized(objective_of("classify_tiny").views(), run.data, manifest)
-    assert views.mean == (0.1, 0.2, 0.3)
-    spec = loader_spec(run, shards, views, World(rank=0, size=1, device=torch.device("cpu")))
+    data, views = open_data(run, ALONE), objective_of("classify_tiny").views()
+    spec = data.loader_spec(views)
+    assert spec.views == replace(views, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     with closing(make_loader(spec)) as loader:
         epoch = [next(loader) for _ in range(3)]
         state, following = loader.state_dict(), next(loader)
     assert sorted(torch.cat([batch.ids for batch in epoch]).tolist()) == sorted(chosen.tolist())
-    assert sample_ids(run.data, manifest).tolist() == sorted(chosen.tolist())
-    assert sample_ids(replace(run.data, ids=None), manifest).tolist() == list(range(manifest.num_samples))
+    assert data.sample_ids.tolist() == sorted(chosen.tolist())
+    assert replace(data, ids=None).sample_ids.tolist() == list(range(1438))
     assert following.epochs.tolist() == [1] * 8 and loader.num_samples == 24
     with closing(make_loader(spec, state=state)) as loader:
         assert torch.equal(next(loader).ids, following.ids)
     run.data.ids.write_text("\n".join(map(str, chosen[::-1])))
     with pytest.raises(UserError, match="loader state"):
-        make_loader(loader_spec(run, shards, views, World(rank=0, size=1, device=torch.device("cpu"))), state=state)
+        make_loader(open_data(run, ALONE).loader_spec(views), state=state)
 
 
 @pytest.mark.parametrize("text", ["", "3 x", "1\n1", "-1", "1438"])
 def test_wrong_ids_are_one_line(text, digits, tmp_path):
-    data = DataConfig(shards=digits, ids=tmp_path / "ids.txt")
-    data.ids.write_text(text)
+    run = run_of("mae_tiny", digits)
+    run.data.ids = tmp_path / "ids.txt"
+    run.data.ids.write_text(text)
     with pytest.raises(UserError, match=r"data\.ids"):
-        chosen_ids(data, read_manifest(digits / "train"))
+        open_data(run, ALONE)
+
+
+def test_pictures_show_the_same_few_samples_every_time(digits):
+    spec = data_of("mae_tiny", digits).loader_spec(objective_of("mae_tiny").views())
+    first, again = pictured_batch(spec, ALONE), pictured_batch(spec, ALONE)
+    assert torch.equal(first.ids, again.ids) and torch.equal(first.views[0], again.views[0])
+    assert len(first.ids) == NUM_PICTURED
+
+
+def test_shards_that_are_open_already_are_taken_if_they_are_the_runs(digits):
+    run, opened = run_of("mae_tiny", digits), ShardFolder.find(digits)
+    assert open_data(run, ALONE, opened).shards is opened
+    other = open_data(run, ALONE, ShardFolder.find(digits / "test")).shards
+    assert (other.path, other.named) == (digits / "train", digits)
+
+
+def damaged(digits: Path, folder: Path) -> Path:
+    """The digits with one bit of the index flipped."""
+    copy = shutil.copytree(digits, folder / "digits")
+    content = bytearray((copy / "train" / "index.npy").read_bytes())
+    content[-20] ^= 1
+    (copy / "train" / "index.npy").write_bytes(content)
+    return copy
+
+
+def opened_together(world: World, shards: Path) -> tuple[int, str]:
+    """What each rank is told; the second does not hash, and would see nothing."""
+    try:
+        with agreed():
+            open_data(run_of("mae_tiny", shards), world)
+    except UserError as error:
+        return world.local_rank, str(error)
+    return world.local_rank, ""
+
+
+def test_one_rank_of_a_node_hashes_and_all_fail_alike(digits, tmp_path, on_ranks):
+    assert on_ranks(opened_together, 2, digits) == [(0, ""), (1, "")]
+    shards = damaged(digits, tmp_path)
+    (_, first), (_, second) = on_ranks(opened_together, 2, shards)
+    assert first == second and "index.npy: changed since it was written" in first and "(rank" not in first
+    second_of_a_node = replace(ALONE, local_rank=1)
+    assert open_data(run_of("mae_tiny", shards), second_of_a_node).shards.index.shape == (1438,)
+
+
+def test_all_that_is_wrong_with_the_files_is_found_when_they_are_opened(digits, tmp_path):
+    shards = shutil.copytree(digits, tmp_path / "digits")
+    tar = shards / "train" / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(UserError, match=r"shard-000000\.tar: has \d+ bytes where the manifest says"):
+        open_data(run_of("mae_tiny", shards), ALONE)
+    with pytest.raises(UserError, match=r"data\.shards: not given"):
+        open_data(make_run("mae_tiny"), ALONE)

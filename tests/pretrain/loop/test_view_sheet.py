@@ -8,6 +8,7 @@ from PIL import Image
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import GAP
 from eyespot.pretrain.loop.view_sheet import draw_views
@@ -34,12 +35,12 @@ class TwoSizes(Objective):
 
 def test_a_row_is_the_image_and_the_views_that_a_run_trains_on(digits, tmp_path):
     run = Run(objective=TwoSizes.Config(), encoder=EncoderConfig(name="test_vit", image_size=32), seed=3)
-    assert draw_views(run, digits, tmp_path / "views.png", 4) == (4, 2)
+    assert draw_views(run, ShardFolder.find(digits), tmp_path / "views.png", 4) == (4, 2)
     picture = torch.from_numpy(np.array(Image.open(tmp_path / "views.png"))).permute(2, 0, 1)
     cells = [row.split(LARGE + GAP, dim=2) for row in picture.split(LARGE + GAP, dim=1)]
     assert (len(cells), len(cells[0])) == (4, 1 + 3 * 2)
 
-    loader = make_loader(LoaderSpec(shards=digits / "train", views=VIEWS, batch_size=4, seed=3))
+    loader = make_loader(LoaderSpec(shards=ShardFolder(digits / "train"), views=VIEWS, batch_size=4, seed=3))
     batch = next(loader)
     loader.close()
     mean, std = (torch.tensor(values)[:, None, None] for values in (VIEWS.mean, VIEWS.std))

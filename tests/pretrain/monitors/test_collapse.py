@@ -12,6 +12,7 @@ from torch import nn
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import open_data
 from eyespot.pretrain.monitors import collapse as health
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
@@ -135,7 +136,7 @@ class TwoViews(MAE):
 
 def test_one_view_has_no_positives(digits):
     run = small_run(digits)
-    found = health.Health(run)(make_objective(run), ALONE)
+    found = health.Health(open_data(run, ALONE))(make_objective(run), ALONE)
     names = {"effective_rank", "effective_rank_centered", "uniformity", "negative_similarity", "collapsed"}
     assert found.keys() == {f"health/{name}" for name in names}
     assert found["health/collapsed"] == 0 and 2 < found["health/effective_rank_centered"] <= 64
@@ -145,17 +146,17 @@ def test_two_views_are_compared_and_small_ones_left_out(digits):
     run = small_run(digits)
     objective = make_objective(run)
     objective.__class__ = TwoViews
-    monitor = health.Health(run)
+    monitor = health.Health(open_data(run, ALONE))
     found = monitor(objective, ALONE)
     assert found.keys() >= {"health/alignment", "health/positive_similarity"}
     assert found["health/positive_similarity"] > found["health/negative_similarity"]
     assert found["health/alignment"] == pytest.approx(2 - 2 * found["health/positive_similarity"], abs=1e-5)
-    assert monitor(objective, ALONE) == found == health.Health(run)(objective, ALONE)
+    assert monitor(objective, ALONE) == found == health.Health(open_data(run, ALONE))(objective, ALONE)
 
 
 def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
     run = small_run(digits)
-    objective, monitor = make_objective(run), health.Health(run)
+    objective, monitor = make_objective(run), health.Health(open_data(run, ALONE))
     final = objective.encoder.norm
     assert isinstance(final, nn.LayerNorm)
     with caplog.at_level(logging.INFO, logger="eyespot"):
@@ -174,7 +175,7 @@ def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
 
 def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    return health.Health(run)(make_objective(run), world)
+    return health.Health(open_data(run, world))(make_objective(run), world)
 
 
 def test_ranks_look_together(digits, on_ranks):

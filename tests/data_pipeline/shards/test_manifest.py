@@ -1,0 +1,77 @@
+"""manifest.json: what is written is read again, and what cannot be read is said in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, ImageStats, Manifest, Masks, Shard
+
+FILE = Path("data/manifest.json")
+
+
+def made(**changes) -> Manifest:
+    stats = ImageStats(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), height=(8, 9, 10), width=(11, 12, 13))
+    fields = dict(
+        name="cats", num_samples=2, num_labeled=1, classes=["a", "ü"], image_stats=stats, index_sha256="f" * 64
+    )
+    shard = Shard(tar="shard-000000.tar", num_samples=2, bytes=1024, sha256="0" * 64)
+    return Manifest(**{**fields, "shards": [shard], **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"quarantined": [{"source": "x.png", "reason": "truncated"}], "converted": {"cmyk": 3}, "packing": {"seed": 0}},
+        {"masks": Masks(num_masks=1, ignored=255, pixels=[3, 0, 4], sha256="e" * 64)},
+    ],
+    ids=["plain", "with notes", "with masks"],
+)
+def test_what_is_written_is_read_again(changes):
+    manifest = made(**changes)
+    text = manifest.to_json()
+    assert Manifest.from_json(text.encode(), FILE) == manifest
+    assert Manifest.from_json(text.encode(), FILE).to_json() == text
+    assert ("masks" in json.loads(text)) == ("masks" in changes)  # as it was before there were masks
+
+
+def without(name: str) -> bytes:
+    fields = json.loads(made().to_json())
+    del fields[name]
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a shard manifest"),
+        (b'{"format": "eyespot-shards/1"', "not a shard manifest"),
+        (b"\xff\xfe{}", "not a shard manifest"),
+        (b"[1, 2]", "not a shard manifest"),
+        (made().to_json().encode()[:-40], "not a shard manifest"),
+        (without("image_stats"), "not a shard manifest .*image_stats"),
+        (without("num_labeled"), "not a shard manifest .*num_labeled"),
+        (made().to_json().replace('"bytes"', '"size"').encode(), "not a shard manifest"),
+        (b"{}", "format None is not 'eyespot-shards/1'; pack or index the shards again"),
+        (made(format="eyespot-shards/2").to_json().encode(), "format 'eyespot-shards/2' is not"),
+    ],
+)
+def test_anything_else_is_one_line(content, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        Manifest.from_json(content, FILE)
+    line = str(caught.value)
+    assert line.startswith("data/manifest.json: ") and "\n" not in line
+    assert line.endswith(("make it anew: eyespot shards index data", "pack or index the shards again"))
+
+
+def test_masks_are_summed_up_without_what_says_nothing():
+    rows = np.zeros(3, MASK_DTYPE)
+    rows["size"] = [7, 0, 9]
+    counts = [0] * 256
+    counts[0], counts[2], counts[255] = 5, 6, 70
+    found = Masks.of(rows, counts, ignored=255)
+    assert (found.num_masks, found.pixels) == (2, [5, 0, 6])
+    assert Masks.of(rows, counts, ignored=2).pixels[-1] == 70
