@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_its_neighbours(shards, alone):
     subject, kept = make_subject(), {}
     for rank in range(3):  # rows that one rank of three would encode, among zeros in the border blocks
         world = World(rank=rank, size=3, device=torch.device("cpu"))
-        for ids, images in features._blocks(subject, shards, world):
+        for ids, images in features._blocks(subject, ShardFolder(shards), world):
             with torch.inference_mode():
                 rows = encode_all(subject.encoder, images)["cls"]
             kept.update(zip(ids.tolist(), rows[torch.from_numpy(ids % features.BLOCK)].numpy(), strict=True))
