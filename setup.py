@@ -40,12 +40,17 @@ setup(
     package_dir={"eyespot": "."},
     cmdclass={"build_py": BuildPackage},
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
-    package_data={"eyespot.pretrain.recipes": ["measured.json"]},
+    package_data={
+        "eyespot.pretrain.recipes": ["measured.json"],
+        "eyespot.eval.report": ["templates/*", "templates/*/*"],
+    },
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},
     install_requires=[
         "beartype>=0.20",
         "deepspeed>=0.19",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.9",
         "mlflow>=3.17",
         "numpy>=2.0",

@@ -1,10 +1,13 @@
-"""Charts as inline SVG: no script, no file, colours from the page's style sheet (light and dark)."""
+"""Charts as inline SVG (``templates/drawings``): no script, no file, colours from the page's style sheet."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from itertools import pairwise
+
+from markupsafe import Markup
+
+from eyespot.eval.report.rendering import render
 
 MAX_POINTS = 500
 _FINITE = math.isfinite
@@ -93,7 +96,7 @@ class Line:
 
 def line_chart(
     lines: Sequence[Line], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
-) -> str:
+) -> Markup:
     """One quantity over the steps: the measured values faint, their moving average strong, the last ones in words.
 
     Args:
@@ -107,7 +110,7 @@ def line_chart(
     drawn = [replace(line, points=thin(line.points)) for line in lines]
     drawn = [line for line in drawn if len(line.points) > 1]
     if not drawn:
-        return '<p class="quiet">Not enough points yet.</p>'
+        return Markup('<p class="quiet">Not enough points yet.</p>')
     x = Scale(
         low=min(1, *(line.points[0][0] for line in drawn)),
         high=max(line.points[-1][0] for line in drawn),
@@ -121,38 +124,20 @@ def line_chart(
         f"{line.label} from {short(line.points[0][1])} to {last} at step {short(line.points[-1][0])}".strip()
         for line, last in zip(drawn, lasts, strict=True)
     )
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{title}: {said}")}">']
-    parts += _axes(x, y, width, height)
-    for line, trend in zip(drawn, trends, strict=True):
-        parts.append(f'<path class="faint r{line.run}" d="{_path(line.points, x, y)}"/>')
-        parts.append(f'<path class="line r{line.run}" d="{_path(trend.points, x, y)}"/>')
-    ends = [(x(line.points[-1][0]), y(line.points[-1][1])) for line in trends]
-    for line, (end_x, end_y) in zip(trends, ends, strict=True):
-        parts.append(f'<circle class="dot end r{line.run}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="4"/>')
-    if len(trends) > 1:
-        return _legend(trends, lasts) + "".join(parts) + "</svg>"
-    end_x, end_y = ends[0]
-    above = max(14.0, end_y - 10)
-    parts.append(f'<text class="value" x="{end_x:.1f}" y="{above:.1f}" text-anchor="end">{lasts[0]}</text>')
-    return "".join(parts) + "</svg>"
-
-
-def _axes(x: Scale, y: Scale, width: int, height: int) -> list[str]:
-    parts = []
-    for tick in y.ticks(4):
-        parts.append(f'<path class="grid" d="M{x.start} {y(tick):.1f}H{x.end}"/>')
-        parts.append(f'<text x="{x.start - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(tick)}</text>')
-    for tick in x.ticks(max(3, width // 120)):
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">{short(tick)}</text>')
-    return [*parts, f'<path class="axis" d="M{x.start} {y.start}H{x.end}"/>']
-
-
-def _legend(lines: Sequence[Line], values: Sequence[str]) -> str:
-    items = [
-        f'<span><i class="mark r{line.run}"></i>{escape(line.label)} <b>{escape(value)}</b></span>'
-        for line, value in zip(lines, values, strict=True)
-    ]
-    return f'<p class="legend">{"".join(items)}</p>'
+    return render(
+        "drawings/line_chart.svg.j2",
+        title=title,
+        said=said,
+        width=width,
+        height=height,
+        x=x,
+        y=y,
+        measured=drawn,
+        trends=trends,
+        lasts=lasts,
+        short=short,
+        path=_path,
+    )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -167,7 +152,7 @@ class Row:
     """Drawn in the colour of this run of the page; grey where it is none."""
 
 
-def interval_chart(rows: list[Row], *, title: str, chance: Number | None, width: int = 430) -> str:
+def interval_chart(rows: list[Row], *, title: str, chance: Number | None, width: int = 430) -> Markup:
     """Shares as dots with their intervals, one below the other, on one axis; chance, where known, as a dashed line."""
     low = min(row.interval[0] for row in rows)
     low = low if chance is None else min(chance, low)
@@ -181,21 +166,16 @@ def interval_chart(rows: list[Row], *, title: str, chance: Number | None, width:
         end=width - 20,
     )
     said = "; ".join(f"{row.label} {row.value:.1%}" for row in rows)
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{title}: {said}")}">']
-    for tick in x.ticks(5):
-        parts.append(f'<path class="grid" d="M{x(tick):.1f} 4V{height - 24}"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 8}" text-anchor="middle">{tick * 100:.3g}%</text>')
-    if chance is not None:
-        said = f"<title>chance: {chance:.2%}</title>"
-        parts.append(f'<path class="chance" d="M{x(chance):.1f} 4V{height - 24}">{said}</path>')
-    for place, row in enumerate(rows):
-        top, style = 50 * place, "plain" if row.run is None else f"r{row.run}"
-        left, right = (x(end) for end in row.interval)
-        parts.append(f'<text class="label" x="{x.start}" y="{top + 20}">{escape(row.label)}</text>')
-        parts.append(f'<text class="value" x="{x.end}" y="{top + 20}" text-anchor="end">{row.value:.1%}</text>')
-        parts.append(f'<path class="bar {style}" d="M{left:.1f} {top + 36}H{right:.1f}"/>')
-        parts.append(f'<circle class="dot end {style}" cx="{x(row.value):.1f}" cy="{top + 36}" r="5.5"/>')
-    return "".join(parts) + "</svg>"
+    return render(
+        "drawings/interval_chart.svg.j2",
+        title=title,
+        said=said,
+        width=width,
+        height=height,
+        x=x,
+        rows=rows,
+        chance=chance,
+    )
 
 
 def _value_scale(values: list[Number], zero: bool, height: int) -> Scale:

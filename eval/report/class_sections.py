@@ -5,8 +5,7 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols.knn import TEMPERATURE, vote
 from eyespot.eval.report.diagrams import confusion_map, scatter
-from eyespot.eval.report.encoder_sections import Look, Part
-from eyespot.eval.report.html import paragraph
+from eyespot.eval.report.encoder_sections import Exhibit, Look, Part
 from eyespot.eval.report.projections import plane
 from eyespot.eval.results.significance import wilson
 
@@ -14,7 +13,7 @@ K = 20
 NUM_MISTAKES = 5
 
 
-def confusion(look: Look) -> str:
+def confusion(look: Look) -> Exhibit:
     """A confusion matrix of the neighbours' vote, and the commonest mistakes in words."""
     import torch
 
@@ -37,10 +36,10 @@ def confusion(look: Look) -> str:
         f" (T {TEMPERATURE}): {right / total:.1%} right, 95% interval {low:.1%} to {high:.1%}. A quick look on few"
         " images, not a judgement."
     )
-    return _beside(chart, paragraph(mistakes) + paragraph(about, "quiet"))
+    return Exhibit(chart=chart, words=mistakes, about=about)
 
 
-def layout(look: Look) -> str:
+def layout(look: Look) -> Exhibit:
     """Features of test images in the plane."""
     few = look.specimens.mapped
     if len(few.ids) < 5:
@@ -48,11 +47,7 @@ def layout(look: Look) -> str:
     title = f"t-SNE of features of {look.story.label}"
     chart = scatter(plane(look.mapped()), few.labels, look.specimens.classes, title=title)
     kind = f"Features: {look.kind}." if look.kind else ""
-    return _beside(chart, paragraph(f"{len(few.ids)} test images{_drawn(look)}. {kind}", "quiet"))
-
-
-def _beside(chart: str, words: str) -> str:
-    return f'<div class="compare"><div class="map">{chart}</div><div class="words">{words}</div></div>'
+    return Exhibit(chart=chart, about=f"{len(few.ids)} test images{_drawn(look)}. {kind}")
 
 
 def _drawn(look: Look) -> str:

@@ -1,16 +1,19 @@
-"""Diagrams as inline SVG: where time went, who is taken for whom, who is near whom."""
+"""Diagrams as inline SVG (``templates/drawings``): where time went, who is taken for whom, who is near whom."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
-from itertools import product
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Float, Int
+from markupsafe import Markup
 
-from eyespot.eval.report.style import NUM_CLASS_COLORS
+from eyespot.eval.report.rendering import render
+
+NUM_CLASS_COLORS = 20
+"""Of the style sheet: .k0, .k1 ..."""
 
 
-def share_bar(shares: Mapping[str, float], *, title: str, width: int = 860) -> str:
+def share_bar(shares: Mapping[str, float], *, title: str, width: int = 860) -> Markup:
     """One bar cut into named parts; the parts' colours are the style sheet's variables of their names.
 
     Args:
@@ -19,17 +22,12 @@ def share_bar(shares: Mapping[str, float], *, title: str, width: int = 860) -> s
         width: of the drawing, pixels.
     """
     said = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    parts = [f'<svg viewBox="0 0 {width} 40" role="img" aria-label="{escape(f"{title}: {said}")}">']
-    left = 0.0
-    for name, share in shares.items():
-        size = share * width
-        box = f'x="{left:.1f}" y="2" width="{max(0.0, size - 1):.1f}" height="36" rx="3"'
-        parts.append(f'<rect {box} style="fill:var(--{name})"><title>{escape(name)}: {share:.1%}</title></rect>')
-        left += size
-    return "".join(parts) + "</svg>"
+    lefts = accumulate((share * width for share in shares.values()), initial=0.0)
+    parts = [(name, share, left) for (name, share), left in zip(shares.items(), lefts, strict=False)]
+    return render("drawings/share_bar.svg.j2", title=title, said=said, width=width, parts=parts)
 
 
-def confusion_map(counts: Int[np.ndarray, "c c"], classes: Sequence[str], *, title: str, width: int = 560) -> str:
+def confusion_map(counts: Int[np.ndarray, "c c"], classes: Sequence[str], *, title: str, width: int = 560) -> Markup:
     """Rows: what the image is; columns: what it was taken for. A cell is as dark as its share of its row is large.
 
     Args:
@@ -42,41 +40,29 @@ def confusion_map(counts: Int[np.ndarray, "c c"], classes: Sequence[str], *, tit
     margin = min(170.0, 12 + 9.5 * longest)
     size = (width - margin - 4) / num
     right = int(np.trace(counts))
-    said = f"{title}: {right} of {counts.sum()} on the diagonal; the cells are listed in words below"
-    tilt = longest * 9.5 > size
-    top = margin if tilt else 26.0
-    height = top + size * num + 4
-    parts = [f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(said)}">']
-    for place, name in enumerate(classes):
-        middle = place * size + size / 2
-        parts.append(
-            f'<text x="{margin - 7:.1f}" y="{top + middle + 4:.1f}" text-anchor="end">{escape(_cut(name))}</text>'
-        )
-        spot = f"{margin + middle + (4 if tilt else 0):.1f} {top - 7:.1f}"
-        turn = (
-            f'transform="translate({spot}) rotate(-90)"'
-            if tilt
-            else f'transform="translate({spot})" text-anchor="middle"'
-        )
-        parts.append(f"<text {turn}>{escape(_cut(name))}</text>")
-    totals = counts.sum(1, keepdims=True).clip(min=1)
-    most = max(float((counts / totals).max()), 1e-12)
-    for row, column in product(range(num), repeat=2):
-        count, share = int(counts[row, column]), float(counts[row, column] / totals[row, 0]) / most
-        x, y = margin + column * size, top + row * size
-        tip = f"<title>{escape(classes[row])} taken for {escape(classes[column])}: {count} of {totals[row, 0]}</title>"
-        shade = f'fill-opacity="{0.06 + 0.94 * share:.3f}"' if count else 'fill-opacity="0.05"'
-        box = f'x="{x:.1f}" y="{y:.1f}" width="{size - 1.5:.1f}" height="{size - 1.5:.1f}" rx="2"'
-        parts.append(f'<rect class="cell" {box} {shade}>{tip}</rect>')
-        if count and size > 24:
-            on = " on" if share > 0.5 else ""
-            parts.append(f'<text class="count{on}" x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}">{count}</text>')
-    return "".join(parts) + "</svg>"
+    tilted = longest * 9.5 > size
+    top = margin if tilted else 26.0
+    totals = counts.sum(1).clip(min=1)
+    return render(
+        "drawings/confusion_map.svg.j2",
+        title=title,
+        said=f"{right} of {counts.sum()} on the diagonal; the cells are listed in words below",
+        classes=classes,
+        counts=counts.tolist(),
+        totals=totals.tolist(),
+        most=max(float((counts / totals[:, None]).max()), 1e-12),
+        size=size,
+        margin=margin,
+        top=top,
+        tilted=tilted,
+        width=width,
+        height=top + size * num + 4,
+    )
 
 
 def scatter(
     places: Float[np.ndarray, "n 2"], labels: Int[np.ndarray, " n"], classes: Sequence[str], *, title: str
-) -> str:
+) -> Markup:
     """Points in the plane, coloured by class; each class's name stands at the middle of its points.
 
     Args:
@@ -88,19 +74,14 @@ def scatter(
     side, pad = 560, 14
     low, high = places.min(0), places.max(0)
     spots = pad + (places - low) / max(float((high - low).max()), 1e-12) * (side - 2 * pad)
-    said = f"{title}: {len(places)} images" + (f" of {len(classes)} classes" if classes else "")
+    said = f"{len(places)} images" + (f" of {len(classes)} classes" if classes else "")
+    points = [
+        (x, y, *((f"k{label % NUM_CLASS_COLORS}", classes[label]) if label >= 0 else ("dot r0", None)))
+        for (x, y), label in zip(spots.tolist(), labels.tolist(), strict=True)
+    ]
+    owned = [(spots[labels == label], name) for label, name in enumerate(classes)]
+    names = [(*np.median(own, axis=0).tolist(), name) for own, name in owned if own.size]
     height = spots[:, 1].max() + pad
-    parts = [f'<svg viewBox="0 0 {side} {height:.0f}" role="img" aria-label="{escape(said)}">']
-    for (x, y), label in zip(spots.tolist(), labels.tolist(), strict=True):
-        style = f"k{label % NUM_CLASS_COLORS}" if label >= 0 else "dot r0"
-        name = f"<title>{escape(classes[int(label)])}</title>" if label >= 0 else ""
-        parts.append(f'<circle class="point {style}" cx="{x:.1f}" cy="{y:.1f}" r="5">{name}</circle>')
-    for label, name in enumerate(classes):
-        if (own := spots[labels == label]).size:
-            x, y = np.median(own, axis=0)
-            parts.append(f'<text class="name" x="{x:.1f}" y="{y + 5:.1f}">{escape(_cut(name))}</text>')
-    return "".join(parts) + "</svg>"
-
-
-def _cut(name: str, length: int = 16) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    return render(
+        "drawings/scatter.svg.j2", title=title, said=said, side=side, height=height, points=points, names=names
+    )

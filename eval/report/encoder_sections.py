@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from markupsafe import Markup
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
@@ -14,7 +15,8 @@ from torch import Tensor
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, subjects_of
-from eyespot.eval.report.html import Section, card, paragraph
+from eyespot.eval.report.image_grid import Plate
+from eyespot.eval.report.rendering import Section
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
 from eyespot.pretrain.checkpoints.reader import newest
@@ -66,21 +68,33 @@ class Look:
 
 
 @dataclass(kw_only=True, slots=True)
+class Exhibit:
+    """What is to be seen of one run in a part: plates, or a chart with words beside it."""
+
+    plates: Sequence[Plate] = ()
+    min_width: int = 0
+    """Of each plate, CSS pixels: as many stand side by side as there is room for."""
+    chart: Markup | None = None
+    words: str = ""
+    about: str = ""
+
+
+@dataclass(kw_only=True, slots=True)
 class Part:
     """One section of the page, made for each run."""
 
     title: str
     about: str
     """What is to be seen, in one or two sentences."""
-    make: Callable[[Look], str]
-    """HTML. Raises a UserError whose line says why there is none."""
+    make: Callable[[Look], Exhibit]
+    """Raises a UserError whose line says why there is none."""
     half: bool = False
     """Two runs fit beside each other."""
 
 
 def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Section]:
     """A section for each part, with a card for each run; what cannot be made is left out with a sentence."""
-    cards: list[list[str]] = [[] for _ in parts]
+    exhibits: list[list[tuple[str, int, Exhibit]]] = [[] for _ in parts]
     missing: list[dict[str, list[str]]] = [{} for _ in parts]
     with _progress(len(stories) * len(parts)) as (step, say):
         for number, story in enumerate(stories):
@@ -92,33 +106,20 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
                     if isinstance(look, str):
                         raise UserError(look)
                     heading = story.label if len(stories) > 1 else ""
-                    cards[place].append(card(part.make(look), heading, number))
+                    exhibits[place].append((heading, number, part.make(look)))
                 except UserError as error:
                     missing[place].setdefault(str(error), []).append(story.label)
                 step()
-    if not any(cards):
+    if not any(exhibits):
         reasons = sorted({reason for each in missing for reason in each})
-        return [Section(title="What it sees", body=_left_out({reason: [] for reason in reasons}, "No pictures"))]
-    return [
-        Section(
-            title=part.title,
-            body=(paragraph(part.about) if made else "") + _laid_out(part, made) + _left_out(missed, "Left out"),
-        )
-        for part, made, missed in zip(parts, cards, missing, strict=True)
-    ]
-
-
-def _laid_out(part: Part, cards: list[str]) -> str:
-    body = "".join(cards)
-    return f'<div class="grid2">{body}</div>' if part.half and len(cards) > 1 else body
-
-
-def _left_out(reasons: dict[str, list[str]], what: str) -> str:
-    lines = []
-    for reason, labels in reasons.items():
-        whose = f" for {', '.join(labels)}" if labels else ""
-        lines.append(paragraph(f"{what}{whose}: {reason}.", "quiet"))
-    return "".join(lines)
+        data = {"exhibits": [], "missing": [f"No pictures: {reason}." for reason in reasons]}
+        return [Section(title="What it sees", template="exhibits", data=data)]
+    sections = []
+    for part, made, missed in zip(parts, exhibits, missing, strict=True):
+        said = [f"Left out for {', '.join(labels)}: {reason}." for reason, labels in missed.items()]
+        data = {"about": part.about, "half": part.half, "exhibits": made, "missing": said}
+        sections.append(Section(title=part.title, template="exhibits", data=data))
+    return sections
 
 
 def look_at(story: Story, say: Callable[[str], None]) -> Look | str:

@@ -5,9 +5,8 @@ What lies between the images is transparent, so a plate fits the page in the dar
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from html import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,35 +32,41 @@ _HEAT = ((13, 8, 47), (86, 15, 109), (169, 45, 93), (230, 92, 48), (251, 166, 35
 class Plate:
     """One picture: rows of images, all of one size."""
 
-    rows: list[list[Float[Tensor, "3 h w"] | None]]
-    """Values 0..1; None leaves a place empty."""
+    source: str
+    """The picture itself, as a data: address."""
+    width: int
+    height: int
     alt: str
     """What a person who does not see it is told."""
-    heads: Sequence[str] = ()
+    columns: int
+    heads: Sequence[str]
     """Words above the columns."""
-    caption: str = ""
-    """Words below; plain text."""
-    frames: dict[tuple[int, int], tuple[int, int, int]] = field(default_factory=dict)
-    """Colours of frames, by (row, column)."""
-
-    def html(self) -> str:
-        """A figure."""
-        columns = max(len(row) for row in self.rows)
-        words = "".join(f"<span>{escape(head)}</span>" for head in self.heads)
-        heads = f'<div class="heads" style="--columns: {columns}">{words}</div>' if words else ""
-        canvas = _canvas(self)
-        height, width = canvas.shape[:2]
-        image = (
-            f'<img alt="{escape(self.alt)}" width="{width}" height="{height}" src="{_address(canvas)}" decoding="sync">'
-        )
-        caption = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
-        return f'<figure class="plate">{heads}{image}{caption}</figure>'
+    caption: str
+    """Words below."""
 
 
-def plates_html(plates: Sequence[Plate], min_width: int) -> str:
-    """Plates side by side, as many as there is room for; each at least ``min_width`` CSS pixels, or the whole width."""
-    figures = "".join(plate.html() for plate in plates)
-    return f'<div class="plates" style="--least: {min_width}px">{figures}</div>'
+def draw_plate(
+    rows: Sequence[Sequence[Float[Tensor, "3 h w"] | None]],
+    *,
+    alt: str,
+    heads: Sequence[str] = (),
+    caption: str = "",
+    frames: Mapping[tuple[int, int], tuple[int, int, int]] | None = None,
+) -> Plate:
+    """Puts images side by side.
+
+    Args:
+        rows: values 0..1; None leaves a place empty.
+        alt: what a person who does not see it is told.
+        heads: words above the columns.
+        caption: words below.
+        frames: colours of frames, by (row, column).
+    """
+    canvas = _canvas(rows, frames or {})
+    height, width = canvas.shape[:2]
+    columns = max(len(row) for row in rows)
+    source = _address(canvas)
+    return Plate(source=source, width=width, height=height, alt=alt, columns=columns, heads=heads, caption=caption)
 
 
 def visible(images: Float[Tensor, "*b 3 h w"], spec: ViewSpec) -> Float[Tensor, "*b 3 h w"]:
@@ -85,18 +90,20 @@ def enlarged(maps: Float[Tensor, "c h w"], height: int, width: int) -> Float[Ten
     return interpolate(maps[None], (height, width), mode="nearest-exact")[0]
 
 
-def _canvas(plate: Plate) -> UInt8[np.ndarray, "h w 4"]:
-    height, width = next(tile.shape[1:] for row in plate.rows for tile in row if tile is not None)
+def _canvas(
+    rows: Sequence[Sequence[Float[Tensor, "3 h w"] | None]], frames: Mapping[tuple[int, int], tuple[int, int, int]]
+) -> UInt8[np.ndarray, "_ _ 4"]:
+    height, width = next(tile.shape[1:] for row in rows for tile in row if tile is not None)
     height, width = _shown_size(height, width)
-    columns = max(len(row) for row in plate.rows)
-    canvas = np.zeros((len(plate.rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 4), np.uint8)
-    for i, row in enumerate(plate.rows):
+    columns = max(len(row) for row in rows)
+    canvas = np.zeros((len(rows) * (height + GAP) - GAP, columns * (width + GAP) - GAP, 4), np.uint8)
+    for i, row in enumerate(rows):
         for j, tile in enumerate(row):
             if tile is None:
                 continue
             place = canvas[i * (height + GAP) :, j * (width + GAP) :][:height, :width]
             place[..., :3], place[..., 3] = _pixels(tile, height, width), 255
-            if color := plate.frames.get((i, j)):
+            if color := frames.get((i, j)):
                 inner = place[FRAME:-FRAME, FRAME:-FRAME, :3].copy()
                 place[..., :3] = color
                 place[FRAME:-FRAME, FRAME:-FRAME, :3] = inner

@@ -14,9 +14,8 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.eval.protocols.knn import nearest
 from eyespot.eval.report.attention import class_attention
-from eyespot.eval.report.encoder_sections import Look, Part
-from eyespot.eval.report.html import paragraph
-from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, enlarged, heat, plates_html, visible
+from eyespot.eval.report.encoder_sections import Exhibit, Look, Part
+from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, draw_plate, enlarged, heat, visible
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.sample_images import images_of
 from eyespot.pretrain.checkpoints.reader import read_meta, read_module
@@ -32,7 +31,7 @@ MIN_PLACES = 16
 NUM_VIEWED, NUM_COLORED, NUM_NEIGHBOURS, NUM_HEADS = 4, 56, 5, 6
 
 
-def views(look: Look) -> str:
+def views(look: Look) -> Exhibit:
     """A plate for each of the first samples of the run: the image's middle, then its views in three epochs."""
     grid, spec = view_grid(look.run, look.shards, NUM_VIEWED)
     images = visible(grid, spec)
@@ -40,29 +39,29 @@ def views(look: Look) -> str:
     if num_views == 1:
         heads = ["image", *(f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))]
         plates = [
-            Plate(rows=[list(row)], heads=heads, alt=f"An image and {len(row) - 1} views of it") for row in images
+            draw_plate([list(row)], heads=heads, alt=f"An image and {len(row) - 1} views of it") for row in images
         ]
-        return plates_html(plates, 400)
+        return Exhibit(plates=plates, min_width=400)
     plates = []
     for row in images:
         epochs = [list(views) for views in row[1:].split(num_views)]
         rows = [[row[0] if number == 0 else None, *views] for number, views in enumerate(epochs)]
         heads = ["image", *(f"view {view}" for view in range(1, num_views + 1))]
         alt = f"An image and {num_views} views of it in each of {NUM_EPOCHS} epochs, one epoch below the other"
-        plates.append(Plate(rows=rows, heads=heads if num_views <= 3 else [], alt=alt))
-    return plates_html(plates, 150 if num_views <= 3 else 400)
+        plates.append(draw_plate(rows, heads=heads if num_views <= 3 else [], alt=alt))
+    return Exhibit(plates=plates, min_width=150 if num_views <= 3 else 400)
 
 
-def task(look: Look) -> str:
+def task(look: Look) -> Exhibit:
     """What the method is given of each image, and what it makes of it."""
     objective = whole_objective(look)
     if isinstance(objective, MAE):
         return _reconstructions(look, objective)
     heads = objective.picture_rows
     plates = [
-        Plate(rows=[list(images)], heads=heads, alt=", ".join(heads)) for images in task_pictures(look, objective)
+        draw_plate([list(images)], heads=heads, alt=", ".join(heads)) for images in task_pictures(look, objective)
     ]
-    return plates_html(plates, 100 * len(heads))
+    return Exhibit(plates=plates, min_width=100 * len(heads))
 
 
 def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h w"]:
@@ -83,7 +82,7 @@ def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h
     return visible(grid, views).transpose(0, 1)
 
 
-def _reconstructions(look: Look, objective: MAE) -> str:
+def _reconstructions(look: Look, objective: MAE) -> Exhibit:
     """What the decoder makes of half, a quarter and a tenth of the patches."""
     few = look.specimens.pictured
     ids = torch.from_numpy(few.ids.copy())
@@ -95,8 +94,8 @@ def _reconstructions(look: Look, objective: MAE) -> str:
     originals = visible(look.images, look.subject.views)
     heads = ["image", *(f"{ratio:.0%} masked" for ratio in MASK_RATIOS)]
     plates = [
-        Plate(
-            rows=[[originals[n], *(pair[0, n] for pair in shown)], [None, *(pair[1, n] for pair in shown)]],
+        draw_plate(
+            [[originals[n], *(pair[0, n] for pair in shown)], [None, *(pair[1, n] for pair in shown)]],
             heads=heads,
             caption=name,
             alt=f"{name}: what {_percents(MASK_RATIOS)} masking leaves of the image, and what the decoder makes of it",
@@ -105,10 +104,10 @@ def _reconstructions(look: Look, objective: MAE) -> str:
     ]
     told = "Top: what the encoder sees. Bottom: the masked patches as the decoder fills them in, beside those that it"
     told += f" saw. The masks lie inside each other. It was trained with {objective.config.mask_ratio:.0%} masked."
-    return plates_html(plates, 400) + paragraph(told, "quiet")
+    return Exhibit(plates=plates, min_width=400, about=told)
 
 
-def colors(look: Look) -> str:
+def colors(look: Look) -> Exhibit:
     """Patch features as colours, beside the image."""
     mapped = look.specimens.mapped
     more = mapped.at(np.arange(min(NUM_COLORED, len(mapped.ids))))
@@ -121,8 +120,8 @@ def colors(look: Look) -> str:
     found, share = patch_colors(patches.clone())
     height, width = look.images.shape[2:]
     plates = [
-        Plate(
-            rows=[[image, enlarged(color, height, width)]],
+        draw_plate(
+            [[image, enlarged(color, height, width)]],
             caption=name,
             alt=f"{name}: the image, and its patches coloured by their features",
         )
@@ -130,10 +129,10 @@ def colors(look: Look) -> str:
     ]
     said = f"{patches.shape[2]} × {patches.shape[3]} places; the three colours hold {share:.0%} of the variance over"
     said += f" {len(images)} images, after what each place has in common over them was taken off."
-    return plates_html(plates, 150) + paragraph(said, "quiet")
+    return Exhibit(plates=plates, min_width=150, about=said)
 
 
-def attention(look: Look) -> str:
+def attention(look: Look) -> Exhibit:
     """Attention of the class token: mean of the heads, then some of them."""
     maps = class_attention(look.subject.encoder, look.images).cpu()
     height, width = look.images.shape[2:]
@@ -146,16 +145,13 @@ def attention(look: Look) -> str:
         tiles = [image.cpu(), *(enlarged(heat(each), height, width) for each in (found.mean(0), *found[:num_heads]))]
         rows: list[list[Tensor | None]] = [list(tiles[at : at + per_row]) for at in range(0, columns, per_row)]
         alt = f"{name}: the image, where the class token looks on average, and where {num_heads} of the heads look"
-        plates.append(Plate(rows=rows, heads=heads if len(rows) == 1 else [], caption=name, alt=alt))
-    said = "" if columns == per_row else f"In reading order: {', '.join(heads)}."
-    return plates_html(plates, 400 if columns > 2 else 150) + paragraph(
-        f"{said} {maps.shape[1]} heads, {maps.shape[2]} × {maps.shape[3]} patches; each map from its least to its"
-        " largest value.".strip(),
-        "quiet",
-    )
+        plates.append(draw_plate(rows, heads=heads if len(rows) == 1 else [], caption=name, alt=alt))
+    about = "" if columns == per_row else f"In reading order: {', '.join(heads)}. "
+    about += f"{maps.shape[1]} heads, {maps.shape[2]} × {maps.shape[3]} patches; each map from its least to its largest"
+    return Exhibit(plates=plates, min_width=400 if columns > 2 else 150, about=f"{about} value.")
 
 
-def neighbours(look: Look) -> str:
+def neighbours(look: Look) -> Exhibit:
     """Test images and the training images whose features are most like theirs."""
     few, bank = look.specimens.pictured, look.specimens.bank
     places = {sample: place for place, sample in enumerate(look.specimens.mapped.ids.tolist())}
@@ -167,9 +163,8 @@ def neighbours(look: Look) -> str:
     images = images_of(bank.at(found.flatten().numpy()), look.subject.views, look.device)
     shown = visible(images, look.subject.views).unflatten(0, found.shape)
     asking = visible(look.images, look.subject.views)
-    return plates_html(
-        [_neighbours_plate(look, n, asking[n], shown[n], found[n], cosines[n]) for n in range(len(rows))], 400
-    )
+    plates = [_neighbours_plate(look, n, asking[n], shown[n], found[n], cosines[n]) for n in range(len(rows))]
+    return Exhibit(plates=plates, min_width=400)
 
 
 def _neighbours_plate(look: Look, n: int, query: Tensor, images: Tensor, rows: Tensor, cosines: Tensor) -> Plate:
@@ -181,8 +176,8 @@ def _neighbours_plate(look: Look, n: int, query: Tensor, images: Tensor, rows: T
         said = f"{look.names[n]} → {', '.join(specimens.classes[other] for other in others)}"
     else:
         said = f"{look.names[n]} → cosine {', '.join(f'{cosine:.2f}' for cosine in cosines.tolist())}"
-    return Plate(
-        rows=[[query, *images]], frames=frames, caption=said, alt=f"An image and its nearest neighbours: {said}"
+    return draw_plate(
+        [[query, *images]], frames=frames, caption=said, alt=f"An image and its nearest neighbours: {said}"
     )
 
 

@@ -3,18 +3,16 @@
 import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 
 import eyespot
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.report.html import Section, card, page
+from eyespot.eval.report.rendering import Section, render
 from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story, read_stories
 from eyespot.eval.report.settings_sections import files, header, reproduce, settings
 from eyespot.eval.report.training_sections import curves, speed, watched
-from eyespot.pretrain.redaction import masked
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: bool = True) -> Path:
@@ -33,13 +31,20 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
     path = out or (run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("report.html"))
     if path.is_dir():
         path = path / "report.html"
-    sections = [judgement(stories)]
-    sections += _exhibits(stories) if look else []
-    sections += [_last_picture(story, len(stories) > 1) for story in stories if not (look and _shown(sections))]
+    exhibits = _exhibits(stories) if look else []
+    sections = [judgement(stories), *exhibits]
+    if not any(shown.plates for section in exhibits for *_, shown in section.data["exhibits"]):
+        sections += [_last_picture(story, len(stories) > 1) for story in stories]
     sections += [watched(stories), curves(stories), speed(stories)]
     sections += [settings(stories), reproduce(stories), files(stories, path)]
-    title = f"{' · '.join(story.label for story in stories)} · eyespot"
-    text = masked(page(title, header(stories), sections, _footer()))
+    text = render(
+        "page.html.j2",
+        title=" · ".join(story.label for story in stories),
+        header=header(stories),
+        sections=[section for section in sections if section is not None],
+        version=eyespot.__version__,
+        now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     try:
         write_bytes(path, text.encode())
     except OSError as error:
@@ -55,27 +60,15 @@ def _exhibits(stories: Sequence[Story]) -> list[Section]:
     return exhibit_sections(stories, [*gallery.PARTS, *classes.PARTS])
 
 
-def _shown(sections: Sequence[Section]) -> bool:
-    return any("<img" in section.body for section in sections)
-
-
-def _last_picture(story: Story, named: bool) -> Section:
+def _last_picture(story: Story, named: bool) -> Section | None:
     """The newest picture that training left."""
     found = sorted((story.run_dir / "pictures").glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    title = f"Pictures of {story.label}" if named else "Pictures"
     if not found:
-        return Section(title=title, body="")
+        return None
     caption = found[-1].stem
     if story.setting("objective", "mask_ratio") is not None:
         caption += ". Each column is one image. Top: what the image is. Middle: the patches that the encoder sees."
         caption += " Bottom: the masked patches as the decoder fills them in, beside those it saw."
-    encoded = base64.b64encode(found[-1].read_bytes()).decode()
-    image = f'<img alt="{escape(caption)}" src="data:image/png;base64,{encoded}">'
-    return Section(title=title, body=card(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"))
-
-
-def _footer() -> str:
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f"<footer>Written by eyespot {eyespot.__version__} on {now}. This page asks no network for anything.</footer>"
-    )
+    source = f"data:image/png;base64,{base64.b64encode(found[-1].read_bytes()).decode()}"
+    title = f"Pictures of {story.label}" if named else "Pictures"
+    return Section(title=title, template="picture", data={"caption": caption, "source": source})

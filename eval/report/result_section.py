@@ -7,9 +7,10 @@ from itertools import groupby
 
 import numpy as np
 from jaxtyping import Bool
+from markupsafe import Markup
 
 from eyespot.eval.report.charts import Row, interval_chart
-from eyespot.eval.report.html import Section, card, paragraph, table
+from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.result import Result
 from eyespot.eval.results.significance import holm, mcnemar, paired_interval
@@ -30,11 +31,6 @@ _NAMES = {
     "dense-knn": "Segmentation, nearest patches",
     "unlabeled": "Features without labels",
 }
-_ABOUT = (
-    "Images are turned into features by the encoder, and something simple is asked to name them. The same encoder with"
-    " random weights and the bare pixels show what there was before learning. Nothing was chosen on the test images;"
-    " the intervals are of 95%."
-)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,19 +42,32 @@ class Shown:
     """Whose it is: decides the colour; None for baselines."""
 
 
+@dataclass(kw_only=True, slots=True)
+class Comparison:
+    """What the page says of one protocol on one data set."""
+
+    heading: str
+    words: list[str]
+    style: str = ""
+    """Of the words."""
+    plot: Markup | None = None
+    """Beside the table; None where there is nothing to draw."""
+    numbers: Table
+    about: str
+
+
 def judgement(stories: Sequence[Story]) -> Section:
     """All results: one table, then a card for each protocol and data set."""
     title, short = "What the encoder learned" if len(stories) == 1 else "What the encoders learned", "Results"
     shown = _all_shown(stories)
     if not shown:
         story = stories[0]
-        command = f"eyespot eval linear {shlex.quote(str(story.run_dir))} {shlex.quote(story.shards)}"
-        body = paragraph("Not judged yet. This does it:", "quiet") + f"<pre><code>{command}</code></pre>"
-        return Section(title=title, short=short, body=body)
+        command = shlex.join(["eyespot", "eval", "linear", str(story.run_dir), story.shards])
+        return Section(title=title, short=short, template="results", data={"command": command})
     groups = [list(group) for _, group in groupby(sorted(shown, key=_order), key=lambda each: _order(each)[:3])]
-    cards = [_summary(groups, stories)] if len(groups) > 1 else []
-    cards += [_comparison(group) for group in groups]
-    return Section(title=title, short=short, body=paragraph(_ABOUT) + "".join(cards))
+    summary = _summary(groups, stories) if len(groups) > 1 else None
+    data = {"command": "", "summary": summary, "groups": [_comparison(group) for group in groups]}
+    return Section(title=title, short=short, template="results", data=data)
 
 
 def protocol_name(protocol: str) -> str:
@@ -99,7 +108,7 @@ def _newest(group: Sequence[Shown]) -> dict[int, Result]:
     return {each.run: each.result for each in group if each.run is not None}
 
 
-def _summary(groups: Sequence[list[Shown]], stories: Sequence[Story]) -> str:
+def _summary(groups: Sequence[list[Shown]], stories: Sequence[Story]) -> Table | None:
     rows = []
     for group in groups:
         if group[0].result.accuracy is None:
@@ -110,8 +119,7 @@ def _summary(groups: Sequence[list[Shown]], stories: Sequence[Story]) -> str:
     header = ["", *(story.label for story in stories), "random weights", "pixels"]
     kept = [place for place in range(len(header)) if place == 0 or any(row[place] for row in rows)]
     cells = [[row[place] for place in kept] for row in rows]
-    shown = table([header[place] for place in kept], cells, numbers=range(1, len(kept)))
-    return card(shown, "All results") if rows else ""
+    return Table(header=[header[place] for place in kept], rows=cells, numbers=range(1, len(kept))) if rows else None
 
 
 def _only(group: Sequence[Shown], role: str) -> Result | None:
@@ -129,7 +137,7 @@ def _said(result: Result | None, brief: bool = False) -> str:
     return f"{result.accuracy:.1%} ({low}–{high})"
 
 
-def _comparison(group: Sequence[Shown]) -> str:
+def _comparison(group: Sequence[Shown]) -> Comparison:
     """One protocol on one data set: plot, table, and the differences in words."""
     results = [each.result for each in group]
     first = results[0]
@@ -142,17 +150,13 @@ def _comparison(group: Sequence[Shown]) -> str:
     ]
     header, cells = score_table(results, digits=1)
     strong = {place for place, each in enumerate(group) if each.run is not None}
-    numbers = table(header, cells, numbers=range(1, len(header) - 1), strong=strong)
+    numbers = Table(header=header, rows=cells, numbers=range(1, len(header) - 1), strong=strong)
     chance = 1 / first.num_classes if _of_classes(first) else None
-    plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else ""
+    plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
     about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
     words = [_over_random(group), *_differences(group)]
-    said = "".join(paragraph(each) for each in words)
-    return card(
-        f'{said}<div class="compare"><div>{plot}</div><div>{numbers}{paragraph(about, "quiet")}</div></div>',
-        _heading(group),
-    )
+    return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about)
 
 
 def _of_classes(result: Result) -> bool:
@@ -160,12 +164,16 @@ def _of_classes(result: Result) -> bool:
     return result.protocol != "clustering" and not result.protocol.startswith("dense")
 
 
-def _spread(results: Sequence[Result], name: str) -> str:
+def _spread(results: Sequence[Result], name: str) -> Comparison:
     """Numbers of features that nothing was asked of, and what is wrong with them."""
     header, cells = score_table(results)
-    said = "".join(paragraph(f"{r.name}: {alarm}", "warn") for r in results for alarm in r.alarms)
-    about = paragraph(f"{results[0].num_test:,} test images ({results[0].split}).", "quiet")
-    return card(said + table(header, cells, numbers=range(1, len(header))) + about, name)
+    return Comparison(
+        heading=name,
+        words=[f"{result.name}: {alarm}" for result in results for alarm in result.alarms],
+        style="warn",
+        numbers=Table(header=header, rows=cells, numbers=range(1, len(header))),
+        about=f"{results[0].num_test:,} test images ({results[0].split}).",
+    )
 
 
 def _over_random(group: Sequence[Shown]) -> str:

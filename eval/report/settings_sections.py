@@ -3,11 +3,11 @@
 import math
 import shlex
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 from eyespot.eval.report.charts import short
-from eyespot.eval.report.html import Section, card, paragraph, table
+from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import rate
 from eyespot.pretrain.checkpoints.reader import complete
@@ -22,22 +22,14 @@ _FILES = (
 )
 
 
-def header(stories: Sequence[Story]) -> str:
+def header(stories: Sequence[Story]) -> dict[str, Any]:
     """What this page is about, and the numbers that matter first."""
-    if len(stories) == 1:
-        (story,) = stories
-        title, lead, state, tiles = story.recipe, _lead(story), f"{_state(story)}.", _tiles(story)
-    else:
-        title = " · ".join(story.label for story in stories)
-        lead, state, tiles = (
-            f"{len(stories)} runs side by side.",
-            "",
-            _overview(stories),
-        )
-    return (
-        f'<header><p class="eyebrow">eyespot report</p><h1>{escape(title)}</h1>{paragraph(lead, "lead")}'
-        f"{paragraph(state, 'quiet')}</header>{tiles}"
-    )
+    if len(stories) > 1:
+        title, lead = " · ".join(story.label for story in stories), f"{len(stories)} runs side by side."
+        return {"title": title, "lead": lead, "state": "", "overview": _overview(stories)}
+    (story,) = stories
+    tiles = [(name, value) for name, value in _figures(story).items() if value]
+    return {"title": story.recipe, "lead": _lead(story), "state": f"{_state(story)}.", "overview": None, "tiles": tiles}
 
 
 def settings(stories: Sequence[Story]) -> Section:
@@ -46,15 +38,17 @@ def settings(stories: Sequence[Story]) -> Section:
     names = dict.fromkeys(name for column in columns for name in column)
     differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
     rows = [[name.replace("_", " "), *(column.get(name, "") for column in columns)] for name in differing]
-    body = card(table(["", *(story.label for story in stories)], rows), "What differs") if differing else ""
     groups: dict[str, list[str]] = {}
     for name in names:
         group, _, rest = name.replace("_", " ").partition(".")
         if name not in differing:
             groups.setdefault(group, []).append(f"{rest} {columns[0][name]}".strip())
-    shared = [[group, ", ".join(values)] for group, values in groups.items()]
-    body += card(table([], shared), "What they share" if len(stories) > 1 else "") if shared else ""
-    return Section(title="What was run", short="Settings", body=f'<div class="settings">{body}</div>')
+    data = {
+        "many": len(stories) > 1,
+        "differing": Table(header=["", *(story.label for story in stories)], rows=rows),
+        "shared": Table(rows=[(group, ", ".join(values)) for group, values in groups.items()]),
+    }
+    return Section(title="What was run", short="Settings", template="settings", data=data)
 
 
 def reproduce(stories: Sequence[Story]) -> Section:
@@ -68,33 +62,24 @@ def reproduce(stories: Sequence[Story]) -> Section:
         commands += dict.fromkeys(shlex.join(["eyespot", *result.argv[1:]]) for result in story.results)
     commands += [shlex.join(["eyespot", "report", *(str(story.run_dir) for story in stories)])]
     changed = any(story.record.get("git_diff_sha256") for story in stories)
-    note = "The code had uncommitted changes: their hash is in run.json." if changed else ""
-    body = f"<pre><code>{escape(chr(10).join(commands))}</code></pre>{paragraph(note, 'warn')}"
-    return Section(title="Do it again", body=body)
+    return Section(title="Do it again", template="reproduce", data={"commands": commands, "changed": changed})
 
 
 def files(stories: Sequence[Story], page: Path) -> Section:
-    """Where everything lies; links work while the page lies where it was written."""
-    cards = []
+    """Where everything lies; links work while the page lies in the run folder, else it may travel without them."""
+    folders = []
     for number, story in enumerate(stories):
         newest = [(f"checkpoints/{folder.name}", "the newest checkpoint") for folder in complete(story.run_dir)[-1:]]
-        items = [
-            f'<tr><th scope="row">{_link(story, name, page)}</th><td>{said}</td></tr>'
-            for name, said in [*_FILES, *newest]
-            if (story.run_dir / name).exists()
-        ]
-        place = f"<p class='quiet'>In <code>{escape(str(story.run_dir))}</code>.</p>"
-        content = f"<table><tbody>{''.join(items)}</tbody></table>{place}"
-        cards.append(card(content, story.label, number) if len(stories) > 1 else card(content))
-    grid = f'<div class="grid2">{"".join(cards)}</div>' if len(stories) > 1 else "".join(cards)
-    return Section(title="Files", body=grid)
-
-
-def _link(story: Story, name: str, page: Path) -> str:
-    """Relative, where the page lies in the run folder; else only the name: the page may travel."""
-    if page.resolve().parent == story.run_dir.resolve():
-        return f'<a href="{escape(name)}">{escape(name)}</a>'
-    return escape(name)
+        folders.append(
+            {
+                "heading": story.label if len(stories) > 1 else "",
+                "run": number,
+                "files": [(name, said) for name, said in [*_FILES, *newest] if (story.run_dir / name).exists()],
+                "linked": page.resolve().parent == story.run_dir.resolve(),
+                "place": str(story.run_dir),
+            }
+        )
+    return Section(title="Files", template="files", data={"folders": folders})
 
 
 def _state(story: Story) -> str:
@@ -111,20 +96,14 @@ def _lead(story: Story) -> str:
     return text + (f" on {data}." if data else ".")
 
 
-def _tiles(story: Story) -> str:
-    tiles = [(name, value) for name, value in _figures(story).items() if value]
-    shown = [f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>' for name, value in tiles]
-    return f'<dl class="tiles">{"".join(shown)}</dl>'
-
-
-def _overview(stories: Sequence[Story]) -> str:
+def _overview(stories: Sequence[Story]) -> Table:
     """The tiles of several runs as one table."""
     columns = [{"state": _state(story), **_figures(story)} for story in stories]
     names = dict.fromkeys(name for column in columns for name in column)
     kept = [name for name in names if any(column.get(name) for column in columns)]
     rows = [[name, *(column.get(name, "") for column in columns)] for name in kept]
-    head = ["", *(story.label for story in stories)]
-    return f'<div class="overview">{card(table(head, rows, numbers=range(1, len(head))))}</div>'
+    header = ["", *(story.label for story in stories)]
+    return Table(header=header, rows=rows, numbers=range(1, len(header)))
 
 
 def _figures(story: Story) -> dict[str, str]:

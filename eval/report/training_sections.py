@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
 from statistics import median
+
+from markupsafe import Markup
 
 from eyespot.eval.report.charts import Line, line_chart
 from eyespot.eval.report.diagrams import share_bar
-from eyespot.eval.report.html import Section, card, paragraph, table
+from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
@@ -40,56 +41,51 @@ _PART_NAMES = {
 
 def curves(stories: Sequence[Story]) -> Section:
     """Loss, learning rate, gradient norm."""
-    if not any(story.metrics for story in stories):
-        return Section(title="Training", body=paragraph("No step has been logged yet.", "quiet"))
     lines = _lines(stories, "loss", 1.0)
-    notes = "".join(paragraph(note, "warn") for story in stories if (note := _broken(story, len(stories) > 1)))
-    wide = line_chart(lines, title="Loss", width=1040, height=300)
-    loss = f'<div class="wide">{wide}</div><div class="narrow">{line_chart(lines, title="Loss")}</div>{notes}'
-    return Section(title="Training", body=card(loss, "Loss") + _charts(stories, _CURVES))
+    notes = [_broken(story, len(stories) > 1) for story in stories]
+    data = {
+        "begun": any(story.metrics for story in stories),
+        "wide": line_chart(lines, title="Loss", width=1040, height=300),
+        "narrow": line_chart(lines, title="Loss"),
+        "notes": notes,
+        "charts": _charts(stories, _CURVES),
+    }
+    return Section(title="Training", template="curves", data=data)
 
 
-def watched(stories: Sequence[Story]) -> Section:
+def watched(stories: Sequence[Story]) -> Section | None:
     """What the monitors saw, where the runs had any."""
-    title = "The encoder while it learned" if len(stories) == 1 else "The encoders while they learned"
     charts = _charts(stories, _WATCHED)
     if not charts:
-        return Section(title=title, body="")
-    alarms = "".join(paragraph(alarm, "warn") for story in stories if (alarm := _collapse(story, len(stories) > 1)))
-    about = (
-        "Looked at now and then, on the same images each time. Accuracies are of quick probes on a part of the data:"
-    )
-    about += " good for the trend, not for comparisons."
-    return Section(title=title, short="While it learned", body=paragraph(about) + alarms + charts)
+        return None
+    title = "The encoder while it learned" if len(stories) == 1 else "The encoders while they learned"
+    data = {"alarms": [_collapse(story, len(stories) > 1) for story in stories], "charts": charts}
+    return Section(title=title, short="While it learned", template="watched", data=data)
 
 
-def speed(stories: Sequence[Story]) -> Section:
+def speed(stories: Sequence[Story]) -> Section | None:
     """Throughput, and where the time went."""
-    title, known = "Where the time went", {number: _time_shares(story) for number, story in enumerate(stories)}
     charts = _charts(stories, _THROUGHPUT)
     if not charts:
-        return Section(title=title, body="")
-    measured = {number: shares for number, shares in known.items() if shares}
-    if not measured:
-        said = paragraph("These runs' version measured nothing but the waiting for data.", "quiet")
-        return Section(title=title, short="Time", body=said + charts)
-    bars = "".join(_bar(stories[number], shares, number, len(stories) > 1) for number, shares in measured.items())
-    kept = [part for part in PARTS if any(shares[part] >= 0.0005 for shares in measured.values())]
-    header = ["", *(stories[number].label for number in measured)] if len(stories) > 1 else []
-    rows = [[_PART_NAMES[part], *(f"{shares[part]:.1%}" for shares in measured.values())] for part in kept]
-    legend = "".join(
-        f'<span><i class="mark part" style="--part: var(--{part})"></i>{escape(_PART_NAMES[part])}</span>'
-        for part in kept
-    )
-    about = paragraph(
-        "Of the first process, from the first step to the last logged one. On GPUs communication overlaps with"
-        " computing and counts as forward and backward.",
-        "quiet",
-    )
-    numbers = table(header, rows, numbers=range(1, len(rows[0])))
-    return Section(
-        title=title, short="Time", body=card(f'<p class="legend">{legend}</p>{bars}{numbers}{about}') + charts
-    )
+        return None
+    known = [(number, story, _time_shares(story)) for number, story in enumerate(stories)]
+    measured = [(number, story, shares) for number, story, shares in known if shares]
+    kept = [part for part in PARTS if any(shares[part] >= 0.0005 for *_, shares in measured)]
+    many = len(stories) > 1
+    data = {
+        "bars": [
+            (story.label if many else "", number, share_bar(shares, title=f"Where the time of {story.label} went"))
+            for number, story, shares in measured
+        ],
+        "legend": [(part, _PART_NAMES[part]) for part in kept],
+        "numbers": Table(
+            header=["", *(story.label for _, story, _ in measured)] if many else [],
+            rows=[[_PART_NAMES[part], *(f"{shares[part]:.1%}" for *_, shares in measured)] for part in kept],
+            numbers=range(1, len(measured) + 1),
+        ),
+        "charts": charts,
+    }
+    return Section(title="Where the time went", short="Time", template="time", data=data)
 
 
 def rate(story: Story) -> float:
@@ -109,11 +105,6 @@ def _time_shares(story: Story) -> dict[str, float]:
     }
 
 
-def _bar(story: Story, shares: dict[str, float], number: int, named: bool) -> str:
-    name = f'<h3><i class="mark r{number}"></i>{escape(story.label)}</h3>' if named else ""
-    return f'{name}<div class="shares">{share_bar(shares, title=f"Where the time of {story.label} went")}</div>'
-
-
 def _lines(stories: Sequence[Story], metric: str, factor: float) -> list[Line]:
     return [
         Line(points=[(step, value * factor) for step, value in story.series(metric)], run=number, label=story.label)
@@ -121,14 +112,14 @@ def _lines(stories: Sequence[Story], metric: str, factor: float) -> list[Line]:
     ]
 
 
-def _charts(stories: Sequence[Story], wanted: Sequence[tuple[str, str, str, bool]]) -> str:
-    """Those charts for which there are numbers, side by side; shares are drawn in percent."""
-    cards = []
+def _charts(stories: Sequence[Story], wanted: Sequence[tuple[str, str, str, bool]]) -> list[tuple[str, Markup]]:
+    """Those charts for which there are numbers, each with its title; shares are drawn in percent."""
+    charts = []
     for name, title, unit, zero in wanted:
         lines = _lines(stories, name, 100.0 if unit else 1.0)
         if any(math.isfinite(value) for line in lines for _, value in line.points):
-            cards.append(card(line_chart(lines, title=title, unit=unit, zero=zero), title))
-    return f'<div class="grid2">{"".join(cards)}</div>' if cards else ""
+            charts.append((title, line_chart(lines, title=title, unit=unit, zero=zero)))
+    return charts
 
 
 def _broken(story: Story, named: bool) -> str:
