@@ -87,14 +87,18 @@ class Browser:
         os.close(self._write)
         os.close(self._read)
 
-    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+    def _send(self, method: str, **params: Any) -> int:
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         message |= {"sessionId": self._session} if self._session else {}
         os.write(self._write, json.dumps(message).encode() + b"\0")
+        return self._number
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = self._send(method, **params)
         while True:
             answer = self._next()
-            if answer.get("id") == self._number:
+            if answer.get("id") == number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
             self._hear(answer.get("method", ""), answer.get("params", {}))
@@ -114,6 +118,9 @@ class Browser:
             self.errors.append(str(told["args"]))
         elif event == "Log.entryAdded" and told["entry"]["level"] == "error":
             self.errors.append(told["entry"]["text"])
+        elif event == "Page.javascriptDialogOpening":
+            self.errors.append(f"a script says {told['message']}")
+            self._send("Page.handleJavaScriptDialog", accept=False)  # the page stands still until then
         elif event == "Network.requestWillBeSent":
             address = told["request"]["url"]
             if address != self._address and not address.startswith(("data:", "about:")):

@@ -32,6 +32,8 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/dali.py"):
         assert f"eyespot/{source}" in names
     assert "eyespot/pretrain/recipes/measured.json" in names
+    templates = [path for path in (ROOT / "eval" / "report" / "templates").rglob("*") if path.is_file()]
+    assert templates and {f"eyespot/{path.relative_to(ROOT)}" for path in templates} <= set(names)
 
 
 def test_it_runs_outside_the_checkout(wheel, tmp_path):
@@ -68,3 +70,5 @@ def test_it_runs_outside_the_checkout(wheel, tmp_path):
         "--no-track",
     )
     assert (tmp_path / "run" / "checkpoints" / "step-00000001" / "meta.json").is_file()
+    run(command, "report", "run", "--no-look")
+    assert "</html>" in (tmp_path / "run" / "report.html").read_text()

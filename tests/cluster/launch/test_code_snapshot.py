@@ -68,14 +68,15 @@ def test_a_recipe_is_frozen_with_what_lies_beside_it(project, tmp_path):
 
 def test_a_package_outside_of_git_is_frozen_alone(tmp_path, monkeypatch):
     site = tmp_path / "site"
-    for name in ("deep/__init__.py", "recipes.py", "__pycache__/x.pyc", "../other.py"):
+    kept = ("deep/__init__.py", "deep/templates/page.html.j2", "recipes.py")
+    for name in (*kept, "__pycache__/x.pyc", "../other.py"):
         path = site / "their_package" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
     (site / "single_file.py").write_text("")
     monkeypatch.syspath_prepend(str(site))
     for recipe, expected in [
-        ("their_package.recipes:r", {"their_package/deep/__init__.py", "their_package/recipes.py"}),
+        ("their_package.recipes:r", {f"their_package/{name}" for name in kept}),
         ("single_file:r", {"single_file.py"}),
     ]:
         freeze_code(tmp_path / "code", recipe)
@@ -91,6 +92,7 @@ def test_eyespot_is_frozen_as_git_and_the_editor_have_it(tmp_path):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in (name for name in listed.stdout.splitlines() if (ROOT / name).is_file()):
         assert (code / "eyespot" / name).read_bytes() == (ROOT / name).read_bytes(), name
+    assert (code / "eyespot" / "eval" / "report" / "templates" / "page.html.j2").is_file()
     record, state = json.loads((code / "frozen.json").read_text()), code_state()
     assert {name: record[name] for name in state} == state
     patch = (code / "diff.patch").read_bytes()
