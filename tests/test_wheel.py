@@ -29,7 +29,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names} == {"eyespot"}
     inside = {name.split("/")[1] for name in names}
     assert inside == {"__init__.py", "data_pipeline", "pretrain", "eval", "cluster"}
-    for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/dali.py"):
+    for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/loading/dali_graphs.py"):
         assert f"eyespot/{source}" in names
     assert "eyespot/pretrain/recipes/measured.json" in names
     templates = [path for path in (ROOT / "eval" / "report" / "templates").rglob("*") if path.is_file()]

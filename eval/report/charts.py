@@ -110,7 +110,7 @@ def line_chart(
     drawn = [replace(line, points=thin(line.points)) for line in lines]
     drawn = [line for line in drawn if len(line.points) > 1]
     if not drawn:
-        return Markup('<p class="quiet">Not enough points yet.</p>')
+        return render("drawings/line_chart.svg.j2", measured=[])
     x = Scale(
         low=min(1, *(line.points[0][0] for line in drawn)),
         high=max(line.points[-1][0] for line in drawn),

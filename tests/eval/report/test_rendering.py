@@ -1,6 +1,7 @@
 """Templates escape what goes in; and the page as a real browser shows it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from result_files import some_result, write
 
 from eyespot.data_pipeline.shards.manifest import read_manifest
 from eyespot.eval.evaluate import judge
-from eyespot.eval.report import write_report
 from eyespot.eval.report.diagrams import NUM_CLASS_COLORS
 from eyespot.eval.report.rendering import Section, Table, render
+from eyespot.eval.report.report import write_report
 from eyespot.eval.report.run_data import MAX_STORIES
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.tracking.metrics_file import encode
@@ -75,6 +76,12 @@ def test_secrets_are_masked_before_they_are_escaped(monkeypatch, secret):
     commands = [f"eyespot --token={secret}", "https://someone:else@example.org/"]
     body = render("sections/reproduce.html.j2", commands=commands, changed=False)
     assert "eyespot --token=***\nhttps://***@example.org/" in body and str(Markup.escape(secret)) not in body
+
+
+def test_only_templates_write_html():
+    """A Python file that did would have to escape by hand, and one day would forget to."""
+    for path in (Path(__file__).parents[3] / "eval").rglob("*.py"):
+        assert not re.search(r"</[a-z]|import html|from html import", path.read_text()), path
 
 
 def test_there_is_a_colour_for_each_run_and_class():

@@ -39,6 +39,11 @@ def test_other_test_images_are_not_compared(tmp_path):
     assert "McNemar" not in judgement(runs).body()
 
 
+def test_a_run_that_is_not_judged_is_named_as_text(tmp_path):
+    body = judgement([story(tmp_path, "<img src=x>")]).body()
+    assert "Not judged yet" in body and "&lt;img src=x&gt;&#39; SHARDS</code>" in body and "<img" not in body
+
+
 def test_the_newest_step_stands_in_the_table_of_all_results(tmp_path):
     first, last = judged([1, 0, 0, 0], key="a"), judged([1, 1, 1, 0], key="b", origin={"step": 40})
     linear = judged([1, 1, 0, 0], key="c", protocol="linear")
