@@ -16,7 +16,7 @@ from eyespot.pretrain.loop.run_folder import code_state
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import load_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def git(folder: Path, *words: str) -> None:
