@@ -52,7 +52,7 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 zoo: $(READY) ## every method trained for minutes and probed beside random weights; hours; goes on where it was
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py --jobs 2 --data $(DATA)/cifar10-images.tar.gz --work $(ZOO)
 
-methods: $(READY) ## docs/methods.md, its pictures from what make zoo has trained
+methods: $(READY) ## docs/methods.md and README's table, pictures from what make zoo has trained
 	$(BIN)/python benchmarks/methods_page.py --work $(ZOO)
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image

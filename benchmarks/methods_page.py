@@ -1,8 +1,8 @@
-"""Writes docs/methods.md: what each method is given and finds out, its formula, its recipes, what was measured.
+"""Writes docs/methods.md and README's table: what each method is given and finds out, its formula, recipes and gate.
 
-The text comes from the files of ``pretrain/objectives`` and ``pretrain/recipes``, so the page is never older than they
-are: a test compares. The pictures are made by the methods themselves, on CIFAR-10: by one that was trained, from the
-test images, or, where it compares views, its views of training images:
+The text comes from the files of ``pretrain/objectives`` and ``pretrain/recipes``, so neither is older than they are: a
+test compares. The pictures are made by the methods themselves, on CIFAR-10: by one that was trained, from the test
+images, or, where it compares views, its views of training images:
 
     python benchmarks/methods_page.py                the text; pictures stay as they are
     python benchmarks/methods_page.py --work WORK    pictures too, from the shards and runs that make zoo left
@@ -28,6 +28,8 @@ from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.view_sheet import view_grid
 
 DOCS = Path(__file__).parents[1] / "docs"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- methods: written by make methods -->\n", "<!-- end of methods -->\n"
 FIRST_COLUMNS, MAX_BYTES = 8, 60_000
 INTRO = """# Methods
 
@@ -73,6 +75,38 @@ def section(card: Card) -> str:
     return "\n\n".join(parts)
 
 
+def readme(text: str, found: list[Card]) -> str:
+    """README with the table of methods, family by family, between its two marks."""
+    lines = ["", "| family | methods |", "| --- | --- |"]
+    for family in dict.fromkeys(card.about.family for card in found):
+        methods = ", ".join(_called(card) for card in found if card.about.family == family)
+        lines.append(f"| {family} | {methods} |")
+    lines += ["", _gains(found), "", ""]
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return "".join([before, BEGIN, "\n".join(lines), END, after])
+
+
+def _called(card: Card) -> str:
+    """The method's name, and what people call it where that is another."""
+    called = card.title.partition(":")[0]
+    same = "".join(filter(str.isalnum, called)).lower() == card.name.replace("_", "")
+    return f"`{card.name}`" + ("" if same else f" ({called})")
+
+
+def _gains(found: list[Card]) -> str:
+    measured = sorted((_gain(card), card.name) for card in found if card.measured)
+    if not measured:
+        return "None was measured yet."
+    (least, weakest), (most, strongest) = measured[0], measured[-1]
+    failed = [card.name for card in found if card.measured and not card.measured.passed]
+    return (
+        f"What a few minutes of CIFAR-10 on two cores bring to the linear probe, over random weights: {least:+.1f}"
+        f" (`{weakest}`) to {most:+.1f} points (`{strongest}`); {len(measured)} methods, intervals apart for all"
+        + (f" but {', '.join(failed)}." if failed else ".")
+    )
+
+
 def picture(method: str) -> Path:
     return DOCS / "methods" / f"{method}.png"
 
@@ -80,9 +114,10 @@ def picture(method: str) -> Path:
 def draw(card: Card, work: Path) -> None:
     """The picture of one method, as many images as fit into MAX_BYTES; none where a trained one is wanting."""
     path, plain = picture(card.name), ViewSpec(views=(), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    grid = _task(card, work / "runs") if card.picture_rows else _views(card, work / "shards")
+    source = work / ("runs" if card.picture_rows else "shards")
+    grid = (_task if card.picture_rows else _views)(card, source)
     if grid is None:
-        print(f"{card.name}: no run of it in {work / 'runs'}; its picture stays as it is")
+        print(f"{card.name}: nothing of it in {source} (make zoo trains it); its picture stays as it is")
         return
     for columns in range(FIRST_COLUMNS, 0, -1):
         write_picture(grid[:, :columns], plain, path)
@@ -103,8 +138,10 @@ def _task(card: Card, runs: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
     return task_pictures(look, whole_objective(look)).transpose(0, 1)
 
 
-def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"]:
+def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
     """Images and what the method compares, values 0..1."""
+    if not shards.is_dir():
+        return None
     run = next(run for name, run in card.recipes.items() if name.endswith("_cifar10"))
     grid, spec = view_grid(run, ShardFolder.find(shards), FIRST_COLUMNS)
     return visible(grid[:, : 1 + len(spec.views)], spec).transpose(0, 1)
@@ -113,8 +150,12 @@ def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"]:
 def _gate(card: Card) -> str:
     if card.measured is None:
         return "not measured"
-    gain = card.measured.linear - card.measured.random
-    return f"{gain:+.1f} points" + ("" if card.measured.passed else ", not passed")
+    return f"{_gain(card):+.1f} points" + ("" if card.measured.passed else ", not passed")
+
+
+def _gain(card: Card) -> float:
+    """Points of the linear probe over random weights."""
+    return card.measured.linear - card.measured.random if card.measured else 0.0
 
 
 def _link(link: str) -> str:
@@ -134,6 +175,7 @@ def main() -> None:
         if not options.methods or card.name in options.methods:
             draw(card, options.work)
     (DOCS / "methods.md").write_text(page(found))
+    README.write_text(readme(README.read_text(), found))
 
 
 if __name__ == "__main__":

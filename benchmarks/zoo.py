@@ -1,9 +1,10 @@
 """The whole zoo on CIFAR-10: each method trained for a few minutes on two cores and probed beside its random twin.
 
-Packs the data once, trains each method's recipe with a small encoder for fewer steps, and runs the linear probe and kNN
-of the trained encoder and of the same architecture with random weights (10,000 training images to fit, the 10,000 test
-images to report). Gate: on the average over the seeds the linear probe gains at least 2 points, and with no seed do the
-two 95 % intervals overlap. A method that fails stays in the table, with what was found out about it.
+Packs the data once, trains each method as the ``GATE`` of its recipe file says, a small encoder for a few steps, and
+runs the linear probe and kNN of the trained encoder and of the same architecture with random weights (10,000 training
+images to fit, the 10,000 test images to report). Gate: on the average over the seeds the linear probe gains at least 2
+points, and with no seed do the two 95 % intervals overlap. A method that fails stays in the table, with what was found
+out about it.
 
 The table is written after each training, so a run that was broken off goes on where it was: what is already there with
 the same settings is not trained again. What the package itself shows (``eyespot recipes``, docs/methods.md) is kept in
@@ -26,70 +27,14 @@ from typing import Any
 
 from results import RESULTS, write_results
 
+from eyespot.cluster.method_cards import MEASURED, cards
+from eyespot.pretrain.recipes.gate import TENTH
+
 NAME = "zoo"
 EYESPOT = str(Path(sys.executable).parent / "eyespot")
-MEASURED = Path(__file__).parents[1] / "pretrain" / "recipes" / "measured.json"
 GATE_POINTS = 2
-SHORT = "--optim.name adamw --optim.lr 1e-3 --optim.weight-decay 0.05 --optim.warmup-steps 50 --precision fp32"
-"""Convolutions in bf16 are slower than in fp32 on most CPUs."""
-RESNET = f"--encoder.name test_resnet --encoder.no-small-stem {SHORT}"
-LARGER_RESNET = f"--encoder.name resnet10t --encoder.no-small-stem {SHORT}"
-SMALL_VIT = f"--encoder.name test_vit --encoder.patch-size 4 --encoder.no-small-stem {SHORT}"
-TENTH = "TENTH"
-"""Stands for a file that lists every tenth training image."""
-METHODS = {
-    "exemplar": f"exemplar_r18_cifar10 --steps 500 --data.batch-size 256 {RESNET} --optim.lr 2e-3"
-    f" --objective.num-views 1 --data.ids {TENTH}",
-    "relative_patch": f"relative_patch_r18_cifar10 --steps 1200 --data.batch-size 128 {LARGER_RESNET}"
-    " --encoder.image-size 16 --optim.lr 2e-3 --objective.no-drop-colors --objective.gap 0.12"
-    " --objective.view.scale 0.8 1.0",
-    "jigsaw": f"jigsaw_r18_cifar10 --steps 700 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
-    " --objective.hidden-dim 256 --objective.view.scale 0.8 1.0",
-    "counting": f"counting_r18_cifar10 --steps 1200 --data.batch-size 128 {RESNET} --optim.lr 2e-3",
-    "rotation": f"rotation_r18_cifar10 --steps 400 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 100",
-    "denoising": f"denoising_r18_cifar10 --steps 500 --data.batch-size 128 {SMALL_VIT} --optim.lr 4e-3"
-    " --objective.hidden-dim 64 --objective.share 0.75",
-    "vae": f"vae_r18_cifar10 --steps 400 --data.batch-size 128 {SMALL_VIT} --optim.lr 4e-3"
-    " --objective.hidden-dim 64 --objective.deviation 0.3",
-    "colorization": f"colorization_r18_cifar10 --steps 600 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3",
-    "inpainting": f"inpainting_r18_cifar10 --steps 300 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3"
-    " --objective.hidden-dim 64 --objective.region blocks --objective.adversarial 0",
-    "split_brain": "split_brain_r18_cifar10 --steps 800 --data.batch-size 128 --encoder.name split_test_resnet"
-    f" --encoder.no-small-stem {SHORT} --optim.lr 3e-3",
-    "pixel_gpt": f"pixel_gpt_tiny_cifar10 --steps 700 --data.batch-size 64 --encoder.patch-size 4 {SHORT}"
-    " --optim.lr 6e-3 --optim.weight-decay 0.01",
-    "mae": f"mae_vitt_cifar10 --steps 600 --data.batch-size 128 {SMALL_VIT} --optim.lr 2e-3",
-    "instance": f"instance_r18_cifar10 --steps 600 --data.batch-size 256 {RESNET} --optim.lr 2e-3 --data.ids {TENTH}",
-    "deepcluster": f"deepcluster_r18_cifar10 --steps 600 --data.batch-size 256 {RESNET} --optim.lr 2e-3"
-    " --objective.refresh-epochs 0.5",
-    "moco": f"moco_r18_cifar10 --steps 400 --data.batch-size 256 {RESNET}",
-    "simclr": f"simclr_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "moco_v3": f"moco_v3_vitt_cifar10 --steps 300 --data.batch-size 256 {SMALL_VIT} --encoder.patch-size 8"
-    " --optim.lr 2e-3",
-    "byol": f"byol_r18_cifar10 --steps 500 --data.batch-size 128 {RESNET} --optim.lr 2e-3 --objective.momentum 0.95"
-    " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
-    "dino": f"dino_r18_cifar10 --steps 350 --data.batch-size 128 {LARGER_RESNET} --optim.lr 2e-3"
-    " --optim.warmup-steps 20 --objective.num-small 2 --objective.out-dim 256 --objective.momentum 0.95"
-    " --objective.frozen 0.01",
-    "swav": f"swav_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --optim.lr 2e-3 --optim.warmup-steps 30"
-    " --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
-    "simsiam": f"simsiam_r18_cifar10 --steps 300 --data.batch-size 256 {RESNET} --objective.dim 512"
-    " --objective.bottleneck 128",
-    "barlow_twins": f"barlow_twins_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
-    "vicreg": f"vicreg_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET} --objective.dim 512",
-    "metric": f"metric_r18_cifar10 --steps 250 --data.batch-size 256 {RESNET}",
-    "s4l": f"s4l_r18_cifar10 --steps 220 --data.batch-size 128 {LARGER_RESNET} --optim.warmup-steps 20"
-    f" --data.labeled-ids {TENTH}",
-    "uda": f"uda_r18_cifar10 --steps 160 --data.batch-size 256 {LARGER_RESNET} --optim.warmup-steps 20"
-    f" --optim.no-nesterov --data.labeled-ids {TENTH}",
-    "supcon": f"supcon_r18_cifar10 --steps 200 --data.batch-size 256 {RESNET}",
-}
-"""What each method's short training is: a recipe and what is changed of it. classify is no pretraining."""
-SHOWN = {"relative_patch": 56, "jigsaw": 56}
-"""Pixels of what the probes show the encoder and its twin, where a method learns from tiles: about the image that
-those were cut from, so that things are as large as in training. All others see what they saw there."""
-FINDINGS: dict[str, str] = {}
-"""What was found out about methods that fail their gate."""
+GATES = {card.name: card.gate for card in cards() if card.gate}
+"""Of all methods whose recipe file has one. classify has none: it is no pretraining."""
 
 
 def eyespot(*words: str) -> float:
@@ -117,8 +62,9 @@ def pack(data: str, work: Path) -> None:
 
 def measure(method: str, seed: int, work: Path, run_dir: Path) -> dict[str, Any]:
     """Trains and judges one method with one seed: accuracies with their intervals, and how long training took."""
-    settings, shown_at = METHODS[method], ["--image-size", str(SHOWN[method])] if method in SHOWN else []
-    recipe, *changes = settings.replace(TENTH, str(work / "tenth.txt")).split()
+    gate = GATES[method]
+    shown_at = ["--image-size", str(gate.shown_at)] if gate.shown_at else []
+    recipe, *changes = gate.settings.replace(TENTH, str(work / "tenth.txt")).split()
     places = ["--data.shards", str(work / "shards"), "--run-dir", str(run_dir), "--resume", "auto", "--no-track"]
     seconds = eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
     used = run_dir / "cpu_seconds.txt"  # stays known where only the probes are repeated
@@ -166,7 +112,7 @@ def _cpu_minutes(row: dict[str, Any]) -> str:
 
 def write(rows: dict[str, Any]) -> None:
     """The table for people, the numbers, and the few that the package shows."""
-    there = {method: rows[method] for method in METHODS if method in rows}
+    there = {method: rows[method] for method in GATES if method in rows}
     write_results(
         NAME,
         title="CIFAR-10, a few minutes of training each: accuracy in %, 95 % intervals, against random weights",
@@ -174,7 +120,7 @@ def write(rows: dict[str, Any]) -> None:
         rows=[shown(method, row) for method, row in there.items()],
         details={"methods": there},
     )
-    notes = [f"- {method}: {FINDINGS[method]}" for method, row in there.items() if method in FINDINGS]
+    notes = [f"- {method}: {GATES[method].finding}" for method in there if GATES[method].finding]
     commands = [
         f"- {method}: `eyespot pretrain {row['settings']}`"
         + (f", probes with `--image-size {row['shown']}`" if row["shown"] else "")
@@ -204,7 +150,7 @@ def learn(rows: dict[str, Any], wanted: list[tuple[int, str]], work: Path, jobs:
     one_writes = Lock()
 
     def one(seed: int, method: str) -> None:
-        name = f"{method}-{seed}-{sha256(METHODS[method].encode()).hexdigest()[:6]}"
+        name = f"{method}-{seed}-{sha256(GATES[method].settings.encode()).hexdigest()[:6]}"
         try:
             found = measure(method, seed, work, work / "runs" / name)
         except subprocess.CalledProcessError as error:
@@ -213,13 +159,13 @@ def learn(rows: dict[str, Any], wanted: list[tuple[int, str]], work: Path, jobs:
             return
         with one_writes:
             if not is_current(method):
-                rows[method] = {"settings": METHODS[method], "shown": SHOWN.get(method), "seeds": {}}
+                rows[method] = {"settings": GATES[method].settings, "shown": GATES[method].shown_at, "seeds": {}}
             rows[method]["seeds"][str(seed)] = found
             write(rows)
 
     def is_current(method: str) -> bool:
         row = rows.get(method, {})
-        return (row.get("settings"), row.get("shown")) == (METHODS[method], SHOWN.get(method))
+        return (row.get("settings"), row.get("shown")) == (GATES[method].settings, GATES[method].shown_at)
 
     missing = [(s, method) for s, method in wanted if not is_current(method) or str(s) not in rows[method]["seeds"]]
     with ThreadPoolExecutor(jobs) as lanes:
@@ -229,19 +175,19 @@ def learn(rows: dict[str, Any], wanted: list[tuple[int, str]], work: Path, jobs:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(METHODS)}; all by default")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"of {', '.join(GATES)}; all by default")
     parser.add_argument("--data", default="cifar10", help="CIFAR-10, as eyespot shards pack takes it")
     parser.add_argument("--work", type=Path, required=True, help="folder for shards and runs")
     parser.add_argument("--seeds", type=int, default=2, help="trainings per method")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, of OMP_NUM_THREADS threads each")
     options = parser.parse_args()
-    if unknown := set(options.methods) - set(METHODS):
+    if unknown := set(options.methods) - set(GATES):
         parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
     if not (options.work / "probe" / "test" / "manifest.json").exists():
         pack(options.data, options.work)
     before = RESULTS / f"{NAME}.json"
     rows = json.loads(before.read_text())["methods"] if before.is_file() else {}
-    wanted = [(seed, method) for seed in range(options.seeds) for method in options.methods or METHODS]
+    wanted = [(seed, method) for seed in range(options.seeds) for method in options.methods or GATES]
     failed = learn(rows, wanted, options.work, options.jobs)
     write(rows)
     sys.exit(0 if not failed and all(passed(row) for row in rows.values()) else 1)

@@ -11,7 +11,8 @@ import eyespot.pretrain.objectives
 import eyespot.pretrain.recipes
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objective import FAMILIES, About
-from eyespot.pretrain.recipe_lookup import recipe_names
+from eyespot.pretrain.recipe_lookup import gates, recipe_names
+from eyespot.pretrain.recipes.gate import Gate
 
 MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
 """What ``make zoo`` found; part of the package."""
@@ -43,6 +44,7 @@ class Card:
     """What the file says of itself, whole."""
     picture_rows: tuple[str, ...]
     recipes: dict[str, Run]
+    gate: Gate | None
     measured: Measured | None
 
     @property
@@ -79,12 +81,12 @@ def cards() -> list[Card]:
     for name, recipe in recipe_names().items():
         run = recipe()
         recipes[type(run.objective).__module__.rpartition(".")[2]][name] = run
-    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    found = [_card(name, recipes[name], measured.get(name)) for name in names if recipes[name]]
+    gate, measured = gates(), json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
+    found = [_card(name, recipes[name], gate.get(name), measured.get(name)) for name in names if recipes[name]]
     return sorted(found, key=lambda card: (FAMILIES.index(card.about.family), card.about.year, card.name))
 
 
-def _card(name: str, recipes: dict[str, Run], measured: dict | None) -> Card:
+def _card(name: str, recipes: dict[str, Run], gate: Gate | None, measured: dict | None) -> Card:
     module = importlib.import_module(f"eyespot.pretrain.objectives.{name}")
     config = type(next(iter(recipes.values())).objective)
     objective = getattr(module, config.__qualname__.partition(".")[0])
@@ -94,5 +96,6 @@ def _card(name: str, recipes: dict[str, Run], measured: dict | None) -> Card:
         text=inspect.cleandoc(module.__doc__ or ""),
         picture_rows=objective.picture_rows,
         recipes=recipes,
+        gate=gate,
         measured=Measured(**measured) if measured else None,
     )

@@ -1,13 +1,15 @@
-"""Finds recipes by name: the functions of the files in ``recipes/``."""
+"""Finds recipes and gates by name: the functions of the files in ``recipes/``, and what they call GATE."""
 
 import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.recipes.gate import Gate
 
 RECIPES = "eyespot.pretrain.recipes"
 
@@ -15,13 +17,21 @@ RECIPES = "eyespot.pretrain.recipes"
 def recipe_names() -> dict[str, Callable[[], Run]]:
     """All built-in recipes: the functions ``<method>_*`` of each file ``recipes/<method>.py``."""
     found: dict[str, Callable[[], Run]] = {}
-    package = importlib.import_module(RECIPES)
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{RECIPES}.{info.name}")
+    for method, module in _files():
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if name.startswith(f"{info.name}_") and function.__module__ == module.__name__:
+            if name.startswith(f"{method}_") and function.__module__ == module.__name__:
                 found[name] = function
     return found
+
+
+def gates() -> dict[str, Gate]:
+    """By method, the ``GATE`` of each file ``recipes/<method>.py`` that has one."""
+    return {method: module.GATE for method, module in _files() if hasattr(module, "GATE")}
+
+
+def _files() -> Iterator[tuple[str, ModuleType]]:
+    for info in pkgutil.iter_modules(importlib.import_module(RECIPES).__path__):
+        yield info.name, importlib.import_module(f"{RECIPES}.{info.name}")
 
 
 def make_run(recipe: str) -> Run:

@@ -6,6 +6,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.byol import BYOL
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def byol_r50_in1k() -> Run:
@@ -59,3 +60,13 @@ def byol_tiny() -> Run:
         save_every=100,
         picture_every=100,
     )
+
+
+GATE = Gate(
+    byol_r18_cifar10,
+    RESNET,
+    steps=500,
+    batch_size=128,
+    changes="--optim.lr 2e-3 --objective.momentum 0.95"
+    " --objective.first.scale 0.2 1.0 --objective.second.scale 0.2 1.0",
+)

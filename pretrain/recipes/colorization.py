@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.colorization import Colorization
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def colorization_r50_in1k() -> Run:
@@ -26,3 +27,6 @@ def colorization_tiny() -> Run:
     run = on_digits(config, encoder=EncoderConfig(name="test_resnet", image_size=24))
     run.data.normalize = "imagenet"
     return run
+
+
+GATE = Gate(colorization_r18_cifar10, LARGER_RESNET, steps=600, batch_size=128, changes="--optim.lr 2e-3")

@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.counting import Counting
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def counting_r50_in1k() -> Run:
@@ -26,3 +27,6 @@ def counting_tiny() -> Run:
     """A very small ViT on the built-in digits, quarters of 8 pixels: a minute or two on two cores."""
     config = Counting.Config(hidden_dim=64, num_counts=32, view=RandomView(scale=(0.8, 1.0), flip=0.0))
     return on_digits(config, encoder=EncoderConfig(name="test_vit", image_size=8, patch_size=4))
+
+
+GATE = Gate(counting_r18_cifar10, RESNET, steps=1200, batch_size=128, changes="--optim.lr 2e-3")

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.deepcluster import DeepCluster
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def deepcluster_r50_in1k() -> Run:
@@ -31,3 +32,8 @@ def deepcluster_tiny() -> Run:
     """A very small ResNet on the built-in digits, 30 clusters, anew after 17 steps: a minute or two on two cores."""
     view = RandomView(scale=(0.6, 1.0), flip=0.0)
     return on_digits(DeepCluster.Config(num_clusters=30, refresh_epochs=3.0, view=view))
+
+
+GATE = Gate(
+    deepcluster_r18_cifar10, RESNET, steps=600, batch_size=256, changes="--optim.lr 2e-3 --objective.refresh-epochs 0.5"
+)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.dino import DINO
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def dino_vits16_in1k() -> Run:
@@ -62,3 +63,13 @@ def dino_tiny() -> Run:
         small=RandomView(size=24, scale=(0.3, 0.6), flip=0.0),
     )
     return on_digits(config)
+
+
+GATE = Gate(
+    dino_r18_cifar10,
+    LARGER_RESNET,
+    steps=350,
+    batch_size=128,
+    changes="--optim.lr 2e-3 --optim.warmup-steps 20"
+    " --objective.num-small 2 --objective.out-dim 256 --objective.momentum 0.95 --objective.frozen 0.01",
+)

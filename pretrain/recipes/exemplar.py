@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.exemplar import Exemplar
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits
+from eyespot.pretrain.recipes.gate import RESNET, TENTH, Gate
 
 
 def exemplar_r18_cifar10() -> Run:
@@ -14,3 +15,12 @@ def exemplar_r18_cifar10() -> Run:
 def exemplar_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     return on_digits(Exemplar.Config(view=RandomView(scale=(0.6, 1.0), flip=0.0)))
+
+
+GATE = Gate(
+    exemplar_r18_cifar10,
+    RESNET,
+    steps=500,
+    batch_size=256,
+    changes=f"--optim.lr 2e-3 --objective.num-views 1 --data.ids {TENTH}",
+)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.inpainting import Inpainting
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import SMALL_VIT, Gate
 
 
 def inpainting_r50_in1k() -> Run:
@@ -21,3 +22,12 @@ def inpainting_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     view = RandomView(scale=(0.6, 1.0), flip=0.0)
     return on_digits(Inpainting.Config(hidden_dim=32, discriminator_dim=8, view=view))
+
+
+GATE = Gate(
+    inpainting_r18_cifar10,
+    SMALL_VIT,
+    steps=300,
+    batch_size=128,
+    changes="--optim.lr 2e-3 --objective.hidden-dim 64 --objective.region blocks --objective.adversarial 0",
+)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.instance import Instance
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, TENTH, Gate
 
 
 def instance_r50_in1k() -> Run:
@@ -24,3 +25,6 @@ def instance_r18_cifar10() -> Run:
 def instance_tiny() -> Run:
     """A very small ResNet on the built-in digits, against the whole bank: a minute or two on two cores."""
     return on_digits(Instance.Config(out_dim=32, num_negatives=0, view=RandomView(scale=(0.6, 1.0), flip=0.0)))
+
+
+GATE = Gate(instance_r18_cifar10, RESNET, steps=600, batch_size=256, changes=f"--optim.lr 2e-3 --data.ids {TENTH}")

@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.jigsaw import Jigsaw
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def jigsaw_r50_in1k() -> Run:
@@ -28,3 +29,13 @@ def jigsaw_tiny() -> Run:
     encoder = EncoderConfig(name="test_vit", image_size=8, patch_size=4)
     config = Jigsaw.Config(num_permutations=24, tile_dim=32, hidden_dim=64, view=RandomView(scale=(0.8, 1.0), flip=0.0))
     return on_digits(config, encoder=encoder)
+
+
+GATE = Gate(
+    jigsaw_r18_cifar10,
+    LARGER_RESNET,
+    steps=700,
+    batch_size=128,
+    changes="--optim.lr 2e-3 --objective.hidden-dim 256 --objective.view.scale 0.8 1.0",
+    shown_at=56,
+)

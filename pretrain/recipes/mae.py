@@ -5,6 +5,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import SMALL_VIT, Gate
 
 
 def mae_vitb16_in1k() -> Run:
@@ -55,3 +56,6 @@ def _imagenet(encoder: str) -> Run:
         save_every=steps(5, IMAGENET_IMAGES, 4096),
         picture_every=steps(20, IMAGENET_IMAGES, 4096),
     )
+
+
+GATE = Gate(mae_vitt_cifar10, SMALL_VIT, steps=600, batch_size=128, changes="--optim.lr 2e-3")

@@ -6,6 +6,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.moco import MoCo
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def moco_v1_r50_in1k() -> Run:
@@ -61,3 +62,6 @@ def _imagenet(objective: MoCo.Config, decay_at: tuple[float, ...] = ()) -> Run:
         save_every=steps(1, IMAGENET_IMAGES, 256),
         picture_every=steps(5, IMAGENET_IMAGES, 256),
     )
+
+
+GATE = Gate(moco_r18_cifar10, RESNET, steps=400, batch_size=256)

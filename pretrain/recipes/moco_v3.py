@@ -8,6 +8,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.moco_v3 import MoCoV3
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import SMALL_VIT, Gate
 
 
 def moco_v3_r50_in1k() -> Run:
@@ -97,3 +98,8 @@ def _vit_imagenet(encoder: str) -> Run:
         save_every=steps(5, IMAGENET_IMAGES, 4096),
         picture_every=steps(20, IMAGENET_IMAGES, 4096),
     )
+
+
+GATE = Gate(
+    moco_v3_vitt_cifar10, SMALL_VIT, steps=300, batch_size=256, changes="--encoder.patch-size 8 --optim.lr 2e-3"
+)

@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.pixel_gpt import PixelGPT
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import Gate
 
 
 def pixel_gpt_small_in1k() -> Run:
@@ -37,3 +38,12 @@ def pixel_gpt_tiny() -> Run:
     run = on_digits(PixelGPT.Config(view=RandomView(scale=(0.6, 1.0), flip=0.0)), encoder=encoder)
     run.data.normalize = "imagenet"
     return run
+
+
+GATE = Gate(
+    pixel_gpt_tiny_cifar10,
+    "--encoder.patch-size 4",
+    steps=700,
+    batch_size=64,
+    changes="--optim.lr 6e-3 --optim.weight-decay 0.01",
+)

@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.relative_patch import RelativePatch
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def relative_patch_r50_in1k() -> Run:
@@ -27,3 +28,14 @@ def relative_patch_r18_cifar10() -> Run:
 def relative_patch_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     return on_digits(RelativePatch.Config(hidden_dim=64, gap=0.25, view=RandomView(scale=(0.8, 1.0), flip=0.0)))
+
+
+GATE = Gate(
+    relative_patch_r18_cifar10,
+    LARGER_RESNET,
+    steps=1200,
+    batch_size=128,
+    changes="--encoder.image-size 16 --optim.lr 2e-3 --objective.no-drop-colors"
+    " --objective.gap 0.12 --objective.view.scale 0.8 1.0",
+    shown_at=56,
+)

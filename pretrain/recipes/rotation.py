@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.rotation import Rotation
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def rotation_r50_in1k() -> Run:
@@ -26,3 +27,6 @@ def rotation_r18_cifar10() -> Run:
 def rotation_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     return on_digits(Rotation.Config(view=RandomView(scale=(0.6, 1.0), flip=0.0)))
+
+
+GATE = Gate(rotation_r18_cifar10, LARGER_RESNET, steps=400, batch_size=128, changes="--optim.warmup-steps 100")

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.s4l import S4L
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, TENTH, Gate
 
 
 def s4l_r50_in1k() -> Run:
@@ -22,3 +23,12 @@ def s4l_r18_cifar10() -> Run:
 def s4l_tiny() -> Run:
     """A very small ResNet on the built-in digits, rotation: a minute or two on two cores."""
     return on_digits(S4L.Config(num_classes=10, view=RandomView(scale=(0.6, 1.0), flip=0.0)))
+
+
+GATE = Gate(
+    s4l_r18_cifar10,
+    LARGER_RESNET,
+    steps=220,
+    batch_size=128,
+    changes=f"--optim.warmup-steps 20 --data.labeled-ids {TENTH}",
+)

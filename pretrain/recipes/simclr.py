@@ -6,6 +6,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.simclr import SimCLR
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def simclr_r50_in1k() -> Run:
@@ -50,3 +51,6 @@ def simclr_tiny() -> Run:
         save_every=100,
         picture_every=100,
     )
+
+
+GATE = Gate(simclr_r18_cifar10, RESNET, steps=250, batch_size=256)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.simsiam import SimSiam
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def simsiam_r50_in1k() -> Run:
@@ -27,3 +28,8 @@ def simsiam_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     config = SimSiam.Config(dim=128, bottleneck=32, view=RandomView(scale=(0.6, 1.0), flip=0.0))
     return on_digits(config)
+
+
+GATE = Gate(
+    simsiam_r18_cifar10, RESNET, steps=300, batch_size=256, changes="--objective.dim 512 --objective.bottleneck 128"
+)

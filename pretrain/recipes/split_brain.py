@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.split_brain import SplitBrain
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import Gate
 
 
 def split_brain_r50_in1k() -> Run:
@@ -30,3 +31,12 @@ def split_brain_tiny() -> Run:
     run = on_digits(config, encoder=encoder)
     run.data.normalize = "imagenet"
     return run
+
+
+GATE = Gate(
+    split_brain_r18_cifar10,
+    "--encoder.name split_test_resnet --encoder.no-small-stem",
+    steps=800,
+    batch_size=128,
+    changes="--optim.lr 3e-3",
+)

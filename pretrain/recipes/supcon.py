@@ -6,6 +6,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.supcon import SupCon
 from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def supcon_r50_in1k() -> Run:
@@ -58,3 +59,6 @@ def supcon_tiny() -> Run:
         save_every=100,
         picture_every=100,
     )
+
+
+GATE = Gate(supcon_r18_cifar10, RESNET, steps=200, batch_size=256)

@@ -5,6 +5,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objectives.swav import SwAV
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def swav_r50_in1k() -> Run:
@@ -44,3 +45,13 @@ def swav_tiny() -> Run:
         small=RandomView(size=8, scale=(0.3, 0.6), flip=0.0),
     )
     return on_digits(config, encoder=EncoderConfig(name="test_vit", image_size=16, patch_size=4))
+
+
+GATE = Gate(
+    swav_r18_cifar10,
+    RESNET,
+    steps=300,
+    batch_size=256,
+    changes="--optim.lr 2e-3 --optim.warmup-steps 30"
+    " --objective.num-small 2 --objective.num-prototypes 64 --objective.frozen 0.02",
+)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.uda import UDA
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import LARGER_RESNET, TENTH, Gate
 
 
 def uda_r50_in1k() -> Run:
@@ -24,3 +25,12 @@ def uda_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     weak, strong = RandomView(scale=(0.8, 1.0), flip=0.0), RandomView(scale=(0.6, 1.0), flip=0.0, rand_augment=5.0)
     return on_digits(UDA.Config(num_classes=10, weak=weak, strong=strong))
+
+
+GATE = Gate(
+    uda_r18_cifar10,
+    LARGER_RESNET,
+    steps=160,
+    batch_size=256,
+    changes=f"--optim.warmup-steps 20 --optim.no-nesterov --data.labeled-ids {TENTH}",
+)

@@ -4,6 +4,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.vicreg import VICReg
 from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
+from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def vicreg_r50_in1k() -> Run:
@@ -23,3 +24,6 @@ def vicreg_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     view = RandomView(scale=(0.6, 1.0), flip=0.0)
     return on_digits(VICReg.Config(dim=128, first=view, second=view))
+
+
+GATE = Gate(vicreg_r18_cifar10, RESNET, steps=250, batch_size=256, changes="--objective.dim 512")

@@ -6,6 +6,7 @@ from eyespot.cluster import method_cards
 from eyespot.cluster.method_cards import cards, paragraphs
 from eyespot.pretrain.objective import FAMILIES
 from eyespot.pretrain.recipe_lookup import recipe_names
+from eyespot.pretrain.recipes import rotation
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,8 @@ def test_what_was_measured_is_read(tmp_path, monkeypatch):
 def test_paragraphs_are_wrapped_anew_and_formulas_are_not():
     text = "One line\nand another.\n\n    a = b\n      + c\n\nTold:\n- first\n  of two\n- second"
     assert paragraphs(text) == ["One line and another.", "    a = b\n      + c", "Told:\n- first of two\n- second"]
+
+
+def test_a_gate_comes_from_the_methods_recipe_file(found):
+    assert found["rotation"].gate is rotation.GATE
+    assert found["classify"].gate is None

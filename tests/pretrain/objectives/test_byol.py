@@ -10,9 +10,11 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.byol import BYOL, squared_distances
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 COUNT, SIZE = 4, 16
 
@@ -137,3 +139,18 @@ def test_two_views_of_different_kinds():
 def test_wrong_numbers_name_their_field():
     with pytest.raises(UserError, match=r"objective\.momentum 1.5"):
         BYOL.Config(momentum=1.5)
+
+
+def test_byol_on_imagenet_has_the_papers_numbers():
+    """Grill et al. 2020, section 3.3 and table 6."""
+    run = make_run("byol_r50_in1k")
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(3.2)
+    assert (run.optim.name, run.optim.weight_decay, run.data.batch_size) == ("lars", 1.5e-6, 4096)
+    assert run.optim.warmup_steps == pytest.approx(10 * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(1000 * 1_281_167 / 4096, abs=1)
+    assert (run.objective.momentum, run.objective.hidden_dim, run.objective.out_dim) == (0.996, 4096, 256)
+    for view in (run.objective.first, run.objective.second):
+        assert (view.scale, view.jitter, view.jitter_probability) == ((0.08, 1.0), (0.4, 0.4, 0.2, 0.1), 0.8)
+        assert (view.flip, view.grayscale, view.blur_sigma) == (0.5, 0.2, (0.1, 2.0))
+    assert (run.objective.first.blur, run.objective.first.solarize) == (1.0, 0.0)
+    assert (run.objective.second.blur, run.objective.second.solarize) == (0.1, 0.2)

@@ -9,8 +9,10 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
 from eyespot.pretrain.objectives.mae import MAE, patchify, unpatchify
+from eyespot.pretrain.recipe_lookup import make_run
 
 SIZE, PATCH, GRID = 16, 4, 4
 
@@ -203,3 +205,19 @@ def test_wrong_numbers_name_their_field(changes, field):
 def test_needs_a_vision_transformer():
     with pytest.raises(UserError, match="vision transformer"):
         MAE.Config().build(make_encoder(EncoderConfig(name="resnet18")), 224)
+
+
+@pytest.mark.parametrize(("recipe", "dim", "depth"), [("mae_vitb16_in1k", 768, 12), ("mae_vitl16_in1k", 1024, 24)])
+def test_mae_on_imagenet_has_the_papers_numbers(recipe, dim, depth):
+    """He et al. 2021, table 8."""
+    run = make_run(recipe)
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(1.5e-4 * 4096 / 256)
+    assert (run.optim.betas, run.optim.weight_decay, run.optim.clip) == ((0.9, 0.95), 0.05, None)
+    assert run.optim.warmup_steps == pytest.approx(40 * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(800 * 1_281_167 / 4096, abs=1)
+    objective = run.objective
+    assert (objective.mask_ratio, objective.normalize_targets, objective.crop_scale) == (0.75, True, (0.2, 1.0))
+    assert (objective.decoder_dim, objective.decoder_depth, objective.decoder_heads) == (512, 8, 16)
+    with torch.device("meta"):
+        encoder = make_encoder(run.encoder)
+    assert (encoder.embed_dim, len(encoder.blocks), encoder.patch_embed.patch_size) == (dim, depth, (16, 16))

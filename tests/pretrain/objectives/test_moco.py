@@ -10,9 +10,11 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.moco import MoCo
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 SIZE, QUEUE, BATCH, OUT = 16, 48, 16, 8
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -211,3 +213,25 @@ def test_a_queue_that_the_batch_does_not_divide_is_an_error_at_start(batch_size,
     line = str(error.value)
     assert "\n" not in line
     assert all(text in line for text in ("objective.queue_size 4096", f"data.batch_size {batch_size}", str(nearest)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "head", "temperature", "decay_at"),
+    [("moco_v1_r50_in1k", "linear", 0.07, (0.6, 0.8)), ("moco_v2_r50_in1k", "mlp", 0.2, ())],
+)
+def test_moco_on_imagenet_has_the_papers_numbers(recipe, head, temperature, decay_at):
+    """He et al. 2019, section 3.3 (rate, decay, 200 epochs, a tenth at 120 and 160); Chen et al. 2020, section 3."""
+    run = make_run(recipe)
+    optim, objective = run.optim, run.objective
+    assert (optim.name, optim.momentum, optim.weight_decay, optim.decay_vectors) == ("sgd", 0.9, 1e-4, True)
+    assert (run.data.batch_size, optim.warmup_steps, optim.decay_at) == (256, 0, decay_at)
+    assert effective_rate(optim.lr, run.data.batch_size) == pytest.approx(0.03)
+    assert run.steps == pytest.approx(200 * 1_281_167 / 256, abs=1)
+    assert (objective.head, objective.out_dim, objective.temperature) == (head, 128, temperature)
+    assert (objective.queue_size, objective.momentum) == (65536, 0.999)
+    view = objective.view
+    assert (view.scale, view.grayscale, view.flip, view.solarize) == ((0.2, 1.0), 0.2, 0.5, 0)
+    if head == "linear":
+        assert (view.jitter, view.jitter_probability, view.blur) == ((0.4, 0.4, 0.4, 0.4), 1.0, 0)
+    else:
+        assert (view.jitter, view.jitter_probability, view.blur) == ((0.4, 0.4, 0.4, 0.1), 0.8, 0.5)

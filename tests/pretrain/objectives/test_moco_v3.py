@@ -11,9 +11,11 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder, sincos_positions
 from eyespot.pretrain.objectives.moco_v3 import MoCoV3
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 SIZE, OUT = 24, 8
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -226,3 +228,24 @@ def test_wrong_numbers_name_their_field(changes, field):
 def test_one_image_is_no_batch():
     with pytest.raises(UserError, match=r"data\.batch_size 1"):
         MoCoV3.Config().check_batch(1)
+
+
+@pytest.mark.parametrize("recipe", ["moco_v3_vits16_in1k", "moco_v3_vitb16_in1k", "moco_v3_r50_in1k"])
+def test_moco_v3_on_imagenet_has_the_papers_numbers(recipe):
+    """Chen et al. 2021, section 5, and the authors' CONFIG.md: 300 epochs at batch 4096."""
+    run = make_run(recipe)
+    optim, objective, vit = run.optim, run.objective, "vit" in recipe
+    assert optim.name == ("adamw" if vit else "lars")
+    assert (optim.weight_decay, optim.decay_vectors) == ((0.1, True) if vit else (1e-6, False))
+    assert (optim.betas == (0.9, 0.999)) == vit
+    assert effective_rate(optim.lr, run.data.batch_size) == pytest.approx((1.5e-4 if vit else 0.3) * 4096 / 256)
+    assert optim.warmup_steps == pytest.approx((40 if vit else 10) * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(300 * 1_281_167 / 4096, abs=1)
+    assert (objective.hidden_dim, objective.out_dim, objective.momentum) == (4096, 256, 0.99)
+    assert objective.temperature == (0.2 if vit else 1.0)
+    heads = (objective.projector_layers, objective.predictor_norm, objective.freeze_patches)
+    assert heads == ((3, True, True) if vit else (2, False, False))
+    for view, blur, solarize in ((objective.first, 1.0, 0.0), (objective.second, 0.1, 0.2)):
+        assert view.scale == ((0.08, 1.0) if vit else (0.2, 1.0))
+        assert (view.jitter, view.jitter_probability, view.grayscale) == ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2)
+        assert (view.blur, view.solarize) == (blur, solarize)

@@ -8,9 +8,11 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.losses.contrastive import nt_xent_loss
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.simclr import SimCLR
+from eyespot.pretrain.recipe_lookup import make_run
 
 COUNT, SIZE = 5, 16
 
@@ -113,3 +115,34 @@ def test_one_image_is_no_batch():
     SimCLR.Config().check_batch(2)
     with pytest.raises(UserError, match=r"data\.batch_size 1"):
         SimCLR.Config().check_batch(1)
+
+
+def test_simclr_on_imagenet_has_the_papers_numbers():
+    """Chen et al. 2020, section 2.2 and appendix A."""
+    run = make_run("simclr_r50_in1k")
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(4.8)
+    assert (run.optim.name, run.optim.weight_decay, run.data.batch_size) == ("lars", 1e-6, 4096)
+    assert run.optim.warmup_steps == pytest.approx(10 * 1_281_167 / 4096, abs=1)
+    assert run.steps == pytest.approx(100 * 1_281_167 / 4096, abs=1)
+    objective, view = run.objective, run.objective.view
+    assert (objective.temperature, objective.hidden_dim, objective.out_dim) == (0.1, 2048, 128)
+    assert (objective.decoupled, objective.tau_plus, objective.beta) == (False, 0.0, 0.0)
+    assert (view.scale, view.flip, view.jitter, view.jitter_probability) == (
+        (0.08, 1.0),
+        0.5,
+        (0.8, 0.8, 0.8, 0.2),
+        0.8,
+    )
+    assert (view.grayscale, view.blur, view.blur_sigma, view.solarize) == (0.2, 0.5, (0.1, 2.0), 0.0)
+
+
+def test_simclr_on_cifar_has_the_papers_numbers():
+    """Chen et al. 2020, appendix B.9: colours half as strong, no blur."""
+    run = make_run("simclr_r18_cifar10")
+    assert (run.optim.lr, run.optim.weight_decay, run.data.batch_size) == (1.0, 1e-6, 1024)
+    assert run.steps == pytest.approx(1000 * 50_000 / 1024, abs=1)
+    assert (run.objective.temperature, run.objective.view.jitter, run.objective.view.blur) == (
+        0.5,
+        (0.4, 0.4, 0.4, 0.1),
+        0,
+    )

@@ -14,6 +14,7 @@ from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.supcon import SupCon
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 SIZE = 16
 
@@ -111,3 +112,12 @@ def test_wrong_numbers_name_their_field():
         SupCon.Config(temperature=-1.0)
     with pytest.raises(UserError, match=r"data\.batch_size 1"):
         SupCon.Config().check_batch(1)
+
+
+def test_supcon_on_imagenet_has_the_papers_numbers():
+    """Khosla et al. 2020, section 4; rate, warm-up and decay from the authors' code."""
+    run = make_run("supcon_r50_in1k")
+    assert (run.optim.name, run.data.batch_size, run.objective.temperature) == ("lars", 6144, 0.1)
+    assert (run.objective.hidden_dim, run.objective.out_dim) == (2048, 128)
+    assert run.steps == pytest.approx(350 * 1_281_167 / 6144, abs=1)
+    assert (run.optim.lr, run.optim.weight_decay) == (0.3, 1e-4)
