@@ -13,7 +13,7 @@ ZOO ?= .zoo
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart test check bench zoo methods image clean
+.PHONY: dev quickstart test check bench zoo methods drawing image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
@@ -54,6 +54,9 @@ zoo: $(READY) ## every method trained for minutes and probed beside random weigh
 
 methods: $(READY) ## docs/methods.md and README's table, pictures from what make zoo has trained
 	$(BIN)/python benchmarks/methods_page.py --work $(ZOO)
+
+drawing: $(READY) ## docs/pictures/house.svg, from the imports
+	$(BIN)/python docs/drawing.py
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image
 	@for tool in docker podman buildah; do \

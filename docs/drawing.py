@@ -136,7 +136,8 @@ def _pull(knot: Knot, joined: dict[Knot, list[Knot]], place: dict[Knot, float], 
     return mean([place[other] for other in joined[knot] if other in seen] or [place[knot]]), str(knot)
 
 
-def _width(knot: Knot) -> float:
+def width(knot: Knot) -> float:
+    """Of a box with its name in it; an arrow that passes a row needs some room as well. Pixels."""
     return max(92.0, LETTER * len(knot) + 22) if isinstance(knot, str) else 28.0
 
 
@@ -144,10 +145,10 @@ def _packed(rows: list[list[Knot]]) -> dict[Knot, float]:
     """The middle of every knot, pixels from the left: each row close together, around the floor's middle."""
     found: dict[Knot, float] = {}
     for row in rows:
-        left = (WIDTH - SIDE - sum(map(_width, row)) - GAP * (len(row) - 1)) / 2
+        left = (WIDTH - SIDE - sum(map(width, row)) - GAP * (len(row) - 1)) / 2
         for knot in row:
-            found[knot] = left + _width(knot) / 2
-            left += _width(knot) + GAP
+            found[knot] = left + width(knot) / 2
+            left += width(knot) + GAP
     return found
 
 
@@ -158,14 +159,14 @@ def places(rows: list[list[Knot]], joined: dict[Knot, list[Knot]]) -> dict[Knot,
         for row in rows if sweep % 2 else rows[::-1]:
             near = [mean([found[other] for other in joined[knot]] or [middle]) for knot in row]
             wanted = [PULL * middle + (1 - PULL) * at for at in near]
-            apart = [0.0, *((_width(one) + _width(other)) / 2 + GAP for one, other in pairwise(row))]
+            apart = [0.0, *((width(one) + width(other)) / 2 + GAP for one, other in pairwise(row))]
             offset = list(accumulate(apart))
             from_left = list(accumulate((want - at for want, at in zip(wanted, offset, strict=True)), max))
             from_right = list(accumulate((want - at for want, at in zip(wanted[::-1], offset[::-1], strict=True)), min))
             both = zip(row, from_left, from_right[::-1], offset, strict=True)
             found |= {knot: (left + right) / 2 + at for knot, left, right, at in both}
-    least = min(found[knot] - _width(knot) / 2 for row in rows for knot in row)
-    most = max(found[knot] + _width(knot) / 2 for row in rows for knot in row)
+    least = min(found[knot] - width(knot) / 2 for row in rows for knot in row)
+    most = max(found[knot] + width(knot) / 2 for row in rows for knot in row)
     return {knot: at + middle - (least + most) / 2 for knot, at in found.items()}
 
 
@@ -232,8 +233,8 @@ def _arrow(line: list[tuple[float, float]], colour: str) -> str:
 
 def _box(name: str, count: int, x: float, y: float, colour: str) -> str:
     """A folder is filled and says how many files it has; a single file has an outline."""
-    width = _width(name)
-    shape = f'x="{x - width / 2:.1f}" y="{y:.0f}" width="{width:.1f}" height="{BOX}" rx="6"'
+    wide = width(name)
+    shape = f'x="{x - wide / 2:.1f}" y="{y:.0f}" width="{wide:.1f}" height="{BOX}" rx="6"'
     if not count:
         text = f'<text x="{x:.0f}" y="{y + 26:.0f}" font-size="13" text-anchor="middle" fill="#222">{name}</text>'
         return f'<rect {shape} fill="#ffffff" stroke="{colour}" stroke-opacity="0.6"/>{text}'
