@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from eyespot.pretrain.checkpoints.reader import Meta
 from eyespot.pretrain.checkpoints.writer import Saver
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import barrier
 
 RANKS = 2
 TENSORS = 30
@@ -61,7 +62,7 @@ def rank_main(rank: int, megabytes: int, rounds: int, answers: Any) -> None:
         for way in WAYS:
             save = make_way(way, Path(runs[0]) / way.replace(" ", "-").replace("'", ""), tensors)
             times[way] = [timed(save, step) for step in range(1, rounds + 2)]
-        dist.barrier()
+        barrier()
     if rank == 0:
         answers.put(times)
     dist.stop()
@@ -108,7 +109,7 @@ def torchs_writer(run_dir: Path, tensors: dict[str, torch.Tensor]) -> Save:
 
 def timed(save: Save, step: int) -> tuple[float, float, float]:
     """Seconds: the stall, until it is written, and the longest pause of another thread after the stall."""
-    dist.barrier()
+    barrier()
     begun = time.perf_counter()
     wait = save(step)
     stall = time.perf_counter() - begun

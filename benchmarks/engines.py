@@ -92,17 +92,17 @@ def trajectory(
 
 
 def _mean_over_parts(own: Tensor, world: Any) -> float:
-    from eyespot.pretrain.distributed import process_group as dist
+    from eyespot.pretrain.distributed.collectives import in_batch_order
 
-    return float(dist.gather_rows(own[:, None]).mean())
+    return float(in_batch_order(own[:, None]).mean())
 
 
 def _whole_weights(engine: Any) -> dict[str, Tensor]:
-    from eyespot.pretrain.distributed.process_group import gather_to_first
+    from eyespot.pretrain.distributed.collectives import gather_objects_to_first
 
     tensors = {name: tensor for name, tensor in engine.save_tensors().items() if name.startswith("model.")}
     own = {name: getattr(tensor, "full_tensor", tensor.clone)().cpu().numpy() for name, tensor in tensors.items()}
-    parts = gather_to_first(own)
+    parts = gather_objects_to_first(own)
     return {name: tensor for part in parts or [] for name, tensor in part.items()}
 
 

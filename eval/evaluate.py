@@ -24,7 +24,8 @@ from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, lab
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import Protocol, Result, Score, read_result, slug
-from eyespot.pretrain.distributed.process_group import World, agreed, any_rank
+from eyespot.pretrain.distributed.collectives import agreed, any_rank
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.redaction import masked, masked_values
 
 

@@ -33,7 +33,8 @@ from eyespot.eval.protocols.labeled_data import LabeledData, labeled_data
 from eyespot.eval.results.result import Result, Score, read_result, slug
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.distributed.process_group import World, agreed, exchange
+from eyespot.pretrain.distributed.collectives import agreed, gather_objects
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
@@ -187,7 +188,7 @@ def prepare(job: Job, world: World) -> bool:
         with agreed():
             if world.rank == 0:
                 write_bytes(run.data.ids, "".join(f"{row}\n" for row in train.rows).encode())
-    if not exchange(is_done(run) and (run.run_dir / "run.json").is_file())[0]:  # disks may show others later
+    if not gather_objects(is_done(run) and (run.run_dir / "run.json").is_file())[0]:  # disks may show others later
         return True
     recipe, before = load_run(run.run_dir)
     old, new = ({"recipe": name, **masked_values(to_values(r))} for name, r in ((recipe, before), (job.recipe, run)))
@@ -232,7 +233,7 @@ def judge_trained(job: Job, world: World) -> list[Result]:
     Raises:
         UserError: the checkpoint is damaged, an image cannot be read, or the folder cannot be written.
     """
-    if not exchange(is_done(job.run))[0]:
+    if not gather_objects(is_done(job.run))[0]:
         return []
     with agreed():
         subject = _trained(job)

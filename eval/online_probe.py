@@ -13,7 +13,8 @@ from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols import knn, linear
 from eyespot.eval.protocols.labeled_data import Part, labeled_data
-from eyespot.pretrain.distributed.process_group import World, agreed
+from eyespot.pretrain.distributed.collectives import agreed
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
 from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.objective import Objective

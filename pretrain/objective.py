@@ -122,7 +122,7 @@ class Objective(nn.Module, ABC):
         """Called before a step, every ``refresh_epochs``, with what ``encode`` makes of all samples at that moment.
 
         It is no part of the step before, so a checkpoint of that step leads to it again. What it finds out goes into
-        buffers, the same on all ranks (``dist.take_from_first``).
+        buffers, the same on all ranks (``collectives.take_from_first``).
 
         Args:
             features: of the images' middles, single precision, on the CPU; a row for each of ``prepare``'s ids, in

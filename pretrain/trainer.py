@@ -15,6 +15,7 @@ from eyespot.pretrain.checkpoints.writer import Saver
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import agreed, any_rank, rank_sum
 from eyespot.pretrain.engine import MicroBatch, make_engine
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.feature_refresh import Refresh
@@ -58,7 +59,7 @@ def fit(
     signals = StopSignals()
     folder: RunFolder | None = None
     try:
-        with dist.agreed():
+        with agreed():
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
         with RankWatch(world, folder.path / "logs", run.rank_timeout_seconds) as watch:
@@ -94,20 +95,20 @@ class Trainer:
         shards: Opened,
     ) -> None:
         self.run, self.world, self.folder, self.signals, self.watch = run, world, folder, signals, watch
-        with dist.agreed():  # the data, and what learns from them
+        with agreed():  # the data, and what learns from them
             data = open_data(run, world, shards)
             objective = first_objective(run, data.sample_ids)
             data.check_labels(objective)
             spec = data.loader_spec(objective.views())
         num_parameters = sum(p.numel() for p in objective.parameters())
-        with dist.agreed():  # how a step of it runs
+        with agreed():  # how a step of it runs
             settings = engine_settings(run, world.size)
             self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
         # Its checkpoints, and where the last one left off.
         self.saver = Saver(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
-        with dist.agreed():  # the stream of batches, from there on
+        with agreed():  # the stream of batches, from there on
             self.pictured = pictured_batch(spec, world) if run.picture_every else None
             self.loader = make_loader(spec, world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()
@@ -151,7 +152,7 @@ class Trainer:
                 passed.add(part.batch, scalars)
             self.watch.at("optimiser")
             rate = rate_at(step, run)
-            broken, stop = dist.any_rank([not passed.is_finite, self.signals.received is not None])
+            broken, stop = any_rank([not passed.is_finite, self.signals.received is not None])
             grad_norm, applied = engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
             if applied:
                 engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
@@ -212,7 +213,7 @@ class Trainer:
             "samples_seen": step * self.run.data.batch_size,
             "epoch": round(step * self.run.data.batch_size / self.loader.num_samples, 4),
             "sample_digest": passed.digest(),
-            "bad_samples": int(dist.gather_rows(torch.tensor([[self.loader.bad_samples]])).sum()),
+            "bad_samples": int(rank_sum(torch.tensor(self.loader.bad_samples))),
             **self.meter.close_interval(),
             **self.watch.close_interval(),
         }

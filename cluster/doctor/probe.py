@@ -24,6 +24,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import all_gather, barrier, group_name
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import normalized, open_shards
 from eyespot.pretrain.objective import Objective
@@ -197,8 +198,8 @@ def _clock_offsets(world: dist.World) -> Float64[np.ndarray, " size"]:
     """By how many seconds each rank's clock is ahead of rank 0's: the least of several looks at the same moment."""
     least = np.full(world.size, math.inf)
     for _ in range(5):
-        dist.barrier()
-        times = dist.gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))[:, 0].numpy()
+        barrier()
+        times = all_gather(torch.tensor([time.time()], dtype=torch.float64), group_name(None)).numpy()
         offsets = times - times[0]
         least = np.where(np.abs(offsets) < np.abs(least), offsets, least)
     return least

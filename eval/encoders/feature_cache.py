@@ -30,7 +30,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, encode_all
-from eyespot.pretrain.distributed.process_group import World, agreed, any_rank, barrier
+from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.redaction import masked_values
 
 BLOCK = 128

@@ -22,7 +22,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.config import StartConfig
-from eyespot.pretrain.distributed.process_group import World, agreed, exchange
+from eyespot.pretrain.distributed.collectives import agreed, gather_objects
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.redaction import masked, masked_values
 
@@ -140,7 +141,7 @@ def keep(beginning: Beginning, config: EncoderConfig, run_dir: Path, world: Worl
             _write(beginning, config, run_dir)
     if beginning.tag == SCRATCH:
         return StartConfig()
-    sha256 = exchange(beginning.sha256)[0]
+    sha256 = gather_objects(beginning.sha256)[0]
     return StartConfig(weights=run_dir / WEIGHTS, sha256=sha256, origin=beginning.target)
 
 

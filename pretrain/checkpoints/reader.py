@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.process_group import agreed, exchange
+from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.rendezvous import restarted
 
 PREFIX = "step-"
@@ -95,7 +95,7 @@ def restore(run_dir: Path, resume: str, load_tensors: LoadTensors) -> Meta | Non
     if resume == "never":
         return None
     # Rank 0's answer: on a network disk another rank may still see an older list of files.
-    folder = exchange(newest(run_dir))[0] if resume == "auto" or restarted() else None
+    folder = gather_objects(newest(run_dir))[0] if resume == "auto" or restarted() else None
     if folder is None and resume == "auto":
         return None
     folder = folder or Path(resume)
@@ -131,7 +131,7 @@ def load(folder: Path, load_tensors: LoadTensors) -> Meta:
         unread.difference_update(tensors)
 
     load_tensors(read)
-    if left := sorted(set.intersection(*exchange(unread))):
+    if left := sorted(set.intersection(*gather_objects(unread))):
         raise UserError(f"checkpoint {folder}: holds {left[0]}, which this run does not have; {_other_writer(left[0])}")
     return meta
 

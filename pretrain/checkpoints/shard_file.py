@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from eyespot.pretrain.distributed.process_group import exchange
+from eyespot.pretrain.distributed.collectives import gather_objects
 
 CHUNK = 1 << 24
 """Bytes that are hashed and written at a time."""
@@ -64,7 +64,7 @@ class Share:
     def __init__(self, tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
         self.rank = dist.get_rank(group) if dist.is_initialized() else 0
         self._held = pieces(tensors)
-        own = deal(exchange(self._held, group))[self.rank]
+        own = deal(gather_objects(self._held, group=group))[self.rank]
         self._own = sorted(own, key=lambda piece: (-piece.dtype.itemsize, piece.name))  # hence each stands aligned
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         self._buffer = torch.empty(sum(piece.num_bytes for piece in own), dtype=torch.uint8, pin_memory=on_gpu)

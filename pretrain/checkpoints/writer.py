@@ -23,7 +23,7 @@ from torch import Tensor
 from eyespot.data_pipeline.atomic_files import commit, write_bytes
 from eyespot.pretrain.checkpoints.reader import PARTIAL, PREFIX, Meta, complete, folder_of
 from eyespot.pretrain.checkpoints.shard_file import Share
-from eyespot.pretrain.distributed.process_group import exchange
+from eyespot.pretrain.distributed.collectives import gather_objects
 
 MAX_FAILURES = 3
 
@@ -66,7 +66,7 @@ class Saver:
         """
         self._settle(must_work=False)
         fits = self._share is not None and self._share.fits(tensors)
-        answers = exchange((folder_of(self._run_dir, meta.step).exists(), fits), self._group)
+        answers = gather_objects((folder_of(self._run_dir, meta.step).exists(), fits), group=self._group)
         if any(there for there, _ in answers):  # never replaced, so never absent for a moment
             return
         if self._share is None or not all(fits for _, fits in answers):
@@ -119,14 +119,14 @@ def _write(run_dir: Path, share: Share, meta: Meta, *, keep: int, group: dist.Pr
     partial = final.with_suffix(PARTIAL)
     if share.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)  # a killed run's, perhaps of more ranks
-    exchange(None, group)
+    gather_objects(None, group=group)
     hashes, failure = {}, None
     try:
         partial.mkdir(parents=True, exist_ok=True)
         hashes = share.write(partial)
     except Exception as error:  # whatever it is, the other ranks wait for an answer
         failure = _reason(error, share.rank)
-    answers = exchange((hashes, failure), group)
+    answers = gather_objects((hashes, failure), group=group)
     failure = next((failure for _, failure in answers if failure is not None), None)
     if share.rank == 0 and failure is None:
         files = {name: digest for hashes, _ in answers for name, digest in hashes.items()}
@@ -137,7 +137,7 @@ def _write(run_dir: Path, share: Share, meta: Meta, *, keep: int, group: dist.Pr
             failure = _reason(error, 0)
     if share.rank == 0:
         _tidy(run_dir, final, keep, failed=failure is not None)
-    failure = exchange(failure, group)[0]
+    failure = gather_objects(failure, group=group)[0]
     if failure is not None:
         raise OSError(f"checkpoint {final.name} not written: {failure}")
 

@@ -1,18 +1,30 @@
-"""Sums over all ranks that gradients pass through: statistics of the whole batch where each rank holds a part of it."""
+"""What the ranks of a run tell each other: rows, sums, Python values, whether to go on. Alone, each is a no-op.
 
-from typing import Any
+Two orders are told apart. Rank after rank, as a loss needs that finds its own rows again: ``gather_rows``. In the order
+in which one process would have met the samples, as a queue needs that must not depend on the number of ranks:
+``in_batch_order``.
+
+Operators of torch take strings, not groups: hence a group's ``name``, "" where this process is alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.operators import operator
+
+T = TypeVar("T")
 
 
-def num_ranks(group: dist.ProcessGroup | None) -> int:
+def num_ranks(group: dist.ProcessGroup | None = None) -> int:
     """Ranks of the group; of the default group where there is one; else 1."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
@@ -25,12 +37,19 @@ def group_name(group: dist.ProcessGroup | None) -> str:
 
 
 def named_group(name: str) -> dist.ProcessGroup:
-    """The group of that name: operators take strings, not groups."""
+    """The group of that name."""
     return _resolve_process_group(name)  # pyright: ignore[reportArgumentType]
 
 
-def all_rows(rows: Tensor, name: str) -> Tensor:
-    """(n, ...) of every rank -> (ranks * n, ...). For use inside an operator."""
+def all_gather(rows: Shaped[Tensor, "n *rest"], name: str) -> Shaped[Tensor, "m *rest"]:
+    """The rows of all ranks, rank after rank, on each of them: torch's all-gather, without gradient or check.
+
+    Args:
+        rows: this rank's; as many on every rank, of one type.
+        name: of the group.
+    """
+    if not name:
+        return rows
     group = named_group(name)
     gathered = rows.new_empty((group.size() * len(rows), *rows.shape[1:]))
     dist.all_gather_single(gathered, rows.contiguous(), group=group)
@@ -43,67 +62,36 @@ def require_equal_batches(rows: Tensor, name: str) -> None:
     Raises:
         UserError: on every rank, when one has another number of rows.
     """
-    counts = all_rows(torch.tensor([len(rows)], device=rows.device), name).tolist()
+    counts = all_gather(torch.tensor([len(rows)], device=rows.device), name).tolist()
     if len(set(counts)) > 1:
         raise UserError(f"batch: the ranks have {counts} rows; give every rank the same number")
 
 
-@torch.library.custom_op("eyespot::gather_rows", mutates_args=())
-def gather_rows(rows: Tensor, name: str) -> Tensor:
-    """(n, ...) of every rank -> (ranks * n, ...), without gradient."""
+@operator(
+    "gather_rows", fake=lambda rows, name: rows.new_empty((named_group(name).size() * len(rows), *rows.shape[1:]))
+)
+def _gather_rows(rows: Tensor, name: str) -> Tensor:
     require_equal_batches(rows, name)
-    return all_rows(rows, name)
+    return all_gather(rows, name)
 
 
-@gather_rows.register_fake
-def _(rows: Tensor, name: str) -> Tensor:
-    return rows.new_empty((named_group(name).size() * len(rows), *rows.shape[1:]))
-
-
-@torch.library.custom_op("eyespot::rank_sum", mutates_args=())
-def _rank_sum(part: Tensor, name: str) -> Tensor:
-    total = part.clone(memory_format=torch.contiguous_format)
-    if name:
-        dist.all_reduce(total, group=named_group(name))
-    return total
-
-
-@_rank_sum.register_fake
-def _(part: Tensor, name: str) -> Tensor:
-    return torch.empty_like(part)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _, ctx.name = inputs
-
-
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-    """Every rank's loss depends on every rank's part."""
-    return _rank_sum(upstream.contiguous(), ctx.name), None
-
-
-_rank_sum.register_autograd(_backward, setup_context=_setup)
-
-
-def rank_sum(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of all ranks' tensors of this shape, on each of them.
-
-    Its gradient is that of the sum over ranks of what each makes of it.
+def gather_rows(
+    rows: Shaped[Tensor, "n *rest"], *, group: dist.ProcessGroup | None = None
+) -> Shaped[Tensor, "m *rest"]:
+    """The rows of all ranks, rank after rank, on each of them; without gradient. One operator, for losses.
 
     Args:
-        part: any numbers; of the same shape everywhere.
+        rows: this rank's.
         group: the ranks; None = the default group, or this process alone.
+
+    Raises:
+        UserError: the ranks' numbers of rows differ.
     """
-    return _rank_sum(part, group_name(group))
-
-
-def num_rows(rows: Tensor, *, group: dist.ProcessGroup | None = None) -> int:
-    """Rows of all ranks together, each of which has as many."""
     name = group_name(group)
-    return len(rows) * (named_group(name).size() if name else 1)
+    return _gather_rows(rows, name) if name else rows
 
 
-def every_row(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = None) -> Float[Tensor, "n d"]:
+def gather_with_gradient(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = None) -> Float[Tensor, "n d"]:
     """The rows of all ranks, rank after rank, on each of them.
 
     Its gradient is that of the sum over ranks of what each makes of them.
@@ -124,6 +112,52 @@ def every_row(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = N
     return _rank_sum(F.pad(rows, (0, 0, before, after)), name)
 
 
+def in_batch_order(micro_batches: Shaped[Tensor, "parts b *rest"]) -> Shaped[Tensor, "n *rest"]:
+    """The rows of all ranks' micro-batches, in the order in which one process would have met them; without gradient.
+
+    Micro-batch i of rank r comes at place i * ranks + r. Every rank gets all of them, on the rows' device.
+
+    Args:
+        micro_batches: the rows of each of this rank's micro-batches; as many on every rank.
+    """
+    of_ranks = all_gather(micro_batches[None], group_name(None))
+    return of_ranks.transpose(0, 1).flatten(0, 2)
+
+
+def _keep_name(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    _, ctx.name = inputs
+
+
+def _backward_of_rank_sum(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    """Every rank's loss depends on every rank's part."""
+    return _rank_sum(upstream.contiguous(), ctx.name), None
+
+
+@operator("rank_sum", fake=lambda part, name: torch.empty_like(part), keep=_keep_name, backward=_backward_of_rank_sum)
+def _rank_sum(part: Tensor, name: str) -> Tensor:
+    total = part.clone(memory_format=torch.contiguous_format)
+    if name:
+        dist.all_reduce(total, group=named_group(name))
+    return total
+
+
+def rank_sum(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of all ranks' tensors of this shape, on each of them.
+
+    Its gradient is that of the sum over ranks of what each makes of it.
+
+    Args:
+        part: any numbers; of the same shape everywhere.
+        group: the ranks; None = the default group, or this process alone.
+    """
+    return _rank_sum(part, group_name(group))
+
+
+def num_rows(rows: Tensor, *, group: dist.ProcessGroup | None = None) -> int:
+    """Rows of all ranks together, each of which has as many."""
+    return len(rows) * num_ranks(group)
+
+
 def mean_where(
     values: Float[Tensor, " b"], mask: Bool[Tensor, " b"], *, group: dist.ProcessGroup | None = None
 ) -> Float[Tensor, ""]:
@@ -138,3 +172,54 @@ def mean_where(
     """
     chosen = rank_sum(mask.sum().to(values.dtype), group=group).clamp_min(1)
     return torch.where(mask, values, 0).sum() / chosen * (num_rows(values, group=group) / len(values))
+
+
+def gather_objects(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, by rank; pickled between the processes of one run, never to a file."""
+    if not dist.is_initialized():
+        return [value]
+    gathered = [value] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, value, group=group)
+    return gathered
+
+
+def gather_objects_to_first(value: T) -> list[T] | None:
+    """Every rank's value, on rank 0; None on the others. For what is small: it is pickled on the way."""
+    if not dist.is_initialized():
+        return [value]
+    gathered = [value] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, gathered)
+    return gathered
+
+
+def take_from_first(tensor: Tensor) -> None:
+    """Overwrites it with rank 0's, which has the same shape and type."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, 0)
+
+
+def any_rank(flags: list[bool]) -> list[bool]:
+    """For each flag: does any rank raise it? One small reduction, so that all ranks act at the same step."""
+    if not dist.is_initialized():
+        return flags
+    raised = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(flag) for flag in raised]
+
+
+def barrier() -> None:
+    """Waits for all ranks (over gloo: no device memory, no silent hang of a stream)."""
+    any_rank([False])
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """What is wrong with the input on one rank is wrong for all: each raises the same UserError, and none hangs."""
+    own: str | None = None
+    try:
+        yield
+    except UserError as error:
+        own = str(error)
+    for rank, message in enumerate(gather_objects(own)):
+        if message is not None:
+            raise UserError(message if rank == 0 else f"{message} (rank {rank})")

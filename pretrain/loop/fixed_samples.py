@@ -10,7 +10,8 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
-from eyespot.pretrain.distributed.process_group import World, gather_to_first
+from eyespot.pretrain.distributed.collectives import gather_objects_to_first
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.objective import Objective
 
@@ -68,7 +69,7 @@ class FixedSamples:
         with at_rest(objective):
             for (views, labels), needed in self._rounds_of_parts():
                 encoded = [objective.encode(view.to(self._spec.device)).float().cpu() for view in views], labels
-                everyone = gather_to_first(encoded if needed else None)  # round by round: each message is small
+                everyone = gather_objects_to_first(encoded if needed else None)  # round by round: each message is small
                 for part in everyone or []:
                     if part is not None:
                         found.append(part)

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import gather_rows
+from eyespot.pretrain.distributed.collectives import in_batch_order
 
 
 class StepMeter:
@@ -74,16 +74,16 @@ class StepRecord:
 
         Summed in the order of the global batch, so that ranks and accumulation give the same digits.
         """
-        return dict(zip(self._rows[0], gather_rows(self.scalars).mean(dim=0).tolist(), strict=True))
+        return dict(zip(self._rows[0], in_batch_order(self.scalars[:, None]).mean(dim=0).tolist(), strict=True))
 
     def digest(self) -> str:
         """sha256[:16] of the ids of the global batch's samples in order, as little-endian int64. All ranks call it."""
-        ids = gather_rows(torch.stack(self._ids)).flatten()
+        ids = in_batch_order(torch.stack(self._ids))
         return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
     def guilty_ids(self) -> list[int]:
         """Sample ids of the micro-batches, on all ranks, whose scalars are not finite; of all where none is."""
         broken = ~self.scalars.isfinite().all(dim=1, keepdim=True)
-        rows = gather_rows(torch.cat([broken.long(), torch.stack(self._ids)], dim=1))
+        rows = in_batch_order(torch.cat([broken.long(), torch.stack(self._ids)], dim=1)[:, None])
         guilty = rows[rows[:, 0] > 0] if bool(rows[:, 0].any()) else rows
         return guilty[:, 1:].flatten().tolist()

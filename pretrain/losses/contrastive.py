@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.collectives import gather_rows, group_name, num_ranks
+from eyespot.pretrain.distributed.collectives import gather_rows, num_ranks
 from eyespot.pretrain.losses.gathered_logsumexp import gathered_lse, gathered_lse_pair
 from eyespot.pretrain.losses.label_sums import label_sums
 from eyespot.pretrain.losses.tiled_logsumexp import tiled_lse
@@ -133,8 +133,8 @@ def moco_v3_loss(
     with _full_precision(queries):
         scale, units, positives = _scale(temperature), _unit(queries), _unit(keys.detach())
         lse = tiled_lse(units, positives, scale, period=len(units))
-        if name := group_name(group):
-            everybody, start = gather_rows(positives, name), dist.get_rank(group) * len(units)
+        if num_ranks(group) > 1:
+            everybody, start = gather_rows(positives, group=group), dist.get_rank(group) * len(units)
             others = torch.cat([everybody[:start], everybody[start + len(units) :]])
             lse = torch.logaddexp(lse, tiled_lse(units, others, scale))
         return -F.logsigmoid((units * positives).sum(dim=1) * scale - lse).mean()
@@ -216,7 +216,7 @@ def _log_num_negatives(
     num_samples = len(units[0]) * num_ranks(group)
     others = units[0].new_full((len(units[0]),), num_samples - 1)
     if ids is not None:
-        everybody = (gather_rows(ids, group_name(group)) if group_name(group) else ids).sort().values
+        everybody = gather_rows(ids, group=group).sort().values
         same = torch.searchsorted(everybody, ids, right=True) - torch.searchsorted(everybody, ids)
         others = (num_samples - same).to(others.dtype)
     return (others * len(units)).log()

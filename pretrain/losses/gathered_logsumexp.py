@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eyespot.pretrain.distributed.collectives import (
-    all_rows,
+    all_gather,
     gather_rows,
     group_name,
     named_group,
@@ -29,6 +29,7 @@ from eyespot.pretrain.distributed.collectives import (
     require_equal_batches,
 )
 from eyespot.pretrain.losses.tiled_logsumexp import Block, within_bound
+from eyespot.pretrain.operators import operator
 
 GATHER_BYTES = 2**28
 """Rows of all ranks that take more bytes are handed round a ring instead of being gathered."""
@@ -83,7 +84,50 @@ def _own_block(z: Tensor, ids: Tensor | None, towers: int, period: int, bounded:
     return Block(rows=rows, columns=columns, bounded=bounded, period=period, row_ids=ids, column_ids=ids)
 
 
-@torch.library.custom_op("eyespot::gathered_lse", mutates_args=())
+@operator("gathered_lse_backward", fake=lambda upstream, lse, z, *_: torch.empty_like(z))
+def _gathered_backward(
+    upstream: Tensor,
+    lse: Tensor,
+    z: Tensor,
+    gathered: Tensor | None,
+    ids: Tensor | None,
+    gathered_ids: Tensor | None,
+    towers: int,
+    period: int,
+    bounded: bool,
+    name: str,
+) -> Tensor:
+    """(m,), (m,), (m, d) -> (m, d): the gradient of the sum over all ranks."""
+    weights = torch.stack([upstream, lse], dim=1)
+    known = None if gathered is None else _present(gathered, all_gather(weights, name), gathered_ids)
+    blocks = _blocks(_present(z, weights, ids), known, name)
+    with torch.autocast(z.device.type, enabled=False):
+        next(blocks)
+        own = _own_block(z, ids, towers, period, bounded)
+        row_weights, column_weights = (weights, weights) if own.symmetric else weights.chunk(2)
+        of_rows, of_columns = own.gradients(row_weights, column_weights, both=True)
+        gradient = of_rows if own.symmetric else torch.cat([of_rows, of_columns])
+        for other, other_weights, *other_ids in blocks:
+            facing = _facing_blocks(z, other, ids, other_ids, towers, bounded)
+            pairs = zip(facing, weights.chunk(towers), reversed(other_weights.chunk(towers)), strict=True)
+            parts = [block.gradients(of_row, of_column)[0] for block, of_row, of_column in pairs]
+            gradient += torch.cat(parts)
+    return gradient
+
+
+def _keep_gathered(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.towers, ctx.period, ctx.bounded, ctx.name = inputs
+    ctx.save_for_backward(output, *tensors)
+
+
+def _backward_of_gathered(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    settings = (ctx.towers, ctx.period, ctx.bounded, ctx.name)
+    return _gathered_backward(upstream.contiguous(), *ctx.saved_tensors, *settings), *[None] * 7
+
+
+@operator(
+    "gathered_lse", fake=lambda z, *_: z.new_empty(z.shape[:1]), keep=_keep_gathered, backward=_backward_of_gathered
+)
 def _gathered(
     z: Tensor,
     gathered: Tensor | None,
@@ -108,67 +152,13 @@ def _gathered(
     return lse
 
 
-@torch.library.custom_op("eyespot::gathered_lse_backward", mutates_args=())
-def _gathered_backward(
-    upstream: Tensor,
-    lse: Tensor,
-    z: Tensor,
-    gathered: Tensor | None,
-    ids: Tensor | None,
-    gathered_ids: Tensor | None,
-    towers: int,
-    period: int,
-    bounded: bool,
-    name: str,
-) -> Tensor:
-    """(m,), (m,), (m, d) -> (m, d): the gradient of the sum over all ranks."""
-    weights = torch.stack([upstream, lse], dim=1)
-    known = None if gathered is None else _present(gathered, all_rows(weights, name), gathered_ids)
-    blocks = _blocks(_present(z, weights, ids), known, name)
-    with torch.autocast(z.device.type, enabled=False):
-        next(blocks)
-        own = _own_block(z, ids, towers, period, bounded)
-        row_weights, column_weights = (weights, weights) if own.symmetric else weights.chunk(2)
-        of_rows, of_columns = own.gradients(row_weights, column_weights, both=True)
-        gradient = of_rows if own.symmetric else torch.cat([of_rows, of_columns])
-        for other, other_weights, *other_ids in blocks:
-            facing = _facing_blocks(z, other, ids, other_ids, towers, bounded)
-            pairs = zip(facing, weights.chunk(towers), reversed(other_weights.chunk(towers)), strict=True)
-            parts = [block.gradients(of_row, of_column)[0] for block, of_row, of_column in pairs]
-            gradient += torch.cat(parts)
-    return gradient
-
-
-@_gathered.register_fake
-def _(z: Tensor, *_: Any) -> Tensor:
-    return z.new_empty(z.shape[:1])
-
-
-@_gathered_backward.register_fake
-def _(upstream: Tensor, lse: Tensor, z: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(z)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *tensors, ctx.towers, ctx.period, ctx.bounded, ctx.name = inputs
-    ctx.save_for_backward(output, *tensors)
-
-
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    settings = (ctx.towers, ctx.period, ctx.bounded, ctx.name)
-    return _gathered_backward(upstream.contiguous(), *ctx.saved_tensors, *settings), *[None] * 7
-
-
-_gathered.register_autograd(_backward, setup_context=_setup)
-
-
 def _among_ranks(
     z: Tensor, ids: Tensor | None, towers: int, period: int, bounded: bool, group: dist.ProcessGroup | None
 ) -> Tensor:
     name, gathered, gathered_ids = group_name(group), None, None
     if name and num_ranks(group) * z.numel() * z.element_size() <= GATHER_BYTES:
-        gathered = gather_rows(z.detach(), name)
-        gathered_ids = None if ids is None else gather_rows(ids, name)
+        gathered = gather_rows(z.detach(), group=group)
+        gathered_ids = None if ids is None else gather_rows(ids, group=group)
     return _gathered(z, gathered, ids, gathered_ids, towers, period, bounded, name)
 
 

@@ -7,29 +7,11 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eyespot.pretrain.distributed.collectives import all_rows, group_name, named_group, require_equal_batches
+from eyespot.pretrain.distributed.collectives import all_gather, group_name, named_group, require_equal_batches
+from eyespot.pretrain.operators import operator
 
 
-@torch.library.custom_op("eyespot::label_sums", mutates_args=())
-def _label_sums(rows: Tensor, labels: Tensor, name: str) -> Tensor:
-    """(b, d), (b,) -> (b, d). Only the ranks' labels and the sums of each label cross the network."""
-    if name:
-        require_equal_batches(labels, name)
-    everybody, places = torch.unique(all_rows(labels, name) if name else labels, return_inverse=True)
-    rank = named_group(name).rank() if name else 0
-    own = places[rank * len(labels) : (rank + 1) * len(labels)]
-    sums = rows.new_zeros(len(everybody), rows.shape[1]).index_add_(0, own, rows)
-    if name:
-        dist.all_reduce(sums, group=named_group(name))
-    return sums[own]
-
-
-@_label_sums.register_fake
-def _(rows: Tensor, labels: Tensor, name: str) -> Tensor:
-    return torch.empty_like(rows)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
     _, labels, ctx.name = inputs
     ctx.save_for_backward(labels)
 
@@ -39,7 +21,18 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return _label_sums(upstream.contiguous(), *ctx.saved_tensors, ctx.name), None, None
 
 
-_label_sums.register_autograd(_backward, setup_context=_setup)
+@operator("label_sums", fake=lambda rows, *_: torch.empty_like(rows), keep=_keep, backward=_backward)
+def _label_sums(rows: Tensor, labels: Tensor, name: str) -> Tensor:
+    """(b, d), (b,) -> (b, d). Only the ranks' labels and the sums of each label cross the network."""
+    if name:
+        require_equal_batches(labels, name)
+    everybody, places = torch.unique(all_gather(labels, name), return_inverse=True)
+    rank = named_group(name).rank() if name else 0
+    own = places[rank * len(labels) : (rank + 1) * len(labels)]
+    sums = rows.new_zeros(len(everybody), rows.shape[1]).index_add_(0, own, rows)
+    if name:
+        dist.all_reduce(sums, group=named_group(name))
+    return sums[own]
 
 
 def label_sums(

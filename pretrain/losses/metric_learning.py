@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eyespot.pretrain.distributed.collectives import every_row, gather_rows, group_name, named_group
+from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient, group_name, named_group
 
 Mining = Literal["semi-hard", "hardest"]
 
@@ -50,13 +50,13 @@ class Pairs:
         """
         name = group_name(None)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        all_ids, all_labels = (gather_rows(part, name) if name else part for part in (ids, labels))
+        all_ids, all_labels = (gather_rows(part) for part in (ids, labels))
         same = ids[:, None] == all_ids
         same |= (labels[:, None] == all_labels) & (labels[:, None] >= 0)
         first = named_group(name).rank() * len(rows) if name else 0
         places = torch.arange(len(all_ids), device=ids.device)
         itself = places[first : first + len(rows), None] == places
-        return cls(rows=rows, others=every_row(rows), positives=same & ~itself, negatives=~same)
+        return cls(rows=rows, others=gather_with_gradient(rows), positives=same & ~itself, negatives=~same)
 
     def products(self) -> Float[Tensor, "m n"]:
         """Inner products."""
@@ -149,7 +149,7 @@ def lifted_loss(pairs: Pairs, margin: float) -> Float[Tensor, " m"]:
     """
     distances = pairs.squares().sqrt()
     near = _log_sum_where(pairs.negatives, margin - distances)[:, None]
-    losses = (torch.logaddexp(near, every_row(near).T) + distances).clamp_min(0).square() / 2
+    losses = (torch.logaddexp(near, gather_with_gradient(near).T) + distances).clamp_min(0).square() / 2
     return _mean_where(pairs.positives, losses)
 
 

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from eyespot.pretrain.operators import operator
+
 BOUND = 40.0
 """Largest |logit| that is summed without seeking a maximum: exp(40) is 2e17 and exp(-40) is 4e-18."""
 
@@ -150,19 +152,7 @@ class Block:
             tile.add_(spare)
 
 
-@torch.library.custom_op("eyespot::tiled_lse", mutates_args=())
-def _tiled(
-    rows: Tensor, columns: Tensor, row_ids: Tensor | None, column_ids: Tensor | None, period: int, bounded: bool
-) -> Tensor:
-    """(m, d), (n, d) -> (m,)."""
-    with torch.autocast(rows.device.type, enabled=False):
-        block = Block(
-            rows=rows, columns=columns, bounded=bounded, period=period, row_ids=row_ids, column_ids=column_ids
-        )
-        return block.lse()[0]
-
-
-@torch.library.custom_op("eyespot::tiled_lse_backward", mutates_args=())
+@operator("tiled_lse_backward", fake=lambda upstream, lse, rows, *_: torch.empty_like(rows))
 def _tiled_backward(
     upstream: Tensor,
     lse: Tensor,
@@ -181,26 +171,27 @@ def _tiled_backward(
         return block.gradients(torch.stack([upstream, lse], dim=1))[0]
 
 
-@_tiled.register_fake
-def _(rows: Tensor, *_: Any) -> Tensor:
-    return rows.new_empty(rows.shape[:1])
-
-
-@_tiled_backward.register_fake
-def _(upstream: Tensor, lse: Tensor, rows: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(rows)
-
-
-def _setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep_tiled(ctx: Any, inputs: tuple, output: Tensor) -> None:
     *tensors, ctx.period, ctx.bounded = inputs
     ctx.save_for_backward(output, *tensors)
 
 
-def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_of_tiled(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return _tiled_backward(upstream.contiguous(), *ctx.saved_tensors, ctx.period, ctx.bounded), *[None] * 5
 
 
-_tiled.register_autograd(_backward, setup_context=_setup)
+@operator(
+    "tiled_lse", fake=lambda rows, *_: rows.new_empty(rows.shape[:1]), keep=_keep_tiled, backward=_backward_of_tiled
+)
+def _tiled(
+    rows: Tensor, columns: Tensor, row_ids: Tensor | None, column_ids: Tensor | None, period: int, bounded: bool
+) -> Tensor:
+    """(m, d), (n, d) -> (m,)."""
+    with torch.autocast(rows.device.type, enabled=False):
+        block = Block(
+            rows=rows, columns=columns, bounded=bounded, period=period, row_ids=row_ids, column_ids=column_ids
+        )
+        return block.lse()[0]
 
 
 def within_bound(scale: float | Float[Tensor, ""]) -> bool:

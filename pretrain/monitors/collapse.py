@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from eyespot.pretrain.distributed.process_group import World, agreed
+from eyespot.pretrain.distributed.collectives import agreed
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
 from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.losses.feature_statistics import alignment, effective_rank, similarities, uniformity

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.pretrain.distributed.process_group import gather_batch
+from eyespot.pretrain.distributed.collectives import in_batch_order
 
 
 class KeyQueue(nn.Module):
@@ -47,7 +47,7 @@ class KeyQueue(nn.Module):
         """
         if not self._waiting:
             return
-        keys, ids = (gather_batch(list(parts)) for parts in zip(*self._waiting, strict=True))
+        keys, ids = (in_batch_order(torch.stack(parts)) for parts in zip(*self._waiting, strict=True))
         places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.keys)
         self.keys[places], self.ids[places] = keys, ids
         self.position.copy_((self.position + len(keys)) % len(self.keys))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.pretrain.distributed.process_group import gather_batch
+from eyespot.pretrain.distributed.collectives import in_batch_order
 
 
 def rows_of(kept: Int[Tensor, " n"], ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
@@ -62,7 +62,7 @@ class SampleBank(nn.Module):
         """
         if not self._waiting:
             return
-        rows, new = (gather_batch(list(parts)) for parts in zip(*self._waiting, strict=True))
+        rows, new = (in_batch_order(torch.stack(parts)) for parts in zip(*self._waiting, strict=True))
         moved = F.normalize(momentum * self.vectors[rows] + (1 - momentum) * new, dim=1)
         places = torch.arange(len(rows), device=rows.device)
         last = torch.where(rows[:, None] == rows, places, 0).amax(1)

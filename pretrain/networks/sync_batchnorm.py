@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.distributed.collectives import all_gather, group_name
 
 
 class _Synchronized(_BatchNorm):
@@ -115,9 +116,7 @@ def pooled_statistics(
     # They only tell torch in which precision to add up; at momentum 0 they stay as they are.
     mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
     own = torch.cat([mean, variance, mean.new_full((1,), x.numel() / x.shape[1])])
-    gathered = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, own)
-    means, variances, counts = torch.stack(gathered).split([x.shape[1], x.shape[1], 1], dim=1)
+    means, variances, counts = all_gather(own[None], group_name(None)).split([x.shape[1], x.shape[1], 1], dim=1)
     count = counts.sum()
     shares = counts / count
     mean = (shares * means).sum(0)

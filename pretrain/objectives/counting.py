@@ -33,7 +33,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
-from eyespot.pretrain.distributed.collectives import every_row
+from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About
@@ -112,9 +112,9 @@ class Counting(Contrastive):
         Returns:
             "same", "other": squared distance between the quarters' counts and those of their own image, and of another.
         """
-        places, order = every_row(rows["place"])[:, 0].sort()
+        places, order = gather_rows(rows["place"])[:, 0].sort()
         following = torch.searchsorted(places, rows["place"][:, 0].contiguous(), right=True) % len(places)
-        others = every_row(rows["whole"])[order[following]]
+        others = gather_with_gradient(rows["whole"])[order[following]]
         same = (rows["whole"] - rows["parts"]).square().sum(1)
         other = (others - rows["parts"]).square().sum(1)
         loss = same + (self.config.margin - other).clamp_min(0)

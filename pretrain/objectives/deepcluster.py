@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import take_from_first
+from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import agreement, clustered, renumbered, whitened
 from eyespot.pretrain.networks.memory_bank import rows_of
 from eyespot.pretrain.objective import About, Objective

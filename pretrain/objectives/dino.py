@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import gather_batch
+from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes
@@ -145,7 +145,7 @@ class DINO(Objective):
         follow(self.encoder, self.student, momentum)
         follow(self.head, self.student_head, momentum)
         if self._means:
-            self.centre.lerp_(gather_batch(self._means).mean(0), 1 - self.config.centre_momentum)
+            self.centre.lerp_(in_batch_order(torch.stack(self._means)).mean(0), 1 - self.config.centre_momentum)
         self._means.clear()
         self.progress.fill_(progress)
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from eyespot.pretrain.distributed.process_group import World, barrier
+from eyespot.pretrain.distributed.collectives import barrier, gather_objects
+from eyespot.pretrain.distributed.process_group import World
 
 STORE_SECONDS = 10.0
 """A store that takes longer to answer is gone."""
@@ -86,8 +86,7 @@ class Board:
     """
 
     def __init__(self, world: World, first: Beat) -> None:
-        introductions: list[tuple[Member, str]] = [(Member.this(world.rank), secrets.token_hex(4))] * world.size
-        dist.all_gather_object(introductions, introductions[world.rank])
+        introductions = gather_objects((Member.this(world.rank), secrets.token_hex(4)))
         self.members = [member for member, _ in introductions]
         self._rank, self._prefix = world.rank, f"eyespot/{introductions[0][1]}"
         self._store = TCPStore(

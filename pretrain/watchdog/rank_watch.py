@@ -155,7 +155,7 @@ class RankWatch:
         shares = self._shares.close_interval()
         if self._world.size == 1:
             return shares
-        metrics, lines = self._stragglers.judge(gather_own_work(self._world, self._work.close_interval()))
+        metrics, lines = self._stragglers.judge(gather_own_work(self._work.close_interval()))
         if self._world.rank == 0:
             for line in lines:
                 self._say(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from eyespot.pretrain.distributed.process_group import World, gather_rows
+from eyespot.pretrain.distributed.collectives import all_gather, group_name
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 
 FACTOR = 1.5
@@ -154,7 +154,6 @@ class Stragglers:
         )
 
 
-def gather_own_work(world: World, own: tuple[float, float]) -> Tensor:
+def gather_own_work(own: tuple[float, float]) -> Tensor:
     """(ranks, 2) seconds of data and compute, on every rank: one tiny exchange."""
-    row = torch.tensor([own], dtype=torch.float64)
-    return gather_rows(row) if world.size > 1 else row
+    return all_gather(torch.tensor([own], dtype=torch.float64), group_name(None))

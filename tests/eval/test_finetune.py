@@ -17,7 +17,7 @@ from eyespot.eval.protocols.labeled_data import labeled_data
 from eyespot.eval.results.result import packed, read_result
 from eyespot.eval.results.selection import find_entrants
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import any_rank
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import make_encoder
 from eyespot.pretrain.recipe_lookup import make_run
@@ -174,4 +174,4 @@ def test_the_command_refuses_another_beginning_in_the_same_folder(run_dir, digit
     words = f"eval finetune {run_dir} {digits} --recipe finetune_tiny --scratch --run-dir {tmp_path / 'tuned'}"
     assert main(words.split()) == 2
     assert "began with" in capsys.readouterr().err
-    assert dist.any_rank([False]) == [False]
+    assert any_rank([False]) == [False]

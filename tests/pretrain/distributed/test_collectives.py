@@ -1,8 +1,20 @@
+"""What ranks tell each other, on real process groups of gloo, and what a process alone makes of it."""
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from eyespot.pretrain.distributed.collectives import every_row, mean_where, num_rows, rank_sum
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.distributed import collectives
+from eyespot.pretrain.distributed.collectives import (
+    gather_rows,
+    gather_with_gradient,
+    in_batch_order,
+    mean_where,
+    num_rows,
+    rank_sum,
+)
 from eyespot.pretrain.distributed.process_group import World
 
 
@@ -24,7 +36,8 @@ def test_sums_and_their_gradients(on_ranks):
 def rows_of_all(world: World) -> tuple:
     own = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * world.rank
     own.requires_grad_()
-    everybody = every_row(own)
+    everybody = gather_with_gradient(own)
+    assert torch.equal(gather_rows(own.detach()), everybody)
     (gradient,) = torch.autograd.grad((world.rank + 1) * (everybody**2).sum(), own)
     return own.detach().numpy(), everybody.detach().numpy(), gradient.numpy()
 
@@ -51,10 +64,94 @@ def test_a_mean_over_what_ranks_have_chosen(on_ranks):
     assert all(rest == [[0, 0, 0, 0], 0] for _, _, *rest in ranks)
 
 
+def message_of(action) -> str | None:
+    try:
+        action()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def unequal(world: World) -> list[str | None]:
+    rows = torch.zeros(4 + world.rank, 2)
+    return [message_of(lambda gather=gather: gather(rows)) for gather in (gather_rows, gather_with_gradient)]
+
+
+def test_unequal_batches_are_one_line_on_every_rank(on_ranks):
+    assert {line for lines in on_ranks(unequal, 3) for line in lines} == {
+        "batch: the ranks have [4, 5, 6] rows; give every rank the same number"
+    }
+
+
+def micro_batches(world: World, kind: str) -> Tensor:
+    """Two of two rows each: 100 * micro-batch + 10 * rank + row."""
+    rows = [[[100 * part + 10 * world.rank + row] for row in range(2)] for part in range(2)]
+    return torch.tensor(rows, dtype=getattr(torch, kind))
+
+
+def ordered(world: World, kind: str) -> tuple:
+    rows = in_batch_order(micro_batches(world, kind))
+    return str(rows.dtype), rows.shape[1:], rows.flatten().tolist()
+
+
+@pytest.mark.parametrize(("size", "kind"), [(2, "float64"), (3, "int64")])
+def test_the_order_of_one_process(size, kind, on_ranks):
+    expected = [100 * part + 10 * rank + row for part in range(2) for rank in range(size) for row in range(2)]
+    for answer in on_ranks(ordered, size, kind):
+        assert answer == (f"torch.{kind}", (1,), expected)
+
+
+def values(world: World) -> tuple:
+    weights = torch.full((2,), float(world.rank))
+    collectives.take_from_first(weights)
+    collectives.barrier()
+    first = collectives.gather_objects_to_first({"rank": world.rank})
+    return collectives.gather_objects(f"rank {world.rank}"), first, weights.tolist()
+
+
+def test_values_of_all_ranks(on_ranks):
+    first, second = on_ranks(values, 2)
+    assert first == (["rank 0", "rank 1"], [{"rank": 0}, {"rank": 1}], [0, 0])
+    assert second == (["rank 0", "rank 1"], None, [0, 0])
+
+
+def refuse(world: World, culprit: int) -> str | None:
+    def read() -> None:
+        with collectives.agreed():
+            if world.rank == culprit:
+                raise UserError("bad shard")
+
+    return message_of(read)
+
+
+@pytest.mark.parametrize(("culprit", "message"), [(0, "bad shard"), (1, "bad shard (rank 1)"), (9, None)])
+def test_wrong_input_on_one_rank_is_wrong_on_all(culprit, message, on_ranks):
+    assert on_ranks(refuse, 2, culprit) == [message] * 2
+
+
+def flags(world: World) -> list[bool]:
+    return collectives.any_rank([world.rank == 1, False, True])
+
+
+def test_what_any_rank_raises(on_ranks):
+    assert on_ranks(flags, 3) == [[True, False, True]] * 3
+
+
 def test_one_process_alone_keeps_its_own():
     own = torch.arange(3.0, requires_grad=True)
     assert torch.equal(rank_sum(own), own)
     assert torch.autograd.grad(rank_sum(own).sum(), own)[0].tolist() == [1, 1, 1]
     assert num_rows(own) == 3
     rows = own.detach()[:, None]
-    assert every_row(rows) is rows
+    assert gather_with_gradient(rows) is rows
+    assert gather_rows(rows) is rows
+    assert in_batch_order(torch.tensor([[[0], [1]], [[2], [3]]])).tolist() == [[0], [1], [2], [3]]
+    assert collectives.gather_objects("mine") == collectives.gather_objects_to_first("mine") == ["mine"]
+    assert collectives.any_rank([True, False]) == [True, False]
+    assert (collectives.num_ranks(), collectives.group_name(None)) == (1, "")
+    with pytest.raises(UserError, match=r"^bad shard$"), collectives.agreed():
+        raise UserError("bad shard")
+
+
+def test_the_operators_keep_torchs_rules():
+    torch.library.opcheck(collectives._rank_sum, (torch.ones(3, requires_grad=True), ""))

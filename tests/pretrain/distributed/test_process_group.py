@@ -1,48 +1,53 @@
-"""Exchanges between ranks, on real process groups of gloo."""
+"""Who am I: with a process group, without one, and on which device."""
 
 import pytest
 import torch
+import torch.distributed
+from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed import process_group as dist
 
 
-def exchanges(world: dist.World):
-    rows = dist.gather_rows(torch.tensor([[float(10 * part + world.rank)] for part in range(2)], dtype=torch.float64))
-    batch = dist.gather_batch(
-        [torch.tensor([[100 * part + 10 * world.rank + row] for row in range(2)]) for part in range(2)]
-    )
-    flags = dist.any_rank([world.rank == 1, False, True])
-    try:
-        with dist.agreed():
-            if world.rank == 1:
-                raise UserError("bad shard")
-        message = None
-    except UserError as error:
-        message = str(error)
-    dist.barrier()
-    return world.rank, world.size, rows.flatten().tolist(), batch.flatten().tolist(), flags, message
+def who_am_i(world: dist.World) -> tuple:
+    whole = torch.arange(6.0).reshape(6, 1)
+    cut = distribute_tensor(whole, init_device_mesh("cpu", (world.size,)), [Shard(0)])
+    share = dist.own_share(torch.nn.Parameter(cut))
+    share += 10
+    return world.rank, world.size, world.device.type, share.flatten().tolist(), cut.full_tensor().flatten().tolist()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_exchanges(size, on_ranks):
-    parts_of_one_process = [(part, rank) for part in range(2) for rank in range(size)]
-    rows = [float(10 * part + rank) for part, rank in parts_of_one_process]
-    batch = [100 * part + 10 * rank + row for part, rank in parts_of_one_process for row in range(2)]
-    for rank, answer in enumerate(on_ranks(exchanges, size)):
-        assert answer == (rank, size, rows, batch, [True, False, True], "bad shard (rank 1)")
+def test_each_rank_knows_itself_and_its_share(on_ranks):
+    assert on_ranks(who_am_i, 2) == [
+        (0, 2, "cpu", [10, 11, 12], [10, 11, 12, 13, 14, 15]),
+        (1, 2, "cpu", [13, 14, 15], [10, 11, 12, 13, 14, 15]),
+    ]
 
 
 def test_one_process_needs_no_group():
     assert dist.start("cpu") == dist.World(rank=0, size=1, device=torch.device("cpu"))
-    assert dist.any_rank([True, False]) == [True, False]
-    rows = torch.ones(2, 3, dtype=torch.float64)
-    assert torch.equal(dist.gather_rows(rows), rows)
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_group_of_one_for_engines_that_cannot_do_without():
+    dist.ensure_group(torch.device("cpu"))
+    try:
+        dist.ensure_group(torch.device("cpu"))  # there is one already
+        assert torch.distributed.get_world_size() == 1
+    finally:
+        dist.stop()
+    assert not torch.distributed.is_initialized()
+    dist.stop()  # there is none any more
+
+
+def test_the_share_of_a_whole_tensor_is_all_of_it():
+    weight = torch.nn.Parameter(torch.zeros(3))
+    dist.own_share(weight).fill_(2)
+    assert weight.tolist() == [2, 2, 2]
+    assert not dist.own_share(weight).requires_grad
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_is_one_line():
     with pytest.raises(UserError, match="device cuda: torch finds no GPU"):
         dist.start("cuda")
-    parts = [torch.tensor([[0], [1]]), torch.tensor([[2], [3]])]
-    assert dist.gather_batch(parts).flatten().tolist() == [0, 1, 2, 3]

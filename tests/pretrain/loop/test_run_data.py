@@ -15,7 +15,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.distributed.process_group import World, agreed
+from eyespot.pretrain.distributed.collectives import agreed
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import RunData, normalized, open_data, pictured_batch

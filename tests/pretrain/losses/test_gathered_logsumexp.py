@@ -61,8 +61,3 @@ def test_two_towers_leave_the_partner_out(scale):
 def test_the_operator_keeps_torchs_rules(ids, towers, bounded):
     z = unit(1, 8).requires_grad_()
     torch.library.opcheck(gathered_lse._gathered, (z, None, ids, None, towers, 4, bounded, ""))
-
-
-def test_alone_there_is_one_rank_and_no_group():
-    assert gathered_lse.num_ranks(None) == 1
-    assert gathered_lse.group_name(None) == ""

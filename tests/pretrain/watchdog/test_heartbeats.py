@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.watchdog.heartbeats import (
     Beat,
     Board,
@@ -78,7 +79,7 @@ def boards(world: dist.World):
     read = [[b.number for b in board.beats()] for board in (first, second)]
     judges = first.claim("judge")
     declared = first.declare(Cause(ranks=[world.rank], line=f"of rank {world.rank}"))
-    dist.barrier()
+    barrier()
     return read, judges, declared == first.cause(), declared.ranks, second.cause(), [m.rank for m in first.members]
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.distributed.rendezvous import fresh_store, restarted
 from eyespot.pretrain.loop.stop_signals import StopSignals
 from eyespot.pretrain.watchdog import heartbeats as rank_board
@@ -80,7 +81,7 @@ def train(folder: Path, trouble: str, world: dist.World, victim: int, watch: Ran
             busy(SLOW_SECONDS)
         engine(torch.randn(8, 64)).sum().backward()
         watch.at("optimiser")
-        dist.any_rank([False])
+        barrier()
         if step % 4 == 0:
             watch.at("logging")
             note(
