@@ -14,6 +14,7 @@ from step_passes import take_passes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.optim.optimizers import make_optimizer
@@ -205,11 +206,11 @@ def count_received(world: dist.World, recipes: list[str]) -> list[float]:
             engine_settings(run, 2),
         )
         for _ in range(2):
-            dist.barrier()
+            barrier()
             before = received()
             take_passes(engine, [(_batch(engine.objective, IMAGES), 0)])
             engine.objective.after_step(0.5)
-            dist.barrier()
+            barrier()
         counts.append(received() - before)
     return counts
 
