@@ -46,6 +46,7 @@ setup(
     },
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},
     install_requires=[
+        "annotated-types>=0.7",
         "beartype>=0.20",
         "deepspeed>=0.19",
         "jaxtyping>=0.3",

@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annotated_types import Ge, Gt, Lt
+
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.objective import Objective
 
 if TYPE_CHECKING:
     pass
 
 from dataclasses import field
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
 from eyespot.pretrain.networks.encoders import EncoderConfig
@@ -31,6 +34,7 @@ class StartConfig:
 
 
 C = TypeVar("C")
+Deviation = Annotated[float, Gt(0)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,32 +43,28 @@ class DataConfig:
 
     shards: Path | None = None
     """Shard folder (see eyespot shards pack), or a folder with train/ inside."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Ge(1)] = 256
     """Images per optimiser step, over all ranks and micro-batches: the same on 1 or 64 processes."""
     ids: Path | None = None
     """Text file of sample ids, one a line: the run learns from these alone; None = from all."""
     labeled_ids: Path | None = None
     """Text file of sample ids, one a line: the run sees the labels of these alone; None = of all that have one."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Ge(1)] = 1
     """Micro-batches per step: less memory, the same gradient."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest."""
     mean: tuple[float, float, float] | None = None
     """Per-channel mean to subtract, of values in 0..1, in place of those; for an encoder that was trained with it."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
     """Per-channel standard deviation to divide by; goes with the mean."""
-    num_threads: int = 0
+    num_threads: Annotated[int, Ge(0)] = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
     """Share of samples that may be unreadable before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} {getattr(self, name)}: must be 1 or more")
-        if not 0 <= self.max_bad_fraction < 1:
-            raise UserError(f"data.max_bad_fraction {self.max_bad_fraction}: must be at least 0 and below 1")
-        if (self.mean is None) != (self.std is None) or min(self.std or (1.0,)) <= 0:
+        check_ranges(self, "data.")
+        if (self.mean is None) != (self.std is None):
             raise UserError(f"data.std {self.std}: data.mean and data.std go together, and std must be above 0")
 
 
@@ -77,11 +77,11 @@ class Run:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     start: StartConfig = field(default_factory=StartConfig)
-    steps: int = 1000
+    steps: Annotated[int, Ge(1)] = 1000
     """Optimiser steps of the whole run; the learning rate's schedule ends there."""
-    stop_after: int | None = None
+    stop_after: Annotated[int, Ge(1), "must be 1 or more; leave it out to run all steps"] | None = None
     """Stop, with a checkpoint, once this step is done; the schedule stays that of --steps."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Of the data order, augmentation, masks and initial weights."""
     run_dir: Path = Path("runs/run")
     """Folder of this run: metrics, checkpoints, logs, pictures, results."""
@@ -95,24 +95,24 @@ class Run:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
     """Compile the encoder's blocks: faster steps after a slow start."""
-    rank_timeout_seconds: float = 600.0
+    rank_timeout_seconds: Annotated[float, Ge(1)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""
     precision: Precision = "bf16"
     """bf16 = autocast around the forward pass; parameters, optimiser and loss stay fp32."""
-    log_every: int = 10
+    log_every: Annotated[int, Ge(1)] = 10
     """Steps between two lines of metrics.jsonl."""
-    save_every: int = 1000
+    save_every: Annotated[int, Ge(1)] = 1000
     """Steps between two checkpoints."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, Ge(2), "must be 2 or more, the newest may be damaged"] = 2
     """Newest checkpoints that are kept."""
-    picture_every: int = 1000
+    picture_every: Annotated[int, Ge(0)] = 1000
     """Steps between two pictures; 0 = none."""
-    monitor_every: int = 0
+    monitor_every: Annotated[int, Ge(0)] = 0
     """Steps between two looks at the encoder: similarities, effective rank, kNN and probe where there are labels; 0 =
     none."""
-    max_skipped_steps: int = 0
+    max_skipped_steps: Annotated[int, Ge(0)] = 0
     """Steps in a row whose loss or gradient is not finite that are skipped before the run stops."""
     track: bool = True
     """Bring metrics to MLflow: MLFLOW_TRACKING_URI, or a sqlite file beside the run folder."""
@@ -120,16 +120,7 @@ class Run:
     """MLflow's experiment."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "rank_timeout_seconds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: must be 1 or more")
-        if self.keep_checkpoints < 2:
-            raise UserError(f"keep_checkpoints {self.keep_checkpoints}: must be 2 or more, the newest may be damaged")
-        for name in ("seed", "picture_every", "monitor_every", "max_skipped_steps"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} {getattr(self, name)}: must be 0 or more")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise UserError(f"stop_after {self.stop_after}: must be 1 or more; leave it out to run all steps")
+        check_ranges(self)
         self.objective.check_batch(self.data.batch_size)
 
 

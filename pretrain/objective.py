@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import features
 
@@ -52,10 +53,16 @@ class Objective(nn.Module, ABC):
 
     @dataclass(kw_only=True, slots=True)
     class Config(ABC):
-        """This method's numbers. Each has a docstring with its unit; ``__post_init__`` only validates."""
+        """This method's numbers. Each has a docstring with its unit, and declares its range (see ``ranges``).
+
+        ``__post_init__`` only validates; a method's own calls this one.
+        """
 
         about: ClassVar[About]
         """Where the method comes from."""
+
+        def __post_init__(self) -> None:
+            check_ranges(self, "objective.")
 
         def needs_labels(self) -> Labels:
             """Of how many images the method must be told what is in them; where of some, the others' labels are -1."""

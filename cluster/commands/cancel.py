@@ -1,13 +1,16 @@
 """``eyespot cancel``: stop a run."""
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 HELP = """usage: eyespot cancel RUN [--now] [--wait-seconds 300]
 
@@ -30,12 +33,11 @@ class Request:
     """The run folder, or that of a sweep."""
     now: tyro.conf.FlagCreatePairsOff[bool] = False
     """Do not wait for a checkpoint."""
-    wait_seconds: float = 300.0
+    wait_seconds: Annotated[float, Ge(0), Le(math.inf), "must be 0 or more"] = 300.0
     """For the checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.wait_seconds < 0:
-            raise UserError(f"--wait-seconds {self.wait_seconds}: must be 0 or more")
+        check_ranges(self, "--")
 
 
 def main(argv: list[str]) -> int:

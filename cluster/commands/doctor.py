@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from annotated_types import Ge
+
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from eyespot.cluster.doctor import Verdict
@@ -36,7 +39,7 @@ Exit codes: 0 nothing stops the run, 2 something does (the table says what, and 
 class Options:
     """Doctor's own."""
 
-    ranks: int = 1
+    ranks: Annotated[int, Ge(1)] = 1
     """Processes that the run will have, over all nodes."""
     timeout_seconds: float = 120.0
     """For everything; what has not answered by then has failed."""
@@ -44,8 +47,7 @@ class Options:
     """Print JSON."""
 
     def __post_init__(self) -> None:
-        if self.ranks < 1:
-            raise UserError(f"ranks {self.ranks}: must be 1 or more")
+        check_ranges(self)
 
 
 def main(argv: list[str]) -> int:

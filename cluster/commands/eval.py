@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.commands import compare, finetune
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
@@ -87,13 +89,16 @@ class Evaluation:
     """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""
     draws: int | None = None
     """low-shot: how many draws; by default 5, the fewest."""
-    image_size: int | None = None
+    image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None
     """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
     from tiles, say. Vision transformers resample their positions."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "--")
 
 
 def main(argv: list[str]) -> int:
@@ -107,8 +112,6 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
-    if wanted.image_size is not None and wanted.image_size < 1:
-        raise UserError(f"--image-size {wanted.image_size}: must be 1 or more; without it, as the encoder was trained")
     from eyespot.pretrain.distributed import process_group as dist
 
     world = dist.start(wanted.device)

@@ -4,12 +4,14 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,14 +49,13 @@ class Request:
     """The output of the newest job."""
     follow: tyro.conf.FlagCreatePairsOff[bool] = False
     """Until the run is over."""
-    lines: int = 20
+    lines: Annotated[int, Ge(0)] = 20
     """Of each log to begin with."""
 
     def __post_init__(self) -> None:
+        check_ranges(self, "--")
         if (self.rank is not None) + self.all_ranks + self.job > 1:
             raise UserError("--rank, --all-ranks and --job: name only one of them")
-        if self.lines < 0:
-            raise UserError(f"--lines {self.lines}: must be 0 or more")
 
 
 def main(argv: list[str]) -> int:

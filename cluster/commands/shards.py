@@ -7,9 +7,11 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -124,8 +126,11 @@ class Show:
     """A name from eyespot recipes, or package.module:function."""
     out: Path = Path("views.png")
     """Where to write."""
-    samples: int = 8
+    samples: Annotated[int, Ge(1)] = 8
     """How many images, the first that a run sees."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def main(argv: list[str]) -> int:
@@ -200,8 +205,6 @@ def _info(argv: list[str]) -> int:
 
 def _show(argv: list[str]) -> int:
     asked = parse(Show, argv, "eyespot shards show")
-    if asked.samples < 1:
-        raise UserError(f"samples {asked.samples}: must be 1 or more")
     shards = ShardFolder.find(asked.folder)  # before torch is imported, which takes seconds
 
     from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views

@@ -9,12 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Gt
 
 from eyespot.cluster.arguments import parse
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -43,14 +44,13 @@ class Request:
 
     places: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),)
     """Run folders, and folders of runs."""
-    watch: float | None = None
+    watch: Annotated[float, Gt(0), "must be above 0 seconds"] | None = None
     """Seconds between refreshes."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """One JSON object instead of a table."""
 
     def __post_init__(self) -> None:
-        if self.watch is not None and self.watch <= 0:
-            raise UserError(f"--watch {self.watch}: must be above 0 seconds")
+        check_ranges(self, "--")
 
 
 def main(argv: list[str]) -> int:

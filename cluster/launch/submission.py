@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.redaction import masked, masked_values
 
 Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -27,13 +29,13 @@ _MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?B?", re.I)
 class Submission:
     """One run's nodes, limits and environment."""
 
-    nodes: int = 1
+    nodes: Annotated[int, Ge(1)] = 1
     """Nodes of the job."""
-    gpus_per_node: int = 0
+    gpus_per_node: Annotated[int, Ge(0)] = 0
     """GPUs of each node; 0 = none are asked for."""
-    processes_per_node: int | None = None
+    processes_per_node: Annotated[int, Ge(1)] | None = None
     """Ranks on each node; by default one per GPU, or one."""
-    cpus_per_task: int | None = None
+    cpus_per_task: Annotated[int, Ge(1)] | None = None
     """CPU cores of each node's task, which all its ranks share; without it the cluster decides, and may give one."""
     mem: str | None = None
     """Memory of each node, as 64G; 0 = all of it."""
@@ -61,15 +63,15 @@ class Submission:
     """More folders to see inside, as SOURCE:TARGET; those of run, code and shards are mounted without being asked."""
     container_runtime: Literal["pyxis", "apptainer"] | None = None
     """By default apptainer for a .sif file, else pyxis."""
-    max_requeues: int = 50
+    max_requeues: Annotated[int, Ge(0)] = 50
     """How often the run may be queued again after a time limit, a preemption or a lost node."""
-    max_restarts: int = 3
+    max_restarts: Annotated[int, Ge(0)] = 3
     """How often its ranks may be started again inside a job, without a new checkpoint in between."""
     doctor: bool = True
     """Check nodes, shards and network before the ranks start."""
-    save_seconds: int = 120
+    save_seconds: Annotated[int, Ge(1)] = 120
     """How long before the time limit the run is told to save and stop."""
-    array_parallelism: int | None = None
+    array_parallelism: Annotated[int, Ge(1)] | None = None
     """How many runs of a sweep may run at once; by default all."""
     then: tuple[str, ...] = ()
     """What follows a finished run: eval, and by choice its protocols and other shards: eval linear data/photos."""
@@ -77,11 +79,7 @@ class Submission:
     """What runs, as it was typed: pretrain RECIPE ..."""
 
     def __post_init__(self) -> None:
-        least = {"nodes": 1, "processes_per_node": 1, "cpus_per_task": 1, "save_seconds": 1, "array_parallelism": 1}
-        for name, lowest in {**least, "gpus_per_node": 0, "max_requeues": 0, "max_restarts": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise UserError(f"{name} {value}: must be {lowest} or more")
+        check_ranges(self)
         if self.mem is not None and not _MEMORY.fullmatch(self.mem):
             raise UserError(f"mem {self.mem!r}: not an amount of memory; write it as 64G, or 0 for all of a node's")
         if self.time is not None and minutes(self.time) * 60 <= self.save_seconds:

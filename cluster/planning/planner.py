@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import Gt
 from tyro.conf import arg
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning import memory, speed
 from eyespot.pretrain.planning.memory import Fleet
@@ -16,6 +18,7 @@ from eyespot.pretrain.planning.speed import GPU, GPUS, Efficiency, Exchange, Lin
 from eyespot.pretrain.planning.trace import Step, Trace, trace
 
 MOST_GPUS = 1024
+Positive = Annotated[float, Gt(0)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,11 +30,11 @@ class Question:
     """GPUs of the run, over all nodes."""
     gpu: str = "h100"
     """Which: v100, a100, h100, h200, b200, l40s; or any name, with the three numbers below."""
-    gpu_memory_gb: float | None = None
+    gpu_memory_gb: Positive | None = None
     """Memory per GPU, 10^9 bytes; None = what that GPU has."""
-    gpu_tflops: float | None = None
+    gpu_tflops: Positive | None = None
     """Peak of its matrix units in the run's precision, dense, 10^12 per second; None = what that GPU has."""
-    gpu_memory_gb_s: float | None = None
+    gpu_memory_gb_s: Positive | None = None
     """Its memory bandwidth, 10^9 bytes per second; None = what that GPU has."""
     node_gpus: int = 8
     """GPUs per node."""
@@ -49,17 +52,16 @@ class Question:
     json: bool = False
     """Print JSON."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     def card(self) -> GPU:
         """The GPU, with what was given laid over what is known of it.
 
         Raises:
             UserError: its name is unknown and not all of its numbers are given.
         """
-        own = (self.gpu_tflops, self.gpu_memory_gb_s, self.gpu_memory_gb)
-        for name, value in zip(("gpu_tflops", "gpu_memory_gb_s", "gpu_memory_gb"), own, strict=True):
-            if value is not None and value <= 0:
-                raise UserError(f"{name} {value}: must be above 0")
-        tflops, bandwidth, size = own
+        own = tflops, bandwidth, size = self.gpu_tflops, self.gpu_memory_gb_s, self.gpu_memory_gb
         if self.gpu.lower() not in GPUS and tflops and bandwidth and size:
             known = GPU(
                 name=self.gpu, bf16_tflops=tflops, fp32_tflops=tflops, memory_gb_s=bandwidth, memory_gb=size, source=""

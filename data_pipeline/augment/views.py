@@ -1,10 +1,17 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 Color = tuple[float, float, float]
+Probability = Annotated[float, Ge(0), Le(1), "is a probability, so it must lie in 0..1"]
+Change = Annotated[float, Ge(0)]
+Deviation = Annotated[float, Gt(0)]
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
@@ -27,41 +34,36 @@ class RandomView:
     """Smallest and largest area of the crop, as a share of the image's area."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width / height of the crop."""
-    flip: float = 0.5
+    flip: Probability = 0.5
     """Probability of a horizontal flip."""
-    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter: Annotated[
+        tuple[Change, Change, Change, Annotated[float, Ge(0), Le(0.5)]],
+        "must be 0 or more each, and the last (hue) at most 0.5 turns",
+    ] = (0.0, 0.0, 0.0, 0.0)
     """Largest changes of brightness, contrast, saturation and hue, as torchvision's ColorJitter takes them.
 
     The first three are multiplied by a number from [max(0, 1 - change), 1 + change]; the hue of HSV is turned by up to
     so many turns in either direction. Each sample has its own order; a change of 0 leaves that step out.
     """
-    jitter_probability: float = 0.8
+    jitter_probability: Probability = 0.8
     """Probability that colours are jittered at all."""
-    grayscale: float = 0.0
+    grayscale: Probability = 0.0
     """Probability that the view loses its colour."""
-    blur: float = 0.0
+    blur: Probability = 0.0
     """Probability of a Gaussian blur; its kernel is as wide as a tenth of the view."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur, pixels."""
-    solarize: float = 0.0
+    solarize: Probability = 0.0
     """Probability that levels of 128 and above are inverted."""
-    rand_augment: float = 0.0
+    rand_augment: Annotated[float, Ge(0), Le(10), "is a magnitude, so it must lie in 0..10"] = 0.0
     """Magnitude of RandAugment's two operations, up to 10; 0 = no RandAugment."""
-    rand_augment_std: float = 0.5
+    rand_augment_std: Annotated[float, Ge(0)] = 0.5
     """Standard deviation of that magnitude, which is drawn anew for each operation."""
-    erase: float = 0.0
+    erase: Probability = 0.0
     """Probability that a rectangle, a fiftieth to a third of the view, is overwritten with noise (Random Erasing)."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "jitter_probability", "grayscale", "blur", "solarize", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} {getattr(self, name)}: is a probability, so it must lie in 0..1")
-        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise UserError(f"jitter {self.jitter}: must be 0 or more each, and the last (hue) at most 0.5 turns")
-        if not 0 <= self.rand_augment <= 10:
-            raise UserError(f"rand_augment {self.rand_augment}: is a magnitude, so it must lie in 0..10")
-        if self.rand_augment_std < 0:
-            raise UserError(f"rand_augment_std {self.rand_augment_std}: must be 0 or more")
+        check_ranges(self)
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"blur_sigma {self.blur_sigma}: must be above 0, the smaller one first")
         if self.blur and 0 < self.size < MIN_BLURRED:

@@ -11,9 +11,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from queue import Empty, Full, Queue
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Int64
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
@@ -22,10 +24,13 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Plan = Iterator[tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 """The ids and epochs of one rank's batches, in order."""
+
+Count = Annotated[int, Ge(1), "must be at least 1"]
 
 READY = 2
 """Finished batches that wait for the consumer."""
@@ -48,16 +53,19 @@ class LoaderSpec:
     """The samples that the endless stream is made of; None = all."""
     labeled_ids: Int64[np.ndarray, " n"] | None = None
     """The samples whose labels the endless stream shows; None = all that have one."""
-    batch_size: int
+    batch_size: Count
     """Images of one micro-batch over all ranks; the world size must divide it."""
     seed: int = 0
     """Of the order and of every random crop."""
     device: str = "cpu"
     """Where decoding and the views are made, and where the views lie: "cpu" or "cuda:0"."""
-    num_threads: int = field(default_factory=cpu_share)
+    num_threads: Count = field(default_factory=cpu_share)
     """CPU threads that decode and resize."""
     max_bad_fraction: float = 0.01
     """Share of damaged samples above which the stream stops."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dict[str, int] | None = None) -> "Loader":
@@ -276,9 +284,6 @@ def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> in
 
 
 def _check(spec: LoaderSpec) -> None:
-    for name in ("batch_size", "num_threads"):
-        if getattr(spec, name) < 1:
-            raise UserError(f"{name} {getattr(spec, name)}: must be at least 1")
     if spec.device != "cpu":
         available = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         if spec.device not in available:

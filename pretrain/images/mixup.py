@@ -9,13 +9,17 @@ the micro-batch, two ranks do what one process does in two micro-batches; a batc
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
+
+Strength = Annotated[float, Ge(0), "must be above 0, or 0 to leave it out"]
 
 Box = tuple[slice, slice]
 """Rows and columns of an image."""
@@ -25,23 +29,17 @@ Box = tuple[slice, slice]
 class MixConfig:
     """What is done to images and labels; by default nothing."""
 
-    mixup: float = 0.0
+    mixup: Strength = 0.0
     """Both parameters of the beta distribution that mixup's weight is drawn from; 0 = no mixup."""
-    cutmix: float = 0.0
+    cutmix: Strength = 0.0
     """Both parameters of the beta distribution that the share of CutMix's kept area is drawn from; 0 = no CutMix."""
-    switch: float = 0.5
+    switch: Annotated[float, Ge(0), Le(1), "is a probability, so it must lie in 0..1"] = 0.5
     """Probability that a batch gets CutMix where both are on."""
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each target that is spread evenly over all classes."""
 
     def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} {getattr(self, name)}: must be above 0, or 0 to leave it out")
-        if not 0 <= self.switch <= 1:
-            raise UserError(f"switch {self.switch}: is a probability, so it must lie in 0..1")
-        if not 0 <= self.smoothing < 1:
-            raise UserError(f"smoothing {self.smoothing}: must be at least 0 and below 1")
+        check_ranges(self)
 
 
 def mix(

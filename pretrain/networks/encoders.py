@@ -8,11 +8,12 @@ Two kinds of our own, which timm gets to know by name, stand in ``split_encoder`
 import difflib
 import inspect
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import timm
 import torch
+from annotated_types import Ge, Lt
 from jaxtyping import Float, Float64, Int
 from timm.layers.format import Format
 from timm.layers.patch_embed import PatchEmbed
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 import eyespot.pretrain.networks.pixel_transformer  # noqa: F401 - timm gets to know its names
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.split_encoder import SplitEncoder
 
 
@@ -30,16 +32,19 @@ class EncoderConfig:
 
     name: str = "vit_base_patch16_224"
     """timm's name of the architecture; also ours, split_resnet18 and pixel_transformer_small among them."""
-    image_size: int = 224
+    image_size: Annotated[int, Ge(1)] = 224
     """Height and width of what it sees, pixels."""
-    patch_size: int | None = None
+    patch_size: Annotated[int, Ge(1)] | None = None
     """Height and width of a patch, pixels; None = what the name says. Vision transformers only."""
     small_stem: bool = False
     """3x3 stem with stride 1 and no max-pool, for images of 32 pixels (SimCLR, appendix B.9). ResNets only."""
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability that a residual branch is dropped, in the last block (rising linearly from 0 in the first)."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "encoder.")
 
 
 def make_encoder(config: EncoderConfig) -> nn.Module:

@@ -25,10 +25,8 @@ def accept_crops(encoder: nn.Module, num_small: int, small: RandomView) -> None:
     """Lets the encoder see small views beside those of its own size.
 
     Raises:
-        UserError: it cannot, or there cannot be so many.
+        UserError: it cannot.
     """
-    if num_small < 0:
-        raise UserError(f"objective.num_small {num_small}: must be 0 or more")
     if not num_small:
         return
     vary_sizes(encoder)

@@ -13,9 +13,10 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 73.2 % linear probe (table 1).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -46,18 +47,14 @@ class BarlowTwins(Contrastive):
             expected="ResNet-50, ImageNet-1k, 1000 epochs, linear: 73.2 %",
         )
 
-        weight: float = 0.0051
+        weight: Annotated[float, Ge(0)] = 0.0051
         """lambda: how much repetition weighs against difference of the views."""
-        dim: int = 8192
+        dim: Annotated[int, Ge(1)] = 8192
         """Width of the three layers of the projector."""
         first: RandomView = replace(_VIEW, blur=1.0)  # noqa: RUF009 - frozen
         """How the first view is made."""
         second: RandomView = replace(_VIEW, blur=0.1, solarize=0.2)  # noqa: RUF009 - frozen
         """How the second view is made."""
-
-        def __post_init__(self) -> None:
-            if self.weight < 0:
-                raise UserError(f"objective.weight {self.weight}: must be 0 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "BarlowTwins":
             """Barlow Twins around any encoder."""

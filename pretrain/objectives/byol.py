@@ -17,15 +17,15 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 74.3 % linear probe (table 1);
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
@@ -52,20 +52,16 @@ class BYOL(Objective):
             expected="ResNet-50, ImageNet-1k, 1000 epochs, linear: 74.3 %",
         )
 
-        momentum: float = 0.996
+        momentum: Annotated[float, Ge(0), Le(1)] = 0.996
         """The teacher's momentum at the first step, 0..1; it rises to 1."""
-        hidden_dim: int = 4096
+        hidden_dim: Annotated[int, Ge(1)] = 4096
         """Width of the hidden layer of projector and predictor."""
-        out_dim: int = 256
+        out_dim: Annotated[int, Ge(1)] = 256
         """Width of their output."""
         first: RandomView = replace(_VIEW, blur=1.0)  # noqa: RUF009 - frozen
         """How the first view is made."""
         second: RandomView = replace(_VIEW, blur=0.1, solarize=0.2)  # noqa: RUF009 - frozen
         """How the second view is made."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.momentum <= 1:
-                raise UserError(f"objective.momentum {self.momentum}: must lie between 0 and 1")
 
         def build(self, encoder: nn.Module, image_size: int) -> "BYOL":
             """BYOL around any encoder."""

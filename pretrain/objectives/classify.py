@@ -21,10 +21,11 @@ To expect: ViT-B/16 fine-tuned on ImageNet-1k from MAE's 1600 epochs: 83.6 %; li
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ class Classify(Objective):
             expected="ViT-B/16, ImageNet-1k, fine-tuned from MAE: 83.6 %",
         )
 
-        num_classes: int = 1000
+        num_classes: Annotated[int, Ge(2)] = 1000
         """Classes of the data."""
         head: Literal["linear", "batchnorm", "attentive"] = "linear"
         """linear = a linear layer; batchnorm = the same after a batch norm without scale and shift; attentive = learned
@@ -62,7 +63,7 @@ class Classify(Objective):
         pool: Literal["auto", "mean"] = "auto"
         """What linear and batchnorm see: auto = the class token, or pooled features where there is none; mean = the
         average of the patches."""
-        num_queries: int = 1
+        num_queries: Annotated[int, Ge(1)] = 1
         """Of an attentive head."""
         frozen: bool = False
         """The encoder stays as it is: only the head learns."""
@@ -72,10 +73,7 @@ class Classify(Objective):
         """How the view is made."""
 
         def __post_init__(self) -> None:
-            if self.num_classes < 2:
-                raise UserError(f"objective.num_classes {self.num_classes}: must be 2 or more")
-            if self.num_queries < 1:
-                raise UserError(f"objective.num_queries {self.num_queries}: must be 1 or more")
+            Objective.Config.__post_init__(self)
             if self.head == "attentive" and self.pool != "auto":
                 raise UserError(f"objective.pool {self.pool!r}: an attentive head sees all tokens; leave it out")
 

@@ -22,15 +22,15 @@ To expect (from memory): AlexNet on ImageNet-1k, linear classifiers on conv1 to 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.lab_color import ColorNames, normalized, pixels, thinned, to_gray, to_lab, to_rgb
@@ -58,22 +58,14 @@ class Colorization(Objective):
             needs="images in colour",
             expected="AlexNet, ImageNet-1k, linear on conv4: 31.5 %",
         )
-        balance: float = 0.5
+        balance: Annotated[float, Ge(0), Le(1)] = 0.5
         """How far rare colours count more: 0 = in inverse proportion to their share, 1 = not at all."""
-        temperature: float = 0.38
+        temperature: Annotated[float, Gt(0)] = 0.38
         """Of the annealed mean in the pictures."""
-        hidden_dim: int = 256
+        hidden_dim: Annotated[int, Ge(1)] = 256
         """Channels of the decoder at the feature map's resolution."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the view is made; its colours are what is to be found out, so it should not change them."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.balance <= 1:
-                raise UserError(f"objective.balance {self.balance}: must lie between 0 and 1")
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
-            if self.hidden_dim < 1:
-                raise UserError(f"objective.hidden_dim {self.hidden_dim}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Colorization":
             """Around any encoder with a feature map."""

@@ -22,10 +22,11 @@ To expect: AlexNet on PASCAL VOC 2007: 67.7 % classification, 51.4 mAP detection
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -61,20 +62,14 @@ class Counting(Contrastive):
             expected="AlexNet, PASCAL VOC 2007 classification: 67.7 %",
         )
 
-        hidden_dim: int = 4096
+        hidden_dim: Annotated[int, Ge(1)] = 4096
         """Width of the head's hidden layer."""
-        num_counts: int = 1000
+        num_counts: Annotated[int, Ge(1)] = 1000
         """How many kinds of things are counted."""
-        margin: float = 10.0
+        margin: Annotated[float, Gt(0), "must be above 0, or all counts become 0"] = 10.0
         """Squared distance that the counts of different images should have, M."""
         view: RandomView = RandomView(scale=(0.3, 1.0), grayscale=0.67)  # noqa: RUF009 - frozen
         """How the view is made that is shrunk and quartered; its size follows from the encoder's."""
-
-        def __post_init__(self) -> None:
-            if self.margin <= 0:
-                raise UserError(f"objective.margin {self.margin}: must be above 0, or all counts become 0")
-            if self.num_counts < 1:
-                raise UserError(f"objective.num_counts {self.num_counts}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Counting":
             """Counting with any encoder."""

@@ -24,10 +24,11 @@ To expect: AlexNet on ImageNet-1k, a linear classifier on its third block: 41.0 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -56,24 +57,16 @@ class DeepCluster(Objective):
             expected="AlexNet, ImageNet-1k, linear on block 3: 41.0 %",
         )
 
-        num_clusters: int = 10_000
+        num_clusters: Annotated[int, Ge(2)] = 10_000
         """K; the paper finds ten times as many as there are classes to be best."""
-        refresh_epochs: float = 1.0
+        refresh_epochs: Annotated[float, Gt(0)] = 1.0
         """Epochs between two clusterings, the first of them before the first step."""
-        pca_dim: int = 256
+        pca_dim: Annotated[int, Ge(1)] = 256
         """Principal components that are clustered, at most."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.5
         )
         """How the view is made."""
-
-        def __post_init__(self) -> None:
-            if self.num_clusters < 2:
-                raise UserError(f"objective.num_clusters {self.num_clusters}: must be 2 or more")
-            if self.pca_dim < 1:
-                raise UserError(f"objective.pca_dim {self.pca_dim}: must be 1 or more")
-            if self.refresh_epochs <= 0:
-                raise UserError(f"objective.refresh_epochs {self.refresh_epochs}: must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "DeepCluster":
             """DeepCluster around any encoder."""

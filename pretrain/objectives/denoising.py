@@ -18,14 +18,14 @@ To expect: three layers on MNIST with 10,000 digits to train on, fine-tuned: 2.8
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import normal_noise, uniform_noise
@@ -54,22 +54,14 @@ class Denoising(Objective):
 
         corruption: Literal["masking", "gaussian", "salt_and_pepper"] = "masking"
         """What is done to the image."""
-        share: float = 0.5
+        share: Annotated[float, Gt(0), Lt(1)] = 0.5
         """Probability that a pixel is overwritten; "masking" and "salt_and_pepper" only."""
-        deviation: float = 1.0
+        deviation: Annotated[float, Gt(0)] = 1.0
         """Standard deviation of the noise, in those of the data set; "gaussian" only."""
-        hidden_dim: int = 128
+        hidden_dim: Annotated[int, Ge(1)] = 128
         """Channels of the decoder at the feature map's resolution."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the clean image is made."""
-
-        def __post_init__(self) -> None:
-            if not 0 < self.share < 1:
-                raise UserError(f"objective.share {self.share}: must lie between 0 and 1, both excluded")
-            if self.deviation <= 0:
-                raise UserError(f"objective.deviation {self.deviation}: must be above 0")
-            if self.hidden_dim < 1:
-                raise UserError(f"objective.hidden_dim {self.hidden_dim}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Denoising":
             """A denoising autoencoder around any encoder."""

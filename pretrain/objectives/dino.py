@@ -19,21 +19,23 @@ To expect: ViT-S/16 on ImageNet-1k, 800 epochs, 2x224 + 10x96: 77.0 % linear pro
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes
 from eyespot.pretrain.objective import About, Objective
+
+Temperature = Annotated[float, Gt(0)]
 
 _VIEW = RandomView(scale=(0.4, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 
@@ -56,25 +58,25 @@ class DINO(Objective):
             expected="ViT-S/16, ImageNet-1k, 800 epochs, linear: 77.0 %",
         )
 
-        num_small: int = 10
+        num_small: Annotated[int, Ge(0)] = 10
         """Small views of each image, beside the two large ones."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the head's two hidden layers."""
-        bottleneck_dim: int = 256
+        bottleneck_dim: Annotated[int, Ge(1)] = 256
         """Width of what is compared with the outputs' directions."""
-        out_dim: int = 65536
+        out_dim: Annotated[int, Ge(1)] = 65536
         """How many outputs."""
-        momentum: float = 0.996
+        momentum: Annotated[float, Ge(0), Le(1)] = 0.996
         """The teacher's momentum at the first step, 0..1; it rises to 1."""
-        centre_momentum: float = 0.9
+        centre_momentum: Annotated[float, Ge(0), Le(1)] = 0.9
         """Share of itself that the centre keeps at each step, 0..1."""
-        student_temperature: float = 0.1
+        student_temperature: Temperature = 0.1
         """What the student's scores are divided by."""
-        teacher_temperature: tuple[float, float] = (0.04, 0.07)
+        teacher_temperature: Annotated[tuple[Temperature, Temperature], "both must be above 0"] = (0.04, 0.07)
         """What the teacher's scores are divided by, at the first step and after ``warmup``."""
-        warmup: float = 30 / 800
+        warmup: Annotated[float, Ge(0), Le(1)] = 30 / 800
         """Share of the run in which the teacher's temperature changes, linearly."""
-        frozen: float = 1 / 800
+        frozen: Annotated[float, Ge(0), Le(1)] = 1 / 800
         """Share of the run for which the outputs' directions stay as they were drawn."""
         first: RandomView = replace(_VIEW, blur=1.0)  # noqa: RUF009 - frozen
         """How one large view is made."""
@@ -82,15 +84,6 @@ class DINO(Objective):
         """How the other large view is made."""
         small: RandomView = replace(_VIEW, size=96, scale=(0.05, 0.4), blur=0.5)  # noqa: RUF009 - frozen
         """How the small views are made."""
-
-        def __post_init__(self) -> None:
-            for name in ("momentum", "centre_momentum", "warmup", "frozen"):
-                if not 0 <= getattr(self, name) <= 1:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: must lie between 0 and 1")
-            if self.student_temperature <= 0:
-                raise UserError(f"objective.student_temperature {self.student_temperature}: must be above 0")
-            if min(self.teacher_temperature) <= 0:
-                raise UserError(f"objective.teacher_temperature {self.teacher_temperature}: both must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "DINO":
             """DINO around any encoder that can see views of two sizes."""

@@ -18,10 +18,11 @@ To expect: a CNN of three convolutional layers, 16,000 exemplars, on STL-10: 74.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -52,16 +53,12 @@ class Exemplar(Objective):
             expected="three-layer CNN, STL-10, SVM: 74.2 %",
         )
 
-        num_views: int = 2
+        num_views: Annotated[int, Ge(1)] = 2
         """Views of each image at a step."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2
         )
         """How each view is made."""
-
-        def __post_init__(self) -> None:
-            if self.num_views < 1:
-                raise UserError(f"objective.num_views {self.num_views}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Exemplar":
             """Exemplars around any encoder."""

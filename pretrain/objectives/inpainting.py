@@ -22,10 +22,11 @@ with which it did not converge (table 2; from memory).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -63,21 +64,14 @@ class Inpainting(Objective):
 
         region: Literal["centre", "blocks"] = "centre"
         """What is predicted: the centre square of half the side, or four smaller squares anywhere."""
-        adversarial: float = 0.001
+        adversarial: Annotated[float, Ge(0), Lt(1)] = 0.001
         """Weight of the adversarial loss; that of the reconstruction is 1 minus it. 0 = no discriminator."""
-        hidden_dim: int = 128
+        hidden_dim: Annotated[int, Ge(1)] = 128
         """Channels of the decoder at the feature map's resolution."""
-        discriminator_dim: int = 64
+        discriminator_dim: Annotated[int, Ge(1)] = 64
         """Channels of the discriminator's first layer."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the whole image is made."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.adversarial < 1:
-                raise UserError(f"objective.adversarial {self.adversarial}: must be at least 0 and below 1")
-            for name in ("hidden_dim", "discriminator_dim"):
-                if getattr(self, name) < 1:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Inpainting":
             """A context encoder around any encoder."""

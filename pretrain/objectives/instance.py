@@ -23,15 +23,15 @@ all rows, 80.4 % with 4096 (tables 1 and 2; from memory).
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Lt
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.contrastive import moco_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
@@ -55,29 +55,20 @@ class Instance(Objective):
             expected="ResNet-50, ImageNet-1k, 200 epochs, linear: 54.0 %",
         )
 
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of the bank's vectors."""
-        temperature: float = 0.07
+        temperature: Annotated[float, Ge(0.005)] = 0.07
         """Divides the cosines."""
-        num_negatives: int = 4096
+        num_negatives: Annotated[int, Ge(0)] = 4096
         """Rows of the bank that an image is compared with at a step; 0 = all, for some ten thousand samples."""
-        momentum: float = 0.5
+        momentum: Annotated[float, Ge(0), Lt(1)] = 0.5
         """Share of a row that stays when its image is seen again, 0..1."""
-        proximal: float = 0.0
+        proximal: Annotated[float, Ge(0)] = 0.0
         """Weight of the squared distance between an image's output and its row."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=1.0, grayscale=0.2
         )
         """How the view is made."""
-
-        def __post_init__(self) -> None:
-            if self.temperature < 0.005:
-                raise UserError(f"objective.temperature {self.temperature}: must be 0.005 or more")
-            if not 0 <= self.momentum < 1:
-                raise UserError(f"objective.momentum {self.momentum}: must be at least 0 and below 1")
-            for name in ("num_negatives", "proximal"):
-                if getattr(self, name) < 0:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: must be 0 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Instance":
             """Instance discrimination around any encoder."""

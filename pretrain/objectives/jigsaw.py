@@ -19,15 +19,15 @@ To expect: AlexNet on PASCAL VOC 2007: 67.6 % classification, 53.2 mAP detection
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
@@ -53,22 +53,16 @@ class Jigsaw(Objective):
             expected="AlexNet, PASCAL VOC 2007 classification: 67.6 %",
         )
 
-        num_permutations: int = 100
+        num_permutations: Annotated[int, Ge(2), Le(5000)] = 100
         """Orders to tell apart."""
-        room: float = 0.17
+        room: Annotated[float, Ge(0), Le(2), "must lie between 0 and 2 tiles"] = 0.17
         """Room that a cell has beyond its tile, as a share of the tile."""
-        tile_dim: int = 512
+        tile_dim: Annotated[int, Ge(1)] = 512
         """What each tile's features are brought to before they are laid side by side."""
-        hidden_dim: int = 4096
+        hidden_dim: Annotated[int, Ge(1)] = 4096
         """Width of the classifier's hidden layer."""
         view: RandomView = RandomView(scale=(0.5, 1.0), grayscale=0.3)  # noqa: RUF009 - frozen
         """How the image is made that the tiles are cut from; its size follows from theirs."""
-
-        def __post_init__(self) -> None:
-            if not 2 <= self.num_permutations <= 5000:
-                raise UserError(f"objective.num_permutations {self.num_permutations}: must lie between 2 and 5000")
-            if not 0 <= self.room <= 2:
-                raise UserError(f"objective.room {self.room}: must lie between 0 and 2 tiles")
 
         def build(self, encoder: nn.Module, image_size: int) -> "Jigsaw":
             """Puzzles around any encoder."""

@@ -17,9 +17,10 @@ To expect: ViT-B/16, 1600 epochs of ImageNet-1k: 83.6 % fine-tuned, 68.0 % linea
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -51,24 +52,23 @@ class MAE(Objective):
             expected="ViT-B/16, ImageNet-1k, 1600 epochs, linear: 68.0 %, fine-tuned: 83.6 %",
         )
 
-        mask_ratio: float = 0.75
+        mask_ratio: Annotated[float, Gt(0), Lt(1)] = 0.75
         """Share of the patches that the encoder does not see."""
-        decoder_dim: int = 512
+        decoder_dim: Annotated[int, Ge(1)] = 512
         """Channels of the decoder's tokens."""
-        decoder_depth: int = 8
+        decoder_depth: Annotated[int, Ge(0)] = 8
         """Blocks of the decoder."""
-        decoder_heads: int = 16
+        decoder_heads: Annotated[int, Ge(1)] = 16
         """Attention heads of the decoder."""
         normalize_targets: bool = True
         """Predict pixels normalised by their patch's mean and standard deviation."""
         crop_scale: tuple[float, float] = (0.2, 1.0)
         """Smallest and largest area of the random crop, as a share of the image."""
-        flip: float = 0.5
+        flip: Annotated[float, Ge(0), Le(1)] = 0.5
         """Probability that the crop is mirrored; 0 where left and right mean something (digits, text)."""
 
         def __post_init__(self) -> None:
-            if not 0 < self.mask_ratio < 1:
-                raise UserError(f"objective.mask_ratio {self.mask_ratio}: must lie between 0 and 1, both excluded")
+            Objective.Config.__post_init__(self)
             if self.decoder_dim % self.decoder_heads:
                 raise UserError(
                     f"objective.decoder_dim {self.decoder_dim}: must be a multiple of"

@@ -28,10 +28,11 @@ both from memory, supervised, with a pretrained GoogLeNet. None of the papers le
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -74,19 +75,19 @@ class Metric(Contrastive):
         positives: Literal["views", "labels"] = "views"
         """What belongs together: views = the two views of an image; labels = also all images with the same label, as
         far as they have one."""
-        margin: float | None = None
+        margin: Annotated[float, Gt(0)] | None = None
         """Of contrastive and lifted, a distance (the papers': 1); of triplet, between squared ones (0.2); None =
         those."""
         mining: Mining = "semi-hard"
         """The negative of a triplet: semi-hard = the nearest that is farther away than the positive; hardest = the
         nearest."""
-        temperature: float = 0.2
+        temperature: Annotated[float, Gt(0)] = 0.2
         """Of nce and soft_nn: what inner products or squared distances are divided by."""
-        norm_weight: float = 0.002
+        norm_weight: Annotated[float, Ge(0)] = 0.002
         """Of n_pair: weight of the rows' squared length."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the head's hidden layer."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of the head's output."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2, blur=0.5
@@ -94,14 +95,9 @@ class Metric(Contrastive):
         """How both views are made."""
 
         def __post_init__(self) -> None:
+            Contrastive.Config.__post_init__(self)
             if self.margin is not None and self.loss not in MARGINS:
                 raise UserError(f"objective.margin {self.margin}: objective.loss {self.loss} has none; leave it out")
-            for name in ("margin", "temperature"):
-                value = getattr(self, name)
-                if value is not None and value <= 0:
-                    raise UserError(f"objective.{name} {value}: must be above 0")
-            if self.norm_weight < 0:
-                raise UserError(f"objective.norm_weight {self.norm_weight}: must be 0 or more")
 
         def needs_labels(self) -> Labels:
             """Where labels say what belongs together; an image without one has its other view."""

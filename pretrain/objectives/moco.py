@@ -26,9 +26,10 @@ after 800 epochs 71.1 % (tables 1 and 2 of the second). ResNet-18 on CIFAR-10, 2
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -62,13 +63,13 @@ class MoCo(Objective):
 
         head: Literal["mlp", "linear"] = "mlp"
         """mlp = a hidden layer as wide as the encoder's features (v2), linear = none (v1)."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of the head's output."""
-        queue_size: int = 65536
+        queue_size: Annotated[int, Ge(1)] = 65536
         """Keys that are kept as negatives, over all ranks; a multiple of data.batch_size."""
-        momentum: float = 0.999
+        momentum: Annotated[float, Ge(0), Le(1)] = 0.999
         """Share of its own weights that the teacher keeps at each step, 0..1."""
-        temperature: float = 0.2
+        temperature: Annotated[float, Gt(0)] = 0.2
         """What similarities are divided by."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, grayscale=0.2, blur=0.5
@@ -76,14 +77,9 @@ class MoCo(Objective):
         """How both views are made."""
 
         def __post_init__(self) -> None:
+            Objective.Config.__post_init__(self)
             if self.head not in ("mlp", "linear"):
                 raise UserError(f"objective.head {self.head!r}: not one of mlp, linear")
-            if self.queue_size < 1:
-                raise UserError(f"objective.queue_size {self.queue_size}: must be 1 or more")
-            if not 0 <= self.momentum <= 1:
-                raise UserError(f"objective.momentum {self.momentum}: must lie between 0 and 1")
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "MoCo":
             """MoCo around any encoder."""

@@ -18,9 +18,10 @@ To expect on ImageNet-1k, linear probe, 300 epochs: ResNet-50 72.8 %, ViT-S/16 7
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge, Gt, Le
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
@@ -55,32 +56,24 @@ class MoCoV3(Contrastive):
             expected="ViT-B/16, ImageNet-1k, 300 epochs, linear: 76.7 %",
         )
 
-        hidden_dim: int = 4096
+        hidden_dim: Annotated[int, Ge(1)] = 4096
         """Width of the hidden layers of projector and predictor."""
-        out_dim: int = 256
+        out_dim: Annotated[int, Ge(1)] = 256
         """Width of their output."""
-        projector_layers: int = 3
+        projector_layers: Annotated[int, Ge(1)] = 3
         """Linear layers of the projector: 3 for transformers, 2 for ResNets."""
         predictor_norm: bool = True
         """Batch norm without scale and shift after the predictor, as after the projector; not for ResNets."""
         freeze_patches: bool = True
         """The patch projection stays as it was drawn. Vision transformers only."""
-        momentum: float = 0.99
+        momentum: Annotated[float, Ge(0), Le(1)] = 0.99
         """Share of its own weights that the teacher keeps at the first step, 0..1; it rises to 1."""
-        temperature: float = 0.2
+        temperature: Annotated[float, Gt(0)] = 0.2
         """What similarities are divided by."""
         first: RandomView = replace(_VIEW, blur=1.0)  # noqa: RUF009 - frozen
         """How the first view is made."""
         second: RandomView = replace(_VIEW, blur=0.1, solarize=0.2)  # noqa: RUF009 - frozen
         """How the second view is made."""
-
-        def __post_init__(self) -> None:
-            if self.projector_layers < 1:
-                raise UserError(f"objective.projector_layers {self.projector_layers}: must be 1 or more")
-            if not 0 <= self.momentum <= 1:
-                raise UserError(f"objective.momentum {self.momentum}: must lie between 0 and 1")
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "MoCoV3":
             """MoCo v3 around any encoder."""

@@ -18,15 +18,15 @@ To expect: AlexNet on PASCAL VOC 2007 detection: 46.3 mAP where random weights g
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, side_by_side, without_fringes
@@ -55,18 +55,14 @@ class RelativePatch(Objective):
             expected="AlexNet, PASCAL VOC 2007 detection: 46.3 mAP",
         )
 
-        gap: float = 0.5
+        gap: Annotated[float, Ge(0), Le(2), "must lie between 0 and 2 patches"] = 0.5
         """Room that a cell has beyond its patch, as a share of the patch: gap and jitter together."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the classifier's hidden layer."""
         drop_colors: bool = True
         """Keep one colour channel of each image and make the others noise."""
         view: RandomView = RandomView(scale=(0.5, 1.0))  # noqa: RUF009 - frozen
         """How the image is made that the patches are cut from; its size follows from theirs."""
-
-        def __post_init__(self) -> None:
-            if not 0 <= self.gap <= 2:
-                raise UserError(f"objective.gap {self.gap}: must lie between 0 and 2 patches")
 
         def build(self, encoder: nn.Module, image_size: int) -> "RelativePatch":
             """Context prediction around any encoder."""

@@ -21,10 +21,11 @@ with the labels alone; with 1 %: 53.4, 47.0 and 48.4 % (table 1, from memory).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,26 +59,18 @@ class S4L(Contrastive):
             expected="ResNet-50v2, ImageNet-1k, 10 % of its labels, top-5: 83.8 %",
         )
 
-        num_classes: int = 1000
+        num_classes: Annotated[int, Ge(2)] = 1000
         """Classes of the data."""
         task: Literal["rotation", "exemplar"] = "rotation"
         """rotation = by how many quarter turns an image was rotated; exemplar = which copies are of the same image."""
-        weight: float = 1.0
+        weight: Annotated[float, Ge(0)] = 1.0
         """Of the task's loss."""
-        num_copies: int = 8
+        num_copies: Annotated[int, Ge(2)] = 8
         """Of exemplar: copies of each image."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Of exemplar: dimensions of an embedding."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How each copy is made, and what is rotated."""
-
-        def __post_init__(self) -> None:
-            if self.num_classes < 2:
-                raise UserError(f"objective.num_classes {self.num_classes}: must be 2 or more")
-            if self.weight < 0:
-                raise UserError(f"objective.weight {self.weight}: must be 0 or more")
-            if self.num_copies < 2:
-                raise UserError(f"objective.num_copies {self.num_copies}: must be 2 or more")
 
         def needs_labels(self) -> Labels:
             """The task is solved on the others too."""

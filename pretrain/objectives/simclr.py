@@ -18,9 +18,10 @@ To expect: ResNet-50, 1000 epochs: 69.3 % linear probe on ImageNet-1k (table 6),
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -50,30 +51,22 @@ class SimCLR(Contrastive):
             expected="ResNet-50, ImageNet-1k, 1000 epochs, linear: 69.3 %",
         )
 
-        temperature: float = 0.1
+        temperature: Annotated[float, Gt(0)] = 0.1
         """What similarities are divided by."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the head's hidden layer."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of the head's output."""
         decoupled: bool = False
         """Leave the positive out of the denominator."""
-        tau_plus: float = 0.0
+        tau_plus: Annotated[float, Ge(0), Lt(1)] = 0.0
         """Assumed probability that a negative is of the same class, 0..1; above 0 the loss is corrected for it."""
-        beta: float = 0.0
+        beta: Annotated[float, Ge(0)] = 0.0
         """How much harder negatives weigh more; 0 = all alike."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.08, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5
         )
         """How both views are made."""
-
-        def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
-            if not 0 <= self.tau_plus < 1:
-                raise UserError(f"objective.tau_plus {self.tau_plus}: must be at least 0 and below 1")
-            if self.beta < 0:
-                raise UserError(f"objective.beta {self.beta}: must be 0 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "SimCLR":
             """SimCLR around any encoder."""

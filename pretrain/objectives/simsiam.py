@@ -15,10 +15,11 @@ To expect: ResNet-50 on ImageNet-1k, 100 epochs: 68.1 % linear probe (table 4).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -44,9 +45,9 @@ class SimSiam(Objective):
             expected="ResNet-50, ImageNet-1k, 100 epochs, linear: 68.1 %",
         )
 
-        dim: int = 2048
+        dim: Annotated[int, Ge(1)] = 2048
         """Width of the three layers of the projector, and of the predictor's output."""
-        bottleneck: int = 512
+        bottleneck: Annotated[int, Ge(1)] = 512
         """Width of the predictor's hidden layer."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2, blur=0.5

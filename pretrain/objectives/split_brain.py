@@ -16,10 +16,11 @@ To expect (from memory): AlexNet on ImageNet-1k, linear classifiers on conv1 to 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -57,14 +58,10 @@ class SplitBrain(Objective):
             needs="images in colour, an encoder in two halves",
             expected="AlexNet, ImageNet-1k, linear on conv3: 35.4 %",
         )
-        hidden_dim: int = 256
+        hidden_dim: Annotated[int, Ge(1)] = 256
         """Channels of each decoder at the feature map's resolution."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the view is made; its colours are what is to be found out, so it should not change them."""
-
-        def __post_init__(self) -> None:
-            if self.hidden_dim < 1:
-                raise UserError(f"objective.hidden_dim {self.hidden_dim}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "SplitBrain":
             """Around an encoder in two halves."""

@@ -16,10 +16,11 @@ CIFAR-10: 96.0 % (table 2).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -49,20 +50,16 @@ class SupCon(Contrastive):
             expected="ResNet-50, CIFAR-10, linear: 96.0 %",
         )
 
-        temperature: float = 0.1
+        temperature: Annotated[float, Gt(0)] = 0.1
         """What similarities are divided by."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the head's hidden layer."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of the head's output."""
         view: RandomView = RandomView(  # noqa: RUF009 - frozen
             scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2, blur=0.5
         )
         """How both views are made."""
-
-        def __post_init__(self) -> None:
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
 
         def needs_labels(self) -> Labels:
             """An image without one has its other view as its only positive."""

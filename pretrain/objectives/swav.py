@@ -20,10 +20,11 @@ with the queue: 74.3 % (authors' model zoo, from memory).
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -36,6 +37,8 @@ from eyespot.pretrain.networks.key_queue import KeyQueue
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes, balanced
 from eyespot.pretrain.objective import About
+
+ShareOfRun = Annotated[float, Ge(0), Le(1), "is a share of the run, 0 to 1"]
 
 _VIEW = RandomView(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5)
 
@@ -58,41 +61,30 @@ class SwAV(Contrastive):
             expected="ResNet-50, ImageNet-1k, 800 epochs, linear: 75.3 %",
         )
 
-        num_small: int = 6
+        num_small: Annotated[int, Ge(0)] = 6
         """Small views of each image, beside the two large ones."""
-        hidden_dim: int = 2048
+        hidden_dim: Annotated[int, Ge(1)] = 2048
         """Width of the head's hidden layer."""
-        out_dim: int = 128
+        out_dim: Annotated[int, Ge(1)] = 128
         """Width of what is compared with the prototypes."""
-        num_prototypes: int = 3000
+        num_prototypes: Annotated[int, Ge(1)] = 3000
         """How many there are."""
-        temperature: float = 0.1
+        temperature: Annotated[float, Gt(0)] = 0.1
         """What cosines are divided by where assignments are predicted."""
-        epsilon: float = 0.05
+        epsilon: Annotated[float, Ge(0.025), "must be 0.025 or more, or assignments underflow"] = 0.05
         """What cosines are divided by before they are balanced: the smaller, the harder the assignments."""
-        num_rounds: int = 3
+        num_rounds: Annotated[int, Ge(1)] = 3
         """Rounds of balancing."""
-        frozen: float = 1 / 800
+        frozen: ShareOfRun = 1 / 800
         """Share of the run for which the prototypes stay as they were drawn."""
-        queue_size: int = 0
+        queue_size: Annotated[int, Ge(0)] = 0
         """Images of earlier batches, over all ranks, that are balanced together with the batch; 0 = no queue."""
-        queue_from: float = 0.0
+        queue_from: ShareOfRun = 0.0
         """Share of the run after which the queue is used: features are of no use to it before."""
         large: RandomView = _VIEW
         """How the two large views are made."""
         small: RandomView = replace(_VIEW, size=96, scale=(0.05, 0.14))  # noqa: RUF009 - frozen
         """How the small views are made."""
-
-        def __post_init__(self) -> None:
-            for name in ("frozen", "queue_from"):
-                if not 0 <= getattr(self, name) <= 1:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: is a share of the run, 0 to 1")
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
-            if self.epsilon < 0.025:
-                raise UserError(f"objective.epsilon {self.epsilon}: must be 0.025 or more, or assignments underflow")
-            if self.num_rounds < 1:
-                raise UserError(f"objective.num_rounds {self.num_rounds}: must be 1 or more")
 
         def build(self, encoder: nn.Module, image_size: int) -> "SwAV":
             """SwAV around any encoder that can see views of two sizes."""

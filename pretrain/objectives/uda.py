@@ -23,15 +23,15 @@ To expect: WRN-28-2 on CIFAR-10 with 4,000 labels: 95.7 %; ResNet-50 on ImageNet
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import mean_where
@@ -57,13 +57,13 @@ class UDA(Contrastive):
             expected="ResNet-50, ImageNet-1k, 10 % of its labels: 68.8 %",
         )
 
-        num_classes: int = 1000
+        num_classes: Annotated[int, Ge(2)] = 1000
         """Classes of the data."""
-        weight: float = 1.0
+        weight: Annotated[float, Ge(0)] = 1.0
         """Of consistency."""
-        temperature: float = 0.4
+        temperature: Annotated[float, Gt(0)] = 0.4
         """Divides the logits of the weak view: below 1, the classifier is asked to be surer of the strong one."""
-        threshold: float = 0.8
+        threshold: Annotated[float, Ge(0), Lt(1)] = 0.8
         """Images of whose weak view no class is surer than this ask nothing of the strong one."""
         annealing: Literal["none", "linear", "log", "exp"] = "none"
         """How the sureness rises up to which labelled images count; none = they all count always."""
@@ -71,16 +71,6 @@ class UDA(Contrastive):
         """How the view is made that labels are for."""
         strong: RandomView = RandomView(scale=(0.8, 1.0), rand_augment=9.0)  # noqa: RUF009 - frozen
         """How the view is made that must be named alike."""
-
-        def __post_init__(self) -> None:
-            if self.num_classes < 2:
-                raise UserError(f"objective.num_classes {self.num_classes}: must be 2 or more")
-            if self.weight < 0:
-                raise UserError(f"objective.weight {self.weight}: must be 0 or more")
-            if self.temperature <= 0:
-                raise UserError(f"objective.temperature {self.temperature}: must be above 0")
-            if not 0 <= self.threshold < 1:
-                raise UserError(f"objective.threshold {self.threshold}: must be at least 0 and below 1")
 
         def needs_labels(self) -> Labels:
             """Consistency needs none."""

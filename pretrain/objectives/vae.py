@@ -21,15 +21,15 @@ To expect: no number for features; about -100 nats for the bound on MNIST's digi
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.random_numbers import normals
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
@@ -58,25 +58,16 @@ class VAE(Objective):
             link="arXiv:1312.6114",
         )
 
-        latent_dim: int = 128
+        latent_dim: Annotated[int, Ge(1)] = 128
         """Latents of an image."""
-        beta: float = 1.0
+        beta: Annotated[float, Ge(0), "must be 0 or more; 1 = the evidence lower bound"] = 1.0
         """Weight of the KL divergence; 1 = the evidence lower bound."""
-        deviation: float = 0.5
+        deviation: Annotated[float, Gt(0)] = 0.5
         """Standard deviation of a pixel around what is decoded, in those of the data set."""
-        hidden_dim: int = 128
+        hidden_dim: Annotated[int, Ge(1)] = 128
         """Channels of the decoder's first map."""
         view: RandomView = RandomView(scale=(0.2, 1.0))  # noqa: RUF009 - frozen
         """How the image is made."""
-
-        def __post_init__(self) -> None:
-            for name in ("latent_dim", "hidden_dim"):
-                if getattr(self, name) < 1:
-                    raise UserError(f"objective.{name} {getattr(self, name)}: must be 1 or more")
-            if self.beta < 0:
-                raise UserError(f"objective.beta {self.beta}: must be 0 or more; 1 = the evidence lower bound")
-            if self.deviation <= 0:
-                raise UserError(f"objective.deviation {self.deviation}: must be above 0")
 
         def build(self, encoder: nn.Module, image_size: int) -> "VAE":
             """A variational autoencoder around any encoder."""

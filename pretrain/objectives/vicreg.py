@@ -12,9 +12,10 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 73.2 % linear probe (table 1).
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -47,7 +48,7 @@ class VICReg(Contrastive):
 
         weights: VICRegWeights = field(default_factory=VICRegWeights)
         """What the three terms are multiplied by."""
-        dim: int = 8192
+        dim: Annotated[int, Ge(1)] = 8192
         """Width of the three layers of the expander."""
         first: RandomView = replace(_VIEW, blur=1.0)  # noqa: RUF009 - frozen
         """How the first view is made."""

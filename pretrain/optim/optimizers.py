@@ -1,16 +1,22 @@
 """The optimiser and which parameters decay."""
 
 import itertools
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.optim.lars import LARS
 from eyespot.pretrain.optim.sgd import SGD
+
+Kept = Annotated[float, Ge(0), Lt(1)]
+"""Share of itself that a moving average keeps at each step."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -19,48 +25,35 @@ class OptimConfig:
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """sgd and lars have momentum; lars is for batches of thousands."""
-    lr: float = 1.5e-4
+    lr: Annotated[float, Gt(0)] = 1.5e-4
     """Base learning rate per 256 images; the effective rate is lr * data.batch_size / 256."""
-    min_lr: float = 0.0
+    min_lr: Annotated[float, Ge(0)] = 0.0
     """Base learning rate at the end of the cosine, per 256 images."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Ge(0)] = 0
     """Steps of the linear rise."""
     decay_at: tuple[float, ...] = ()
     """Shares of the run after each of which the rate falls to a tenth, in place of the cosine."""
-    weight_decay: float = 0.05
+    weight_decay: Annotated[float, Ge(0)] = 0.05
     """Decay of matrices: decoupled in adamw, added to the gradient in sgd and lars."""
     decay_vectors: bool = False
     """Biases, norms and other vectors decay too. Not with lars."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Kept, Kept] = (0.9, 0.95)
     """Decay rates of adamw's two moving averages."""
-    momentum: float = 0.9
+    momentum: Kept = 0.9
     """Share of the last step that sgd and lars take again."""
     nesterov: bool = False
     """sgd looks ahead: it steps along the gradient and the momentum of the step after (Nesterov 1983)."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Gt(0), Le(1), "must be above 0 and at most 1; 1 = all layers alike"] = 1.0
     """Each block's rate is this share of the next one's, the head's being lr (BEiT, Bao et al. 2021): 1 = all alike."""
-    trust: float = 0.001
+    trust: Annotated[float, Gt(0)] = 0.001
     """Norm of a lars step as a share of the tensor's norm, at an effective rate of 1 and without momentum."""
-    clip: float | None = None
+    clip: Annotated[float, Gt(0), Le(math.inf), "must be above 0; leave it out for no clipping"] | None = None
     """Largest global gradient norm; None = not clipped."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "trust"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"optim.{name} {getattr(self, name)}: must be above 0")
-        for name in ("min_lr", "warmup_steps", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise UserError(f"optim.{name} {getattr(self, name)}: must be 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"optim.momentum {self.momentum}: must be at least 0 and below 1")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(
-                f"optim.layer_decay {self.layer_decay}: must be above 0 and at most 1; 1 = all layers alike"
-            )
+        check_ranges(self, "optim.")
         if self.nesterov and (self.name != "sgd" or not self.momentum):
             raise UserError("optim.nesterov True: is a kind of sgd's momentum; add --optim.name sgd, or leave it out")
-        if self.clip is not None and self.clip <= 0:
-            raise UserError(f"optim.clip {self.clip}: must be above 0; leave it out for no clipping")
         if self.decay_vectors and self.name == "lars":
             raise UserError("optim.decay_vectors True: lars leaves vectors alone; leave it out")
         self._check_stairs()

@@ -4,8 +4,12 @@ Activations come from a ``Trace``; what an engine cuts over ranks, and what it h
 """
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.trace import Sizes, Trace
@@ -24,9 +28,9 @@ PREFETCH = 2
 class Fleet:
     """The GPUs, and what of their memory is not ours."""
 
-    gpus: int
+    gpus: Annotated[int, Ge(1)]
     """Over all nodes."""
-    node_gpus: int
+    node_gpus: Annotated[int, Ge(1)]
     """Per node."""
     memory_gb: Number
     """Per GPU, 10^9 bytes."""
@@ -36,9 +40,7 @@ class Fleet:
     """Of the memory, left to the allocator's fragmentation."""
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "node_gpus"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: must be 1 or more")
+        check_ranges(self)
         if self.memory_gb <= 0:
             raise UserError(f"gpu_memory_gb {self.memory_gb}: must be above 0")
         if self.gpus > self.node_gpus and self.gpus % self.node_gpus:

@@ -8,9 +8,12 @@ ring, and hides behind the pass that it runs beside.
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Le
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.engine import Precision
 from eyespot.pretrain.planning.memory import shard_ranks
@@ -19,6 +22,9 @@ from eyespot.pretrain.planning.trace import Sizes, Trace
 
 DDP_BUCKET = 25 * 2**20
 """torch's default bucket of gradients, bytes."""
+Speed = Annotated[Number, Gt(0), Le(math.inf), "must be above 0"]
+Reached = Annotated[float, Gt(0), Le(1)]
+"""Share of a stated peak."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -106,26 +112,24 @@ class Links:
     """Bytes per second and direction of each GPU."""
 
     node_gpus: int = 8
-    intra_gb_s: Number = 450.0
+    intra_gb_s: Speed = 450.0
     """To its neighbours on the node, 10^9 bytes."""
-    inter_gb_s: Number = 50.0
+    inter_gb_s: Speed = 50.0
     """Of its share of the node's network cards, 10^9 bytes."""
 
     def __post_init__(self) -> None:
-        for name in ("intra_gb_s", "inter_gb_s"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} {getattr(self, name)}: must be above 0")
+        check_ranges(self)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Efficiency:
     """What of the stated peaks is reached, and what each start costs."""
 
-    arithmetic: float = 0.6
+    arithmetic: Reached = 0.6
     """Share of the peak that matrix products and convolutions reach."""
-    memory: float = 0.8
+    memory: Reached = 0.8
     """Share of the memory bandwidth that other kernels reach."""
-    links: float = 0.8
+    links: Reached = 0.8
     """Share of a link's bandwidth that a collective reaches."""
     launch_us: float = 6.0
     """Time of the CPU to start a kernel, microseconds; a pass is never faster than its starts."""
@@ -133,9 +137,7 @@ class Efficiency:
     """Latency of one of a collective's log2(ranks) hops, microseconds."""
 
     def __post_init__(self) -> None:
-        for name in ("arithmetic", "memory", "links"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"efficiency {name} {getattr(self, name)}: must be above 0 and at most 1")
+        check_ranges(self, "efficiency ")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
