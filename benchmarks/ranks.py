@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import random
 import signal
 import socket
 import traceback
@@ -33,13 +34,17 @@ CRASHES = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT}
 def start_ranks(function: Callable[..., None], size: int, *arguments: Any) -> list[Any]:
     """``function(*arguments)`` in ``size`` processes, with the environment that torchrun gives; they are not awaited.
 
-    The function stands at the top of a file, and joins the process group itself.
+    The function stands at the top of a file, and joins the process group itself. What it draws without a generator of
+    its own follows from this process' seed, the same on all ranks.
     """
+    import torch
+
+    seed = torch.initial_seed()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        _context().Process(target=_rank, args=(rank, size, port, function, arguments), daemon=True)
+        _context().Process(target=_rank, args=(rank, size, port, seed, function, arguments), daemon=True)
         for rank in range(size)
     ]
     for process in processes:
@@ -90,9 +95,17 @@ def _context() -> Any:
     return context
 
 
-def _rank(rank: int, size: int, port: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, size: int, port: int, seed: int, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    import numpy as np
+    import torch
+
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
     function(*arguments)
 
 

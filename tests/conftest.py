@@ -1,13 +1,17 @@
 """Shared fixtures. Shapes in signatures (jaxtyping) are checked at run time here, and only here."""
 
 import os
+import random
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from jaxtyping import install_import_hook
 from threadpoolctl import threadpool_limits
 
@@ -25,10 +29,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+SEED = int(os.environ.get("EYESPOT_TEST_SEED", "0"))
+"""Another number draws everything anew: a test that fails then was lucky before."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, those of the whole product before all: whoever gets the last one lets the others wait."""
+    """Marks what needs a cluster or a browser, and puts slow files first, those of the whole product before all.
+
+    Whoever gets the last slow one lets the others wait.
+    """
+    for item in items:
+        for fixture, marker in (("slurm", "cluster"), ("browser", "browser")):
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, len(item.path.relative_to(ROOT).parts)))
 
 
@@ -39,6 +53,27 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder}; set EYESPOT_TEST_DATA")
     return folder
+
+
+def seed_all(name: str) -> None:
+    """Seeds every global source of randomness by a name, so that no draw depends on what ran before."""
+    seed = zlib.crc32(f"{SEED} {name}".encode())
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """The same draws in every run of a test, whichever tests ran before it; ranks take their seed from here."""
+    seed_all(request.node.nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """What several tests share draws the same too, whichever of them comes first."""
+    if fixturedef.scope != "function":
+        seed_all(f"{fixturedef.baseid}::{fixturedef.argname}")
 
 
 @pytest.fixture(autouse=True)
