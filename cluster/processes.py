@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Words:
-    """Why a rank ended, in its own words (``pretrain/supervised.py``)."""
+    """Why a rank ended, in its own words (``pretrain/distributed/exit_report.py``)."""
 
     kind: str
     """wrong input, training, another rank, crash."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.exit_report import leave_words
+from eyespot.pretrain.distributed.exit_report import STOPPED, leave_words
 from eyespot.pretrain.redaction import masked
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from eyespot.data_pipeline.shards.shard_folder import ShardFolder
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.distributed.exit_report import STOPPED
 
 
 def train(

@@ -22,7 +22,7 @@ NODES = ("node1", "node2")
 JOB = """
 import sys
 from pathlib import Path
-from eyespot.cluster.node_job import NodeJob
+from eyespot.cluster.supervisor.node_job import NodeJob
 run = Path(sys.argv[1])
 words = ("pretrain", "--from", str(run / "cluster" / "run.json"), "--run-dir", str(run), "--resume", "auto")
 NodeJob(run_dir=run, words=words, processes=1, kind="pretrain", max_requeues=0, max_restarts=0, doctor=True)()
@@ -31,7 +31,7 @@ EXAMINE = """
 import os, sys
 from pathlib import Path
 from eyespot.cluster.doctor import examine
-from eyespot.cluster.ranks import Place
+from eyespot.cluster.processes import Place
 nodes, job = tuple(sys.argv[2].split(",")), os.environ["SLURM_JOB_ID"]
 place = Place(index=int(os.environ["SLURM_NODEID"]), nodes=nodes, processes=1, job=job, requeues=0)
 sys.exit(0 if examine(Path(sys.argv[1]), place, "key", 20.0).ok else 2)

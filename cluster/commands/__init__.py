@@ -1,1 +1,1 @@
-"""One file per subcommand of the console command: main(argv) -> exit code."""
+"""One file per command of ``eyespot --help``, under its name: main(argv) -> exit code. Nothing else lives here."""

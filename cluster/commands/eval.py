@@ -8,14 +8,14 @@ from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.commands import compare, finetune
+from eyespot.cluster.eval_commands import compare, finetune
+from eyespot.cluster.eval_commands.eval_table import print_table, track
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
     from eyespot.pretrain.distributed.process_group import World
-from eyespot.cluster.commands.eval_table import print_table, track
 
 
 @dataclass(kw_only=True, slots=True)

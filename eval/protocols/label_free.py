@@ -11,7 +11,8 @@ The numbers, of whole test images, for each kind of features:
     dead_dimensions           share of dimensions that never change
     dimensions                how many there are
 
-Training watches the first ones on its own samples and views: ``pretrain/health.py``, whose functions these are.
+Training watches the first ones on its own samples and views: ``pretrain/losses/feature_statistics.py`` has
+these functions.
 """
 
 import math

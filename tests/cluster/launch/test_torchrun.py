@@ -30,7 +30,7 @@ def start(folder: Path, *whats: str, max_restarts: int = 0) -> subprocess.Popen[
     settings = f"Path({str(folder / 'code')!r}), processes=2, max_restarts={max_restarts}"
     script = f"""
 from pathlib import Path
-from eyespot.cluster.local import run_here
+from eyespot.cluster.launch.torchrun import run_here
 for what in {whats!r}:
     print(run_here([what, {str(folder)!r}], {settings}))
 """

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.slow
 JOB = """
 import json, os, sys
 from pathlib import Path
-from eyespot.cluster import rank_shift, supervisor
-from eyespot.cluster.node_job import NodeJob
+from eyespot.cluster.supervisor import rank_monitor, supervisor
+from eyespot.cluster.supervisor.node_job import NodeJob
 assert "torch" not in sys.modules
-rank_shift.GRACE_SECONDS = 5.0
+rank_monitor.GRACE_SECONDS = 5.0
 supervisor.RETURN_SECONDS = 15.0
 supervisor.BEAT_SECONDS = 1.0
 settings = json.loads(sys.argv[1])

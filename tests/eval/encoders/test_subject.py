@@ -6,7 +6,6 @@ import torch
 from mlflow import MlflowClient
 from released_runs import CHECKPOINT, write_release
 
-from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders.subject import encode_all, run_of, subjects_of
 from eyespot.eval.evaluate import results_folder
@@ -47,10 +46,6 @@ def test_timm_names():
     (convolutional,) = subjects_of("test_resnet", seed=0, pretrained=False)
     found = encode_all(convolutional.encoder, torch.zeros(2, 3, 64, 64))
     assert list(found) == ["mean"] and found["mean"].shape == (2, convolutional.encoder.num_features)
-
-
-def test_center_view_keeps_small_images_whole():
-    assert center_view(32).resize == 32 and center_view(224).resize == 256
 
 
 def test_unknown_name():

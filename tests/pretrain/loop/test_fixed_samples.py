@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
@@ -10,7 +9,6 @@ from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import fixed_samples
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.objective import Objective
 
 CENTER = ViewSpec(views=(CenterView(resize=16, size=16),))
@@ -105,11 +103,3 @@ def test_the_objective_stays_as_it_was(digits):
     assert torch.equal(torch.get_rng_state(), generator)
     for name, tensor in objective.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-
-
-def test_modes_come_back_after_an_error():
-    module = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    with pytest.raises(RuntimeError), at_rest(module):
-        assert not any(each.training for each in module.modules())
-        raise RuntimeError
-    assert [each.training for each in module.modules()] == [True, True, False]

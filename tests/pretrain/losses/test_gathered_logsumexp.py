@@ -1,4 +1,4 @@
-"""The log-sum-exp among ranks in one process; on several ranks: tests/pretrain/test_contrast.py."""
+"""The log-sum-exp among ranks in one process; on several ranks: test_contrastive.py."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Sums by label in one process; on several ranks: SupCon's cases in tests/pretrain/test_contrast.py."""
+"""Sums by label in one process; on several ranks: SupCon's cases in test_contrastive.py."""
 
 import torch
 

@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 def _train_and_judge(
     protocol: "Trained", model: str, shards: Path, options: Options, flags: list[str], prog: str
 ) -> int:
-    from eyespot.cluster.commands.eval_table import print_table, track
+    from eyespot.cluster.eval_commands.eval_table import print_table, track
     from eyespot.eval.finetune import judge_trained, plan, prepare
     from eyespot.pretrain.distributed import process_group as dist
 
