@@ -1,9 +1,14 @@
 """Pictures with segmentation masks, drawn on the fly: patches of stripes on noise."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 GROUND, UPRIGHT, LYING, IGNORED = 0, 1, 2, 255
 
@@ -32,3 +37,16 @@ def draw_striped(root: Path, num_images: int, *, size: int = 32, seed: int = 0) 
         Image.fromarray((128 + pixels).clip(0, 255).astype(np.uint8)).convert("RGB").save(images / f"{number}.png")
         Image.fromarray(mask).save(masks / f"{number}.png")
     return images, masks
+
+
+def stored_samples(folder: Path) -> dict[str, tuple[np.ndarray, bytes]]:
+    """Image and mask of each sample by its source, read with Python's tarfile."""
+    found = {}
+    for shard in ShardFolder(folder).manifest.shards:
+        with tarfile.open(folder / shard.tar) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+        for name in (name for name in files if name.endswith(".json")):
+            key = name.removesuffix(".json")
+            image = np.asarray(Image.open(io.BytesIO(files.get(f"{key}.png") or files[f"{key}.jpg"])))
+            found[json.loads(files[name])["source"]] = image, files[f"{key}.seg.png"]
+    return found

@@ -4,6 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from shapes import draw_striped
 
 from eyespot.data_pipeline.shards.pack import pack
 
@@ -32,3 +33,17 @@ def photo_shards(photo_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("photo-shards")
     pack(str(photo_folder), folder, max_samples=40, workers=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def striped(tmp_path_factory) -> tuple[Path, Path]:
+    """Twelve pictures and their masks."""
+    return draw_striped(tmp_path_factory.mktemp("striped"), 12)
+
+
+@pytest.fixture
+def packed(striped, tmp_path) -> Path:
+    """They in three shards."""
+    images, masks = striped
+    pack(str(images), tmp_path / "shards", masks=masks, max_samples=5, workers=1)
+    return tmp_path / "shards"

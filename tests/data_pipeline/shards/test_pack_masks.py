@@ -1,9 +1,7 @@
-"""Masks in shards: packed beside their images, read through the images' view; without masks no byte changes."""
+"""Masks in shards: packed beside their images; without masks no byte changes."""
 
 import hashlib
 import io
-import json
-import os
 import shutil
 import struct
 import tarfile
@@ -12,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from shapes import draw_striped
-from torchvision.transforms import v2
+from shapes import stored_samples
 
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.mask_views import _seen, mask_views
+from eyespot.data_pipeline.loading.mask_views import mask_views
 from eyespot.data_pipeline.shards import pack as shards
 from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.shards.index_tars import index_folder
@@ -38,34 +34,9 @@ def png(pixels: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def stored(folder: Path) -> dict[str, tuple[np.ndarray, bytes]]:
-    """Image and mask of each sample by its source, read with Python's tarfile."""
-    found = {}
-    for shard in ShardFolder(folder).manifest.shards:
-        with tarfile.open(folder / shard.tar) as archive:
-            files = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
-        for name in (name for name in files if name.endswith(".json")):
-            key = name.removesuffix(".json")
-            image = np.asarray(Image.open(io.BytesIO(files.get(f"{key}.png") or files[f"{key}.jpg"])))
-            found[json.loads(files[name])["source"]] = image, files[f"{key}.seg.png"]
-    return found
-
-
-@pytest.fixture(scope="module")
-def striped(tmp_path_factory) -> tuple[Path, Path]:
-    return draw_striped(tmp_path_factory.mktemp("striped"), 12)
-
-
-@pytest.fixture
-def packed(striped, tmp_path) -> Path:
-    images, masks = striped
-    pack(str(images), tmp_path / "shards", masks=masks, max_samples=5, workers=1)
-    return tmp_path / "shards"
-
-
 def test_each_image_has_its_own_mask(striped, packed):
     images, masks = striped
-    samples, manifest = stored(packed), ShardFolder(packed).manifest
+    samples, manifest = stored_samples(packed), ShardFolder(packed).manifest
     assert len(samples) == 12 == manifest.num_samples and len(manifest.shards) == 3
     pixels = np.zeros(256, int)
     for source, (image, mask) in samples.items():
@@ -94,7 +65,7 @@ def test_splits_palettes_and_class_folders(tmp_path):
     assert {split: manifest.num_samples for split, manifest in manifests.items()} == {"test": 1, "train": 2}
     for split, manifest in manifests.items():
         assert manifest.masks and manifest.masks.ignored == 0 and manifest.masks.pixels[0] == 0
-        for _, mask in stored(tmp_path / "out" / split).values():
+        for _, mask in stored_samples(tmp_path / "out" / split).values():
             image = Image.open(io.BytesIO(mask))
             assert image.mode == "L" and np.array_equal(np.asarray(image), pixels)
 
@@ -107,7 +78,7 @@ def test_shrunk_as_the_image_is(tmp_path):
         (tmp_path / kind).mkdir()
         Image.fromarray(pixels).save(tmp_path / kind / "0.png")
     pack(str(tmp_path / "images"), tmp_path / "out", masks=tmp_path / "masks", resize=10, workers=1)
-    ((image, mask),) = stored(tmp_path / "out").values()
+    ((image, mask),) = stored_samples(tmp_path / "out").values()
     shrunk = np.asarray(Image.open(io.BytesIO(mask)))
     assert image.shape == (10, 15, 3) and shrunk.shape == (10, 15)
     assert np.array_equal(shrunk[:, :7], np.zeros((10, 7))) and np.array_equal(shrunk[:, 8:], np.ones((10, 7)))
@@ -249,31 +220,3 @@ def test_tars_of_other_tools(tmp_path):
     assert verify(tmp_path / "shards", workers=1) == []
     (views,) = mask_views(ShardFolder(tmp_path / "shards"), np.array([0]), CenterView(resize=6, size=4))
     assert np.array_equal(views, np.full((1, 4, 4), 2))
-
-
-def test_views_are_those_of_torchvision():
-    """Resize of the short side by nearest neighbour and CenterCrop; on images of other proportions as well."""
-    generator = np.random.default_rng(3)
-    for height, width, resize, size in ((32, 32, 36, 28), (40, 71, 20, 16), (90, 33, 64, 50), (7, 5, 30, 29)):
-        mask = generator.integers(0, 256, (height, width), np.uint8)
-        interpolation = v2.InterpolationMode.NEAREST_EXACT
-        view = v2.Compose([v2.Resize(resize, interpolation=interpolation), v2.CenterCrop(size)])
-        expected = view(torch.from_numpy(mask)[None])[0].numpy()
-        assert np.array_equal(_seen(mask, CenterView(resize=resize, size=size)), expected)
-
-
-def test_masks_come_in_the_order_asked_for(packed):
-    ids = np.array([7, 0, 3])
-    found = np.concatenate(list(mask_views(ShardFolder(packed), ids, CenterView(resize=32, size=32))))
-    files = [mask for _, mask in stored(packed).values()]  # in the order of the tars, which is that of the ids
-    for seen, sample in zip(found, ids.tolist(), strict=True):
-        assert np.array_equal(seen, np.asarray(Image.open(io.BytesIO(files[sample]))))
-
-
-def test_a_damaged_mask_is_named(packed):
-    manifest = ShardFolder(packed).manifest
-    rows, index = ShardFolder(packed).masks, ShardFolder(packed).index
-    with (packed / manifest.shards[int(index["tar"][4])].tar).open("r+b") as file:
-        os.pwrite(file.fileno(), b"\xff", int(rows["offset"][4]) + 40)
-    with pytest.raises(UserError, match=r"sample 4 .* is damaged: its bytes changed since they were packed"):
-        list(mask_views(ShardFolder(packed), np.arange(12), CenterView(resize=32, size=32)))

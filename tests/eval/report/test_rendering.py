@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 from result_files import some_result, write
 
-from eyespot.data_pipeline.shards.manifest import read_manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.evaluate import judge
 from eyespot.eval.report.diagrams import NUM_CLASS_COLORS
 from eyespot.eval.report.rendering import Section, Table, render
@@ -133,7 +133,7 @@ def hostile_run(run_dir, digits) -> Path:
     shards = run_dir.parent / hostile_name(HOSTILE[1])
     shutil.copytree(digits, shards)
     for split in ("train", "test"):
-        manifest = read_manifest(shards / split)
+        manifest = ShardFolder(shards / split).manifest
         manifest.classes = [f"{HOSTILE[n % len(HOSTILE)]} {n}" for n in range(10)]
         manifest.name = HOSTILE[0]
         (shards / split / "manifest.json").write_text(manifest.to_json().replace("\udc80", "\\udc80"))
