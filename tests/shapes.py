@@ -1,4 +1,4 @@
-"""Pictures with segmentation masks, drawn on the fly: patches of stripes on noise."""
+"""Pictures drawn on the fly: noise, and patches of stripes on noise with segmentation masks."""
 
 import io
 import json
@@ -6,11 +6,17 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 GROUND, UPRIGHT, LYING, IGNORED = 0, 1, 2, 255
+
+
+def levels(*shape: int, below: int = 256) -> np.ndarray:
+    """Random bytes below a number; they follow from the test's seed."""
+    return torch.randint(below, shape, dtype=torch.uint8).numpy()
 
 
 def draw_striped(root: Path, num_images: int, *, size: int = 32, seed: int = 0) -> tuple[Path, Path]:

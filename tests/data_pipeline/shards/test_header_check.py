@@ -2,18 +2,16 @@
 
 import io
 
-import numpy as np
 import pytest
 from PIL import Image
+from shapes import levels
 
 from eyespot.data_pipeline.shards.header_check import BATCH_SIZE, header_sizes
-
-RNG = np.random.default_rng(0)
 
 
 def image(height: int, width: int, form: str, **options) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).save(stream, form, **options)
+    Image.fromarray(levels(height, width, 3)).save(stream, form, **options)
     return stream.getvalue()
 
 

@@ -9,19 +9,17 @@ import numpy as np
 import pytest
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
+from shapes import levels
 
 from eyespot.data_pipeline.shards import image_check as images
 from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine
-
-RNG = np.random.default_rng(0)
 
 
 def photo(height: int = 60, width: int = 90) -> Image.Image:
     """Something with smooth and rough parts, no two channels alike."""
     y, x = np.mgrid[:height, :width]
-    pixels = np.stack([x * 255 / width, y * 255 / height, 128 + 90 * np.sin(x * y / 200)], -1) + RNG.normal(
-        0, 5, (height, width, 3)
-    )
+    smooth = np.stack([x * 255 / width, y * 255 / height, 128 + 90 * np.sin(x * y / 200)], -1)
+    pixels = smooth + np.random.default_rng(0).normal(0, 5, smooth.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -56,7 +54,7 @@ def dali(data: bytes) -> np.ndarray:
 
 def interlaced_png() -> tuple[bytes, np.ndarray]:
     """PIL writes none: the seven passes of Adam7 by hand, no filters."""
-    pixels = RNG.integers(0, 256, (8, 8), np.uint8)
+    pixels = levels(8, 8)
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     raw = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in pixels[y::dy, x::dx])
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
@@ -284,7 +282,7 @@ def test_nothing_of_the_old_file_but_its_pixels_survives_a_rewrite():
 
 
 def test_raw_pixels_become_png():
-    pixels = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+    pixels = levels(5, 7, 3)
     assert np.array_equal(dali(encode_png(pixels.tobytes(), (5, 7, 3))), pixels)
-    gray = RNG.integers(0, 256, (8, 8), np.uint8)
+    gray = levels(8, 8)
     assert np.array_equal(dali(encode_png(gray.tobytes(), (8, 8))), np.stack([gray] * 3, -1))

@@ -6,9 +6,9 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from shapes import levels
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.index_tars import index_folder
@@ -16,12 +16,10 @@ from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
-RNG = np.random.default_rng(0)
-
 
 def jpeg(height: int = 20, width: int = 30, mode: str = "RGB") -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).convert(mode).save(stream, "JPEG")
+    Image.fromarray(levels(height, width, 3)).convert(mode).save(stream, "JPEG")
     return stream.getvalue()
 
 

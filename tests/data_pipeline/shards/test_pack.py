@@ -16,18 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import levels
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.pack import image_stats, pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
-RNG = np.random.default_rng(0)
-
 
 def picture(path: Path, height: int = 16, width: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(RNG.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    Image.fromarray(levels(height, width, 3)).save(path)
 
 
 def content(folder: Path) -> dict[str, str]:

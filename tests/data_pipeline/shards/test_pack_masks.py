@@ -25,8 +25,6 @@ from eyespot.data_pipeline.shards.pack_masks import examine_mask
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
-RNG = np.random.default_rng(0)
-
 
 def png(pixels: np.ndarray) -> bytes:
     stream = io.BytesIO()
@@ -53,13 +51,13 @@ def test_each_image_has_its_own_mask(striped, packed):
 
 
 def test_splits_palettes_and_class_folders(tmp_path):
-    pixels = RNG.integers(0, 4, (12, 9), np.uint8)
+    pixels = levels(12, 9, below=4)
     for split, name in (("train", "a/x"), ("train", "b/x"), ("test", "a/y")):
         for kind in ("images", "masks"):
             (tmp_path / kind / split / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(RNG.integers(0, 256, (12, 9, 3), np.uint8)).save(tmp_path / f"images/{split}/{name}.jpg")
+        Image.fromarray(levels(12, 9, 3)).save(tmp_path / f"images/{split}/{name}.jpg")
         palette = Image.fromarray(pixels, mode="P")
-        palette.putpalette(RNG.integers(0, 256, 12).tolist())
+        palette.putpalette(levels(12).tolist())
         palette.save(tmp_path / f"masks/{split}/{name}.png")
     manifests = pack(str(tmp_path / "images"), tmp_path / "out", masks=tmp_path / "masks", mask_ignored=0, workers=1)
     assert {split: manifest.num_samples for split, manifest in manifests.items()} == {"test": 1, "train": 2}
@@ -200,7 +198,7 @@ def foreign(folder: Path) -> Manifest:
     with tarfile.open(folder / "a.tar", "w") as archive:
         for key in ("one", "two"):
             members = {"jpg": io.BytesIO(), "seg.png": io.BytesIO()}
-            Image.fromarray(RNG.integers(0, 256, (6, 8, 3), np.uint8)).save(members["jpg"], "JPEG")
+            Image.fromarray(levels(6, 8, 3)).save(members["jpg"], "JPEG")
             palette = Image.fromarray(np.full((6, 8), 2, np.uint8), mode="P")
             palette.putpalette(bytes(range(12)))
             palette.save(members["seg.png"], "PNG")

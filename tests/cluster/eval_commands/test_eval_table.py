@@ -1,0 +1,53 @@
+"""What eyespot eval prints, and what it hands to MLflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+from released_runs import write_run
+from result_files import some_result
+
+from eyespot.cluster.eval_commands.eval_table import print_table, track
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+
+
+def test_results_stand_side_by_side(capsys):
+    twin = some_result(role="random", name="random weights", accuracy=0.5, interval=(0.24, 0.76), alarms=["all alike"])
+    print_table([some_result(), twin])
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    assert lines[0].strip() == "knn on digits: 10 classes"
+    (first,) = (line for line in lines if "mae_tiny, step 12" in line)
+    assert "90.00%" in first and "60.00% to 98.00%" in first and "cls, k 20" in first
+    assert lines.index(first) < next(number for number, line in enumerate(lines) if "50.00%" in line)
+    assert lines[-2:] == ["Alarm, random weights: all alike", "90 training images, 10 test images (train and test)."]
+
+
+def test_a_protocol_that_learns_from_nothing_names_no_training_images(capsys):
+    print_table([some_result(protocol="clustering", num_train=0, num_classes=0, num_test=1234)])
+    said = capsys.readouterr().out
+    assert "clustering on digits\n" in said.replace(" \n", "\n") and "classes" not in said
+    assert said.splitlines()[-1] == "1,234 test images (train and test)."
+
+
+def test_who_is_no_run_is_not_tracked(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    track("test_vit", [some_result()])
+    untracked = write_run(tmp_path / "run", judged=False)
+    record = json.loads((untracked / "run.json").read_text())
+    record["run"]["track"] = False
+    (untracked / "run.json").write_text(json.dumps(record))
+    track(str(untracked), [some_result()])
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_results_that_cannot_be_tracked_are_a_warning(tmp_path: Path, capsys):
+    """The numbers are there and printed: MLflow must not turn them into a failure."""
+    run_dir = write_run(tmp_path / "run", judged=False)
+    track(str(run_dir), [some_result()])
+    said = capsys.readouterr().err
+    assert said.startswith("eyespot: warning: ") and said.count("\n") == 1
