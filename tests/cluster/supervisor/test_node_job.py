@@ -46,15 +46,8 @@ def test_a_task_of_an_array_that_was_requeued(slurm_task):
 
 
 def test_what_submitit_pickles_is_what_the_node_gets():
-    job = NodeJob(
-        run_dir=Path("runs/a"),
-        words=("pretrain",),
-        processes=2,
-        kind="eval",
-        max_requeues=3,
-        max_restarts=1,
-        doctor=True,
-    )
+    known = {"run_dir": Path("runs/a"), "words": ("pretrain",), "processes": 2, "kind": "eval"}
+    job = NodeJob(**known, max_requeues=3, max_restarts=1, doctor=True)
     assert pickle.loads(pickle.dumps(job)) == job
 
 

@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 from shapes import levels
@@ -19,7 +20,7 @@ def photo(height: int = 60, width: int = 90) -> Image.Image:
     """Something with smooth and rough parts, no two channels alike."""
     y, x = np.mgrid[:height, :width]
     smooth = np.stack([x * 255 / width, y * 255 / height, 128 + 90 * np.sin(x * y / 200)], -1)
-    pixels = smooth + np.random.default_rng(0).normal(0, 5, smooth.shape)
+    pixels = smooth + 5 * torch.randn(smooth.shape).numpy()
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 

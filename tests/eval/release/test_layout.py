@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -57,21 +58,20 @@ def test_the_digest_does_not_depend_on_the_order_in_which_files_were_written(fol
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    "line",
     [
-        ("0" * 64 + "  evil.py", "has the line '0{64}  evil.py', which no release has"),
-        ("0" * 63 + "  README.md", "which no release has"),
-        ("0" * 64 + " *README.md", "which no release has"),
-        ("F" * 64 + "  README.md", "which no release has"),
-        ("0" * 64 + "  ../README.md", "which no release has"),
-        ("", "which no release has"),
+        "0" * 64 + "  evil.py",
+        "0" * 63 + "  README.md",
+        "0" * 64 + " *README.md",
+        "F" * 64 + "  README.md",
+        "0" * 64 + "  ../README.md",
+        "",
     ],
 )
-def test_a_line_that_no_release_has(line, words):
+def test_a_line_that_no_release_has(line):
     sums = "".join(f"{'0' * 64}  {name}\n" for name in REQUIRED - {"README.md"})
-    with pytest.raises(UserError, match=f"^it: SHA256SUMS {words}") as caught:
+    with pytest.raises(UserError, match=f"^it: SHA256SUMS has the line {re.escape(repr(line))}, which no release has"):
         parse_sums(f"{sums}{line}\n", "it")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_file_listed_twice_or_not_at_all():
@@ -96,15 +96,15 @@ def test_every_file_is_held_against_the_list(folder, name):
 
 def test_a_link_a_folder_and_a_stranger_are_refused(folder):
     (folder / "notes.txt").touch()
-    with pytest.raises(UserError, match="notes.txt does not belong to a release"):
+    with pytest.raises(UserError, match=r"notes\.txt does not belong to a release"):
         check_files(folder, "it")
     (folder / "notes.txt").unlink()
     (folder / "model.onnx").symlink_to("README.md")
-    with pytest.raises(UserError, match="model.onnx is no regular file"):
+    with pytest.raises(UserError, match=r"model\.onnx is no regular file"):
         check_files(folder, "it")
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").write_text("not listed")
-    with pytest.raises(UserError, match="model.onnx is not in SHA256SUMS"):
+    with pytest.raises(UserError, match=r"model\.onnx is not in SHA256SUMS"):
         check_files(folder, "it")
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 WRITER = """
 import sys, time
 from pathlib import Path
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.tracker import Tracker
 run_dir, uri, first, num_steps, pause = Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:6])
 tracker = Tracker(run_dir, run_key="key-" + run_dir.name, name=run_dir.name, params={"lr": 0.1}, tags={}, uri=uri)
 for step in range(int(first), int(first + num_steps)):
@@ -34,7 +34,7 @@ EIGHT_WRITERS = """
 import os, sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.tracker import Tracker
 children = []
 for run_dir in map(Path, sys.argv[2:]):
     if (pid := os.fork()) == 0:

@@ -100,7 +100,7 @@ def test_a_server_that_never_answers_does_not_hold_the_process(tmp_path: Path):
     code = """
 import sys, time
 from pathlib import Path
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.tracker import Tracker
 tracker = Tracker(Path(sys.argv[1]), run_key="k", name="n", params={}, tags={}, uri=sys.argv[2])
 tracker.log(0, {"loss": 1.0})
 sys.stdin.read(1)
@@ -126,7 +126,7 @@ def test_the_constructor_does_not_wait_for_mlflow(tmp_path: Path):
     code = """
 import sys
 from pathlib import Path
-from eyespot.pretrain.tracking import Tracker
+from eyespot.pretrain.tracking.tracker import Tracker
 tracker = Tracker(Path(sys.argv[1]), run_key="k", name="n", params={}, tags={}, uri="none")
 tracker.log(0, {"loss": 1.0})
 tracker.close("FINISHED")
