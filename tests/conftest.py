@@ -29,20 +29,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
+MARKS = {"slurm": "cluster", "browser": "browser", "on_ranks": "ranks", "start_ranks": "ranks"}
+"""What a test is marked with that asks for a fixture, itself or through another one."""
 SEED = int(os.environ.get("EYESPOT_TEST_SEED", "0"))
 """Another number draws everything anew: a test that fails then was lucky before."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a cluster or a browser, and puts slow files first, those of the whole product before all.
+    """Marks tests by their fixtures, and puts slow files first, those of the whole product before all.
 
     Whoever gets the last slow one lets the others wait.
     """
     for item in items:
-        for fixture, marker in (("slurm", "cluster"), ("browser", "browser")):
-            if fixture in getattr(item, "fixturenames", ()):
-                item.add_marker(marker)
+        for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[fixture])
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, len(item.path.relative_to(ROOT).parts)))
 
 

@@ -128,6 +128,7 @@ def broken():
 """
 
 
+@pytest.mark.slow
 def test_nothing_secret_reaches_the_run_folder_or_mlflow(digits: Path, tmp_path: Path):
     """The run itself reads its data through a folder whose name is a secret, and goes on there when resumed."""
     shards = tmp_path / SECRET / "digits"
