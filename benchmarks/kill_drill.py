@@ -49,6 +49,7 @@ def train(shards: Path, run_dir: Path, engine: str) -> None:
     """What each rank does; leaves with the exit code of ``eyespot pretrain``."""
     import torch
 
+    from eyespot.data_pipeline.exit_codes import ExitCode
     from eyespot.pretrain.recipe_lookup import make_run
     from eyespot.pretrain.trainer import fit
 
@@ -62,10 +63,10 @@ def train(shards: Path, run_dir: Path, engine: str) -> None:
     run.optim.warmup_steps, run.track, run.device, run.precision = 2, False, "cpu", "fp32"
     run.rank_timeout_seconds = RANK_TIMEOUT_SECONDS
     try:
-        sys.exit(0 if fit(run, "mae_tiny") == "done" else 75)
+        sys.exit(ExitCode.DONE if fit(run, "mae_tiny") == "done" else ExitCode.STOPPED)
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(ExitCode.FAILED)
 
 
 def straight(start: Start, shards: Path, folder: Path, engine: str) -> Path:

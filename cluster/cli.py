@@ -6,6 +6,7 @@ import os
 import sys
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
@@ -50,12 +51,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())), end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     if argv[0] == "--version":
         from eyespot import __version__
 
         print(f"eyespot {__version__}")
-        return 0
+        return ExitCode.DONE
     mask_tracebacks()
     try:
         if argv[0] not in COMMANDS:
@@ -66,13 +67,13 @@ def main(argv: list[str] | None = None) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
             print(masked(f"eyespot: {error}"), file=sys.stderr)
-        return 2
+        return ExitCode.WRONG_INPUT
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
     except BrokenPipeError:  # the reader of our output went away: `eyespot recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.exit_report import STOPPED, leave_words
+from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.redaction import masked
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def train(
     run: "Run",
     then: "Callable[[World], None] | None" = None,
     shards: "ShardFolder | None" = None,
-) -> int:
+) -> ExitCode:
     """Trains, calls ``then`` while all ranks are still together, and says by the exit code how it ended.
 
     ``shards`` are the run's, where they are open already.
@@ -41,15 +42,15 @@ def train(
 
         monitors = [Health, OnlineProbe]
     try:
-        return 0 if fit(run, recipe, monitors, then, shards) == "done" else STOPPED
+        return ExitCode.DONE if fit(run, recipe, monitors, then, shards) == "done" else ExitCode.STOPPED
     except RankFailure as error:  # it has been said
         leave_words("another rank", str(error), error.ranks)
-        return 1
+        return ExitCode.FAILED
     except TrainingError as error:
         leave_words("training", str(error))
         if int(os.environ.get("RANK", 0)) == 0:
             print(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}"), file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
 
 
 def requested(argv: list[str]) -> "tuple[str, Run]":

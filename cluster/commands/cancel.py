@@ -10,6 +10,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 HELP = """usage: eyespot cancel RUN [--now] [--wait-seconds 300]
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     request = parse(Request, argv, prog="eyespot cancel")
     from eyespot.cluster.slurm import SlurmError
 
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
         return _cancel(request)
     except SlurmError as error:
         print(f"eyespot: {error}", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
 
 
 def _cancel(request: Request) -> int:
@@ -68,7 +69,7 @@ def _cancel(request: Request) -> int:
     if request.now:
         for job in targets.trainings:
             print(f"job {job.id}: ends now")
-        return 0
+        return ExitCode.DONE
     console = Console(stderr=True)
     if targets.trainings and not console.is_terminal:
         jobs = ", ".join(job.id for job in targets.trainings)
@@ -78,9 +79,9 @@ def _cancel(request: Request) -> int:
             late = cancel.wait_for_end(targets, request.wait_seconds, spinner.update)
     except KeyboardInterrupt:
         print(f"the stop goes on without this command; watch it with: eyespot status {request.run_dir}")
-        return 1
+        return ExitCode.FAILED
     for job in late:
         print(f"job {job}: not done within {request.wait_seconds:g} s; SLURM ends it now")
     for run_dir in targets.run_dirs:
         print(cancel.outcome(run_dir))
-    return 0
+    return ExitCode.DONE

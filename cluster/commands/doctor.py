@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     """Looks, and prints."""
     if argv and argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0
+        return ExitCode.DONE
     if argv and argv[0] == "--probe":
         from eyespot.cluster.doctor.probe import probe
 
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         from eyespot.cluster.doctor import tracking
 
         tracking.probe(argv[1], argv[2])
-        return 0
+        return ExitCode.DONE
     return _doctor(argv)
 
 
@@ -84,7 +85,7 @@ def _doctor(argv: list[str]) -> int:
         from eyespot.cluster.doctor.page import print_verdict
 
         print_verdict(verdict, "doctor on this machine", Console())
-    return 0 if verdict.ok else 2
+    return ExitCode.DONE if verdict.ok else ExitCode.WRONG_INPUT
 
 
 def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":

@@ -11,6 +11,7 @@ from eyespot.cluster.arguments import parse
 from eyespot.cluster.eval_commands import compare, finetune
 from eyespot.cluster.eval_commands.eval_table import print_table, track
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> int:
     if results:
         print_table(results)
         track(wanted.model, results)
-    return 0
+    return ExitCode.DONE
 
 
 def judged(wanted: Evaluation, world: "World") -> "list[Result]":

@@ -13,6 +13,7 @@ from eyespot.cluster.arguments import parse
 from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from eyespot.cluster.launch.sweep import Member
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
         print(HELP)
         if argv:
             parse(Launch, ["--help"], "eyespot launch")  # prints every flag, and ends the command
-        return 2
+        return ExitCode.WRONG_INPUT
     cut = argv.index("--") if "--" in argv else len(argv)
     flags, words = argv[:cut], argv[cut + 1 :]
     again, name = _value_of("--again", flags), _value_of("--profile", flags)
@@ -141,7 +142,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
         check_place(submission, runs, local=launch.local)
     else:
         print("\n".join(scripts(folder, submission, runs)), end="")
-        return 0
+        return ExitCode.DONE
     code = code_folder(folder, runs)
     if not frozen:
         freeze(code, runs)
@@ -156,7 +157,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
             f"  --cpus-per-task is not set: unless the cluster gives cores with GPUs or whole nodes,"
             f" the {submission.processes} processes of a node share one core"
         )
-    return 0
+    return ExitCode.DONE
 
 
 def _refuse_another_run(member: "Member") -> None:
@@ -200,7 +201,7 @@ def _show(profile: Profile) -> int:
     for key, value in profile.values.items():
         table.add_row(key, ", ".join(value) if isinstance(value, tuple) else str(value), profile.origins[key])
     Console().print(table if profile.values else "no site defaults apply")
-    return 0
+    return ExitCode.DONE
 
 
 def _say(folder: Path, runs: "list[Member]", jobs: list[str]) -> None:

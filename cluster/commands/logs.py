@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     request = parse(Request, argv, prog="eyespot logs")
     with contextlib.suppress(KeyboardInterrupt):  # how one leaves --follow
         _show(request)
-    return 0
+    return ExitCode.DONE
 
 
 def _show(request: Request) -> None:

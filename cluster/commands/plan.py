@@ -2,6 +2,7 @@
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 HELP = """usage: eyespot plan RECIPE --gpus 64 [--gpu h100] [--engine ddp|fsdp|deepspeed] [--field value ...]
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
     """Plans, and prints."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     if argv[0].startswith("-"):
         raise UserError(f"recipe: missing before {argv[0]}; write: eyespot plan RECIPE {argv[0]} ...")
     # Imported here, because `eyespot plan --help` should not wait for torch.
@@ -48,4 +49,4 @@ def main(argv: list[str]) -> int:
         print(json.dumps(plan.values(), indent=1))
     else:
         print_plan(plan, Console())
-    return 0
+    return ExitCode.DONE

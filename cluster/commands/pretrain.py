@@ -5,6 +5,7 @@ import os
 from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import leave_words
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     """Parses, trains, and says by the exit code how it ended."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:

@@ -6,6 +6,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,4 +43,4 @@ def main(argv: list[str]) -> int:
     before = promote(found, wanted.alias, wanted.uri)
     moved = f" (was version {before})" if before not in (None, found.version) else ""
     print(f"models:/{found.name}@{wanted.alias} is version {found.version}{moved}")
-    return 0
+    return ExitCode.DONE

@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 
 @dataclass(kw_only=True, slots=True)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     print(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified")
     print(f"sha256 {digest_of(folder)}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
-    return 0
+    return ExitCode.DONE
 
 
 def default_folder(address: str) -> Path:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from eyespot.cluster.method_cards import Card
@@ -26,17 +27,17 @@ def main(argv: list[str]) -> int:
     """Prints one row per method, or one method at length."""
     if len(argv) > 1 or any(word.startswith("-") for word in argv):
         print(HELP, end="")
-        return 0 if argv[0] in ("-h", "--help") else 2
+        return ExitCode.DONE if argv[0] in ("-h", "--help") else ExitCode.WRONG_INPUT
     from eyespot.cluster.method_cards import cards
 
     found, console = cards(), Console(highlight=False)
     if argv:
         _tell(_chosen(argv[0], found), console)
-        return 0
+        return ExitCode.DONE
     for family in dict.fromkeys(card.about.family for card in found):
         console.print(_family(family, [card for card in found if card.about.family == family]))
     console.print("eyespot recipes METHOD tells more of one. Gate: minutes of training on CIFAR-10, linear probe.")
-    return 0
+    return ExitCode.DONE
 
 
 def _chosen(name: str, found: list["Card"]) -> "Card":

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     print(f"sha256 {digest_of(out)}")
     if wanted.register:
         _register(wanted, out)
-    return 0
+    return ExitCode.DONE
 
 
 def _register(wanted: Releasing, out: Path) -> None:

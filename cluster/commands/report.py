@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,4 +40,4 @@ def main(argv: list[str]) -> int:
     from eyespot.eval.report import write_report
 
     print(write_report(wanted.runs, wanted.out, look=wanted.look).resolve())
-    return 0
+    return ExitCode.DONE

@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
@@ -138,7 +139,7 @@ def main(argv: list[str]) -> int:
     commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info, "show": _show}
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
-        return 0 if argv else 2
+        return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     if argv[0] not in commands:
         raise UserError(f"command {argv[0]!r}: not one of {', '.join(commands)}; see eyespot shards --help")
     return commands[argv[0]](argv[1:])
@@ -166,7 +167,7 @@ def _pack(argv: list[str]) -> int:
     skipped = max(manifest.packing["skipped"] for manifest in manifests.values())
     if skipped:
         print(f"skipped {_plural(skipped, 'file')} not named like an image, or outside the split folders")
-    return 0
+    return ExitCode.DONE
 
 
 def _index(argv: list[str]) -> int:
@@ -174,7 +175,7 @@ def _index(argv: list[str]) -> int:
 
     asked = parse(Index, argv, "eyespot shards index")
     print(_summary(asked.folder, index_folder(asked.folder, asked.workers)))
-    return 0
+    return ExitCode.DONE
 
 
 def _verify(argv: list[str]) -> int:
@@ -183,7 +184,7 @@ def _verify(argv: list[str]) -> int:
     asked = parse(Verify, argv, "eyespot shards verify")
     problems = verify(asked.folder, asked.workers)
     print("\n".join(problems) if problems else f"{asked.folder}: all is well")
-    return 2 if problems else 0
+    return ExitCode.WRONG_INPUT if problems else ExitCode.DONE
 
 
 def _info(argv: list[str]) -> int:
@@ -200,7 +201,7 @@ def _info(argv: list[str]) -> int:
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(f"    {count:>8,}  {name}")
-    return 0
+    return ExitCode.DONE
 
 
 def _show(argv: list[str]) -> int:
@@ -215,7 +216,7 @@ def _show(argv: list[str]) -> int:
         f"{asked.out}: {_plural(images, 'image')}, a row each: its middle,"
         f" then {_plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
     )
-    return 0
+    return ExitCode.DONE
 
 
 def _summary(folder: Path, manifest: Manifest) -> str:

@@ -15,6 +15,7 @@ import tyro
 from annotated_types import Gt
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     if argv and argv[0] in ("-h", "--help"):
         print(HELP, end="")
-        return 0
+        return ExitCode.DONE
     request = parse(Request, _with_seconds(argv), prog="eyespot status")
     if request.watch is None:
         _show_once(request.places, request.json)
-        return 0
+        return ExitCode.DONE
     with contextlib.suppress(KeyboardInterrupt):
         _watch(request.places, request.watch, request.json)
-    return 0
+    return ExitCode.DONE
 
 
 def _with_seconds(argv: list[str]) -> list[str]:

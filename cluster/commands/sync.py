@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 
 def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = None) -> int:
@@ -28,7 +29,7 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
         num_lines = sync(run_dir, uri, lambda done, total: bar.update(task, completed=done, total=total))
         num_results = track_results(run_dir, results_in(run_dir), uri)
     print(f"{num_lines} lines and {num_results} results sent to {masked(tracking_uri(run_dir, uri) or '')}")
-    return 0
+    return ExitCode.DONE
 
 
 def main(argv: list[str]) -> int:

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
         print(json.dumps(found.values(), indent=1, allow_nan=False))
     else:
         print_comparison(found, Console())
-    return 0
+    return ExitCode.DONE
 
 
 def print_comparison(found: "Comparison", console: "Console") -> None:

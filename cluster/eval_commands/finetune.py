@@ -9,6 +9,7 @@ import tyro
 from eyespot.cluster.arguments import parse, parse_known
 from eyespot.cluster.start_run import train
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from eyespot.eval.finetune import Trained
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> int:
     protocol: Trained = next(name for name in PROTOCOLS if name == argv[0])
     if len(argv) == 1 or argv[1] in ("-h", "--help"):
         print(HELP, end="")
-        return 0 if len(argv) > 1 else 2
+        return ExitCode.DONE if len(argv) > 1 else ExitCode.WRONG_INPUT
     if len(argv) < 3 or any(word.startswith("-") for word in argv[1:3]):
         raise UserError(f"eval {protocol}: write MODEL and SHARDS first: eyespot eval {protocol} MODEL SHARDS [flags]")
     model, shards, prog = argv[1], Path(argv[2]), f"eyespot eval {protocol} {argv[1]} {argv[2]}"
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> int:
 
 def _train_and_judge(
     protocol: "Trained", model: str, shards: Path, options: Options, flags: list[str], prog: str
-) -> int:
+) -> ExitCode:
     from eyespot.cluster.eval_commands.eval_table import print_table, track
     from eyespot.eval.finetune import judge_trained, plan, prepare
     from eyespot.pretrain.distributed import process_group as dist
@@ -102,7 +103,7 @@ def _train_and_judge(
         run_dir=options.run_dir,
         changed=changed,
     )
-    code = 0
+    code = ExitCode.DONE
     world = dist.start(job.run.device, job.run.rank_timeout_seconds)
     try:
         if prepare(job, world):

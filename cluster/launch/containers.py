@@ -14,7 +14,7 @@ from typing import Literal
 
 from eyespot.cluster.launch.submission import Submission
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.exit_report import STOPPED
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 _REGISTRY = re.compile(r"docker://(?P<registry>[^/#]*[.:][^/#]*|localhost)/(?P<image>.+)")
 
@@ -68,7 +68,7 @@ def requeue(max_requeues: int, marks: Iterable[Path]) -> list[str]:
     return [
         "code=$?",
         f"cancelled=({' '.join(shlex.quote(str(mark)) for mark in marks)})",
-        f'if [ "$code" = {STOPPED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_requeues} ]'
+        f'if [ "$code" = {ExitCode.STOPPED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {max_requeues} ]'
         ' && [ ! -e "${cancelled[${SLURM_ARRAY_TASK_ID:-0}]}" ]; then',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",

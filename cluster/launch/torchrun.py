@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-STOPPED = 75
+from eyespot.data_pipeline.exit_codes import ExitCode
+
 SAVE_SECONDS = 600
 """For the ranks to save after a signal: torchrun would kill them after 30."""
 
@@ -39,8 +40,8 @@ def run_here(words: Sequence[str], code: Path, *, processes: int, max_restarts: 
     try:
         torchrun.run(torchrun.parse_args(command))
     except SignalException:
-        return STOPPED  # the ranks were told, and have saved
+        return ExitCode.STOPPED  # the ranks were told, and have saved
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        return next((code for code in (2, STOPPED) if code in codes), 1)
-    return 0
+        return next((code for code in (ExitCode.WRONG_INPUT, ExitCode.STOPPED) if code in codes), ExitCode.FAILED)
+    return ExitCode.DONE

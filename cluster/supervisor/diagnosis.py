@@ -8,9 +8,8 @@ from typing import Any
 
 from eyespot.cluster.processes import Place, Words
 from eyespot.cluster.status.records import Attempt, Beat, Outcome
+from eyespot.data_pipeline.exit_codes import ExitCode
 
-STOPPED = 75
-"""Exit code of a rank that saved and stopped (EX_TEMPFAIL)."""
 SILENT_SECONDS = 15.0
 """A node whose last beat is so much older than the others' was lost first; clocks differ by less."""
 CUT_OFF = "cut off: SLURM does not answer"
@@ -38,7 +37,7 @@ class Report:
     @property
     def failed(self) -> bool:
         """Whether a rank ended neither at the end nor by a stop."""
-        return any(code not in (0, STOPPED) for code in self.codes)
+        return any(code not in (ExitCode.DONE, ExitCode.STOPPED) for code in self.codes)
 
     def values(self) -> dict[str, Any]:
         """As JSON."""
@@ -85,13 +84,13 @@ def judge(place: Place, reports: Mapping[str, Report]) -> Judgement:
     codes = dict(
         pair for node, report in reports.items() for pair in zip(place.ranks_of(node), report.codes, strict=True)
     )
-    if 2 in codes.values():
+    if ExitCode.WRONG_INPUT in codes.values():
         return Judgement(outcome="wrong input", why="the input is wrong, says the log")
     if missing := tuple(node for node in place.nodes if node not in reports):
         why = f"{_listed(missing)} stopped answering"
         return Judgement(outcome="failed", why=why, blamed=missing, again=True, lost=True)
     if not any(report.failed for report in reports.values()):
-        stopped = STOPPED in codes.values()
+        stopped = ExitCode.STOPPED in codes.values()
         return Judgement(outcome="stopped" if stopped else "done", why="stopped by a signal" if stopped else "done")
     return _failure(place, reports, said, codes)
 
@@ -144,7 +143,7 @@ def _failure(
         why = f"rank {rank} on {node_of[rank]} failed: {said[rank].text}"
     elif others := [words.text for words in said.values() if words.kind == "another rank"]:
         why = others[0]
-    elif failed := [rank for rank, code in codes.items() if code not in (0, STOPPED)]:
+    elif failed := [rank for rank, code in codes.items() if code not in (ExitCode.DONE, ExitCode.STOPPED)]:
         how = "did not end and was killed" if failed[0] in killed else f"failed with exit code {codes[failed[0]]}"
         why = f"rank {failed[0]} on {node_of[failed[0]]} {how}"
     by_machine = [rank for rank in by_signal if -(codes[rank] or 0) not in _FROM_PEOPLE]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eyespot.cluster.processes import Ranks
-from eyespot.cluster.supervisor.diagnosis import STOPPED, Report
+from eyespot.cluster.supervisor.diagnosis import Report
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0
@@ -83,7 +84,7 @@ class RankShift:
         return Report(node=self._node, codes=tuple(self._ranks.poll()), words=words, killed=tuple(self._killed))
 
     def _has_failed(self) -> bool:
-        return any(code not in (None, 0, STOPPED) for code in self._ranks.poll())
+        return any(code not in (None, ExitCode.DONE, ExitCode.STOPPED) for code in self._ranks.poll())
 
     def _pass_on(self, number: signal.Signals, now: float) -> None:
         """Again and again: a rank that still imports torch ignores it."""

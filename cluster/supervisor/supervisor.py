@@ -16,11 +16,12 @@ from typing import Any, Literal
 from eyespot.cluster import slurm
 from eyespot.cluster.processes import Place, Ranks, free_port
 from eyespot.cluster.status.records import Attempt, Records
-from eyespot.cluster.supervisor.diagnosis import CUT_OFF, STOPPED, Judgement, Report, judge, judge_lost
+from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Judgement, Report, judge, judge_lost
 from eyespot.cluster.supervisor.node_barrier import Meeting
 from eyespot.cluster.supervisor.rank_monitor import RankShift, StopRequest
 from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
 from eyespot.pretrain.tracking.mlflow_mirror import RunRecord
 
@@ -33,7 +34,8 @@ RETURN_SECONDS = 90.0
 SLURM_SECONDS = 120.0
 """A controller that is restarted, or fails over, is silent for so long."""
 DOCTOR_SECONDS = 300.0
-WRONG_INPUT = 2
+_ENDS = {"done": ExitCode.DONE, "wrong input": ExitCode.WRONG_INPUT}
+"""Outcomes that no other start would change."""
 
 Word = dict[str, Any]
 """The first node's, in a meeting: {"end": exit code}, or {"attempt": number, "port": of rank 0}."""
@@ -82,11 +84,11 @@ class Supervisor:
             code = self._run()
         except Superseded as error:
             self._say(str(error))
-            return 1  # without a beat: it may be this very node's name that the new start uses
+            return ExitCode.FAILED  # without a beat: it may be this very node's name that the new start uses
         except OSError as error:
             self._say(f"the run folder cannot be used: {error}")
             self._release()
-            return 1
+            return ExitCode.FAILED
         except BaseException:
             self._release()
             raise
@@ -97,7 +99,7 @@ class Supervisor:
         """The others wait for the first node's word, in this meeting or in the next."""
         for number in (self._number, self._number + 1) if self.first else ():
             with contextlib.suppress(OSError):
-                self._meeting(number).post("go", {"end": 1})
+                self._meeting(number).post("go", {"end": ExitCode.FAILED})
 
     def _run(self) -> int:
         if self.trains:
@@ -110,7 +112,7 @@ class Supervisor:
             self._number = number
             meeting, seconds = self._meeting(number), COME_SECONDS if number == 1 else RETURN_SECONDS
             if number > 1 and not self._job_is_ours():
-                return STOPPED
+                return ExitCode.STOPPED
             word = self._lead(meeting, seconds) if self.first else self._follow(meeting, seconds)
             if "end" in word:
                 return word["end"]
@@ -139,10 +141,10 @@ class Supervisor:
             other = ask(attempt.job) if attempt.job != self.place.job else None
             if other is not None and other.state in ("RUNNING", "SUSPENDED"):
                 self._say(f"job {attempt.job} runs {self.orders.run_dir} already; wait for it, or eyespot cancel it")
-                return WRONG_INPUT
+                return ExitCode.WRONG_INPUT
             self._close_lost(attempt)
         if self.place.requeues > self.orders.max_requeues:
-            return self._end(STOPPED, f"requeued {self.place.requeues} times, more than --max-requeues allows")
+            return self._end(ExitCode.STOPPED, f"requeued {self.place.requeues} times, more than --max-requeues allows")
         if bad := self._failing():
             return self._go_elsewhere(f"{', '.join(bad)} failed twice in this run")
         return None
@@ -167,7 +169,7 @@ class Supervisor:
         if self.first:
             self._start_attempt()
             self._close(Judgement(outcome="doctor", why=verdict.why))
-        return WRONG_INPUT
+        return ExitCode.WRONG_INPUT
 
     def _lead(self, meeting: Meeting, seconds: float) -> Word:
         """Waits until all nodes are here, then says where rank 0 will listen."""
@@ -207,7 +209,7 @@ class Supervisor:
         if self._wait(said, seconds, f"waits for {self.place.nodes[0]}", through_stop=True):
             return heard[0]
         self._say(f"{self.place.nodes[0]} said nothing for {seconds:.0f} s")
-        return {"end": 1}
+        return {"end": ExitCode.FAILED}
 
     def _job_is_ours(self) -> bool:
         """Whether SLURM still runs this start of the job: a node that was cut off gets no answer."""
@@ -262,15 +264,15 @@ class Supervisor:
     def _decide(self, found: Judgement) -> int | None:
         """Writes down what was found, and acts: the job's exit code, or None for another start here."""
         if not self.trains:
-            return {"done": 0, "wrong input": WRONG_INPUT}.get(found.outcome, 1)
+            return _ENDS.get(found.outcome, ExitCode.FAILED)
         if self.stop.signal is not None or found.outcome == "stopped":
             return self._after_stop(found)
         if found.again and not self._job_is_ours():
-            return STOPPED  # the attempt stays open: to a node that is cut off it is always the others who are silent
+            # The attempt stays open: to a node that is cut off it is always the others who are silent.
+            return ExitCode.STOPPED
         self._close(found)
         if not found.again:
-            codes = {"done": 0, "wrong input": WRONG_INPUT}
-            return codes[found.outcome] if found.outcome in codes else self._end(1, found.why)
+            return _ENDS[found.outcome] if found.outcome in _ENDS else self._end(ExitCode.FAILED, found.why)
         saved = self._newest_checkpoint()
         self._failures, self._saved = (self._failures if saved <= self._saved else 0) + 1, max(saved, self._saved)
         if bad := self._failing():
@@ -278,14 +280,15 @@ class Supervisor:
         if found.lost:
             return self._go_elsewhere(found.why)
         if self._failures > self.orders.max_restarts:
-            return self._end(1, f"failed {self._failures} times without a new checkpoint, the last time: {found.why}")
+            why = f"failed {self._failures} times without a new checkpoint, the last time: {found.why}"
+            return self._end(ExitCode.FAILED, why)
         self._note(f"{found.why}; the ranks start again")
         return None
 
     def _after_stop(self, found: Judgement) -> int:
         """A signal came: whether the job goes on by itself is SLURM's word, and cancel's, and the user's."""
         if not self.trains:
-            return STOPPED
+            return ExitCode.STOPPED
         job = ask(self.place.job)
         plan = after_stop(job, self.place, cancelled=self.records.cancelled, max_requeues=self.orders.max_requeues)
         name = self.stop.signal.name if self.stop.signal is not None else "a signal"
@@ -296,26 +299,27 @@ class Supervisor:
         )
         if plan.do == "leave" or (plan.do == "requeue" and refusal is None):
             self._note(f"{why}; goes on in the next start of job {self.place.job}")
-            return STOPPED
-        return self._end(STOPPED, why if refusal is None else f"{why}, and may not be requeued ({refusal})")
+            return ExitCode.STOPPED
+        return self._end(ExitCode.STOPPED, why if refusal is None else f"{why}, and may not be requeued ({refusal})")
 
     def _go_elsewhere(self, why: str) -> int:
         """Asks SLURM for another start on other nodes: without those that failed twice."""
         avoid = self._failing(of_the_job=False)
         if self.place.requeues >= self.orders.max_requeues:
-            return self._end(1, f"{why}; requeued {self.place.requeues} times, the most it may")
+            return self._end(ExitCode.FAILED, f"{why}; requeued {self.place.requeues} times, the most it may")
         refusal = requeue(self.place.job, avoid=avoid)
         if refusal is not None:
-            return self._end(1, f"{why}; may not be requeued ({refusal})")
+            return self._end(ExitCode.FAILED, f"{why}; may not be requeued ({refusal})")
         without = f", without {', '.join(avoid)}" if avoid else ""
         self._note(f"{why}; requeued{without}")
-        return STOPPED
+        return ExitCode.STOPPED
 
     def _end(self, code: int, why: str) -> int:
         """Says how it ended and how to go on."""
         saved = self._newest_checkpoint()
         where = f"at step {saved} with a checkpoint" if saved >= 0 else "before the first checkpoint"
-        line = f"stopped {where} ({why})" if code == STOPPED else f"failed: {why}; the last good state is {where}"
+        stopped = code == ExitCode.STOPPED
+        line = f"stopped {where} ({why})" if stopped else f"failed: {why}; the last good state is {where}"
         self._note(f"{line}; resume with: eyespot launch --again {self.orders.run_dir}")
         return code
 

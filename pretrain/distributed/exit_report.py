@@ -4,20 +4,12 @@ The supervisor hands each rank the number of the attempt, and a pipe for its las
 words arrive when the disk is full as well. Under other launchers both variables are unset, and nothing is written.
 """
 
-import os
-from typing import TYPE_CHECKING
-
-from eyespot.pretrain.redaction import masked
-
-if TYPE_CHECKING:
-    pass
-
 import json
+import os
 from collections.abc import Sequence
 from typing import Literal
 
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: try again later
-
+from eyespot.pretrain.redaction import masked
 
 Kind = Literal["wrong input", "training", "another rank", "crash"]
 """wrong input = a UserError; training = a TrainingError: the same start would end the same way; another rank = a

@@ -28,6 +28,7 @@ from typing import Literal
 
 import torch.distributed as dist
 
+from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.objective import Objective
@@ -342,7 +343,7 @@ class RankWatch:
         for handler in log.handlers:
             handler.flush()
         leave_words("another rank", cause.line, cause.ranks)
-        os._exit(1)
+        os._exit(ExitCode.FAILED)
 
     def _beat(self, state: State) -> Beat:
         step, place, ticks, since = self._spot

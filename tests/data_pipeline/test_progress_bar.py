@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-from eyespot.data_pipeline.progress import progress
+from eyespot.data_pipeline.progress_bar import progress
 with progress("packing things", 3) as advance:
     for _ in range(3):
         advance()
