@@ -26,6 +26,7 @@ from eyespot.eval.report.image_sections import task_pictures, whole_objective
 from eyespot.eval.report.run_data import read_story
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.view_sheet import view_grid
+from eyespot.pretrain.run_record import RunRecord
 
 DOCS = Path(__file__).parents[1] / "docs"
 README = Path(__file__).parents[1] / "README.md"
@@ -129,12 +130,13 @@ def draw(card: Card, work: Path) -> None:
 
 def _task(card: Card, runs: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
     """What the newest run's method makes of test images, values 0..1."""
-    found = sorted(runs.glob(f"{card.name}-[0-9]*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
+    paths = [path for folder in runs.glob(f"{card.name}-[0-9]*") if (path := RunRecord.path(folder)).is_file()]
+    if not paths:
         return None
-    look = look_at(read_story(found[-1].parent), lambda _: None)
+    run_dir = max(paths, key=lambda path: path.stat().st_mtime).parent
+    look = look_at(read_story(run_dir), lambda _: None)
     if isinstance(look, str):
-        raise UserError(f"run {found[-1].parent}: {look}")
+        raise UserError(f"run {run_dir}: {look}")
     return task_pictures(look, whole_objective(look)).transpose(0, 1)
 
 

@@ -39,7 +39,8 @@ from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objectives.classify import Classify
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
 from eyespot.pretrain.redaction import masked, masked_values
-from eyespot.pretrain.run_json import difference, load_run, to_values
+from eyespot.pretrain.run_json import change_of, to_values
+from eyespot.pretrain.run_record import RunRecord
 
 Trained = Literal["finetune", "linear-paper", "attentive"]
 """Protocols that train."""
@@ -168,7 +169,7 @@ def plan(
 def _run_dir(out: Path, stem: str) -> Path:
     """Beside the run that ``out`` is the eval/ of, so that both are found, and tracked, in one place."""
     source = out.parent
-    is_of_run = out.name == "eval" and (source / "run.json").is_file()
+    is_of_run = out.name == "eval" and RunRecord.path(source).is_file()
     return source.parent / f"{source.name}.{stem}" if is_of_run else out / stem
 
 
@@ -188,11 +189,9 @@ def prepare(job: Job, world: World) -> bool:
         with agreed():
             if world.rank == 0:
                 write_bytes(run.data.ids, "".join(f"{row}\n" for row in train.rows).encode())
-    if not gather_objects(is_done(run) and (run.run_dir / "run.json").is_file())[0]:  # disks may show others later
+    if not gather_objects(is_done(run) and RunRecord.path(run.run_dir).is_file())[0]:  # disks may show others later
         return True
-    recipe, before = load_run(run.run_dir)
-    old, new = ({"recipe": name, **masked_values(to_values(r))} for name, r in ((recipe, before), (job.recipe, run)))
-    if found := difference(old, new):
+    if found := change_of(RunRecord.read(RunRecord.path(run.run_dir)), job.recipe, run):
         raise UserError(f"run_dir {run.run_dir}: holds a run with other settings: {found}; choose another --run-dir")
     return False
 
@@ -308,5 +307,5 @@ def _result(job: Job, subject: Subject, right: Any, key: str) -> Result:
 def _trained_seconds(run_dir: Path) -> float:
     """From the run's start to its last checkpoint, through all interruptions."""
     folder = checkpoint.newest(run_dir)
-    times = [path.stat().st_mtime for path in (run_dir / "run.json", folder or run_dir)]
+    times = [path.stat().st_mtime for path in (RunRecord.path(run_dir), folder or run_dir)]
     return round(times[1] - times[0], 1)

@@ -124,16 +124,6 @@ class Run:
         self.objective.check_batch(self.data.batch_size)
 
 
-# What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
-FREE_FIELDS = {
-    *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
-    *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
-    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
-    *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
-    *("encoder.checkpointing", "start.weights", "start.origin"),
-}
-
-
 def engine_settings(run: Run, world_size: int) -> Settings:
     """What the run's engine is told of it."""
     return Settings(

@@ -1,15 +1,16 @@
-"""run.json: a Run as plain values, and back."""
+"""A Run as the plain values that ``run.json`` holds, and back."""
 
 import dataclasses
-import json
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import FREE_FIELDS, C, Run
+from eyespot.pretrain.config import C, Run
 from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.redaction import masked_values
+from eyespot.pretrain.run_record import RunRecord, difference
 
 
 def load_run(path: Path) -> tuple[str, Run]:
@@ -18,15 +19,23 @@ def load_run(path: Path) -> tuple[str, Run]:
     Raises:
         UserError: there is none, it is damaged, or this version's recipe lacks one of its fields.
     """
-    path = path / "run.json" if path.is_dir() else path
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        recipe, values = record["recipe"], record["run"]
-    except FileNotFoundError as error:
-        raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
-    return recipe, overlay(make_run(recipe), values, str(path))
+    path = RunRecord.path(path) if path.is_dir() else path
+    record = RunRecord.read(path)
+    return record.recipe, overlay(make_run(record.recipe), record.run, str(path))
+
+
+def recorded_values(run: Run) -> dict[str, Any]:
+    """A Run as ``run.json`` keeps it: without secrets."""
+    return masked_values(to_values(run))
+
+
+def change_of(record: RunRecord, recipe: str, run: Run) -> str | None:
+    """What keeps ``run`` from being the same run as the recorded one, in words; None where it is the same.
+
+    Settings that the version which wrote the record did not know count with their defaults.
+    """
+    before = {"recipe": record.recipe, **with_defaults(record.run, run)}
+    return difference(before, {"recipe": recipe, **recorded_values(run)})
 
 
 def to_values(config: Any) -> Any:
@@ -85,16 +94,3 @@ def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:
         elif known.default_factory is not dataclasses.MISSING:
             filled[known.name] = to_values(known.default_factory())
     return filled
-
-
-def difference(old: Any, new: Any, prefix: str = "") -> str | None:
-    """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
-    for name in old.keys() | new.keys():
-        path = f"{prefix}{name}"
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            if found := difference(before, after, f"{path}."):
-                return found
-        elif before != after and path not in FREE_FIELDS:
-            return f"{path} is {after!r}, was {before!r}"
-    return None

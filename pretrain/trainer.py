@@ -238,7 +238,7 @@ class Trainer:
     def _save(self, step: int, *, must_work: bool) -> None:
         """Hands a checkpoint to the saver. One that cannot be written leaves the last good one."""
         self.watch.at("saving")
-        run, run_key = self.run, self.folder.record.get("run_key", "")
+        run, run_key = self.run, self.folder.run_key
         where = {"step": step, "loader": self.position, "world_size": self.world.size}
         meta = checkpoint.Meta(**where, run_key=run_key, engine=run.engine, precision=run.precision)
         try:

@@ -93,12 +93,14 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     from tyro.conf import arg
 
     from eyespot.cluster.arguments import parse
+    from eyespot.cluster.status.records import Records
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.recipe_lookup import make_run
     from eyespot.pretrain.run_json import load_run, to_values
+    from eyespot.pretrain.run_record import RunRecord
 
     where = Path(argv[0])
-    saved = next((path for path in (where / "cluster" / "run.json", where / "run.json") if path.is_file()), None)
+    saved = next((path for path in (Records(where).run_file, RunRecord.path(where)) if path.is_file()), None)
     if where.is_dir() and saved is None:
         raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
     recipe, run = load_run(saved) if saved is not None else (argv[0], make_run(argv[0]))
@@ -110,9 +112,8 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     question = parse(Question, argv[1:], f"eyespot doctor {argv[0]}", default=Question(run=run))
     values = to_values(question.run)
     with tempfile.TemporaryDirectory(prefix="eyespot-doctor-") as folder:
-        path = Path(folder) / "run.json"
-        path.write_text(json.dumps({"recipe": recipe, "run": values}), encoding="utf-8")
-        return question, _examine(question, question.run.run_dir, path, values)
+        RunRecord(recipe=recipe, run=values).write(Path(folder))
+        return question, _examine(question, question.run.run_dir, RunRecord.path(Path(folder)), values)
 
 
 def _examine(options: Options, run_dir: Path | None, run_file: Path | None, values: dict[str, Any]) -> "Verdict":

@@ -14,6 +14,7 @@ from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.run_record import RunRecord
 
 if TYPE_CHECKING:
     from eyespot.cluster.launch.sweep import Member
@@ -133,7 +134,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
     submission = launch.submission
-    if (folder / ("run.json" if launch.sweep else "sweep.json")).exists():
+    if (RunRecord.path(folder) if launch.sweep else folder / "sweep.json").exists():
         raise UserError(f"run_dir {folder}: holds {'a run' if launch.sweep else 'a sweep'}; choose another --run-dir")
     for member in runs:
         check(submission, member)
@@ -163,10 +164,10 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
 def _refuse_another_run(member: "Member") -> None:
     """The folder may hold a run only where the words say that it goes on, and then it must be the same run."""
     from eyespot.cluster.launch.submit import check_folder
-    from eyespot.pretrain.run_json import difference, load_run, to_values
+    from eyespot.pretrain.run_json import change_of
 
     run_dir = member.run.run_dir
-    if not (run_dir / "run.json").exists():
+    if not (path := RunRecord.path(run_dir)).exists():
         return
     check_folder(run_dir)  # a job that lives is the news: --again would be refused too
     if member.run.resume != "auto":
@@ -174,9 +175,7 @@ def _refuse_another_run(member: "Member") -> None:
             f"run_dir {run_dir}: holds a run already; go on in it with: eyespot launch --again {run_dir}"
             " (or --resume auto after --), or choose another --run-dir"
         )
-    recipe, before = load_run(run_dir)
-    old, new = ({"recipe": name, **to_values(run)} for name, run in ((recipe, before), (member.recipe, member.run)))
-    if found := difference(old, new):
+    if found := change_of(RunRecord.read(path), member.recipe, member.run):
         raise UserError(f"run_dir {run_dir}: cannot go on with other settings: {found}; choose another --run-dir")
 
 

@@ -20,15 +20,16 @@ from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.run_folder import code_state
+from eyespot.pretrain.loop.environment import code_state
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.run_json import to_values
+from eyespot.pretrain.run_record import NAME, RunRecord
 
 MAX_FILE_BYTES = 10_000_000
 """A larger file is data, not code: it is left out, and named in frozen.json."""
 MAX_FILES = 20_000
 MAX_BYTES = 200_000_000
-_NOT_CODE = {"pyvenv.cfg", "run.json", "frozen.json", "manifest.json"}
+_NOT_CODE = {"pyvenv.cfg", NAME, "frozen.json", "manifest.json"}
 """Files that mark a folder as an environment, a run, a frozen copy or shards, where git does not track it."""
 
 
@@ -48,14 +49,14 @@ def write_run(run_dir: Path, recipe: str, run: Run) -> None:
     Raises:
         UserError: the run's settings hold a secret of the environment, which would be kept in the file.
     """
-    text = json.dumps({"recipe": recipe, "run": to_values(run)}, indent=1)
-    if masked(text) != text:
+    record = RunRecord(recipe=recipe, run=to_values(run))
+    if masked(text := record.text()) != text:
         line = next(line.strip() for line in text.splitlines() if masked(line) != line)
         raise UserError(
             f"run: {masked(line).rstrip(',')} holds a secret that the environment has too, and run.json is kept;"
             " give it another value"
         )
-    write_bytes(Records(run_dir).run_file, (text + "\n").encode())
+    record.write(Records(run_dir).folder)
 
 
 def freeze_code(code: Path, recipe: str) -> None:

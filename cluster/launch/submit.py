@@ -28,6 +28,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.results.result import Protocol
 from eyespot.pretrain.loop.run_data import open_shards
+from eyespot.pretrain.run_record import RunRecord
 
 _PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
 """What ``--then eval`` runs where nothing is named."""
@@ -196,7 +197,7 @@ def submit(folder: Path, code: Path, submission: Submission, members: Sequence[M
 def _forget(folder: Path, code: Path, members: Sequence[Member]) -> None:
     """Takes away what was frozen for runs that SLURM has refused and that were never submitted before."""
     for run_dir in (member.run.run_dir for member in members):
-        if not Records(run_dir).jobs() and not (run_dir / "run.json").exists():
+        if not Records(run_dir).jobs() and not RunRecord.path(run_dir).exists():
             shutil.rmtree(Records(run_dir).folder, ignore_errors=True)
             _remove_empty(run_dir)
     if members[0].run.run_dir != folder:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.pretrain.redaction import masked
+from eyespot.pretrain.run_record import RunRecord
 
 Outcome = Literal["running", "done", "stopped", "failed", "wrong input", "doctor"]
 R = TypeVar("R")
@@ -87,7 +88,7 @@ class Records:
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "cluster"
         self.code = self.folder / "code"
-        self.run_file = self.folder / "run.json"
+        self.run_file = RunRecord.path(self.folder)
         self.submission_file = self.folder / "submission.json"
         self.doctor = self.folder / "doctor"
         self.meetings = self.folder / "meetings"

@@ -1,14 +1,17 @@
 """Where a run stands, told by its folder alone: read without torch, in milliseconds, also while the run writes."""
 
+import contextlib
 import itertools
-import json
 import os
 import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from eyespot.cluster.status.records import Records
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking import metrics_file as spool
 
 _TAIL_BYTES = 1 << 17
@@ -57,7 +60,7 @@ class Standing:
 
 def is_run(folder: Path) -> bool:
     """Whether it is the folder of a run, submitted or begun."""
-    return (folder / "run.json").is_file() or (folder / "cluster" / "run.json").is_file()
+    return any(path.is_file() for path in _record_paths(folder))
 
 
 def read_standing(run_dir: Path) -> Standing:
@@ -71,8 +74,8 @@ def read_standing(run_dir: Path) -> Standing:
     per_step, per_line = _pace(lines)
     times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / spool.NAME)]
     return Standing(
-        recipe=str(record.get("recipe", "")),
-        steps=_whole(record.get("run", {}).get("steps")),
+        recipe=record.recipe,
+        steps=_whole(record.run.get("steps")),
         step=max(_whole(newest.get("step")) or 0, checkpoint or 0),
         logged=_real(newest.get("time")),
         loss=_real(newest.get("loss")),
@@ -96,16 +99,16 @@ def tail_metrics(run_dir: Path) -> list[dict[str, spool.Value]]:
     return [values for line in whole if (values := spool.decode(line)) is not None]
 
 
-def _record(run_dir: Path) -> dict[str, Any]:
-    """run.json, or before the first start what was submitted."""
-    for path in (run_dir / "run.json", run_dir / "cluster" / "run.json"):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("run"), dict):
-            return record
-    return {}
+def _record_paths(run_dir: Path) -> tuple[Path, Path]:
+    """The run's record, and what was submitted, which is all there is before the first start."""
+    return RunRecord.path(run_dir), Records(run_dir).run_file
+
+
+def _record(run_dir: Path) -> RunRecord:
+    for path in _record_paths(run_dir):
+        with contextlib.suppress(UserError):
+            return RunRecord.read(path, needed=("run",))
+    return RunRecord()
 
 
 def _newest_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:

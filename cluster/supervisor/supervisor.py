@@ -23,7 +23,7 @@ from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
-from eyespot.pretrain.tracking.mlflow_mirror import RunRecord
+from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord
 
 WAIT_SECONDS = 0.5
 BEAT_SECONDS = 5.0
@@ -385,7 +385,7 @@ class Supervisor:
         """For the log, and for MLflow by way of the next start's tracker."""
         self._say(line)
         try:
-            record = RunRecord.read(self.orders.run_dir)
+            record = MlflowRecord.read(self.orders.run_dir)
             record.add_event(line)
             record.write(self.orders.run_dir)
         except (UserError, OSError):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Color, ViewSpec, center_view
+from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders import timm_sources as sources
 from eyespot.eval.release.golden import load_encoder
@@ -22,6 +22,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.encoders import encode, make_encoder
 from eyespot.pretrain.run_json import load_run, to_values
+from eyespot.pretrain.run_record import RunRecord
 
 MAX_PIXEL_VALUES = 1024
 """Raw pixels are a baseline for images of up to this many values."""
@@ -78,11 +79,11 @@ def encode_all(
 def run_of(target: str) -> Path | None:
     """The run folder, if MODEL is one or one of its checkpoints."""
     folder = Path(target)
-    if (folder / "run.json").is_file():
+    if RunRecord.path(folder).is_file():
         return folder
     place = folder.absolute()
     named = place.name.startswith(checkpoint.PREFIX) and place.suffix != checkpoint.PARTIAL
-    inside = named and (place / "meta.json").is_file() and (place.parents[1] / "run.json").is_file()
+    inside = named and (place / "meta.json").is_file() and RunRecord.path(place.parents[1]).is_file()
     return place.parents[1] if inside else None
 
 
@@ -131,7 +132,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     folder = folder or checkpoint.newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
-    mean, std = _normalization(run_dir)
+    mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)
     views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
     trained = make_encoder(run.encoder)
     try:
@@ -217,12 +218,3 @@ def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architect
         architecture=architecture,
         origin={"encoder": name, "seed": seed},
     )
-
-
-def _normalization(run_dir: Path) -> tuple[Color, Color]:
-    """The mean and standard deviation that the run was trained with."""
-    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    try:
-        return tuple(record["normalization"]["mean"]), tuple(record["normalization"]["std"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{run_dir / 'run.json'}: no field normalization; train the run anew") from error

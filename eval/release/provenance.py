@@ -1,7 +1,6 @@
 """provenance.json: where an encoder comes from, as far as its run folder and this machine can tell."""
 
 import importlib
-import json
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,9 +14,10 @@ from eyespot.eval.release.layout import FORMAT
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.run_folder import code_state
+from eyespot.pretrain.loop.environment import code_state
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_json import load_run
+from eyespot.pretrain.run_record import RunRecord
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,8 +27,7 @@ class Origin:
     run_dir: Path
     recipe: str
     run: Run
-    record: dict[str, Any]
-    """run.json."""
+    record: RunRecord
     folder: Path
     """The checkpoint."""
     meta: checkpoint.Meta
@@ -42,18 +41,6 @@ class Origin:
         """Whether the method is told what is in the images."""
         return self.run.objective.needs_labels() != "none"
 
-    def normalization(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation that the encoder was trained with.
-
-        Raises:
-            UserError: run.json does not say.
-        """
-        try:
-            found = self.record["normalization"]
-            return [float(value) for value in found["mean"]], [float(value) for value in found["std"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.run_dir / 'run.json'}: no field normalization; train the run anew") from error
-
     def results(self) -> list[Result]:
         """What was measured of this checkpoint, each followed by its random twin's result where there is one."""
         found = results_in(self.run_dir)
@@ -63,7 +50,7 @@ class Origin:
 
     def data(self) -> dict[str, Any]:
         """Name and counts of the training data, where the shards that the run saw are still there; always the hash."""
-        said: dict[str, Any] = {"manifest_sha256": self.record.get("manifest_sha256", "")}
+        said: dict[str, Any] = {"manifest_sha256": self.record.manifest_sha256 or ""}
         try:
             shards = ShardFolder.find(self.run.data.shards or "")
         except (UserError, OSError):
@@ -90,7 +77,7 @@ class Origin:
                 meta = checkpoint.read_meta(Path(resume))
                 parent |= {"run_key": meta.run_key, "step": meta.step}
             found.append(parent)
-        start = self.record.get("run", {}).get("start") or {}
+        start = self.record.run.get("start") or {}
         if start.get("weights"):
             found.append({"origin": start.get("origin", ""), "weights_sha256": start.get("sha256", "")})
         return found
@@ -116,7 +103,7 @@ def origin_of(run_dir: Path, name: str | None = None) -> Origin:
     folder = there.get(name) if name else checkpoint.newest(run_dir)
     if folder is None:
         raise UserError(f"--checkpoint {name}: run {run_dir} has {', '.join(there)}")
-    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    record = RunRecord.read(RunRecord.path(run_dir))
     meta = checkpoint.read_meta(folder)
     return Origin(run_dir=run_dir, recipe=recipe, run=run, record=record, folder=folder, meta=meta)
 
@@ -150,19 +137,19 @@ def provenance_of(origin: Origin, name: str, config: dict[str, Any], weights_sha
             "data": origin.data(),
             "parents": origin.parents(),
             "code": {
-                "git_commit": record.get("git_commit", ""),
-                "git_diff_sha256": record.get("git_diff_sha256", ""),
-                "dirty": bool(record.get("git_diff_sha256")),
-                "eyespot": record.get("eyespot", ""),
+                "git_commit": record.git_commit or "",
+                "git_diff_sha256": record.git_diff_sha256 or "",
+                "dirty": bool(record.git_diff_sha256),
+                "eyespot": record.eyespot or "",
             },
-            "versions": record.get("versions", {}),
-            "hardware": record.get("hardware", {}),
+            "versions": record.versions or {},
+            "hardware": record.hardware or {},
             "world_size": meta.world_size,
             "engine": meta.engine,
             "precision": meta.precision,
             "released_by": {"eyespot": eyespot.__version__, **now, "dirty": bool(now["git_diff_sha256"])},
             "run_key": meta.run_key,
-            "run": record,
+            "run": record.values(),
             "results": [asdict(result) for result in origin.results()],
         }
     )

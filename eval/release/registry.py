@@ -22,7 +22,7 @@ from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file as spool
 from eyespot.pretrain.tracking.mlflow_mirror import (
     RUN_KEY_TAG,
-    RunRecord,
+    MlflowRecord,
     brief,
     locked,
     oldest_run,
@@ -70,7 +70,7 @@ def check(name: str, run_dir: Path, uri: str | None = None) -> None:
     """
     if not re.fullmatch(r"[\w.-][\w. -]*", name):
         raise UserError(f"--register {name!r}: must consist of letters, digits, '.', '_', '-' and blanks")
-    record, place = RunRecord.read(run_dir), _place(run_dir, uri)
+    record, place = MlflowRecord.read(run_dir), _place(run_dir, uri)
     with _store(place, f"--register {name}") as client:
         _parent(client, record)
 
@@ -144,7 +144,7 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
     Raises:
         UserError: MLflow does not answer, does not have the run, or refuses the name.
     """
-    record, digest = RunRecord.read(run_dir), digest_of(folder)
+    record, digest = MlflowRecord.read(run_dir), digest_of(folder)
     with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / spool.NAME):
         run_id = _with_files(client, record, folder, digest)
         if not client.search_registered_models(f"name = '{name}'"):
@@ -198,7 +198,7 @@ def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | No
     return str(before) if before is not None else None
 
 
-def _with_files(client: "MlflowClient", record: RunRecord, folder: Path, digest: str) -> str:
+def _with_files(client: "MlflowClient", record: MlflowRecord, folder: Path, digest: str) -> str:
     """The id of the run that holds the release's files: made and filled where there is none that is whole."""
     parent = _parent(client, record)
     tags = {PARENT_TAG: parent.info.run_id, DIGEST_TAG: digest}
@@ -211,7 +211,7 @@ def _with_files(client: "MlflowClient", record: RunRecord, folder: Path, digest:
     return child.info.run_id
 
 
-def _parent(client: "MlflowClient", record: RunRecord) -> Any:
+def _parent(client: "MlflowClient", record: MlflowRecord) -> Any:
     """The pretraining run in MLflow."""
     experiment = client.get_experiment_by_name(record.experiment)
     parent: Any = experiment and oldest_run(client, experiment.experiment_id, {RUN_KEY_TAG: record.run_key})

@@ -143,7 +143,7 @@ def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
         license: SPDX.
     """
     asked, known = origin.run.encoder, encoder.pretrained_cfg
-    size, (mean, std) = asked.image_size, origin.normalization()
+    size, (mean, std) = asked.image_size, origin.record.mean_and_std(origin.run_dir)
     arguments: dict[str, Any] = {"img_size": size} if known.get("fixed_input_size") else {}
     if asked.patch_size is not None:
         arguments["patch_size"] = asked.patch_size
@@ -170,7 +170,7 @@ def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
 
 
 def _refuse(origin: Origin, allow_dirty: bool, evaluated: bool) -> None:
-    if origin.record.get("git_diff_sha256") and not allow_dirty:
+    if origin.record.git_diff_sha256 and not allow_dirty:
         raise UserError(
             f"run {origin.run_dir}: was trained by code with uncommitted changes, which nobody else has; commit and"
             " train anew, or say --allow-dirty: the card then tells"

@@ -1,6 +1,5 @@
 """Story: all that a run folder tells, and several of them side by side."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.report.charts import Point
 from eyespot.eval.results.result import Result, results_in
+from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking.metrics_file import read_metrics
 
 MAX_STORIES = 8
@@ -23,8 +23,7 @@ class Story:
     """All that a run folder tells."""
 
     run_dir: Path
-    record: dict[str, Any]
-    """run.json."""
+    record: RunRecord
     metrics: list[dict[str, Any]]
     """metrics.jsonl, one per line; NaN and the infinities are floats again."""
     results: list[Result]
@@ -34,7 +33,7 @@ class Story:
     @property
     def recipe(self) -> str:
         """The recipe's name."""
-        return str(self.record.get("recipe", self.run_dir.name))
+        return self.record.recipe or self.run_dir.name
 
     @property
     def shards(self) -> str:
@@ -52,7 +51,7 @@ class Story:
 
     def setting(self, *path: str, default: Any = None) -> Any:
         """A value of the resolved run, tolerant of what older runs lack."""
-        value: Any = self.record.get("run", {})
+        value: Any = self.record.run
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
         return default if value is None else value
@@ -106,14 +105,7 @@ def read_story(run_dir: Path) -> Story:
     Raises:
         UserError: there is no run.json, or it is damaged.
     """
-    try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("not an object")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"run {run_dir}: no run.json, so it is not a run folder") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{run_dir / 'run.json'}: damaged ({error})") from error
+    record = RunRecord.read(RunRecord.path(run_dir), needed=())
     metrics = list(read_metrics(run_dir))
     return Story(run_dir=run_dir, record=record, metrics=metrics, results=results_in(run_dir))
 

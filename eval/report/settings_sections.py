@@ -11,10 +11,11 @@ from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import rate
 from eyespot.pretrain.checkpoints.reader import complete
+from eyespot.pretrain.run_record import NAME
 from eyespot.pretrain.tracking.mlflow_mirror import flatten
 
 _FILES = (
-    ("run.json", "all settings, versions, what the data was"),
+    (NAME, "all settings, versions, what the data was"),
     ("metrics.jsonl", "every logged step"),
     ("logs", "one log per process"),
     ("pictures", "all pictures"),
@@ -55,13 +56,13 @@ def reproduce(stories: Sequence[Story]) -> Section:
     """The commands, in order."""
     commands: list[str] = []
     for story in stories:
-        argv = [str(word) for word in story.record.get("argv", [])]
+        argv = [str(word) for word in story.record.argv or ()]
         commands += [f"# {story.label}"] if len(stories) > 1 else []
-        commands += [f"git checkout {story.record['git_commit'][:12]}"] if story.record.get("git_commit") else []
+        commands += [f"git checkout {story.record.git_commit[:12]}"] if story.record.git_commit else []
         commands += [shlex.join(["eyespot", *argv[1:]])] if argv else []
         commands += dict.fromkeys(shlex.join(["eyespot", *result.argv[1:]]) for result in story.results)
     commands += [shlex.join(["eyespot", "report", *(str(story.run_dir) for story in stories)])]
-    changed = any(story.record.get("git_diff_sha256") for story in stories)
+    changed = any(story.record.git_diff_sha256 for story in stories)
     return Section(title="Do it again", template="reproduce", data={"commands": commands, "changed": changed})
 
 
@@ -124,21 +125,21 @@ def _figures(story: Story) -> dict[str, str]:
 
 def _settings(story: Story) -> dict[str, str]:
     """By dotted name."""
-    commit = str(story.record.get("git_commit") or "")
-    changed = " with uncommitted changes" if story.record.get("git_diff_sha256") else ""
+    record, commit = story.record, story.record.git_commit or ""
+    changed = " with uncommitted changes" if record.git_diff_sha256 else ""
     memory = story.last("peak_memory_gb")
-    run = {name: value for name, value in flatten(story.record.get("run", {})).items() if value not in ("None", "[]")}
+    run = {name: value for name, value in flatten(record.run).items() if value not in ("None", "[]")}
     run.pop("run_dir", None)
     rows = {
         "recipe": story.recipe,
         **{name if "." in name else f"run.{name}": value for name, value in run.items()},
         "data.name": story.data_name,
-        "processes": _text(story.record.get("world_size")),
+        "processes": _text(record.world_size),
         "peak memory": f"{memory:.2f} GB" if math.isfinite(memory) else "",
-        "started": _text(story.record.get("started")),
-        "code": f"{commit[:12]}{changed}" if commit else f"eyespot {story.record.get('eyespot', '')}",
-        "manifest": _text(story.record.get("manifest_sha256"))[:16],
-        **{f"versions.{name}": _text(version) for name, version in story.record.get("versions", {}).items()},
+        "started": _text(record.started),
+        "code": f"{commit[:12]}{changed}" if commit else f"eyespot {_text(record.eyespot)}",
+        "manifest": _text(record.manifest_sha256)[:16],
+        **{f"versions.{name}": _text(version) for name, version in (record.versions or {}).items()},
     }
     return {name: value for name, value in rows.items() if value}
 

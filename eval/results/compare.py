@@ -20,6 +20,7 @@ from eyespot.eval.results.significance import (
     welch,
     wilson,
 )
+from eyespot.pretrain.run_record import difference
 
 LEVEL = 0.05
 """A difference counts as shown if its p after Holm's correction is at most this."""
@@ -186,8 +187,6 @@ def _alike(a: Entrant, b: Entrant) -> bool:
     """Whether two runs were trained with the same settings, whatever their seeds."""
     if not a.settings or not b.settings or a.settings["recipe"] != b.settings["recipe"]:
         return False
-    from eyespot.pretrain.run_json import difference
-
     return difference(a.settings, b.settings) is None
 
 

@@ -15,7 +15,7 @@ from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file as spool
 from eyespot.pretrain.tracking.mlflow_mirror import (
     RUN_KEY_TAG,
-    RunRecord,
+    MlflowRecord,
     brief,
     flatten,
     legal_name,
@@ -49,7 +49,7 @@ def track_results(run_dir: Path, results: Sequence[Result], uri: str | None = No
     if (place := tracking_uri(run_dir, uri)) is None or not results:
         return 0
     later = f"send the results later with: eyespot sync {run_dir}"
-    record = RunRecord.read(run_dir)
+    record = MlflowRecord.read(run_dir)
     try:
         client = open_store(place)
         experiment = client.get_experiment_by_name(record.experiment)

@@ -1,6 +1,5 @@
 """Which stored results meet in a comparison, and what keeps two of them from meeting. Reads files, computes nothing."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float64
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.results.result import Result, read_result
+from eyespot.pretrain.run_record import RunRecord, damaged
 
 
 @dataclass(kw_only=True, slots=True)
@@ -178,15 +178,16 @@ def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"] | Float64
 
 def _training(place: Path) -> tuple[dict[str, Any], int | None]:
     """The settings, without the seed, and the seed of the run in whose folder a result lies."""
-    run_dir = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
-    if run_dir is None:
+    paths = [RunRecord.path(folder) for folder in (place, *place.parents[:2])]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
         return {}, None
+    record = RunRecord.read(path)
+    settings = {**record.run, "recipe": record.recipe, "manifest": record.manifest_sha256}
     try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        settings = {**record["run"], "recipe": record["recipe"], "manifest": record.get("manifest_sha256")}
         return settings, int(settings.pop("seed"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run_dir / 'run.json'}: damaged ({error})") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(path, "no field run.seed") from error
 
 
 def _names(results: list[Result]) -> str:

@@ -1,37 +1,27 @@
-"""The run folder on disk: who may write to it, what is being run, and the logs of each rank."""
+"""The run folder on disk: who may write to it, whether its run may go on, and the logs of each rank."""
 
 import fcntl
-import hashlib
-import importlib.metadata
-import json
 import logging
 import os
-import platform
-import re
 import secrets
 import socket
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
 import eyespot
-from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
+from eyespot.pretrain.loop.environment import code_state, hardware, versions
 from eyespot.pretrain.redaction import MaskedFormatter, masked_values
-from eyespot.pretrain.run_json import difference, to_values, with_defaults
+from eyespot.pretrain.run_json import change_of, recorded_values, to_values
+from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking.tracker import Tracker
-
-PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
 
 log = logging.getLogger("eyespot")
 
@@ -43,7 +33,7 @@ class RunFolder:
         self.path = run.run_dir
         self._rank = rank
         self._lock: int | None = None
-        self.record: dict[str, Any] = {}
+        self.record: RunRecord | None = None
         if rank == 0:
             self._create()
             # A restarted run may meet a process of its last start that SLURM or the launcher has not ended yet. It
@@ -72,38 +62,44 @@ class RunFolder:
 
     def write_record(self, run: Run, recipe: str, views: ViewSpec, manifest_sha256: str, world_size: int) -> None:
         """``run.json``, once, when the run begins: a resumed run keeps the record of its start."""
-        if self._rank != 0 or self.record:
+        if self._rank != 0 or self.record is not None:
             return
-        self.record = {
-            "recipe": recipe,
-            "argv": masked_values(sys.argv),
-            "run": masked_values(to_values(run)),
-            "run_key": secrets.token_hex(8),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "world_size": world_size,
-            "hardware": hardware(),
-            "eyespot": eyespot.__version__,
-            "versions": {"python": sys.version.split()[0], **_versions()},
-            "manifest_sha256": manifest_sha256,
-            "normalization": {"mean": views.mean, "std": views.std},
+        self.record = RunRecord(
+            recipe=recipe,
+            argv=masked_values(sys.argv),
+            run=recorded_values(run),
+            run_key=secrets.token_hex(8),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            host=socket.gethostname(),
+            world_size=world_size,
+            hardware=hardware(),
+            eyespot=eyespot.__version__,
+            versions=versions(),
+            manifest_sha256=manifest_sha256,
+            normalization={"mean": views.mean, "std": views.std},
             **code_state(),
-        }
-        write_bytes(self.path / "run.json", (json.dumps(self.record, indent=1) + "\n").encode())
+        )
+        self.record.write(self.path)
+
+    @property
+    def run_key(self) -> str:
+        """The run's, on rank 0; empty on the others."""
+        return "" if self.record is None else self.record.run_key or ""
 
     def open_tracker(self, run: Run, recipe: str, data: str, world_size: int) -> Tracker:
         """The tracker of the run that ``write_record`` has written; ``data`` is the name of its images."""
+        record = self.record or RunRecord()
         return Tracker(
             run.run_dir,
-            run_key=self.record["run_key"],
+            run_key=self.run_key,
             name=run.run_dir.resolve().name,
             experiment=run.experiment,
             params=to_values(run),
             tags={
                 "recipe": recipe,
                 "data": data,
-                "manifest_sha256": self.record["manifest_sha256"],
-                "git_commit": self.record["git_commit"],
+                "manifest_sha256": record.manifest_sha256 or "",
+                "git_commit": record.git_commit or "",
                 "world_size": str(world_size),
             },
             uri=None if run.track else "none",
@@ -147,7 +143,7 @@ class RunFolder:
         os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
     def _check_new_or_same(self, run: Run, recipe: str) -> None:
-        path = self.path / "run.json"
+        path = RunRecord.path(self.path)
         if not path.exists():
             return
         if run.resume == "never":
@@ -155,16 +151,15 @@ class RunFolder:
                 f"run_dir {self.path}: holds a run already; go on in it with --resume auto, or choose another --run-dir"
             )
         try:
-            self.record = json.loads(path.read_text(encoding="utf-8"))
-            before = {"recipe": self.record["recipe"], **with_defaults(self.record["run"], run)}
-        except (ValueError, KeyError, TypeError) as error:
-            self.record = {}
-            raise UserError(f"{path}: damaged ({error}); choose another --run-dir") from error
-        if run.resume == "auto" and (found := difference(before, {"recipe": recipe, **masked_values(to_values(run))})):
+            record = RunRecord.read(path, needed=("recipe", "run", "run_key"))
+        except UserError as error:
+            raise UserError(f"{error}; choose another --run-dir") from error
+        if run.resume == "auto" and (found := change_of(record, recipe, run)):
             raise UserError(
                 f"run_dir {self.path}: cannot go on with other settings: {found};"
                 f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
             )
+        self.record = record
 
 
 def _locked(file: int) -> bool:
@@ -173,44 +168,3 @@ def _locked(file: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """What this machine computes with: its processor, the cores that we may use, its GPUs."""
-    cpu_info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.is_file() else []
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {"cpu": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
-
-
-def code_state() -> dict[str, str]:
-    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy."""
-    root = Path(eyespot.__file__).parent
-    frozen = root.parent / "frozen.json"
-    if frozen.is_file():
-        record = json.loads(frozen.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("git_commit", "git_diff_sha256")}
-
-    def git(*words: str) -> bytes | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-    top = git("rev-parse", "--show-toplevel")
-    commit = git("rev-parse", "HEAD")
-    if top is None or commit is None or Path(top.decode().strip()).resolve() != root.resolve():
-        return {"git_commit": "", "git_diff_sha256": ""}
-    diff = git("diff", "HEAD") or b""
-    return {"git_commit": commit.decode().strip(), "git_diff_sha256": hashlib.sha256(diff).hexdigest() if diff else ""}

@@ -68,7 +68,7 @@ def tracking_uri(run_dir: Path, uri: str | None = None) -> str | None:
 
 
 @dataclass(kw_only=True, slots=True)
-class RunRecord:
+class MlflowRecord:
     """mlflow.json: what MLflow is told about a run besides its metrics. It survives resumes and waits for a network."""
 
     run_key: str
@@ -89,7 +89,7 @@ class RunRecord:
         return run_dir / "mlflow.json"
 
     @classmethod
-    def read(cls, run_dir: Path) -> "RunRecord":
+    def read(cls, run_dir: Path) -> "MlflowRecord":
         """Reads mlflow.json.
 
         Raises:
@@ -175,7 +175,7 @@ class Mirror:
             Exception: whatever MLflow or the network raised. The next push looks at the server afresh and goes on.
         """
         try:
-            record = RunRecord.read(self._run_dir)
+            record = MlflowRecord.read(self._run_dir)
             client = self._client or self._connect(record)
             if record.tags != self._tags:
                 self._send_record(client, record, record.params, self._tags)
@@ -188,7 +188,7 @@ class Mirror:
             self._client = None  # the server may have come back without this run
             raise
 
-    def _connect(self, record: RunRecord) -> "MlflowClient":
+    def _connect(self, record: MlflowRecord) -> "MlflowClient":
         client = open_store(self._uri)
         with locked(self._run_dir / spool.NAME):  # the run itself and `eyespot sync` may both be here
             run = self._find_run(client, record)
@@ -203,14 +203,14 @@ class Mirror:
         self._client = client
         return client
 
-    def _find_run(self, client: "MlflowClient", record: RunRecord) -> Any:
+    def _find_run(self, client: "MlflowClient", record: MlflowRecord) -> Any:
         experiment_id = _experiment_id(client, record.experiment, self._uri)
         return oldest_run(client, experiment_id, {RUN_KEY_TAG: record.run_key}) or client.create_run(
             experiment_id, start_time=record.start_ms, run_name=record.name, tags={RUN_KEY_TAG: record.run_key}
         )
 
     def _send_record(
-        self, client: "MlflowClient", record: RunRecord, params: Mapping[str, str], tags: Mapping[str, str]
+        self, client: "MlflowClient", record: MlflowRecord, params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
         from mlflow.entities import Param, RunTag
 
@@ -249,7 +249,7 @@ class Mirror:
             if path.is_file():
                 client.log_artifact(self._run_id, str(path), "pictures")
 
-    def _send_status(self, client: "MlflowClient", record: RunRecord) -> None:
+    def _send_status(self, client: "MlflowClient", record: MlflowRecord) -> None:
         if record.status == "RUNNING":
             client.update_run(self._run_id, status="RUNNING")
         else:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file as spool
-from eyespot.pretrain.tracking.mlflow_mirror import Mirror, RunRecord, brief, tracking_uri
+from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, brief, tracking_uri
 
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
@@ -61,7 +61,7 @@ class Tracker:
         spool.cut_torn_line(run_dir)
         self._run_dir = run_dir
         self._record = _open_record(
-            run_dir, RunRecord(run_key=run_key, name=masked(name), experiment=masked(experiment))
+            run_dir, MlflowRecord(run_key=run_key, name=masked(name), experiment=masked(experiment))
         )
         self._record.update(params, tags)
         self._record.write(run_dir)
@@ -93,7 +93,7 @@ class Tracker:
             self._follower.mirror.add_picture(path.name)
 
     def event(self, text: str) -> None:
-        """Notes what happened to the run, as ``RunRecord.add_event``. For any thread.
+        """Notes what happened to the run, as ``MlflowRecord.add_event``. For any thread.
 
         Args:
             text: one line; it gets the time.
@@ -122,11 +122,11 @@ class Tracker:
             _LOG.warning("MLflow does not have all of this run yet; send the rest with: eyespot sync %s", self._run_dir)
 
 
-def _open_record(run_dir: Path, new: RunRecord) -> RunRecord:
+def _open_record(run_dir: Path, new: MlflowRecord) -> MlflowRecord:
     """The folder's mlflow.json, or ``new`` where there is none or it tells of another run."""
-    if not RunRecord.path(run_dir).is_file():
+    if not MlflowRecord.path(run_dir).is_file():
         return new
-    old = RunRecord.read(run_dir)
+    old = MlflowRecord.read(run_dir)
     return old if old.run_key == new.run_key else new
 
 

@@ -1,15 +1,31 @@
-"""What may change on resume is listed."""
+"""What a Run's settings mean for its engine, and which of them go together."""
 
-import dataclasses
+import pytest
 
-from eyespot.pretrain.config import FREE_FIELDS
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import DataConfig, engine_settings
 from eyespot.pretrain.recipe_lookup import make_run
 
 
-def test_free_fields_exist():
+def test_the_engine_is_told_this_ranks_share_of_the_batch():
     run = make_run("mae_tiny")
-    for path in FREE_FIELDS:
-        value = run
-        for name in path.split("."):
-            assert name in {field.name for field in dataclasses.fields(value)}, path
-            value = getattr(value, name)
+    run.data.batch_size, run.data.accumulate, run.optim.clip, run.precision = 96, 3, 0.5, "fp32"
+    settings = engine_settings(run, world_size=4)
+    assert (settings.micro_batch_size, settings.accumulate) == (8, 3)
+    assert (settings.clip, settings.precision) == (0.5, "fp32")
+
+
+@pytest.mark.parametrize(
+    "given", [{"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}]
+)
+def test_mean_and_std_go_together(given):
+    with pytest.raises(UserError, match=r"data\.std .*"):
+        DataConfig(**given)
+    assert DataConfig(mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).std == (0.1, 0.1, 0.1)
+
+
+def test_the_batch_is_checked_by_the_method():
+    run = make_run("moco_tiny")
+    run.data.batch_size = run.objective.queue_size - 1
+    with pytest.raises(UserError, match=r"objective\.queue_size"):
+        type(run)(**{name: getattr(run, name) for name in type(run).__slots__})

@@ -1,21 +1,19 @@
-"""A Run survives its JSON; unknown fields are one line; what changed between two runs is named."""
-
-import json
+"""A Run survives its JSON; fields of other versions are named, or count with their defaults; secrets stay out."""
 
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
-from eyespot.pretrain.run_json import difference, load_run, overlay, to_values, with_defaults
+from eyespot.pretrain.run_json import change_of, load_run, overlay, recorded_values, to_values, with_defaults
+from eyespot.pretrain.run_record import RunRecord, difference
 
 
 @pytest.mark.parametrize("recipe", sorted(recipe_names()))
 def test_every_recipe_survives_json(recipe, tmp_path):
     run = make_run(recipe)
     run.data.shards, run.stop_after = tmp_path, 3
-    (tmp_path / "run.json").write_text(json.dumps({"recipe": recipe, "run": to_values(run)}))
-    name, back = load_run(tmp_path)
-    assert (name, back) == (recipe, run)
+    RunRecord(recipe=recipe, run=to_values(run)).write(tmp_path)
+    assert load_run(tmp_path) == load_run(RunRecord.path(tmp_path)) == (recipe, run)
 
 
 def test_a_field_of_another_version_is_named(tmp_path):
@@ -34,9 +32,22 @@ def test_an_older_versions_run_counts_with_the_defaults_of_new_fields():
     assert difference(with_defaults(old, run), to_values(run)) == "optim.layer_decay is 0.5, was 1.0"
 
 
-def test_difference_names_the_field_that_changes_the_numbers():
-    old, new = make_run("mae_tiny"), make_run("mae_tiny")
-    new.save_every, new.data.accumulate = 7, 2
-    assert difference(to_values(old), to_values(new)) is None
-    new.optim.lr = 9.0
-    assert difference(to_values(old), to_values(new)) == f"optim.lr is 9.0, was {old.optim.lr}"
+def test_what_changes_a_recorded_run_is_named():
+    """Its recipe too; a setting that its version did not know counts with the default."""
+    run = make_run("mae_tiny")
+    record = RunRecord(recipe="mae_tiny", run=recorded_values(run))
+    del record.run["optim"]["trust"]
+    run.log_every = 3
+    assert change_of(record, "mae_tiny", run) is None
+    assert change_of(record, "mae_small", run) == "recipe is 'mae_small', was 'mae_tiny'"
+    run.optim.trust = 0.5
+    assert change_of(record, "mae_tiny", run) == "optim.trust is 0.5, was 0.001"
+
+
+def test_a_secret_is_the_same_run_and_is_not_recorded(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOME_TOKEN", "very-secret-words")
+    run = make_run("mae_tiny")
+    run.data.ids = tmp_path / "very-secret-words"
+    record = RunRecord(recipe="mae_tiny", run=recorded_values(run))
+    assert "very-secret-words" not in record.text()
+    assert change_of(record, "mae_tiny", run) is None

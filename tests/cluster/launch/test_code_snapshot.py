@@ -12,7 +12,7 @@ from eyespot.cluster.launch import code_snapshot as frozen
 from eyespot.cluster.launch.code_snapshot import freeze, freeze_code
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.loop.run_folder import code_state
+from eyespot.pretrain.loop.environment import code_state
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import load_run
 

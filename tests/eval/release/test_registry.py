@@ -11,7 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached, fetched
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registry import DIGEST_TAG, check, find, register, set_alias
-from eyespot.pretrain.tracking.mlflow_mirror import RunRecord, sync
+from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord, sync
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -127,6 +127,6 @@ def test_what_is_not_registered(run_dir: Path, tmp_path: Path):
         check("a/b", run_dir, uri(run_dir))
     with pytest.raises(UserError, match="which MLflow server"):
         check("digits", run_dir, "none")
-    RunRecord(run_key="unknown", name="late", experiment="eyespot").write(tmp_path)
+    MlflowRecord(run_key="unknown", name="late", experiment="eyespot").write(tmp_path)
     with pytest.raises(UserError, match="does not have the run late yet; bring it with eyespot sync"):
         check("digits", tmp_path, uri(run_dir))

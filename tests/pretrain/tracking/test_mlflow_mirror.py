@@ -12,7 +12,7 @@ import pytest
 from mlflow_server import Server, clean_env, wait_until
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.tracking.mlflow_mirror import Mirror, RunRecord, flatten, sync, tracking_uri
+from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, flatten, sync, tracking_uri
 from eyespot.pretrain.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow
@@ -246,7 +246,7 @@ def test_sqlite_keeps_pictures_beside_itself(tmp_path: Path):
     assert sync(run_dir, uri) == 3
     assert [path.name for path in (tmp_path / "mlartifacts").rglob("*.png")] == ["a.png"]
     (run,) = runs_of(uri, "key-pictures-run")
-    record = RunRecord.read(run_dir)
+    record = MlflowRecord.read(run_dir)
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("KILLED", record.start_ms, record.end_ms)
 
 

@@ -1,0 +1,60 @@
+"""What a run computes with: the machine, the packages, the code."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import eyespot
+
+PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of those PACKAGES that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What this machine computes with: its processor, the cores that we may use, its GPUs."""
+    cpu_info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.is_file() else []
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {"cpu": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+
+
+def code_state() -> dict[str, str]:
+    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy."""
+    root = Path(eyespot.__file__).parent
+    frozen = root.parent / "frozen.json"
+    if frozen.is_file():
+        record = json.loads(frozen.read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("git_commit", "git_diff_sha256")}
+
+    def git(*words: str) -> bytes | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    commit = git("rev-parse", "HEAD")
+    if top is None or commit is None or Path(top.decode().strip()).resolve() != root.resolve():
+        return {"git_commit": "", "git_diff_sha256": ""}
+    diff = git("diff", "HEAD") or b""
+    return {"git_commit": commit.decode().strip(), "git_diff_sha256": hashlib.sha256(diff).hexdigest() if diff else ""}

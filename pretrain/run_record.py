@@ -1,0 +1,154 @@
+"""RunRecord: ``run.json``, what a run is and where it began. Reads without torch, in milliseconds.
+
+Whoever made the folder wrote the file: what it holds is data, of the kinds that stand below, and nothing else of it is
+believed. A field that an older version did not know is None.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.augment.views import Color
+from eyespot.data_pipeline.errors import UserError
+
+NAME = "run.json"
+
+# What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
+FREE_FIELDS = {
+    *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
+    *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
+    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
+    *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
+    *("encoder.checkpointing", "start.weights", "start.origin"),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """What stands in ``run.json``, in the file's order."""
+
+    recipe: str = ""
+    """Its name, or ``package.module:function``."""
+    argv: list[Any] | None = None
+    """The command that began the run, without secrets."""
+    run: dict[str, Any] = field(default_factory=dict)
+    """The resolved ``Run`` as plain values, without secrets (see ``run_json.py``)."""
+    run_key: str | None = None
+    """Tells it from all other runs, here and in MLflow."""
+    started: str | None = None
+    """When it began: ISO 8601, UTC."""
+    host: str | None = None
+    """Of rank 0."""
+    world_size: int | None = None
+    """Ranks that it began with."""
+    hardware: dict[str, Any] | None = None
+    """Processor, cores and GPUs of rank 0's machine."""
+    eyespot: str | None = None
+    """The version that began it."""
+    versions: dict[str, Any] | None = None
+    """Of Python and of the packages that decide the numbers."""
+    manifest_sha256: str | None = None
+    """Of the manifest of its shards."""
+    normalization: dict[str, Any] | None = None
+    """Per-channel ``mean`` and ``std`` of its images; see ``mean_and_std``."""
+    git_commit: str | None = None
+    """Of the code; empty where it lay in no checkout."""
+    git_diff_sha256: str | None = None
+    """Of the code's uncommitted changes; empty where there were none."""
+
+    @staticmethod
+    def path(folder: Path) -> Path:
+        """Where it stands: in the run folder, and in RUN/cluster before the first start."""
+        return folder / NAME
+
+    @classmethod
+    def read(cls, path: Path, needed: Collection[str] = ("recipe", "run")) -> "RunRecord":
+        """Reads ``run.json``.
+
+        Args:
+            path: the file.
+            needed: fields that it must have.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        try:
+            return cls._of(json.loads(path.read_text(encoding="utf-8")), needed)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
+        except (ValueError, OSError, RecursionError) as error:
+            raise damaged(path, error) from error
+
+    def write(self, folder: Path) -> None:
+        """Writes it into a folder: whole or not at all, also when the machine dies in the middle."""
+        write_bytes(self.path(folder), (self.text() + "\n").encode())
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(self.values(), indent=1)
+
+    def values(self) -> dict[str, Any]:
+        """As in the file."""
+        found = {known.name: getattr(self, known.name) for known in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def mean_and_std(self, folder: Path) -> tuple[Color, Color]:
+        """Per channel, what was subtracted from the images, of values in 0..1, and what they were divided by then.
+
+        Args:
+            folder: whose record it is, for the message.
+
+        Raises:
+            UserError: an older version, which did not write it down, began the run.
+        """
+        found = self.normalization or {}
+        try:
+            return _color(found["mean"]), _color(found["std"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{self.path(folder)}: no field normalization; train the run anew") from error
+
+    @classmethod
+    def _of(cls, values: object, needed: Collection[str]) -> "RunRecord":
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+        kinds = {known.name: _kinds(known.type) for known in fields(cls)}
+        found = {name: values[name] for name in kinds if values.get(name) is not None}
+        if missing := [name for name in needed if name not in found]:
+            raise ValueError(f"no field {missing[0]}")
+        if odd := [name for name, value in found.items() if not isinstance(value, kinds[name])]:
+            raise ValueError(f"field {odd[0]} is of another kind")
+        return cls(**found)
+
+
+def damaged(path: Path, why: object) -> UserError:
+    """What is said of a ``run.json`` that cannot be used."""
+    return UserError(f"{path}: damaged ({why})")
+
+
+def difference(old: Any, new: Any, prefix: str = "") -> str | None:
+    """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
+    for name in old.keys() | new.keys():
+        path = f"{prefix}{name}"
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            if found := difference(before, after, f"{path}."):
+                return found
+        elif before != after and path not in FREE_FIELDS:
+            return f"{path} is {after!r}, was {before!r}"
+    return None
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """What ``isinstance`` may ask of a field: its type without what it holds."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(option) or option for option in options)
+
+
+def _color(values: Any) -> Color:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
