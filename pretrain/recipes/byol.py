@@ -1,26 +1,15 @@
 """BYOL recipes. Base learning rates are per 256 images; epochs become steps with the data set's number of images."""
 
 from eyespot.data_pipeline.augment.views import RandomView
-from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.byol import BYOL
-from eyespot.pretrain.optim.optimizers import OptimConfig
-from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def byol_r50_in1k() -> Run:
     """ResNet-50 on ImageNet-1k, 1000 epochs: the paper's section 3.3, views from its table 6."""
-    return Run(
-        objective=BYOL.Config(),
-        encoder=EncoderConfig(name="resnet50"),
-        data=DataConfig(batch_size=4096),
-        optim=OptimConfig(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_steps=steps(10, IMAGENET_IMAGES, 4096)),
-        steps=steps(1000, IMAGENET_IMAGES, 4096),
-        log_every=50,
-        save_every=steps(5, IMAGENET_IMAGES, 4096),
-        picture_every=steps(20, IMAGENET_IMAGES, 4096),
-    )
+    return on_imagenet(BYOL.Config(), epochs=1000, batch_size=4096, name="lars", lr=0.2, weight_decay=1.5e-6)
 
 
 def byol_r18_cifar10() -> Run:
@@ -30,36 +19,14 @@ def byol_r18_cifar10() -> Run:
     """
     first = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
     second = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2, solarize=0.2)
-    return Run(
-        objective=BYOL.Config(momentum=0.99, hidden_dim=1024, first=first, second=second),
-        encoder=EncoderConfig(name="resnet18", image_size=32, small_stem=True),
-        data=DataConfig(batch_size=512, normalize="dataset"),
-        optim=OptimConfig(
-            name="sgd",
-            lr=0.12,
-            weight_decay=5e-4,
-            decay_vectors=True,
-            warmup_steps=steps(10, CIFAR10_IMAGES, 512),
-        ),
-        steps=steps(800, CIFAR10_IMAGES, 512),
-        save_every=500,
-        picture_every=500,
-    )
+    config = BYOL.Config(momentum=0.99, hidden_dim=1024, first=first, second=second)
+    return on_cifar10(config, epochs=800, name="sgd", lr=0.12, weight_decay=5e-4, decay_vectors=True)
 
 
 def byol_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
     view = RandomView(scale=(0.6, 1.0), flip=0.0)
-    return Run(
-        objective=BYOL.Config(momentum=0.98, hidden_dim=256, out_dim=64, first=view, second=view),
-        encoder=EncoderConfig(name="test_resnet", image_size=24),  # at 16 its last stage would stride over one pixel
-        data=DataConfig(batch_size=256, normalize="dataset"),
-        optim=OptimConfig(lr=2e-3, warmup_steps=20),
-        steps=300,
-        precision="fp32",
-        save_every=100,
-        picture_every=100,
-    )
+    return on_digits(BYOL.Config(momentum=0.98, hidden_dim=256, out_dim=64, first=view, second=view))
 
 
 GATE = Gate(

@@ -1,11 +1,9 @@
 """MoCo v1 and v2 recipes. Base learning rates are per 256 images; epochs become steps with the data set's size."""
 
 from eyespot.data_pipeline.augment.views import RandomView
-from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.moco import MoCo
-from eyespot.pretrain.optim.optimizers import OptimConfig
-from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.datasets import IMAGENET_IMAGES, on_cifar10, on_digits, on_imagenet, steps
 from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
@@ -23,45 +21,33 @@ def moco_v2_r50_in1k() -> Run:
 def moco_r18_cifar10() -> Run:
     """ResNet-18 on CIFAR-10, 200 epochs: the numbers of the authors' CIFAR-10 demo, with v2's MLP head."""
     view = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), jitter_probability=0.8, grayscale=0.2)
-    return Run(
-        objective=MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1, view=view),
-        encoder=EncoderConfig(name="resnet18", image_size=32, small_stem=True),
-        data=DataConfig(batch_size=512, normalize="dataset"),
-        optim=OptimConfig(name="sgd", lr=0.03, momentum=0.9, weight_decay=5e-4, decay_vectors=True),
-        steps=steps(200, CIFAR10_IMAGES, 512),
-        save_every=500,
-        picture_every=500,
-    )
+    config = MoCo.Config(queue_size=4096, momentum=0.99, temperature=0.1, view=view)
+    return on_cifar10(config, warmup_epochs=0, name="sgd", lr=0.03, momentum=0.9, weight_decay=5e-4, decay_vectors=True)
 
 
 def moco_tiny() -> Run:
     """A very small ResNet on the built-in digits, v2's head: a minute or two on two cores."""
-    return Run(
-        objective=MoCo.Config(out_dim=64, queue_size=1024, momentum=0.99, view=RandomView(scale=(0.6, 1.0), flip=0.0)),
-        # At 16 pixels the last stage would halve a single one, and the gradient of that convolution's weights is
-        # garbage in torch 2.14 on a CPU in bf16.
-        encoder=EncoderConfig(name="test_resnet", image_size=24),
-        data=DataConfig(batch_size=256, normalize="dataset"),
-        optim=OptimConfig(lr=2e-3, warmup_steps=20),
-        steps=300,
-        precision="fp32",
-        save_every=100,
-        picture_every=100,
-    )
+    view = RandomView(scale=(0.6, 1.0), flip=0.0)
+    return on_digits(MoCo.Config(out_dim=64, queue_size=1024, momentum=0.99, view=view))
 
 
 def _imagenet(objective: MoCo.Config, decay_at: tuple[float, ...] = ()) -> Run:
     """SGD, rate 0.03 at batch 256, decay 1e-4 of all parameters, no warm-up (section 3.3 of the first paper)."""
-    return Run(
-        objective=objective,
-        encoder=EncoderConfig(name="resnet50"),
-        data=DataConfig(batch_size=256),
-        optim=OptimConfig(name="sgd", lr=0.03, momentum=0.9, weight_decay=1e-4, decay_vectors=True, decay_at=decay_at),
-        steps=steps(200, IMAGENET_IMAGES, 256),
-        log_every=100,
-        save_every=steps(1, IMAGENET_IMAGES, 256),
-        picture_every=steps(5, IMAGENET_IMAGES, 256),
+    run = on_imagenet(
+        objective,
+        epochs=200,
+        batch_size=256,
+        warmup_epochs=0,
+        name="sgd",
+        lr=0.03,
+        momentum=0.9,
+        weight_decay=1e-4,
+        decay_vectors=True,
+        decay_at=decay_at,
     )
+    run.log_every = 100
+    run.save_every, run.picture_every = steps(1, IMAGENET_IMAGES, 256), steps(5, IMAGENET_IMAGES, 256)
+    return run
 
 
 GATE = Gate(moco_r18_cifar10, RESNET, steps=400, batch_size=256)

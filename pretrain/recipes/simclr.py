@@ -1,56 +1,28 @@
 """SimCLR recipes. Base learning rates are per 256 images; epochs become steps with the data set's number of images."""
 
 from eyespot.data_pipeline.augment.views import RandomView
-from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.simclr import SimCLR
-from eyespot.pretrain.optim.optimizers import OptimConfig
-from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES, steps
+from eyespot.pretrain.recipes.datasets import on_cifar10, on_digits, on_imagenet
 from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def simclr_r50_in1k() -> Run:
     """ResNet-50 on ImageNet-1k, 100 epochs: the paper's default setting (section 2.2; views: appendix A)."""
-    return Run(
-        objective=SimCLR.Config(),
-        encoder=EncoderConfig(name="resnet50"),
-        data=DataConfig(batch_size=4096),
-        optim=OptimConfig(name="lars", lr=0.3, weight_decay=1e-6, warmup_steps=steps(10, IMAGENET_IMAGES, 4096)),
-        steps=steps(100, IMAGENET_IMAGES, 4096),
-        log_every=50,
-        save_every=steps(5, IMAGENET_IMAGES, 4096),
-        picture_every=steps(20, IMAGENET_IMAGES, 4096),
-    )
+    return on_imagenet(SimCLR.Config(), epochs=100, batch_size=4096, name="lars", lr=0.3, weight_decay=1e-6)
 
 
 def simclr_r18_cifar10() -> Run:
     """ResNet-18 on CIFAR-10, 1000 epochs, with the paper's settings for its ResNet-50 (appendix B.9): no blur."""
     view = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2)
-    return Run(
-        objective=SimCLR.Config(temperature=0.5, view=view),
-        encoder=EncoderConfig(name="resnet18", image_size=32, small_stem=True),
-        data=DataConfig(batch_size=1024, normalize="dataset"),
-        optim=OptimConfig(name="lars", lr=1.0, weight_decay=1e-6, warmup_steps=steps(10, CIFAR10_IMAGES, 1024)),
-        steps=steps(1000, CIFAR10_IMAGES, 1024),
-        save_every=500,
-        picture_every=500,
-    )
+    config = SimCLR.Config(temperature=0.5, view=view)
+    return on_cifar10(config, epochs=1000, batch_size=1024, name="lars", lr=1.0, weight_decay=1e-6)
 
 
 def simclr_tiny() -> Run:
     """A very small ResNet on the built-in digits: a minute or two on two cores."""
-    return Run(
-        objective=SimCLR.Config(
-            temperature=0.2, hidden_dim=128, out_dim=64, view=RandomView(scale=(0.6, 1.0), flip=0.0)
-        ),
-        encoder=EncoderConfig(name="test_resnet", image_size=24),  # at 16 its last stage would stride over one pixel
-        data=DataConfig(batch_size=256, normalize="dataset"),
-        optim=OptimConfig(lr=2e-3, warmup_steps=20),
-        steps=300,
-        precision="fp32",
-        save_every=100,
-        picture_every=100,
-    )
+    view = RandomView(scale=(0.6, 1.0), flip=0.0)
+    return on_digits(SimCLR.Config(temperature=0.2, hidden_dim=128, out_dim=64, view=view))
 
 
 GATE = Gate(simclr_r18_cifar10, RESNET, steps=250, batch_size=256)
