@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.exit_codes import ExitCode
@@ -18,15 +16,14 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
         run_dir: the run folder.
         uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
     """
+    from eyespot.data_pipeline.progress_bar import ProgressBar
     from eyespot.eval.results.mlflow_children import track_results
     from eyespot.eval.results.result import results_in
     from eyespot.pretrain.redaction import masked
     from eyespot.pretrain.tracking.mlflow_mirror import sync, tracking_uri
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"syncing {run_dir}", total=None)
-        num_lines = sync(run_dir, uri, lambda done, total: bar.update(task, completed=done, total=total))
+    with ProgressBar(f"syncing {run_dir}", None, unit="bytes", transient=True) as bar:
+        num_lines = sync(run_dir, uri, bar.reach)
         num_results = track_results(run_dir, results_in(run_dir), uri)
     print(f"{num_lines} lines and {num_results} results sent to {masked(tracking_uri(run_dir, uri) or '')}")
     return ExitCode.DONE

@@ -16,7 +16,7 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files as atomic
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.progress_bar import progress
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import (
@@ -136,9 +136,9 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
     mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
-    with progress(doing, len(contents.items)) as advance:
+    with ProgressBar(doing, len(contents.items)) as bar:
         for item, image in zip(contents.items, examine_items(contents.items, workers, in_place=True), strict=True):
-            advance()
+            bar.advance()
             if isinstance(image, str):
                 quarantined.append({"source": item.name, "reason": image})
                 continue

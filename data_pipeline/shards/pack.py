@@ -20,7 +20,7 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files as atomic
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.progress_bar import progress
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import (
@@ -130,10 +130,10 @@ def pack(
             return manifests
         _check_work(work, destination, options["plan"])
         parts: dict[str, list[Part]] = {}
-        with progress(f"packing {found.name}", sum(map(len, found.splits.values()))) as advance:
+        with ProgressBar(f"packing {found.name}", sum(map(len, found.splits.values()))) as bar:
             for split, items in sorted(found.splits.items()):
                 stem = work / (split or "all")
-                parts[split] = _pack_split(items, destination / split, stem, options, workers, split, advance)
+                parts[split] = _pack_split(items, destination / split, stem, options, workers, split, bar.advance)
         manifests = _commit(destination, found, parts, options)
         shutil.rmtree(work)
     return manifests

@@ -21,13 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, encode_all
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
@@ -98,12 +97,14 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
             _reserve(partial, widths, num_samples)
     with agreed():
         files = {kind: np.load(partial / f"{kind}.npy", mmap_mode="r+", allow_pickle=False) for kind in widths}
-        description = f"features: {subject.name}"
-        for ids, images in _progress(_blocks(subject, shards, world), description, num_samples // world.size, world):
-            with torch.inference_mode():
-                found = encode_all(encoder, images.contiguous(memory_format=layout), num_blocks)
-            for kind, rows in found.items():
-                files[kind][ids] = rows[torch.from_numpy(ids % BLOCK).to(rows.device)].float().cpu().numpy()
+        description, share = f"features: {subject.name}", num_samples // world.size
+        with ProgressBar(description, share, transient=True, shown=world.rank == 0) as bar:
+            for ids, images in _blocks(subject, shards, world):
+                with torch.inference_mode():
+                    found = encode_all(encoder, images.contiguous(memory_format=layout), num_blocks)
+                for kind, rows in found.items():
+                    files[kind][ids] = rows[torch.from_numpy(ids % BLOCK).to(rows.device)].float().cpu().numpy()
+                bar.advance(len(ids))
         for file in files.values():
             file.flush()
     if world.rank == 0:
@@ -182,17 +183,3 @@ def _one_job(folder: Path, world: World) -> Iterator[None]:
     with folder.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _progress(
-    blocks: Iterator[tuple[np.ndarray, Tensor]], description: str, total: int, world: World
-) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Shows rank 0's share on the terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not console.is_terminal or world.rank != 0
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(description, total=total)
-        for ids, images in blocks:
-            yield ids, images
-            progress.advance(task, len(ids))

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from eyespot.data_pipeline.progress_bar import progress
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.protocols.task import Candidate, Task
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
@@ -146,14 +146,14 @@ def train(
     widths = {name: sum(features[kind].shape[1] for kind in parts) for name, parts in sets.items()}
     heads = {name: Heads(width, num_classes, settings, first) for name, width in widths.items()}
     total = num_steps(len(labels))
-    with progress("linear grid", total) as step_done:
+    with ProgressBar("linear grid", total) as bar:
         for step, rows in enumerate(batches(len(labels), seed)):
             chosen = rows.to(labels.device)
             batch = {kind: values[chosen] for kind, values in features.items()}
             share = len(rows) / 256 * (1 + math.cos(math.pi * step / total)) / 2
             for name, parts in sets.items():
                 heads[name].step(side_by_side(batch, parts), labels[chosen], share)
-            step_done()
+            bar.advance()
     return heads
 
 

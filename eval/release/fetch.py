@@ -15,16 +15,13 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 import eyespot
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.release import registry
 from eyespot.eval.release.archive import SUFFIXES, unpack
 from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums, settle
@@ -182,17 +179,8 @@ def _request(address: str) -> urllib.request.Request:
     return request
 
 
-@contextmanager
-def _bar(name: str, length: int) -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(name, total=length if length >= 0 else None)
-        yield bar
-
-
 def _parts(answer: HTTPResponse, name: str, length: int) -> Iterator[bytes]:
-    with _bar(name, length) as bar:
+    with ProgressBar(name, length if length >= 0 else None, unit="bytes", transient=True) as bar:
         while part := answer.read(_PART):
-            bar.advance(bar.task_ids[0], len(part))
+            bar.advance(len(part))
             yield part

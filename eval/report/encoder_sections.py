@@ -1,18 +1,16 @@
 """Exhibits: the parts of the page that need the encoder itself, computed on a few images, the same ones every time."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from markupsafe import Markup
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, subjects_of
 from eyespot.eval.report.image_grid import Plate
@@ -96,12 +94,12 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
     """A section for each part, with a card for each run; what cannot be made is left out with a sentence."""
     exhibits: list[list[tuple[str, int, Exhibit]]] = [[] for _ in parts]
     missing: list[dict[str, list[str]]] = [{} for _ in parts]
-    with _progress(len(stories) * len(parts)) as (step, say):
+    with ProgressBar("", len(stories) * len(parts), transient=True) as bar:
         for number, story in enumerate(stories):
-            say(f"looking at {story.label}")
-            look = look_at(story, say)
+            bar.describe(f"looking at {story.label}")
+            look = look_at(story, bar.describe)
             for place, part in enumerate(parts):
-                say(f"{story.label}: {part.title.lower()}")
+                bar.describe(f"{story.label}: {part.title.lower()}")
                 try:
                     if isinstance(look, str):
                         raise UserError(look)
@@ -109,7 +107,7 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Se
                     exhibits[place].append((heading, number, part.make(look)))
                 except UserError as error:
                     missing[place].setdefault(str(error), []).append(story.label)
-                step()
+                bar.advance()
     if not any(exhibits):
         reasons = sorted({reason for each in missing for reason in each})
         data = {"exhibits": [], "missing": [f"No pictures: {reason}." for reason in reasons]}
@@ -155,13 +153,3 @@ def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
 def _kind(story: Story) -> str:
     chosen = [r.settings.get("features") for r in story.results if r.protocol == "knn" and r.role == "encoder"]
     return str(chosen[-1]) if chosen else ""
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
-    """A bar on a terminal: ``step()`` after each part, ``say(what)`` before it."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda: progress.advance(task), lambda what: progress.update(task, description=what)

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
@@ -23,47 +23,35 @@ class TrainingProgress:
     """Loss, images per second and time left; shown by rank 0 only."""
 
     def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
-        self._steps, self._shown, self._live = steps, shown, shown and console.is_terminal
+        self._steps, self._shown = steps, shown
         self._start, self._begun, self._last_line = start, time.monotonic(), 0.0
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._live,
-        )
-        self._task = self._bar.add_task("step", total=steps, completed=start, figures="loss -")
+        self._bar = ProgressBar("[bold]step", steps, done=start, shown=shown, console=console)
+        self._bar.show("loss -")
 
     def __enter__(self) -> "TrainingProgress":
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def advance(self, step: int) -> None:
         """The step that is done."""
-        self._bar.update(self._task, completed=step)
+        self._bar.reach(step)
 
-    @contextmanager
-    def aside(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    def aside(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """A second bar for work between two steps, which is told how much more of it is done."""
-        task = self._bar.add_task(what, total=total, figures="")
-        try:
-            yield lambda count: self._bar.advance(task, count)
-        finally:
-            self._bar.remove_task(task)
+        return self._bar.beside(what, total)
 
     def show(self, step: int, loss: float, images_per_second: float) -> None:
         """The newest figures."""
-        self._bar.update(self._task, completed=step, figures=f"loss {loss:.4f}  {images_per_second:,.0f} images/s")
+        self._bar.reach(step)
+        self._bar.show(f"loss {loss:.4f}  {images_per_second:,.0f} images/s")
         now = time.monotonic()
         due = now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self._steps
-        if self._shown and not self._live and due:
+        if self._shown and not self._bar.live and due:
             self._last_line = now
             left = (now - self._begun) / max(1, step - self._start) * (self._steps - step)
             log.info(
