@@ -1,1 +1,1 @@
-"""Ground: files in, tensors out. Knows nothing of learning."""
+"""Ground: files in, tensors out. Knows nothing of learning; pretrain, eval and cluster import it."""

@@ -1,1 +1,3 @@
-"""Objectives, engines, checkpoints and the one training loop."""
+"""Objectives, engines, checkpoints and the one training loop. Knows data_pipeline; judging (eval) and machines
+(cluster) import it.
+"""

@@ -124,6 +124,13 @@ def test_nothing_is_drawn_from_an_unseeded_generator(path):
         assert not (isinstance(node, ast.Call) and unseeded(node)), f"{name(path)}:{node.lineno}: give it a seed"
 
 
+def test_packages_say_what_lives_there_and_hold_no_code():
+    for path in SOURCES:
+        if path.name == "__init__.py":
+            text = path.read_text()
+            assert len(ast.parse(text).body) == 1 and len(ast.get_docstring(ast.parse(text)) or "") > 60, name(path)
+
+
 def test_help_does_not_import_torch():
     script = "import sys; from eyespot.cluster.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0

@@ -11,7 +11,7 @@ import pytest
 import timm
 from slurm_cluster import SlurmCluster
 
-from eyespot.cluster.doctor import Verdict
+from eyespot.cluster.doctor.findings import Verdict
 from eyespot.cluster.status.records import Records
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import to_values
@@ -30,7 +30,7 @@ NodeJob(run_dir=run, words=words, processes=1, kind="pretrain", max_requeues=0, 
 EXAMINE = """
 import os, sys
 from pathlib import Path
-from eyespot.cluster.doctor import examine
+from eyespot.cluster.doctor.examine import examine
 from eyespot.cluster.processes import Place
 nodes, job = tuple(sys.argv[2].split(",")), os.environ["SLURM_JOB_ID"]
 place = Place(index=int(os.environ["SLURM_NODEID"]), nodes=nodes, processes=1, job=job, requeues=0)

@@ -14,7 +14,7 @@ from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
-    from eyespot.cluster.doctor import Verdict
+    from eyespot.cluster.doctor.findings import Verdict
 
 HELP = """usage: eyespot doctor [--timeout-seconds S]
        eyespot doctor RECIPE --data.shards FOLDER --run-dir RUN [--field value ...] [--ranks N]
@@ -119,7 +119,7 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
 def _examine(options: Options, run_dir: Path | None, run_file: Path | None, values: dict[str, Any]) -> "Verdict":
     from rich.console import Console
 
-    from eyespot.cluster.doctor import examine_here
+    from eyespot.cluster.doctor.examine import examine_here
 
     with Console(stderr=True, file=sys.stderr).status("looking"):
         return examine_here(

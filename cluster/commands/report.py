@@ -37,7 +37,7 @@ class Reporting:
 def main(argv: list[str]) -> int:
     """Writes the report, prints its path, and returns the exit code."""
     wanted = parse(Reporting, argv, "eyespot report")
-    from eyespot.eval.report import write_report
+    from eyespot.eval.report.report import write_report
 
     print(write_report(wanted.runs, wanted.out, look=wanted.look).resolve())
     return ExitCode.DONE

@@ -1,1 +1,3 @@
-"""TODO: supervisor."""
+"""The process of a job on each node that starts the ranks and decides what follows their end. Imports no torch; launch
+submits it.
+"""

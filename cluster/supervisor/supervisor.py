@@ -160,7 +160,7 @@ class Supervisor:
 
     def _examine(self) -> int | None:
         """Asks the doctor; an exit code where the job must not go on."""
-        from eyespot.cluster.doctor import examine
+        from eyespot.cluster.doctor.examine import examine
 
         self._beat("doctor examines the node")
         verdict = examine(self.orders.run_dir, self.place, f"{self.place.job}-{self.place.requeues}", DOCTOR_SECONDS)

@@ -1,1 +1,1 @@
-"""One file per self-supervised method."""
+"""One file per self-supervised method. A method imports no method, no engine and no loop; recipes name it."""

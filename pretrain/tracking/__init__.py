@@ -1,1 +1,3 @@
-"""TODO: tracking."""
+"""What a run tells about itself: metrics.jsonl, and MLflow as its mirror. Knows files and numbers, no tensors of a
+network and no loop.
+"""

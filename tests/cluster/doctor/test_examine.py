@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.doctor import examine, examine_here
-from eyespot.cluster.doctor import examine as examination
+from eyespot.cluster.doctor.examine import examine, examine_here
 from eyespot.cluster.processes import Place
 
 NODES = ("n1", "n2", "n3")
@@ -54,7 +53,7 @@ def test_a_node_that_does_not_come_is_named(examine_on):
 
 
 def test_without_the_first_node_the_others_give_up(examine_on, monkeypatch):
-    monkeypatch.setattr(examination, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("eyespot.cluster.doctor.examine.GRACE_SECONDS", 0.5)
     verdict = examine_on("n3", seconds=2.0)["n3"]
     assert [(finding.check, finding.node) for finding in verdict.failed] == [("nodes", "n1")]
 

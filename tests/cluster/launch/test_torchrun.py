@@ -26,8 +26,8 @@ def start(folder: Path, *whats: str, max_restarts: int = 0) -> subprocess.Popen[
     """``run_here``, once for each, in a process of its own; a program of this file stands in for eyespot's command."""
     package = folder / "code" / "eyespot" / "cluster"
     package.mkdir(parents=True)
-    for folder_of_code in (package, package.parent):
-        (folder_of_code / "__init__.py").touch()
+    for each in (package, package.parent):
+        (each / "__init__.py").touch()
     (package / "cli.py").write_text(RANK)
     settings = f"Path({str(folder / 'code')!r}), processes=2, max_restarts={max_restarts}"
     script = f"""
