@@ -1,12 +1,14 @@
-"""Whether one accuracy is really better than another: over test samples, and over training seeds."""
+"""Whether one accuracy is really better than another: over test samples, and over training seeds.
 
+scipy.stats takes a second to import, and who only reads results has no need of it: each function imports it by itself.
+"""
+
+import warnings
 from collections.abc import Sequence
-from math import sqrt
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -25,11 +27,10 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"{correct} of {total} is not a proportion")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy import stats
+
+    interval = stats.binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -42,6 +43,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
         only_a: number of test samples that only A has right.
         only_b: number of test samples that only B has right.
     """
+    from scipy import stats
+
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
@@ -136,7 +139,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     """
     if len(values) < 2:
         raise ValueError(f"{len(values)} value: the spread of one is unknown")
-    return _student(float(np.mean(values)), _error(values), len(values) - 1, confidence)[1]
+    from scipy import stats
+
+    if np.ptp(values) == 0:
+        return float(np.mean(values)), float(np.mean(values))
+    low, high = stats.t.interval(confidence, len(values) - 1, np.mean(values), stats.sem(values))
+    return float(low), float(high)
 
 
 def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> tuple[float, tuple[float, float]] | None:
@@ -148,9 +156,11 @@ def welch(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> t
     """
     if min(len(a), len(b)) < 2 or np.ptp(a) == np.ptp(b) == 0:
         return None
-    errors = _error(a) ** 2, _error(b) ** 2
-    freedom = sum(errors) ** 2 / (errors[0] ** 2 / (len(a) - 1) + errors[1] ** 2 / (len(b) - 1))
-    return _student(float(np.mean(a) - np.mean(b)), sqrt(sum(errors)), freedom, confidence)
+    from scipy import stats
+
+    with warnings.catch_warnings():  # scipy warns of a group without spread
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return _answer(stats.ttest_ind(a, b, equal_var=False), confidence)
 
 
 def paired_t(
@@ -167,10 +177,11 @@ def paired_t(
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values are not pairs")
-    gaps = np.subtract(a, b)
-    if len(a) < 2 or np.ptp(gaps) < 1e-12:
+    if len(a) < 2 or np.ptp(np.subtract(a, b)) < 1e-12:
         return None
-    return _student(float(np.mean(gaps)), _error(gaps), len(a) - 1, confidence)
+    from scipy import stats
+
+    return _answer(stats.ttest_rel(a, b), confidence)
 
 
 def _resampled(chances: Float[np.ndarray, " cells"], total: int) -> Float[np.ndarray, " outcomes"]:
@@ -182,12 +193,7 @@ def _resampled(chances: Float[np.ndarray, " cells"], total: int) -> Float[np.nda
     return np.roll(np.fft.fft(one**total).real / outcomes, most * total).clip(0)
 
 
-def _error(values: Sequence[float] | Float[np.ndarray, " n"]) -> float:
-    """Standard error of the mean."""
-    return float(np.std(values, ddof=1)) / sqrt(len(values))
-
-
-def _student(mean: float, error: float, freedom: float | int, confidence: float) -> tuple[float, tuple[float, float]]:
-    """Two-sided p that the true mean is 0, and its interval."""
-    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    return float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0), (mean - half, mean + half)
+def _answer(test: Any, confidence: float) -> tuple[float, tuple[float, float]]:
+    """Of one of scipy's tests: two-sided p that the difference is 0, and its interval."""
+    low, high = test.confidence_interval(confidence)
+    return float(test.pvalue), (float(low), float(high))
