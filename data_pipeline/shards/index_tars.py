@@ -77,7 +77,7 @@ def index_folder(folder: Path, workers: int = NUM_WORKERS) -> Manifest:
     Raises:
         UserError: there are no plain tars, one is cut, no image can be used, or the folder cannot be written.
     """
-    contents = read_contents(folder, sorted(folder.glob("*.tar")))
+    contents = read_contents(sorted(folder.glob("*.tar")))
     if contents.problems:
         raise UserError(f"{contents.problems[0]}; fetch or write it again")
     if not contents.tars:
@@ -95,7 +95,7 @@ def index_folder(folder: Path, workers: int = NUM_WORKERS) -> Manifest:
         raise UserError(f"{error.filename or folder}: {error.strerror}; the index must lie beside the tars") from error
 
 
-def read_contents(folder: Path, tars: Sequence[Path]) -> Contents:
+def read_contents(tars: Sequence[Path]) -> Contents:
     """Lists the samples of the given tars.
 
     Raises:

@@ -52,7 +52,7 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
     problems += _verify_manifest(shards)
     if problems:  # the rest would only repeat them
         return problems + list(_changed_samples(shards))
-    contents = read_contents(folder, tars)
+    contents = read_contents(tars)
     problems = contents.problems + list(_verify_idx(contents)) + list(_verify_rows(shards, contents))
     return problems or _verify_images(shards, contents, workers)
 

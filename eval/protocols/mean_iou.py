@@ -13,9 +13,6 @@ NOTHING = 255
 """In masks that are judged: pixels that say nothing."""
 NUM_RESAMPLES = 2000
 
-Tally = Int64[np.ndarray, "n 3 classes"]
-"""Of each image and class: pixels that are right, that were answered so, and that truly are so."""
-
 
 def tally(
     answers: Int[Tensor, "n h w"] | UInt8[Tensor, "n h w"], masks: UInt8[Tensor, "n h w"], num_classes: int
@@ -26,6 +23,9 @@ def tally(
         answers: the class given to each pixel, 0..num_classes-1.
         masks: the true ones; NOTHING where there is none.
         num_classes: how many there are, up to 255.
+
+    Returns:
+        Of each image and class: pixels that are right, that were answered so, and that truly are so.
     """
     counts = []
     for answer, mask in zip(answers.flatten(1).long(), masks.flatten(1).long(), strict=True):
