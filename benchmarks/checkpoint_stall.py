@@ -26,8 +26,8 @@ from torch import distributed
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from eyespot.pretrain.checkpoints.reader import Meta
-from eyespot.pretrain.checkpoints.writer import Saver
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import barrier
 
 RANKS = 2
@@ -52,7 +52,7 @@ def rank_main(rank: int, megabytes: int, rounds: int, answers: Any) -> None:
     """Both ranks run every way in turn; rank 0 answers with its times."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(RANKS), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    dist.start("cpu")
+    process_group.start("cpu")
     numbers = megabytes * 1_000_000 // 4 // TENSORS
     tensors = {f"model.{rank}.{number}": torch.randn(numbers) for number in range(TENSORS)}
     times = {}
@@ -65,7 +65,7 @@ def rank_main(rank: int, megabytes: int, rounds: int, answers: Any) -> None:
         barrier()
     if rank == 0:
         answers.put(times)
-    dist.stop()
+    process_group.stop()
 
 
 Save = Callable[[int], Callable[[], None]]
@@ -75,12 +75,12 @@ def make_way(way: str, run_dir: Path, tensors: dict[str, torch.Tensor]) -> Save:
     """``save(step)`` returns when training may go on, with what waits for the rest."""
     if way == WAYS[2]:
         return torchs_writer(run_dir, tensors)
-    saver = Saver(run_dir, keep=2)
+    writer = CheckpointWriter(run_dir, keep=2)
 
     def save(step: int) -> Callable[[], None]:
         meta = Meta(step=step, loader={}, world_size=RANKS, run_key="")
-        saver.save(tensors, meta, wait=way == WAYS[0])
-        return saver.close
+        writer.save(tensors, meta, wait=way == WAYS[0])
+        return writer.close
 
     return save
 

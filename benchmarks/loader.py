@@ -36,7 +36,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView, ViewSpec
-from eyespot.data_pipeline.loading import dali_graphs as dali
+from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.loader import Loader, LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.reader import Reader
@@ -125,11 +125,11 @@ class ResizedByDali(BatchMaker):
 
     def _pipeline(self) -> Any:
         options = dict(batch_size=self._batch_size, num_threads=self._num_threads)
-        return dali.view_pipeline(self._views, self._next_inputs, device_id=None, **options)
+        return dali_graphs.view_pipeline(self._views, self._next_inputs, device_id=None, **options)
 
     def _next_inputs(self) -> list[Any]:
         self._running.append(job := next(self._jobs))
-        return dali.view_inputs(self._views, job.files, job.geometry)
+        return dali_graphs.view_inputs(self._views, job.files, job.geometry)
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
         return self._gpu_views(job, outputs)

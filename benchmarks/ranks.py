@@ -112,13 +112,13 @@ def _rank(
 def _answer(answers: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 
-    from eyespot.pretrain.distributed import process_group as dist
+    from eyespot.pretrain.distributed import process_group
 
     torch.set_num_threads(1)
     try:
-        answer = function(dist.start("cpu", timeout_seconds=120.0), *arguments)
+        answer = function(process_group.start("cpu", timeout_seconds=120.0), *arguments)
     except Exception:
         answer = RankError(f"rank {os.environ['RANK']}: {traceback.format_exc()}")
     # As bytes: a process that shares memory does not end.
     answers.put((int(os.environ["RANK"]), pickle.dumps(answer)))
-    dist.stop()
+    process_group.stop()

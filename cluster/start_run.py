@@ -38,9 +38,9 @@ def train(
     monitors = []
     if run.monitor_every:
         from eyespot.eval.online_probe import OnlineProbe
-        from eyespot.pretrain.monitors.collapse import Health
+        from eyespot.pretrain.monitors.collapse import CollapseMonitor
 
-        monitors = [Health, OnlineProbe]
+        monitors = [CollapseMonitor, OnlineProbe]
     try:
         return ExitCode.DONE if fit(run, recipe, monitors, then, shards) == "done" else ExitCode.STOPPED
     except RankFailure as error:  # it has been said

@@ -17,9 +17,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.subject import Subject, run_of, subjects_of
-from eyespot.eval.protocols import clustering, dense, knn, linear, retrieval
-from eyespot.eval.protocols import label_free as unlabeled
-from eyespot.eval.protocols import linear_grid as grid
+from eyespot.eval.protocols import clustering, dense, knn, label_free, linear, linear_grid, retrieval
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
 from eyespot.eval.protocols.task import Candidate, Task
@@ -66,10 +64,10 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "knn": Procedure(candidates=knn.candidates),
     "retrieval": Procedure(candidates=retrieval.candidates),
     "clustering": Procedure(candidates=clustering.candidates),
-    "unlabeled": Procedure(candidates=unlabeled.candidates, labels=False),
+    "unlabeled": Procedure(candidates=label_free.candidates, labels=False),
     "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
     "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
-    "linear-grid": Procedure(candidates=grid.candidates, num_blocks=grid.NUM_BLOCKS),
+    "linear-grid": Procedure(candidates=linear_grid.candidates, num_blocks=linear_grid.NUM_BLOCKS),
 }
 _KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 

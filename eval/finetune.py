@@ -26,7 +26,7 @@ from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_of
-from eyespot.eval.encoders.start_weights import SCRATCH, Beginning, beginning_of, keep, kept
+from eyespot.eval.encoders.start_weights import SCRATCH, StartEncoder, keep, kept, start_encoder
 from eyespot.eval.encoders.subject import OneKind, Subject
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.protocols.labeled_data import LabeledData, labeled_data
@@ -56,12 +56,12 @@ def recipe_for(protocol: Trained, image_size: int) -> str:
     return "linear_paper_mae" if protocol == "linear-paper" else "attentive_vitb16_in1k"
 
 
-def first_run(recipe: str, beginning: Beginning, data: LabeledData, shards: Path) -> Run:
+def first_run(recipe: str, start: StartEncoder, data: LabeledData, shards: Path) -> Run:
     """The recipe's run with this encoder, these classes, and as many epochs of these images.
 
     Args:
         recipe: of one that trains on labels.
-        beginning: the encoder.
+        start: the encoder.
         data: what to learn from.
         shards: where it lies.
 
@@ -74,10 +74,10 @@ def first_run(recipe: str, beginning: Beginning, data: LabeledData, shards: Path
     if not isinstance(run.objective, Classify.Config):
         raise UserError(f"recipe {recipe!r}: does not train on labels; choose one of those in eyespot recipes that do")
     drop_path = run.encoder.drop_path
-    run.encoder = replace(beginning.encoder, drop_path=drop_path, checkpointing=run.encoder.checkpointing)
+    run.encoder = replace(start.encoder, drop_path=drop_path, checkpointing=run.encoder.checkpointing)
     run.objective.num_classes = num_classes(data)
-    run.data.shards, run.data.mean, run.data.std = shards, beginning.mean, beginning.std
-    run.start.origin = beginning.target
+    run.data.shards, run.data.mean, run.data.std = shards, start.mean, start.std
+    run.start.origin = start.target
     run.resume = "auto"
     return run
 
@@ -110,7 +110,7 @@ class Job:
     protocol: Trained
     recipe: str
     run: Run
-    beginning: Beginning
+    start: StartEncoder
     data: LabeledData
     path: Path
     """Of the result."""
@@ -144,26 +144,26 @@ def plan(
     Raises:
         UserError: something about the target, the shards, the recipe or the folder is wrong.
     """
-    beginning = kept(run_dir) if run_dir is not None else None
-    if beginning is None:
-        beginning = beginning_of(target, scratch=scratch, pretrained=pretrained)
-    elif (beginning.target, beginning.tag == SCRATCH) != (masked(target), scratch):
-        how = "from scratch" if beginning.tag == SCRATCH else "with its weights"
-        raise UserError(f"run_dir {run_dir}: began with {beginning.target} {how}; choose another --run-dir")
-    recipe = recipe or recipe_for(protocol, beginning.encoder.image_size)
+    start = kept(run_dir) if run_dir is not None else None
+    if start is None:
+        start = start_encoder(target, scratch=scratch, pretrained=pretrained)
+    elif (start.target, start.tag == SCRATCH) != (masked(target), scratch):
+        how = "from scratch" if start.tag == SCRATCH else "with its weights"
+        raise UserError(f"run_dir {run_dir}: began with {start.target} {how}; choose another --run-dir")
+    recipe = recipe or recipe_for(protocol, start.encoder.image_size)
     opened = ShardFolder.find(shards)
     data = labeled_data(opened, 0)  # how many there are does not depend on the seed
-    default = first_run(recipe, beginning, data, shards)
-    run = changed(first_run(recipe, beginning, data, shards), recipe)
+    default = first_run(recipe, start, data, shards)
+    run = changed(first_run(recipe, start, data, shards), recipe)
     if not isinstance(run.objective, Classify.Config):
         raise UserError(f"recipe {recipe!r}: does not train on labels; see eyespot recipes")
     same_epochs(run, default)
     data = labeled_data(opened, run.seed)
     label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
-    stem = f"{protocol}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{beginning.tag}_{slug(label)}"
+    stem = f"{protocol}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{start.tag}_{slug(label)}"
     folder = out or results_folder(target)
     run.run_dir = run_dir or _run_dir(folder, stem)
-    return Job(protocol=protocol, recipe=recipe, run=run, beginning=beginning, data=data, path=folder / f"{stem}.json")
+    return Job(protocol=protocol, recipe=recipe, run=run, start=start, data=data, path=folder / f"{stem}.json")
 
 
 def _run_dir(out: Path, stem: str) -> Path:
@@ -183,7 +183,7 @@ def prepare(job: Job, world: World) -> bool:
     with agreed():
         if world.rank == 0:
             _make_folder(job.path.parent)
-    run.start = keep(job.beginning, run.encoder, run.run_dir, world)
+    run.start = keep(job.start, run.encoder, run.run_dir, world)
     if len(train.labels) < train.shards.manifest.num_samples:
         run.data.ids = run.run_dir / "train.txt"
         with agreed():
@@ -259,15 +259,15 @@ def _trained(job: Job) -> Subject:
     size = run.encoder.image_size
     classifier = cast(Classify, fresh_objective(run))
     classifier.load_state_dict(checkpoint.read_module(folder))
-    beginning = job.beginning
+    start = job.start
     return Subject(
-        name=f"{beginning.name}{f', seed {run.seed}' if run.seed else ''}",
-        tag=beginning.tag,
-        role=beginning.role,
+        name=f"{start.name}{f', seed {run.seed}' if run.seed else ''}",
+        tag=start.tag,
+        role=start.role,
         encoder=Answers(classifier).eval().requires_grad_(False),
-        views=ViewSpec(views=(center_view(size),), mean=beginning.mean, std=beginning.std),
+        views=ViewSpec(views=(center_view(size),), mean=start.mean, std=start.std),
         architecture=json.dumps(to_values([run.encoder, run.objective]), sort_keys=True),
-        origin={**beginning.origin, "trained": str(run.run_dir), "recipe": job.recipe, "seed": run.seed},
+        origin={**start.origin, "trained": str(run.run_dir), "recipe": job.recipe, "seed": run.seed},
     )
 
 

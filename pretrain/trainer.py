@@ -11,10 +11,10 @@ from rich.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.contrastive_objective import Contrastive
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, rank_sum
 from eyespot.pretrain.engine import MicroBatch, make_engine
 from eyespot.pretrain.images.image_grid import write_picture
@@ -36,7 +36,7 @@ from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
 log = logging.getLogger("eyespot")
 
 Outcome = Literal["done", "stopped"]
-AtEnd = Callable[[dist.World], None]
+AtEnd = Callable[[process_group.World], None]
 
 
 class TrainingError(RuntimeError):
@@ -55,7 +55,7 @@ def fit(
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
     """
     console = Console(stderr=True)
-    world = dist.start(run.device, run.rank_timeout_seconds)
+    world = process_group.start(run.device, run.rank_timeout_seconds)
     signals = StopSignals()
     folder: RunFolder | None = None
     try:
@@ -77,7 +77,7 @@ def fit(
         if folder is not None:
             folder.close()
         signals.close()
-        dist.stop()
+        process_group.stop()
 
 
 class Trainer:
@@ -87,7 +87,7 @@ class Trainer:
         self,
         run: Run,
         recipe: str,
-        world: dist.World,
+        world: process_group.World,
         folder: RunFolder,
         signals: StopSignals,
         watch: RankWatch,
@@ -105,7 +105,7 @@ class Trainer:
             settings = engine_settings(run, world.size)
             self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
         # Its checkpoints, and where the last one left off.
-        self.saver = Saver(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
+        self.writer = CheckpointWriter(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
         with agreed():  # the stream of batches, from there on
@@ -133,7 +133,7 @@ class Trainer:
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome
         finally:
-            self.saver.close()
+            self.writer.close()
             self.loader.close()
             self.engine.close()
             if self.tracker is not None:
@@ -236,12 +236,12 @@ class Trainer:
             self.tracker.picture(path)
 
     def _save(self, step: int, *, must_work: bool) -> None:
-        """Hands a checkpoint to the saver. One that cannot be written leaves the last good one."""
+        """Hands a checkpoint to the writer. One that cannot be written leaves the last good one."""
         self.watch.at("saving")
         run, run_key = self.run, self.folder.run_key
         where = {"step": step, "loader": self.position, "world_size": self.world.size}
         meta = checkpoint.Meta(**where, run_key=run_key, engine=run.engine, precision=run.precision)
         try:
-            self.saver.save(self.engine.save_tensors(), meta, wait=must_work)
+            self.writer.save(self.engine.save_tensors(), meta, wait=must_work)
         except OSError as error:
             raise TrainingError(str(error)) from error

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.eval_mode import at_rest
@@ -59,7 +59,7 @@ def rows_of(batch: Batch, rows: torch.Tensor) -> Batch:
 
 
 def own_batches(
-    engine: Engine, world: dist.World, convert: Callable[[Batch], Batch] = lambda batch: batch
+    engine: Engine, world: process_group.World, convert: Callable[[Batch], Batch] = lambda batch: batch
 ) -> list[Batch]:
     """This rank's share of three batches."""
     own = torch.arange(COUNT).chunk(world.size)[world.rank]
@@ -77,7 +77,7 @@ def whole_state(engine: Engine) -> dict[str, np.ndarray]:
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
-def make_single_engine(method: str, engine_name: str, world: dist.World, **changes) -> Engine:
+def make_single_engine(method: str, engine_name: str, world: process_group.World, **changes) -> Engine:
     name, _, stage = engine_name.partition(" ")
     run = make_run(f"{method}_tiny")
     settings = Settings(micro_batch_size=COUNT // world.size, deepspeed=DeepSpeedConfig(stage=int(stage or 2)))

@@ -11,7 +11,7 @@ from result_files import some_result, write
 from eyespot.eval.release.layout import write_sums
 from eyespot.eval.release.write import release
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.encoders import EncoderConfig
@@ -41,7 +41,7 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
             torch.nn.init.uniform_(module.running_mean)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={"samples_consumed": 3072}, world_size=2, run_key="key", engine="ddp")
-    Saver(folder, keep=2).save(tensors, meta, wait=True)
+    CheckpointWriter(folder, keep=2).save(tensors, meta, wait=True)
     said = {
         "recipe": recipe,
         "run": to_values(run),

@@ -10,7 +10,7 @@ from step_passes import take_passes
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.reader import Meta
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Engine
 from eyespot.pretrain.optim.optimizers import OptimConfig
@@ -47,10 +47,10 @@ def write_all(world: World, folder: Path) -> None:
         for number in range(2):
             step(engine, world, number)
         run_dir = folder / f"{name.replace(' ', '')}-{world.size}"
-        saver = Saver(run_dir, keep=2)
+        writer = CheckpointWriter(run_dir, keep=2)
         meta = Meta(step=2, loader={"samples_consumed": 12}, world_size=world.size, run_key="k", engine=name)
-        saver.save(engine.save_tensors(), meta, wait=True)
-        saver.close()
+        writer.save(engine.save_tensors(), meta, wait=True)
+        writer.close()
         state, loss = whole_state(engine), step(engine, world, 2)
         if world.rank == 0:
             np.savez(run_dir / "state.npz", **state)

@@ -12,7 +12,7 @@ from step_passes import take_passes
 
 import eyespot.pretrain.objectives
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import Engine, Settings, engine_names, make_engine
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.optim.optimizers import OptimConfig
@@ -33,7 +33,7 @@ from engine_states import (
 )
 
 METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
-ONE = dist.World(rank=0, size=1, device=torch.device("cpu"))
+ONE = process_group.World(rank=0, size=1, device=torch.device("cpu"))
 THOROUGH = "moco"
 """This method has all that an engine may meet (encoder, head, teachers, a queue, running statistics), so it meets all
 of them; the others meet one of DeepSpeed's stages."""
@@ -145,7 +145,7 @@ def two_ranks(on_ranks) -> list[dict]:
     return on_ranks(train_share, 2, METHODS)
 
 
-def train_share(world: dist.World, methods: list[str]) -> dict:
+def train_share(world: process_group.World, methods: list[str]) -> dict:
     """For each method the losses and the state after three steps, this rank having seen its share of each batch."""
     results = {}
     for method in methods:
@@ -171,7 +171,7 @@ def every_engine(on_ranks) -> list[dict]:
     return on_ranks(train_on_every_engine, 2, METHODS)
 
 
-def train_on_every_engine(world: dist.World, methods: list[str]) -> dict:
+def train_on_every_engine(world: process_group.World, methods: list[str]) -> dict:
     """For each engine and method, in single precision: losses, the whole state, and features of a batch."""
     results = {}
     for method in methods:
@@ -205,7 +205,7 @@ def doubled(batch: Batch) -> Batch:
     return replace(batch, views=[view.double() for view in batch.views])
 
 
-def make_double_engine(method: str, world: dist.World = ONE) -> Engine:
+def make_double_engine(method: str, world: process_group.World = ONE) -> Engine:
     """Plain gradient descent in float64: it does not blow up the rounding of a gradient that is zero in truth."""
     return make_engine(
         "ddp",
@@ -233,7 +233,7 @@ def lessons(on_ranks) -> dict:
     return on_ranks(learn_one_batch, 1, METHODS)[0]
 
 
-def learn_one_batch(world: dist.World, methods: list[str]) -> dict:
+def learn_one_batch(world: process_group.World, methods: list[str]) -> dict:
     """In a process of its own, because DeepSpeed changes torch for the whole process."""
     results = {}
     for method in methods:

@@ -136,7 +136,7 @@ def test_a_script_requeues_what_a_container_cannot_and_what_follows_waits(slurm,
     lines = [
         "#!/bin/bash",
         '[ -n "$SLURM_RESTART_COUNT" ] || (exit 75)',
-        *containers.requeue(3, [tmp_path / "cancelled"]),
+        *containers.requeue_lines(3, [tmp_path / "cancelled"]),
     ]
     script.write_text("\n".join(lines) + "\n")
     output = ["--output", str(tmp_path / "%j.out")]

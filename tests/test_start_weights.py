@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import eyespot.pretrain.objectives
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import DeepSpeedConfig, Settings, make_engine
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.networks.encoders import make_encoder
@@ -35,7 +35,7 @@ def given_weights(method: str) -> dict[str, torch.Tensor]:
     }
 
 
-def states(world: dist.World, folder: Path, methods: list[str]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+def states(world: process_group.World, folder: Path, methods: list[str]) -> dict[str, dict[str, dict[str, np.ndarray]]]:
     """For each method and engine: the whole state before the first step."""
     results: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for method in methods:

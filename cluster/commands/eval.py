@@ -113,13 +113,13 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
-    from eyespot.pretrain.distributed import process_group as dist
+    from eyespot.pretrain.distributed import process_group
 
-    world = dist.start(wanted.device)
+    world = process_group.start(wanted.device)
     try:
         results = judged(wanted, world)
     finally:
-        dist.stop()
+        process_group.stop()
     if results:
         print_table(results)
         track(wanted.model, results)

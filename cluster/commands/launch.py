@@ -17,7 +17,7 @@ from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.run_record import RunRecord
 
 if TYPE_CHECKING:
-    from eyespot.cluster.launch.sweep import Member
+    from eyespot.cluster.launch.sweep import SweepMember
 
 HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [...]
        eyespot launch --again RUN [...]
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
 
 def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
     """Submits once more what was submitted before."""
-    from eyespot.cluster.launch.sweep import Member
+    from eyespot.cluster.launch.sweep import SweepMember
     from eyespot.cluster.status.records import Records
     from eyespot.pretrain.run_json import load_run
 
@@ -115,10 +115,10 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
         raise UserError(f"again {run_dir}: its frozen code is gone; add --refreeze to run the code as it is now")
     sys.path.append(str(records.code))  # where a recipe of one's own may lie
     recipe, run = load_run(records.run_file)
-    return _launch(launch, [Member(recipe=recipe, run=run)], frozen=not launch.refreeze)
+    return _launch(launch, [SweepMember(recipe=recipe, run=run)], frozen=not launch.refreeze)
 
 
-def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
+def _launch(launch: Launch, runs: "list[SweepMember]", frozen: bool) -> int:
     """Checks, freezes, submits, and says what there is now."""
     from eyespot.cluster.launch.submit import (
         check,
@@ -161,7 +161,7 @@ def _launch(launch: Launch, runs: "list[Member]", frozen: bool) -> int:
     return ExitCode.DONE
 
 
-def _refuse_another_run(member: "Member") -> None:
+def _refuse_another_run(member: "SweepMember") -> None:
     """The folder may hold a run only where the words say that it goes on, and then it must be the same run."""
     from eyespot.cluster.launch.submit import check_folder
     from eyespot.pretrain.run_json import change_of
@@ -203,7 +203,7 @@ def _show(profile: Profile) -> int:
     return ExitCode.DONE
 
 
-def _say(folder: Path, runs: "list[Member]", jobs: list[str]) -> None:
+def _say(folder: Path, runs: "list[SweepMember]", jobs: list[str]) -> None:
     """The jobs, and the commands that follow."""
     from rich.console import Console
     from rich.table import Table

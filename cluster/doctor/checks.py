@@ -1,4 +1,4 @@
-"""Exam: what a check is told, and how checks are run: beside each other, each with a time limit, none able to crash."""
+"""What a check is told, and how checks are run: beside each other, each with a time limit, none able to crash."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ REPORT_SECONDS = 2.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Exam:
+class CheckContext:
     """The examination of one node."""
 
     place: Place
@@ -66,14 +66,14 @@ class Exam:
         return Finding(check=check, node=self.node, level="fail", found=found, fix=fix)
 
 
-Check = Callable[[Exam], Iterable[Finding]]
+Check = Callable[[CheckContext], Iterable[Finding]]
 
 
-def run_checks(exam: Exam, checks: Mapping[str, Check]) -> list[Finding]:
-    """Runs all checks at the same time, until ``exam.until`` at most.
+def run_checks(context: CheckContext, checks: Mapping[str, Check]) -> list[Finding]:
+    """Runs all checks at the same time, until ``context.until`` at most.
 
     Args:
-        exam: what they are told.
+        context: what they are told.
         checks: by the name under which a crash or a hang is reported.
 
     Returns:
@@ -85,9 +85,11 @@ def run_checks(exam: Exam, checks: Mapping[str, Check]) -> list[Finding]:
     def run(name: str, check: Check) -> None:
         found: list[Finding] = []
         try:
-            found.extend(check(exam))
+            found.extend(check(context))
         except Exception as error:  # whatever goes wrong while looking is a finding
-            found.append(exam.fail(name, f"this check crashed: {in_one_line(error)}", "report this with the job's log"))
+            found.append(
+                context.fail(name, f"this check crashed: {in_one_line(error)}", "report this with the job's log")
+            )
         seconds = time.monotonic() - began
         done[name] = [replace(finding, seconds=finding.seconds or round(seconds, 2)) for finding in found]
 
@@ -96,8 +98,8 @@ def run_checks(exam: Exam, checks: Mapping[str, Check]) -> list[Finding]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, exam.until - time.monotonic()))
-    return [finding for name in checks for finding in done.get(name) or [_hangs(exam, name, began)]]
+        thread.join(max(0.0, context.until - time.monotonic()))
+    return [finding for name in checks for finding in done.get(name) or [_hangs(context, name, began)]]
 
 
 def in_one_line(error: BaseException) -> str:
@@ -105,7 +107,9 @@ def in_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def _hangs(exam: Exam, name: str, began: float) -> Finding:
+def _hangs(context: CheckContext, name: str, began: float) -> Finding:
     seconds = time.monotonic() - began
-    found = exam.fail(name, f"no answer after {seconds:.0f} s", f"look at {exam.node}: does its file system answer?")
+    found = context.fail(
+        name, f"no answer after {seconds:.0f} s", f"look at {context.node}: does its file system answer?"
+    )
     return replace(found, seconds=round(seconds, 2))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Answer, Finding
 
 T = TypeVar("T")
@@ -15,7 +15,7 @@ FILES_PER_RANK, OTHER_FILES = 1, 1000
 NUM_NAMED = 5
 
 
-def compare(exam: Exam, answers: Mapping[str, Answer]) -> list[Finding]:
+def compare(context: CheckContext, answers: Mapping[str, Answer]) -> list[Finding]:
     """Findings about the nodes' facts; the first node calls it."""
     facts = {node: answer.facts for node, answer in answers.items()}
     return [
@@ -31,8 +31,8 @@ def compare(exam: Exam, answers: Mapping[str, Answer]) -> list[Finding]:
         *_same(facts, "cuda", "driver", "the driver's CUDA", "leave the node out (--exclude), or have it updated"),
         *_same(facts, "gpus", "GPUs", "the list of GPUs", "ask for one kind of node: --constraint or --partition"),
         *_same(facts, "manifest", "shards", "manifest.json", "copy the shards there again, or mount the same folder"),
-        *_clocks(exam, facts),
-        *_disk(exam, facts),
+        *_clocks(context, facts),
+        *_disk(context, facts),
     ]
 
 
@@ -78,11 +78,11 @@ def _brief(value: Any) -> str:
     return text[:12] if len(text) == 64 else text
 
 
-def _clocks(exam: Exam, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+def _clocks(context: CheckContext, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     """Between nodes, as their ranks saw it at the same moment; and against the file server, whose times files bear."""
     ahead = {node: values["clocks"] for node, values in facts.items() if "clocks" in values}
     first = next(iter(ahead.values()), [])
-    offsets = {node: first[exam.place.ranks_of(node)[0]] for node in exam.place.nodes} if first else {}
+    offsets = {node: first[context.place.ranks_of(node)[0]] for node in context.place.nodes} if first else {}
     # Against the middle one: if the first node is wrong, the others are not to be named.
     middle = sorted(offsets.values())[len(offsets) // 2] if offsets else 0.0
     worst = 0.0
@@ -94,7 +94,7 @@ def _clocks(exam: Exam, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding
         if abs(behind) > values.get("server_unsure", 0.0) + SKEW_WARN_SECONDS:
             yield from _skew(node, behind, "the file server's clock")
     if offsets:
-        yield exam.ok("clocks", f"within {worst:.2f} s of each other")
+        yield context.ok("clocks", f"within {worst:.2f} s of each other")
 
 
 def _skew(node: str, seconds: float, whose: str) -> Iterator[Finding]:
@@ -106,28 +106,30 @@ def _skew(node: str, seconds: float, whose: str) -> Iterator[Finding]:
     yield Finding(check="clocks", node=node, level=level, found=found, fix=fix)
 
 
-def _disk(exam: Exam, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
+def _disk(context: CheckContext, facts: Mapping[str, dict[str, Any]]) -> Iterator[Finding]:
     """Whether the checkpoints that the run keeps, and one more while it is written, fit beside what is there."""
-    own = facts.get(exam.node, {})
+    own = facts.get(context.node, {})
     if "state_bytes" not in own or "files" not in own:
         return
     state, free = own["state_bytes"], own["files"]
-    count = exam.values["keep_checkpoints"] + 1
+    count = context.values["keep_checkpoints"] + 1
     there = own.get("checkpoint_bytes", 0)
     missing = max(state, count * state - there)
     found = f"{_gb(free['bytes'])} free; {count} checkpoints of {_gb(state)} need {_gb(missing)}"
     if free["bytes"] < missing:
-        yield exam.fail(
+        yield context.fail(
             "disk space", f"{found}", "free some space, lower --keep-checkpoints, or choose another --run-dir"
         )
-    elif free["number"] is not None and free["number"] < (files := count * exam.ranks * FILES_PER_RANK + OTHER_FILES):
-        yield exam.fail(
+    elif free["number"] is not None and free["number"] < (
+        files := count * context.ranks * FILES_PER_RANK + OTHER_FILES
+    ):
+        yield context.fail(
             "disk space",
             f"{free['number']} more files (inodes) may be made; the run needs about {files}",
             "remove old runs' files, or choose another --run-dir",
         )
     else:
-        yield exam.ok("disk space", found)
+        yield context.ok("disk space", found)
 
 
 def _gb(num_bytes: int) -> str:

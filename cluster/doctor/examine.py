@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, tracking
-from eyespot.cluster.doctor.checks import Check, Exam, run_checks
+from eyespot.cluster.doctor.checks import Check, CheckContext, run_checks
 from eyespot.cluster.doctor.compare import compare
 from eyespot.cluster.doctor.findings import Answer, Finding, Verdict
 from eyespot.cluster.doctor.page import print_verdict
@@ -58,7 +58,7 @@ def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Ve
     """
     began, records = time.monotonic(), Records(run_dir)
     values = json.loads(records.run_file.read_text(encoding="utf-8"))["run"] if records.run_file.is_file() else {}
-    exam = Exam(
+    context = CheckContext(
         place=place,
         folder=records.doctor / key,
         until=began + CHECKED * timeout_seconds,
@@ -70,15 +70,15 @@ def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Ve
     )
     bell = signals.Doorbell()
     try:
-        start = _meet(exam, began + min(HERE * timeout_seconds, HERE_SECONDS))
-        answer = _look(exam, start, bell)
-        answer.write(exam.folder / f"{place.node}.json")
+        start = _meet(context, began + min(HERE * timeout_seconds, HERE_SECONDS))
+        answer = _look(context, start, bell)
+        answer.write(context.folder / f"{place.node}.json")
         if place.index == 0:
-            return _conclude(exam, start, answer, began, timeout_seconds)
+            return _conclude(context, start, answer, began, timeout_seconds)
         alone = place.nodes[0] in start["missing"]
-        return _await_verdict(exam, (time.monotonic() if alone else began + timeout_seconds) + GRACE_SECONDS)
+        return _await_verdict(context, (time.monotonic() if alone else began + timeout_seconds) + GRACE_SECONDS)
     except OSError as error:  # this node cannot say it to the others: it says it here, and they miss its answer
-        verdict = Verdict(findings=[folder.unwritable(exam, exam.folder, error)], seconds=_since(began))
+        verdict = Verdict(findings=[folder.unwritable(context, context.folder, error)], seconds=_since(began))
         print_verdict(verdict, f"doctor on {place.node}, alone", Console(file=sys.stderr, width=WIDTH))
         return verdict
 
@@ -97,7 +97,7 @@ def examine_here(
     """
     began = time.monotonic()
     place = Place(index=0, nodes=(socket.gethostname(),), processes=1, job="", requeues=0)
-    exam = Exam(
+    context = CheckContext(
         place=place,
         folder=Path(),
         until=began + timeout_seconds,
@@ -110,37 +110,37 @@ def examine_here(
     above = folder.existing(run_dir) if run_dir is not None else None
     try:
         with tempfile.TemporaryDirectory(prefix=".eyespot-doctor-", dir=above, ignore_cleanup_errors=True) as meeting:
-            exam.folder = Path(meeting)
-            answer = _look(exam, {"port": free_port(), "missing": []}, bell=None)
+            context.folder = Path(meeting)
+            answer = _look(context, {"port": free_port(), "missing": []}, bell=None)
     except OSError as error:
-        found = [folder.unwritable(exam, above or Path(tempfile.gettempdir()), error)]
+        found = [folder.unwritable(context, above or Path(tempfile.gettempdir()), error)]
         return Verdict(findings=found, seconds=_since(began))
-    findings = _told_once([*answer.findings, *compare(exam, {place.node: answer})])
+    findings = _told_once([*answer.findings, *compare(context, {place.node: answer})])
     return Verdict(findings=findings, seconds=_since(began))
 
 
-def _look(exam: Exam, start: Mapping[str, Any], bell: signals.Doorbell | None) -> Answer:
+def _look(context: CheckContext, start: Mapping[str, Any], bell: signals.Doorbell | None) -> Answer:
     """Everything that this node looks at."""
     # Before any other process is started here: the signal goes to all of them.
-    heard = signals.judge(exam, bell, start.get("why_not_rung"))
-    exam.missing = start["missing"]
-    together = exam.run_file is not None and not exam.missing
-    probes = Probes(exam, start["port"]) if together else None
+    heard = signals.signal_finding(context, bell, start.get("why_not_rung"))
+    context.missing = start["missing"]
+    together = context.run_file is not None and not context.missing
+    probes = Probes(context, start["port"]) if together else None
     try:
         checks: dict[str, Check] = {"packages": machine.packages, "code": machine.code, "limits": machine.limits}
         checks["GPUs"] = gpus.look
-        if exam.run_dir is not None:
+        if context.run_dir is not None:
             checks |= {"run folder": folder.writable, "renames": folder.renames}
-        if exam.values.get("data", {}).get("shards") is not None:
+        if context.values.get("data", {}).get("shards") is not None:
             checks |= {"shards": shards.agreement, "read speed": shards.read_speed}
-            if exam.place.index == 0:  # the same everywhere
+            if context.place.index == 0:  # the same everywhere
                 checks["samples"] = shards.enough
         if probes is not None:
             checks["probes"] = probes.judge
-        if exam.run_dir is not None and exam.values and exam.place.index == 0:  # rank 0 alone talks to MLflow
-            asked = tracking.start(exam)
-            checks["MLflow"] = partial(tracking.judge, process=asked)
-        return Answer(node=exam.node, findings=[heard, *run_checks(exam, checks)], facts=exam.facts)
+        if context.run_dir is not None and context.values and context.place.index == 0:  # rank 0 alone talks to MLflow
+            asked = tracking.start_asking(context)
+            checks["MLflow"] = partial(tracking.tracking_findings, process=asked)
+        return Answer(node=context.node, findings=[heard, *run_checks(context, checks)], facts=context.facts)
     finally:
         if probes is not None:
             probes.close()
@@ -149,65 +149,67 @@ def _look(exam: Exam, start: Mapping[str, Any], bell: signals.Doorbell | None) -
 # ------------------------------------------------------------------------------------------- among the nodes
 
 
-def _meet(exam: Exam, until: float) -> dict[str, Any]:
+def _meet(context: CheckContext, until: float) -> dict[str, Any]:
     """Says that this node is here, and waits for the word to start.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    exam.folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(exam.folder / f"{exam.node}.here", b"")
-    path = exam.folder / "start.json"
-    if exam.place.index > 0:
+    context.folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(context.folder / f"{context.node}.here", b"")
+    path = context.folder / "start.json"
+    if context.place.index > 0:
         start = _wait(path, _read_json, until + GRACE_SECONDS)
-        return start or {"missing": [exam.place.nodes[0]], "port": 0}
-    waiting = set(exam.place.nodes)
+        return start or {"missing": [context.place.nodes[0]], "port": 0}
+    waiting = set(context.place.nodes)
     while waiting and time.monotonic() < until:
-        waiting -= {path.stem for path in exam.folder.glob("*.here")}
+        waiting -= {path.stem for path in context.folder.glob("*.here")}
         time.sleep(POLL_SECONDS)
-    start = {"missing": sorted(waiting), "port": free_port(), "why_not_rung": signals.ring(exam.place.job)}
+    start = {"missing": sorted(waiting), "port": free_port(), "why_not_rung": signals.ring(context.place.job)}
     write_bytes(path, json.dumps(start).encode())
     return start
 
 
-def _conclude(exam: Exam, start: Mapping[str, Any], own: Answer, began: float, timeout_seconds: float) -> Verdict:
+def _conclude(
+    context: CheckContext, start: Mapping[str, Any], own: Answer, began: float, timeout_seconds: float
+) -> Verdict:
     """On the first node: waits for the others' answers, judges, tells."""
-    answers, until = {exam.node: own}, began + GATHERED * timeout_seconds
-    for node in exam.place.nodes[1:]:
-        answer = _wait(exam.folder / f"{node}.json", Answer.read, 0.0 if node in start["missing"] else until)
+    answers, until = {context.node: own}, began + GATHERED * timeout_seconds
+    for node in context.place.nodes[1:]:
+        answer = _wait(context.folder / f"{node}.json", Answer.read, 0.0 if node in start["missing"] else until)
         if answer is not None:
             answers[node] = answer
-    missing = [node for node in exam.place.nodes if node not in answers]
-    findings = [_missing(exam, node, time.monotonic() - began) for node in missing]
+    missing = [node for node in context.place.nodes if node not in answers]
+    findings = [_missing(context, node, time.monotonic() - began) for node in missing]
     if not missing:
-        findings.append(exam.ok("nodes", f"all {len(exam.place.nodes)} answered"))
-    findings += [finding for answer in answers.values() for finding in answer.findings] + compare(exam, answers)
+        findings.append(context.ok("nodes", f"all {len(context.place.nodes)} answered"))
+    findings += [finding for answer in answers.values() for finding in answer.findings] + compare(context, answers)
     verdict = Verdict(findings=_told_once(findings), seconds=_since(began))
-    verdict.write(exam.folder / "verdict.json")
-    title = f"doctor on {len(exam.place.nodes)} nodes, {exam.ranks} ranks"
+    verdict.write(context.folder / "verdict.json")
+    title = f"doctor on {len(context.place.nodes)} nodes, {context.ranks} ranks"
     print_verdict(verdict, title, Console(file=sys.stderr, width=WIDTH))
-    with (exam.folder / "report.txt").open("w", encoding="utf-8") as file:
+    with (context.folder / "report.txt").open("w", encoding="utf-8") as file:
         print_verdict(verdict, title, Console(file=file, width=WIDTH))
     return verdict
 
 
-def _missing(exam: Exam, node: str, seconds: float) -> Finding:
+def _missing(context: CheckContext, node: str, seconds: float) -> Finding:
     return Finding(
         check="nodes",
         node=node,
         level="fail",
         found=f"no answer after {seconds:.0f} s",
-        fix=f"its own log says more; can it write to {exam.run_dir}? or leave it out: --exclude {node}",
+        fix=f"its own log says more; can it write to {context.run_dir}? or leave it out: --exclude {node}",
         seconds=round(seconds, 2),
     )
 
 
-def _await_verdict(exam: Exam, until: float) -> Verdict:
-    verdict = _wait(exam.folder / "verdict.json", Verdict.read, until)
+def _await_verdict(context: CheckContext, until: float) -> Verdict:
+    verdict = _wait(context.folder / "verdict.json", Verdict.read, until)
     if verdict is not None:
         return verdict
-    first = exam.place.nodes[0]
-    return Verdict(findings=[_missing(exam, first, exam.until - time.monotonic())])
+    first = context.place.nodes[0]
+    return Verdict(findings=[_missing(context, first, context.until - time.monotonic())])
 
 
 def _wait(path: Path, read: Callable[[Path], T], until: float) -> T | None:

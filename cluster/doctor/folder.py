@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.data_pipeline.atomic_files import write_bytes
 
@@ -30,34 +30,36 @@ def existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def writable(exam: Exam) -> Iterator[Finding]:
+def writable(context: CheckContext) -> Iterator[Finding]:
     """Makes, locks and removes a file in every folder that the run writes to."""
-    assert exam.run_dir is not None
-    folders = [existing(exam.run_dir), *(exam.run_dir / name for name in FOLDERS)]
+    assert context.run_dir is not None
+    folders = [existing(context.run_dir), *(context.run_dir / name for name in FOLDERS)]
     for folder in folders:
         if folder.is_dir():
             try:
-                _try_file(exam, folder / f".doctor-{exam.node}-{os.getpid()}")
+                _try_file(context, folder / f".doctor-{context.node}-{os.getpid()}")
             except OSError as error:
-                yield unwritable(exam, folder, error)
+                yield unwritable(context, folder, error)
                 return
-    exam.facts["files"] = _free(existing(exam.run_dir))
-    exam.facts["checkpoint_bytes"] = sum(path.stat().st_size for path in exam.run_dir.glob("checkpoints/step-*/*"))
-    yield exam.ok("run folder", f"{exam.run_dir} can be written to and locked")
+    context.facts["files"] = _free(existing(context.run_dir))
+    context.facts["checkpoint_bytes"] = sum(
+        path.stat().st_size for path in context.run_dir.glob("checkpoints/step-*/*")
+    )
+    yield context.ok("run folder", f"{context.run_dir} can be written to and locked")
 
 
-def unwritable(exam: Exam, folder: Path, error: OSError) -> Finding:
+def unwritable(context: CheckContext, folder: Path, error: OSError) -> Finding:
     """The finding for a folder that refuses."""
     if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
         fix = "mount the file system with locks, or choose another --run-dir"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some space or raise the quota, or choose another --run-dir"
     else:
-        fix = f"mount it for writing on {exam.node} and let this user write to it, or choose another --run-dir"
-    return exam.fail("run folder", f"{folder} cannot be written to ({error.strerror or error})", fix)
+        fix = f"mount it for writing on {context.node} and let this user write to it, or choose another --run-dir"
+    return context.fail("run folder", f"{folder} cannot be written to ({error.strerror or error})", fix)
 
 
-def _try_file(exam: Exam, path: Path) -> None:
+def _try_file(context: CheckContext, path: Path) -> None:
     try:
         before = time.time()
         with path.open("wb") as file:
@@ -67,8 +69,8 @@ def _try_file(exam: Exam, path: Path) -> None:
             after = time.time()
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # How far the file server's clock is ahead of this node's, seconds; the write's own time is not known better.
-        exam.facts["server_ahead"] = path.stat().st_mtime - (before + after) / 2
-        exam.facts["server_unsure"] = (after - before) / 2
+        context.facts["server_ahead"] = path.stat().st_mtime - (before + after) / 2
+        context.facts["server_unsure"] = (after - before) / 2
     finally:
         with contextlib.suppress(OSError):
             path.unlink()
@@ -80,34 +82,34 @@ def _free(folder: Path) -> dict[str, int | None]:
     return {"bytes": known.f_bavail * known.f_frsize, "number": known.f_favail if known.f_files else None}
 
 
-def renames(exam: Exam) -> Iterator[Finding]:
+def renames(context: CheckContext) -> Iterator[Finding]:
     """Renames a file over itself while the next node reads it: a reader must see one version or another, never half."""
-    there = [node for node in exam.place.nodes if node not in exam.missing]
-    whose = there[(there.index(exam.node) + 1) % len(there)]
-    own, other = (exam.folder / f"rename-{node}" for node in (exam.node, whose))
-    threading.Thread(target=_keep_renaming, args=(own, exam.until), daemon=True).start()
-    torn, last, late = _keep_reading(other, min(exam.until, time.monotonic() + MOST_SECONDS))
+    there = [node for node in context.place.nodes if node not in context.missing]
+    whose = there[(there.index(context.node) + 1) % len(there)]
+    own, other = (context.folder / f"rename-{node}" for node in (context.node, whose))
+    threading.Thread(target=_keep_renaming, args=(own, context.until), daemon=True).start()
+    torn, last, late = _keep_reading(other, min(context.until, time.monotonic() + MOST_SECONDS))
     if torn:
-        yield exam.fail(
+        yield context.fail(
             "renames",
             f"a reader saw {torn} while {whose} renamed a new version into place",
             "checkpoints would not be safe there: put the run folder on a file system that renames as POSIX says",
         )
     elif last < VERSIONS:
-        yield exam.fail(
+        yield context.fail(
             "renames",
-            f"{exam.node} does not see what {whose} renamed into place ({_seen(last)})",
+            f"{context.node} does not see what {whose} renamed into place ({_seen(last)})",
             "the run folder must be one file system that all nodes share: compare the mounts",
         )
     elif late > SEEN_SECONDS:
-        yield exam.warn(
+        yield context.warn(
             "renames",
-            f"{exam.node} saw a file of {whose} {late:.0f} s late",
+            f"{context.node} saw a file of {whose} {late:.0f} s late",
             "shorten the attribute cache of the mount (NFS: actimeo=3)",
         )
     else:
         seen = f", seen by the next node {late:.1f} s later" if len(there) > 1 else ""
-        yield exam.ok("renames", f"whole at every moment{seen}")
+        yield context.ok("renames", f"whole at every moment{seen}")
 
 
 def _seen(last: int) -> str:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 
 FREE_SHARE = 0.9
@@ -51,64 +51,66 @@ class Fleet:
     gpus: list[GPU]
 
 
-def look(exam: Exam) -> Iterator[Finding]:
+def look(context: CheckContext) -> Iterator[Finding]:
     """Counts the GPUs and judges each that the job may use."""
-    if exam.device == "cpu":
-        yield exam.ok("GPUs", "not used: the run's device is cpu")
+    if context.device == "cpu":
+        yield context.ok("GPUs", "not used: the run's device is cpu")
         return
     answer = ask()
     fleet = parse(answer) if answer else None
-    exam.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
+    context.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
     if fleet is None:
-        if exam.device == "cuda" and exam.place.job:
-            yield exam.fail(
+        if context.device == "cuda" and context.place.job:
+            yield context.fail(
                 "GPUs", "nvidia-smi finds none", "ask for nodes with GPUs (--gpus-per-node), or use --device cpu"
             )
-        elif exam.device == "cuda":
-            yield exam.warn("GPUs", "none on this machine", "run it where the GPUs are: a job looks again by itself")
+        elif context.device == "cuda":
+            yield context.warn("GPUs", "none on this machine", "run it where the GPUs are: a job looks again by itself")
         else:
-            yield exam.ok("GPUs", "none: the run uses the CPU")
+            yield context.ok("GPUs", "none: the run uses the CPU")
         return
-    exam.facts["driver"], exam.facts["cuda"] = fleet.driver, fleet.cuda
-    yield from judge(exam, fleet)
+    context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda
+    yield from gpu_findings(context, fleet)
 
 
-def judge(exam: Exam, fleet: Fleet) -> Iterator[Finding]:
+def gpu_findings(context: CheckContext, fleet: Fleet) -> Iterator[Finding]:
     """What is wrong with the GPUs that the job may use."""
     gpus = visible(fleet)
-    if len(gpus) < exam.place.processes:
-        yield exam.fail(
+    if len(gpus) < context.place.processes:
+        yield context.fail(
             "GPUs",
-            f"{len(gpus)} to use where {exam.place.processes} processes need one each",
+            f"{len(gpus)} to use where {context.place.processes} processes need one each",
             "ask for as many with --gpus-per-node, or start fewer with --processes-per-node",
         )
-    for gpu in gpus[: exam.place.processes]:
-        yield from _judge_one(exam, gpu)
+    for gpu in gpus[: context.place.processes]:
+        yield from _judge_one(context, gpu)
     names = ", ".join(sorted({gpu.name for gpu in gpus}))
-    yield exam.ok("GPUs", f"{len(gpus)} x {names}, driver {fleet.driver}, CUDA {fleet.cuda}")
+    yield context.ok("GPUs", f"{len(gpus)} x {names}, driver {fleet.driver}, CUDA {fleet.cuda}")
 
 
-def _judge_one(exam: Exam, gpu: GPU) -> Iterator[Finding]:
-    leave_out = f"leave the node out (--exclude {exam.node}) and tell the operators"
+def _judge_one(context: CheckContext, gpu: GPU) -> Iterator[Finding]:
+    leave_out = f"leave the node out (--exclude {context.node}) and tell the operators"
     if gpu.retiring:
-        yield exam.fail("GPU health", f"{gpu.known_as}: worn memory waits for a restart to be retired", leave_out)
+        yield context.fail("GPU health", f"{gpu.known_as}: worn memory waits for a restart to be retired", leave_out)
     if gpu.uncorrected:
-        yield exam.warn("GPU health", f"{gpu.known_as}: {gpu.uncorrected} memory errors (ECC) not corrected", leave_out)
+        yield context.warn(
+            "GPU health", f"{gpu.known_as}: {gpu.uncorrected} memory errors (ECC) not corrected", leave_out
+        )
     if gpu.slowed:
-        yield exam.warn("GPU health", f"{gpu.known_as}: slowed down: {', '.join(gpu.slowed)}", leave_out)
+        yield context.warn("GPU health", f"{gpu.known_as}: slowed down: {', '.join(gpu.slowed)}", leave_out)
     elif gpu.celsius is not None and gpu.celsius >= HOT_CELSIUS:
-        yield exam.warn("GPU health", f"{gpu.known_as}: {gpu.celsius:.0f} degrees Celsius while idle", leave_out)
+        yield context.warn("GPU health", f"{gpu.known_as}: {gpu.celsius:.0f} degrees Celsius while idle", leave_out)
     if gpu.free_mib < FREE_SHARE * gpu.total_mib:
         who = f"; {', '.join(gpu.processes)}" if gpu.processes else ""
         free = f"{gpu.known_as}: {gpu.free_mib / 1024:.1f} of {gpu.total_mib / 1024:.1f} GiB free{who}"
-        fix = f"end what runs there, or leave the node out (--exclude {exam.node})"
+        fix = f"end what runs there, or leave the node out (--exclude {context.node})"
         yield (
-            exam.fail("GPU memory", free, fix)
+            context.fail("GPU memory", free, fix)
             if gpu.free_mib < gpu.total_mib / 2
-            else exam.warn("GPU memory", free, fix)
+            else context.warn("GPU memory", free, fix)
         )
     elif gpu.processes:
-        yield exam.warn(
+        yield context.warn(
             "GPU memory", f"{gpu.known_as}: used by {', '.join(gpu.processes)}", "ask for nodes of your own"
         )
 

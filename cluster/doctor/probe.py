@@ -23,10 +23,10 @@ from eyespot.cluster.doctor.findings import Answer, Finding, Level
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import all_gather, barrier, group_name
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import normalized, open_shards
+from eyespot.pretrain.loop.run_data import normalized_views, open_shards
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.memory import optimizer_bytes
 from eyespot.pretrain.planning.trace import planned_ids, sizes
@@ -93,7 +93,7 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
             report.add("data pipeline", "ok", _decode(run, objective, rank))
     if run is not None:
         with report.stage("all-reduce", _network_fix(run)):
-            _exchange(report, dist.start(run.device, seconds))
+            _exchange(report, process_group.start(run.device, seconds))
     report.write("end")
     os._exit(0)  # a process group with a broken member may never close
 
@@ -120,7 +120,7 @@ def _decode(run: Run, objective: Objective, rank: int) -> str:
     shards = open_shards(run.data)
     use_gpu = run.device != "cpu" and torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"
-    views = normalized(objective.views(), run.data, shards.manifest)
+    views = normalized_views(objective.views(), run.data, shards.manifest)
     spec = LoaderSpec(shards=shards, views=views, batch_size=1, seed=run.seed, device=device, num_threads=1)
     loader = make_selection(spec, np.array([rank % shards.manifest.num_samples]))
     try:
@@ -133,7 +133,7 @@ def _decode(run: Run, objective: Objective, rank: int) -> str:
     return f"one image decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
 
 
-def _exchange(report: Report, world: dist.World) -> None:
+def _exchange(report: Report, world: process_group.World) -> None:
     """Sums numbers over all ranks, on the CPU and the device: are they right, how fast is it? And compares clocks."""
     if world.size == 1:
         report.add("all-reduce", "ok", "not needed: one process")
@@ -153,7 +153,7 @@ def _exchange(report: Report, world: dist.World) -> None:
         report.add("all-reduce", "ok", found)
 
 
-def _sum_is_right(world: dist.World, device: torch.device) -> None:
+def _sum_is_right(world: process_group.World, device: torch.device) -> None:
     """Whole numbers, so that the sum has one right value.
 
     Raises:
@@ -167,7 +167,7 @@ def _sum_is_right(world: dist.World, device: torch.device) -> None:
         raise ValueError(f"{wrong} of 1000 sums over the ranks are wrong on {device}")
 
 
-def _bandwidth(world: dist.World) -> float:
+def _bandwidth(world: process_group.World) -> float:
     """Bytes per second through a rank's link (a ring moves 2 (n - 1) / n of the buffer); the same on all ranks."""
     num_bytes = CPU_BYTES if world.device.type == "cpu" else GPU_BYTES
     buffer = torch.zeros(num_bytes // 4, device=world.device)
@@ -194,7 +194,7 @@ def _agreed(count: int) -> int:
     return int(smallest)
 
 
-def _clock_offsets(world: dist.World) -> Float64[np.ndarray, " size"]:
+def _clock_offsets(world: process_group.World) -> Float64[np.ndarray, " size"]:
     """By how many seconds each rank's clock is ahead of rank 0's: the least of several looks at the same moment."""
     least = np.full(world.size, math.inf)
     for _ in range(5):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Answer, Finding
 from eyespot.cluster.processes import Ranks
 
@@ -19,21 +19,21 @@ LAST_BYTES = 4000
 class Probes:
     """The ranks of this node, each as a process that tries out what the run will need."""
 
-    def __init__(self, exam: Exam, port: int) -> None:
-        assert exam.run_file is not None
+    def __init__(self, context: CheckContext, port: int) -> None:
+        assert context.run_file is not None
         self._folder = tempfile.TemporaryDirectory(prefix="eyespot-doctor-")  # not the run folder: that may be broken
         self._said: IO[bytes] = (Path(self._folder.name) / "said").open("w+b")
-        seconds = str(max(1, int(exam.seconds_left())))
-        words = ("doctor", "--probe", str(exam.run_file.resolve()), self._folder.name, seconds)
-        self._ranks = Ranks(words, exam.place, port, stdout=self._said, stderr=self._said)
+        seconds = str(max(1, int(context.seconds_left())))
+        words = ("doctor", "--probe", str(context.run_file.resolve()), self._folder.name, seconds)
+        self._ranks = Ranks(words, context.place, port, stdout=self._said, stderr=self._said)
         self._begin = time.monotonic()
 
-    def judge(self, exam: Exam) -> Iterator[Finding]:
-        """Waits for them, until ``exam.until`` at most."""
-        codes = self._ranks.wait(exam.seconds_left())
+    def judge(self, context: CheckContext) -> Iterator[Finding]:
+        """Waits for them, until ``context.until`` at most."""
+        codes = self._ranks.wait(context.seconds_left())
         self._ranks.kill()
         for number, code in enumerate(codes):
-            yield from self._judge_one(exam, self._ranks.first + number, code)
+            yield from self._judge_one(context, self._ranks.first + number, code)
 
     def close(self) -> None:
         """Ends what still runs."""
@@ -41,11 +41,13 @@ class Probes:
         self._said.close()
         self._folder.cleanup()
 
-    def _judge_one(self, exam: Exam, rank: int, code: int | None) -> Iterator[Finding]:
+    def _judge_one(self, context: CheckContext, rank: int, code: int | None) -> Iterator[Finding]:
         path = Path(self._folder.name) / f"rank-{rank}.json"
         answer = Answer.read(path) if path.exists() else Answer(node="", findings=[], facts={"stage": "imports"})
-        exam.facts.update((name, value) for name, value in answer.facts.items() if name != "stage")
-        yield from (replace(finding, node=exam.node, found=_named(exam, rank, finding)) for finding in answer.findings)
+        context.facts.update((name, value) for name, value in answer.facts.items() if name != "stage")
+        yield from (
+            replace(finding, node=context.node, found=_named(context, rank, finding)) for finding in answer.findings
+        )
         if (stage := answer.facts["stage"]) == "end":
             return
         how = f"hung for {time.monotonic() - self._begin:.0f} s" if code is None else _ended(code)
@@ -53,8 +55,8 @@ class Probes:
         if stage == "imports":
             fix = "does eyespot start there? try: python -c 'import torch, nvidia.dali'"
         else:
-            fix = f"try it alone on that node: eyespot doctor {exam.run_dir}"
-        found = exam.fail(stage, f"rank {rank} {how}{last}", fix)
+            fix = f"try it alone on that node: eyespot doctor {context.run_dir}"
+        found = context.fail(stage, f"rank {rank} {how}{last}", fix)
         yield replace(found, seconds=round(time.monotonic() - self._begin, 2))
 
     def _last_line(self) -> str:
@@ -64,9 +66,9 @@ class Probes:
         return lines[-1].strip()[:200] if lines else ""
 
 
-def _named(exam: Exam, rank: int, finding: Finding) -> str:
+def _named(context: CheckContext, rank: int, finding: Finding) -> str:
     """A failure names its rank, where the node has several."""
-    return finding.found if finding.level == "ok" or exam.place.processes == 1 else f"rank {rank}: {finding.found}"
+    return finding.found if finding.level == "ok" or context.place.processes == 1 else f"rank {rank}: {finding.found}"
 
 
 def _ended(code: int) -> str:

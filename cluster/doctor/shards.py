@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import Shard
@@ -27,24 +27,24 @@ SLOW_BYTES_PER_SECOND = 20e6
 """Per process: about 500 images of ImageNet a second."""
 
 
-def agreement(exam: Exam) -> Iterator[Finding]:
+def agreement(context: CheckContext) -> Iterator[Finding]:
     """Whether every tar is there with its size, the index is the manifest's, and some records are where it says."""
     try:
-        shards = ShardFolder.find(exam.values["data"]["shards"])
-        exam.facts["manifest"] = shards.manifest_sha256
+        shards = ShardFolder.find(context.values["data"]["shards"])
+        context.facts["manifest"] = shards.manifest_sha256
         wrong = _wrong_tars(shards)
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            yield exam.fail(
+            yield context.fail(
                 "shards", wrong[0] + more, "copy them again, or mount the same folder as on the other nodes"
             )
             return
         _ = shards.index
     except UserError as error:  # it says what to do behind its semicolon
         found, _, fix = str(error).partition("; ")
-        yield exam.fail("shards", found, fix or "mount the same folder as on the other nodes")
+        yield context.fail("shards", found, fix or "mount the same folder as on the other nodes")
         return
-    yield from _records(exam, shards)
+    yield from _records(context, shards)
 
 
 def _wrong_tars(shards: ShardFolder) -> list[str]:
@@ -60,7 +60,7 @@ def _wrong_tars(shards: ShardFolder) -> list[str]:
         return [line for line in pool.map(wrong, shards.manifest.shards) if line]
 
 
-def _records(exam: Exam, shards: ShardFolder) -> Iterator[Finding]:
+def _records(context: CheckContext, shards: ShardFolder) -> Iterator[Finding]:
     """Reads some records, from everywhere in the shards."""
     index = shards.index
     rows = np.unique(np.linspace(0, len(index) - 1, NUM_SAMPLED).astype(np.int64)).tolist()
@@ -69,49 +69,49 @@ def _records(exam: Exam, shards: ShardFolder) -> Iterator[Finding]:
         with path.open("rb") as file:
             data = os.pread(file.fileno(), int(index["size"][row]), int(index["offset"][row]))
         if zlib.crc32(data) != index["crc32"][row]:
-            yield exam.fail(
+            yield context.fail(
                 "shards",
                 f"{path}: sample {row} is not what was packed (crc32)",
                 f"copy the tar again, or find all damage: eyespot shards verify {shards.path}",
             )
             return
     count = f"{len(index)} samples in {len(shards.manifest.shards)} tars"
-    yield exam.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
+    yield context.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
 
 
-def read_speed(exam: Exam) -> Iterator[Finding]:
+def read_speed(context: CheckContext) -> Iterator[Finding]:
     """Reads pieces of some shards that this node has probably not in memory."""
     try:
-        shards = ShardFolder.find(exam.values["data"]["shards"])
+        shards = ShardFolder.find(context.values["data"]["shards"])
     except UserError:
         return  # told by ``agreement``
     begin, num_read = time.monotonic(), 0
     tars = len(shards.manifest.shards)
     for number in range(min(tars, MOST_BYTES // CHUNK)):
         # Other shards on each node: else the file server reads them once and has them in memory for the rest.
-        path = shards.tar_path((exam.place.index + number * len(exam.place.nodes)) % tars)
+        path = shards.tar_path((context.place.index + number * len(context.place.nodes)) % tars)
         with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             num_read += len(file.read(CHUNK))
         if time.monotonic() - begin > MOST_SECONDS:
             break
-    speed, wanted = num_read / (time.monotonic() - begin), SLOW_BYTES_PER_SECOND * exam.place.processes
+    speed, wanted = num_read / (time.monotonic() - begin), SLOW_BYTES_PER_SECOND * context.place.processes
     if speed < wanted and num_read >= LEAST_BYTES:
-        yield exam.warn(
+        yield context.warn(
             "read speed",
-            f"{speed / 1e6:.0f} MB/s for {exam.place.processes} processes",
+            f"{speed / 1e6:.0f} MB/s for {context.place.processes} processes",
             f"below {wanted / 1e6:.0f} MB/s training may wait for data: keep the shards on a faster file system",
         )
     else:
-        yield exam.ok("read speed", f"{speed / 1e6:.0f} MB/s ({num_read / 1e6:.0f} MB, from cold)")
+        yield context.ok("read speed", f"{speed / 1e6:.0f} MB/s ({num_read / 1e6:.0f} MB, from cold)")
 
 
-def enough(exam: Exam) -> Iterator[Finding]:
+def enough(context: CheckContext) -> Iterator[Finding]:
     """Whether the batch can be dealt to the ranks, and the shards hold that many samples."""
-    data: dict[str, Any] = exam.values["data"]
-    batch, parts, ranks = data["batch_size"], data["accumulate"], exam.ranks
+    data: dict[str, Any] = context.values["data"]
+    batch, parts, ranks = data["batch_size"], data["accumulate"], context.ranks
     if batch % (ranks * parts):
-        yield exam.fail(
+        yield context.fail(
             "samples",
             f"a batch of {batch} cannot be dealt to {ranks} ranks x {parts} micro-batches",
             f"choose a --data.batch-size that is a multiple of {ranks * parts}, or other numbers of nodes or processes",
@@ -123,10 +123,10 @@ def enough(exam: Exam) -> Iterator[Finding]:
         return  # told by ``agreement``
     micro = batch // parts
     if micro > num_samples:
-        yield exam.fail(
+        yield context.fail(
             "samples",
             f"{num_samples} samples are too few for {ranks} ranks x {micro // ranks} images at once",
             "start fewer ranks, lower --data.batch-size, or pack more images",
         )
     else:
-        yield exam.ok("samples", f"{num_samples} for {ranks} ranks x {micro // ranks} images at once")
+        yield context.ok("samples", f"{num_samples} for {ranks} ranks x {micro // ranks} images at once")

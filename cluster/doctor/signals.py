@@ -6,7 +6,7 @@ import threading
 import time
 import types
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 
 BELL = signal.SIGUSR2
@@ -54,27 +54,27 @@ def ring(job: str) -> str:
     return " ".join(done.stderr.split()) if done.returncode else ""
 
 
-def judge(exam: Exam, bell: Doorbell | None, why_not: str | None) -> Finding:
+def signal_finding(context: CheckContext, bell: Doorbell | None, why_not: str | None) -> Finding:
     """What came of it.
 
     Args:
-        exam: of this node.
+        context: of this node.
         bell: of this node; None = nobody listens.
         why_not: what ``ring`` returned on the first node; None = nobody rang.
     """
     if why_not is None or bell is None or not bell.listens:
-        return exam.ok("signals", "not tried: SLURM sends them to jobs only")
+        return context.ok("signals", "not tried: SLURM sends them to jobs only")
     if why_not:
-        return exam.warn(
+        return context.warn(
             "signals",
             why_not,
             "the run cannot ask SLURM for anything, such as a requeue: make SLURM's commands reachable in the job",
         )
     seconds = bell.wait(SECONDS)
     if seconds is None:
-        return exam.fail(
+        return context.fail(
             "signals",
             f"a signal to the job did not arrive within {SECONDS:.0f} s",
             "a stop would come without warning: look at slurmd's log, and for a wrapper that keeps signals to itself",
         )
-    return exam.ok("signals", f"delivered {seconds:.1f} s after the meeting")
+    return context.ok("signals", f"delivered {seconds:.1f} s after the meeting")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from eyespot.cluster.doctor.checks import Exam
+from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, brief, tracking_uri
@@ -15,19 +15,19 @@ from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, brief, tracking
 REQUEST_SECONDS = 6
 
 
-def start(exam: Exam) -> subprocess.Popen[str] | str:
+def start_asking(context: CheckContext) -> subprocess.Popen[str] | str:
     """Begins to ask; a text is why there is nothing to ask."""
-    assert exam.run_dir is not None
-    if not exam.values.get("track", True):
+    assert context.run_dir is not None
+    if not context.values.get("track", True):
         return "not used: the run has --no-track"
-    if (uri := tracking_uri(exam.run_dir)) is None:
+    if (uri := tracking_uri(context.run_dir)) is None:
         return "not used: MLFLOW_TRACKING_URI is none"
     if uri.startswith("sqlite:///") and not (path := Path(uri.removeprefix("sqlite:///"))).exists():
         return f"a new file: {path}"
     # Retries would hide a dead server behind minutes of silence.
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     return subprocess.Popen(
-        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-tracking", uri, exam.values["experiment"]],
+        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-tracking", uri, context.values["experiment"]],
         env={**os.environ, **limits, "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -51,12 +51,12 @@ def probe(uri: str, experiment: str) -> None:
         print(json.dumps({"ok": False, "found": f"{masked(uri)}: {brief(error)}"}))
 
 
-def judge(exam: Exam, process: subprocess.Popen[str] | str) -> Iterator[Finding]:
-    """What came of ``start``."""
+def tracking_findings(context: CheckContext, process: subprocess.Popen[str] | str) -> Iterator[Finding]:
+    """What came of ``start_asking``."""
     if isinstance(process, str):
-        yield exam.ok("MLflow", process)
+        yield context.ok("MLflow", process)
         return
-    complaint, seconds = "", exam.seconds_left()
+    complaint, seconds = "", context.seconds_left()
     try:
         said, complaint = process.communicate(timeout=seconds)
         answer = json.loads(said.splitlines()[-1])
@@ -68,13 +68,13 @@ def judge(exam: Exam, process: subprocess.Popen[str] | str) -> Iterator[Finding]
         process.kill()
         process.wait()
     if answer["ok"]:
-        yield exam.ok("MLflow", answer["found"])
-    elif exam.under_way:
-        yield exam.warn(
-            "MLflow", answer["found"], f"the run goes on without it; afterwards: eyespot sync {exam.run_dir}"
+        yield context.ok("MLflow", answer["found"])
+    elif context.under_way:
+        yield context.warn(
+            "MLflow", answer["found"], f"the run goes on without it; afterwards: eyespot sync {context.run_dir}"
         )
     else:
-        yield exam.fail(
+        yield context.fail(
             "MLflow",
             answer["found"],
             "start the server or mend MLFLOW_TRACKING_URI; or train without it (--no-track, later eyespot sync RUN)",

@@ -82,7 +82,7 @@ def _train_and_judge(
 ) -> ExitCode:
     from eyespot.cluster.eval_commands.eval_table import print_table, track
     from eyespot.eval.finetune import judge_trained, plan, prepare
-    from eyespot.pretrain.distributed import process_group as dist
+    from eyespot.pretrain.distributed import process_group
 
     def changed(run: "Run", recipe: str) -> "Run":
         return parse(type(run), flags, f"{prog} --recipe {recipe}", default=run)
@@ -104,14 +104,14 @@ def _train_and_judge(
         changed=changed,
     )
     code = ExitCode.DONE
-    world = dist.start(job.run.device, job.run.rank_timeout_seconds)
+    world = process_group.start(job.run.device, job.run.rank_timeout_seconds)
     try:
         if prepare(job, world):
             code = train(job.recipe, job.run, judge, job.data.train.shards)
         else:
             judge(world)
     finally:
-        dist.stop()
+        process_group.stop()
     if results:
         print_table(results)
         track(model, results)

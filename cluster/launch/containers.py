@@ -29,7 +29,7 @@ class Start:
     """Options of srun."""
 
 
-def start(submission: Submission, code: Path, writable: Iterable[Path], readable: Iterable[Path]) -> Start:
+def start_command(submission: Submission, code: Path, writable: Iterable[Path], readable: Iterable[Path]) -> Start:
     """How the supervisor is started on each node.
 
     Args:
@@ -58,7 +58,7 @@ def start(submission: Submission, code: Path, writable: Iterable[Path], readable
     return Start(python=f"{shlex.join(words)} {python}")
 
 
-def requeue(max_requeues: int, marks: Iterable[Path]) -> list[str]:
+def requeue_lines(max_requeues: int, marks: Iterable[Path]) -> list[str]:
     """The end of a script whose run works in a container: SLURM's commands, hence a requeue, are only outside of it.
 
     Args:

@@ -19,10 +19,10 @@ from eyespot.cluster import slurm
 from eyespot.cluster.launch import containers
 from eyespot.cluster.launch.code_snapshot import freeze_code, write_run
 from eyespot.cluster.launch.submission import Submission, minutes, write_submission
-from eyespot.cluster.launch.sweep import Member
+from eyespot.cluster.launch.sweep import SweepMember
 from eyespot.cluster.launch.torchrun import run_here
 from eyespot.cluster.status.records import JobLine, Records
-from eyespot.cluster.status.run_state import read_standing
+from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -43,7 +43,7 @@ class _Executor(SlurmExecutor):
         return 2
 
 
-def check(submission: Submission, member: Member) -> None:
+def check(submission: Submission, member: SweepMember) -> None:
     """Finds on the login node what would stop the run on the others.
 
     Raises:
@@ -64,7 +64,7 @@ def check(submission: Submission, member: Member) -> None:
         _check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
 
 
-def check_place(submission: Submission, members: Sequence[Member], *, local: bool) -> None:
+def check_place(submission: Submission, members: Sequence[SweepMember], *, local: bool) -> None:
     """Whether this machine can start what is asked for.
 
     Raises:
@@ -99,11 +99,11 @@ def check_folder(run_dir: Path) -> None:
             f"run_dir {run_dir}: job {alive[0].id} of this run lives ({slurm.in_words(alive[0])});"
             f" stop it first with: eyespot cancel {run_dir}"
         )
-    if (holder := read_standing(run_dir).holder) is not None:
+    if (holder := read_run_state(run_dir).holder) is not None:
         raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
 
 
-def evaluations(submission: Submission, member: Member) -> list[tuple[str, ...]]:
+def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, ...]]:
     """The commands that ``--then`` asks for, one per protocol.
 
     Raises:
@@ -138,7 +138,7 @@ def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 
 
-def code_folder(folder: Path, members: Sequence[Member]) -> Path:
+def code_folder(folder: Path, members: Sequence[SweepMember]) -> Path:
     """Where the code of a launch into ``folder`` is frozen.
 
     The runs of a sweep share a copy. A later sweep into the same folder gets one of its own: the first may be queued.
@@ -150,7 +150,7 @@ def code_folder(folder: Path, members: Sequence[Member]) -> Path:
     return next(path for path in names if not path.exists())
 
 
-def freeze(code: Path, members: Sequence[Member]) -> None:
+def freeze(code: Path, members: Sequence[SweepMember]) -> None:
     """Writes what the jobs will run: the code once, and for each run its settings."""
     freeze_code(code, members[0].recipe)
     for member in members:
@@ -164,7 +164,7 @@ def freeze(code: Path, members: Sequence[Member]) -> None:
         write_run(member.run.run_dir, member.recipe, member.run)
 
 
-def submit(folder: Path, code: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
+def submit(folder: Path, code: Path, submission: Submission, members: Sequence[SweepMember]) -> list[str]:
     """Submits one job, or one array with a task for each run; returns their ids in the order of ``members``.
 
     Args:
@@ -194,7 +194,7 @@ def submit(folder: Path, code: Path, submission: Submission, members: Sequence[M
     return ids
 
 
-def _forget(folder: Path, code: Path, members: Sequence[Member]) -> None:
+def _forget(folder: Path, code: Path, members: Sequence[SweepMember]) -> None:
     """Takes away what was frozen for runs that SLURM has refused and that were never submitted before."""
     for run_dir in (member.run.run_dir for member in members):
         if not Records(run_dir).jobs() and not RunRecord.path(run_dir).exists():
@@ -212,7 +212,7 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> list[str]:
+def scripts(folder: Path, submission: Submission, members: Sequence[SweepMember]) -> list[str]:
     """The sbatch scripts that ``submit`` would hand to SLURM. Nothing is written."""
     code = code_folder(folder, members)
     executors = [_executor(folder, code, submission, members)]
@@ -226,7 +226,7 @@ def scripts(folder: Path, submission: Submission, members: Sequence[Member]) -> 
     return [executor._make_submission_file_text(executor._submitit_command_str, "") for executor in executors]
 
 
-def start_here(submission: Submission, member: Member) -> int:
+def start_here(submission: Submission, member: SweepMember) -> int:
     """Runs the ranks of the run on this machine, under torchrun; returns the run's exit code."""
     records = Records(member.run.run_dir)
     write_submission(records.submission_file, submission)
@@ -235,7 +235,7 @@ def start_here(submission: Submission, member: Member) -> int:
     return run_here(job_words(member), records.code, **limits)
 
 
-def job_words(member: Member) -> tuple[str, ...]:
+def job_words(member: SweepMember) -> tuple[str, ...]:
     """The command of the run's ranks, which goes on where the run has been before."""
     run_dir, run = member.run.run_dir, member.run
     begun = any((run_dir / "checkpoints").glob("step-*"))
@@ -244,7 +244,7 @@ def job_words(member: Member) -> tuple[str, ...]:
     return words if run.stop_after is None else (*words, "--stop-after", str(run.stop_after))
 
 
-def node_job(submission: Submission, member: Member, words: tuple[str, ...]) -> NodeJob:
+def node_job(submission: Submission, member: SweepMember, words: tuple[str, ...]) -> NodeJob:
     """What SLURM starts on each node."""
     return NodeJob(
         run_dir=member.run.run_dir,
@@ -271,7 +271,7 @@ def _evaluation(
 
 
 def _executor(
-    folder: Path, code: Path, submission: Submission, members: Sequence[Member], dependency: str | None = None
+    folder: Path, code: Path, submission: Submission, members: Sequence[SweepMember], dependency: str | None = None
 ) -> _Executor:
     """submitit's writer of the sbatch script."""
     records = Records(folder)
@@ -279,7 +279,7 @@ def _executor(
     branched = [Path(member.run.resume) for member in members if member.run.resume not in ("never", "auto")]
     others = [Path(words[3]) for member in members for words in evaluations(submission, member)]
     # MLflow's file lies beside the run folder.
-    start = containers.start(submission, code, [folder.parent, folder], [*shards, *branched, *others])
+    start = containers.start_command(submission, code, [folder.parent, folder], [*shards, *branched, *others])
     cores = [] if submission.cpus_per_task is None else [f"--cpus-per-task={submission.cpus_per_task}"]
     # An evaluation has nothing to save before its time is over: SIGCONT does nothing.
     signal = f"USR1@{submission.save_seconds}" if dependency is None else "CONT@1"
@@ -291,7 +291,7 @@ def _executor(
         more[key.replace("_", "-")] = value if sign else True
     marks = [Records(member.run.run_dir).folder / "cancelled" for member in members]
     in_container = submission.container is not None and dependency is None
-    teardown = containers.requeue(submission.max_requeues, marks) if in_container else None
+    teardown = containers.requeue_lines(submission.max_requeues, marks) if in_container else None
     executor = _Executor(records.submitit, python=start.python)
     executor.update_parameters(
         job_name=submission.name or folder.name,
@@ -317,7 +317,9 @@ def _executor(
     return executor
 
 
-def _send(executor: _Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[Member]) -> list[str]:
+def _send(
+    executor: _Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[SweepMember]
+) -> list[str]:
     """Hands the jobs to SLURM and notes them in their run folders."""
     said = io.StringIO()
     try:

@@ -18,7 +18,7 @@ _NOT_SWEPT = {"run_dir", "resume", "stop_after"}
 
 
 @dataclass(kw_only=True, slots=True)
-class Member:
+class SweepMember:
     """A run to be launched."""
 
     recipe: str
@@ -27,7 +27,7 @@ class Member:
     """Of the swept fields."""
 
 
-def single(words: Sequence[str]) -> Member:
+def single(words: Sequence[str]) -> SweepMember:
     """The run that ``words`` (``pretrain RECIPE ...``) ask for, its paths absolute.
 
     Raises:
@@ -44,10 +44,10 @@ def single(words: Sequence[str]) -> Member:
         run.data.shards = run.data.shards.expanduser().absolute()
     if run.resume not in ("never", "auto"):
         run.resume = str(Path(run.resume).expanduser().absolute())
-    return Member(recipe=recipe, run=run)
+    return SweepMember(recipe=recipe, run=run)
 
 
-def members(words: Sequence[str], sweep: Sequence[str]) -> list[Member]:
+def members(words: Sequence[str], sweep: Sequence[str]) -> list[SweepMember]:
     """One run for each combination of ``sweep``, in folders inside the run folder that ``words`` name.
 
     Args:
@@ -62,7 +62,7 @@ def members(words: Sequence[str], sweep: Sequence[str]) -> list[Member]:
     fields = dict(_field(entry) for entry in sweep)
     if len(fields) < len(sweep):
         raise UserError(f"sweep {' '.join(sweep)}: names a field twice")
-    found: dict[Path, Member] = {}
+    found: dict[Path, SweepMember] = {}
     for combination in itertools.product(*fields.values()):
         values = dict(zip(fields, combination, strict=True))
         member = single([*words, *(word for name, value in values.items() for word in _flag(name, value))])
@@ -75,7 +75,7 @@ def members(words: Sequence[str], sweep: Sequence[str]) -> list[Member]:
     return list(found.values())
 
 
-def write_sweep(folder: Path, words: Sequence[str], runs: Sequence[Member], jobs: Sequence[str]) -> None:
+def write_sweep(folder: Path, words: Sequence[str], runs: Sequence[SweepMember], jobs: Sequence[str]) -> None:
     """``SWEEP/sweep.json``: the runs of a sweep and their jobs; those of earlier sweeps into the folder stay listed."""
     rows = {
         member.run.run_dir.name: {

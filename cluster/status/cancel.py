@@ -8,7 +8,7 @@ from pathlib import Path
 from eyespot.cluster import slurm
 from eyespot.cluster.slurm import Job, SlurmError
 from eyespot.cluster.status.records import Records
-from eyespot.cluster.status.run_state import read_standing
+from eyespot.cluster.status.run_state import read_run_state
 from eyespot.data_pipeline.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -105,12 +105,12 @@ def wait_for_end(targets: Targets, seconds: float, tell: Callable[[str], None]) 
 
 def outcome(run_dir: Path) -> str:
     """What is left of a run that was stopped, in one line."""
-    standing = read_standing(run_dir)
-    if standing.steps is not None and standing.step >= standing.steps:
-        return f"{run_dir}: done, step {standing.step:,}"
-    if standing.checkpoint_step is None:
+    run_state = read_run_state(run_dir)
+    if run_state.steps is not None and run_state.step >= run_state.steps:
+        return f"{run_dir}: done, step {run_state.step:,}"
+    if run_state.checkpoint_step is None:
         return f"{run_dir}: cancelled before its first checkpoint; start it with: eyespot launch --again {run_dir}"
-    kept = f"step {standing.step:,}, checkpoint of step {standing.checkpoint_step:,}"
+    kept = f"step {run_state.step:,}, checkpoint of step {run_state.checkpoint_step:,}"
     return f"{run_dir}: stopped at {kept}; go on with: eyespot launch --again {run_dir}"
 
 
@@ -139,9 +139,9 @@ def _nothing(run_dirs: Sequence[Path]) -> str:
     if len(run_dirs) > 1:
         return f"nothing to cancel: none of the {len(run_dirs)} runs has a job that waits or runs"
     run_dir = run_dirs[0]
-    lines, standing = Records(run_dir).jobs(), read_standing(run_dir)
-    if standing.holder is not None:
-        pid = standing.holder
+    lines, run_state = Records(run_dir).jobs(), read_run_state(run_dir)
+    if run_state.holder is not None:
+        pid = run_state.holder
         return f"{run_dir}: no job, it runs on this machine; to save and stop it: kill -TERM {pid}"
     if not lines:
         return f"{run_dir}: nothing to cancel, it was not submitted to SLURM"

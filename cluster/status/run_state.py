@@ -12,7 +12,7 @@ from typing import Literal
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.run_record import RunRecord
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 
 _TAIL_BYTES = 1 << 17
 _INTERVALS = 50
@@ -26,7 +26,7 @@ _ENDS: tuple[tuple[Literal["done", "stopped", "failed"], re.Pattern[str]], ...] 
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Standing:
+class RunState:
     """What a run folder says of its run; None where it does not say."""
 
     recipe: str
@@ -63,7 +63,7 @@ def is_run(folder: Path) -> bool:
     return any(path.is_file() for path in _record_paths(folder))
 
 
-def read_standing(run_dir: Path) -> Standing:
+def read_run_state(run_dir: Path) -> RunState:
     """Reads a run folder; what is missing or damaged is left out."""
     record = _record(run_dir)
     lines = tail_metrics(run_dir)
@@ -72,8 +72,8 @@ def read_standing(run_dir: Path) -> Standing:
     end, end_line = _end(run_dir / "logs" / "rank-0.log")
     host, holder = _lock(run_dir / ".lock")
     per_step, per_line = _pace(lines)
-    times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / spool.NAME)]
-    return Standing(
+    times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / metrics_file.NAME)]
+    return RunState(
         recipe=record.recipe,
         steps=_whole(record.run.get("steps")),
         step=max(_whole(newest.get("step")) or 0, checkpoint or 0),
@@ -92,11 +92,11 @@ def read_standing(run_dir: Path) -> Standing:
     )
 
 
-def tail_metrics(run_dir: Path) -> list[dict[str, spool.Value]]:
+def tail_metrics(run_dir: Path) -> list[dict[str, metrics_file.Value]]:
     """The newest lines of metrics.jsonl, some hundred, oldest first."""
-    text = _tail(run_dir / spool.NAME)
+    text = _tail(run_dir / metrics_file.NAME)
     whole = text[: text.rfind(b"\n") + 1].splitlines()
-    return [values for line in whole if (values := spool.decode(line)) is not None]
+    return [values for line in whole if (values := metrics_file.decode(line)) is not None]
 
 
 def _record_paths(run_dir: Path) -> tuple[Path, Path]:
@@ -149,7 +149,7 @@ def _lock(path: Path) -> tuple[str, int | None]:
     return owner[2] if owner else "", int(held[1]) if held else None
 
 
-def _pace(lines: list[dict[str, spool.Value]]) -> tuple[float | None, float | None]:
+def _pace(lines: list[dict[str, metrics_file.Value]]) -> tuple[float | None, float | None]:
     """Median seconds per step, and per line; of the newest lines."""
     points = [(_whole(line["step"]), _real(line.get("time"))) for line in lines[-_INTERVALS - 1 :]]
     spans = [

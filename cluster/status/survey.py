@@ -10,7 +10,7 @@ from typing import Any, Literal
 from eyespot.cluster import slurm
 from eyespot.cluster.slurm import Job, SlurmError
 from eyespot.cluster.status.records import Attempt, JobLine, Records
-from eyespot.cluster.status.run_state import is_run, read_standing
+from eyespot.cluster.status.run_state import is_run, read_run_state
 from eyespot.data_pipeline.errors import UserError
 
 FRESH_SECONDS = 120.0
@@ -157,30 +157,30 @@ class _Look:
         attempts = records.attempts()
         self.attempts = [attempt for attempt in attempts if self.line and attempt.job == self.line.job]
         self.attempt: Attempt | None = self.attempts[-1] if self.attempts else None
-        self.standing = read_standing(run_dir)
+        self.run_state = read_run_state(run_dir)
 
     def status(self) -> Status:
-        standing, job = self.standing, self.job
+        run_state, job = self.run_state, self.job
         state, words = self._submitted() if self.line else self._by_hand()
-        going_on = state in ("running", "waiting", "unknown") and standing.steps is not None
-        pace = standing.seconds_per_step if going_on else None
+        going_on = state in ("running", "waiting", "unknown") and run_state.steps is not None
+        pace = run_state.seconds_per_step if going_on else None
         return Status(
             run=str(self.run_dir),
-            recipe=standing.recipe,
+            recipe=run_state.recipe,
             state=state,
             words=words,
             job=self.line.job if self.line else None,
             job_state=job.state if job else None,
             nodes=(job.nodes if job else ()) or (self.attempt.nodes if self.attempt and not self.alive else ()),
             num_nodes=job.num_nodes if job else self.line.nodes if self.line else None,
-            step=standing.step,
-            steps=standing.steps,
-            loss=standing.loss,
-            images_per_second=standing.images_per_second,
-            seconds_left=pace * max(0, (standing.steps or 0) - standing.step) if pace is not None else None,
+            step=run_state.step,
+            steps=run_state.steps,
+            loss=run_state.loss,
+            images_per_second=run_state.images_per_second,
+            seconds_left=pace * max(0, (run_state.steps or 0) - run_state.step) if pace is not None else None,
             job_seconds_left=job.seconds_left if job else None,
-            checkpoint_step=standing.checkpoint_step,
-            checkpoint_time=standing.checkpoint_time,
+            checkpoint_step=run_state.checkpoint_step,
+            checkpoint_time=run_state.checkpoint_time,
             requeues=self._requeues(),
             notes=tuple(self._notes(state, words)),
         )
@@ -189,8 +189,8 @@ class _Look:
         """Of a run that was submitted: what SLURM says while the job lives, then what was written at its end."""
         if self.job is not None and self.alive:
             return self._in_queue(self.job)
-        if self.standing.holder is not None and not self.slurm_error:
-            return "running", f"running here (process {self.standing.holder}), its job is over"
+        if self.run_state.holder is not None and not self.slurm_error:
+            return "running", f"running here (process {self.run_state.holder}), its job is over"
         if self.attempt is not None and self.attempt.outcome != "running":
             kinds: dict[str, State] = {"done": "done", "stopped": "stopped"}
             return kinds.get(self.attempt.outcome, "failed"), _first_word(self.attempt.outcome)
@@ -228,7 +228,7 @@ class _Look:
         return beat.state
 
     def _logged(self) -> float:
-        return self.standing.logged or 0.0
+        return self.run_state.logged or 0.0
 
     def _without_slurm(self) -> tuple[State, str]:
         """SLURM does not answer, and no end was written."""
@@ -242,18 +242,18 @@ class _Look:
 
     def _by_hand(self) -> tuple[State, str]:
         """Of a run that was not submitted: the lock of its folder, and how its log ends."""
-        standing = self.standing
-        if standing.holder is not None:
-            return "running", f"running here (process {standing.holder})"
-        if standing.end == "done" and standing.steps is not None and standing.step < standing.steps:
+        run_state = self.run_state
+        if run_state.holder is not None:
+            return "running", f"running here (process {run_state.holder})"
+        if run_state.end == "done" and run_state.steps is not None and run_state.step < run_state.steps:
             return "stopped", "stopped as asked (--stop-after)"
-        if standing.end is not None:
-            return standing.end, _first_word(standing.end)
-        if standing.written is None:
+        if run_state.end is not None:
+            return run_state.end, _first_word(run_state.end)
+        if run_state.written is None:
             return "new", "not started"
-        silent = self.now - standing.written
-        if silent < max(FRESH_SECONDS, 10 * (standing.seconds_between_lines or 0)):
-            return "running", f"running on {standing.host}" if standing.host else "running"
+        silent = self.now - run_state.written
+        if silent < max(FRESH_SECONDS, 10 * (run_state.seconds_between_lines or 0)):
+            return "running", f"running on {run_state.host}" if run_state.host else "running"
         return "failed", f"ended without a word {duration(silent)} ago (killed?)"
 
     def _requeues(self) -> int | None:
@@ -268,8 +268,8 @@ class _Look:
         if told:
             which = "" if self.attempt is ended[-1] else f"attempt {ended[-1].number} {ended[-1].outcome}: "
             yield which + told
-        elif state == "failed" and self.standing.end_line:
-            yield self.standing.end_line
+        elif state == "failed" and self.run_state.end_line:
+            yield self.run_state.end_line
         if failing := self.records.failing_nodes():
             yield f"failed twice, excluded: {', '.join(failing)}"
         if state == "running":
@@ -285,7 +285,7 @@ class _Look:
             for node, beat in self.records.beats().items():
                 if node in self.job.nodes and beat.job == self.line.job and self.now - beat.time > BEAT_SECONDS:
                     yield f"{node}: no sign of life for {duration(self.now - beat.time)}"
-        every = self.standing.seconds_between_lines
+        every = self.run_state.seconds_between_lines
         since = max(self._logged(), self.attempt.start if self.attempt else 0.0)
         if every is not None and self.now - since > max(FRESH_SECONDS, 10 * every):
             yield f"no step logged for {duration(self.now - since)}; usually one every {duration(every)}"

@@ -53,7 +53,7 @@ class Report:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Judgement:
+class Diagnosis:
     """What an attempt came to."""
 
     outcome: Outcome
@@ -67,7 +67,7 @@ class Judgement:
     """Whether a node is gone, so that only SLURM can give another start."""
 
 
-def judge(place: Place, reports: Mapping[str, Report]) -> Judgement:
+def diagnose(place: Place, reports: Mapping[str, Report]) -> Diagnosis:
     """What the reports come to; a node without one has vanished.
 
     Args:
@@ -78,24 +78,24 @@ def judge(place: Place, reports: Mapping[str, Report]) -> Judgement:
     said = _all_words(place, reports)
     texts = {words.kind: words.text for words in said.values()}
     if "wrong input" in texts:
-        return Judgement(outcome="wrong input", why=texts["wrong input"])
+        return Diagnosis(outcome="wrong input", why=texts["wrong input"])
     if "training" in texts:
-        return Judgement(outcome="failed", why=texts["training"])
+        return Diagnosis(outcome="failed", why=texts["training"])
     codes = dict(
         pair for node, report in reports.items() for pair in zip(place.ranks_of(node), report.codes, strict=True)
     )
     if ExitCode.WRONG_INPUT in codes.values():
-        return Judgement(outcome="wrong input", why="the input is wrong, says the log")
+        return Diagnosis(outcome="wrong input", why="the input is wrong, says the log")
     if missing := tuple(node for node in place.nodes if node not in reports):
         why = f"{_listed(missing)} stopped answering"
-        return Judgement(outcome="failed", why=why, blamed=missing, again=True, lost=True)
+        return Diagnosis(outcome="failed", why=why, blamed=missing, again=True, lost=True)
     if not any(report.failed for report in reports.values()):
         stopped = ExitCode.STOPPED in codes.values()
-        return Judgement(outcome="stopped" if stopped else "done", why="stopped by a signal" if stopped else "done")
+        return Diagnosis(outcome="stopped" if stopped else "done", why="stopped by a signal" if stopped else "done")
     return _failure(place, reports, said, codes)
 
 
-def judge_lost(attempt: Attempt, beats: Mapping[str, Beat], down: Sequence[str]) -> Judgement:
+def diagnose_lost(attempt: Attempt, beats: Mapping[str, Beat], down: Sequence[str]) -> Diagnosis:
     """How an attempt ended that has no end: its supervisors were killed, or their node was.
 
     Args:
@@ -116,16 +116,16 @@ def judge_lost(attempt: Attempt, beats: Mapping[str, Beat], down: Sequence[str])
         lost = {node for node, seen in times.items() if newest - seen > SILENT_SECONDS}
     if lost:
         why = f"{_listed(sorted(lost))} stopped answering"
-        return Judgement(outcome="failed", why=why, blamed=_guilty(attempt.nodes, lost), again=True)
+        return Diagnosis(outcome="failed", why=why, blamed=_guilty(attempt.nodes, lost), again=True)
     if own and all(beat.state.startswith("stopping") for beat in own.values()):
         why = "killed by SLURM before its checkpoint was written; a longer KillWait or --save-seconds would help"
-        return Judgement(outcome="stopped", why=why, again=True)
-    return Judgement(outcome="failed", why="killed, all nodes at once (SLURM, or a lost connection to it)", again=True)
+        return Diagnosis(outcome="stopped", why=why, again=True)
+    return Diagnosis(outcome="failed", why="killed, all nodes at once (SLURM, or a lost connection to it)", again=True)
 
 
 def _failure(
     place: Place, reports: Mapping[str, Report], said: Mapping[int, Words], codes: Mapping[int, int | None]
-) -> Judgement:
+) -> Diagnosis:
     """Some ranks failed, and all nodes have reported."""
     node_of = {rank: node for node in place.nodes for rank in place.ranks_of(node)}
     killed = {rank for report in reports.values() for rank in report.killed}
@@ -148,7 +148,7 @@ def _failure(
         why = f"rank {failed[0]} on {node_of[failed[0]]} {how}"
     by_machine = [rank for rank in by_signal if -(codes[rank] or 0) not in _FROM_PEOPLE]
     guilty = {node_of[rank] for rank in (by_machine or bad or ([] if crashed or by_signal else silent))}
-    return Judgement(outcome="failed", why=why, blamed=_guilty(place.nodes, guilty), again=True)
+    return Diagnosis(outcome="failed", why=why, blamed=_guilty(place.nodes, guilty), again=True)
 
 
 def _guilty(nodes: Sequence[str], suspects: Collection[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Meeting:
+class NodeBarrier:
     """One meeting; every node of the job makes the same one.
 
     Args:

@@ -14,7 +14,7 @@ _RETRY_SECONDS = 2.0
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Plan:
+class RequeuePlan:
     """What to do with the job, and why in plain words."""
 
     do: Literal["requeue", "leave", "end"]
@@ -22,7 +22,7 @@ class Plan:
     why: str
 
 
-def after_stop(job: slurm.Job | None, place: Place, *, cancelled: bool, max_requeues: int) -> Plan:
+def after_stop(job: slurm.Job | None, place: Place, *, cancelled: bool, max_requeues: int) -> RequeuePlan:
     """What to do once a signal has stopped the ranks.
 
     Measured on Slurm 22.05 while the processes of a job still run after TERM: a job that is requeued, by hand, by
@@ -37,18 +37,18 @@ def after_stop(job: slurm.Job | None, place: Place, *, cancelled: bool, max_requ
         max_requeues: that the user allows.
     """
     if cancelled:
-        return Plan(do="end", why="cancelled")
+        return RequeuePlan(do="end", why="cancelled")
     if job is None:
-        return Plan(do="end", why="SLURM does not say what it wants of the job")
+        return RequeuePlan(do="end", why="SLURM does not say what it wants of the job")
     if (job.restarts or 0) > place.requeues:
-        return Plan(do="leave", why="SLURM requeued the job (preemption, a lost node, or scontrol requeue)")
+        return RequeuePlan(do="leave", why="SLURM requeued the job (preemption, a lost node, or scontrol requeue)")
     timed_out = job.reason == "TimeLimit" or job.state == "TIMEOUT"
     if not timed_out and job.state not in ("RUNNING", "SIGNALING", "PREEMPTED", "SUSPENDED"):
-        return Plan(do="end", why="the job was cancelled")
+        return RequeuePlan(do="end", why="the job was cancelled")
     why = "the time limit was reached" if timed_out else "a signal asked for a stop"
     if place.requeues >= max_requeues:
-        return Plan(do="end", why=f"{why}, and the job was requeued {place.requeues} times, the most it may")
-    return Plan(do="requeue", why=why)
+        return RequeuePlan(do="end", why=f"{why}, and the job was requeued {place.requeues} times, the most it may")
+    return RequeuePlan(do="requeue", why=why)
 
 
 def ask(job: str) -> slurm.Job | None:
@@ -63,7 +63,7 @@ def ask(job: str) -> slurm.Job | None:
         time.sleep(_RETRY_SECONDS)
 
 
-def requeue(job: str, *, avoid: Sequence[str] = ()) -> str | None:
+def requeue_avoiding(job: str, *, avoid: Sequence[str] = ()) -> str | None:
     """Puts the job back into the queue, away from some nodes.
 
     Returns:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from eyespot.cluster import slurm
 from eyespot.cluster.processes import Place, Ranks, free_port
 from eyespot.cluster.status.records import Attempt, Records
-from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Judgement, Report, judge, judge_lost
-from eyespot.cluster.supervisor.node_barrier import Meeting
+from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Diagnosis, Report, diagnose, diagnose_lost
+from eyespot.cluster.supervisor.node_barrier import NodeBarrier
 from eyespot.cluster.supervisor.rank_monitor import RankShift, StopRequest
-from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue
+from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue_avoiding
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
@@ -99,28 +99,28 @@ class Supervisor:
         """The others wait for the first node's word, in this meeting or in the next."""
         for number in (self._number, self._number + 1) if self.first else ():
             with contextlib.suppress(OSError):
-                self._meeting(number).post("go", {"end": ExitCode.FAILED})
+                self._barrier(number).post("go", {"end": ExitCode.FAILED})
 
     def _run(self) -> int:
         if self.trains:
-            word = self._open() if self.first else self._await(self._meeting(0), COME_SECONDS)
+            word = self._open() if self.first else self._await(self._barrier(0), COME_SECONDS)
             if "end" in word:
                 return word["end"]
             if self.orders.doctor and (code := self._examine()) is not None:
                 return code
         for number in itertools.count(1):
             self._number = number
-            meeting, seconds = self._meeting(number), COME_SECONDS if number == 1 else RETURN_SECONDS
+            barrier, seconds = self._barrier(number), COME_SECONDS if number == 1 else RETURN_SECONDS
             if number > 1 and not self._job_is_ours():
                 return ExitCode.STOPPED
-            word = self._lead(meeting, seconds) if self.first else self._follow(meeting, seconds)
+            word = self._lead(barrier, seconds) if self.first else self._follow(barrier, seconds)
             if "end" in word:
                 return word["end"]
             self._newest = word["attempt"]
-            report = self._run_ranks(word["port"], meeting)
-            meeting.post(f"report-{self.place.node}", report.values())
-            if self.first and (code := self._decide(self._judge(meeting, report))) is not None:
-                self._meeting(number + 1).post("go", {"end": code})
+            report = self._run_ranks(word["port"], barrier)
+            barrier.post(f"report-{self.place.node}", report.values())
+            if self.first and (code := self._decide(self._diagnose(barrier, report))) is not None:
+                self._barrier(number + 1).post("go", {"end": code})
                 return code
         raise AssertionError("counts for ever")
 
@@ -130,7 +130,7 @@ class Supervisor:
         """The first node's first word: whether this start of the job may go on at all."""
         code = self._refuse()
         word: Word = {} if code is None else {"end": code}
-        self._meeting(0).post("go", word)
+        self._barrier(0).post("go", word)
         return word
 
     def _refuse(self) -> int | None:
@@ -154,7 +154,7 @@ class Supervisor:
             down = slurm.down_nodes(attempt.nodes)
         except slurm.SlurmError:
             down = []
-        found = judge_lost(attempt, self.records.beats(), down)
+        found = diagnose_lost(attempt, self.records.beats(), down)
         self.records.end_attempt(attempt, found.outcome, found.why, found.blamed)
         self._note(f"attempt {attempt.number}, job {attempt.job}: {found.why}")
 
@@ -168,41 +168,41 @@ class Supervisor:
             return None
         if self.first:
             self._start_attempt()
-            self._close(Judgement(outcome="doctor", why=verdict.why))
+            self._close(Diagnosis(outcome="doctor", why=verdict.why))
         return ExitCode.WRONG_INPUT
 
-    def _lead(self, meeting: Meeting, seconds: float) -> Word:
+    def _lead(self, barrier: NodeBarrier, seconds: float) -> Word:
         """Waits until all nodes are here, then says where rank 0 will listen."""
-        ready = self._wait(lambda: not self._absent(meeting), seconds, "waits for the other nodes")
+        ready = self._wait(lambda: not self._absent(barrier), seconds, "waits for the other nodes")
         word: Word
         if self.stop.signal is not None:
-            word = {"end": self._after_stop(Judgement(outcome="stopped", why="stopped before the ranks started"))}
+            word = {"end": self._after_stop(Diagnosis(outcome="stopped", why="stopped before the ranks started"))}
         elif ready:
             self._start_attempt()
             word = {"attempt": self._newest, "port": free_port()}
         else:
-            absent = self._absent(meeting)
+            absent = self._absent(barrier)
             self._start_attempt()
             why = f"{', '.join(absent)} did not come within {seconds:.0f} s"
-            self._close(Judgement(outcome="failed", why=why, blamed=absent))
+            self._close(Diagnosis(outcome="failed", why=why, blamed=absent))
             word = {"end": self._go_elsewhere(why)}
-        meeting.post("go", word)
+        barrier.post("go", word)
         return word
 
-    def _absent(self, meeting: Meeting) -> tuple[str, ...]:
-        there = meeting.read_all("ready", self.others)
+    def _absent(self, barrier: NodeBarrier) -> tuple[str, ...]:
+        there = barrier.read_all("ready", self.others)
         return tuple(node for node in self.others if node not in there)
 
-    def _follow(self, meeting: Meeting, seconds: float) -> Word:
+    def _follow(self, barrier: NodeBarrier, seconds: float) -> Word:
         """Says that this node is here, and waits for the first node's word."""
-        meeting.post(f"ready-{self.place.node}", {"time": time.time()})
-        return self._await(meeting, seconds + 2 * RETURN_SECONDS)
+        barrier.post(f"ready-{self.place.node}", {"time": time.time()})
+        return self._await(barrier, seconds + 2 * RETURN_SECONDS)
 
-    def _await(self, meeting: Meeting, seconds: float) -> Word:
+    def _await(self, barrier: NodeBarrier, seconds: float) -> Word:
         heard: list[Word] = []
 
         def said() -> bool:
-            if (word := meeting.read("go")) is not None:
+            if (word := barrier.read("go")) is not None:
                 heard.append(word)
             return word is not None
 
@@ -233,7 +233,7 @@ class Supervisor:
 
     # The ranks, and what came of them.
 
-    def _run_ranks(self, port: int, meeting: Meeting) -> Report:
+    def _run_ranks(self, port: int, barrier: NodeBarrier) -> Report:
         ranks = Ranks(self.orders.words, self.place, port, env={ATTEMPT: str(self._newest)})
         try:
             return RankShift(
@@ -242,26 +242,26 @@ class Supervisor:
                 self.stop,
                 saves=self.trains,
                 logs=self.orders.run_dir / "logs",
-                peers_failed=lambda: any(report.failed for report in self._reports(meeting).values()),
+                peers_failed=lambda: any(report.failed for report in self._reports(barrier).values()),
                 tick=self._tick,
             ).watch()
         finally:
             ranks.close()
 
-    def _reports(self, meeting: Meeting) -> dict[str, Report]:
-        return {node: Report.of(values) for node, values in meeting.read_all("report", self.others).items()}
+    def _reports(self, barrier: NodeBarrier) -> dict[str, Report]:
+        return {node: Report.of(values) for node, values in barrier.read_all("report", self.others).items()}
 
-    def _judge(self, meeting: Meeting, own: Report) -> Judgement:
+    def _diagnose(self, barrier: NodeBarrier, own: Report) -> Diagnosis:
         """Gathers what all nodes report: within seconds after a stop, for SLURM kills soon."""
         seconds = 10.0 if self.stop.signal is not None else RETURN_SECONDS
 
         def all_there() -> bool:
-            return len(self._reports(meeting)) == len(self.others)
+            return len(self._reports(barrier)) == len(self.others)
 
         self._wait(all_there, seconds, "waits for the other nodes' reports", through_stop=True)
-        return judge(self.place, {**self._reports(meeting), self.place.node: own})
+        return diagnose(self.place, {**self._reports(barrier), self.place.node: own})
 
-    def _decide(self, found: Judgement) -> int | None:
+    def _decide(self, found: Diagnosis) -> int | None:
         """Writes down what was found, and acts: the job's exit code, or None for another start here."""
         if not self.trains:
             return _ENDS.get(found.outcome, ExitCode.FAILED)
@@ -285,7 +285,7 @@ class Supervisor:
         self._note(f"{found.why}; the ranks start again")
         return None
 
-    def _after_stop(self, found: Judgement) -> int:
+    def _after_stop(self, found: Diagnosis) -> int:
         """A signal came: whether the job goes on by itself is SLURM's word, and cancel's, and the user's."""
         if not self.trains:
             return ExitCode.STOPPED
@@ -293,9 +293,9 @@ class Supervisor:
         plan = after_stop(job, self.place, cancelled=self.records.cancelled, max_requeues=self.orders.max_requeues)
         name = self.stop.signal.name if self.stop.signal is not None else "a signal"
         why = f"{found.why}; {plan.why}" if found.outcome != "stopped" else f"stopped by {name}: {plan.why}"
-        refusal = requeue(self.place.job, avoid=self._failing()) if plan.do == "requeue" else None
+        refusal = requeue_avoiding(self.place.job, avoid=self._failing()) if plan.do == "requeue" else None
         self._close(
-            Judgement(outcome=found.outcome if found.outcome != "done" else "stopped", why=why, blamed=found.blamed)
+            Diagnosis(outcome=found.outcome if found.outcome != "done" else "stopped", why=why, blamed=found.blamed)
         )
         if plan.do == "leave" or (plan.do == "requeue" and refusal is None):
             self._note(f"{why}; goes on in the next start of job {self.place.job}")
@@ -307,7 +307,7 @@ class Supervisor:
         avoid = self._failing(of_the_job=False)
         if self.place.requeues >= self.orders.max_requeues:
             return self._end(ExitCode.FAILED, f"{why}; requeued {self.place.requeues} times, the most it may")
-        refusal = requeue(self.place.job, avoid=avoid)
+        refusal = requeue_avoiding(self.place.job, avoid=avoid)
         if refusal is not None:
             return self._end(ExitCode.FAILED, f"{why}; may not be requeued ({refusal})")
         without = f", without {', '.join(avoid)}" if avoid else ""
@@ -332,7 +332,7 @@ class Supervisor:
             )
             self._newest = self._attempt.number
 
-    def _close(self, found: Judgement) -> None:
+    def _close(self, found: Diagnosis) -> None:
         if self._attempt is not None:
             self.records.end_attempt(self._attempt, found.outcome, found.why, found.blamed)
             self._attempt = None
@@ -347,8 +347,8 @@ class Supervisor:
         folders = (self.orders.run_dir / "checkpoints").glob("step-*[0-9]/meta.json")
         return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=-1)
 
-    def _meeting(self, number: int) -> Meeting:
-        return Meeting(self.records.meetings, self.place.job, self.place.requeues, number)
+    def _barrier(self, number: int) -> NodeBarrier:
+        return NodeBarrier(self.records.meetings, self.place.job, self.place.requeues, number)
 
     def _wait(self, there: Callable[[], bool], seconds: float, state: str, *, through_stop: bool = False) -> bool:
         """Whether it came about in time; a stop ends the wait, unless it is asked to last."""

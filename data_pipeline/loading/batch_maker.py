@@ -16,7 +16,7 @@ from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
 from eyespot.data_pipeline.augment.pipeline import Alteration, view_alteration
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading import dali_graphs as dali
+from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
 from eyespot.data_pipeline.loading.resize import Buffers, finish_views, resize_views
@@ -148,16 +148,16 @@ class BatchMaker:
     def _pipeline(self) -> Any:
         options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
         if self._device.type == "cpu":
-            return dali.crop_pipeline(self._views, self._next_inputs, **options)
-        return dali.view_pipeline(self._views, self._next_inputs, device_id=self._device.index or 0, **options)
+            return dali_graphs.crop_pipeline(self._views, self._next_inputs, **options)
+        return dali_graphs.view_pipeline(self._views, self._next_inputs, device_id=self._device.index or 0, **options)
 
     def _next_inputs(self) -> list[Any]:
         """What DALI calls when it is ready for another batch."""
         job = self._again.popleft() if self._again else next(self._jobs)
         self._running.append(job)
         if self._device.type == "cpu":
-            return dali.crop_inputs(job.files, job.geometry)
-        return dali.view_inputs(self._views, job.files, job.geometry)
+            return dali_graphs.crop_inputs(job.files, job.geometry)
+        return dali_graphs.view_inputs(self._views, job.files, job.geometry)
 
     def _batch(self, job: _Job, outputs: Any) -> Batch:
         if self._stream is not None:
@@ -209,7 +209,7 @@ class BatchMaker:
         num_rejected = 0
         for sample, file in zip(ids.tolist(), files, strict=True):
             height, width = self._reader.index[["height", "width"]][sample].item()
-            if reason := dali.why_undecodable(file, height, width):
+            if reason := dali_graphs.why_undecodable(file, height, width):
                 self._reader.reject(sample, reason)
                 num_rejected += 1
         self._stop_if_too_bad(self._reader.num_rejected)

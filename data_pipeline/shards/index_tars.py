@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
@@ -162,7 +162,7 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
 
 
 def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageStats) -> Manifest:
-    index = atomic.npy_bytes(measured.rows)
+    index = atomic_files.npy_bytes(measured.rows)
     counts = np.bincount(measured.rows["tar"], minlength=len(contents.tars)).tolist()
     manifest = Manifest(
         name=folder.resolve().name,
@@ -181,11 +181,11 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
     for tar, text in contents.idx.items():
-        atomic.write_bytes(tar.with_suffix(".idx"), text.encode())
-    atomic.write_bytes(folder / "index.npy", index)
+        atomic_files.write_bytes(tar.with_suffix(".idx"), text.encode())
+    atomic_files.write_bytes(folder / "index.npy", index)
     if manifest.masks:
-        atomic.write_bytes(folder / "masks.npy", atomic.npy_bytes(measured.mask_rows))
-    atomic.write_bytes(folder / "manifest.json", manifest.to_json().encode())
+        atomic_files.write_bytes(folder / "masks.npy", atomic_files.npy_bytes(measured.mask_rows))
+    atomic_files.write_bytes(folder / "manifest.json", manifest.to_json().encode())
     return manifest
 
 

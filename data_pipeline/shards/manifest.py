@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 
@@ -86,7 +86,7 @@ class Masks:
         """Sums up (num_samples,) rows of MASK_DTYPE, and the pixels of each value 0..255."""
         pixels = [0 if value == ignored else count for value, count in enumerate(counts)]
         num_classes = max((value + 1 for value, count in enumerate(pixels) if count), default=0)
-        digest = hashlib.sha256(atomic.npy_bytes(rows)).hexdigest()
+        digest = hashlib.sha256(atomic_files.npy_bytes(rows)).hexdigest()
         num_masks = int((rows["size"] > 0).sum())
         return cls(num_masks=num_masks, ignored=ignored, pixels=pixels[:num_classes], sha256=digest)
 

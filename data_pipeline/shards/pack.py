@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import Examined
@@ -42,7 +42,7 @@ SPLITS = ("test", "train", "val")
 
 
 @dataclass(kw_only=True, slots=True)
-class Part:
+class PackedShard:
     """What one finished shard adds to its split; kept on disk, so that a killed pack goes on behind it."""
 
     next: int = 0
@@ -58,16 +58,16 @@ class Part:
 
     def save(self, stem: Path) -> None:
         """Writes STEM.npy, of masks STEM.masks.npy, then STEM.json; the last makes the part count."""
-        atomic.write_bytes(stem.with_suffix(".npy"), atomic.npy_bytes(self.rows))
+        atomic_files.write_bytes(stem.with_suffix(".npy"), atomic_files.npy_bytes(self.rows))
         if len(self.masks):
-            atomic.write_bytes(stem.with_suffix(".masks.npy"), atomic.npy_bytes(self.masks))
+            atomic_files.write_bytes(stem.with_suffix(".masks.npy"), atomic_files.npy_bytes(self.masks))
         names = ("next", "sums", "squares", "converted", "quarantined", "mask_counts")
         fields = {name: getattr(self, name) for name in names}
         text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
-        atomic.write_bytes(stem.with_suffix(".json"), text.encode())
+        atomic_files.write_bytes(stem.with_suffix(".json"), text.encode())
 
     @classmethod
-    def load(cls, stem: Path) -> "Part":
+    def load(cls, stem: Path) -> "PackedShard":
         """Reads what ``save`` wrote."""
         fields = json.loads(stem.with_suffix(".json").read_bytes())
         fields["shard"] = Shard(**fields["shard"])
@@ -129,7 +129,7 @@ def pack(
             shutil.rmtree(work)
             return manifests
         _check_work(work, destination, options["plan"])
-        parts: dict[str, list[Part]] = {}
+        parts: dict[str, list[PackedShard]] = {}
         with ProgressBar(f"packing {found.name}", sum(map(len, found.splits.values()))) as bar:
             for split, items in sorted(found.splits.items()):
                 stem = work / (split or "all")
@@ -255,7 +255,7 @@ def _check_work(work: Path, destination: Path, plan: str) -> None:
             f"destination {destination}: an unfinished pack of another source or other options lies there;"
             f" name another folder, or delete it: rm -r {destination}"
         )
-    atomic.write_bytes(path, plan.encode())
+    atomic_files.write_bytes(path, plan.encode())
 
 
 # ----------------------------------------------------------------------------------------------- packing
@@ -269,7 +269,7 @@ def _pack_split(
     workers: int,
     split: str,
     advance: Callable[[], None],
-) -> list[Part]:
+) -> list[PackedShard]:
     """Writes the tars of one split; parts that an earlier call finished are kept."""
     folder.mkdir(exist_ok=True)
     order = [items[row] for row in shuffled(len(items), options["seed"], f"pack/{split}")]
@@ -278,7 +278,7 @@ def _pack_split(
     for _ in range(start):
         advance()
     first_id = sum(len(part.rows) for part in parts)
-    part, writer = Part(next=start), None
+    part, writer = PackedShard(next=start), None
     try:
         todo = order[start:]
         for item, image in zip(todo, examine_items(todo, workers, resize=options["resize"]), strict=True):
@@ -289,7 +289,7 @@ def _pack_split(
                     image, item, options["max_samples"], options["max_bytes"]
                 ):
                     first_id += _finish(part, writer, stem, parts)
-                    part, writer = Part(next=part.next), None
+                    part, writer = PackedShard(next=part.next), None
                 writer = writer or ShardWriter(folder, len(parts), first_id)
                 writer.add(image, item)
                 _count(part, image)
@@ -306,7 +306,7 @@ def _pack_split(
     return parts
 
 
-def _count(part: Part, image: Examined) -> None:
+def _count(part: PackedShard, image: Examined) -> None:
     part.sums = [a + b for a, b in zip(part.sums, image.sums, strict=True)]
     part.squares = [a + b for a, b in zip(part.squares, image.squares, strict=True)]
     if image.mask is not None:
@@ -315,7 +315,7 @@ def _count(part: Part, image: Examined) -> None:
         part.converted[image.kind] = part.converted.get(image.kind, 0) + 1
 
 
-def _finish(part: Part, writer: ShardWriter, stem: Path, parts: list[Part]) -> int:
+def _finish(part: PackedShard, writer: ShardWriter, stem: Path, parts: list[PackedShard]) -> int:
     part.shard, part.rows, part.masks = writer.close()
     part.save(_numbered(stem, len(parts)))
     parts.append(part)
@@ -326,11 +326,11 @@ def _numbered(stem: Path, number: int) -> Path:
     return stem.with_name(f"{stem.name}-{number:06d}")
 
 
-def _finished(folder: Path, stem: Path) -> list[Part]:
+def _finished(folder: Path, stem: Path) -> list[PackedShard]:
     """The parts that an earlier call finished and whose tars are still what they were."""
-    parts: list[Part] = []
+    parts: list[PackedShard] = []
     while _numbered(stem, len(parts)).with_suffix(".json").exists():
-        part = Part.load(_numbered(stem, len(parts)))
+        part = PackedShard.load(_numbered(stem, len(parts)))
         assert part.shard is not None
         tar = folder / part.shard.tar
         if not tar.exists() or not tar.with_suffix(".idx").exists() or sha256(tar) != part.shard.sha256:
@@ -353,7 +353,7 @@ def sha256(path: Path) -> str:
 
 
 def _commit(
-    destination: Path, found: Source, parts: dict[str, list[Part]], options: dict[str, Any]
+    destination: Path, found: Source, parts: dict[str, list[PackedShard]], options: dict[str, Any]
 ) -> dict[str, Manifest]:
     """Writes the indexes, then the manifests, train's last: what a reader looks for first appears last."""
     manifests: dict[str, Manifest] = {}
@@ -365,11 +365,11 @@ def _commit(
             example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
             which = f" of {split}" if split else ""
             raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
-        data = atomic.npy_bytes(rows)
-        atomic.write_bytes(destination / split / "index.npy", data)
+        data = atomic_files.npy_bytes(rows)
+        atomic_files.write_bytes(destination / split / "index.npy", data)
         masks = np.concatenate([part.masks for part in done])
         if len(masks):
-            atomic.write_bytes(destination / split / "masks.npy", atomic.npy_bytes(masks))
+            atomic_files.write_bytes(destination / split / "masks.npy", atomic_files.npy_bytes(masks))
         counts = np.sum([part.mask_counts for part in done], 0).tolist()
         manifests[split] = Manifest(
             name=found.name,
@@ -385,5 +385,5 @@ def _commit(
             masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
         )
     for split, manifest in manifests.items():
-        atomic.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())
+        atomic_files.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())
     return manifests

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files as atomic
+from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.shards.sources import Item
@@ -68,8 +68,8 @@ class ShardWriter:
         """Completes the tar and its index; returns its line in the manifest, its rows of index and masks."""
         self._tar.close()
         size, sha256 = self._file.finish()
-        atomic.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
-        atomic.commit(self._temporary, self._path)
+        atomic_files.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
+        atomic_files.commit(self._temporary, self._path)
         shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
         return shard, np.array(self._rows, INDEX_DTYPE), np.array(self._masks, MASK_DTYPE)
 

@@ -1,4 +1,4 @@
-"""Beginning: the encoder that a training on labels starts from, kept in the run's folder.
+"""The encoder that a training on labels starts from, kept in the run's folder.
 
 RUN/start.json            what it is and where it came from
 RUN/start.safetensors     its weights, fitted to the size of the images; not there when training from scratch
@@ -34,7 +34,7 @@ SCRATCH = "scratch"
 
 
 @dataclass(kw_only=True, slots=True)
-class Beginning:
+class StartEncoder:
     """An encoder before it is trained on labels."""
 
     target: str
@@ -55,7 +55,7 @@ class Beginning:
     """None = random ones; or they lie in the run's folder."""
 
 
-def beginning_of(target: str, *, scratch: bool, pretrained: bool) -> Beginning:
+def start_encoder(target: str, *, scratch: bool, pretrained: bool) -> StartEncoder:
     """The encoder that ``target`` names.
 
     Args:
@@ -73,9 +73,9 @@ def beginning_of(target: str, *, scratch: bool, pretrained: bool) -> Beginning:
     )
     if scratch:
         origin: dict[str, str | int] = {"encoder": config.name}
-        return Beginning(name="from scratch", tag=SCRATCH, role="random", origin=origin, **known)
+        return StartEncoder(name="from scratch", tag=SCRATCH, role="random", origin=origin, **known)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in subject.encoder.state_dict().items()}
-    return Beginning(
+    return StartEncoder(
         name=subject.name, tag=subject.tag, role=subject.role, origin=subject.origin, weights=weights, **known
     )
 
@@ -128,25 +128,25 @@ def fitted(weights: dict[str, Tensor], before: EncoderConfig, after: EncoderConf
     return weights
 
 
-def keep(beginning: Beginning, config: EncoderConfig, run_dir: Path, world: World) -> StartConfig:
-    """Puts the beginning into the run's folder, unless one is there; what the run is told of it. All ranks call it.
+def keep(start: StartEncoder, config: EncoderConfig, run_dir: Path, world: World) -> StartConfig:
+    """Puts the start into the run's folder, unless one is there; what the run is told of it. All ranks call it.
 
     Raises:
         UserError: the folder cannot be written, or the weights do not fit ``config``.
     """
     with agreed():
         if world.rank == 0 and (before := kept(run_dir)) is not None:
-            beginning = before
+            start = before
         elif world.rank == 0:
-            _write(beginning, config, run_dir)
-    if beginning.tag == SCRATCH:
+            _write(start, config, run_dir)
+    if start.tag == SCRATCH:
         return StartConfig()
-    sha256 = gather_objects(beginning.sha256)[0]
-    return StartConfig(weights=run_dir / WEIGHTS, sha256=sha256, origin=beginning.target)
+    sha256 = gather_objects(start.sha256)[0]
+    return StartConfig(weights=run_dir / WEIGHTS, sha256=sha256, origin=start.target)
 
 
-def kept(run_dir: Path) -> Beginning | None:
-    """The beginning that lies in a run's folder; None where there is none.
+def kept(run_dir: Path) -> StartEncoder | None:
+    """The start that lies in a run's folder; None where there is none.
 
     Raises:
         UserError: it is damaged.
@@ -154,22 +154,22 @@ def kept(run_dir: Path) -> Beginning | None:
     try:
         values = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
         values["encoder"] = EncoderConfig(**values["encoder"])
-        return Beginning(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return StartEncoder(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{run_dir / RECORD}: damaged ({error}); choose another --run-dir") from error
 
 
-def _write(beginning: Beginning, config: EncoderConfig, run_dir: Path) -> None:
-    weights = fitted(beginning.weights, beginning.encoder, config) if beginning.weights is not None else None
+def _write(start: StartEncoder, config: EncoderConfig, run_dir: Path) -> None:
+    weights = fitted(start.weights, start.encoder, config) if start.weights is not None else None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if weights is not None:
             content = save(weights)
             write_bytes(run_dir / WEIGHTS, content)
-            beginning.sha256 = hashlib.sha256(content).hexdigest()
-        record = masked_values(asdict(replace(beginning, weights=None)))
+            start.sha256 = hashlib.sha256(content).hexdigest()
+        record = masked_values(asdict(replace(start, weights=None)))
         write_bytes(run_dir / RECORD, (json.dumps(record, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"run_dir {run_dir}: cannot be written ({error.strerror}); choose another --run-dir") from error

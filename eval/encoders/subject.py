@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.encoders import timm_sources as sources
+from eyespot.eval.encoders import timm_sources
 from eyespot.eval.release.golden import load_encoder
 from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of
 from eyespot.eval.release.registry import is_registered
@@ -110,8 +110,8 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
 
 def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
     if is_registered(target):
-        return _of_release(sources.registered(target), seed)
-    folder = Path(target.removeprefix(sources.LOCAL))
+        return _of_release(timm_sources.registered(target), seed)
+    folder = Path(target.removeprefix(timm_sources.LOCAL))
     if not folder.is_dir():
         return _of_timm(target, seed, pretrained)
     if (run_dir := run_of(str(folder))) is not None:
@@ -142,7 +142,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
         raise UserError(
             f"checkpoint {folder}: does not fit encoder {run.encoder.name} of run.json: {reason}"
         ) from error
-    with sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
+    with timm_sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
         untrained = fresh_objective(run).encoder
     step, name = checkpoint.read_meta(folder).step, folder.absolute().name
     origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
@@ -156,7 +156,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
 
 def _of_release(folder: Path, seed: int) -> list[Subject]:
     """Of a verified release."""
-    config, provenance = sources.read_config(folder), json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    config, provenance = timm_sources.read_config(folder), json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     digest, step = digest_of(folder), int(provenance["step"])
     origin: dict[str, str | int] = {
         "release": str(provenance["name"]),
@@ -166,15 +166,15 @@ def _of_release(folder: Path, seed: int) -> list[Subject]:
         "encoder": str(config["architecture"]),
     }
     name, tag = f"{provenance['name']}, step {step:,}", f"release-{digest[:8]}"
-    encoder, views = load_encoder(folder), sources.views_of(config["pretrained_cfg"])
+    encoder, views = load_encoder(folder), timm_sources.views_of(config["pretrained_cfg"])
     return _with_twin(folder, config, encoder, views, name=name, tag=tag, origin=origin, seed=seed)
 
 
 def _of_folder(folder: Path, seed: int) -> list[Subject]:
-    config, encoder = sources.read_config(folder), sources.in_folder(folder)
+    config, encoder = timm_sources.read_config(folder), timm_sources.in_folder(folder)
     origin: dict[str, str | int] = {"folder": str(folder), "encoder": str(config["architecture"])}
     name = f"{folder.absolute().name} ({config['architecture']})"
-    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    views = timm_sources.views_of(cast(Any, encoder).pretrained_cfg)
     return _with_twin(folder, config, encoder, views, name=name, tag="published", origin=origin, seed=seed)
 
 
@@ -191,16 +191,16 @@ def _with_twin(
 ) -> list[Subject]:
     """The encoder of a folder whose config.json says how it is built, and its twin."""
     architecture = json.dumps({name: config.get(name) for name in ("architecture", "model_args")}, sort_keys=True)
-    twin = _random(str(config["architecture"]), sources.twin_of(folder, config, seed), views, seed, architecture)
+    twin = _random(str(config["architecture"]), timm_sources.twin_of(folder, config, seed), views, seed, architecture)
     known = {"views": views, "architecture": architecture}
     return [Subject(name=name, tag=tag, role="encoder", encoder=encoder, origin=origin, **known), twin]
 
 
 def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
-    sources.check_name(name)
-    untrained, architecture = sources.untrained(name, seed), f"timm {name}"
-    encoder = sources.published(name) if pretrained else untrained
-    views = sources.views_of(cast(Any, encoder).pretrained_cfg)
+    timm_sources.check_name(name)
+    untrained, architecture = timm_sources.untrained(name, seed), f"timm {name}"
+    encoder = timm_sources.published(name) if pretrained else untrained
+    views = timm_sources.views_of(cast(Any, encoder).pretrained_cfg)
     twin = _random(name, untrained, views, seed, architecture)
     if not pretrained:
         return [twin]

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import Score
 from eyespot.pretrain.losses.feature_statistics import singular_values
-from eyespot.pretrain.monitors import collapse as health
+from eyespot.pretrain.monitors import collapse
 
 MAX_SAMPLES = 25_600
 """As many as RankMe is measured on; of more, a random choice."""
@@ -84,14 +84,14 @@ def dead_share(features: Float[Tensor, "n d"]) -> float:
     return (deviation <= least).double().mean().item()
 
 
-def measure(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> dict[str, float]:
+def label_free_numbers(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> dict[str, float]:
     """All numbers of this protocol; those that cannot be had (no labels, too few dimensions) are left out.
 
     Args:
         features: one row per sample, two samples or more.
         labels: their classes, -1 where there is none.
     """
-    watched = health.measure([features])
+    watched = collapse.collapse_statistics([features])
     found = {
         "rankme": watched["effective_rank"],
         "effective_rank_centered": watched["effective_rank_centered"],
@@ -110,9 +110,9 @@ def alarms(found: dict[str, float], num_samples: int) -> list[str]:
     dim, said = int(found["dimensions"]), []
     similarity, rank = found["negative_similarity"], found["effective_rank_centered"]
     possible = min(num_samples - 1, dim)
-    if similarity > health.COLLAPSED_SIMILARITY:
+    if similarity > collapse.COLLAPSED_SIMILARITY:
         said.append(f"collapsed to a point: different images have a mean cosine of {similarity:.4f}")
-    if rank < max(health.COLLAPSED_RANK, health.COLLAPSED_SHARE * possible):
+    if rank < max(collapse.COLLAPSED_RANK, collapse.COLLAPSED_SHARE * possible):
         said.append(f"collapsed to a line: around their mean they use {rank:.1f} of {possible} possible directions")
     if found["dead_dimensions"] >= MANY_DEAD:
         dead = round(found["dead_dimensions"] * dim)
@@ -129,7 +129,7 @@ def candidates(task: Task) -> list[Candidate]:
     chosen = torch.from_numpy(rows).to(task.test_labels.device)
     scores, said = {}, []
     for kind, features in task.test.items():
-        found = measure(features[chosen], task.test_labels[chosen])
+        found = label_free_numbers(features[chosen], task.test_labels[chosen])
         scores |= {f"{kind}/{name}": Score(value=value) for name, value in found.items()}
         said += [f"{kind} features: {alarm}" for alarm in alarms(found, len(rows))]
     return [Candidate(metric="unlabeled", scores=scores, alarms=said)]

@@ -19,7 +19,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.results.mlflow_children import PARENT_TAG
 from eyespot.pretrain.redaction import masked
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.mlflow_mirror import (
     RUN_KEY_TAG,
     MlflowRecord,
@@ -145,7 +145,7 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
         UserError: MLflow does not answer, does not have the run, or refuses the name.
     """
     record, digest = MlflowRecord.read(run_dir), digest_of(folder)
-    with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / spool.NAME):
+    with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / metrics_file.NAME):
         run_id = _with_files(client, record, folder, digest)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)

@@ -5,7 +5,7 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols.knn import TEMPERATURE, vote
 from eyespot.eval.report.diagrams import confusion_map, scatter
-from eyespot.eval.report.encoder_sections import Exhibit, Look, Part
+from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, Look
 from eyespot.eval.report.projections import plane
 from eyespot.eval.results.significance import wilson
 
@@ -56,13 +56,13 @@ def _drawn(look: Look) -> str:
 
 
 PARTS = (
-    Part(
+    EncoderPart(
         title="Confusion",
         about="Rows: what the image is. Columns: what its neighbours say. The darker, the larger the share of the row.",
         make=confusion,
         half=True,
     ),
-    Part(
+    EncoderPart(
         title="Map of features",
         about="t-SNE of the features of test images (perplexity 30): neighbours stay neighbours; distances between far"
         " groups mean nothing. The classes play no part in the layout.",

@@ -78,7 +78,7 @@ class Exhibit:
 
 
 @dataclass(kw_only=True, slots=True)
-class Part:
+class EncoderPart:
     """One section of the page, made for each run."""
 
     title: str
@@ -90,7 +90,7 @@ class Part:
     """Two runs fit beside each other."""
 
 
-def exhibit_sections(stories: Sequence[Story], parts: Sequence[Part]) -> list[Section]:
+def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> list[Section]:
     """A section for each part, with a card for each run; what cannot be made is left out with a sentence."""
     exhibits: list[list[tuple[str, int, Exhibit]]] = [[] for _ in parts]
     missing: list[dict[str, list[str]]] = [{} for _ in parts]

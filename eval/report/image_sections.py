@@ -14,13 +14,13 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.eval.protocols.knn import nearest
 from eyespot.eval.report.attention import class_attention
-from eyespot.eval.report.encoder_sections import Exhibit, Look, Part
+from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, Look
 from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, draw_plate, enlarged, heat, visible
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.sample_images import images_of
 from eyespot.pretrain.checkpoints.reader import read_meta, read_module
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import normalized
+from eyespot.pretrain.loop.run_data import normalized_views
 from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, view_grid
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.objective import Objective
@@ -71,7 +71,7 @@ def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h
         UserError: it has no picture but its views.
     """
     few = look.specimens.pictured
-    views = normalized(objective.views(), look.run.data, look.shards.manifest)
+    views = normalized_views(objective.views(), look.run.data, look.shards.manifest)
     loader = LoaderSpec(shards=few.shards, views=views, batch_size=len(few.ids), device=str(look.device))
     with closing(make_selection(loader, few.ids)) as batches:
         batch = next(batches)
@@ -197,28 +197,28 @@ def _percents(ratios: Sequence[float]) -> str:
 
 
 PARTS = (
-    Part(
+    EncoderPart(
         title="Augmented views",
         about="What the method is shown: images, and what the recipe makes of them in the first three epochs.",
         make=views,
     ),
-    Part(
+    EncoderPart(
         title="The task",
         about="What the method is given of images of the test split, what it makes of it, and what would be right.",
         make=task,
     ),
-    Part(
+    EncoderPart(
         title="Patch features",
         about="The first three principal components of the patch features as red, green and blue. The same colour means"
         " alike to the encoder, across images too.",
         make=colors,
     ),
-    Part(
+    EncoderPart(
         title="Attention",
         about="Where the class token looks in the last block: dark = hardly, bright = most.",
         make=attention,
     ),
-    Part(
+    EncoderPart(
         title="Nearest neighbours",
         about="Left: a test image. Then the training images whose features are most like its own; a teal frame means"
         " the same class, an orange one another.",

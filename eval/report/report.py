@@ -53,11 +53,10 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
 
 
 def _exhibits(stories: Sequence[Story]) -> list[Section]:
-    from eyespot.eval.report import class_sections as classes
-    from eyespot.eval.report import image_sections as gallery
+    from eyespot.eval.report import class_sections, image_sections
     from eyespot.eval.report.encoder_sections import exhibit_sections
 
-    return exhibit_sections(stories, [*gallery.PARTS, *classes.PARTS])
+    return exhibit_sections(stories, [*image_sections.PARTS, *class_sections.PARTS])
 
 
 def _last_picture(story: Story, named: bool) -> Section | None:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.results.selection import Entrant, find_entrants
+from eyespot.eval.results.selection import Entry, find_entries
 from eyespot.eval.results.significance import (
     holm,
     mcnemar,
@@ -136,61 +136,61 @@ def compare(
     Raises:
         UserError: there is nothing to compare, or not on the same samples.
     """
-    entrants = find_entrants(
+    entries = find_entries(
         places, protocol=protocol, baselines=baselines or len(places) == 1, across_protocols=across_protocols
     )
-    if len(entrants) < 2:
-        raise UserError(f"compare {entrants[0].label}: one result alone; name another one to compare it with")
-    methods = _methods(entrants)
-    first, graded = entrants[0].result, entrants[0].result.graded()
+    if len(entries) < 2:
+        raise UserError(f"compare {entries[0].label}: one result alone; name another one to compare it with")
+    methods = _methods(entries)
+    first, graded = entries[0].result, entries[0].result.graded()
     return Comparison(
-        protocols=sorted({entrant.result.protocol for entrant in entrants}),
+        protocols=sorted({entry.result.protocol for entry in entries}),
         share=graded[0] if graded else first.share,
         graded=graded is not None,
         data=first.data,
         split=first.split,
         num_test=first.num_test,
         test_sha256=first.test_sha256,
-        standings=[_standing(entrant) for entrant in entrants],
-        pairs=_corrected([_pair(a, b) for a, b in combinations(entrants, 2) if _worth_comparing(a, b)]),
+        standings=[_standing(entry) for entry in entries],
+        pairs=_corrected([_pair(a, b) for a, b in combinations(entries, 2) if _worth_comparing(a, b)]),
         methods=methods,
         method_pairs=_corrected([_method_pair(a, b, paired_seeds) for a, b in combinations(methods, 2)]),
     )
 
 
-def _standing(entrant: Entrant) -> Standing:
-    num_draws, total = entrant.right.shape
-    if entrant.result.graded():
-        count, interval = None, mean_interval(entrant.right[0].tolist()) if total > 1 else (0.0, 1.0)
+def _standing(entry: Entry) -> Standing:
+    num_draws, total = entry.right.shape
+    if entry.result.graded():
+        count, interval = None, mean_interval(entry.right[0].tolist()) if total > 1 else (0.0, 1.0)
     elif num_draws > 1:
-        count, interval = None, entrant.result.interval or (0.0, 1.0)
+        count, interval = None, entry.result.interval or (0.0, 1.0)
     else:
-        count = int(entrant.right.sum())
+        count = int(entry.right.sum())
         interval = wilson(count, total)
     return Standing(
-        label=entrant.label,
-        metric=entrant.result.metric,
-        key=entrant.result.key,
+        label=entry.label,
+        metric=entry.result.metric,
+        key=entry.result.key,
         num_correct=count,
-        accuracy=float(entrant.right.mean()),
+        accuracy=float(entry.right.mean()),
         interval=interval,
-        seed=entrant.seed,
+        seed=entry.seed,
     )
 
 
-def _worth_comparing(a: Entrant, b: Entrant) -> bool:
+def _worth_comparing(a: Entry, b: Entry) -> bool:
     same_method = a.seed != b.seed and _alike(a, b)
     return not same_method and not (a.baseline and b.baseline)
 
 
-def _alike(a: Entrant, b: Entrant) -> bool:
+def _alike(a: Entry, b: Entry) -> bool:
     """Whether two runs were trained with the same settings, whatever their seeds."""
     if not a.settings or not b.settings or a.settings["recipe"] != b.settings["recipe"]:
         return False
     return difference(a.settings, b.settings) is None
 
 
-def _pair(a: Entrant, b: Entrant) -> Difference:
+def _pair(a: Entry, b: Entry) -> Difference:
     num_draws, total = a.right.shape
     if a.result.graded():
         gap = float((a.right - b.right).mean())
@@ -217,10 +217,10 @@ def _pair(a: Entrant, b: Entrant) -> Difference:
     )
 
 
-def _methods(entrants: list[Entrant]) -> list[Method]:
+def _methods(entries: list[Entry]) -> list[Method]:
     """Runs with the same settings, if there are any that differ in their seed."""
-    found: list[list[Entrant]] = []
-    for run in (entrant for entrant in entrants if entrant.seed is not None):
+    found: list[list[Entry]] = []
+    for run in (entry for entry in entries if entry.seed is not None):
         same = next((runs for runs in found if _alike(runs[0], run)), None)
         if same is None:
             found.append([run])
@@ -229,7 +229,7 @@ def _methods(entrants: list[Entrant]) -> list[Method]:
     return [_method(runs) for runs in found] if any(len(runs) > 1 for runs in found) else []
 
 
-def _method(runs: list[Entrant]) -> Method:
+def _method(runs: list[Entry]) -> Method:
     accuracies = {run.seed: float(run.right.mean()) for run in runs if run.seed is not None}
     values = list(accuracies.values())
     return Method(

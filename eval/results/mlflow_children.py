@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.results.result import Result
 from eyespot.pretrain.redaction import masked
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.mlflow_mirror import (
     RUN_KEY_TAG,
     MlflowRecord,
@@ -56,7 +56,7 @@ def track_results(run_dir: Path, results: Sequence[Result], uri: str | None = No
         parent = experiment and oldest_run(client, experiment.experiment_id, {RUN_KEY_TAG: record.run_key})
         if parent is None:
             raise UserError(f"MLflow at {masked(place)}: does not have the run {record.name} yet; {later}")
-        with locked(run_dir / spool.NAME):  # another evaluation of this run may end at the same time
+        with locked(run_dir / metrics_file.NAME):  # another evaluation of this run may end at the same time
             return sum(_track(client, parent, result) for result in results)
     except UserError:
         raise

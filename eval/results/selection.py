@@ -15,7 +15,7 @@ from eyespot.pretrain.run_record import RunRecord, damaged
 
 
 @dataclass(kw_only=True, slots=True)
-class Entrant:
+class Entry:
     """One result that takes part."""
 
     label: str
@@ -34,10 +34,10 @@ class Entrant:
     """Of its run."""
 
 
-def find_entrants(
+def find_entries(
     places: Sequence[Path], *, protocol: str | None = None, baselines: bool = False, across_protocols: bool = False
-) -> list[Entrant]:
-    """One entrant for each place, all tested on the same samples, then the baselines that lie beside them, each once.
+) -> list[Entry]:
+    """One entry for each place, all tested on the same samples, then the baselines that lie beside them, each once.
 
     Args:
         places: run folders, folders of results, or result files. Of a folder: its newest checkpoint's result.
@@ -52,14 +52,14 @@ def find_entrants(
     if len(found) < len(places):
         raise UserError(f"compare {' '.join(map(str, places))}: one of them is named twice")
     term = _shared_term({place: _own(results) for place, results in found.items()}, across_protocols)
-    known: dict[str, Entrant] = {}
+    known: dict[str, Entry] = {}
     for place, results in found.items():
         fits = [result for result in _own(results) if _term(result, across_protocols) == term]
         if len(fits) > 1:
             raise UserError(f"{place}: {len(fits)} results fit ({_names(fits)}); name one result file instead")
-        entrant = _entrant(place, fits[0])
-        if (other := known.setdefault(fits[0].key, entrant)) is not entrant:
-            raise UserError(f"compare: {other.label} and {entrant.label} hold the same result (key {fits[0].key})")
+        entry = _entry(place, fits[0])
+        if (other := known.setdefault(fits[0].key, entry)) is not entry:
+            raise UserError(f"compare: {other.label} and {entry.label} hold the same result (key {fits[0].key})")
     for place, results in found.items() if baselines else ():
         for result in results:
             beside = result.role != "encoder" and result not in _own(results)
@@ -153,15 +153,15 @@ def _reasons(a: Result, b: Result, across_protocols: bool) -> list[str]:
     return reasons
 
 
-def _entrant(place: Path, result: Result) -> Entrant:
+def _entry(place: Path, result: Result) -> Entry:
     settings, seed = _training(place) if result.role == "encoder" else ({}, None)
     if settings:
         settings["step"] = result.origin.get("step")
-    return Entrant(label=str(place), result=result, right=_right(place, result), settings=settings, seed=seed)
+    return Entry(label=str(place), result=result, right=_right(place, result), settings=settings, seed=seed)
 
 
-def _baseline(place: Path, result: Result) -> Entrant:
-    return Entrant(label=f"{place}: {result.name}", result=result, right=_right(place, result), baseline=True)
+def _baseline(place: Path, result: Result) -> Entry:
+    return Entry(label=f"{place}: {result.name}", result=result, right=_right(place, result), baseline=True)
 
 
 def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"] | Float64[np.ndarray, "1 m"]:

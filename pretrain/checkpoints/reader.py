@@ -5,7 +5,7 @@
     RUN/checkpoints/latest                                  name of the newest complete one: a hint, never trusted
 
 Tensors are named ``model.<name>`` and ``optim.state.<name>.<slot>``. Nothing is pickled, so a hostile file cannot run
-code. A folder is complete or absent; ``saver.py`` writes it. Decisions 0003 and 0007 say why.
+code. A folder is complete or absent; ``writer.py`` writes it. Decisions 0003 and 0007 say why.
 """
 
 import hashlib

@@ -53,7 +53,7 @@ class Piece:
         return prod(self.shape) * self.dtype.itemsize
 
 
-class Share:
+class RankShard:
     """What this rank writes of a state, and the memory for it. All ranks of ``group`` make theirs together.
 
     Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.atomic_files import commit, write_bytes
 from eyespot.pretrain.checkpoints.reader import PARTIAL, PREFIX, Meta, complete, folder_of
-from eyespot.pretrain.checkpoints.shard_file import Share
+from eyespot.pretrain.checkpoints.shard_file import RankShard
 from eyespot.pretrain.distributed.collectives import gather_objects
 
 MAX_FAILURES = 3
@@ -30,7 +30,7 @@ MAX_FAILURES = 3
 log = logging.getLogger("eyespot")
 
 
-class Saver:
+class CheckpointWriter:
     """Saves a run, one checkpoint at a time. All ranks make it, call it and close it alike.
 
     A save that fails is known on every rank at the same step: at the next save. It leaves the last good checkpoint and
@@ -48,7 +48,7 @@ class Saver:
         self._group: Any = None
         if dist.is_initialized():
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_seconds))
-        self._share: Share | None = None
+        self._shard: RankShard | None = None
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._failures = 0
@@ -65,16 +65,16 @@ class Saver:
             OSError: the checkpoint before was the third in a row that could not be written, or this one must be.
         """
         self._settle(must_work=False)
-        fits = self._share is not None and self._share.fits(tensors)
+        fits = self._shard is not None and self._shard.fits(tensors)
         answers = gather_objects((folder_of(self._run_dir, meta.step).exists(), fits), group=self._group)
         if any(there for there, _ in answers):  # never replaced, so never absent for a moment
             return
-        if self._share is None or not all(fits for _, fits in answers):
-            self._share = None  # its memory, before that of the new one
-            self._share = Share(tensors, self._group)
-        self._share.copy(tensors)
+        if self._shard is None or not all(fits for _, fits in answers):
+            self._shard = None  # its memory, before that of the new one
+            self._shard = RankShard(tensors, self._group)
+        self._shard.copy(tensors)
         self._error = None
-        self._thread = threading.Thread(target=self._write, args=(self._share, meta), name="saver", daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(self._shard, meta), name="writer", daemon=True)
         self._thread.start()
         if wait:
             self._settle(must_work=True)
@@ -99,9 +99,9 @@ class Saver:
         if must_work or self._failures >= MAX_FAILURES:
             raise OSError(f"{self._error}; the last good checkpoint is kept, free some space and resume")
 
-    def _write(self, share: Share, meta: Meta) -> None:
+    def _write(self, shard: RankShard, meta: Meta) -> None:
         try:
-            _write(self._run_dir, share, meta, keep=self._keep, group=self._group)
+            _write(self._run_dir, shard, meta, keep=self._keep, group=self._group)
         except OSError as error:
             self._error = error
             log.warning("%s; the last good checkpoint is kept", error)
@@ -109,7 +109,7 @@ class Saver:
             self._error = error
 
 
-def _write(run_dir: Path, share: Share, meta: Meta, *, keep: int, group: dist.ProcessGroup | None) -> None:
+def _write(run_dir: Path, shard: RankShard, meta: Meta, *, keep: int, group: dist.ProcessGroup | None) -> None:
     """Writes one checkpoint, all ranks together, then removes all but the ``keep`` newest.
 
     Raises:
@@ -117,25 +117,25 @@ def _write(run_dir: Path, share: Share, meta: Meta, *, keep: int, group: dist.Pr
     """
     final = folder_of(run_dir, meta.step)
     partial = final.with_suffix(PARTIAL)
-    if share.rank == 0:
+    if shard.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)  # a killed run's, perhaps of more ranks
     gather_objects(None, group=group)
     hashes, failure = {}, None
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        hashes = share.write(partial)
+        hashes = shard.write(partial)
     except Exception as error:  # whatever it is, the other ranks wait for an answer
-        failure = _reason(error, share.rank)
+        failure = _reason(error, shard.rank)
     answers = gather_objects((hashes, failure), group=group)
     failure = next((failure for _, failure in answers if failure is not None), None)
-    if share.rank == 0 and failure is None:
+    if shard.rank == 0 and failure is None:
         files = {name: digest for hashes, _ in answers for name, digest in hashes.items()}
         try:
             write_bytes(partial / "meta.json", json.dumps(asdict(replace(meta, files=files)), indent=1).encode())
             commit(partial, final)
         except OSError as error:
             failure = _reason(error, 0)
-    if share.rank == 0:
+    if shard.rank == 0:
         _tidy(run_dir, final, keep, failed=failure is not None)
     failure = gather_objects(failure, group=group)[0]
     if failure is not None:

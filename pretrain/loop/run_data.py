@@ -103,7 +103,7 @@ class RunData:
             shards=shards or self.shards,
             ids=self.ids if own else None,
             labeled_ids=self.labeled_ids if own else None,
-            views=normalized(views, data, self.shards.manifest),
+            views=normalized_views(views, data, self.shards.manifest),
             batch_size=data.batch_size // data.accumulate,
             seed=self.run.seed,
             device=str(self.world.device),
@@ -177,7 +177,7 @@ def _read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, "
     return ids
 
 
-def normalized(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
+def normalized_views(views: ViewSpec, data: DataConfig, manifest: Manifest) -> ViewSpec:
     """The views with the mean and standard deviation that the run asks for.
 
     Raises:

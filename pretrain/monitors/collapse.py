@@ -1,4 +1,4 @@
-"""Health of an encoder while it learns, without labels: are its features spread out, do they tell images apart?"""
+"""Collapse of an encoder while it learns, without labels: are its features spread out, do they tell images apart?"""
 
 import logging
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ WHAT_HELPS = (
 )
 
 
-class Health:
+class CollapseMonitor:
     """A monitor: the numbers of this file on the same samples each time, and a warning when features collapse.
 
     It looks at the encoder's features, of up to 512 training samples in the method's own views. Metrics, all without
@@ -63,7 +63,7 @@ class Health:
         if encoded is None:
             return {}
         views, _ = encoded
-        found = measure(views)
+        found = collapse_statistics(views)
         collapsed = is_collapsed(found, *views[0].shape)
         self._warn(collapsed, found, views[0].shape[1])
         return {f"health/{name}": value for name, value in {**found, "collapsed": float(collapsed)}.items()}
@@ -104,7 +104,7 @@ class HeadWatch:
             )
 
 
-def measure(views: list[Float[Tensor, "n d"]]) -> dict[str, float]:
+def collapse_statistics(views: list[Float[Tensor, "n d"]]) -> dict[str, float]:
     """The numbers of this file for features of one view, or of two of the same samples; nan where not finite."""
     first, last = views[0], views[-1]
     found = {

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -190,11 +190,11 @@ class Mirror:
 
     def _connect(self, record: MlflowRecord) -> "MlflowClient":
         client = open_store(self._uri)
-        with locked(self._run_dir / spool.NAME):  # the run itself and `eyespot sync` may both be here
+        with locked(self._run_dir / metrics_file.NAME):  # the run itself and `eyespot sync` may both be here
             run = self._find_run(client, record)
         self._run_id, self._status = run.info.run_id, run.info.status
         self._send_record(client, record, run.data.params, run.data.tags)
-        size = (self._run_dir / spool.NAME).stat().st_size
+        size = (self._run_dir / metrics_file.NAME).stat().st_size
         self._offset = min(int(run.data.tags.get(SYNCED_TAG, 0)), size)
         there = {artifact.path: artifact.file_size for artifact in client.list_artifacts(self._run_id, "pictures")}
         for path in sorted(self._run_dir.glob("pictures/[!.]*")):
@@ -226,7 +226,7 @@ class Mirror:
         from mlflow.entities import Metric, RunTag
 
         num_lines = 0
-        with (self._run_dir / spool.NAME).open("rb") as file:
+        with (self._run_dir / metrics_file.NAME).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if size > self._offset:
                 os.fsync(file.fileno())
@@ -271,8 +271,8 @@ def sync(run_dir: Path, uri: str | None = None, progress: Callable[[int, int], N
     Raises:
         UserError: no such run folder, no place to send to, or MLflow does not answer.
     """
-    if not (run_dir / spool.NAME).is_file():
-        raise UserError(f"run folder {run_dir}: no {spool.NAME} inside; name a folder that a run has written")
+    if not (run_dir / metrics_file.NAME).is_file():
+        raise UserError(f"run folder {run_dir}: no {metrics_file.NAME} inside; name a folder that a run has written")
     if (place := tracking_uri(run_dir, uri)) is None:
         raise UserError("tracking uri none: nowhere to send to; name one with --uri or MLFLOW_TRACKING_URI")
     try:
@@ -367,7 +367,7 @@ def _read_lines(file: BinaryIO, end: int) -> list[bytes]:
 
 def _points(line: bytes) -> Iterator[tuple[str, float, int, int]]:
     """(key, value, time stamp in ms, step) of every number on a line; a damaged line has none."""
-    values = spool.decode(line) or {}
+    values = metrics_file.decode(line) or {}
     stamp, step = round(float(values.pop("time", 0)) * 1000), int(values.pop("step", 0))
     for name, value in values.items():
         if isinstance(value, int | float):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.pretrain.redaction import masked
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, brief, tracking_uri
 
 _LOG = logging.getLogger("eyespot")
@@ -58,21 +58,21 @@ class Tracker:
         uri: str | None = None,
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        spool.cut_torn_line(run_dir)
+        metrics_file.cut_torn_line(run_dir)
         self._run_dir = run_dir
         self._record = _open_record(
             run_dir, MlflowRecord(run_key=run_key, name=masked(name), experiment=masked(experiment))
         )
         self._record.update(params, tags)
         self._record.write(run_dir)
-        self._replay = _Replay({int(line["step"]): line.get("loss") for line in spool.read_metrics(run_dir)})
+        self._replay = _Replay({int(line["step"]): line.get("loss") for line in metrics_file.read_metrics(run_dir)})
         self.last_step = self._replay.last_step
-        self._file = (run_dir / spool.NAME).open("ab", buffering=0)
+        self._file = (run_dir / metrics_file.NAME).open("ab", buffering=0)
         place = tracking_uri(run_dir, uri)
         self._follower = _Follower(run_dir, place) if place else None
         self._closed = False
 
-    def log(self, step: int, values: Mapping[str, spool.Value]) -> None:
+    def log(self, step: int, values: Mapping[str, metrics_file.Value]) -> None:
         """Appends one line; it is in the file when this returns. Numbers go to MLflow too, text stays in the file.
 
         Steps up to ``last_step`` are compared with what is recorded instead.
@@ -85,7 +85,7 @@ class Tracker:
             self._replay.compare(step, values.get("loss"))
             return
         self._replay.end()
-        self._file.write(spool.encode({"step": step, "time": round(time.time(), 3), **values}))
+        self._file.write(metrics_file.encode({"step": step, "time": round(time.time(), 3), **values}))
 
     def picture(self, path: Path) -> None:
         """Queues a finished file of the folder ``run_dir/pictures`` as the artifact ``pictures/<name>``."""
@@ -133,14 +133,14 @@ def _open_record(run_dir: Path, new: MlflowRecord) -> MlflowRecord:
 class _Replay:
     """Compares the steps that a resumed run executes again with their recorded losses."""
 
-    def __init__(self, recorded: dict[int, spool.Value | None]) -> None:
+    def __init__(self, recorded: dict[int, metrics_file.Value | None]) -> None:
         self.last_step = max(recorded, default=-1)
         self._recorded = recorded
         self._num_compared = 0
         self._largest = 0.0
         self._warned = False
 
-    def compare(self, step: int, loss: spool.Value | None) -> None:
+    def compare(self, step: int, loss: metrics_file.Value | None) -> None:
         """Warns at the first step whose loss is further from the recorded one than other ranks explain."""
         if step not in self._recorded:
             return
@@ -156,12 +156,12 @@ class _Replay:
         """Says once how the replay went, and forgets what was recorded."""
         if self._num_compared and not self._warned:
             how = f"to {self._largest:.1g}" if self._largest else "bit for bit"
-            _LOG.info("the %d re-run steps agreed with %s %s", self._num_compared, spool.NAME, how)
+            _LOG.info("the %d re-run steps agreed with %s %s", self._num_compared, metrics_file.NAME, how)
         self._num_compared = 0
         self._recorded = {}
 
 
-def _relative_difference(one: spool.Value | None, other: spool.Value | None) -> float:
+def _relative_difference(one: metrics_file.Value | None, other: metrics_file.Value | None) -> float:
     """0 for equal values, NaN again included; infinite where they cannot be compared."""
     if one == other or (one != one and other != other):
         return 0.0
@@ -199,7 +199,7 @@ class _Follower:
             except Exception as error:
                 if not failures:
                     _LOG.warning(
-                        "MLflow at %s: %s; %s keeps it all, trying again", self._place, brief(error), spool.NAME
+                        "MLflow at %s: %s; %s keeps it all, trying again", self._place, brief(error), metrics_file.NAME
                     )
                 failures += 1
                 if closing and time.monotonic() > self._deadline:

@@ -23,7 +23,7 @@ Finding = Literal["died", "stopped", "silent", "stuck", "network"]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
-class Member:
+class RankProcess:
     """A process of the run, as it introduced itself."""
 
     rank: int
@@ -36,7 +36,7 @@ class Member:
         return f"rank {self.rank} ({self.host}, process {self.pid})"
 
     @classmethod
-    def this(cls, rank: int) -> "Member":
+    def this(cls, rank: int) -> "RankProcess":
         """This process."""
         host = socket.gethostname()
         try:
@@ -86,7 +86,7 @@ class Board:
     """
 
     def __init__(self, world: World, first: Beat) -> None:
-        introductions = gather_objects((Member.this(world.rank), secrets.token_hex(4)))
+        introductions = gather_objects((RankProcess.this(world.rank), secrets.token_hex(4)))
         self.members = [member for member, _ in introductions]
         self._rank, self._prefix = world.rank, f"eyespot/{introductions[0][1]}"
         self._store = TCPStore(
@@ -130,7 +130,7 @@ def _cause(value: bytes) -> Cause | None:
     return None if fields is None else Cause(**fields)
 
 
-def process_state(member: Member, me: Member) -> Finding | None:
+def process_state(member: RankProcess, me: RankProcess) -> Finding | None:
     """What this host's kernel knows of a process: "died", "stopped" (SIGSTOP), or None if it runs or is elsewhere."""
     if not member.pid_namespace or member.pid_namespace != me.pid_namespace:
         return None

@@ -39,7 +39,7 @@ from eyespot.pretrain.watchdog.heartbeats import (
     Board,
     Cause,
     Finding,
-    Member,
+    RankProcess,
     State,
     find_culprits,
     furthest_behind,
@@ -109,7 +109,7 @@ class RankWatch:
         self._step_begun: float | None = None
         self._step_seconds = deque[float](maxlen=101)
         self._board = Board(world, self._beat("running")) if world.size > 1 else None
-        self._members = self._board.members if self._board else [Member.this(0)]
+        self._members = self._board.members if self._board else [RankProcess.this(0)]
         self._work, self._stragglers = OwnWork(world.device), Stragglers([str(member) for member in self._members])
         self._shares = TimeShares(world.device, self._work.processor_seconds if world.size > 1 else None)
         self._own_error: tuple[bool, str] | None = None  # (an exchange's?, one line)

@@ -8,7 +8,7 @@ import torch
 
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.recipe_lookup import make_run
@@ -25,7 +25,7 @@ def run_dir(digits, tmp_path) -> Path:
     objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
-    Saver(run.run_dir, keep=2).save(tensors, meta, wait=True)
+    CheckpointWriter(run.run_dir, keep=2).save(tensors, meta, wait=True)
     record = {
         "recipe": "mae_tiny",
         "argv": ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)],

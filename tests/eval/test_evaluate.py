@@ -15,7 +15,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import RawPixels, Subject, subjects_of
 from eyespot.eval.evaluate import PROTOCOLS, _key, _task, judge, read_result
-from eyespot.eval.protocols import linear_grid as grid
+from eyespot.eval.protocols import linear_grid
 from eyespot.eval.protocols.labeled_data import labeled_data
 from eyespot.eval.protocols.task import Task
 from eyespot.eval.results.significance import wilson
@@ -27,8 +27,8 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 @pytest.fixture
 def short(monkeypatch):
     """Fewer epochs of the one protocol that trains by steps."""
-    monkeypatch.setattr(grid, "MAX_EPOCHS", 5)
-    monkeypatch.setattr(grid, "BATCH_SIZE", 128)
+    monkeypatch.setattr(linear_grid, "MAX_EPOCHS", 5)
+    monkeypatch.setattr(linear_grid, "BATCH_SIZE", 128)
 
 
 def run(protocol, target, shards, out=None):

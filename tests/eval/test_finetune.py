@@ -15,7 +15,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.finetune import first_run, judge_trained, plan, prepare, recipe_for, same_epochs
 from eyespot.eval.protocols.labeled_data import labeled_data
 from eyespot.eval.results.result import packed, read_result
-from eyespot.eval.results.selection import find_entrants
+from eyespot.eval.results.selection import find_entries
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.distributed.collectives import any_rank
 from eyespot.pretrain.distributed.process_group import World
@@ -76,7 +76,7 @@ def test_it_beats_its_start_and_is_done_once(run_dir, digits, tmp_path):
     right = np.concatenate(slow_answers(job, digits / "test"))
     assert (result.num_correct, result.correct) == (right.sum(), packed(right))
     assert read_result(job.path) == result
-    assert [entrant.result.key for entrant in find_entrants([job.path])] == [result.key]
+    assert [entry.result.key for entry in find_entries([job.path])] == [result.key]
     before = job.path.stat().st_mtime_ns
     again = job_of(run_dir, digits, tmp_path)
     assert not prepare(again, ONE)
@@ -143,7 +143,7 @@ def test_the_training_is_a_run_beside_its_source(run_dir, digits):
 
 def test_epochs_stay_epochs(run_dir, digits, tmp_path):
     job = job_of(run_dir, digits, tmp_path, steps=225)
-    run = first_run("linear_paper_simclr", job.beginning, job.data, digits)
+    run = first_run("linear_paper_simclr", job.start, job.data, digits)
     assert run.steps == round(90 * 1438 / 4096) and run.objective.num_classes == 10
     assert (run.encoder.name, run.encoder.image_size, run.data.mean) == ("test_vit", 16, (0.3, 0.3, 0.3))
     recipe = make_run("finetune_mae_vitb16_in1k")

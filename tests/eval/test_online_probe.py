@@ -13,13 +13,13 @@ import torch
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval import online_probe as online
+from eyespot.eval import online_probe
 from eyespot.eval.protocols import knn, linear
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import normalized, open_data
-from eyespot.pretrain.monitors.collapse import Health
+from eyespot.pretrain.loop.run_data import normalized_views, open_data
+from eyespot.pretrain.monitors.collapse import CollapseMonitor
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
@@ -39,7 +39,9 @@ def make_objective(run: Run) -> Objective:
 
 
 def every_feature(run: Run, objective: Objective, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    views = normalized(ViewSpec(views=(center_view(16),)), run.data, ShardFolder(run.data.shards / "train").manifest)
+    views = normalized_views(
+        ViewSpec(views=(center_view(16),)), run.data, ShardFolder(run.data.shards / "train").manifest
+    )
     (batch,) = make_pass(
         LoaderSpec(shards=ShardFolder(run.data.shards / split), views=views, batch_size=2000, num_threads=1)
     )
@@ -59,11 +61,11 @@ def relabel(folder, change) -> None:
 def test_accuracies_are_those_of_the_probes_on_all_data(digits):
     run = small_run(digits)
     objective = make_objective(run)
-    found = online.OnlineProbe(open_data(run, ALONE))(objective, ALONE)
+    found = online_probe.OnlineProbe(open_data(run, ALONE))(objective, ALONE)
     train, labels = every_feature(run, objective, "train")
     test, truth = every_feature(run, objective, "test")
     votes = knn.vote(test, train, labels, num_classes=10, ks=(20,))[20]
-    answers = linear.predictions(train, labels, test, num_classes=10, penalty=online.PENALTY)
+    answers = linear.predictions(train, labels, test, num_classes=10, penalty=online_probe.PENALTY)
     assert found.keys() == {"online/knn", "online/linear"}
     assert found["online/knn"] == pytest.approx((votes == truth).double().mean().item(), abs=0.006)
     assert found["online/linear"] == pytest.approx((answers == truth).double().mean().item(), abs=0.006)
@@ -73,22 +75,22 @@ def test_accuracies_are_those_of_the_probes_on_all_data(digits):
 def test_without_a_test_split_it_holds_some_of_train_out(digits, tmp_path):
     shutil.copytree(digits / "train", tmp_path / "train")
     run = small_run(tmp_path)
-    probe = online.OnlineProbe(open_data(run, ALONE))
+    probe = online_probe.OnlineProbe(open_data(run, ALONE))
     assert probe(make_objective(run), ALONE)["online/knn"] > 0.5
     train, test = (set(part._ids.tolist()) for part in (probe._samples.train, probe._samples.test))
     assert not train & test and len(train) + len(test) == 1438 and len(test) == pytest.approx(1438 / 5, abs=5)
 
 
 def test_the_subset_is_seeded_and_bounded(digits, monkeypatch):
-    monkeypatch.setattr(online, "MAX_TRAIN", 300)
-    monkeypatch.setattr(online, "MAX_TEST", 100)
-    monkeypatch.setattr(online, "MAX_CLASSES", 4)
+    monkeypatch.setattr(online_probe, "MAX_TRAIN", 300)
+    monkeypatch.setattr(online_probe, "MAX_TEST", 100)
+    monkeypatch.setattr(online_probe, "MAX_CLASSES", 4)
     run = small_run(digits)
-    chosen, again = (online._choose(open_data(run, ALONE), ALONE) for _ in range(2))
+    chosen, again = (online_probe._choose(open_data(run, ALONE), ALONE) for _ in range(2))
     assert len(chosen.train._ids) == 300 and len(chosen.test._ids) == 100 and len(chosen.classes) == 4
     assert chosen.train._ids.tolist() == again.train._ids.tolist()
     run.seed = 1
-    assert online._choose(open_data(run, ALONE), ALONE).train._ids.tolist() != chosen.train._ids.tolist()
+    assert online_probe._choose(open_data(run, ALONE), ALONE).train._ids.tolist() != chosen.train._ids.tolist()
     accuracies = chosen.judge(make_objective(run))
     assert all(0.5 < value <= 1 for value in accuracies.values())  # chance among four classes: 0.25
 
@@ -98,7 +100,7 @@ def test_labels_that_mean_nothing_give_chance(digits, tmp_path):
     for split in ("train", "test"):
         relabel(tmp_path / "noise" / split, lambda labels: np.random.default_rng(5).permutation(labels))
     run = small_run(tmp_path / "noise")
-    found = online.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)
+    found = online_probe.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)
     assert all(value == pytest.approx(0.1, abs=0.07) for value in found.values())
 
 
@@ -116,14 +118,14 @@ def test_what_stands_in_for_a_damaged_sample_may_have_no_label(digits, tmp_path)
         file.seek(int(index["offset"][sample]))
         file.write(b"x" * int(index["size"][sample]))
     run = small_run(tmp_path)
-    assert online.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)["online/linear"] > 0.9
+    assert online_probe.OnlineProbe(open_data(run, ALONE))(make_objective(run), ALONE)["online/linear"] > 0.9
 
 
 def test_without_labels_it_says_so_once(digits, tmp_path, caplog):
     shutil.copytree(digits / "train", tmp_path / "train")
     relabel(tmp_path / "train", lambda labels: np.full_like(labels, -1))
     run = small_run(tmp_path)
-    probe, objective = online.OnlineProbe(open_data(run, ALONE)), make_objective(run)
+    probe, objective = online_probe.OnlineProbe(open_data(run, ALONE)), make_objective(run)
     with caplog.at_level(logging.INFO, logger="eyespot"):
         assert probe(objective, ALONE) == probe(objective, ALONE) == {}
     (record,) = caplog.records
@@ -134,7 +136,9 @@ def test_broken_weights_give_no_number_and_no_error(digits):
     run = small_run(digits)
     objective = make_objective(run)
     torch.nn.init.constant_(objective.encoder.norm.bias, math.inf)
-    assert all(math.isnan(value) for value in online.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values())
+    assert all(
+        math.isnan(value) for value in online_probe.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values()
+    )
 
 
 def test_features_that_never_change_give_a_number(digits):
@@ -143,13 +147,13 @@ def test_features_that_never_change_give_a_number(digits):
     torch.nn.init.zeros_(objective.encoder.norm.weight)
     assert all(
         value == pytest.approx(0.1, abs=0.05)
-        for value in online.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values()
+        for value in online_probe.OnlineProbe(open_data(run, ALONE))(objective, ALONE).values()
     )
 
 
 def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    return online.OnlineProbe(open_data(run, world))(make_objective(run), world)
+    return online_probe.OnlineProbe(open_data(run, world))(make_objective(run), world)
 
 
 def test_ranks_look_together(digits, on_ranks):
@@ -167,7 +171,7 @@ def test_a_run_does_not_notice_its_monitors(digits, tmp_path):
         run.steps, run.log_every, run.picture_every, run.track, run.device = 6, 1, 0, False, "cpu"
         watched = name == "watched"
         run.monitor_every = 2 if watched else 0
-        assert fit(run, "simclr_tiny", [Health, online.OnlineProbe] if watched else []) == "done"
+        assert fit(run, "simclr_tiny", [CollapseMonitor, online_probe.OnlineProbe] if watched else []) == "done"
         lines[name] = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
     for watched, alone in zip(lines["watched"], lines["alone"], strict=True):
         assert [watched[key] for key in ("loss", "grad_norm")] == [alone[key] for key in ("loss", "grad_norm")]

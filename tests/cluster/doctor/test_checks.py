@@ -3,21 +3,21 @@ import time
 from eyespot.cluster.doctor.checks import run_checks
 
 
-def test_a_check_that_crashes_or_hangs_is_a_finding_and_stops_no_other(make_exam):
-    def crashes(exam):
-        yield exam.ok("first", "seen before")
+def test_a_check_that_crashes_or_hangs_is_a_finding_and_stops_no_other(make_context):
+    def crashes(context):
+        yield context.ok("first", "seen before")
         raise ZeroDivisionError("of\nall things")
 
-    def hangs(exam):
+    def hangs(context):
         time.sleep(60)
-        yield exam.ok("never", "")
+        yield context.ok("never", "")
 
-    def works(exam):
+    def works(context):
         time.sleep(0.2)
-        yield exam.warn("works", "so so", "do this")
+        yield context.warn("works", "so so", "do this")
 
     begin = time.monotonic()
-    found = run_checks(make_exam(seconds=1), {"crashes": crashes, "hangs": hangs, "works": works})
+    found = run_checks(make_context(seconds=1), {"crashes": crashes, "hangs": hangs, "works": works})
     assert time.monotonic() - begin < 5
     assert [(finding.check, finding.level) for finding in found] == [
         *(("first", "ok"), ("crashes", "fail")),

@@ -7,13 +7,13 @@ from eyespot.cluster.doctor.findings import Answer
 
 
 @pytest.fixture
-def differences(make_exam):
+def differences(make_context):
     """``differences({"n1": facts, ...})``: (check, node, level, found) of everything that is not ok."""
 
     def find(facts, *, processes=1, **fields):
-        exam = make_exam(nodes=len(facts), processes=processes, **fields)
+        context = make_context(nodes=len(facts), processes=processes, **fields)
         answers = {node: Answer(node=node, findings=[], facts=values) for node, values in facts.items()}
-        found = compare(exam, answers)
+        found = compare(context, answers)
         return [(f.check, f.node, f.level, f.found) for f in found if f.level != "ok"]
 
     return find

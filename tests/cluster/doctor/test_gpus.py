@@ -37,24 +37,26 @@ def all_visible(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def judge(exam, *elements):
-    return [(f.check, f.level, f.found) for f in gpus.judge(exam, gpus.parse(FRAME.format("".join(elements))))]
+def judge(context, *elements):
+    return [
+        (f.check, f.level, f.found) for f in gpus.gpu_findings(context, gpus.parse(FRAME.format("".join(elements))))
+    ]
 
 
-def test_good_ones_are_counted(make_exam):
-    assert judge(make_exam(processes=2), GOOD, GOOD) == [
+def test_good_ones_are_counted(make_context):
+    assert judge(make_context(processes=2), GOOD, GOOD) == [
         ("GPUs", "ok", "2 x NVIDIA H100 80GB HBM3, driver 570.86.15, CUDA 12.8")
     ]
 
 
-def test_fewer_than_processes(make_exam):
-    check, level, found = judge(make_exam(processes=4), GOOD, GOOD)[0]
+def test_fewer_than_processes(make_context):
+    check, level, found = judge(make_context(processes=4), GOOD, GOOD)[0]
     assert (check, level) == ("GPUs", "fail")
     assert found.startswith("2 to use where 4 processes")
 
 
-def test_worn_hot_and_faulty_in_the_words_of_an_older_driver(make_exam):
-    wrong = judge(make_exam(), OLD)[:-1]
+def test_worn_hot_and_faulty_in_the_words_of_an_older_driver(make_context):
+    wrong = judge(make_context(), OLD)[:-1]
     assert wrong == [
         ("GPU health", "fail", "GPU 0 (Tesla V100): worn memory waits for a restart to be retired"),
         ("GPU health", "warn", "GPU 0 (Tesla V100): 3 memory errors (ECC) not corrected"),
@@ -62,8 +64,8 @@ def test_worn_hot_and_faulty_in_the_words_of_an_older_driver(make_exam):
     ]
 
 
-def test_somebody_else_is_on_it(make_exam):
-    (found,) = judge(make_exam(), USED)[:-1]
+def test_somebody_else_is_on_it(make_context):
+    (found,) = judge(make_context(), USED)[:-1]
     assert found == (
         "GPU memory",
         "fail",
@@ -71,20 +73,20 @@ def test_somebody_else_is_on_it(make_exam):
     )
 
 
-def test_only_visible_ones_are_judged(make_exam, monkeypatch):
+def test_only_visible_ones_are_judged(make_context, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aaaa")
-    assert [level for _, level, _ in judge(make_exam(), USED, GOOD, OLD)] == ["ok"]
+    assert [level for _, level, _ in judge(make_context(), USED, GOOD, OLD)] == ["ok"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert [level for _, level, _ in judge(make_exam(), USED, GOOD, OLD)] == ["ok"]
+    assert [level for _, level, _ in judge(make_context(), USED, GOOD, OLD)] == ["ok"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert [level for _, level, _ in judge(make_exam(), USED, GOOD, OLD)] == ["fail", "ok"]
+    assert [level for _, level, _ in judge(make_context(), USED, GOOD, OLD)] == ["fail", "ok"]
 
 
-def test_without_a_driver(make_exam, monkeypatch, tmp_path):
+def test_without_a_driver(make_context, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
     def level(device, job):
-        (finding,) = gpus.look(make_exam(job=job, values={"device": device}))
+        (finding,) = gpus.look(make_context(job=job, values={"device": device}))
         return finding.level
 
     assert [level("cpu", "7"), level("auto", "7"), level("cuda", "7"), level("cuda", "")] == [
@@ -95,7 +97,7 @@ def test_without_a_driver(make_exam, monkeypatch, tmp_path):
     ]
 
 
-def test_a_driver_that_does_not_answer_is_told(make_exam, monkeypatch, tmp_path):
+def test_a_driver_that_does_not_answer_is_told(make_context, monkeypatch, tmp_path):
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\necho 'Unable to determine the device handle for GPU 0000:18:00.0: Unknown Error' >&2\nexit 9"
@@ -103,4 +105,4 @@ def test_a_driver_that_does_not_answer_is_told(make_exam, monkeypatch, tmp_path)
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
     with pytest.raises(RuntimeError, match="Unable to determine the device handle"):
-        list(gpus.look(make_exam(values={"device": "cuda"})))
+        list(gpus.look(make_context(values={"device": "cuda"})))

@@ -9,16 +9,16 @@ def one(findings):
     return finding
 
 
-def test_versions_and_which_of_them_count(make_exam):
-    exam = make_exam()
-    assert one(machine.packages(exam)).level == "ok"
-    assert {"python", "torch", "numpy", "jinja2"} <= set(exam.facts["needed"])  # the last one by way of torch
-    assert "pytest" not in exam.facts["needed"]
-    assert exam.facts["packages"]["pytest"]
-    assert exam.facts["packages"]["torch"].startswith("2.")
+def test_versions_and_which_of_them_count(make_context):
+    context = make_context()
+    assert one(machine.packages(context)).level == "ok"
+    assert {"python", "torch", "numpy", "jinja2"} <= set(context.facts["needed"])  # the last one by way of torch
+    assert "pytest" not in context.facts["needed"]
+    assert context.facts["packages"]["pytest"]
+    assert context.facts["packages"]["torch"].startswith("2.")
 
 
-def test_the_code_has_a_digest_of_its_text(make_exam, monkeypatch, tmp_path):
+def test_the_code_has_a_digest_of_its_text(make_context, monkeypatch, tmp_path):
     package = tmp_path / "eyespot"
     (package / "pretrain" / "objectives").mkdir(parents=True)
     (package / ".venv").mkdir()
@@ -27,9 +27,9 @@ def test_the_code_has_a_digest_of_its_text(make_exam, monkeypatch, tmp_path):
     monkeypatch.setattr(eyespot, "__file__", str(package / "__init__.py"))
 
     def digest():
-        exam = make_exam()
-        assert one(machine.code(exam)).level == "ok"
-        return exam.facts["code"]
+        context = make_context()
+        assert one(machine.code(context)).level == "ok"
+        return context.facts["code"]
 
     first = digest()
     (package / ".venv" / "other.py").write_text("two = 2\n")
@@ -38,19 +38,19 @@ def test_the_code_has_a_digest_of_its_text(make_exam, monkeypatch, tmp_path):
     assert digest() != first
 
 
-def test_in_a_job_the_frozen_code_must_run(make_exam, tmp_path):
+def test_in_a_job_the_frozen_code_must_run(make_context, tmp_path):
     (tmp_path / "cluster" / "code" / "eyespot").mkdir(parents=True)
-    finding = one(machine.code(make_exam(run_dir=tmp_path, job="7")))
+    finding = one(machine.code(make_context(run_dir=tmp_path, job="7")))
     assert finding.level == "fail"
     assert str(tmp_path / "cluster" / "code") in finding.fix
-    assert one(machine.code(make_exam(run_dir=tmp_path))).level == "ok"
+    assert one(machine.code(make_context(run_dir=tmp_path))).level == "ok"
 
 
-def test_too_few_open_files(make_exam):
+def test_too_few_open_files(make_context):
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
     try:
-        few, many = (list(machine.limits(make_exam(ranks=ranks))) for ranks in (8, 1000))
+        few, many = (list(machine.limits(make_context(ranks=ranks))) for ranks in (8, 1000))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "fail" not in [finding.level for finding in few]
@@ -59,6 +59,6 @@ def test_too_few_open_files(make_exam):
     assert "8512" in failed.fix
 
 
-def test_little_shared_memory(make_exam, monkeypatch):
+def test_little_shared_memory(make_context, monkeypatch):
     monkeypatch.setattr(machine, "SHM_BYTES", 1 << 60)
-    assert [finding.level for finding in machine.limits(make_exam())] == ["warn", "ok"]
+    assert [finding.level for finding in machine.limits(make_context())] == ["warn", "ok"]

@@ -17,21 +17,21 @@ time.sleep(600)
 """
 
 
-def test_a_rank_that_crashes_and_one_that_hangs_are_findings(make_exam, tmp_path, monkeypatch):
+def test_a_rank_that_crashes_and_one_that_hangs_are_findings(make_context, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text(TORCH)
     (tmp_path / "run.json").write_text("{}")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    exam = make_exam(processes=2, seconds=60, run_file=tmp_path / "run.json", run_dir=tmp_path)
-    probes = Probes(exam, free_port())
+    context = make_context(processes=2, seconds=60, run_file=tmp_path / "run.json", run_dir=tmp_path)
+    probes = Probes(context, free_port())
     folder = Path(probes._folder.name)
     while probes._ranks.poll()[0] is None:
-        assert exam.seconds_left() > 0
+        assert context.seconds_left() > 0
         time.sleep(0.1)
     # What the hanging one had told by then: it got as far as the all-reduce.
     good = Finding(check="data pipeline", node="rank 1", level="ok", found="fine", seconds=0.3)
     Answer(node="rank 1", findings=[good], facts={"stage": "all-reduce", "clocks": [0.0]}).write(folder / "rank-1.json")
-    exam.until -= exam.seconds_left() - 0.5
-    crashed, told, hung = probes.judge(exam)
+    context.until -= context.seconds_left() - 0.5
+    crashed, told, hung = probes.judge(context)
     pids = [process.pid for process in probes._ranks._processes]
     probes.close()
     assert (crashed.check, crashed.level) == ("imports", "fail")
@@ -39,6 +39,6 @@ def test_a_rank_that_crashes_and_one_that_hangs_are_findings(make_exam, tmp_path
     assert (told.check, told.node, told.found, told.seconds) == ("data pipeline", "n1", "fine", 0.3)
     assert (hung.check, hung.level) == ("all-reduce", "fail")
     assert hung.found.startswith("rank 1 hung for ")
-    assert exam.facts == {"clocks": [0.0]}
+    assert context.facts == {"clocks": [0.0]}
     assert not folder.exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

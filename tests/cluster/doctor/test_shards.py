@@ -14,69 +14,69 @@ def folder(digits, tmp_path) -> Path:
     return shutil.copytree(digits / "train", tmp_path / "shards")
 
 
-def check(make_exam, folder, which=shards.agreement, **fields):
+def check(make_context, folder, which=shards.agreement, **fields):
     data = {
         "shards": str(folder),
         "batch_size": fields.pop("batch_size", 64),
         "accumulate": fields.pop("accumulate", 1),
     }
-    findings = list(which(make_exam(values={"data": data}, **fields)))
+    findings = list(which(make_context(values={"data": data}, **fields)))
     assert len(findings) == 1
     return findings[0]
 
 
-def test_good_shards(make_exam, folder):
-    finding = check(make_exam, folder)
+def test_good_shards(make_context, folder):
+    finding = check(make_context, folder)
     assert finding.level == "ok"
     assert finding.found.startswith("1438 samples in 1 tars: all there")
-    assert check(make_exam, folder.parent / "shards").level == "ok"
+    assert check(make_context, folder.parent / "shards").level == "ok"
 
 
-def test_a_short_tar_and_a_missing_one(make_exam, folder):
+def test_a_short_tar_and_a_missing_one(make_context, folder):
     tar = folder / "shard-000000.tar"
     os.truncate(tar, 512)
-    finding = check(make_exam, folder)
+    finding = check(make_context, folder)
     assert finding.level == "fail"
     assert finding.found.startswith(f"{tar}: 512 bytes where the manifest says")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["shards"].append({**manifest["shards"][0], "tar": "shard-000001.tar"})
     (folder / "manifest.json").write_text(json.dumps(manifest))
     tar.unlink()
-    assert check(make_exam, folder).found == f"{tar}: missing (and 1 more)"
+    assert check(make_context, folder).found == f"{tar}: missing (and 1 more)"
 
 
-def test_no_shards_at_all(make_exam, tmp_path):
-    finding = check(make_exam, tmp_path / "nothing")
+def test_no_shards_at_all(make_context, tmp_path):
+    finding = check(make_context, tmp_path / "nothing")
     assert finding.level == "fail"
     assert "no such folder" in finding.found
     assert "eyespot shards pack" in finding.fix
 
 
-def test_an_index_of_other_shards(make_exam, folder):
+def test_an_index_of_other_shards(make_context, folder):
     data = bytearray((folder / "index.npy").read_bytes())
     data[-20] ^= 1
     (folder / "index.npy").write_bytes(data)
-    finding = check(make_exam, folder)
+    finding = check(make_context, folder)
     assert finding.level == "fail"
     assert "index.npy: changed since it was written" in finding.found
     assert "eyespot shards index" in finding.fix
 
 
-def test_a_record_that_is_not_what_the_index_says(make_exam, folder):
+def test_a_record_that_is_not_what_the_index_says(make_context, folder):
     index = ShardFolder(folder).index
     with (folder / "shard-000000.tar").open("r+b") as tar:
         tar.seek(int(index["offset"][-1]))
         tar.write(b"spoiled")
-    finding = check(make_exam, folder)
+    finding = check(make_context, folder)
     assert finding.level == "fail"
     assert "shard-000000.tar: sample 1437 is not what was packed" in finding.found
 
 
-def test_read_speed(make_exam, folder, monkeypatch):
-    assert "MB/s" in check(make_exam, folder, shards.read_speed).found
+def test_read_speed(make_context, folder, monkeypatch):
+    assert "MB/s" in check(make_context, folder, shards.read_speed).found
     monkeypatch.setattr(shards, "LEAST_BYTES", 1)
     monkeypatch.setattr(shards, "SLOW_BYTES_PER_SECOND", 1e15)
-    slow = check(make_exam, folder, shards.read_speed)
+    slow = check(make_context, folder, shards.read_speed)
     assert slow.level == "warn"
     assert slow.found.endswith("for 1 processes")
 
@@ -91,6 +91,6 @@ def test_read_speed(make_exam, folder, monkeypatch):
         (4, 64, 32, "fail", "a batch of 64 cannot be dealt to 4 ranks x 32 micro-batches"),
     ],
 )
-def test_enough_samples_for_the_ranks(make_exam, folder, nodes, batch_size, accumulate, level, words):
-    finding = check(make_exam, folder, shards.enough, nodes=nodes, batch_size=batch_size, accumulate=accumulate)
+def test_enough_samples_for_the_ranks(make_context, folder, nodes, batch_size, accumulate, level, words):
+    finding = check(make_context, folder, shards.enough, nodes=nodes, batch_size=batch_size, accumulate=accumulate)
     assert (finding.level, finding.found) == (level, words)

@@ -23,18 +23,18 @@ print(Doorbell().wait(0.1))
     assert done.stdout.split() == ["True", "alive", "None"], done.stderr
 
 
-def test_judgement(make_exam, monkeypatch):
-    exam, before = make_exam(job="7"), signal.getsignal(signals.BELL)
+def test_judgement(make_context, monkeypatch):
+    context, before = make_context(job="7"), signal.getsignal(signals.BELL)
     monkeypatch.setattr(signals, "SECONDS", 0.2)
     try:
-        assert signals.judge(exam, None, None).level == "ok"
+        assert signals.signal_finding(context, None, None).level == "ok"
         bell = signals.Doorbell()
-        refused = signals.judge(exam, bell, "scancel: error: Access denied")
+        refused = signals.signal_finding(context, bell, "scancel: error: Access denied")
         assert (refused.level, refused.found) == ("warn", "scancel: error: Access denied")
-        assert signals.judge(exam, bell, "").level == "fail"
+        assert signals.signal_finding(context, bell, "").level == "fail"
         bell = signals.Doorbell()
         os.kill(os.getpid(), signals.BELL)
-        assert signals.judge(exam, bell, "").level == "ok"
+        assert signals.signal_finding(context, bell, "").level == "ok"
     finally:
         signal.signal(signals.BELL, before)
 
@@ -44,9 +44,11 @@ def test_no_slurm_here(monkeypatch, tmp_path):
     assert signals.ring("7").startswith("scancel cannot be run here")
 
 
-def test_a_thread_cannot_listen(make_exam):
+def test_a_thread_cannot_listen(make_context):
     found = []
-    thread = threading.Thread(target=lambda: found.append(signals.judge(make_exam(), signals.Doorbell(), "")))
+    thread = threading.Thread(
+        target=lambda: found.append(signals.signal_finding(make_context(), signals.Doorbell(), ""))
+    )
     thread.start()
     thread.join()
     assert found[0].level == "ok"

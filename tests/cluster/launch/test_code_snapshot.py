@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.launch import code_snapshot as frozen
+from eyespot.cluster.launch import code_snapshot
 from eyespot.cluster.launch.code_snapshot import freeze, freeze_code
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.errors import UserError
@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
     (home / "ours").mkdir()
     (home / "ours" / "__init__.py").write_text("")
     (home / "ours" / "loss.py").write_text("VALUE = 1\n")
-    (home / "weights.bin").write_bytes(b"0" * (frozen.MAX_FILE_BYTES + 1))
+    (home / "weights.bin").write_bytes(b"0" * (code_snapshot.MAX_FILE_BYTES + 1))
     (home / "json").mkdir()  # would hide the standard library's from the job
     (home / "json" / "__init__.py").write_text("")
     git(home, "add", "--all")
@@ -109,7 +109,7 @@ def test_a_copy_that_fails_leaves_the_old_one(project, tmp_path, monkeypatch):
     freeze_code(code, "mine:recipe")
     before = (code / "frozen.json").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "MAX_FILES", 3)
+        patch.setattr(code_snapshot, "MAX_FILES", 3)
         with pytest.raises(UserError, match=r"code .*: more than 3 files or 200 MB"):
             freeze_code(code, "mine:recipe")
     assert (code / "frozen.json").read_bytes() == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.launch.containers import requeue, start
+from eyespot.cluster.launch.containers import requeue_lines, start_command
 from eyespot.cluster.launch.submission import Submission
 from eyespot.data_pipeline.errors import UserError
 
@@ -17,7 +17,7 @@ CODE, RUNS, DATA = Path("/runs/a/cluster/code"), [Path("/runs"), Path("/runs/a")
 
 
 def container(image: str, **values):
-    return start(Submission(container=image, **values), CODE, RUNS, DATA)
+    return start_command(Submission(container=image, **values), CODE, RUNS, DATA)
 
 
 def test_python_starts_with_the_frozen_code_and_deaf_to_usr1(tmp_path):
@@ -26,7 +26,7 @@ def test_python_starts_with_the_frozen_code_and_deaf_to_usr1(tmp_path):
     (code / "frozen_module.py").write_text("")
     (tmp_path / "cluster").mkdir()  # in the folder where it is started: must not be imported
     (tmp_path / "cluster" / "__init__.py").write_text("raise RuntimeError")
-    command = start(Submission(), code, [], []).python
+    command = start_command(Submission(), code, [], []).python
     script = (
         "import frozen_module, json, signal, sys; print(json.dumps([signal.getsignal(signal.SIGUSR1), sys.path[:2]]))"
     )
@@ -86,8 +86,8 @@ def test_images_that_cannot_run_are_one_line(image, runtime, message):
 
 def test_a_path_that_no_mount_can_say():
     with pytest.raises(UserError, match="/data/a,b cannot be mounted"):
-        start(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/data/a,b")])
-    inside = start(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/runs/optim.lr=1,seed=0")])
+        start_command(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/data/a,b")])
+    inside = start_command(Submission(container="docker://team/eyespot"), CODE, RUNS, [Path("/runs/optim.lr=1,seed=0")])
     assert inside.srun[1] == "--container-mounts=/runs:/runs"
 
 
@@ -110,7 +110,7 @@ def test_a_stopped_run_in_a_container_is_requeued_from_outside(tmp_path, code, r
     mark = tmp_path / "second run"
     if cancelled:
         mark.touch()
-    lines = [f"(exit {code})", *requeue(5, [tmp_path / "first", mark])]
+    lines = [f"(exit {code})", *requeue_lines(5, [tmp_path / "first", mark])]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
     if restarts:
         environment["SLURM_RESTART_COUNT"] = restarts

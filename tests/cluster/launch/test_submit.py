@@ -20,13 +20,13 @@ from eyespot.cluster.launch.submit import (
     job_words,
     scripts,
 )
-from eyespot.cluster.launch.sweep import Member, members, single
+from eyespot.cluster.launch.sweep import SweepMember, members, single
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.data_pipeline.errors import UserError
 
 
 @pytest.fixture
-def member(digits, tmp_path) -> Member:
+def member(digits, tmp_path) -> SweepMember:
     words = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "runs" / "one"), "--data.batch-size", "16"]
     return single(["pretrain", "mae_tiny", *words])
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from eyespot.cluster.status.page import detail_page, sparkline, survey_page
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.survey import Status, Survey, survey
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 
 NOW = 1_800_000_000.0
 
@@ -72,7 +72,7 @@ def test_one_run_in_detail(tmp_path, monkeypatch):
     for node in nodes:
         records.beat(node, job="7", requeues=0, state="the ranks run")
     lines = [{"step": step, "time": NOW + step, "loss": 1 / step} for step in range(1, 20)]
-    (run / spool.NAME).write_bytes(b"".join(map(spool.encode, lines)))
+    (run / metrics_file.NAME).write_bytes(b"".join(map(metrics_file.encode, lines)))
     (run / "checkpoints" / "step-00000010").mkdir(parents=True)
     (run / "checkpoints" / "step-00000010" / "meta.json").write_text("{}")
     for width in (80, 160):

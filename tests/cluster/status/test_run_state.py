@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from eyespot.cluster.status.run_state import is_run, read_standing, tail_metrics
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.cluster.status.run_state import is_run, read_run_state, tail_metrics
+from eyespot.pretrain.tracking import metrics_file
 
 START = "2026-01-02 03:04:05,678 INFO mae_tiny: test_vit, 0.4 M parameters, in runs/one"
 DONE = "2026-01-02 03:05:00,000 INFO done: step 100 of 100"
@@ -20,11 +20,11 @@ DONE = "2026-01-02 03:05:00,000 INFO done: step 100 of 100"
 
 def write_metrics(run_dir, times, **values):
     lines = [
-        spool.encode({"step": step, "time": moment, "loss": 1 / step, "images_per_second": 50.0, **values})
+        metrics_file.encode({"step": step, "time": moment, "loss": 1 / step, "images_per_second": 50.0, **values})
         for step, moment in times
     ]
     run_dir.mkdir(exist_ok=True)
-    (run_dir / spool.NAME).write_bytes(b"".join(lines))
+    (run_dir / metrics_file.NAME).write_bytes(b"".join(lines))
 
 
 def write_log(run_dir, *lines):
@@ -33,29 +33,35 @@ def write_log(run_dir, *lines):
 
 
 def test_an_empty_folder_tells_nothing(tmp_path):
-    standing = read_standing(tmp_path)
+    run_state = read_run_state(tmp_path)
     assert not is_run(tmp_path)
-    assert (standing.step, standing.steps, standing.loss, standing.end, standing.holder) == (0, None, None, None, None)
+    assert (run_state.step, run_state.steps, run_state.loss, run_state.end, run_state.holder) == (
+        0,
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_steps_loss_and_pace(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"recipe": "mae_tiny", "run": {"steps": 100}}))
     # 2 s per step, but an hour in the queue between steps 6 and 8
     write_metrics(tmp_path, [(step, 1000.0 + 2 * step + (3600 if step > 6 else 0)) for step in range(2, 21, 2)])
-    with (tmp_path / spool.NAME).open("ab") as file:
+    with (tmp_path / metrics_file.NAME).open("ab") as file:
         file.write(b'{"step": 22, "time": 1')  # being written
-    standing = read_standing(tmp_path)
+    run_state = read_run_state(tmp_path)
     assert is_run(tmp_path)
-    assert (standing.recipe, standing.steps, standing.step) == ("mae_tiny", 100, 20)
-    assert standing.loss == 1 / 20
-    assert standing.seconds_per_step == 2.0
-    assert standing.seconds_between_lines == 4.0
-    assert standing.logged == 1000.0 + 40 + 3600
+    assert (run_state.recipe, run_state.steps, run_state.step) == ("mae_tiny", 100, 20)
+    assert run_state.loss == 1 / 20
+    assert run_state.seconds_per_step == 2.0
+    assert run_state.seconds_between_lines == 4.0
+    assert run_state.logged == 1000.0 + 40 + 3600
 
 
 def test_a_loss_that_is_no_number(tmp_path):
     write_metrics(tmp_path, [(1, 1.0), (2, 2.0)], loss=math.nan)
-    assert math.isnan(read_standing(tmp_path).loss or 0.0)
+    assert math.isnan(read_run_state(tmp_path).loss or 0.0)
 
 
 def test_a_long_file_is_read_from_its_end(tmp_path):
@@ -74,10 +80,10 @@ def test_the_newest_complete_checkpoint(tmp_path):
             (folder / "meta.json").write_text("{}")
     (tmp_path / "checkpoints" / "step-00000040.tmp").mkdir()
     (tmp_path / "checkpoints" / "step-00000040.tmp" / "meta.json").write_text("{}")
-    standing = read_standing(tmp_path)
-    assert standing.checkpoint_step == 20
-    assert abs((standing.checkpoint_time or 0) - time.time()) < 60
-    assert standing.step == 20  # saved, and its line not yet written
+    run_state = read_run_state(tmp_path)
+    assert run_state.checkpoint_step == 20
+    assert abs((run_state.checkpoint_time or 0) - time.time()) < 60
+    assert run_state.step == 20  # saved, and its line not yet written
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_the_newest_complete_checkpoint(tmp_path):
 )
 def test_how_the_log_ends(tmp_path, lines, end):
     write_log(tmp_path, *lines)
-    assert read_standing(tmp_path).end == end
+    assert read_run_state(tmp_path).end == end
 
 
 def test_who_holds_the_folder(tmp_path):
@@ -107,10 +113,10 @@ def test_who_holds_the_folder(tmp_path):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", script, str(lock)], **pipes) as process:
         process.stdout.readline()
-        assert read_standing(tmp_path).holder == process.pid
+        assert read_run_state(tmp_path).holder == process.pid
         process.communicate(b"\n")
-    standing = read_standing(tmp_path)
-    assert (standing.holder, standing.host) == (None, socket.gethostname())
+    run_state = read_run_state(tmp_path)
+    assert (run_state.holder, run_state.host) == (None, socket.gethostname())
     file = os.open(lock, os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else has it
     os.close(file)

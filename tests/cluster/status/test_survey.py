@@ -9,7 +9,7 @@ import pytest
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.survey import Status, duration, find_runs, survey
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.tracking import metrics_file as spool
+from eyespot.pretrain.tracking import metrics_file
 
 
 def make_run(folder, *, steps=100, lines=0, age=0.0, log="", submitted=True):
@@ -18,9 +18,9 @@ def make_run(folder, *, steps=100, lines=0, age=0.0, log="", submitted=True):
     (folder / "run.json").write_text(json.dumps({"recipe": "mae_tiny", "run": {"steps": steps}}))
     now = time.time() - age
     values = [{"step": i, "time": now - lines + i, "loss": 0.5, "images_per_second": 9.0} for i in range(1, lines + 1)]
-    (folder / spool.NAME).write_bytes(b"".join(map(spool.encode, values)))
+    (folder / metrics_file.NAME).write_bytes(b"".join(map(metrics_file.encode, values)))
     (folder / "logs" / "rank-0.log").write_text(f"2026-01-02 03:05:00,000 INFO {log}\n" if log else "")
-    for path in (folder / spool.NAME, folder / "logs" / "rank-0.log"):
+    for path in (folder / metrics_file.NAME, folder / "logs" / "rank-0.log"):
         os.utime(path, (now, now))
     if submitted:
         line = JobLine(job="7", kind="pretrain", submitted=now, log=str(folder / "7_0_log.err"), nodes=2, processes=1)
@@ -135,7 +135,7 @@ def test_how_the_last_attempt_ended(tmp_path, outcome, state, words):
 
 def test_json_has_no_word_for_nan(tmp_path):
     run = make_run(tmp_path / "run", submitted=False)
-    (run / spool.NAME).write_bytes(spool.encode({"step": 1, "time": 1.0, "loss": float("nan")}))
+    (run / metrics_file.NAME).write_bytes(metrics_file.encode({"step": 1, "time": 1.0, "loss": float("nan")}))
     values = survey([run]).values()
     assert json.loads(json.dumps(values, allow_nan=False))["runs"][0]["loss"] == "nan"
 

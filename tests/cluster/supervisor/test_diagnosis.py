@@ -7,7 +7,7 @@ import pytest
 
 from eyespot.cluster.processes import Place, Words
 from eyespot.cluster.status.records import Attempt, Beat
-from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Report, judge, judge_lost
+from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Report, diagnose, diagnose_lost
 
 PLACE = Place(index=0, nodes=("a", "b"), processes=2, job="7", requeues=0)
 HEARD = "rank 2 (b, process 5) does not answer (dead, frozen or cut off)"
@@ -32,8 +32,8 @@ def report(
 
 def found(*reports: Report, index: int = 0) -> tuple[str, str, tuple[str, ...], bool]:
     place = Place(index=index, nodes=PLACE.nodes, processes=2, job="7", requeues=0)
-    judgement = judge(place, {one.node: one for one in reports})
-    return judgement.outcome, judgement.why, judgement.blamed, judgement.again
+    diagnosis = diagnose(place, {one.node: one for one in reports})
+    return diagnosis.outcome, diagnosis.why, diagnosis.blamed, diagnosis.again
 
 
 def test_a_report_survives_the_journey():
@@ -133,9 +133,9 @@ def lost(
         node: Beat(node=node, job="7", requeues=1, time=time, state=(states or {}).get(node, "the ranks run"))
         for node, time in times.items()
     }
-    judgement = judge_lost(attempt, beats, down)
-    assert judgement.again
-    return judgement.why, judgement.blamed
+    diagnosis = diagnose_lost(attempt, beats, down)
+    assert diagnosis.again
+    return diagnosis.why, diagnosis.blamed
 
 
 def test_an_attempt_without_an_end():
@@ -153,4 +153,4 @@ def test_an_attempt_without_an_end():
 def test_beats_of_another_start_count_for_nothing():
     attempt = Attempt(number=2, job="8", requeues=0, nodes=("a", "b"), start=100.0)
     old = {node: Beat(node=node, job="7", requeues=0, time=time, state="") for node, time in (("a", 200.0), ("b", 5.0))}
-    assert judge_lost(attempt, old, []).blamed == ()
+    assert diagnose_lost(attempt, old, []).blamed == ()

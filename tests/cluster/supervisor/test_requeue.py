@@ -4,7 +4,7 @@ import pytest
 
 from eyespot.cluster.processes import Place
 from eyespot.cluster.slurm import Job
-from eyespot.cluster.supervisor.requeue import Plan, after_stop
+from eyespot.cluster.supervisor.requeue import RequeuePlan, after_stop
 
 
 def plan(
@@ -15,7 +15,7 @@ def plan(
     cancelled: bool = False,
     max_requeues: int = 3,
     before: int = 1,
-) -> Plan:
+) -> RequeuePlan:
     job = Job(
         id="7", state=state, reason=reason, nodes=("a",), num_nodes=1, restarts=restarts, seconds_left=None, start=1.0,
         exit_code="0:0", requeue=True,
@@ -42,7 +42,7 @@ def test_states(state: str, restarts: int | None, reason: str, do: str):
 
 def test_cancel_ends_it_in_every_state():
     for state, restarts in (("RUNNING", 1), ("COMPLETING", 2)):
-        assert plan(state, restarts, cancelled=True) == Plan(do="end", why="cancelled")
+        assert plan(state, restarts, cancelled=True) == RequeuePlan(do="end", why="cancelled")
 
 
 def test_no_more_than_may_be():

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
-from eyespot.data_pipeline.loading import dali_graphs as dali
+from eyespot.data_pipeline.loading import dali_graphs
 
 NUM_PHOTOS = 24
 
@@ -66,8 +66,8 @@ def error_of(views: torch.Tensor, expected: torch.Tensor) -> float:
 def test_the_graph_agrees_with_torchvision_on_photographs(photo_folder, views):
     spec, files = ViewSpec(views=views), photo_files(photo_folder)
     geometry = geometry_of(spec, files)
-    source = once(dali.view_inputs(spec, files, geometry))
-    outputs = dali.view_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2, device_id=None).run()
+    source = once(dali_graphs.view_inputs(spec, files, geometry))
+    outputs = dali_graphs.view_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2, device_id=None).run()
     for view, place, output in zip(views, geometry, outputs, strict=True):
         found = levels(output)
         expected = torch.stack([torchvision_view(file, place, row, view.size) for row, file in enumerate(files)])
@@ -82,8 +82,8 @@ def test_the_graph_agrees_with_torchvision_on_photographs(photo_folder, views):
 def test_crops_are_the_photographs_own_pixels(photo_folder, num_views):
     spec, files = ViewSpec(views=(RandomView(size=64),) * num_views), photo_files(photo_folder)
     geometry = geometry_of(spec, files)
-    source = once(dali.crop_inputs(files, geometry))
-    outputs = dali.crop_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2).run()
+    source = once(dali_graphs.crop_inputs(files, geometry))
+    outputs = dali_graphs.crop_pipeline(spec, source, batch_size=NUM_PHOTOS, num_threads=2).run()
     for place, output in zip(geometry, outputs, strict=True):
         for row, file in enumerate(files):
             image = np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
@@ -108,8 +108,8 @@ def devices(pipeline) -> dict[str, set[str]]:
 def test_one_switch_moves_every_heavy_operator_to_the_gpu(num_views):
     spec = ViewSpec(views=(RandomView(size=64),) * num_views)
     options = dict(source=lambda: None, batch_size=4, num_threads=1)
-    on_gpu = devices(dali.view_pipeline(spec, device_id=0, **options))
-    on_cpu = devices(dali.view_pipeline(spec, device_id=None, **options))
+    on_gpu = devices(dali_graphs.view_pipeline(spec, device_id=0, **options))
+    on_cpu = devices(dali_graphs.view_pipeline(spec, device_id=None, **options))
     heavy = {"Resize"} | ({"Image", "Slice"} if num_views > 1 else {"ImageSlice"})
     assert set(on_gpu) == set(on_cpu) == heavy | {"ExternalSource"}
     assert {name for name, where in on_gpu.items() if where == {"gpu"}} == heavy
@@ -119,7 +119,7 @@ def test_one_switch_moves_every_heavy_operator_to_the_gpu(num_views):
 def test_what_cannot_be_decoded_is_named(photo_folder):
     file = photo_files(photo_folder)[0]
     width, height = Image.open(io.BytesIO(file)).size
-    assert dali.why_undecodable(file, height, width) is None
-    assert "cannot decode" in str(dali.why_undecodable(file[: len(file) // 2], height, width))
-    assert "cannot decode" in str(dali.why_undecodable(bytes(1000), height, width))
-    assert f"{width} x {height} pixels" in str(dali.why_undecodable(file, width + 1, height))
+    assert dali_graphs.why_undecodable(file, height, width) is None
+    assert "cannot decode" in str(dali_graphs.why_undecodable(file[: len(file) // 2], height, width))
+    assert "cannot decode" in str(dali_graphs.why_undecodable(bytes(1000), height, width))
+    assert f"{width} x {height} pixels" in str(dali_graphs.why_undecodable(file, width + 1, height))

@@ -12,7 +12,7 @@ from nvidia.dali import fn, pipeline_def, types
 from PIL import Image
 from shapes import levels
 
-from eyespot.data_pipeline.shards import image_check as images
+from eyespot.data_pipeline.shards import image_check
 from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine
 
 
@@ -261,7 +261,7 @@ def test_real_photographs_are_kept(real_data):
         for member in members:
             data = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
             assert examine(data).kind is None, member.name
-            cut = data[: images._walk_jpeg(data)[0] - 40] + b"\xff\xd9"
+            cut = data[: image_check._walk_jpeg(data)[0] - 40] + b"\xff\xd9"
             with pytest.raises(BadImage, match="truncated"):
                 examine(cut)
 

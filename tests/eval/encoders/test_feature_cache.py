@@ -7,7 +7,7 @@ import torch
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders import feature_cache as features
+from eyespot.eval.encoders import feature_cache
 from eyespot.eval.encoders.subject import Subject, encode_all
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, last_tokens, make_encoder
@@ -28,7 +28,7 @@ def shards(digits) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(shards, tmp_path_factory) -> dict[str, np.ndarray]:
-    return features.features_of(make_subject(), ShardFolder(shards), tmp_path_factory.mktemp("alone"), ALONE)
+    return feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path_factory.mktemp("alone"), ALONE)
 
 
 def test_equal_the_encoder_applied_to_each_image(shards, alone):
@@ -42,22 +42,22 @@ def test_equal_the_encoder_applied_to_each_image(shards, alone):
 
 
 def computed(world: World, shards: Path, cache: Path) -> None:
-    features.features_of(make_subject(), ShardFolder(shards), cache, world)
-    features.features_of(make_subject(), ShardFolder(shards), cache, world, 2)
+    feature_cache.features_of(make_subject(), ShardFolder(shards), cache, world)
+    feature_cache.features_of(make_subject(), ShardFolder(shards), cache, world, 2)
 
 
 def test_three_ranks_write_the_same_bytes(shards, alone, tmp_path, on_ranks):
-    two_blocks = features.features_of(make_subject(), ShardFolder(shards), tmp_path / "alone", ALONE, 2)
+    two_blocks = feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path / "alone", ALONE, 2)
     on_ranks(computed, 3, shards, tmp_path)
     for num_blocks, expected in ((1, alone), (2, two_blocks)):
-        folder = tmp_path / features.features_key(make_subject(), ShardFolder(shards), num_blocks)
+        folder = tmp_path / feature_cache.features_key(make_subject(), ShardFolder(shards), num_blocks)
         assert {path.stem for path in folder.glob("*.npy")} == set(expected)
         for kind, values in expected.items():
             assert np.load(folder / f"{kind}.npy").tobytes() == values.tobytes()
 
 
 def test_earlier_blocks_come_after_the_last(shards, alone, tmp_path):
-    found = features.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE, 2)
+    found = feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE, 2)
     assert list(found) == ["cls", "mean", "cls-2", "mean-2"]
     assert all(found[kind].tobytes() == rows.tobytes() for kind, rows in alone.items())
     subject = make_subject()
@@ -71,41 +71,45 @@ def test_a_row_does_not_depend_on_its_neighbours(shards, alone):
     subject, kept = make_subject(), {}
     for rank in range(3):  # rows that one rank of three would encode, among zeros in the border blocks
         world = World(rank=rank, size=3, device=torch.device("cpu"))
-        for ids, images in features._blocks(subject, ShardFolder(shards), world):
+        for ids, images in feature_cache._blocks(subject, ShardFolder(shards), world):
             with torch.inference_mode():
                 rows = encode_all(subject.encoder, images)["cls"]
-            kept.update(zip(ids.tolist(), rows[torch.from_numpy(ids % features.BLOCK)].numpy(), strict=True))
+            kept.update(zip(ids.tolist(), rows[torch.from_numpy(ids % feature_cache.BLOCK)].numpy(), strict=True))
     assert sorted(kept) == list(range(359))
     assert np.stack([kept[sample] for sample in range(359)]).tobytes() == alone["cls"].tobytes()
 
 
 def test_second_call_reads_the_cache(shards, tmp_path):
-    features.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
+    feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
     (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
     marked = np.load(folder / "cls.npy")
     marked[0] = 7
     np.save(folder / "cls.npy", marked)
-    assert (features.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)["cls"][0] == 7).all()
+    assert (feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)["cls"][0] == 7).all()
 
 
 def test_key_follows_weights_and_transform(shards):
     subject, other = make_subject(), make_subject()
-    assert features.features_key(subject, ShardFolder(shards)) == features.features_key(other, ShardFolder(shards))
+    assert feature_cache.features_key(subject, ShardFolder(shards)) == feature_cache.features_key(
+        other, ShardFolder(shards)
+    )
     other.views = ViewSpec(views=(center_view(16),), mean=(0.5, 0.5, 0.5))
-    assert features.features_key(subject, ShardFolder(shards)) != features.features_key(other, ShardFolder(shards))
-    assert features.features_key(subject, ShardFolder(shards)) != features.features_key(
+    assert feature_cache.features_key(subject, ShardFolder(shards)) != feature_cache.features_key(
+        other, ShardFolder(shards)
+    )
+    assert feature_cache.features_key(subject, ShardFolder(shards)) != feature_cache.features_key(
         make_subject(seed=1), ShardFolder(shards)
     )
-    assert features.features_key(subject, ShardFolder(shards)) != features.features_key(
+    assert feature_cache.features_key(subject, ShardFolder(shards)) != feature_cache.features_key(
         subject, ShardFolder(shards.parent / "train")
     )
 
 
 def test_what_a_kill_left_is_thrown_away(shards, alone, tmp_path):
-    key = features.features_key(make_subject(), ShardFolder(shards))
+    key = feature_cache.features_key(make_subject(), ShardFolder(shards))
     (tmp_path / f"{key}.tmp").mkdir()
     (tmp_path / f"{key}.tmp" / "cls.npy").write_bytes(b"half")
-    found = features.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
+    found = feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
     assert found["cls"].tobytes() == alone["cls"].tobytes() and not (tmp_path / f"{key}.tmp").exists()
 
 
@@ -116,5 +120,7 @@ def test_keys_are_those_of_the_first_release(shards):
     subject.views = ViewSpec(views=(center_view(16),), mean=(0.25,) * 3, std=(0.5,) * 3)
     for parameter in subject.encoder.parameters():
         parameter.detach().fill_(0.5)
-    assert features.features_key(subject, ShardFolder(shards)) == "69e5ffd3b9548ddcd81176054a8997b8"
-    assert features.features_key(subject, ShardFolder(shards), 4) != features.features_key(subject, ShardFolder(shards))
+    assert feature_cache.features_key(subject, ShardFolder(shards)) == "69e5ffd3b9548ddcd81176054a8997b8"
+    assert feature_cache.features_key(subject, ShardFolder(shards), 4) != feature_cache.features_key(
+        subject, ShardFolder(shards)
+    )

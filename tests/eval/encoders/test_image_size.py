@@ -9,7 +9,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.subject import Subject, encode_all, subjects_of
 from eyespot.eval.evaluate import judge
-from eyespot.eval.results.selection import find_entrants
+from eyespot.eval.results.selection import find_entries
 from eyespot.pretrain.distributed.process_group import World
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -68,14 +68,14 @@ def test_results_at_two_sizes_do_not_meet(run_dir, digits, tmp_path):
     judge("knn", str(run_dir), digits, out=places[0], **known)
     judge("knn", str(run_dir), digits, out=places[1], image_size=32, **known)
     with pytest.raises(UserError, match="images as in training against images of 32 pixels"):
-        find_entrants(places)
-    usual, larger = find_entrants(places, across_protocols=True)
+        find_entries(places)
+    usual, larger = find_entries(places, across_protocols=True)
     assert usual.result.origin["step"] == larger.result.origin["step"] == 12
     judge("knn", str(run_dir), digits, out=places[0], image_size=32, **known)
     with pytest.raises(UserError, match=rf"results on {digits.name} .* and {digits.name} at 32 px .*name result files"):
-        find_entrants(places[:1])
-    found = find_entrants(places[1:], baselines=True)
-    assert [entrant.result.role for entrant in found] == ["encoder", "random"]
+        find_entries(places[:1])
+    found = find_entries(places[1:], baselines=True)
+    assert [entry.result.role for entry in found] == ["encoder", "random"]
 
 
 def test_a_subject_says_its_size_in_its_digest(run_dir):

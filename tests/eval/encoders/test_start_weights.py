@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.encoders.start_weights import beginning_of, config_of, fitted, keep, kept
+from eyespot.eval.encoders.start_weights import config_of, fitted, keep, kept, start_encoder
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
@@ -74,22 +74,22 @@ def test_weights_that_depend_on_the_size_otherwise_are_refused():
 
 
 def test_it_is_kept_in_the_runs_folder_and_found_again(run_dir, tmp_path):
-    beginning = beginning_of(str(run_dir), scratch=False, pretrained=True)
-    assert (beginning.tag, beginning.role, beginning.mean) == ("step-00000012", "encoder", (0.3, 0.3, 0.3))
-    start = keep(beginning, beginning.encoder, tmp_path / "tuned", ONE)
-    stored, own = load_file(start.weights), checkpoint.read_encoder(checkpoint.newest(run_dir))
+    start = start_encoder(str(run_dir), scratch=False, pretrained=True)
+    assert (start.tag, start.role, start.mean) == ("step-00000012", "encoder", (0.3, 0.3, 0.3))
+    config = keep(start, start.encoder, tmp_path / "tuned", ONE)
+    stored, own = load_file(config.weights), checkpoint.read_encoder(checkpoint.newest(run_dir))
     assert all(torch.equal(stored[name], own[name]) for name in own)
     again = kept(tmp_path / "tuned")
-    assert (again.target, again.sha256, again.encoder) == (str(run_dir), start.sha256, beginning.encoder)
-    later = beginning_of(str(run_dir), scratch=False, pretrained=True)  # whatever MODEL has become since
-    assert keep(later, later.encoder, tmp_path / "tuned", ONE) == start
+    assert (again.target, again.sha256, again.encoder) == (str(run_dir), config.sha256, start.encoder)
+    later = start_encoder(str(run_dir), scratch=False, pretrained=True)  # whatever MODEL has become since
+    assert keep(later, later.encoder, tmp_path / "tuned", ONE) == config
 
 
 def test_from_scratch_has_the_architecture_and_no_weights(run_dir, tmp_path):
-    beginning = beginning_of(str(run_dir), scratch=True, pretrained=True)
-    assert (beginning.role, beginning.weights, beginning.encoder.name) == ("random", None, "test_vit")
-    start = keep(beginning, beginning.encoder, tmp_path / "tuned", ONE)
-    assert start.weights is None and not list((tmp_path / "tuned").glob("*.safetensors"))
+    start = start_encoder(str(run_dir), scratch=True, pretrained=True)
+    assert (start.role, start.weights, start.encoder.name) == ("random", None, "test_vit")
+    config = keep(start, start.encoder, tmp_path / "tuned", ONE)
+    assert config.weights is None and not list((tmp_path / "tuned").glob("*.safetensors"))
     assert kept(tmp_path / "tuned").tag == "scratch"
 
 

@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders import timm_sources as sources
+from eyespot.eval.encoders import timm_sources
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.release.golden import golden_images, normalized
@@ -132,7 +132,7 @@ def test_timm_computes_what_it_computed(digits, tmp_path):
     for kind, (first, last) in expected.items():
         np.testing.assert_allclose(found[kind][0, :4], first, atol=2e-4)
         np.testing.assert_allclose(found[kind][-1, :2], last, atol=2e-4)
-    resnet = sources.untrained("test_resnet", 0).eval()
+    resnet = timm_sources.untrained("test_resnet", 0).eval()
     with torch.inference_mode():
         stages = encode(resnet, normalized(golden_images(32), [0.5] * 3, [0.25] * 3), 2)
     np.testing.assert_allclose(stages["mean"][1, :3], [0.093484, 0, 0.033931], atol=2e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.eval.protocols import label_free as unlabeled
+from eyespot.eval.protocols import label_free
 from eyespot.eval.protocols.task import Task
 from eyespot.eval.results.tables import SPREAD_NAMES
 
@@ -27,10 +27,10 @@ def with_spectrum(variances: torch.Tensor, count: int = 400) -> torch.Tensor:
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.5])
 def test_alpha_req_of_a_power_law_is_its_exponent(alpha):
     ranks = torch.arange(1, 121, dtype=torch.float64)
-    assert unlabeled.alpha_req(with_spectrum(ranks**-alpha)) == pytest.approx(alpha, abs=1e-9)
+    assert label_free.alpha_req(with_spectrum(ranks**-alpha)) == pytest.approx(alpha, abs=1e-9)
     broken = torch.where((ranks < 4) | (ranks > 100), 1.0, 2.0) * ranks**-alpha  # only 4 to 100 count
     broken = torch.where(ranks < 4, 50 * ranks**-alpha, broken)
-    assert unlabeled.alpha_req(with_spectrum(broken)) == pytest.approx(alpha, abs=1e-9)
+    assert label_free.alpha_req(with_spectrum(broken)) == pytest.approx(alpha, abs=1e-9)
 
 
 def test_alpha_req_is_a_weighted_line():
@@ -38,8 +38,8 @@ def test_alpha_req_is_a_weighted_line():
     eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(x.numpy().T)))[::-1][3:]
     ranks = np.arange(4, 31)
     slope = np.polyfit(np.log(ranks), np.log(eigenvalues), 1, w=np.sqrt(1 / ranks))[0]
-    assert unlabeled.alpha_req(x) == pytest.approx(-slope, rel=1e-9)
-    assert math.isnan(unlabeled.alpha_req(x[:, :4]))
+    assert label_free.alpha_req(x) == pytest.approx(-slope, rel=1e-9)
+    assert math.isnan(label_free.alpha_req(x[:, :4]))
 
 
 def test_class_alignment_is_a_mean_over_pairs():
@@ -49,32 +49,32 @@ def test_class_alignment_is_a_mean_over_pairs():
     unit = x / x.norm(dim=1, keepdim=True)
     pairs = [(i, j) for i, j in combinations(range(30), 2) if labels[i] == labels[j] >= 0]
     expected = np.mean([(unit[i] - unit[j]).square().sum() for i, j in pairs])
-    assert unlabeled.class_alignment(x, labels) == pytest.approx(expected, abs=1e-12)
-    assert math.isnan(unlabeled.class_alignment(x, torch.full((30,), -1)))
-    assert math.isnan(unlabeled.class_alignment(x, torch.arange(30)))
+    assert label_free.class_alignment(x, labels) == pytest.approx(expected, abs=1e-12)
+    assert math.isnan(label_free.class_alignment(x, torch.full((30,), -1)))
+    assert math.isnan(label_free.class_alignment(x, torch.arange(30)))
 
 
 def test_dead_dimensions_never_change():
     x = rows(50, 8).float()
-    assert unlabeled.dead_share(x) == 0
+    assert label_free.dead_share(x) == 0
     x[:, 0], x[:, 1] = 0, 1000.0
     x[::2, 1] += 1e-4  # its last bit
     x[:, 2] *= 1e-9
-    assert unlabeled.dead_share(x) == 3 / 8
-    assert unlabeled.dead_share(torch.zeros(50, 8)) == 1
+    assert label_free.dead_share(x) == 3 / 8
+    assert label_free.dead_share(torch.zeros(50, 8)) == 1
 
 
 def test_healthy_features_raise_no_alarm():
     x = rows(300, 64).float()
-    found = unlabeled.measure(x, torch.arange(300) % 10)
-    assert list(found) and set(found) == set(SPREAD_NAMES) and unlabeled.alarms(found, 300) == []
+    found = label_free.label_free_numbers(x, torch.arange(300) % 10)
+    assert list(found) and set(found) == set(SPREAD_NAMES) and label_free.alarms(found, 300) == []
     assert 50 < found["rankme"] <= 64 and found["dimensions"] == 64 and found["dead_dimensions"] == 0
     assert found["alignment"] == pytest.approx(2, abs=0.1)  # the classes are not in these features
 
 
 def test_alarms_in_plain_words():
     def said(x: torch.Tensor) -> str:
-        return "\n".join(unlabeled.alarms(unlabeled.measure(x.float(), torch.full((300,), -1)), 300))
+        return "\n".join(label_free.alarms(label_free.label_free_numbers(x.float(), torch.full((300,), -1)), 300))
 
     assert said(1 + 0.01 * rows(300, 64)).startswith("collapsed to a point: different images have a mean cosine of 0.9")
     line = said(rows(300, 1) @ rows(1, 64))
@@ -89,23 +89,23 @@ def test_candidates_need_no_labels_and_no_train():
     nothing = {kind: values[:0] for kind, values in features.items()}
     none, unknown = torch.zeros(0, dtype=torch.int64), torch.full((60,), -1)
     task = Task(train=nothing, train_labels=none, test=features, test_labels=unknown, num_classes=0, seed=0)
-    (found,) = unlabeled.candidates(task)
+    (found,) = label_free.candidates(task)
     assert found.predictions is None and found.validation is None and found.alarms == []
     assert found.scores["mean/dimensions"].value == 9 and "cls/alignment" not in found.scores
     order = torch.from_numpy(np.random.default_rng(0).permutation(60))
     task.test = {kind: values[order] for kind, values in features.items()}
-    (moved,) = unlabeled.candidates(task)
+    (moved,) = label_free.candidates(task)
     assert {name: score.value for name, score in moved.scores.items()} == pytest.approx(
         {name: score.value for name, score in found.scores.items()}, abs=1e-6
     )
 
 
 def test_of_many_samples_a_part_is_looked_at(monkeypatch):
-    monkeypatch.setattr(unlabeled, "MAX_SAMPLES", 20)
+    monkeypatch.setattr(label_free, "MAX_SAMPLES", 20)
     features = {"cls": rows(200, 30).float()}
     none, unknown = torch.zeros(0, dtype=torch.int64), torch.full((200,), -1)
     task = Task(
         train={"cls": rows(0, 30).float()}, train_labels=none, test=features, test_labels=unknown, num_classes=0, seed=0
     )
-    (found,) = unlabeled.candidates(task)
+    (found,) = label_free.candidates(task)
     assert found.scores["cls/rankme"].value < 20

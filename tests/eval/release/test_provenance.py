@@ -12,7 +12,7 @@ from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.release.provenance import origin_of
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.run_json import to_values
 
 
@@ -88,7 +88,7 @@ def test_parents(tmp_path: Path):
 def test_the_newest_checkpoint_or_a_named_one(tmp_path: Path):
     run_dir = write_run(tmp_path / "run")
     meta = checkpoint.Meta(step=20, loader={}, world_size=1, run_key="key")
-    Saver(run_dir, keep=2).save({"model.encoder.x": torch.zeros(1)}, meta, wait=True)
+    CheckpointWriter(run_dir, keep=2).save({"model.encoder.x": torch.zeros(1)}, meta, wait=True)
     assert origin_of(run_dir).folder.name == "step-00000020"
     assert origin_of(run_dir, CHECKPOINT).folder.name == CHECKPOINT
 

@@ -226,12 +226,12 @@ def test_numbers_that_are_not_finite(tmp_path: Path):
     run = small_run(tmp_path / "run")
     write_run(tmp_path / "run", run=run)
     from eyespot.pretrain.checkpoints import reader as checkpoint
-    from eyespot.pretrain.checkpoints.writer import Saver
+    from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 
     tensors = {f"model.encoder.{name}": tensor for name, tensor in make_encoder(run.encoder).state_dict().items()}
     tensors["model.encoder.norm.weight"][3] = float("nan")
     meta = checkpoint.Meta(step=13, loader={}, world_size=1, run_key="key")
-    Saver(tmp_path / "run", keep=2).save(tensors, meta, wait=True)
+    CheckpointWriter(tmp_path / "run", keep=2).save(tensors, meta, wait=True)
     with pytest.raises(UserError, match=r"norm\.weight is not finite"):
         release(tmp_path / "run", tmp_path / "out", license="mit", evaluated=False)
 

@@ -13,7 +13,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.evaluate import judge
 from eyespot.eval.report.report import write_report
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.recipe_lookup import make_run
@@ -149,7 +149,7 @@ def run_of(run_dir, shards):
     objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=3, loader={}, world_size=1, run_key="0")
-    Saver(run_dir, keep=2).save(tensors, meta, wait=True)
+    CheckpointWriter(run_dir, keep=2).save(tensors, meta, wait=True)
     record = {"recipe": "simclr_tiny", "run": to_values(run), "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (run_dir / "run.json").write_text(json.dumps(record))
     return run_dir

@@ -5,20 +5,20 @@ import pytest
 from stored_results import answers, result_of, write, write_baselines, write_run
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.results.selection import find_entrants
+from eyespot.eval.results.selection import find_entries
 
 RIGHT = answers(0.7)
 
 
 def keys(places, **options):
-    return [entrant.result.key for entrant in find_entrants(places, **options)]
+    return [entry.result.key for entry in find_entries(places, **options)]
 
 
 @pytest.mark.parametrize("total", [1, 8, 359, 400])
 def test_answers_come_back(tmp_path, total):
     right = np.random.default_rng(1).random(total) < 0.5
-    (entrant,) = find_entrants([write(tmp_path / "a.json", result_of("a", right))])
-    assert (entrant.right == right).all() and entrant.label == str(tmp_path / "a.json")
+    (entry,) = find_entries([write(tmp_path / "a.json", result_of("a", right))])
+    assert (entry.right == right).all() and entry.label == str(tmp_path / "a.json")
 
 
 def test_a_run_a_folder_and_a_file(tmp_path):
@@ -26,11 +26,11 @@ def test_a_run_a_folder_and_a_file(tmp_path):
     write(run / "eval" / "linear_digits_step-00000050.json", result_of("older", RIGHT, origin={"step": 50}))
     write(tmp_path / "folder" / "x.json", result_of("published", RIGHT, origin={}))
     file = write(tmp_path / "file.json", result_of("file", RIGHT))
-    entrants = find_entrants([run, tmp_path / "folder", file])
-    assert [entrant.result.key for entrant in entrants] == ["run", "published", "file"]  # the newest step
-    assert [entrant.seed for entrant in entrants] == [3, None, None]
-    assert entrants[0].settings["step"] == 100 and "seed" not in entrants[0].settings and not entrants[1].settings
-    (older,) = find_entrants([run / "eval" / "linear_digits_step-00000050.json"])
+    entries = find_entries([run, tmp_path / "folder", file])
+    assert [entry.result.key for entry in entries] == ["run", "published", "file"]  # the newest step
+    assert [entry.seed for entry in entries] == [3, None, None]
+    assert entries[0].settings["step"] == 100 and "seed" not in entries[0].settings and not entries[1].settings
+    (older,) = find_entries([run / "eval" / "linear_digits_step-00000050.json"])
     assert older.seed == 3 and older.settings["step"] == 50
 
 
@@ -39,10 +39,10 @@ def test_baselines_come_once_and_when_asked(tmp_path):
     for run in runs:
         write_baselines(run, RIGHT)
     assert keys(runs) == ["one", "two"]
-    entrants = find_entrants(runs, baselines=True)
-    assert [entrant.result.key for entrant in entrants] == ["one", "two", "pixels", "random"]
-    assert [entrant.baseline for entrant in entrants] == [False, False, True, True]
-    assert entrants[3].label == f"{runs[0]}: random weights (seed 0)"
+    entries = find_entries(runs, baselines=True)
+    assert [entry.result.key for entry in entries] == ["one", "two", "pixels", "random"]
+    assert [entry.baseline for entry in entries] == [False, False, True, True]
+    assert entries[3].label == f"{runs[0]}: random weights (seed 0)"
 
 
 def test_the_protocol_is_chosen_or_the_shared_one(tmp_path):
@@ -52,7 +52,7 @@ def test_the_protocol_is_chosen_or_the_shared_one(tmp_path):
     write(two / "eval" / "knn.json", result_of("two-knn", RIGHT, protocol="knn"))
     assert keys([one, two], protocol="knn") == ["one-knn", "two-knn"]
     with pytest.raises(UserError, match="--protocol: not given, and there are knn, linear; add --protocol knn"):
-        find_entrants([one, two])
+        find_entries([one, two])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_cannot_be_compared_says_why(tmp_path, changes, words):
     places = [write(tmp_path / "one.json", result_of("one", RIGHT))]
     places.append(write(tmp_path / "two.json", result_of(**{"key": "two", "right": RIGHT, **changes})))
     with pytest.raises(UserError, match=words) as refused:
-        find_entrants(places)
+        find_entries(places)
     assert "\n" not in str(refused.value)
 
 
@@ -83,7 +83,7 @@ def test_protocols_meet_when_asked(tmp_path):
     write_run(tmp_path / "run", RIGHT)
     write(tmp_path / "run" / "eval" / "knn.json", result_of("third", RIGHT, protocol="knn"))
     with pytest.raises(UserError, match=r"2 results fit \(knn, linear\); name one result file"):
-        find_entrants([places[0], tmp_path / "run"], across_protocols=True)
+        find_entries([places[0], tmp_path / "run"], across_protocols=True)
 
 
 def test_other_wrong_places(tmp_path):
@@ -91,14 +91,14 @@ def test_other_wrong_places(tmp_path):
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "absent", run / "run.json"):
         with pytest.raises(UserError, match="no result of eyespot eval"):
-            find_entrants([run, place])
+            find_entries([run, place])
     with pytest.raises(UserError, match="named twice"):
-        find_entrants([run, run])
+        find_entries([run, run])
     with pytest.raises(UserError, match="holds linear, not --protocol knn"):
-        find_entrants([run], protocol="knn")
+        find_entries([run], protocol="knn")
     write(run / "eval" / "other.json", result_of("other", RIGHT, test_sha256="cifar", data="cifar10"))
     with pytest.raises(UserError, match=r"on cifar10 \(.*\) and digits \(.*\); name result files"):
-        find_entrants([run])
+        find_entries([run])
     (run / "run.json").write_text(json.dumps({"recipe": "mae_tiny"}))
     with pytest.raises(UserError, match=r"run\.json: damaged"):
-        find_entrants([run / "eval" / "linear_digits_step-00000100.json"])
+        find_entries([run / "eval" / "linear_digits_step-00000100.json"])

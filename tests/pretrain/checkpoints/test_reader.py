@@ -14,8 +14,8 @@ import eyespot
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.reader import FORMAT, Meta
-from eyespot.pretrain.checkpoints.writer import Saver
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.distributed import process_group
 
 
 def make_tensors(seed: int) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def save(run_dir: Path, step: int) -> Path:
     meta = Meta(
         step=step, loader={"samples_consumed": step * 8}, world_size=1, run_key="k", engine="ddp", precision="bf16"
     )
-    Saver(run_dir, keep=2).save(make_tensors(step), meta, wait=True)
+    CheckpointWriter(run_dir, keep=2).save(make_tensors(step), meta, wait=True)
     return checkpoint.folder_of(run_dir, step)
 
 
@@ -241,7 +241,7 @@ def test_what_the_run_has_no_place_for_is_refused(tmp_path):
         load(folder, asked)
 
 
-def refusals(world: dist.World, folder: Path, damaged: Path) -> list[str]:
+def refusals(world: process_group.World, folder: Path, damaged: Path) -> list[str]:
     """What each rank says where one of them alone meets something wrong, and whether its tensors were left alone."""
     said = []
     odd = {"model.queue": torch.zeros(3)} if world.rank == 1 else {}

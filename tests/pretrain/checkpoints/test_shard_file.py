@@ -9,7 +9,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from eyespot.pretrain.checkpoints.shard_file import Piece, Share, deal, pieces
+from eyespot.pretrain.checkpoints.shard_file import Piece, RankShard, deal, pieces
 
 
 def piece(name: str, rows: int, offset: int = 0) -> Piece:
@@ -45,9 +45,9 @@ def test_dealing_does_not_depend_on_the_order_of_names():
 
 
 def test_the_file_is_what_torchs_own_writer_makes(tmp_path):
-    share = Share(state())
-    share.copy(state())
-    share.write(tmp_path)
+    shard = RankShard(state())
+    shard.copy(state())
+    shard.write(tmp_path)
     with warnings.catch_warnings(action="ignore"):
         writer = HuggingFaceStorageWriter(str(tmp_path / "torch"), save_distributed=True)
         packed = {name: tensor.contiguous() for name, tensor in state().items()}  # it takes no others
@@ -64,9 +64,9 @@ def test_the_file_is_what_torchs_own_writer_makes(tmp_path):
 
 
 def test_torchs_own_reader_reads_it(tmp_path):
-    share = Share(state())
-    share.copy(state())
-    share.write(tmp_path)
+    shard = RankShard(state())
+    shard.copy(state())
+    shard.write(tmp_path)
     got = {name: torch.zeros_like(tensor) for name, tensor in state().items()}
     with warnings.catch_warnings(action="ignore"):
         dcp.load(got, storage_reader=HuggingFaceStorageReader(str(tmp_path)), no_dist=True)
@@ -76,31 +76,31 @@ def test_torchs_own_reader_reads_it(tmp_path):
 
 def test_a_copy_is_a_copy_and_its_memory_is_used_again(tmp_path):
     tensors = state()
-    share = Share(tensors)
-    share.copy(tensors)
+    shard = RankShard(tensors)
+    shard.copy(tensors)
     (tmp_path / "one").mkdir()
     for tensor in tensors.values():
         tensor.zero_()
-    first = share.write(tmp_path)
-    share.copy(tensors)
-    assert share.write(tmp_path / "one") != first
+    first = shard.write(tmp_path)
+    shard.copy(tensors)
+    assert shard.write(tmp_path / "one") != first
     with safe_open(next(tmp_path.glob("*.safetensors")), "pt") as file:
         assert torch.equal(file.get_tensor("model.cut"), state()["model.cut"])
 
 
 def test_it_fits_only_the_state_it_was_made_for():
-    share = Share(state())
-    assert share.fits(state())
-    assert not share.fits({**state(), "model.more": torch.zeros(1)})
-    assert not share.fits({**state(), "model.half": torch.zeros(7)})
+    shard = RankShard(state())
+    assert shard.fits(state())
+    assert not shard.fits({**state(), "model.more": torch.zeros(1)})
+    assert not shard.fits({**state(), "model.half": torch.zeros(7)})
 
 
 def test_a_type_that_safetensors_lacks_is_named(tmp_path):
     tensors = {"model.c": torch.zeros(2, dtype=torch.complex64)}
-    share = Share(tensors)
-    share.copy(tensors)
+    shard = RankShard(tensors)
+    shard.copy(tensors)
     with pytest.raises(TypeError, match=r"model\.c: torch.complex64"):
-        share.write(tmp_path)
+        shard.write(tmp_path)
 
 
 def test_what_one_process_holds():

@@ -17,8 +17,8 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.reader import Meta
-from eyespot.pretrain.checkpoints.writer import Saver
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.distributed import process_group
 
 BIG = 4_000_000
 """Numbers in a tensor that takes a while to write."""
@@ -41,31 +41,31 @@ def names(run_dir: Path) -> list[str]:
 
 
 def test_it_returns_before_it_is_written_and_later_changes_stay_out(tmp_path):
-    saver, tensors = Saver(tmp_path, keep=2), big(1)
-    saver.save(tensors, meta(1))
+    writer, tensors = CheckpointWriter(tmp_path, keep=2), big(1)
+    writer.save(tensors, meta(1))
     assert checkpoint.complete(tmp_path) == []
     for tensor in tensors.values():
         tensor.fill_(-1)
-    saver.close()
+    writer.close()
     assert load_into(tensors, checkpoint.newest(tmp_path)).step == 1
     assert all(torch.equal(tensors[name], tensor) for name, tensor in big(1).items())
 
 
 def test_one_is_in_flight_and_the_newest_are_kept(tmp_path):
-    saver = Saver(tmp_path, keep=2)
+    writer = CheckpointWriter(tmp_path, keep=2)
     for step in (1, 2, 3):
-        saver.save(big(step), meta(step))
+        writer.save(big(step), meta(step))
         assert checkpoint.newest(tmp_path) == (checkpoint.folder_of(tmp_path, step - 1) if step > 1 else None)
-    saver.close()
-    assert [thread.name for thread in threading.enumerate() if thread.name == "saver"] == []
+    writer.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "writer"] == []
     assert names(tmp_path) == ["latest", "step-00000002", "step-00000003"]
     assert (tmp_path / "checkpoints" / "latest").read_text() == "step-00000003"
 
 
 def test_a_step_that_is_saved_is_left_as_it_is(tmp_path):
-    saver = Saver(tmp_path, keep=2)
+    writer = CheckpointWriter(tmp_path, keep=2)
     for value in (1.0, 2.0):
-        saver.save({"model.a": torch.tensor(value)}, meta(5), wait=True)
+        writer.save({"model.a": torch.tensor(value)}, meta(5), wait=True)
     got = {"model.a": torch.tensor(0.0)}
     load_into(got, checkpoint.newest(tmp_path))
     assert got["model.a"] == 1
@@ -77,15 +77,15 @@ def test_a_half_written_one_is_never_seen_and_swept(tmp_path):
     (half / "meta.json").write_text("{}")
     (half / "rank-00007.safetensors").write_text("of a run on more ranks")
     assert checkpoint.newest(tmp_path) is None
-    Saver(tmp_path, keep=2).save({"model.a": torch.ones(3)}, meta(2), wait=True)
+    CheckpointWriter(tmp_path, keep=2).save({"model.a": torch.ones(3)}, meta(2), wait=True)
     assert names(tmp_path) == ["latest", "step-00000002"]
     load_into({"model.a": torch.ones(3)}, checkpoint.newest(tmp_path))
 
 
 def test_a_state_that_grows_gets_new_memory(tmp_path):
-    saver = Saver(tmp_path, keep=2)
-    saver.save({"model.a": torch.ones(3)}, meta(1))
-    saver.save({"model.a": torch.ones(3), "model.b": torch.ones(2)}, meta(2), wait=True)
+    writer = CheckpointWriter(tmp_path, keep=2)
+    writer.save({"model.a": torch.ones(3)}, meta(1))
+    writer.save({"model.a": torch.ones(3), "model.b": torch.ones(2)}, meta(2), wait=True)
     load_into({"model.a": torch.ones(3), "model.b": torch.ones(2)}, checkpoint.newest(tmp_path))
 
 
@@ -97,7 +97,7 @@ def full_state() -> dict[str, torch.Tensor]:
     return {**tensors, "model.count": torch.tensor(9), "model.none": torch.empty(0), "model.on": torch.tensor([True])}
 
 
-def as_held(kind: str, world: dist.World, full: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_held(kind: str, world: process_group.World, full: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state as an engine hands it over: whole, cut (a DTensor per weight), cut in nodes of two, or dealt by name."""
     if kind == "whole" or world.size == 1:
         return full
@@ -112,18 +112,18 @@ def as_held(kind: str, world: dist.World, full: dict[str, torch.Tensor]) -> dict
     }
 
 
-def write_kinds(world: dist.World, folder: Path, kinds: list[str]) -> list[int]:
+def write_kinds(world: process_group.World, folder: Path, kinds: list[str]) -> list[int]:
     """Bytes of this rank's file of each."""
     sizes = []
     for kind in kinds:
         run_dir = folder / f"{kind} {world.size}"
-        Saver(run_dir, keep=2).save(as_held(kind, world, full_state()), meta(4), wait=True)
+        CheckpointWriter(run_dir, keep=2).save(as_held(kind, world, full_state()), meta(4), wait=True)
         file = checkpoint.newest(run_dir) / f"rank-{world.rank:05d}.safetensors"
         sizes.append(file.stat().st_size if file.exists() else 0)
     return sizes
 
 
-def read_kinds(world: dist.World, folder: Path) -> list[str]:
+def read_kinds(world: process_group.World, folder: Path) -> list[str]:
     """What came back wrong, of every checkpoint there is, read whole, cut and one by one."""
     wrong, full = [], full_state()
     for run_dir in sorted(folder.iterdir()):
@@ -143,14 +143,14 @@ def read_kinds(world: dist.World, folder: Path) -> list[str]:
 
 
 def test_any_ranks_read_what_any_ranks_wrote(on_ranks, tmp_path):
-    write_kinds(dist.World(rank=0, size=1, device=torch.device("cpu")), tmp_path, ["whole"])
+    write_kinds(process_group.World(rank=0, size=1, device=torch.device("cpu")), tmp_path, ["whole"])
     on_ranks(write_kinds, 2, tmp_path, ["whole", "cut", "dealt"])
     on_ranks(write_kinds, 4, tmp_path, ["cut", "cut in nodes"])
-    assert read_kinds(dist.World(rank=0, size=1, device=torch.device("cpu")), tmp_path) == []
+    assert read_kinds(process_group.World(rank=0, size=1, device=torch.device("cpu")), tmp_path) == []
     assert on_ranks(read_kinds, 3, tmp_path) == [[], [], []]
 
 
-def write_with_a_full_disk(world: dist.World, run_dir: Path) -> tuple[list[str], list[str], list[str]]:
+def write_with_a_full_disk(world: process_group.World, run_dir: Path) -> tuple[list[str], list[str], list[str]]:
     """Rank 1's disk fills up (a limit on file size stands for it), is freed, and fills up again."""
     said: list[str] = []
     handler = logging.Handler()
@@ -162,11 +162,13 @@ def write_with_a_full_disk(world: dist.World, run_dir: Path) -> tuple[list[str],
         if world.rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
-    saver, raised, kept = Saver(run_dir, keep=2), [], []
+    writer, raised, kept = CheckpointWriter(run_dir, keep=2), [], []
 
     def save(step: int, *, wait: bool = False) -> None:
         try:
-            saver.save({"model.a": torch.full((9000,), step * 1.0), "model.b": torch.ones(9000)}, meta(step), wait=wait)
+            writer.save(
+                {"model.a": torch.full((9000,), step * 1.0), "model.b": torch.ones(9000)}, meta(step), wait=wait
+            )
         except OSError as error:
             raised.append(f"at {step}: {error}")
 
@@ -174,7 +176,7 @@ def write_with_a_full_disk(world: dist.World, run_dir: Path) -> tuple[list[str],
     limit(20_000)
     for step in (2, 3):
         save(step)
-    saver.close()
+    writer.close()
     kept = names(run_dir)
     limit(resource.RLIM_INFINITY)
     save(4, wait=True)
@@ -199,19 +201,19 @@ def test_a_full_disk_on_one_rank_is_known_to_all_and_survived(on_ranks, tmp_path
 
 def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path):
     (tmp_path / "checkpoints").write_text("a file stands here")
-    saver = Saver(tmp_path, keep=2)
+    writer = CheckpointWriter(tmp_path, keep=2)
     with pytest.raises(OSError, match="step-00000001 not written"):
-        saver.save({"model.a": torch.ones(3)}, meta(1), wait=True)
+        writer.save({"model.a": torch.ones(3)}, meta(1), wait=True)
 
 
 def save_without_end(run_dir: Path, timeout_seconds: float) -> None:
-    dist.start("cpu", timeout_seconds=60.0)
+    process_group.start("cpu", timeout_seconds=60.0)
     last = checkpoint.newest(run_dir)
     step = checkpoint.read_meta(last).step if last is not None else 0
-    saver = Saver(run_dir, keep=2, timeout_seconds=timeout_seconds)
+    writer = CheckpointWriter(run_dir, keep=2, timeout_seconds=timeout_seconds)
     while True:
         step += 1
-        saver.save(big(step), meta(step))
+        writer.save(big(step), meta(step))
 
 
 def is_being_written(run_dir: Path, since: float) -> bool:

@@ -6,13 +6,13 @@ import torch.distributed
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 
 
-def who_am_i(world: dist.World) -> tuple:
+def who_am_i(world: process_group.World) -> tuple:
     whole = torch.arange(6.0).reshape(6, 1)
     cut = distribute_tensor(whole, init_device_mesh("cpu", (world.size,)), [Shard(0)])
-    share = dist.own_share(torch.nn.Parameter(cut))
+    share = process_group.own_share(torch.nn.Parameter(cut))
     share += 10
     return world.rank, world.size, world.device.type, share.flatten().tolist(), cut.full_tensor().flatten().tolist()
 
@@ -25,29 +25,29 @@ def test_each_rank_knows_itself_and_its_share(on_ranks):
 
 
 def test_one_process_needs_no_group():
-    assert dist.start("cpu") == dist.World(rank=0, size=1, device=torch.device("cpu"))
+    assert process_group.start("cpu") == process_group.World(rank=0, size=1, device=torch.device("cpu"))
     assert not torch.distributed.is_initialized()
 
 
 def test_a_group_of_one_for_engines_that_cannot_do_without():
-    dist.ensure_group(torch.device("cpu"))
+    process_group.ensure_group(torch.device("cpu"))
     try:
-        dist.ensure_group(torch.device("cpu"))  # there is one already
+        process_group.ensure_group(torch.device("cpu"))  # there is one already
         assert torch.distributed.get_world_size() == 1
     finally:
-        dist.stop()
+        process_group.stop()
     assert not torch.distributed.is_initialized()
-    dist.stop()  # there is none any more
+    process_group.stop()  # there is none any more
 
 
 def test_the_share_of_a_whole_tensor_is_all_of_it():
     weight = torch.nn.Parameter(torch.zeros(3))
-    dist.own_share(weight).fill_(2)
+    process_group.own_share(weight).fill_(2)
     assert weight.tolist() == [2, 2, 2]
-    assert not dist.own_share(weight).requires_grad
+    assert not process_group.own_share(weight).requires_grad
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_gpu_is_one_line():
     with pytest.raises(UserError, match="device cuda: torch finds no GPU"):
-        dist.start("cuda")
+        process_group.start("cuda")

@@ -19,7 +19,7 @@ from torch import nn
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed.process_group import World, own_share
 from eyespot.pretrain.engine import Engine, FSDPConfig, Settings, make_engine
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
@@ -179,9 +179,9 @@ def saved(world: World, folder: Path) -> State:
     train(engine, world, 3)
     train(other, world, [7, 8])
     meta = checkpoint.Meta(step=3, loader={}, world_size=world.size, run_key="k")
-    saver = Saver(folder, keep=2)
-    saver.save(engine.save_tensors(), meta, wait=True)
-    saver.close()
+    writer = CheckpointWriter(folder, keep=2)
+    writer.save(engine.save_tensors(), meta, wait=True)
+    writer.close()
     checkpoint.load(checkpoint.newest(folder), other.load_tensors)
     state = whole(engine)
     assert not different(state, whole(other))

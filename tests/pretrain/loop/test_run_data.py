@@ -19,7 +19,7 @@ from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import RunData, normalized, open_data, pictured_batch
+from eyespot.pretrain.loop.run_data import RunData, normalized_views, open_data, pictured_batch
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -130,12 +130,12 @@ def test_a_method_that_computes_with_colours_has_its_own_normalization(digits):
     manifest = ShardFolder(digits / "train").manifest
     free = ViewSpec(views=(CenterView(),))
     fixed = replace(free, fixed=True)
-    assert normalized(fixed, DataConfig(), manifest) == fixed
-    assert normalized(free, DataConfig(normalize="dataset"), manifest).mean == manifest.image_stats.mean
+    assert normalized_views(fixed, DataConfig(), manifest) == fixed
+    assert normalized_views(free, DataConfig(normalize="dataset"), manifest).mean == manifest.image_stats.mean
     with pytest.raises(UserError, match=r"data\.normalize 'dataset': .* leave data\.normalize at imagenet"):
-        normalized(fixed, DataConfig(normalize="dataset"), manifest)
+        normalized_views(fixed, DataConfig(normalize="dataset"), manifest)
     with pytest.raises(UserError, match=r"data\.mean \(0\.0, 0\.0, 0\.0\): this method"):
-        normalized(fixed, DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), manifest)
+        normalized_views(fixed, DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), manifest)
 
 
 def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):

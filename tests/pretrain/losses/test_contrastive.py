@@ -16,9 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.losses import contrastive as contrast
-from eyespot.pretrain.losses import gathered_logsumexp as gathered_lse
-from eyespot.pretrain.losses import tiled_logsumexp as tiled_lse
+from eyespot.pretrain.losses import contrastive, gathered_logsumexp, tiled_logsumexp
 
 PER_RANK, DIM, MOST_RANKS, RINGS = 6, 5, 4, (2, 3)
 Rows = dict[str, Tensor]
@@ -83,7 +81,7 @@ def nt_xent(rows: Rows, t: Tensor | float, group, *, slow: bool, num_views: int 
     if slow:
         ids = rows["ids"] if by_id else torch.arange(len(rows["ids"]))
         return slow_nt_xent(views, t, ids, **variant)
-    return contrast.nt_xent_loss(views, t, group=group, ids=rows["ids"] if by_id else None, **variant)
+    return contrastive.nt_xent_loss(views, t, group=group, ids=rows["ids"] if by_id else None, **variant)
 
 
 def moco(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = False):
@@ -91,27 +89,27 @@ def moco(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = Fals
     if slow:
         return slow_moco(rows["view0"], rows["view1"].detach(), QUEUE, t, rows["ids"], queue_ids)
     known = {"ids": rows["ids"], "queue_ids": queue_ids} if by_id else {}
-    return contrast.moco_loss(rows["view0"], rows["view1"], QUEUE, t, **known)
+    return contrastive.moco_loss(rows["view0"], rows["view1"], QUEUE, t, **known)
 
 
 def moco_v3(rows: Rows, t: Tensor | float, group, *, slow: bool):
     if slow:
         return slow_moco_v3(rows["view0"], rows["view1"].detach(), t)
-    return contrast.moco_v3_loss(rows["view0"], rows["view1"], t, group=group)
+    return contrastive.moco_v3_loss(rows["view0"], rows["view1"], t, group=group)
 
 
 def supcon(rows: Rows, t: Tensor | float, group, *, slow: bool, num_views: int = 2):
     views = [rows[f"view{number}"] for number in range(num_views)]
     if slow:
         return slow_supcon(views, rows["labels"], t)
-    return contrast.supcon_loss(views, rows["labels"], t, group=group)
+    return contrastive.supcon_loss(views, rows["labels"], t, group=group)
 
 
 def clip(rows: Rows, t: Tensor | float, group, *, slow: bool):
     return (
         slow_clip(rows["view0"], rows["view1"], 1 / t)
         if slow
-        else contrast.clip_loss(rows["view0"], rows["view1"], 1 / t, group=group)
+        else contrastive.clip_loss(rows["view0"], rows["view1"], 1 / t, group=group)
     )
 
 
@@ -178,7 +176,7 @@ class Towers(nn.Module):
 
     def forward(self, rows: Rows, group=None) -> Tensor:
         views = [self.project(rows[f"view{number}"]) for number in range(2)]
-        return contrast.nt_xent_loss(views, self.temperature, group=group)
+        return contrastive.nt_xent_loss(views, self.temperature, group=group)
 
 
 def through_ddp(rows: Rows, group) -> list[Tensor]:
@@ -208,14 +206,14 @@ def evaluate_loss(case: tuple[str, str], group, rows: Rows) -> Tensor:
 
 def unequal(rank: int, group) -> str | None:
     try:
-        contrast.nt_xent_loss([torch.randn(4 + rank, DIM) for _ in range(2)], 0.1, group=group)
+        contrastive.nt_xent_loss([torch.randn(4 + rank, DIM) for _ in range(2)], 0.1, group=group)
     except UserError as error:
         return str(error)
 
 
 def worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    tiled_lse.TILE_ROWS["cpu"] = 5
+    tiled_logsumexp.TILE_ROWS["cpu"] = 5
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=MOST_RANKS)
     groups = {size: dist.new_group(list(range(size))) for size in range(1, MOST_RANKS)} | {MOST_RANKS: None}
     found = {}
@@ -225,13 +223,13 @@ def worker(rank: int, folder: Path) -> None:
         own = slice(rank * PER_RANK, (rank + 1) * PER_RANK)
         rows = {key: value[own] for key, value in make_rows(size).items()}
         for way, limit in (("gathered", 2**28), ("ring", 0))[: 1 + (size in RINGS)]:
-            gathered_lse.GATHER_BYTES = limit
+            gathered_logsumexp.GATHER_BYTES = limit
             found |= {(size, way, case): evaluate(rows, case, group, slow=False) for case in CASES}
             if size == 2:
                 cases = COMPILED if way == "gathered" else COMPILED[:1]
                 answers = compiled(rows, group, cases)
                 found |= {(size, f"compiled, {way}", case): answer for case, answer in answers.items()}
-        gathered_lse.GATHER_BYTES = 2**28
+        gathered_logsumexp.GATHER_BYTES = 2**28
         found[size, "ddp"] = through_ddp(rows, group)
         found[size, "unequal"] = unequal(rank, group)
     dist.barrier()
@@ -273,7 +271,7 @@ def assert_same(answers: list[tuple[Tensor, dict[str, Tensor]]], case: tuple[str
 
 @pytest.mark.parametrize("case", CASES, ids=", ".join)
 def test_one_process_without_a_group(case, monkeypatch):
-    monkeypatch.setitem(tiled_lse.TILE_ROWS, "cpu", 5)
+    monkeypatch.setitem(tiled_logsumexp.TILE_ROWS, "cpu", 5)
     for size in (1, 3):
         loss, gradients = expected(size, case)
         got, got_gradients = evaluate(make_rows(size), case, None, slow=False)
@@ -318,7 +316,7 @@ def test_autocast_leaves_the_loss_in_float32():
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = contrast.nt_xent_loss(views, 0.01)
+            loss = contrastive.nt_xent_loss(views, 0.01)
             gradients = torch.autograd.grad(loss, views)
         assert loss.dtype == torch.float32
         assert gradients[0].dtype == torch.bfloat16
@@ -333,7 +331,7 @@ def test_float32_keeps_its_digits_where_the_loss_is_nearly_nothing():
     gradients = []
     for dtype in (torch.float32, torch.float64):
         views = [(samples.to(dtype) + shift).requires_grad_() for shift in (0.0, 0.01)]
-        loss = contrast.nt_xent_loss(views, 0.04)
+        loss = contrastive.nt_xent_loss(views, 0.04)
         gradients.append(torch.cat(torch.autograd.grad(loss, views)).double())
     error = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
     assert loss < 0.2
@@ -343,12 +341,12 @@ def test_float32_keeps_its_digits_where_the_loss_is_nearly_nothing():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: contrast.nt_xent_loss([x, x], 0.0), "temperature 0.0: must be above 0"),
-        (lambda x: contrast.nt_xent_loss([x], 0.1), "views 1: "),
-        (lambda x: contrast.supcon_loss([x], torch.zeros(3, dtype=torch.int64), 0.1), "views 1: "),
-        (lambda x: contrast.nt_xent_loss([x[:1], x[:1]], 0.1), "batch size 1: "),
-        (lambda x: contrast.clip_loss(x[:1], x[:1], 10.0), "batch size 1: "),
-        (lambda x: contrast.moco_v3_loss(x[:1], x[:1], 0.2), "batch size 1: "),
+        (lambda x: contrastive.nt_xent_loss([x, x], 0.0), "temperature 0.0: must be above 0"),
+        (lambda x: contrastive.nt_xent_loss([x], 0.1), "views 1: "),
+        (lambda x: contrastive.supcon_loss([x], torch.zeros(3, dtype=torch.int64), 0.1), "views 1: "),
+        (lambda x: contrastive.nt_xent_loss([x[:1], x[:1]], 0.1), "batch size 1: "),
+        (lambda x: contrastive.clip_loss(x[:1], x[:1], 10.0), "batch size 1: "),
+        (lambda x: contrastive.moco_v3_loss(x[:1], x[:1], 0.2), "batch size 1: "),
     ],
 )
 def test_what_cannot_be_is_one_line(call, message):

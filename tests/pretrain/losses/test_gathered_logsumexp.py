@@ -6,14 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eyespot.pretrain.losses import gathered_logsumexp as gathered_lse
-from eyespot.pretrain.losses import tiled_logsumexp as tiled_lse
+from eyespot.pretrain.losses import gathered_logsumexp, tiled_logsumexp
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles that divide nothing here."""
-    monkeypatch.setitem(tiled_lse.TILE_ROWS, "cpu", 4)
+    monkeypatch.setitem(tiled_logsumexp.TILE_ROWS, "cpu", 4)
 
 
 def unit(seed: int, rows: int) -> torch.Tensor:
@@ -28,8 +27,8 @@ def test_one_tower_leaves_the_own_sample_out(num_views, scale):
     sample = torch.arange(12) % (12 // num_views)
     expected = (factor * z @ z.T).masked_fill(sample[:, None] == sample, -math.inf).logsumexp(dim=1)
     found = [
-        gathered_lse.gathered_lse(z, factor, num_views=num_views),
-        gathered_lse.gathered_lse(z, factor, ids=sample * 10),
+        gathered_logsumexp.gathered_lse(z, factor, num_views=num_views),
+        gathered_logsumexp.gathered_lse(z, factor, ids=sample * 10),
     ]
     upstream = torch.randn(12, dtype=torch.float64)
     leaves = (z, factor) if scale == "learnable" else (z,)
@@ -46,7 +45,7 @@ def test_two_towers_leave_the_partner_out(scale):
     x, y = unit(1, 9).requires_grad_(), unit(2, 9).requires_grad_()
     logits = (factor * x @ y.T).masked_fill(torch.eye(9, dtype=torch.bool), -math.inf)
     expected = logits.logsumexp(dim=1), logits.logsumexp(dim=0)
-    found = gathered_lse.gathered_lse_pair(x, y, factor)
+    found = gathered_logsumexp.gathered_lse_pair(x, y, factor)
     upstream = [torch.randn(9, dtype=torch.float64) for _ in range(2)]
     leaves = (x, y, factor) if scale == "learnable" else (x, y)
     wanted = torch.autograd.grad(expected, leaves, upstream)
@@ -60,4 +59,4 @@ def test_two_towers_leave_the_partner_out(scale):
 @pytest.mark.parametrize(("ids", "towers"), [(None, 1), (torch.arange(8) // 3, 1), (None, 2)])
 def test_the_operator_keeps_torchs_rules(ids, towers, bounded):
     z = unit(1, 8).requires_grad_()
-    torch.library.opcheck(gathered_lse._gathered, (z, None, ids, None, towers, 4, bounded, ""))
+    torch.library.opcheck(gathered_logsumexp._gathered, (z, None, ids, None, towers, 4, bounded, ""))

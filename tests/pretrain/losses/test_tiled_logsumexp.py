@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eyespot.pretrain.losses import tiled_logsumexp as tiled_lse
+from eyespot.pretrain.losses import tiled_logsumexp
 from eyespot.pretrain.losses.tiled_logsumexp import Block, within_bound
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles that divide nothing here."""
-    monkeypatch.setitem(tiled_lse.TILE_ROWS, "cpu", 4)
+    monkeypatch.setitem(tiled_logsumexp.TILE_ROWS, "cpu", 4)
 
 
 def unit(seed: int, rows: int, dtype=torch.float64) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_a_symmetric_block_computes_half_of_it(m, period, scale):
 def test_equal_ids_are_excluded(scale):
     rows, columns = unit(1, 9).requires_grad_(), unit(2, 11)
     row_ids, column_ids = torch.arange(9) // 2, torch.arange(11) % 7 - 2
-    got = tiled_lse.tiled_lse(rows, columns, scale, query_ids=row_ids, key_ids=column_ids)
+    got = tiled_logsumexp.tiled_lse(rows, columns, scale, query_ids=row_ids, key_ids=column_ids)
     expected = slow_lse(rows * scale, columns, row_ids[:, None] == column_ids)
     assert torch.allclose(got, expected, rtol=0, atol=1e-12)
     for wanted, gradient in zip(*(torch.autograd.grad(sums.sum(), rows) for sums in (expected, got)), strict=True):
@@ -80,7 +80,9 @@ def test_equal_ids_are_excluded(scale):
 @pytest.mark.parametrize("scale", [5.0, 100.0])
 def test_a_row_without_negatives_has_no_gradient(scale):
     rows = unit(1, 3).requires_grad_()
-    lse = tiled_lse.tiled_lse(rows, unit(2, 2), scale, query_ids=torch.tensor([0, 7, 7]), key_ids=torch.tensor([7, 7]))
+    lse = tiled_logsumexp.tiled_lse(
+        rows, unit(2, 2), scale, query_ids=torch.tensor([0, 7, 7]), key_ids=torch.tensor([7, 7])
+    )
     assert lse.isinf().tolist() == [False, True, True]
     (gradient,) = torch.autograd.grad(-F.logsigmoid(1.0 - lse).sum(), rows)
     assert gradient.isfinite().all()
@@ -91,7 +93,7 @@ def test_a_row_without_negatives_has_no_gradient(scale):
 def test_a_learnable_scale_gets_its_gradient():
     queries, keys = unit(1, 9), unit(2, 11)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: tiled_lse.tiled_lse(queries, keys, s), scale)
+    assert torch.autograd.gradcheck(lambda s: tiled_logsumexp.tiled_lse(queries, keys, s), scale)
 
 
 def test_no_tensor_is_larger_than_a_tile_or_an_input():
@@ -120,12 +122,12 @@ def test_no_tensor_is_larger_than_a_tile_or_an_input():
 def test_the_operator_keeps_torchs_rules(with_ids, bounded):
     ids = (torch.arange(6) // 2, torch.arange(9) % 4) if with_ids else (None, None)
     queries = unit(1, 6).requires_grad_()
-    torch.library.opcheck(tiled_lse._tiled, (queries, unit(2, 9), *ids, 0 if with_ids else 6, bounded))
+    torch.library.opcheck(tiled_logsumexp._tiled, (queries, unit(2, 9), *ids, 0 if with_ids else 6, bounded))
 
 
 def test_float32_matches_float64_where_exp_would_overflow():
     queries, keys = unit(1, 9, torch.float32), unit(2, 11, torch.float32)
     keys[3] = queries[2]
-    got = tiled_lse.tiled_lse(queries, keys, 100.0)
+    got = tiled_logsumexp.tiled_lse(queries, keys, 100.0)
     assert got.dtype == torch.float32
-    assert torch.allclose(got.double(), tiled_lse.tiled_lse(queries.double(), keys.double(), 100.0), rtol=1e-5)
+    assert torch.allclose(got.double(), tiled_logsumexp.tiled_lse(queries.double(), keys.double(), 100.0), rtol=1e-5)

@@ -11,7 +11,7 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import open_data
-from eyespot.pretrain.monitors import collapse as health
+from eyespot.pretrain.monitors import collapse
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.recipe_lookup import make_run
@@ -30,7 +30,7 @@ def constant_and_noise(scale: float) -> torch.Tensor:
 
 def test_which_features_count_as_collapsed():
     def collapsed(features: torch.Tensor) -> bool:
-        return health.is_collapsed(health.measure([features]), *features.shape)
+        return collapse.is_collapsed(collapse.collapse_statistics([features]), *features.shape)
 
     assert not collapsed(rows(300, 64).float())
     assert not collapsed(constant_and_noise(0.2))  # an untrained network: all alike, and yet each its own
@@ -63,7 +63,7 @@ class TwoViews(MAE):
 
 def test_one_view_has_no_positives(digits):
     run = small_run(digits)
-    found = health.Health(open_data(run, ALONE))(make_objective(run), ALONE)
+    found = collapse.CollapseMonitor(open_data(run, ALONE))(make_objective(run), ALONE)
     names = {"effective_rank", "effective_rank_centered", "uniformity", "negative_similarity", "collapsed"}
     assert found.keys() == {f"health/{name}" for name in names}
     assert found["health/collapsed"] == 0 and 2 < found["health/effective_rank_centered"] <= 64
@@ -73,17 +73,17 @@ def test_two_views_are_compared_and_small_ones_left_out(digits):
     run = small_run(digits)
     objective = make_objective(run)
     objective.__class__ = TwoViews
-    monitor = health.Health(open_data(run, ALONE))
+    monitor = collapse.CollapseMonitor(open_data(run, ALONE))
     found = monitor(objective, ALONE)
     assert found.keys() >= {"health/alignment", "health/positive_similarity"}
     assert found["health/positive_similarity"] > found["health/negative_similarity"]
     assert found["health/alignment"] == pytest.approx(2 - 2 * found["health/positive_similarity"], abs=1e-5)
-    assert monitor(objective, ALONE) == found == health.Health(open_data(run, ALONE))(objective, ALONE)
+    assert monitor(objective, ALONE) == found == collapse.CollapseMonitor(open_data(run, ALONE))(objective, ALONE)
 
 
 def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
     run = small_run(digits)
-    objective, monitor = make_objective(run), health.Health(open_data(run, ALONE))
+    objective, monitor = make_objective(run), collapse.CollapseMonitor(open_data(run, ALONE))
     final = objective.encoder.norm
     assert isinstance(final, nn.LayerNorm)
     with caplog.at_level(logging.INFO, logger="eyespot"):
@@ -102,7 +102,7 @@ def test_the_alarm_rings_once_and_says_when_it_is_over(digits, caplog):
 
 def look(world: World, digits) -> dict[str, float]:
     run = small_run(digits)
-    return health.Health(open_data(run, world))(make_objective(run), world)
+    return collapse.CollapseMonitor(open_data(run, world))(make_objective(run), world)
 
 
 def test_ranks_look_together(digits, on_ranks):
@@ -111,7 +111,7 @@ def test_ranks_look_together(digits, on_ranks):
 
 
 def test_a_head_that_stays_collapsed_is_reported_once(caplog):
-    watch = health.HeadWatch()
+    watch = collapse.HeadWatch()
     with caplog.at_level(logging.WARNING, logger="eyespot"):
         for step in range(4):  # a run may begin there
             watch(step, {"negative_similarity": 0.9999})

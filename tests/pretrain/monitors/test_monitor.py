@@ -8,14 +8,14 @@ import torch
 from eyespot.eval.online_probe import OnlineProbe
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.monitors.collapse import Health
+from eyespot.pretrain.monitors.collapse import CollapseMonitor
 from eyespot.pretrain.monitors.monitor import Monitor
 from eyespot.pretrain.recipe_lookup import make_run
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize("make", [Health, OnlineProbe])
+@pytest.mark.parametrize("make", [CollapseMonitor, OnlineProbe])
 def test_it_leaves_everything_as_it_was(make, digits):
     run = make_run("simclr_tiny")
     run.data.shards = digits

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import Saver
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.networks.key_queue import KeyQueue
 
 SIZE, DIM, BATCH = 24, 5, 8
@@ -24,7 +24,7 @@ def step_keys(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return keys, torch.arange(BATCH) + BATCH * step
 
 
-def feed(queue: KeyQueue, steps: range, accumulate: int, world: dist.World | None = None) -> KeyQueue:
+def feed(queue: KeyQueue, steps: range, accumulate: int, world: process_group.World | None = None) -> KeyQueue:
     """Pushes each step's share of this rank: micro-batch i of rank r is part i * ranks + r of the global batch."""
     rank, size = (world.rank, world.size) if world else (0, 1)
     for step in steps:
@@ -55,7 +55,7 @@ def test_it_holds_what_a_list_holds(num_steps, accumulate):
     assert torch.equal(queue.ids, ids)
 
 
-def rank_work(world: dist.World) -> dict[int, dict[str, torch.Tensor]]:
+def rank_work(world: process_group.World) -> dict[int, dict[str, torch.Tensor]]:
     return {accumulate: feed(make_queue(), range(7), accumulate, world).state_dict() for accumulate in (1, 2)}
 
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     """Saved in the middle of a round, loaded into a fresh one: it goes on as if nothing had happened."""
     saved = feed(make_queue(), range(4), 1)
     meta = checkpoint.Meta(step=4, loader={"samples_consumed": 32}, world_size=1, run_key="k")
-    Saver(tmp_path, keep=2).save(live_tensors(saved), meta, wait=True)
+    CheckpointWriter(tmp_path, keep=2).save(live_tensors(saved), meta, wait=True)
     torch.manual_seed(9)
     loaded = KeyQueue(SIZE, DIM).double()
     checkpoint.restore(tmp_path, "auto", lambda read: read(live_tensors(loaded)))

@@ -10,7 +10,7 @@ from engine_states import COUNT, make_batch, own_batches, rows_of, whole_state
 from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import DeepSpeedConfig, Settings, make_engine
 from eyespot.pretrain.images.mixup import MixConfig
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
@@ -140,7 +140,7 @@ KINDS = {
 }
 
 
-def train_share(world: dist.World, engines: list[str]) -> dict:
+def train_share(world: process_group.World, engines: list[str]) -> dict:
     """The whole state after three steps on this rank's share of each batch."""
     states = {}
     for name in engines:
@@ -168,7 +168,7 @@ def train_share(world: dist.World, engines: list[str]) -> dict:
 def test_two_ranks_of_any_engine_are_one_process_that_accumulates(on_ranks):
     """Layer decay, frozen encoders and mixing too. The attentive head's norm sees a micro-batch over all ranks."""
     engines = ["ddp", "fsdp", "deepspeed 3"]
-    alone = train_share(dist.World(rank=0, size=1, device=torch.device("cpu")), ["ddp"])
+    alone = train_share(process_group.World(rank=0, size=1, device=torch.device("cpu")), ["ddp"])
     first, second = on_ranks(train_share, 2, engines)
     for name in engines:
         for kind in KINDS:

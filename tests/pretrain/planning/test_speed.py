@@ -13,7 +13,7 @@ from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, engine_settings
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.loop.initial_weights import fresh_objective
@@ -193,7 +193,7 @@ def received() -> int:
 IMAGES = 64
 
 
-def count_received(world: dist.World, recipes: list[str]) -> list[float]:
+def count_received(world: process_group.World, recipes: list[str]) -> list[float]:
     """What a step of each recipe under DDP brings to this rank, bytes: the second step, the first sets up."""
     counts = []
     for recipe in recipes:

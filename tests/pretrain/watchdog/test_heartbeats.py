@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.watchdog.heartbeats import (
     Beat,
     Board,
     Cause,
-    Member,
+    RankProcess,
     find_culprits,
     furthest_behind,
     process_state,
@@ -62,7 +62,7 @@ def test_those_who_wait_are_not_behind_those_who_work():
 
 
 def test_the_kernel_knows_its_processes():
-    me = Member.this(0)
+    me = RankProcess.this(0)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     other = replace(me, rank=1, pid=child.pid)
     assert process_state(other, me) is None
@@ -74,7 +74,7 @@ def test_the_kernel_knows_its_processes():
     assert process_state(replace(other, pid_namespace="elsewhere"), me) is None
 
 
-def boards(world: dist.World):
+def boards(world: process_group.World):
     first, second = Board(world, beat(world.rank)), Board(world, beat(10 + world.rank))
     read = [[b.number for b in board.beats()] for board in (first, second)]
     judges = first.claim("judge")

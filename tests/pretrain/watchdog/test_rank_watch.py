@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from eyespot.pretrain.distributed import process_group as dist
+from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.distributed.rendezvous import fresh_store, restarted
 from eyespot.pretrain.loop.stop_signals import StopSignals
-from eyespot.pretrain.watchdog import heartbeats as rank_board
-from eyespot.pretrain.watchdog import rank_watch
+from eyespot.pretrain.watchdog import heartbeats, rank_watch
 from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
@@ -39,11 +38,11 @@ def rank_main(folder: Path, trouble: str, victim: int) -> int:
     """One rank: trains a small layer until ``trouble`` comes over ``victim``. Returns the exit code."""
     rank_watch.BEAT_SECONDS, rank_watch.SETTLE_SECONDS = 0.5, 1.5
     rank_watch.GRACE_SECONDS, rank_watch.STALL_SECONDS = 3.0, 1.5
-    rank_watch.STORE_SECONDS = rank_board.STORE_SECONDS = 3.0
+    rank_watch.STORE_SECONDS = heartbeats.STORE_SECONDS = 3.0
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if store := fresh_store(rank, size, 60.0):
         torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
-    world = dist.start("cpu", timeout_seconds=TIMEOUT_SECONDS)
+    world = process_group.start("cpu", timeout_seconds=TIMEOUT_SECONDS)
     StopSignals()
     to_file = logging.FileHandler(folder / f"rank-{world.rank}.log")
     rank_watch.log.addHandler(to_file)
@@ -56,11 +55,11 @@ def rank_main(folder: Path, trouble: str, victim: int) -> int:
         rank_watch.log.error("stopped: %s", error)
         return 1
     finally:
-        dist.stop()
+        process_group.stop()
         note(folder, f"end-{world.rank}", time.time())
 
 
-def train(folder: Path, trouble: str, world: dist.World, victim: int, watch: RankWatch) -> None:
+def train(folder: Path, trouble: str, world: process_group.World, victim: int, watch: RankWatch) -> None:
     layer = torch.nn.Linear(64, 64)
     engine = torch.nn.parallel.DistributedDataParallel(layer)
     comes = world.rank == victim and not restarted()
@@ -285,7 +284,7 @@ def test_a_slow_rank(what, size, run, tmp_path):
 
 
 def test_one_process_needs_no_store_and_a_note_costs_microseconds(tmp_path):
-    world = dist.World(rank=0, size=1, device=torch.device("cpu"))
+    world = process_group.World(rank=0, size=1, device=torch.device("cpu"))
     with RankWatch(world, tmp_path, 60.0) as watch:
         begun = time.thread_time()
         for step in range(2000):
