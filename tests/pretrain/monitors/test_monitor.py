@@ -8,6 +8,7 @@ import torch
 from eyespot.eval.online_probe import OnlineProbe
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import open_data
 from eyespot.pretrain.monitors.collapse import CollapseMonitor
 from eyespot.pretrain.monitors.monitor import Monitor
 from eyespot.pretrain.recipe_lookup import make_run
@@ -21,7 +22,7 @@ def test_it_leaves_everything_as_it_was(make, digits):
     run.data.shards = digits
     objective = fresh_objective(run).train()
     objective.encoder.eval()  # as a method may have frozen it
-    monitor = make(run)
+    monitor = make(open_data(run, ALONE))
     assert isinstance(monitor, Monitor)
     before = copy.deepcopy(objective.state_dict())
     modes, draws = [module.training for module in objective.modules()], torch.get_rng_state()
