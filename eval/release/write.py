@@ -143,7 +143,7 @@ def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
         license: SPDX.
     """
     asked, known = origin.run.encoder, encoder.pretrained_cfg
-    size, (mean, std) = asked.image_size, origin.record.mean_and_std(origin.run_dir)
+    size, (mean, std) = asked.image_size, map(list, origin.record.mean_and_std(origin.run_dir))
     arguments: dict[str, Any] = {"img_size": size} if known.get("fixed_input_size") else {}
     if asked.patch_size is not None:
         arguments["patch_size"] = asked.patch_size
