@@ -140,7 +140,7 @@ def hostile_run(run_dir, digits) -> Path:
     record = json.loads((run_dir / "run.json").read_text())
     record["run"]["data"]["shards"] = str(shards)
     record |= {"argv": ["eyespot", *HOSTILE], "versions": {HOSTILE[0]: HOSTILE[1]}, "started": HOSTILE[2]}
-    record |= {"git_commit": "<img src=x>", "git_diff_sha256": "0", "world_size": HOSTILE[4]}
+    record |= {"git_commit": "<img src=x>", "git_diff_sha256": "0", "world_size": 1}
     (run_dir / "run.json").write_text(json.dumps(record))
     return run_dir.rename(run_dir.parent / hostile_name(HOSTILE[0]))
 

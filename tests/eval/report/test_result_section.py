@@ -5,10 +5,11 @@ from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.result import Score
 from eyespot.eval.results.significance import mcnemar, paired_interval
+from eyespot.pretrain.run_record import RunRecord
 
 
 def story(tmp_path, label, *results):
-    return Story(run_dir=tmp_path / label, record={}, metrics=[], results=list(results), label=label)
+    return Story(run_dir=tmp_path / label, record=RunRecord(), metrics=[], results=list(results), label=label)
 
 
 def judged(right, **changes):
