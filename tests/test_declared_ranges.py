@@ -15,18 +15,20 @@ from annotated_types import Ge, Gt, Le, Lt
 from eyespot.cluster.commands.doctor import Options
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
 
 ROOT = Path(__file__).parents[1]
+VIEWS = ViewSpec(views=(RandomView(),))
 NEEDED = {
-    "Run": lambda: {"objective": make_run("mae_tiny").objective},
-    "Fleet": lambda: {"gpus": 1, "node_gpus": 1, "memory_gb": 80},
-    "Question": lambda: {"run": make_run("mae_tiny")},
-    "LoaderSpec": lambda: {"shards": Path("shards"), "views": ViewSpec(views=(RandomView(),)), "batch_size": 1},
-    "Evaluation": lambda: {"protocol": "knn", "model": "run", "shards": Path("shards")},
-    "Show": lambda: {"folder": Path("shards"), "recipe": "mae_tiny"},
-    "Request": lambda: {"run_dir": Path("run")},
+    "Run": lambda digits: {"objective": make_run("mae_tiny").objective},
+    "Fleet": lambda digits: {"gpus": 1, "node_gpus": 1, "memory_gb": 80},
+    "Question": lambda digits: {"run": make_run("mae_tiny")},
+    "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
+    "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
+    "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
+    "Request": lambda digits: {"run_dir": Path("run")},
 }
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
@@ -56,9 +58,9 @@ class Bound(NamedTuple):
         away = -1 if isinstance(self.end, Ge) else 1
         return (end + away, end) if self.whole else (math.nextafter(end, away * math.inf), float(end))
 
-    def build(self, value: float) -> tuple[Any, Any]:
+    def build(self, value: float, digits: Path) -> tuple[Any, Any]:
         """The config with that number, and the field's value."""
-        known = NEEDED[self.kind.__name__]() if self.kind.__name__ in NEEDED else {}
+        known = NEEDED[self.kind.__name__](digits) if self.kind.__name__ in NEEDED else {}
         given = {name: wanted for name, wanted in known.items() if name in self.kind.__dataclass_fields__}
         whole: Any = value
         if self.place is not None:
@@ -123,13 +125,13 @@ def test_ranges_are_found_everywhere():
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=str)
-def test_a_value_just_outside_is_refused_and_the_end_is_taken(bound: Bound):
+def test_a_value_just_outside_is_refused_and_the_end_is_taken(bound: Bound, digits: Path):
     name = bound.kind.__name__
     prefix = "objective." if issubclass(bound.kind, Objective.Config) else PREFIXES.get(name, "")
     shown = f"--{bound.field.replace('_', '-')}" if name in FLAGS else f"{prefix}{bound.field}"
     outside, end = bound.values()
     for wrong in (outside, *(() if bound.whole else (math.nan,))):
-        build, whole = bound.build(wrong)
+        build, whole = bound.build(wrong, digits)
         with pytest.raises(UserError) as caught:
             build()
         message = str(caught.value)
@@ -138,7 +140,7 @@ def test_a_value_just_outside_is_refused_and_the_end_is_taken(bound: Bound):
         (limit,) = dataclasses.astuple(bound.end)
         assert f"{limit:g}" in message
     if end is not None:
-        build, whole = bound.build(end)
+        build, whole = bound.build(end, digits)
         try:
             build()
         except UserError as error:  # another rule of the class may forbid it: 16 channels for 1 head, mixed fields
