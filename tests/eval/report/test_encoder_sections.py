@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.report.encoder_sections import Exhibit, Part, exhibit_sections, look_at
+from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, exhibit_sections, look_at
 from eyespot.eval.report.run_data import read_stories
 from eyespot.eval.report.sample_images import NUM_BANK, NUM_PICTURED, images_of
 from eyespot.pretrain.networks.encoders import encode
@@ -38,7 +38,7 @@ def test_why_nothing_can_be_looked_at(digits_run, tmp_path):
     (story,) = copies(digits_run, tmp_path, "bare")
     shutil.rmtree(story.run_dir / "checkpoints")
     assert look_at(story, lambda said: None) == "the run has no complete checkpoint yet"
-    (section,) = exhibit_sections([story], [Part(title="A", about="", make=lambda look: Exhibit())])
+    (section,) = exhibit_sections([story], [EncoderPart(title="A", about="", make=lambda look: Exhibit())])
     assert section.title == "What it sees"
     assert section.data["missing"] == ["No pictures: the run has no complete checkpoint yet."]
 
@@ -50,8 +50,8 @@ def test_a_part_that_cannot_be_made_is_left_out_with_a_sentence(digits_run, tmp_
         return Exhibit(words="seen")
 
     parts = [
-        Part(title="Always", about="a", make=lambda look: Exhibit(words=look.story.label)),
-        Part(title="Sometimes", about="b", make=only_of_the_first, half=True),
+        EncoderPart(title="Always", about="a", make=lambda look: Exhibit(words=look.story.label)),
+        EncoderPart(title="Sometimes", about="b", make=only_of_the_first, half=True),
     ]
     always, sometimes = exhibit_sections(copies(digits_run, tmp_path, "one", "two"), parts)
     assert [(heading, exhibit.words) for heading, _, exhibit in always.data["exhibits"]] == [
