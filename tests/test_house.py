@@ -19,7 +19,7 @@ adversary alter atomic batches batchnorm beginning blame blocks checkpoint class
 document draws entrants erase exam examination exhibits features feed finding frozen gallery gathered_lse grad_cache
 grid headers health images judge judgement lab labels local masks meeting metric_losses metrics miou mixing mlflow_sync
 norms online optim order palette patches pictures plan_page plates probing profiles rank_board rank_shift rank_sums
-ranks record redundancy refresh resolution sample_bank sample_noise writer secrets settings shardwriter share specimens
+ranks record redundancy refresh resolution sample_bank sample_noise saver secrets settings shardwriter share specimens
 spool standing start status_page stopping story supervised tarfiles tarindex teacher tiled_lse time_shares tracked
 training turns unlabeled view_picture workers
 """

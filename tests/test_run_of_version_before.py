@@ -15,7 +15,7 @@ import pytest
 import small_vit  # noqa: F401 - timm gets to know its name
 
 from eyespot.cluster.start_run import requested
-from eyespot.cluster.status.run_state import read_standing
+from eyespot.cluster.status.run_state import read_run_state
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.report.run_data import read_story
@@ -57,9 +57,9 @@ def test_it_is_read(run_dir):
 
 
 def test_all_who_look_at_runs_understand_it(run_dir):
-    story, standing = read_story(run_dir), read_standing(run_dir)
-    assert (story.recipe, story.last("loss")) == ("mae_tiny", standing.loss)
-    assert (standing.steps, standing.step, standing.checkpoint_step, standing.end) == (8, 4, 4, "done")
+    story, run_state = read_story(run_dir), read_run_state(run_dir)
+    assert (story.recipe, story.last("loss")) == ("mae_tiny", run_state.loss)
+    assert (run_state.steps, run_state.step, run_state.checkpoint_step, run_state.end) == (8, 4, 4, "done")
     trained, twin, _ = subjects_of(str(run_dir), seed=0)
     assert (trained.name, twin.role) == ("mae_tiny, step 4", "random")
     assert trained.views.mean == pytest.approx([0.3061199] * 3)
