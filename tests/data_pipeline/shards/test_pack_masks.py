@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import stored_samples
+from shapes import levels, stored_samples
 
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
