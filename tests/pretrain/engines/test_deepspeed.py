@@ -348,7 +348,11 @@ def test_nothing_is_compiled_and_nothing_said(tmp_path):
         ]
     )
     (tmp_path / "extensions").mkdir()
-    env = os.environ | {"PATH": str(tmp_path), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    env = os.environ | {
+        "PATH": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),  # with the folders that conftest.py has added
+        "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"),
+    }
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""

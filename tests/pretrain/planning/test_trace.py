@@ -100,6 +100,7 @@ REAL_PASSES = (
 def real_passes() -> dict[str, int]:
     """What each of REAL_PASSES takes, in a process whose allocator gives back what is freed."""
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)  # with the folders that conftest.py has added
     done = subprocess.run(
         [sys.executable, __file__], env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True
     )
