@@ -2,7 +2,7 @@
 
     python docs/drawing.py        (make drawing)
 
-A box is a folder, with how many files it has, or a single file of the floor. It stands above all that it uses, because
+A box is a folder, or a single file of the floor. It stands above all that it uses, because
 imports run one way. An arrow that follows from two others is left out. A test tells when the picture is out of date.
 """
 
@@ -199,15 +199,12 @@ def _floor(
 ) -> list[str]:
     says, colour = FLOORS[floor.name]
     right = WIDTH - SIDE
-    single = sum(not count for count in floor.files.values())
-    total = f"{sum(floor.files.values()) + single} files"
     y = {knot: top + HEAD + ROW * at for at, row in enumerate(rows) for knot in row}
     parts = [
         f'<rect x="{MARGIN}" y="{top:.0f}" width="{right - MARGIN}" height="{height:.0f}" rx="10" fill="{colour}"'
         ' fill-opacity="0.06"/>',
         f'<text x="{MARGIN + 16}" y="{top + 28:.0f}" font-size="19" font-weight="bold" fill="{colour}">{floor.name}/'
         f'<tspan dx="12" font-size="14" font-weight="normal" fill="#555">{escape(says)}</tspan></text>',
-        f'<text x="{right - 16}" y="{top + 28:.0f}" font-size="14" text-anchor="end" fill="#555">{total}</text>',
     ]
     parts += [_arrow([(x[knot], y[knot]) for knot in line], colour) for line in lines]
     for box, count in floor.files.items():
@@ -232,15 +229,14 @@ def _arrow(line: list[tuple[float, float]], colour: str) -> str:
 
 
 def _box(name: str, count: int, x: float, y: float, colour: str) -> str:
-    """A folder is filled and says how many files it has; a single file has an outline."""
+    """A folder is filled, a single file has an outline. No number of files: a new one would make the picture old."""
     wide = width(name)
     shape = f'x="{x - wide / 2:.1f}" y="{y:.0f}" width="{wide:.1f}" height="{BOX}" rx="6"'
     if not count:
         text = f'<text x="{x:.0f}" y="{y + 26:.0f}" font-size="13" text-anchor="middle" fill="#222">{name}</text>'
         return f'<rect {shape} fill="#ffffff" stroke="{colour}" stroke-opacity="0.6"/>{text}'
-    lines = f'<tspan x="{x:.0f}" dy="17" font-weight="bold">{name}/</tspan>'
-    lines += f'<tspan x="{x:.0f}" dy="16" font-size="11" fill-opacity="0.9">{count} file{"s" * (count > 1)}</tspan>'
-    text = f'<text x="{x:.0f}" y="{y:.0f}" font-size="13" text-anchor="middle" fill="#ffffff">{lines}</text>'
+    font = 'font-size="13" font-weight="bold" text-anchor="middle" fill="#ffffff"'
+    text = f'<text x="{x:.0f}" y="{y + 26:.0f}" {font}>{name}/</text>'
     return f'<rect {shape} fill="{colour}"/>{text}'
 
 

@@ -51,7 +51,9 @@ def make_run(recipe: str) -> Run:
     try:
         run = getattr(importlib.import_module(module_name), function_name)()
     except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"recipe {recipe!r}: {error}; write it as package.module:function") from error
+        ours = isinstance(error, ImportError) and (error.name or "").split(".")[0] == "eyespot"
+        hint = "modules have moved, see CHANGELOG.md" if ours else "write it as package.module:function"
+        raise UserError(f"recipe {recipe!r}: {error}; {hint}") from error
     if not isinstance(run, Run):
         raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
     return run

@@ -1,5 +1,7 @@
 """Recipes by name: fresh each time, also from elsewhere; what is unknown is one line."""
 
+import sys
+
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
@@ -39,3 +41,14 @@ def test_recipes_from_elsewhere():
 def test_unknown_recipes_are_one_line(recipe, words):
     with pytest.raises(UserError, match=words):
         make_run(recipe)
+
+
+@pytest.mark.parametrize(
+    "line", ["from eyespot.pretrain.config import a_name_of_old", "import eyespot.data_pipeline." + "views_of_old"]
+)
+def test_a_recipe_that_imports_what_has_moved_is_told_so(line, tmp_path, monkeypatch):
+    (tmp_path / "recipes_of_mine.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "recipes_of_mine", raising=False)
+    with pytest.raises(UserError, match=r"_of_old.*modules have moved, see CHANGELOG\.md"):
+        make_run("recipes_of_mine:run")
