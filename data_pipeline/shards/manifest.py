@@ -128,7 +128,7 @@ class Manifest:
             stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
             masks = Masks(**fields["masks"]) if "masks" in fields else None
             return cls(**{**fields, "image_stats": ImageStats(**stats), "masks": masks})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"{file}: not a shard manifest ({error}); make it anew: eyespot shards index {file.parent}"
             ) from error

@@ -3,6 +3,7 @@
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -41,6 +42,7 @@ class ShardFolder:
         self._splits: dict[str, ShardFolder | None] = {}
         file = self.path / "manifest.json"
         try:
+            _refuse_odd(file)
             content = file.read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"{file}: missing; make it with: eyespot shards index {path}") from error
@@ -141,6 +143,7 @@ class ShardFolder:
     def _rows(self, name: str, dtype: np.dtype, sha256: str) -> np.ndarray:
         path, again = self.path / name, f"make it anew: eyespot shards index {self.path}"
         try:
+            _refuse_odd(path)
             with path.open("rb") as file:  # one file is looked at, mapped and hashed, whatever takes its name meanwhile
                 shape, found, offset = _npy_header(file)
                 if found != dtype or shape != (self.manifest.num_samples,):
@@ -155,9 +158,21 @@ class ShardFolder:
         return np.asarray(rows)  # a plain array: np.memmap makes every access slower
 
 
+def _refuse_odd(path: Path) -> None:
+    """A pipe in a file's place would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+
+
 def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, type, and where the rows begin."""
-    if (version := np.lib.format.read_magic(file)) != (1, 0):
+    version = np.lib.format.read_magic(file)
+    if version not in {(1, 0), (2, 0), (3, 0)}:
         raise ValueError(f"npy version {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        # Versions 2 and 3 have a longer length; 3 is in UTF-8, which is ASCII where a type's names are ours.
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except (TokenError, SyntaxError, MemoryError, RecursionError) as error:  # what NumPy lets through of a hostile one
+        raise ValueError(f"its header is no header ({type(error).__name__})") from error
     return shape, dtype, file.tell()

@@ -83,7 +83,7 @@ def load_weights(copies: Sequence[nn.Module], path: Path, sha256: str) -> dict[s
     try:
         content = path.read_bytes()
         tensors = load(content)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: of a type that torch lacks
         raise UserError(f"start.weights {path}: cannot be read as safetensors ({error})") from error
     if sha256 and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise UserError(f"start.weights {path}: has sha256 {found[:12]}..., not start.sha256 {sha256[:12]}...")

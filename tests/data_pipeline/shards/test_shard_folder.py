@@ -1,7 +1,10 @@
 """ShardFolder: found, read and checked once; damage is one line; a folder replaced meanwhile changes nothing."""
 
 import hashlib
+import json
+import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,42 @@ def test_a_damaged_index_is_one_line(kind, shards):
     with pytest.raises(UserError, match=reason) as caught:
         _ = found.index
     one_line(caught, f"{shards / 'index.npy'}: ", "make it anew: eyespot shards index")
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_an_index_of_any_npy_version_is_read(version, shards):
+    """Other tools write their rows with a later version than NumPy chooses for them."""
+    rows, path, manifest = np.load(shards / "index.npy"), shards / "index.npy", shards / "manifest.json"
+    with path.open("wb") as file, warnings.catch_warnings(action="ignore"):
+        np.lib.format.write_array(file, rows, version=version)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"index_sha256": digest}))
+    assert np.array_equal(ShardFolder(shards).index, rows)
+
+
+@pytest.mark.parametrize("header", [b"{'descr':", b"(" * 9000, b"-" * 9000, b"\x00" * 100])
+def test_a_header_that_is_none_is_one_line(header, shards):
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (shards / "index.npy").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        _ = ShardFolder(shards).index
+    one_line(caught, f"{shards / 'index.npy'}: unreadable", "make it anew: eyespot shards index")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index.npy"])
+def test_a_pipe_in_a_files_place_is_not_waited_for(name, shards):
+    (shards / name).unlink()
+    os.mkfifo(shards / name)
+    with pytest.raises(UserError, match="not a regular file") as caught:
+        _ = ShardFolder(shards).index
+    one_line(caught, f"{shards / name}: unreadable")
+
+
+def test_a_manifest_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "manifest.json").write_text("[" * 200_000)
+    with pytest.raises(UserError, match="not a shard manifest") as caught:
+        ShardFolder(tmp_path)
+    one_line(caught)
 
 
 def test_who_does_not_hash_still_sees_that_the_number_is_wrong(shards):

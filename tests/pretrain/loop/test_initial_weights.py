@@ -53,6 +53,11 @@ def truncate(run):
     run.start.weights.write_bytes(run.start.weights.read_bytes()[:-4])
 
 
+def a_type_that_torch_lacks(run):
+    header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    run.start.weights.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+
+
 def another_size(run):
     run.encoder.patch_size = 8
 
@@ -67,6 +72,7 @@ def another_encoder(run):
         (damage_digest, "not start.sha256 000000000000"),
         (remove, "cannot be read as safetensors"),
         (truncate, "cannot be read as safetensors"),
+        (a_type_that_torch_lacks, "cannot be read as safetensors"),
         (another_size, "pos_embed is .* there and .* in the encoder"),
         (another_encoder, r"there and .* in the encoder; choose the encoder\.\*"),
     ],
