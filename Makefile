@@ -27,8 +27,8 @@ quickstart: $(READY) ## pack the digits, train an MAE, probe it, write a report
 test: $(READY) ## the tests, and the 20 slowest of them
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
-test-fast: $(READY) ## those of one process, without cluster, browser and slow ones: three minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not cluster and not browser and not ranks"
+test-fast: $(READY) ## those of one process, without cluster, browser, slow ones and long files: under three minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not cluster and not browser and not ranks"
 
 check: check-quick ## formatting, lint, types, import contracts, the Dockerfile, sizes
 	$(BIN)/basedpyright

@@ -31,6 +31,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 MARKS = {"slurm": "cluster", "browser": "browser", "on_ranks": "ranks", "start_ranks": "ranks"}
 """What a test is marked with that asks for a fixture, itself or through another one."""
+LONG = """
+cluster/commands/test_eval cluster/commands/test_plan cluster/commands/test_pretrain cluster/launch/test_torchrun
+cluster/planning/test_planner data_pipeline/loading/test_loader data_pipeline/shards/test_pack
+eval/encoders/test_image_size eval/release/test_registry eval/results/test_mlflow_children eval/test_evaluate
+eval/test_finetune eval/test_low_shot pretrain/losses/test_contrastive pretrain/tracking/test_tracker test_wheel
+"""
+"""Files that take over ten seconds, though no test of theirs is slow: most start processes of the command."""
 SEED = int(os.environ.get("EYESPOT_TEST_SEED", "0"))
 """Another number draws everything anew: a test that fails then was lucky before."""
 
@@ -41,9 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Whoever gets the last slow one lets the others wait.
     """
+    long = set(LONG.split())
     for item in items:
         for fixture in MARKS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[fixture])
+        if str(item.path.relative_to(ROOT / "tests").with_suffix("")) in long:
+            item.add_marker("long")
     items.sort(key=lambda item: (item.get_closest_marker("slow") is None, len(item.path.relative_to(ROOT).parts)))
 
 
