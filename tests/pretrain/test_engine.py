@@ -9,7 +9,7 @@ from torch import nn
 import eyespot.pretrain.engines
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.distributed.process_group import World, stop
 from eyespot.pretrain.engine import Engine, MicroBatch, Settings, engine_names, make_engine
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.networks.sync_batchnorm import SynchronizedBatchNorm1d
@@ -94,3 +94,4 @@ def test_a_forward_pass_obeys_its_micro_batch(name):
         assert _bf16()
     assert not _bf16()
     engine.close()
+    stop()  # the group of one that fsdp makes would be met by the tests that follow
