@@ -54,6 +54,7 @@ setup(
         "markupsafe>=2.1",
         "matplotlib>=3.9",
         "mlflow>=3.17",
+        "msgspec>=0.20",
         "numpy>=2.0",
         "nvidia-dali-cuda130>=2.4",
         "packaging>=24.2",

@@ -1,0 +1,90 @@
+"""JSON that somebody else wrote: read in bounded time and memory, and of the declared kinds before anybody uses it.
+
+    class Card:                      # a dataclass; its __post_init__ may check ranges (ranges.py)
+        name: str
+        rows: list[int]
+    card = foreign_json.read(path, Card)
+
+Fields that the dataclass does not know are left out: a newer version may have written the file. Numbers are taken as
+declared (``true`` is no number, 1.0 no whole one), lists become tuples where the dataclass says so.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from eyespot.data_pipeline.errors import UserError
+
+T = TypeVar("T")
+
+LARGEST = 256 * 2**20
+"""Bytes that a file may have, where the reader says nothing: a manifest of a million tars has about 200 MB."""
+
+
+class ForeignJsonError(UserError):
+    """The file is not what it should be. ``why`` says how, without the file's name."""
+
+    def __init__(self, path: Path | str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.why = why
+
+
+def read(path: Path, kind: type[T], largest: int = LARGEST) -> T:
+    """What stands in the file, as ``kind``.
+
+    Args:
+        path: the file. A pipe or a device in its place is refused, not waited for.
+        kind: a dataclass, or any type of plain values: ``dict[str, Any]``.
+        largest: bytes that it may have.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        OSError: it cannot be read.
+        ForeignJsonError: it is no JSON, too large, nested too deep, or not of that kind.
+    """
+    return parse(read_bytes(path, largest), kind, path)
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """The bytes of a plain file of bounded size; raises as ``read`` does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ForeignJsonError(path, "not a plain file")
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ForeignJsonError(path, f"over {largest:,} bytes, which is no size for it")
+    return content
+
+
+def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:
+    """As ``read``, of bytes that were read from ``path``."""
+    try:
+        return convert(json.loads(content), kind, path)
+    except RecursionError as error:
+        raise ForeignJsonError(path, "nested too deep") from error
+    except ValueError as error:  # no JSON, no UTF-8, a number of 5,000 digits
+        raise ForeignJsonError(path, f"not JSON ({error})") from error
+
+
+def convert(values: Any, kind: type[T], path: Path | str) -> T:
+    """As ``read``, of plain values: dicts, lists, strings, numbers."""
+    try:
+        return cast(T, msgspec.convert(values, kind))
+    except msgspec.ValidationError as error:
+        raise ForeignJsonError(path, _words(str(error))) from error
+    except RecursionError as error:
+        raise ForeignJsonError(path, "nested too deep") from error
+
+
+def _words(error: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.shards[0].bytes`" as "shards[0].bytes: expected ..."."""
+    what, _, place = error.partition(" - at ")
+    words = what.replace("`", "")
+    place = place.strip("`").removeprefix("$").removeprefix(".")
+    return f"{place}: {words[0].lower()}{words[1:]}" if place else f"{words[0].lower()}{words[1:]}"
