@@ -3,10 +3,12 @@
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import FilteredStream, unfiltered
 
 T = TypeVar("T")
 
@@ -43,7 +45,9 @@ def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments:
 
     captured = io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured):
+        # A help text has colours, and values that came out of a run folder.
+        styled = FilteredStream(unfiltered(sys.stdout), styled=True)
+        with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(styled):
             return tyro.cli(target, args=argv, prog=prog, **arguments)
     except SystemExit as stop:
         if stop.code in (0, None):

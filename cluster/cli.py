@@ -7,6 +7,7 @@ import sys
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import filter_output, one_line
 from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"eyespot {__version__}")
         return ExitCode.DONE
+    filter_output()
     mask_tracebacks()
     try:
         if argv[0] not in COMMANDS:
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
-            print(masked(f"eyespot: {error}"), file=sys.stderr)
+            print(one_line(masked(f"eyespot: {error}")), file=sys.stderr)
         return ExitCode.WRONG_INPUT
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)

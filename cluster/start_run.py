@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.redaction import masked
 
@@ -49,7 +50,7 @@ def train(
     except TrainingError as error:
         leave_words("training", str(error))
         if int(os.environ.get("RANK", 0)) == 0:
-            print(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}"), file=sys.stderr)
+            print(one_line(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}")), file=sys.stderr)
         return ExitCode.FAILED
 
 

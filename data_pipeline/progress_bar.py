@@ -6,14 +6,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # drawing takes a while to import, and the processes that only count have no need of it
-    from rich.console import Console
+    from eyespot.data_pipeline.console import Console
 
 
 class ProgressBar:
     """A live bar, for the time of a with statement.
 
     Args:
-        description: what is being done; may hold rich's markup.
+        description: what is being done.
         total: how much there is to do; None = not known yet.
         done: how much of it is done already.
         unit: "items" are counted, with the time that is left; of "bytes" sizes and speed are shown.
@@ -33,7 +33,6 @@ class ProgressBar:
         shown: bool = True,
         console: "Console | None" = None,
     ) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -44,10 +43,12 @@ class ProgressBar:
             TransferSpeedColumn,
         )
 
+        from eyespot.data_pipeline.console import Console
+
         console = console or Console(stderr=True)
         self.live = shown and console.is_terminal
         """Somebody sees it."""
-        name, figures = TextColumn("{task.description}"), TextColumn("{task.fields[figures]}")
+        name, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[figures]}")
         if unit == "bytes":
             columns = name, BarColumn(), DownloadColumn(), TransferSpeedColumn()
         else:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from eyespot.data_pipeline.terminal import printable
+
 T = TypeVar("T")
 
 MASK = "***"
@@ -52,11 +54,15 @@ def masked_values(values: T) -> T:
 
 
 class MaskedFormatter(logging.Formatter):
-    """Formats a record, traceback included, then masks it."""
+    """Formats a record, traceback included, then masks it and escapes what a terminal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without secrets."""
-        return masked(super().format(record))
+        return printable(masked(super().format(record)))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Only the first line of a message begins like a line of the log: a name in it must not feign another."""
+        return super().formatMessage(record).replace("\n", "\n    ")
 
 
 def mask_tracebacks() -> None:
@@ -84,7 +90,7 @@ def _pattern(variables: tuple[tuple[str, str], ...]) -> re.Pattern[str] | None:
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    sys.stderr.write(masked("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(printable(masked("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def _say_of_thread(found: threading.ExceptHookArgs) -> None:
@@ -92,5 +98,5 @@ def _say_of_thread(found: threading.ExceptHookArgs) -> None:
         return
     name = found.thread.name if found.thread is not None else "unknown"
     error = found.exc_value or found.exc_type()
-    sys.stderr.write(f"Exception in thread {name}:\n")
+    sys.stderr.write(printable(f"Exception in thread {name}:\n"))
     _say(found.exc_type, error, found.exc_traceback)

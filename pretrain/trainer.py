@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from rich.console import Console
 
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint

@@ -57,10 +57,9 @@ def main(argv: list[str]) -> int:
 
 
 def _cancel(request: Request) -> int:
-    from rich.console import Console
-
     from eyespot.cluster.status import cancel
     from eyespot.cluster.status.survey import find_runs
+    from eyespot.data_pipeline.console import Console
 
     targets = cancel.find_targets(find_runs([request.run_dir]))
     cancel.ask_to_stop(targets, now=request.now)

@@ -70,9 +70,8 @@ def main(argv: list[str]) -> int:
 
 def _doctor(argv: list[str]) -> int:
     # Imported here, because `eyespot doctor --help` and the probes should not wait for each other's libraries.
-    from rich.console import Console
-
     from eyespot.cluster.arguments import parse
+    from eyespot.data_pipeline.console import Console
 
     if not argv or argv[0].startswith("-"):
         options = parse(Options, argv, "eyespot doctor", default=Options())
@@ -117,9 +116,8 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
 
 
 def _examine(options: Options, run_dir: Path | None, run_file: Path | None, values: dict[str, Any]) -> "Verdict":
-    from rich.console import Console
-
     from eyespot.cluster.doctor.examine import examine_here
+    from eyespot.data_pipeline.console import Console
 
     with Console(stderr=True, file=sys.stderr).status("looking"):
         return examine_here(

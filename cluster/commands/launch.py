@@ -193,8 +193,9 @@ def _value_of(flag: str, flags: list[str]) -> str | None:
 
 def _show(profile: Profile) -> int:
     """The site defaults as a table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from eyespot.data_pipeline.console import Console
 
     table = Table("key", "value", "from")
     for key, value in profile.values.items():
@@ -205,8 +206,9 @@ def _show(profile: Profile) -> int:
 
 def _say(folder: Path, runs: "list[SweepMember]", jobs: list[str]) -> None:
     """The jobs, and the commands that follow."""
-    from rich.console import Console
     from rich.table import Table
+
+    from eyespot.data_pipeline.console import Console
 
     if len(runs) == 1:
         print(f"job {jobs[0]}: {folder}")

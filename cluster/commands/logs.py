@@ -15,9 +15,8 @@ from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from eyespot.cluster.status.logs import Line
+    from eyespot.data_pipeline.console import Console
 
 HELP = """usage: eyespot logs RUN [--rank R | --all-ranks | --job] [--follow] [--lines N]
 
@@ -71,10 +70,9 @@ def main(argv: list[str]) -> int:
 
 
 def _show(request: Request) -> None:
-    from rich.console import Console
-
     from eyespot.cluster.status import logs
     from eyespot.cluster.status.survey import find_runs, survey
+    from eyespot.data_pipeline.console import Console
 
     run_dir = request.run_dir
     if (runs := find_runs([run_dir])) != [run_dir]:

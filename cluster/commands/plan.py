@@ -33,10 +33,9 @@ def main(argv: list[str]) -> int:
     # Imported here, because `eyespot plan --help` should not wait for torch.
     import json
 
-    from rich.console import Console
-
     from eyespot.cluster.planning.page import print_plan, write_plot
     from eyespot.cluster.planning.planner import Question, answer
+    from eyespot.data_pipeline.console import Console
     from eyespot.pretrain.recipe_lookup import make_run
 
     recipe = argv[0]

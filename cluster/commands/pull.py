@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         wanted.address, wanted.folder or default_folder(wanted.address), sha256=wanted.sha256, uri=wanted.uri
     )
     said = read_json(folder / PROVENANCE, str(folder))
-    print(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified")
+    print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified"))
     print(f"sha256 {digest_of(folder)}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
     return ExitCode.DONE

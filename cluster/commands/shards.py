@@ -17,6 +17,7 @@ from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import DOWNLOADS
+from eyespot.data_pipeline.terminal import one_line
 
 USAGE = """usage: eyespot shards COMMAND ...
 
@@ -183,7 +184,7 @@ def _verify(argv: list[str]) -> int:
 
     asked = parse(Verify, argv, "eyespot shards verify")
     problems = verify(asked.folder, asked.workers)
-    print("\n".join(problems) if problems else f"{asked.folder}: all is well")
+    print("\n".join(map(one_line, problems)) if problems else f"{asked.folder}: all is well")
     return ExitCode.WRONG_INPUT if problems else ExitCode.DONE
 
 
@@ -200,7 +201,7 @@ def _info(argv: list[str]) -> int:
         print(_summary(folder, manifest))
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
-            print(f"    {count:>8,}  {name}")
+            print(one_line(f"    {count:>8,}  {name}"))
     return ExitCode.DONE
 
 
@@ -223,7 +224,7 @@ def _summary(folder: Path, manifest: Manifest) -> str:
     stats = manifest.image_stats
     size = sum(shard.bytes for shard in manifest.shards)
     lines = [
-        f"{folder}: {manifest.name}, {_plural(manifest.num_samples, 'image')},"
+        f"{folder}: {one_line(manifest.name)}, {_plural(manifest.num_samples, 'image')},"
         f" {_plural(manifest.num_labeled, 'label')}, {_plural(len(manifest.classes), 'class', 'classes')}",
         f"  tars         {len(manifest.shards)}, {size / 1e6:,.1f} MB",
         f"  height       {_sides(stats.height)}",

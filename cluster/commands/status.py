@@ -19,9 +19,10 @@ from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from eyespot.cluster.status.survey import Survey
+    from eyespot.data_pipeline.console import Console
 
 HELP = """usage: eyespot status [RUN or folder of runs ...] [--watch [SECONDS]] [--json]
 
@@ -79,8 +80,9 @@ def _with_seconds(argv: list[str]) -> list[str]:
 
 
 def _watch(places: Sequence[Path], seconds: float, as_json: bool) -> None:
-    from rich.console import Console
     from rich.live import Live
+
+    from eyespot.data_pipeline.console import Console
 
     console = Console()
     if as_json or not console.is_terminal:
@@ -100,7 +102,7 @@ def _watch(places: Sequence[Path], seconds: float, as_json: bool) -> None:
 
 
 def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) -> None:
-    from rich.console import Console
+    from eyespot.data_pipeline.console import Console
 
     console = Console()
     survey, page = _look(places, console)

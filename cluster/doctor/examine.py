@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, tracking
 from eyespot.cluster.doctor.checks import Check, CheckContext, run_checks
 from eyespot.cluster.doctor.compare import compare
@@ -31,6 +29,7 @@ from eyespot.cluster.doctor.rank_probes import Probes
 from eyespot.cluster.processes import Place, free_port
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.console import Console
 
 T = TypeVar("T")
 

@@ -1,16 +1,17 @@
 """The verdict as a table, and what to do about what is wrong."""
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eyespot.cluster.doctor.findings import Finding, Level, Verdict
+from eyespot.data_pipeline.console import Console
 
 ORDER = (
     *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),
     *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "imports", "recipe", "data pipeline"),
     *("all-reduce", "MLflow"),
 )
-SHOWN: dict[Level, str] = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]FAIL[/]"}
+SHOWN: dict[Level, Text] = {"ok": Text("ok", "green"), "warn": Text("warn", "yellow"), "fail": Text("FAIL", "bold red")}
 MOST_FIXES, MOST_NODES = 20, 8
 
 
@@ -30,7 +31,7 @@ def print_verdict(verdict: Verdict, title: str, console: Console) -> None:
         node = worst.node if worst.badness or len(same) == 1 or not several else "all"
         more = f" ({len(same) - 1} more)" if worst.badness and len(same) > 1 else ""
         seconds = max(finding.seconds for finding in findings)
-        table.add_row(SHOWN[worst.level], worst.check, node + more, f"{seconds:.1f}", _plain(worst.found))
+        table.add_row(SHOWN[worst.level], worst.check, node + more, f"{seconds:.1f}", worst.found)
     console.print(table)
     _print_fixes(verdict.findings, console)
     end = "the run can start" if verdict.ok else f"{len(verdict.failed)} failed: the run must not start"
@@ -45,7 +46,7 @@ def _print_fixes(findings: list[Finding], console: Console) -> None:
             nodes.setdefault((finding.level, finding.check, finding.found, finding.fix), []).append(finding.node)
     for (level, check, found, fix), where in list(nodes.items())[:MOST_FIXES]:
         title = f"{check} ({', '.join(where[:MOST_NODES])}{', ...' if len(where) > MOST_NODES else ''}): {found}"
-        console.print(f"{SHOWN[level]} {_plain(title)}\n     {_plain(fix)}")
+        console.print(SHOWN[level] + Text(f" {title}\n     {fix}"))
     if len(nodes) > MOST_FIXES:
         console.print(f"... and {len(nodes) - MOST_FIXES} more")
 
@@ -56,8 +57,3 @@ def _rows(findings: list[Finding]) -> list[list[Finding]]:
         by_check.setdefault(finding.check, []).append(finding)
     known = [by_check.pop(name) for name in ORDER if name in by_check]
     return known + list(by_check.values())
-
-
-def _plain(text: str) -> str:
-    """Brackets are no markup."""
-    return text.replace("[", r"\[")

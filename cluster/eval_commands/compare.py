@@ -15,9 +15,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
+    from eyespot.data_pipeline.console import Console
     from eyespot.eval.results.compare import Comparison, Difference, Method
 
 
@@ -62,8 +62,7 @@ def main(argv: list[str]) -> int:
     wanted = parse(Comparing, argv, "eyespot eval compare")
     if not wanted.places:
         raise UserError("compare: no results named; write: eyespot eval compare A B (see eyespot eval compare --help)")
-    from rich.console import Console
-
+    from eyespot.data_pipeline.console import Console
     from eyespot.eval.results.compare import compare
 
     found = compare(

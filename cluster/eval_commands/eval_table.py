@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import one_line
 
 if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
@@ -22,14 +23,14 @@ def track(model: str, results: "list[Result]") -> None:
     try:
         track_results(run_dir, results)
     except UserError as error:
-        print(masked(f"eyespot: warning: {error}"), file=sys.stderr)
+        print(one_line(masked(f"eyespot: warning: {error}")), file=sys.stderr)
 
 
 def print_table(results: "list[Result]") -> None:
     """The results of one protocol on one data set, side by side."""
-    from rich.console import Console
     from rich.table import Table
 
+    from eyespot.data_pipeline.console import Console
     from eyespot.eval.results.tables import score_table
 
     first = results[0]
@@ -45,6 +46,6 @@ def print_table(results: "list[Result]") -> None:
     Console().print(table)
     for result in results:
         for alarm in result.alarms:
-            print(f"Alarm, {result.name}: {alarm}")
+            print(one_line(f"Alarm, {result.name}: {alarm}"))
     train = f"{first.num_train:,} training images, " if first.num_train else ""
-    print(f"{train}{first.num_test:,} test images ({first.split}).")
+    print(one_line(f"{train}{first.num_test:,} test images ({first.split})."))

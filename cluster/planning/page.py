@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from eyespot.cluster.planning.planner import Plan
+from eyespot.data_pipeline.console import Console
 from eyespot.pretrain.planning.memory import PREFETCH, shard_ranks
 from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.speed import Scale, exchange_seconds

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from eyespot.cluster import slurm
 from eyespot.cluster.status.records import Records
 from eyespot.cluster.status.run_state import tail_metrics
 from eyespot.cluster.status.survey import BEAT_SECONDS, State, Status, Survey, ask_slurm, duration
+from eyespot.data_pipeline.console import Console
 
 _HEADERS = (
     "run", "job", "state", "nodes", "step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from eyespot.cluster.processes import Place
 from eyespot.cluster.slurm import node_names
 from eyespot.cluster.supervisor.supervisor import Orders, Supervisor
+from eyespot.data_pipeline.terminal import filter_output
 from eyespot.pretrain.redaction import mask_tracebacks
 
 
@@ -19,6 +20,7 @@ class NodeJob(Orders):
         Raises:
             SystemExit: the run is not done; the code is that of ``eyespot pretrain``, so that SLURM's state tells.
         """
+        filter_output()
         mask_tracebacks()
         code = Supervisor(self, here(self.processes)).run()
         if code:

@@ -10,6 +10,7 @@ from pathlib import Path
 from eyespot.cluster.processes import Ranks
 from eyespot.cluster.supervisor.diagnosis import Report
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0
@@ -124,4 +125,4 @@ class RankShift:
             return "it has no log yet"
 
     def _say(self, line: str) -> None:
-        print(f"eyespot: {self._node}: {line}", file=sys.stderr, flush=True)
+        print(one_line(f"eyespot: {self._node}: {line}"), file=sys.stderr, flush=True)

@@ -22,6 +22,7 @@ from eyespot.cluster.supervisor.rank_monitor import RankShift, StopRequest
 from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue_avoiding
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
 from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord
 
@@ -392,4 +393,4 @@ class Supervisor:
             return  # before the first start, or on a full disk
 
     def _say(self, line: str) -> None:
-        print(f"eyespot: {self.place.node}: {line}", file=sys.stderr, flush=True)
+        print(one_line(f"eyespot: {self.place.node}: {line}"), file=sys.stderr, flush=True)

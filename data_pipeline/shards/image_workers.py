@@ -17,6 +17,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import BadImage, Examined, examine
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
 from eyespot.data_pipeline.shards.sources import Item, read_item
+from eyespot.data_pipeline.terminal import filter_output
 
 NUM_WORKERS = len(os.sched_getaffinity(0))
 CHUNK = 32  # items a worker takes at once
@@ -63,6 +64,7 @@ def examine_items(
 
 
 def _start_worker() -> None:
+    filter_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

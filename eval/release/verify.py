@@ -5,8 +5,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.golden import check_golden, load_encoder
 from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256

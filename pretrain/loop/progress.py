@@ -6,8 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from rich.console import Console
-
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.pretrain.config import Run
@@ -25,7 +24,7 @@ class TrainingProgress:
     def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
         self._steps, self._shown = steps, shown
         self._start, self._begun, self._last_line = start, time.monotonic(), 0.0
-        self._bar = ProgressBar("[bold]step", steps, done=start, shown=shown, console=console)
+        self._bar = ProgressBar("step", steps, done=start, shown=shown, console=console)
         self._bar.show("loss -")
 
     def __enter__(self) -> "TrainingProgress":

@@ -9,11 +9,11 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.logging import RichHandler
 
 import eyespot
 from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted

@@ -29,6 +29,7 @@ from typing import Literal
 import torch.distributed as dist
 
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.objective import Objective
@@ -213,7 +214,7 @@ class RankWatch:
     def _speak(self, cause: Cause) -> None:
         """The lowest rank that is not to blame tells the terminal."""
         if self._world.rank == min((r for r in range(self._world.size) if r not in cause.ranks), default=0):
-            sys.stderr.write(masked(f"\neyespot: {cause.line}\n"))
+            sys.stderr.write(f"\n{one_line(masked(f'eyespot: {cause.line}'))}\n")
             sys.stderr.flush()
 
     def _say(self, line: str) -> None:

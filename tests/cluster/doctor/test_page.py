@@ -1,9 +1,8 @@
 import io
 
-from rich.console import Console
-
 from eyespot.cluster.doctor.findings import Finding, Verdict
 from eyespot.cluster.doctor.page import print_verdict
+from eyespot.data_pipeline.console import Console
 
 
 def finding(check, node, level="ok", found="fine", fix="", seconds=0.1):

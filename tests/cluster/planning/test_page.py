@@ -3,10 +3,10 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from eyespot.cluster.planning.page import assumptions, efficiency, print_plan
 from eyespot.cluster.planning.planner import Question, answer
+from eyespot.data_pipeline.console import Console
 from eyespot.pretrain.recipe_lookup import make_run
 
 

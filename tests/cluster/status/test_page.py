@@ -5,11 +5,11 @@ import re
 import time
 
 import pytest
-from rich.console import Console
 
 from eyespot.cluster.status.page import detail_page, sparkline, survey_page
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.survey import Status, Survey, survey
+from eyespot.data_pipeline.console import Console
 from eyespot.pretrain.tracking import metrics_file
 
 NOW = 1_800_000_000.0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.loading.loader import make_pass
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run

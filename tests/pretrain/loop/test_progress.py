@@ -5,8 +5,8 @@ import logging
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
+from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import progress
