@@ -2,21 +2,35 @@
 
 Nothing is extracted by name: a member's bytes are copied into a file that we name, if it is one of the few names that
 a release has. An absolute path, a path with "..", a link or a device has nowhere to go: each is refused, not skipped.
+
+What stands around the files (headers, extended headers, a zip's directory) has some kilobytes in a release, and may say
+that it has gigabytes: it is read through ``_Bounded``, which stops where no release gets to.
 """
 
+import gzip
+import io
+import os
+import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.release.layout import FILES, SUMS
+from eyespot.eval.release.layout import FILES, MAX_TEXT_BYTES, SUMS
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 _PART = 1 << 20
+_MOST_MEMBERS = 64
+_TAR_HEADER, _TAR_HEADERS = 8 << 10, 64 << 10
+"""Bytes of one header of a tar and of all: two blocks and a page of extended attributes are common."""
+_ZIP_HEADER, _ZIP_HEADERS = 128 << 10, 1 << 20
+"""Of a zip: 64 KiB at its end are looked through for its directory."""
+_LARGEST_RATIO, _FREE_OF_RATIO = 200, 1 << 30
+"""So many bytes at most may come out for one that goes in, beyond the first GiB: weights hardly shrink."""
 
 Member = tuple[str, int, str, Callable[[], Any]]
 """Name, bytes it says it has, what is wrong with its kind ("" = nothing), and a function that opens it."""
@@ -34,10 +48,13 @@ def unpack(archive: Path, into: Path, max_bytes: int, source: str) -> None:
     Raises:
         UserError: it is no such archive, is damaged or too large, or holds something that a release does not have.
     """
-    left, tops = max_bytes, set[PurePosixPath]()
+    left = min(max_bytes, max(_FREE_OF_RATIO, _LARGEST_RATIO * archive.stat().st_size), shutil.disk_usage(into).free)
+    limit, tops = left, set[PurePosixPath]()
     try:
-        with _members(archive) as members:
-            for name, size, fault, open_member in members:
+        with _members(archive, source) as members:
+            for number, (name, size, fault, open_member) in enumerate(members):
+                if number >= _MOST_MEMBERS:
+                    raise UserError(f"{source}: over {_MOST_MEMBERS} members; pack the release folder alone")
                 path = PurePosixPath(name)
                 where = f"{source}: the archive's member {name[:120]!r}"
                 if path.is_absolute() or ".." in path.parts or "\\" in name:
@@ -51,8 +68,12 @@ def unpack(archive: Path, into: Path, max_bytes: int, source: str) -> None:
                 tops.add(path.parent)
                 if len(tops) > 1 or (into / path.name).exists():
                     raise UserError(f"{where} is there twice; pack one release alone")
-                if size > left or not _copied(open_member(), into / path.name, left):
-                    raise UserError(f"{source}: more than {max_bytes:,} bytes come out of it; too large to be unpacked")
+                most = left if path.suffix in (".safetensors", ".onnx") else min(left, MAX_TEXT_BYTES)
+                if not 0 <= size <= most or not _copied(open_member(), into / path.name, most):
+                    raise UserError(
+                        f"{source}: more than {limit:,} bytes come out of it, or more than {most:,} out of {path.name};"
+                        " too large to be unpacked"
+                    )
                 left -= (into / path.name).stat().st_size
     except (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, ValueError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -65,30 +86,92 @@ def _folder() -> None:
     """Opens nothing: the member is a folder, which we have no use for."""
 
 
+class _Bounded(io.RawIOBase):
+    """A file of which, outside of members, only so much is read.
+
+    Args:
+        file: it.
+        header: bytes that one read may ask for.
+        headers: bytes that all of them may.
+        source: what to call it in errors.
+
+    Attributes:
+        in_member: what is read now are a file's bytes, which ``unpack`` counts.
+
+    Raises:
+        UserError: when somebody reads further.
+    """
+
+    def __init__(self, file: Any, header: int, headers: int, source: str) -> None:
+        self._file, self._header, self._left, self._source = file, header, headers, source
+        self.in_member = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        asked = -1 if size is None else size
+        if self.in_member and 0 <= asked <= 2 * _PART:
+            return self._file.read(asked)
+        allowed = min(self._header, self._left)
+        if asked <= allowed:
+            found = self._file.read(asked if asked >= 0 else allowed + 1)
+            self._left -= len(found)
+            if len(found) <= allowed:
+                return found
+        raise UserError(
+            f"{self._source}: has headers larger than those of any release; the archive is hostile or broken"
+        )
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
 @contextmanager
-def _members(archive: Path) -> Iterator[Iterator[Member]]:
+def _members(archive: Path, source: str) -> Iterator[Iterator[Member]]:
     with archive.open("rb") as file:
         start = file.read(4)
-    if start.startswith(b"PK"):
-        with zipfile.ZipFile(archive) as opened:
-            yield _zip_members(opened)
-    else:
-        with tarfile.open(archive, "r:gz" if start.startswith(b"\x1f\x8b") else "r:") as opened:
-            yield _tar_members(opened)
+        file.seek(0)
+        if start.startswith(b"PK"):
+            bounded = _Bounded(file, _ZIP_HEADER, _ZIP_HEADERS, source)
+            with zipfile.ZipFile(cast(Any, bounded)) as opened:
+                yield _zip_members(opened, bounded)
+            return
+        plain = gzip.GzipFile(fileobj=file) if start.startswith(b"\x1f\x8b") else file
+        bounded = _Bounded(plain, _TAR_HEADER, _TAR_HEADERS, source)
+        with tarfile.open(fileobj=cast(Any, bounded), mode="r:") as opened:
+            yield _tar_members(opened, bounded)
 
 
-def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
+def _zip_members(archive: zipfile.ZipFile, file: _Bounded) -> Iterator[Member]:
     for info in archive.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
         fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or a device"
-        yield info.filename, info.file_size, fault, _folder if info.is_dir() else lambda info=info: archive.open(info)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            fault = "compressed in an exotic way"  # some of which take gigabytes to read one byte
+        opener = _folder if info.is_dir() else lambda info=info: archive.open(info)
+        yield from _one(info.filename, info.file_size, fault, opener, file)
 
 
-def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
+def _tar_members(archive: tarfile.TarFile, file: _Bounded) -> Iterator[Member]:
     for info in archive:
         fault = "" if (info.isreg() and not info.issparse()) or info.isdir() else "a link, a device or full of holes"
         opener = _folder if info.isdir() else lambda info=info: archive.extractfile(info)
-        yield info.name, info.size, fault, opener
+        # A negative size leads tarfile backwards for ever.
+        yield from _one(info.name, info.size, fault or ("of an impossible size" if info.size < 0 else ""), opener, file)
+
+
+def _one(name: str, size: int, fault: str, opener: Callable[[], Any], file: _Bounded) -> Iterator[Member]:
+    """A member; until the next is asked for, its bytes are read, and after that headers again."""
+    file.in_member = True
+    yield name, size, fault, opener
+    file.in_member = False
 
 
 def _copied(member: Any, path: Path, max_bytes: int) -> bool:

@@ -3,8 +3,10 @@
 import gzip
 import io
 import os
+import resource
 import stat
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from released_runs import content
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release import archive as archive_module
 from eyespot.eval.release.archive import unpack
 
 MAX_BYTES = 1 << 22
@@ -149,3 +152,79 @@ def test_a_zip_that_was_cut_short_or_changed(tmp_path: Path):
 def test_no_archive_at_all(tmp_path: Path):
     (tmp_path / "a.tar").write_text("<html>Not found</html>")
     refuse(tmp_path / "a.tar", "damaged or cut short")
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 512)
+
+
+def extended(data: bytes) -> bytes:
+    """A pax header."""
+    return header("././@PaxHeader", tarfile.XHDTYPE, len(data)) + padded(data)
+
+
+FILE = header("README.md", tarfile.REGTYPE, 1) + padded(b"x")
+LONG = 32 << 20
+HUGE_HEADERS = {
+    "a comment of 32 MB": header("x", tarfile.XHDTYPE, LONG) + padded(b"%d comment=" % LONG + bytes(LONG)) + FILE,
+    "for all members": header("x", tarfile.XGLTYPE, LONG) + padded(b"%d comment=" % LONG + bytes(LONG)) + FILE,
+    "a name of 32 MB": header("././@LongLink", tarfile.GNUTYPE_LONGNAME, LONG) + bytes(LONG) + FILE,
+    "a link's name, said to have 8 EB": header("././@LongLink", tarfile.GNUTYPE_LONGLINK, 1 << 62) + FILE,
+    "a name of less than nothing": header("././@LongLink", tarfile.GNUTYPE_LONGNAME, -512) + FILE,
+    "a file of less than nothing": header("README.md", tarfile.REGTYPE, -1024) + FILE,
+    "no end of headers": extended(b"13 comment=ab\n") * 5_000 + FILE,
+    "no end of large headers": extended(b"8000 comment=" + bytes(7_986) + b"\n") * 500 + FILE,
+    "digits that a pattern chokes on": extended(b"1" * 8_000) * 200 + FILE,
+    "no end of folders": header("a", tarfile.DIRTYPE, 0) * 100_000 + FILE,
+    "a map of holes without end": extended(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n")
+    + header("README.md", tarfile.REGTYPE, LONG)
+    + b"9999999\n"
+    + b"1\n" * (LONG // 4),
+    "more holes": header("README.md", tarfile.GNUTYPE_SPARSE, 0)[:482]
+    + b"\1"
+    + bytes(29)
+    + (bytes(504) + b"\1" + bytes(7)) * 50_000,
+}
+
+
+@pytest.mark.parametrize("what", HUGE_HEADERS)
+@pytest.mark.parametrize("squeezed", [False, True], ids=["tar", "gz"])
+def test_huge_headers_cost_nothing(tmp_path: Path, what: str, squeezed: bool):
+    data = HUGE_HEADERS[what]
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(data, 1) if squeezed else data)
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    refuse(path, "headers larger|impossible size|over 64 members|damaged|cannot be read|holes")
+    assert time.process_time() - begin < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 << 10
+
+
+def test_a_directory_of_a_zip_without_end(tmp_path: Path):
+    path = tmp_path / "a.zip"
+    zip_of(path, *((f"{number}", b"") for number in range(20_000)))
+    refuse(path, "headers larger")
+
+
+def test_a_zip_that_needs_gigabytes_to_be_read(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("README.md", b"x")
+    refuse(tmp_path / "a.zip", "exotic")
+
+
+def test_texts_are_no_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(archive_module, "MAX_TEXT_BYTES", 1_000)
+    refuse(tar_of(tmp_path / "a.tar", ("README.md", bytes(1_001))), "more than 1,000 out of README.md")
+
+
+def test_little_that_becomes_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """4 MB of zeros, of 4 kB: below the limit of a release, and no weights."""
+    monkeypatch.setattr(archive_module, "_FREE_OF_RATIO", 1 << 20)
+    path = tmp_path / "a.tar.gz"
+    tar_of(path, ("model.safetensors", bytes(MAX_BYTES - 1)), mode="w:gz")
+    refuse(path, "too large to be unpacked")
