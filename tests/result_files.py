@@ -17,6 +17,7 @@ def some_result(**changes) -> Result:
         "origin": {"run": "runs/first", "checkpoint": "step-00000012", "step": 12, "encoder": "test_vit"},
         "data": "digits",
         "shards": "data/digits",
+        "test_sha256": "cd" * 32,
         "split": "train and test",
         "num_train": 90,
         "num_test": 10,

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-import numpy as np
-from jaxtyping import Bool
 from markupsafe import Markup
 
 from eyespot.eval.report.charts import Row, interval_chart
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
+from eyespot.eval.results.compare import LEVEL, Difference, paired_differences
 from eyespot.eval.results.result import Result
-from eyespot.eval.results.significance import holm, mcnemar, paired_interval
 from eyespot.eval.results.tables import score_table
 
 _ROLES = ("encoder", "random", "pixels")
+_BASELINES = {"random": "the same encoder with random weights", "pixels": "raw pixels"}
 _NAMES = {
     "linear": "Linear probe",
     "knn": "Nearest neighbours",
@@ -155,7 +154,7 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
     about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
-    words = [_over_random(group), *_differences(group)]
+    words = [*_over_baselines(group), *_differences(group)]
     return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about)
 
 
@@ -176,46 +175,52 @@ def _spread(results: Sequence[Result], name: str) -> Comparison:
     )
 
 
-def _over_random(group: Sequence[Shown]) -> str:
-    """A single run against the same encoder with random weights, in words."""
+def _over_baselines(group: Sequence[Shown]) -> list[str]:
+    """A single run against the same encoder with random weights and against raw pixels, in words."""
     own = _newest(group)
-    random = next((each.result for each in group if each.result.role == "random"), None)
-    if len(own) != 1 or random is None:
-        return ""
+    if len(own) != 1:
+        return []
     ((_, trained),) = own.items()
-    if trained.accuracy is None or random.accuracy is None or not trained.interval or not random.interval:
-        return ""
-    gain = 100 * (trained.accuracy - random.accuracy)
-    apart = trained.interval[0] > random.interval[1] or trained.interval[1] < random.interval[0]
-    side = "above" if gain >= 0 else "below"
-    meaning = "the intervals do not overlap" if apart else "the intervals overlap, so this may be chance"
-    return f"{abs(gain):.1f} points {side} the same encoder with random weights; {meaning}."
+    found = [(_only(group, role), words) for role, words in _BASELINES.items()]
+    beside = [(result, words) for result, words in found if result is not None and result.accuracy is not None]
+    return _compared("", trained, beside)
 
 
 def _differences(group: Sequence[Shown]) -> list[str]:
-    """The best run against each other one, on the same test images: McNemar's test, Holm's correction."""
-    own = [result for result in _newest(group).values() if result.accuracy is not None and result.correct]
-    if len(own) < 2 or len({(result.test_sha256, result.num_test) for result in own}) > 1:
+    """The best run against each other one."""
+    own = [result for result in _newest(group).values() if result.accuracy is not None]
+    if len(own) < 2:
         return []
     best, *others = sorted(own, key=lambda result: -(result.accuracy or 0.0))
-    pairs = [(_right(best), _right(other)) for other in others]
-    counts = [(int((a & ~b).sum()), int((b & ~a).sum())) for a, b in pairs]
-    chances = holm([mcnemar(only_a, only_b) for only_a, only_b in counts])
+    return _compared(f"{best.name} is ", best, [(other, other.name) for other in others])
+
+
+def _compared(who: str, result: Result, others: Sequence[tuple[Result, str]]) -> list[str]:
+    """A sentence for each: a paired test where both say which of the same test images they have right."""
+    pairs = paired_differences(result, [other for other, _ in others])
     lines = []
-    for other, (only_a, only_b), p in zip(others, counts, chances, strict=True):
-        low, high = paired_interval(only_a, only_b, best.num_test)
-        gain = (only_a - only_b) / best.num_test
+    for place, (other, name) in enumerate(others):
+        gain = 100 * ((result.accuracy or 0.0) - (other.accuracy or 0.0))
+        said = f"{who}{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} {name}"
         lines.append(
-            f"{best.name} is {100 * gain:.1f} points above {other.name} (95% {100 * low:.1f} to {100 * high:.1f};"
-            f" {_chance(p)}, McNemar, Holm over {len(others)})."
+            f"{said} ({_tested(pairs[place], len(pairs))})." if pairs else f"{said}; {_overlap(result, other)}."
         )
     return lines
 
 
-def _chance(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+def _tested(pair: Difference, num_pairs: int) -> str:
+    """The interval is turned like the words: of how far above, or how far below."""
+    ends = sorted(100 * end * (1 if pair.value >= 0 else -1) for end in pair.interval or (pair.value, pair.value))
+    p = pair.p_holm or 0.0
+    chance = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+    corrected = f", Holm over {num_pairs}" if num_pairs > 1 else ""
+    shown = "" if p <= LEVEL else ": no difference shown"
+    return f"95% {ends[0]:.1f} to {ends[1]:.1f}; paired test: {chance}, {pair.test}{corrected}{shown}"
 
 
-def _right(result: Result) -> Bool[np.ndarray, " m"]:
-    bits = np.frombuffer(bytes.fromhex(result.correct or ""), np.uint8)
-    return np.unpackbits(bits)[: result.num_test].astype(bool)
+def _overlap(a: Result, b: Result) -> str:
+    if not a.interval or not b.interval:
+        return "no paired test, and no intervals"
+    apart = a.interval[0] > b.interval[1] or a.interval[1] < b.interval[0]
+    meaning = "the intervals do not overlap" if apart else "the intervals overlap, so this may be chance"
+    return f"{meaning} (no paired test: not known to be the same test images)"

@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.results.selection import Entry, find_entries
+from eyespot.eval.results.result import Result
+from eyespot.eval.results.selection import Entry, entry_of, find_entries
 from eyespot.eval.results.significance import (
     holm,
     mcnemar,
@@ -60,6 +61,8 @@ class Difference:
     only_a: int | None = None
     """Test samples that only A has right; None where seeds are compared, several draws, or means of images."""
     only_b: int | None = None
+    test: str = ""
+    """That gave ``p``."""
 
     def verdict(self, names: Mapping[str, str] | None = None) -> str:
         """The outcome in words; ``names`` are other ones for the labels."""
@@ -158,6 +161,27 @@ def compare(
     )
 
 
+def paired_differences(result: Result, others: Sequence[Result]) -> list[Difference] | None:
+    """A result against each of some others, sample by sample, with Holm's correction over all of them.
+
+    None where they cannot be paired: they were tested on other samples, in another number of draws, or one does not say
+    which samples were right.
+    """
+    try:
+        first, *rest = [entry_of(each) for each in (result, *others)]
+    except UserError:  # the file of one says of more or fewer samples than it had whether they were right
+        return None
+    if not first or not result.test_sha256:
+        return None
+    pairs = [_pair(first, other) for other in rest if other and _paired(first, other)]
+    return _corrected(pairs) if len(pairs) == len(others) else None
+
+
+def _paired(a: Entry, b: Entry) -> bool:
+    same_samples = (a.result.test_sha256, a.right.shape) == (b.result.test_sha256, b.right.shape)
+    return same_samples and a.right.dtype == b.right.dtype
+
+
 def _standing(entry: Entry) -> Standing:
     num_draws, total = entry.right.shape
     if entry.result.graded():
@@ -195,7 +219,7 @@ def _pair(a: Entry, b: Entry) -> Difference:
     if a.result.graded():
         gap = float((a.right - b.right).mean())
         p, interval = paired_t(a.right[0].tolist(), b.right[0].tolist()) or (1.0, (gap, gap))  # the same on every image
-        return Difference(a=a.label, b=b.label, value=gap, interval=interval, p=p)
+        return Difference(a=a.label, b=b.label, value=gap, interval=interval, p=p, test="paired t")
     if num_draws > 1:  # the same draws on both sides, or they would not meet
         differences = a.right.sum(0) - b.right.sum(0)
         return Difference(
@@ -204,6 +228,7 @@ def _pair(a: Entry, b: Entry) -> Difference:
             value=int(differences.sum()) / a.right.size,
             interval=paired_draws_interval(differences, num_draws),
             p=sign_flip(differences),
+            test="exact sign-flip",
         )
     only_a, only_b = int((a.right & ~b.right).sum()), int((b.right & ~a.right).sum())
     return Difference(
@@ -214,6 +239,7 @@ def _pair(a: Entry, b: Entry) -> Difference:
         p=mcnemar(only_a, only_b),
         only_a=only_a,
         only_b=only_b,
+        test="exact McNemar",
     )
 
 
@@ -248,7 +274,9 @@ def _method_pair(a: Method, b: Method, paired: bool) -> Difference:
         )
     test = paired_t if paired else welch
     p, interval = test(list(a.accuracies.values()), list(b.accuracies.values())) or (None, None)
-    return Difference(a=a.label, b=b.label, value=a.mean - b.mean, interval=interval, p=p)
+    return Difference(
+        a=a.label, b=b.label, value=a.mean - b.mean, interval=interval, p=p, test="paired t" if paired else "Welch"
+    )
 
 
 def _corrected(differences: list[Difference]) -> list[Difference]:

@@ -59,13 +59,23 @@ def find_entries(
             raise UserError(f"{place}: {len(fits)} results fit ({_names(fits)}); name one result file instead")
         entry = _entry(place, fits[0])
         if (other := known.setdefault(fits[0].key, entry)) is not entry:
-            raise UserError(f"compare: {other.label} and {entry.label} hold the same result (key {fits[0].key})")
+            raise UserError(
+                f"compare: the two encoders are identical: {other.label} and {entry.label} give the very same features,"
+                f" so there is no difference to test (key {fits[0].key}); name another one"
+            )
     for place, results in found.items() if baselines else ():
         for result in results:
             beside = result.role != "encoder" and result not in _own(results)
             if beside and _term(result, across_protocols) == term and result.key not in known:
                 known[result.key] = _baseline(place, result)
     return list(known.values())
+
+
+def entry_of(result: Result) -> Entry | None:
+    """A single result, named as it names itself; None where it does not say which samples were right."""
+    place = Path(result.name)
+    judged = result.answers() or result.graded()
+    return Entry(label=result.name, result=result, right=_right(place, result)) if judged else None
 
 
 def _results(place: Path, protocol: str | None) -> list[Result]:

@@ -66,7 +66,7 @@ def test_the_protocol_is_chosen_or_the_shared_one(tmp_path):
         ({"correct": None, "protocol": "unlabeled"}, "unlabeled does not say which samples were right"),
         ({"test_sha256": ""}, "older eyespot"),
         ({"num_test": 300}, "400 answers stored for 300"),
-        ({"key": "one"}, "the same result"),
+        ({"key": "one"}, "the two encoders are identical: "),
     ],
 )
 def test_what_cannot_be_compared_says_why(tmp_path, changes, words):
