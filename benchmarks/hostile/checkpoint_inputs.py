@@ -35,16 +35,18 @@ def _case(name: str, wants: Wants, spoil: Spoil, commands: Sequence[Words], says
     return Case(kind="checkpoints", name=name, wants=wants, make=make, says=says, evil="evil")
 
 
+def first(held: dict[str, Any]) -> dict[str, Any]:
+    return held[next(name for name in held if name.startswith("model.encoder."))]
+
+
+def nan(held: dict[str, np.ndarray]) -> None:
+    for name in held:
+        if name.startswith("model.encoder.") and held[name].dtype == np.float32:
+            held[name] = np.full_like(held[name], np.nan)
+
+
 def cases() -> list[Case]:
     """All of this file."""
-
-    def first(held: dict[str, Any]) -> dict[str, Any]:
-        return held[next(name for name in held if name.startswith("model.encoder."))]
-
-    def nan(held: dict[str, np.ndarray]) -> None:
-        for name in held:
-            if name.startswith("model.encoder.") and held[name].dtype == np.float32:
-                held[name] = np.full_like(held[name], np.nan)
 
     contents: dict[str, tuple[Callable[[bytes], bytes], Wants]] = {
         "header-2^63": (lambda data: (2**63).to_bytes(8, "little") + data[8:], "refused"),

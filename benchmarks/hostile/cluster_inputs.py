@@ -34,49 +34,53 @@ def _case(name: str, wants: Wants, make: Any, says: str = "", **options: Any) ->
     return Case(kind="cluster", name=name, wants=wants, make=make, says=says, **({"evil": "evil"} | options))
 
 
+FLAGS_TABLE: dict[str, tuple[Wants, list[str]]] = {
+    "sound": ("taken", ["--nodes", "1", "--time", "1h"]),
+    "nodes-0": ("refused", ["--nodes", "0"]),
+    "nodes-10^30": ("refused", ["--nodes", "1" + "0" * 30]),
+    "time-garbage": ("refused", ["--time", "soon"]),
+    "time-10^30": ("either", ["--time", "1" + "0" * 30]),
+    "time-of-newlines": ("refused", ["--time", "1h\n#SBATCH --uid=0"]),
+    "mem-garbage": ("refused", ["--mem", "lots"]),
+    "mem-newline": ("refused", ["--mem", "4G\n#SBATCH --uid=0"]),
+    "partition-newline": ("refused", ["--partition", "gpu\ntouch evil"]),
+    "account-shell": ("either", ["--account", "$(touch evil)"]),
+    "constraint-quote": ("either", ["--constraint", "a'b\"c"]),
+    "exclude-newline": ("refused", ["--exclude", "n1\nrm"]),
+    "name-newline": ("refused", ["--name", "a\n#SBATCH --uid=0"]),
+    "name-escapes": ("either", ["--name", "\x1b[31mred"]),
+    "sbatch-array": ("refused", ["--sbatch", "array=0-99"]),
+    "sbatch-nodes": ("refused", ["--sbatch", "nodes=9"]),
+    "sbatch-output": ("refused", ["--sbatch", "output=/tmp/x"]),
+    "sbatch-requeue": ("refused", ["--sbatch", "requeue"]),
+    "sbatch-no-requeue": ("refused", ["--sbatch", "no-requeue"]),
+    "sbatch-signal": ("refused", ["--sbatch", "signal=9@1"]),
+    "sbatch-wrap": ("refused", ["--sbatch", "wrap=rm"]),
+    "sbatch-job-name": ("refused", ["--sbatch", "job-name=x"]),
+    "sbatch-open-mode": ("refused", ["--sbatch", "open-mode=truncate"]),
+    "sbatch-ntasks": ("refused", ["--sbatch", "ntasks=9"]),
+    "sbatch-short": ("refused", ["--sbatch", "N=9"]),
+    "sbatch-underscore": ("refused", ["--sbatch", "job_name=x"]),
+    "sbatch-abbreviated": ("refused", ["--sbatch", "arr=0-9"]),
+    "sbatch-newline": ("refused", ["--sbatch", "comment=a\ntouch evil"]),
+    "sbatch-dashes": ("refused", ["--sbatch", "--qos=x"]),
+    "sbatch-comment": ("taken", ["--sbatch", "comment=a photo of 'us'"]),
+    "setup-secret": ("refused", ["--setup", "export API_KEY=abcdef123456"]),
+    "setup-pat": ("refused", ["--setup", "export GITHUB_PAT=ghp_abcdefghijklmnopqrstuvwxyz0123456789"]),
+    "setup-header": ("refused", ["--setup", "curl -H 'Authorization: Bearer abcdef123456' x"]),
+    "container-nowhere": ("either", ["--container", "not/there.sif"]),
+    "container-mount-odd": ("either", ["--container", "docker://x", "--container-mounts", ":::"]),
+    "then-rm": ("refused", ["--then", "rm"]),
+    "then-unknown": ("refused", ["--then", "eval", "magic", "more", "words"]),
+    "save-seconds-big": ("refused", ["--time", "1m", "--save-seconds", "100"]),
+    "local-and-sweep": ("refused", ["--local", "--sweep", "seed=0,1"]),
+}
+
+
 def _flags() -> list[Case]:
-    table: dict[str, tuple[Wants, list[str]]] = {
-        "sound": ("taken", ["--nodes", "1", "--time", "1h"]),
-        "nodes-0": ("refused", ["--nodes", "0"]),
-        "nodes-10^30": ("refused", ["--nodes", "1" + "0" * 30]),
-        "time-garbage": ("refused", ["--time", "soon"]),
-        "time-10^30": ("either", ["--time", "1" + "0" * 30]),
-        "time-of-newlines": ("refused", ["--time", "1h\n#SBATCH --uid=0"]),
-        "mem-garbage": ("refused", ["--mem", "lots"]),
-        "mem-newline": ("refused", ["--mem", "4G\n#SBATCH --uid=0"]),
-        "partition-newline": ("refused", ["--partition", "gpu\ntouch evil"]),
-        "account-shell": ("either", ["--account", "$(touch evil)"]),
-        "constraint-quote": ("either", ["--constraint", "a'b\"c"]),
-        "exclude-newline": ("refused", ["--exclude", "n1\nrm"]),
-        "name-newline": ("refused", ["--name", "a\n#SBATCH --uid=0"]),
-        "name-escapes": ("either", ["--name", "\x1b[31mred"]),
-        "sbatch-array": ("refused", ["--sbatch", "array=0-99"]),
-        "sbatch-nodes": ("refused", ["--sbatch", "nodes=9"]),
-        "sbatch-output": ("refused", ["--sbatch", "output=/tmp/x"]),
-        "sbatch-requeue": ("refused", ["--sbatch", "requeue"]),
-        "sbatch-no-requeue": ("refused", ["--sbatch", "no-requeue"]),
-        "sbatch-signal": ("refused", ["--sbatch", "signal=9@1"]),
-        "sbatch-wrap": ("refused", ["--sbatch", "wrap=rm"]),
-        "sbatch-job-name": ("refused", ["--sbatch", "job-name=x"]),
-        "sbatch-open-mode": ("refused", ["--sbatch", "open-mode=truncate"]),
-        "sbatch-ntasks": ("refused", ["--sbatch", "ntasks=9"]),
-        "sbatch-short": ("refused", ["--sbatch", "N=9"]),
-        "sbatch-underscore": ("refused", ["--sbatch", "job_name=x"]),
-        "sbatch-abbreviated": ("refused", ["--sbatch", "arr=0-9"]),
-        "sbatch-newline": ("refused", ["--sbatch", "comment=a\ntouch evil"]),
-        "sbatch-dashes": ("refused", ["--sbatch", "--qos=x"]),
-        "sbatch-comment": ("taken", ["--sbatch", "comment=a photo of 'us'"]),
-        "setup-secret": ("refused", ["--setup", "export API_KEY=abcdef123456"]),
-        "setup-pat": ("refused", ["--setup", "export GITHUB_PAT=ghp_abcdefghijklmnopqrstuvwxyz0123456789"]),
-        "setup-header": ("refused", ["--setup", "curl -H 'Authorization: Bearer abcdef123456' x"]),
-        "container-nowhere": ("either", ["--container", "not/there.sif"]),
-        "container-mount-odd": ("either", ["--container", "docker://x", "--container-mounts", ":::"]),
-        "then-rm": ("refused", ["--then", "rm"]),
-        "then-unknown": ("refused", ["--then", "eval", "magic", "more", "words"]),
-        "save-seconds-big": ("refused", ["--time", "1m", "--save-seconds", "100"]),
-        "local-and-sweep": ("refused", ["--local", "--sweep", "seed=0,1"]),
-    }
-    found = [_case(f"launch-{name}", wants, launched(flags), _field(name)) for name, (wants, flags) in table.items()]
+    found = [
+        _case(f"launch-{name}", wants, launched(flags), _field(name)) for name, (wants, flags) in FLAGS_TABLE.items()
+    ]
     again = lambda fill: lambda room: (fill(room.take("run")), (["launch", "--dry-run", "--again", "run"],))[1]  # noqa: E731
 
     def submission(text: str) -> Any:
@@ -183,34 +187,38 @@ def _sweeps() -> list[Case]:
     ]
 
 
+def runs(fill: Callable[[Path], Any], words: Words) -> Any:
+    def make(room: Room) -> Sequence[Words]:
+        (room / "runs").mkdir()
+        room.take("run").rename(room / "runs" / "sound")
+        fill(room / "runs")
+        return (words,)
+
+    return make
+
+
+def odd(runs: Path) -> None:
+    for number, text in enumerate(
+        ("", "[]", "{", '{"recipe": 5, "run": []}', '{"recipe": "\\u001b[31m", "run": {}}', "\0")
+    ):
+        (runs / f"odd{number}").mkdir()
+        (runs / f"odd{number}" / "run.json").write_text(text)
+    (runs / "pipe").mkdir()
+    os.mkfifo(runs / "pipe" / "run.json")
+    (runs / "loop").symlink_to(".")
+    (runs / "file").write_text("x")
+
+
+def records(text: bytes) -> Callable[[Path], None]:
+    def fill(runs: Path) -> None:
+        (runs / "sound" / "cluster" / "nodes").mkdir(parents=True)
+        for name in ("jobs.jsonl", "attempts.jsonl", "nodes/x.json", "cancelled"):
+            (runs / "sound" / "cluster" / name).write_bytes(text)
+
+    return fill
+
+
 def _watching() -> list[Case]:
-    def runs(fill: Callable[[Path], Any], words: Words) -> Any:
-        def make(room: Room) -> Sequence[Words]:
-            (room / "runs").mkdir()
-            room.take("run").rename(room / "runs" / "sound")
-            fill(room / "runs")
-            return (words,)
-
-        return make
-
-    def odd(runs: Path) -> None:
-        for number, text in enumerate(
-            ("", "[]", "{", '{"recipe": 5, "run": []}', '{"recipe": "\\u001b[31m", "run": {}}', "\0")
-        ):
-            (runs / f"odd{number}").mkdir()
-            (runs / f"odd{number}" / "run.json").write_text(text)
-        (runs / "pipe").mkdir()
-        os.mkfifo(runs / "pipe" / "run.json")
-        (runs / "loop").symlink_to(".")
-        (runs / "file").write_text("x")
-
-    def records(text: bytes) -> Callable[[Path], None]:
-        def fill(runs: Path) -> None:
-            (runs / "sound" / "cluster" / "nodes").mkdir(parents=True)
-            for name in ("jobs.jsonl", "attempts.jsonl", "nodes/x.json", "cancelled"):
-                (runs / "sound" / "cluster" / name).write_bytes(text)
-
-        return fill
 
     def jobs(**values: Any) -> Callable[[Path], None]:
         sound = dict(job="1", kind="pretrain", submitted=1.7e9, log="x.err", nodes=1, processes=1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from hostile.case import TRAIN, Case, Room, Wants, Words
 
+JUDGED = ["eval", "knn", "run", "shards", "--out", "judged"]
 VALUES: dict[str, tuple[Wants, list[str]]] = {
     "steps-0": ("refused", ["--steps", "0"]),
     "steps-below-0": ("refused", ["--steps", "-3"]),
@@ -189,84 +190,86 @@ def _recipes() -> list[Case]:
     ]
 
 
-def _others() -> list[Case]:
-    judged = ["eval", "knn", "run", "shards", "--out", "judged"]
-    table: dict[str, tuple[Wants, Sequence[str], str]] = {
-        "eval-image-size-0": ("refused", [*judged, "--image-size", "0"], "image.size"),
-        "eval-image-size-10^6": ("refused", [*judged, "--image-size", "1000000"], "image.size"),
-        "eval-image-size-25": ("either", [*judged, "--image-size", "25"], "size"),
-        "eval-seed-2^70": ("either", [*judged, "--seed", str(2**70)], "seed"),
-        "eval-seed-below-0": ("either", [*judged, "--seed", "-1"], "seed"),
-        "eval-protocol-unknown": ("refused", ["eval", "magic", "run", "shards"], ""),
-        "eval-model-unknown": ("refused", ["eval", "knn", "vit_tinny", "shards"], "vit_tinny"),
-        "eval-model-nothing": ("refused", ["eval", "knn", "", "shards"], "model"),
-        "eval-model-a-device": ("refused", ["eval", "knn", "/dev/zero", "shards"], "model"),
-        "eval-model-of-the-hub": ("failed", ["eval", "knn", "hf-hub:evil/model", "shards"], "model"),
-        "eval-model-escapes": ("refused", ["eval", "knn", "\x1b[31mx", "shards"], "model"),
-        "eval-shots-0": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "0"], "shots"),
-        "eval-shots-nan": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "nan%"], "shots"),
-        "eval-shots-10^9": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "1000000000"], "shots"),
-        "eval-draws-10^9": ("refused", ["eval", "low-shot", "run", "shards", "--draws", "1000000000"], "draws"),
-        "eval-dense-without-masks": ("refused", ["eval", "dense-knn", "run", "shards"], "mask"),
-        "eval-out-a-file": ("refused", ["eval", "knn", "run", "shards", "--out", "run/run.json"], "run.json"),
-        "plan-gpus-0": ("refused", ["plan", "mae_tiny", "--gpus", "0"], "gpus"),
-        "plan-gpus-10^30": ("refused", ["plan", "mae_tiny", "--gpus", "1" + "0" * 30], "gpus"),
-        "plan-gpu-unknown": ("refused", ["plan", "mae_tiny", "--gpu", "z9"], "gpu"),
-        "plan-memory-nan": ("refused", ["plan", "mae_tiny", "--gpu-memory-gb", "nan"], "memory"),
-        "plan-spare-2": ("refused", ["plan", "mae_tiny", "--spare-share", "2"], "spare"),
-        "plan-inter-0": ("refused", ["plan", "mae_tiny", "--inter-gb-s", "0"], "inter"),
-        "plan-json": ("taken", ["plan", "mae_tiny", "--json"], ""),
-        "plan-plot-nowhere": ("refused", ["plan", "mae_tiny", "--plot", "no/such/x.png"], "x.png"),
-        "show-recipe-unknown": ("refused", ["shards", "show", "shards", "--recipe", "mae_tinny"], "recipe"),
-        "show-samples-10^9": (
-            "either",
-            ["shards", "show", "shards", "--recipe", "mae_tiny", "--samples", "1000000000"],
-            "samples",
-        ),
-        "show-out-odd": ("refused", ["shards", "show", "shards", "--recipe", "mae_tiny", "--out", "x.exe"], "x.exe"),
-        "show-out-nowhere": (
-            "refused",
-            ["shards", "show", "shards", "--recipe", "mae_tiny", "--out", "no/x.png"],
-            "x.png",
-        ),
-        "recipes-unknown": ("refused", ["recipes", "\x1b[31mx"], ""),
-        "report-nothing": ("refused", ["report", "not-there"], "not-there"),
-        "report-out-a-folder": ("refused", ["report", "run", "--no-look", "--out", "shards"], "shards"),
-        "report-out-nowhere": ("refused", ["report", "run", "--no-look", "--out", "/proc/x/y.html"], "y.html"),
-        "report-nine-runs": ("refused", ["report", *["run"] * 9, "--no-look"], ""),
-        "release-licence-escapes": ("refused", ["release", "run", "--allow-dirty", "--license", "\x1b[31m"], "licen"),
-        "release-licence-path": ("refused", ["release", "run", "--allow-dirty", "--license", "../../x"], "licen"),
-        "release-name-path": (
-            "refused",
-            ["release", "run", "--allow-dirty", "--license", "mit", "--name", "../../x\n"],
-            "name",
-        ),
-        "release-checkpoint-up": (
-            "refused",
-            ["release", "run", "--allow-dirty", "--license", "mit", "--checkpoint", "../../x"],
-            "checkpoint",
-        ),
-        "release-onto": (
-            "refused",
-            ["release", "run", "--allow-dirty", "--license", "mit", "--out", "shards"],
-            "shards",
-        ),
-        "sync-nowhere": ("refused", ["sync", "not-there"], "not-there"),
-        "sync-nobody": ("failed", ["sync", "run", "--uri", "http://127.0.0.1:9"], "127.0.0.1"),
-        "sync-uri-garbage": ("refused", ["sync", "run", "--uri", "magic://x\x1b[31m"], "magic"),
-        "promote-nobody": ("failed", ["promote", "x", "1", "--alias", "y", "--uri", "http://127.0.0.1:9"], "127.0.0.1"),
-        "finetune-unknown": ("refused", ["eval", "finetune", "run", "shards", "--recipe", "no_such"], "recipe"),
-        "finetune-flag-unknown": (
-            "refused",
-            ["eval", "finetune", "run", "shards", "--recipe", "finetune_tiny", "--x", "1"],
-            "--x",
-        ),
-    }
+def of(words: Sequence[str]) -> Any:
+    return lambda room: (room.take("shards"), room.take("run"), (words,))[2]
 
-    def of(words: Sequence[str]) -> Any:
-        return lambda room: (room.take("shards"), room.take("run"), (words,))[2]
+
+OTHERS_TABLE: dict[str, tuple[Wants, Sequence[str], str]] = {
+    "eval-image-size-0": ("refused", [*JUDGED, "--image-size", "0"], "image.size"),
+    "eval-image-size-10^6": ("refused", [*JUDGED, "--image-size", "1000000"], "image.size"),
+    "eval-image-size-25": ("either", [*JUDGED, "--image-size", "25"], "size"),
+    "eval-seed-2^70": ("either", [*JUDGED, "--seed", str(2**70)], "seed"),
+    "eval-seed-below-0": ("either", [*JUDGED, "--seed", "-1"], "seed"),
+    "eval-protocol-unknown": ("refused", ["eval", "magic", "run", "shards"], ""),
+    "eval-model-unknown": ("refused", ["eval", "knn", "vit_tinny", "shards"], "vit_tinny"),
+    "eval-model-nothing": ("refused", ["eval", "knn", "", "shards"], "model"),
+    "eval-model-a-device": ("refused", ["eval", "knn", "/dev/zero", "shards"], "model"),
+    "eval-model-of-the-hub": ("failed", ["eval", "knn", "hf-hub:evil/model", "shards"], "model"),
+    "eval-model-escapes": ("refused", ["eval", "knn", "\x1b[31mx", "shards"], "model"),
+    "eval-shots-0": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "0"], "shots"),
+    "eval-shots-nan": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "nan%"], "shots"),
+    "eval-shots-10^9": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "1000000000"], "shots"),
+    "eval-draws-10^9": ("refused", ["eval", "low-shot", "run", "shards", "--draws", "1000000000"], "draws"),
+    "eval-dense-without-masks": ("refused", ["eval", "dense-knn", "run", "shards"], "mask"),
+    "eval-out-a-file": ("refused", ["eval", "knn", "run", "shards", "--out", "run/run.json"], "run.json"),
+    "plan-gpus-0": ("refused", ["plan", "mae_tiny", "--gpus", "0"], "gpus"),
+    "plan-gpus-10^30": ("refused", ["plan", "mae_tiny", "--gpus", "1" + "0" * 30], "gpus"),
+    "plan-gpu-unknown": ("refused", ["plan", "mae_tiny", "--gpu", "z9"], "gpu"),
+    "plan-memory-nan": ("refused", ["plan", "mae_tiny", "--gpu-memory-gb", "nan"], "memory"),
+    "plan-spare-2": ("refused", ["plan", "mae_tiny", "--spare-share", "2"], "spare"),
+    "plan-inter-0": ("refused", ["plan", "mae_tiny", "--inter-gb-s", "0"], "inter"),
+    "plan-json": ("taken", ["plan", "mae_tiny", "--json"], ""),
+    "plan-plot-nowhere": ("refused", ["plan", "mae_tiny", "--plot", "no/such/x.png"], "x.png"),
+    "show-recipe-unknown": ("refused", ["shards", "show", "shards", "--recipe", "mae_tinny"], "recipe"),
+    "show-samples-10^9": (
+        "either",
+        ["shards", "show", "shards", "--recipe", "mae_tiny", "--samples", "1000000000"],
+        "samples",
+    ),
+    "show-out-odd": ("refused", ["shards", "show", "shards", "--recipe", "mae_tiny", "--out", "x.exe"], "x.exe"),
+    "show-out-nowhere": (
+        "refused",
+        ["shards", "show", "shards", "--recipe", "mae_tiny", "--out", "no/x.png"],
+        "x.png",
+    ),
+    "recipes-unknown": ("refused", ["recipes", "\x1b[31mx"], ""),
+    "report-nothing": ("refused", ["report", "not-there"], "not-there"),
+    "report-out-a-folder": ("refused", ["report", "run", "--no-look", "--out", "shards"], "shards"),
+    "report-out-nowhere": ("refused", ["report", "run", "--no-look", "--out", "/proc/x/y.html"], "y.html"),
+    "report-nine-runs": ("refused", ["report", *["run"] * 9, "--no-look"], ""),
+    "release-licence-escapes": ("refused", ["release", "run", "--allow-dirty", "--license", "\x1b[31m"], "licen"),
+    "release-licence-path": ("refused", ["release", "run", "--allow-dirty", "--license", "../../x"], "licen"),
+    "release-name-path": (
+        "refused",
+        ["release", "run", "--allow-dirty", "--license", "mit", "--name", "../../x\n"],
+        "name",
+    ),
+    "release-checkpoint-up": (
+        "refused",
+        ["release", "run", "--allow-dirty", "--license", "mit", "--checkpoint", "../../x"],
+        "checkpoint",
+    ),
+    "release-onto": (
+        "refused",
+        ["release", "run", "--allow-dirty", "--license", "mit", "--out", "shards"],
+        "shards",
+    ),
+    "sync-nowhere": ("refused", ["sync", "not-there"], "not-there"),
+    "sync-nobody": ("failed", ["sync", "run", "--uri", "http://127.0.0.1:9"], "127.0.0.1"),
+    "sync-uri-garbage": ("refused", ["sync", "run", "--uri", "magic://x\x1b[31m"], "magic"),
+    "promote-nobody": ("failed", ["promote", "x", "1", "--alias", "y", "--uri", "http://127.0.0.1:9"], "127.0.0.1"),
+    "finetune-unknown": ("refused", ["eval", "finetune", "run", "shards", "--recipe", "no_such"], "recipe"),
+    "finetune-flag-unknown": (
+        "refused",
+        ["eval", "finetune", "run", "shards", "--recipe", "finetune_tiny", "--x", "1"],
+        "--x",
+    ),
+}
+
+
+def _others() -> list[Case]:
 
     return [
         _case(name, wants, of(words), says, seconds=120 if wants == "failed" else 60)
-        for name, (wants, words, says) in table.items()
+        for name, (wants, words, says) in OTHERS_TABLE.items()
     ]

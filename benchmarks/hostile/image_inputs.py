@@ -67,9 +67,11 @@ def _pnm(depth: int, channels: int, room: Room) -> bytes:
     return b"P%d\n24 20\n%d\n" % (5 if channels == 1 else 6, depth) + values.tobytes()
 
 
+def of(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Room], bytes]:
+    return lambda room: encoded(picture(room.rng).convert(mode), kind, **options)
+
+
 def _formats() -> list[Case]:
-    def of(kind: str, mode: str = "RGB", **options: Any) -> Callable[[Room], bytes]:
-        return lambda room: encoded(picture(room.rng).convert(mode), kind, **options)
 
     def deep(most: int) -> Callable[[Room], bytes]:
         def make(room: Room) -> bytes:
@@ -164,31 +166,36 @@ def _orientations() -> list[Case]:
     return [*jpegs, *others, _case("exif-garbage", among_good("x.jpg", wild), lost=_is_packed(4))]
 
 
+def jpeg(room: Room) -> bytes:
+    return encoded(picture(room.rng, 200, 240), "JPEG", quality=90)
+
+
+def cut(share: float, kind: str = "JPEG") -> Callable[[Room], bytes]:
+    def make(room: Room) -> bytes:
+        content = encoded(picture(room.rng, 200, 240), kind)
+        return content[: int(len(content) * share)]
+
+    return make
+
+
+def flipped(room: Room) -> bytes:
+    content = bytearray(jpeg(room))
+    content[len(content) // 2] ^= 0x55
+    return bytes(content)
+
+
+def bomb(width: int, height: int) -> Callable[[Room], bytes]:
+    """A PNG that claims a size, with nearly no data."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rest = chunk(b"IDAT", zlib.compress(bytes(100_000), 9)) + chunk(b"IEND", b"")
+    return lambda room: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rest
+
+
 def _broken() -> list[Case]:
-    def jpeg(room: Room) -> bytes:
-        return encoded(picture(room.rng, 200, 240), "JPEG", quality=90)
-
-    def cut(share: float, kind: str = "JPEG") -> Callable[[Room], bytes]:
-        def make(room: Room) -> bytes:
-            content = encoded(picture(room.rng, 200, 240), kind)
-            return content[: int(len(content) * share)]
-
-        return make
-
-    def flipped(room: Room) -> bytes:
-        content = bytearray(jpeg(room))
-        content[len(content) // 2] ^= 0x55
-        return bytes(content)
-
-    def bomb(width: int, height: int) -> Callable[[Room], bytes]:
-        """A PNG that claims a size, with nearly no data."""
-
-        def chunk(name: bytes, body: bytes) -> bytes:
-            return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-        head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        rest = chunk(b"IDAT", zlib.compress(bytes(100_000), 9)) + chunk(b"IEND", b"")
-        return lambda room: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + rest
 
     def tiff_bomb(room: Room) -> bytes:
         return encoded(Image.new("L", (15_000, 15_000)), "TIFF", compression="tiff_deflate")
@@ -242,33 +249,37 @@ def _broken() -> list[Case]:
     ]
 
 
-def _files() -> list[Case]:
-    def folder(fill: Callable[[Path, Room], Any], commands: Sequence[Words] = PACK) -> Any:
-        def make(room: Room) -> Sequence[Words]:
-            source = room / "source"
-            for name in ("cat", "dog"):
-                (source / name).mkdir(parents=True)
-                for number in range(3):
-                    picture(room.rng).save(source / name / f"{number}.jpg")
-            fill(source, room)
-            return commands
+def folder(fill: Callable[[Path, Room], Any], commands: Sequence[Words] = PACK) -> Any:
+    def make(room: Room) -> Sequence[Words]:
+        source = room / "source"
+        for name in ("cat", "dog"):
+            (source / name).mkdir(parents=True)
+            for number in range(3):
+                picture(room.rng).save(source / name / f"{number}.jpg")
+        fill(source, room)
+        return commands
 
-        return make
+    return make
+
+
+def masked(source: Path, room: Room) -> None:
+    for path in sorted(source.rglob("*.jpg"))[:4]:
+        place = room / "masks" / path.relative_to(source).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (48, 40), 1).save(place)
+
+
+def deep(source: Path, room: Room) -> None:
+    place = source
+    for _ in range(60):
+        place /= "deeper"
+    place.mkdir(parents=True)
+    picture(room.rng).save(place / "x.jpg")
+
+
+def _files() -> list[Case]:
 
     masks = [["shards", "pack", "source", "out", "--workers", "1", "--masks", "masks"]]
-
-    def masked(source: Path, room: Room) -> None:
-        for path in sorted(source.rglob("*.jpg"))[:4]:
-            place = room / "masks" / path.relative_to(source).with_suffix(".png")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (48, 40), 1).save(place)
-
-    def deep(source: Path, room: Room) -> None:
-        place = source
-        for _ in range(60):
-            place /= "deeper"
-        place.mkdir(parents=True)
-        picture(room.rng).save(place / "x.jpg")
 
     names = [
         b"\xe9t\xe9.jpg",

@@ -9,7 +9,7 @@ from hostile.case import Case, Ended, Verdict
 FAULTS = ("traceback", "hang", "crash", "memory", "foreign code", "silent loss", "wrong code", "noise")
 """From the worst to the mildest. "wrong code": refused what users need, took what is wrong, or ended with another exit
 code. "noise": more than one line, none that says what is meant, or control characters."""
-MOST_LINES = 14
+MOST_LINES = 40
 """Of a refusal, with the log lines before it."""
 LONGEST = 2500
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -68,7 +68,7 @@ def _noise(case: Case, last: Ended, out: str, err: str) -> tuple[str, str]:
     if last.code == 0:
         return "", ""
     lines = [line for line in err.splitlines() if line.startswith("eyespot: ")]
-    told = case.wants == "told" and last.out.strip()
+    told = (case.wants == "told" or last.words[:2] == ["shards", "verify"]) and last.out.strip()
     if len(lines) != 1 and not told:
         return "noise", f"{len(lines)} lines begin with 'eyespot: ': {_telling(err or out)}"
     num_lines = len(last.err.splitlines()) + (0 if told else len(last.out.splitlines()))

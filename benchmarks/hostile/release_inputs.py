@@ -69,22 +69,26 @@ def of_json(name: str, change: Callable[[dict[str, Any]], Any]) -> Any:
     return of_folder(spoil)
 
 
+def provenance(**values: Any) -> Any:
+    return of_json("provenance.json", lambda said: said.update(values))
+
+
+def config(**values: Any) -> Any:
+    return of_json("config.json", lambda said: said.update(values))
+
+
+def weights(name: str) -> Any:
+    def spoil(content: Files) -> Files:
+        content["model.safetensors"] = CONTENTS[name][0](content["model.safetensors"])
+        said = json.loads(content["provenance.json"])
+        said["weights_sha256"] = hashlib.sha256(content["model.safetensors"]).hexdigest()
+        content["provenance.json"] = json.dumps(said).encode()
+        return summed(content)
+
+    return of_folder(spoil)
+
+
 def _folders() -> list[Case]:
-    def provenance(**values: Any) -> Any:
-        return of_json("provenance.json", lambda said: said.update(values))
-
-    def config(**values: Any) -> Any:
-        return of_json("config.json", lambda said: said.update(values))
-
-    def weights(name: str) -> Any:
-        def spoil(content: Files) -> Files:
-            content["model.safetensors"] = CONTENTS[name][0](content["model.safetensors"])
-            said = json.loads(content["provenance.json"])
-            said["weights_sha256"] = hashlib.sha256(content["model.safetensors"]).hexdigest()
-            content["provenance.json"] = json.dumps(said).encode()
-            return summed(content)
-
-        return of_folder(spoil)
 
     deep = '{"a":' * 100_000 + "1" + "}" * 100_000
     found: dict[str, tuple[Wants, Any]] = {
@@ -139,51 +143,59 @@ def _tidy(name: str) -> str:
     return "" if name == "sound" else "theirs"
 
 
-def _archives() -> list[Case]:
-    def archive(name: str, content: Callable[[Files], bytes]) -> Any:
-        def make(room: Room) -> Sequence[Words]:
-            (room / name).write_bytes(content(summed(held(room))))
-            return _pulled(name)
+def archive(name: str, content: Callable[[Files], bytes]) -> Any:
+    def make(room: Room) -> Sequence[Words]:
+        (room / name).write_bytes(content(summed(held(room))))
+        return _pulled(name)
 
-        return make
+    return make
 
-    def tar(change: Callable[[Files], list[tuple[Any, bytes]]], **options: Any) -> Any:
-        return archive("theirs.tar", lambda content: tar_of(change(content), **options))
 
-    def with_link(kind: bytes, name: str, target: str) -> Any:
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname = kind, target
-        return tar(lambda content: [(info, b""), *content.items()])
+def tar(change: Callable[[Files], list[tuple[Any, bytes]]], **options: Any) -> Any:
+    return archive("theirs.tar", lambda content: tar_of(change(content), **options))
 
-    def zipped(change: Callable[[Files], Files], **options: Any) -> Any:
-        def content(given: Files) -> bytes:
-            file = io.BytesIO()
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
-                for name, data in change(given).items():
-                    out.writestr(name, data)
-            return file.getvalue()
 
-        return archive("theirs.zip", content)
+def with_link(kind: bytes, name: str, target: str) -> Any:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return tar(lambda content: [(info, b""), *content.items()])
 
-    def named_pax(content: Files) -> list[tuple[Any, bytes]]:
-        info = tarfile.TarInfo("README.md")
-        info.pax_headers = {"path": "../evil"}
-        return [(info, b"x"), *content.items()]
 
-    def huge_header(content: Files) -> bytes:
-        info = tarfile.TarInfo("README.md")
-        info.pax_headers = {"comment": "x" * (200 << 20)}
-        return gzip.compress(info.tobuf(tarfile.PAX_FORMAT), 1)
-
-    def zeros(content: Files) -> bytes:
+def zipped(change: Callable[[Files], Files], **options: Any) -> Any:
+    def content(given: Files) -> bytes:
         file = io.BytesIO()
-        with gzip.open(file, "w", compresslevel=9) as out:
-            info = tarfile.TarInfo("model.safetensors")
-            info.size = 3 << 30
-            out.write(info.tobuf())
-            for _ in range(300):
-                out.write(bytes(10 << 20))
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
+            for name, data in change(given).items():
+                out.writestr(name, data)
         return file.getvalue()
+
+    return archive("theirs.zip", content)
+
+
+def named_pax(content: Files) -> list[tuple[Any, bytes]]:
+    info = tarfile.TarInfo("README.md")
+    info.pax_headers = {"path": "../evil"}
+    return [(info, b"x"), *content.items()]
+
+
+def huge_header(content: Files) -> bytes:
+    info = tarfile.TarInfo("README.md")
+    info.pax_headers = {"comment": "x" * (200 << 20)}
+    return gzip.compress(info.tobuf(tarfile.PAX_FORMAT), 1)
+
+
+def zeros(content: Files) -> bytes:
+    file = io.BytesIO()
+    with gzip.open(file, "w", compresslevel=9) as out:
+        info = tarfile.TarInfo("model.safetensors")
+        info.size = 3 << 30
+        out.write(info.tobuf())
+        for _ in range(300):
+            out.write(bytes(10 << 20))
+    return file.getvalue()
+
+
+def _archives() -> list[Case]:
 
     def chain(content: Files) -> bytes:
         name = tarfile.TarInfo("././@LongLink")
@@ -236,26 +248,33 @@ def _folder(name: str) -> tarfile.TarInfo:
     return info
 
 
+def server(answer: Callable[[Files], Answer], path: str = "/theirs.tar", *more: str) -> Any:
+    return lambda room: _pulled(served(answer(summed(held(room)))) + path, *more)
+
+
+def whole(content: Files) -> bytes:
+    return tar_of(list(content.items()))
+
+
+def redirect(target: Callable[[Room], str]) -> Any:
+    return lambda room: _pulled(served(plain(b"", 302, Location=target(room))) + "/theirs.tar")
+
+
+def loop(content: Files) -> Answer:
+    return plain(b"", 302, Location="/theirs.tar")
+
+
+def local(room: Room) -> str:
+    (room / "theirs.tar").write_bytes(tar_of(list(summed(held(room)).items())))
+    return f"file://{room / 'theirs.tar'}"
+
+
+def another_host(room: Room) -> str:
+    content = tar_of(list(summed(held(room)).items()))
+    return served(plain(content)).replace("127.0.0.1", "localhost") + "/theirs.tar"
+
+
 def _servers() -> list[Case]:
-    def server(answer: Callable[[Files], Answer], path: str = "/theirs.tar", *more: str) -> Any:
-        return lambda room: _pulled(served(answer(summed(held(room)))) + path, *more)
-
-    def whole(content: Files) -> bytes:
-        return tar_of(list(content.items()))
-
-    def redirect(target: Callable[[Room], str]) -> Any:
-        return lambda room: _pulled(served(plain(b"", 302, Location=target(room))) + "/theirs.tar")
-
-    def loop(content: Files) -> Answer:
-        return plain(b"", 302, Location="/theirs.tar")
-
-    def local(room: Room) -> str:
-        (room / "theirs.tar").write_bytes(tar_of(list(summed(held(room)).items())))
-        return f"file://{room / 'theirs.tar'}"
-
-    def another_host(room: Room) -> str:
-        content = tar_of(list(summed(held(room)).items()))
-        return served(plain(content)).replace("127.0.0.1", "localhost") + "/theirs.tar"
 
     cut = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nshort"
     many = "HTTP/1.1 200 OK\r\n" + "".join(f"X-{n}: y\r\n" for n in range(5000)) + "\r\n"

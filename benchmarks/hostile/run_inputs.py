@@ -19,6 +19,7 @@ RELEASE: Sequence[Words] = (["release", "run", "--license", "mit", "--allow-dirt
 AGAIN: Sequence[Words] = (["pretrain", "--from", "run/run.json", "--run-dir", "again", "--steps", "2", "--no-track"],)
 RESUME: Sequence[Words] = ([*TRAIN[:-2], "--run-dir", "run", "--steps", "6", "--resume", "auto"],)
 LOGS: Sequence[Words] = (["logs", "run"],)
+DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 CANARY = (
     "from pathlib import Path\nPath('evil').write_text('ran')\ndef recipe():\n    Path('evil').write_text('called')\n"
 )
@@ -102,51 +103,52 @@ def _recipes() -> list[Case]:
     ]
 
 
+TOP: dict[str, Spoil] = {
+    "recipe-5": with_values(recipe=5),
+    "recipe-null": with_values(recipe=None),
+    "run-a-list": with_values(run=[1]),
+    "run-deep": of_json("run.json", lambda held: json.dumps(held)[:-1] + ', "run": ' + DEEP + "}"),
+    "run-empty": with_values(run={}),
+    "normalization-text": with_values(normalization={"mean": "abc", "std": "abc"}),
+    "normalization-nan": with_values(normalization={"mean": [float("nan")] * 3, "std": [1, 1, 1]}),
+    "normalization-0": with_values(normalization={"mean": [0, 0, 0], "std": [0, 0, 0]}),
+    "normalization-1e400": of_json(
+        "run.json", lambda held: json.dumps(held)[:-1] + ', "normalization": {"mean": [1e400,0,0], "std": [1,1,1]}}'
+    ),
+    "encoder-text": with_settings(encoder="resnet18"),
+    "encoder-list": with_settings(encoder=[1]),
+    "encoder-name-5": of_json("run.json", lambda held: held["run"]["encoder"].update(name=5)),
+    "encoder-name-null": of_json("run.json", lambda held: held["run"]["encoder"].update(name=None)),
+    "encoder-name-hub": of_json("run.json", lambda held: held["run"]["encoder"].update(name="hf-hub:evil/model")),
+    "encoder-name-local": of_json("run.json", lambda held: held["run"]["encoder"].update(name="local-dir:/etc")),
+    "encoder-size-10^9": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=10**9)),
+    "encoder-size-100000": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=100_000)),
+    "encoder-size-text": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size="24")),
+    "encoder-size-float": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=24.5)),
+    "encoder-another": of_json("run.json", lambda held: held["run"]["encoder"].update(name="resnet10t")),
+    "encoder-giant": of_json(
+        "run.json",
+        lambda held: held["run"]["encoder"].update(name="vit_giant_patch14_224", image_size=224, patch_size=None),
+    ),
+    "steps-10^30": with_settings(steps=10**30),
+    "steps-text": with_settings(steps="3"),
+    "steps-true": with_settings(steps=True),
+    "seed-below-0": with_settings(seed=-1),
+    "seed-2^70": with_settings(seed=2**70),
+    "batch-text": of_json("run.json", lambda held: held["run"]["data"].update(batch_size="16")),
+    "precision-unknown": with_settings(precision="fp7"),
+    "objective-list": with_settings(objective=[]),
+    "objective-field-unknown": of_json("run.json", lambda held: held["run"]["objective"].update(evil=1)),
+    "objective-width-10^9": of_json("run.json", lambda held: held["run"]["objective"].update(decoder_dim=10**9)),
+    "objective-share-text": of_json("run.json", lambda held: held["run"]["objective"].update(mask_ratio="x")),
+    "shards-a-list": of_json("run.json", lambda held: held["run"]["data"].update(shards=["a"])),
+    "field-unknown": with_settings(unknown=3),
+    "field-dunder": with_settings(__class__="os.system"),
+    "field-escapes": with_settings(**{"\x1b[31mred": 1}),
+}
+
+
 def _fields() -> list[Case]:
-    deep = '{"a":' * 100_000 + "1" + "}" * 100_000
-    top: dict[str, Spoil] = {
-        "recipe-5": with_values(recipe=5),
-        "recipe-null": with_values(recipe=None),
-        "run-a-list": with_values(run=[1]),
-        "run-deep": of_json("run.json", lambda held: json.dumps(held)[:-1] + ', "run": ' + deep + "}"),
-        "run-empty": with_values(run={}),
-        "normalization-text": with_values(normalization={"mean": "abc", "std": "abc"}),
-        "normalization-nan": with_values(normalization={"mean": [float("nan")] * 3, "std": [1, 1, 1]}),
-        "normalization-0": with_values(normalization={"mean": [0, 0, 0], "std": [0, 0, 0]}),
-        "normalization-1e400": of_json(
-            "run.json", lambda held: json.dumps(held)[:-1] + ', "normalization": {"mean": [1e400,0,0], "std": [1,1,1]}}'
-        ),
-        "encoder-text": with_settings(encoder="resnet18"),
-        "encoder-list": with_settings(encoder=[1]),
-        "encoder-name-5": of_json("run.json", lambda held: held["run"]["encoder"].update(name=5)),
-        "encoder-name-null": of_json("run.json", lambda held: held["run"]["encoder"].update(name=None)),
-        "encoder-name-hub": of_json("run.json", lambda held: held["run"]["encoder"].update(name="hf-hub:evil/model")),
-        "encoder-name-local": of_json("run.json", lambda held: held["run"]["encoder"].update(name="local-dir:/etc")),
-        "encoder-size-10^9": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=10**9)),
-        "encoder-size-100000": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=100_000)),
-        "encoder-size-text": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size="24")),
-        "encoder-size-float": of_json("run.json", lambda held: held["run"]["encoder"].update(image_size=24.5)),
-        "encoder-another": of_json("run.json", lambda held: held["run"]["encoder"].update(name="resnet10t")),
-        "encoder-giant": of_json(
-            "run.json",
-            lambda held: held["run"]["encoder"].update(name="vit_giant_patch14_224", image_size=224, patch_size=None),
-        ),
-        "steps-10^30": with_settings(steps=10**30),
-        "steps-text": with_settings(steps="3"),
-        "steps-true": with_settings(steps=True),
-        "seed-below-0": with_settings(seed=-1),
-        "seed-2^70": with_settings(seed=2**70),
-        "batch-text": of_json("run.json", lambda held: held["run"]["data"].update(batch_size="16")),
-        "precision-unknown": with_settings(precision="fp7"),
-        "objective-list": with_settings(objective=[]),
-        "objective-field-unknown": of_json("run.json", lambda held: held["run"]["objective"].update(evil=1)),
-        "objective-width-10^9": of_json("run.json", lambda held: held["run"]["objective"].update(decoder_dim=10**9)),
-        "objective-share-text": of_json("run.json", lambda held: held["run"]["objective"].update(mask_ratio="x")),
-        "shards-a-list": of_json("run.json", lambda held: held["run"]["data"].update(shards=["a"])),
-        "field-unknown": with_settings(unknown=3),
-        "field-dunder": with_settings(__class__="os.system"),
-        "field-escapes": with_settings(**{"\x1b[31mred": 1}),
-    }
     harmless = (
         "steps-true",
         "steps-text",
@@ -166,10 +168,10 @@ def _fields() -> list[Case]:
             EVAL,
             "run|encoder|checkpoint|objective|steps|finite|std|seed|size",
         )
-        for name, spoil in top.items()
+        for name, spoil in TOP.items()
     ]
     shown = ("steps-10^30", "steps-text", "recipe-5", "encoder-list", "run-a-list", "field-escapes", "run-deep")
-    found += [_case(f"{name}-{how}", "either", top[name], words) for name in shown for how, words in _views()]
+    found += [_case(f"{name}-{how}", "either", TOP[name], words) for name in shown for how, words in _views()]
     more: dict[str, Spoil] = {
         "argv-of-objects": with_values(argv=[{}, 1, None, "\x1b[31m"]),
         "argv-text": with_values(argv="rm -rf"),
@@ -189,33 +191,35 @@ def _views() -> list[tuple[str, Sequence[Words]]]:
     return [("reported", REPORT), ("asked", STATUS)]
 
 
-def _files() -> list[Case]:
-    def instead(name: str, kind: str) -> Spoil:
-        def spoil(run: Path) -> None:
-            path = run / name
-            if path.is_dir():
-                path.rename(run / "before")
-            else:
-                path.unlink(missing_ok=True)
-            if kind == "folder":
-                path.mkdir()
-            elif kind == "pipe":
-                os.mkfifo(path)
-            elif kind == "socket":
-                here = os.open(".", os.O_RDONLY)
-                os.chdir(path.parent)
-                socket.socket(socket.AF_UNIX).bind(path.name)
-                os.fchdir(here)
-            elif kind == "loop":
-                path.symlink_to(path.name)
-            elif kind == "zeros":
-                path.symlink_to("/dev/zero")
-            elif kind == "nothing":
-                path.write_bytes(b"")
-            elif kind == "file":
-                path.write_text("x")
+def instead(name: str, kind: str) -> Spoil:
+    def spoil(run: Path) -> None:
+        path = run / name
+        if path.is_dir():
+            path.rename(run / "before")
+        else:
+            path.unlink(missing_ok=True)
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            here = os.open(".", os.O_RDONLY)
+            os.chdir(path.parent)
+            socket.socket(socket.AF_UNIX).bind(path.name)
+            os.fchdir(here)
+        elif kind == "loop":
+            path.symlink_to(path.name)
+        elif kind == "zeros":
+            path.symlink_to("/dev/zero")
+        elif kind == "nothing":
+            path.write_bytes(b"")
+        elif kind == "file":
+            path.write_text("x")
 
-        return spoil
+    return spoil
+
+
+def _files() -> list[Case]:
 
     newest = "checkpoints/step-00000003"
     listed: list[tuple[str, str, str, Sequence[Words], Wants]] = [

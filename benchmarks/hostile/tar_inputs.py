@@ -12,71 +12,13 @@ from typing import Any
 from hostile.accounts import indexed, packed_tar, tar_of
 from hostile.case import Case, Room, Wants, Words
 from hostile.fixtures import photo_folder, picture
+from hostile.tar_entries import INDEX, PACK, VERIFIED, Entries, jpeg, link, named, of_bytes, of_entries, pax, png, sound
 from hostile.tar_labels import label_cases
-
-INDEX: Sequence[Words] = (["shards", "index", "data", "--workers", "1"],)
-VERIFIED: Sequence[Words] = (*INDEX, ["shards", "verify", "data", "--workers", "1"])
-PACK: Sequence[Words] = (["shards", "pack", "source.tar", "out", "--workers", "1"],)
-
-Entries = Callable[[Room], list[tuple[Any, bytes]]]
-
-
-def jpeg(room: Room, **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture(room.rng, **options).save(file, "JPEG")
-    return file.getvalue()
-
-
-def png(room: Room) -> bytes:
-    file = io.BytesIO()
-    picture(room.rng).save(file, "PNG")
-    return file.getvalue()
-
-
-def of_entries(entries: Entries, commands: Sequence[Words] = VERIFIED, **options: Any) -> Callable[[Room], Any]:
-    def make(room: Room) -> Sequence[Words]:
-        target = room / "source.tar" if commands is PACK else room / "data" / "a.tar"
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(tar_of(entries(room), **options))
-        return commands
-
-    return make
-
-
-def of_bytes(spoil: Callable[[bytes], bytes], name: str = "a.tar", num: int = 6) -> Callable[[Room], Any]:
-    """A sound tar whose bytes are changed."""
-
-    def make(room: Room) -> Sequence[Words]:
-        (room / "data").mkdir()
-        (room / "data" / name).write_bytes(spoil(tar_of(sound(room, num))))
-        return VERIFIED
-
-    return make
-
-
-def sound(room: Room, num: int = 6) -> list[tuple[Any, bytes]]:
-    return [(f"{number:04d}.jpg", jpeg(room)) for number in range(num)]
-
-
-def link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def pax(name: str, **headers: str) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.pax_headers = headers
-    return info
-
-
-def named(*names: str) -> Entries:
-    return lambda room: [(name, jpeg(room)) for name in names]
 
 
 def cases() -> list[Case]:
     """All of this file, and those of labels."""
-    return [*_names(), *_archives(), *_headers(), *_places(), *label_cases(of_entries, jpeg)]
+    return [*_names(), *_archives(), *_headers(), *_places(), *_packed(), *label_cases()]
 
 
 def _case(name: str, wants: Wants, make: Any, says: str = "", **options: Any) -> Case:
@@ -205,28 +147,32 @@ def _archives() -> list[Case]:
     ]
 
 
+def sparse(room: Room) -> list[tuple[Any, bytes]]:
+    info = pax("holes.jpg", **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "4000"})
+    info.pax_headers["GNU.sparse.name"] = "holes.jpg"
+    return [*sound(room), (info, b"1\n0\n512\n".ljust(512, b"\0") + bytes(512))]
+
+
+def chain(room: Room) -> bytes:
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 4
+    return (name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 3000 + tar_of(sound(room))
+
+
+def sized(text: bytes) -> Callable[[bytes], bytes]:
+    """The first member's size replaced, its checksum made right."""
+
+    def spoil(data: bytes) -> bytes:
+        head = bytearray(data[:512])
+        head[124:136] = text.ljust(12, b"\0")[:12]
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        return bytes(head) + data[512:]
+
+    return spoil
+
+
 def _headers() -> list[Case]:
-    def sparse(room: Room) -> list[tuple[Any, bytes]]:
-        info = pax("holes.jpg", **{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "4000"})
-        info.pax_headers["GNU.sparse.name"] = "holes.jpg"
-        return [*sound(room), (info, b"1\n0\n512\n".ljust(512, b"\0") + bytes(512))]
-
-    def chain(room: Room) -> bytes:
-        name = tarfile.TarInfo("././@LongLink")
-        name.type, name.size = tarfile.GNUTYPE_LONGNAME, 4
-        return (name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 3000 + tar_of(sound(room))
-
-    def sized(text: bytes) -> Callable[[bytes], bytes]:
-        """The first member's size replaced, its checksum made right."""
-
-        def spoil(data: bytes) -> bytes:
-            head = bytearray(data[:512])
-            head[124:136] = text.ljust(12, b"\0")[:12]
-            head[148:156] = b" " * 8
-            head[148:156] = b"%06o\0 " % sum(head)
-            return bytes(head) + data[512:]
-
-        return spoil
 
     def raw(content: Callable[[Room], bytes]) -> Callable[[Room], Any]:
         def make(room: Room) -> Sequence[Words]:
@@ -279,40 +225,48 @@ def _headers() -> list[Case]:
     ]
 
 
-def _places() -> list[Case]:
-    def folder(fill: Callable[[Path, Room], None], commands: Sequence[Words] = VERIFIED) -> Callable[[Room], Any]:
-        def make(room: Room) -> Sequence[Words]:
-            (room / "data").mkdir()
-            fill(room / "data", room)
-            return commands
+def folder(fill: Callable[[Path, Room], None], commands: Sequence[Words] = VERIFIED) -> Callable[[Room], Any]:
+    def make(room: Room) -> Sequence[Words]:
+        (room / "data").mkdir()
+        fill(room / "data", room)
+        return commands
 
-        return make
+    return make
 
-    def good(data: Path, room: Room, name: str = "a.tar") -> None:
+
+def good(data: Path, room: Room, name: str = "a.tar") -> None:
+    (data / name).write_bytes(tar_of(sound(room)))
+
+
+def train_and_val(data: Path, room: Room) -> None:
+    for name in ("train-0000.tar", "train-0001.tar", "val-0000.tar"):
         (data / name).write_bytes(tar_of(sound(room)))
 
-    def train_and_val(data: Path, room: Room) -> None:
-        for name in ("train-0000.tar", "train-0001.tar", "val-0000.tar"):
-            (data / name).write_bytes(tar_of(sound(room)))
 
-    def both(room: Path, said: str) -> str:
-        merged = (room / "data" / "manifest.json").exists() and "val" in (room / "data" / "manifest.json").read_text()
-        return "train-*.tar and val-*.tar became one data set" if merged else ""
+def both(room: Path, said: str) -> str:
+    merged = (room / "data" / "manifest.json").exists() and "val" in (room / "data" / "manifest.json").read_text()
+    return "train-*.tar and val-*.tar became one data set" if merged else ""
 
-    def nested(data: Path, room: Room) -> None:
-        names = [f"{where}/{number}.jpg" for where in ("a/abbey", "a/alley", "b/bar") for number in range(3)]
-        content = tar_of([(name, jpeg(room)) for name in names])
-        (data / "a.tar").write_bytes(content)
-        (room / "source.tar").write_bytes(content)
 
-    def same_classes(room: Path, said: str) -> str:
-        import json
+def nested(data: Path, room: Room) -> None:
+    names = [f"{where}/{number}.jpg" for where in ("a/abbey", "a/alley", "b/bar") for number in range(3)]
+    content = tar_of([(name, jpeg(room)) for name in names])
+    (data / "a.tar").write_bytes(content)
+    (room / "source.tar").write_bytes(content)
 
-        found = [json.loads((room / name / "manifest.json").read_bytes())["classes"] for name in ("data", "out")]
-        return "" if found[0] == found[1] else f"index finds the classes {found[0]}, pack {found[1]}"
 
-    def stale(text: str) -> Callable[[Path, Room], None]:
-        return lambda data, room: (good(data, room), (data / "manifest.json").write_text(text))[0]
+def same_classes(room: Path, said: str) -> str:
+    import json
+
+    found = [json.loads((room / name / "manifest.json").read_bytes())["classes"] for name in ("data", "out")]
+    return "" if found[0] == found[1] else f"index finds the classes {found[0]}, pack {found[1]}"
+
+
+def stale(text: str) -> Callable[[Path, Room], None]:
+    return lambda data, room: (good(data, room), (data / "manifest.json").write_text(text))[0]
+
+
+def _places() -> list[Case]:
 
     inside = "data/class/images"
     return [
@@ -351,6 +305,11 @@ def _places() -> list[Case]:
             "either",
             folder(lambda data, room: (good(data, room), (data / "index.npy").mkdir())[0]),
         ),
+    ]
+
+
+def _packed() -> list[Case]:
+    return [
         _case(
             "packed-names-with-dots",
             "taken",

@@ -6,13 +6,14 @@ from typing import Any
 
 from hostile.accounts import indexed
 from hostile.case import Case, Room, Wants
+from hostile.tar_entries import jpeg, of_entries
 
 Contents = list[bytes | None]
 DISTINCT = [b"caf\xe9", b"caf\xe8", b"caf\xe9", b"caf\xe8"]
 HUGE = b"x" * 100_000
 
 
-def label_cases(of_entries: Any, jpeg: Callable[[Room], bytes]) -> list[Case]:
+def label_cases() -> list[Case]:
     """For each list of contents a tar with as many images."""
 
     def entries(contents: Contents, suffix: str) -> Callable[[Room], list[tuple[Any, bytes]]]:

@@ -208,81 +208,88 @@ def _holes(path: Path) -> None:
     os.truncate(path, 60 << 30)
 
 
+def folder(spoil: Callable[[Path], Any]) -> Any:
+    def make(room: Room) -> Sequence[Words]:
+        room.take("shards")
+        release = room.take("release")
+        (room / "timm").mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (release / name).rename(room / "timm" / name)
+        spoil(room / "timm")
+        return EVAL
+
+    return make
+
+
+def config(change: Callable[[dict[str, Any]], Any]) -> Any:
+    def spoil(timm: Path) -> None:
+        held = json.loads((timm / "config.json").read_bytes())
+        text = change(held)
+        (timm / "config.json").write_text(text if isinstance(text, str) else json.dumps(held))
+
+    return folder(spoil)
+
+
+def weights(content: Content) -> Any:
+    path = "model.safetensors"
+    return folder(lambda timm: (timm / path).write_bytes(content((timm / path).read_bytes())))
+
+
+def cfg(**values: Any) -> Any:
+    return config(lambda held: held["pretrained_cfg"].update(values))
+
+
+CONFIGS: dict[str, tuple[Any, Wants]] = {
+    "architecture-5": (config(lambda held: held.update(architecture=5)), "refused"),
+    "architecture-unknown": (config(lambda held: held.update(architecture="no_such_net")), "refused"),
+    "architecture-giant": (config(lambda held: held.update(architecture="vit_giant_patch14_224")), "refused"),
+    "architecture-another": (config(lambda held: held.update(architecture="resnet18")), "refused"),
+    "args-list": (config(lambda held: held.update(model_args=[1])), "refused"),
+    "args-depth-10^6": (config(lambda held: held.update(model_args={"depth": 10**6})), "refused"),
+    "args-width-10^7": (config(lambda held: held.update(model_args={"embed_dim": 10**7})), "refused"),
+    "args-unknown": (config(lambda held: held.update(model_args={"evil": 1})), "refused"),
+    "cfg-null": (config(lambda held: held.update(pretrained_cfg=None)), "either"),
+    "cfg-list": (config(lambda held: held.update(pretrained_cfg=[1])), "either"),
+    "mean-text": (cfg(mean="abc"), "refused"),
+    "mean-nan": (cfg(mean=[float("nan")] * 3), "refused"),
+    "std-0": (cfg(std=[0, 0, 0]), "refused"),
+    "size-10^6": (cfg(input_size=[3, 10**6, 10**6]), "refused"),
+    "size-text": (cfg(input_size="big"), "refused"),
+    "size-0": (cfg(input_size=[3, 0, 0]), "refused"),
+    "size-1-channel": (cfg(input_size=[1, 24, 24]), "refused"),
+    "crop-0": (cfg(crop_pct=0), "refused"),
+    "crop-nan": (cfg(crop_pct=float("nan")), "refused"),
+    "crop-1e9": (cfg(crop_pct=1e9), "either"),
+    "crop-1e-9": (cfg(crop_pct=1e-9), "either"),
+    "interpolation-unknown": (cfg(interpolation="magic"), "either"),
+    "file-goes-up": (cfg(file="../../../etc/passwd"), "either"),
+    "url": (cfg(url="http://127.0.0.1:9/x.pth", hf_hub_id="evil/model"), "either"),
+    "config-deep": (config(lambda held: '{"a":' * 100_000 + "1" + "}" * 100_000), "refused"),
+    "config-list": (config(lambda held: "[]"), "refused"),
+    "config-nothing": (config(lambda held: ""), "refused"),
+    "config-a-pipe": (
+        folder(lambda timm: ((timm / "config.json").unlink(), os.mkfifo(timm / "config.json"))),
+        "refused",
+    ),
+    "no-weights": (folder(lambda timm: (timm / "model.safetensors").unlink()), "refused"),
+    "weights-pickled": (
+        folder(
+            lambda timm: (
+                (timm / "model.safetensors").unlink(),
+                (timm / "pytorch_model.bin").write_bytes(torch_zip(pickled())),
+            )
+        ),
+        "refused",
+    ),
+    "weights-a-folder": (
+        folder(lambda timm: ((timm / "model.safetensors").unlink(), (timm / "model.safetensors").mkdir())),
+        "refused",
+    ),
+}
+
+
 def _folders() -> list[Case]:
-    def folder(spoil: Callable[[Path], Any]) -> Any:
-        def make(room: Room) -> Sequence[Words]:
-            room.take("shards")
-            release = room.take("release")
-            (room / "timm").mkdir()
-            for name in ("config.json", "model.safetensors"):
-                (release / name).rename(room / "timm" / name)
-            spoil(room / "timm")
-            return EVAL
 
-        return make
-
-    def config(change: Callable[[dict[str, Any]], Any]) -> Any:
-        def spoil(timm: Path) -> None:
-            held = json.loads((timm / "config.json").read_bytes())
-            text = change(held)
-            (timm / "config.json").write_text(text if isinstance(text, str) else json.dumps(held))
-
-        return folder(spoil)
-
-    def weights(content: Content) -> Any:
-        path = "model.safetensors"
-        return folder(lambda timm: (timm / path).write_bytes(content((timm / path).read_bytes())))
-
-    def cfg(**values: Any) -> Any:
-        return config(lambda held: held["pretrained_cfg"].update(values))
-
-    configs: dict[str, tuple[Any, Wants]] = {
-        "architecture-5": (config(lambda held: held.update(architecture=5)), "refused"),
-        "architecture-unknown": (config(lambda held: held.update(architecture="no_such_net")), "refused"),
-        "architecture-giant": (config(lambda held: held.update(architecture="vit_giant_patch14_224")), "refused"),
-        "architecture-another": (config(lambda held: held.update(architecture="resnet18")), "refused"),
-        "args-list": (config(lambda held: held.update(model_args=[1])), "refused"),
-        "args-depth-10^6": (config(lambda held: held.update(model_args={"depth": 10**6})), "refused"),
-        "args-width-10^7": (config(lambda held: held.update(model_args={"embed_dim": 10**7})), "refused"),
-        "args-unknown": (config(lambda held: held.update(model_args={"evil": 1})), "refused"),
-        "cfg-null": (config(lambda held: held.update(pretrained_cfg=None)), "either"),
-        "cfg-list": (config(lambda held: held.update(pretrained_cfg=[1])), "either"),
-        "mean-text": (cfg(mean="abc"), "refused"),
-        "mean-nan": (cfg(mean=[float("nan")] * 3), "refused"),
-        "std-0": (cfg(std=[0, 0, 0]), "refused"),
-        "size-10^6": (cfg(input_size=[3, 10**6, 10**6]), "refused"),
-        "size-text": (cfg(input_size="big"), "refused"),
-        "size-0": (cfg(input_size=[3, 0, 0]), "refused"),
-        "size-1-channel": (cfg(input_size=[1, 24, 24]), "refused"),
-        "crop-0": (cfg(crop_pct=0), "refused"),
-        "crop-nan": (cfg(crop_pct=float("nan")), "refused"),
-        "crop-1e9": (cfg(crop_pct=1e9), "either"),
-        "crop-1e-9": (cfg(crop_pct=1e-9), "either"),
-        "interpolation-unknown": (cfg(interpolation="magic"), "either"),
-        "file-goes-up": (cfg(file="../../../etc/passwd"), "either"),
-        "url": (cfg(url="http://127.0.0.1:9/x.pth", hf_hub_id="evil/model"), "either"),
-        "config-deep": (config(lambda held: '{"a":' * 100_000 + "1" + "}" * 100_000), "refused"),
-        "config-list": (config(lambda held: "[]"), "refused"),
-        "config-nothing": (config(lambda held: ""), "refused"),
-        "config-a-pipe": (
-            folder(lambda timm: ((timm / "config.json").unlink(), os.mkfifo(timm / "config.json"))),
-            "refused",
-        ),
-        "no-weights": (folder(lambda timm: (timm / "model.safetensors").unlink()), "refused"),
-        "weights-pickled": (
-            folder(
-                lambda timm: (
-                    (timm / "model.safetensors").unlink(),
-                    (timm / "pytorch_model.bin").write_bytes(torch_zip(pickled())),
-                )
-            ),
-            "refused",
-        ),
-        "weights-a-folder": (
-            folder(lambda timm: ((timm / "model.safetensors").unlink(), (timm / "model.safetensors").mkdir())),
-            "refused",
-        ),
-    }
     chosen = (
         "pickle",
         "cut",
@@ -296,7 +303,7 @@ def _folders() -> list[Case]:
         "a-name-of-escapes",
     )
     found = [
-        _case(f"timm-{name}", wants, make, "timm|config|model|weights|size") for name, (make, wants) in configs.items()
+        _case(f"timm-{name}", wants, make, "timm|config|model|weights|size") for name, (make, wants) in CONFIGS.items()
     ]
     return [
         *found,
