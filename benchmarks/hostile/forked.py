@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import os
 import pkgutil
@@ -43,6 +44,8 @@ def import_all() -> None:
     for found in pkgutil.walk_packages(eyespot.__path__, "eyespot."):
         if found.name.split(".")[1] in ("data_pipeline", "pretrain", "eval", "cluster"):
             importlib.import_module(found.name)
+    gc.collect()
+    gc.freeze()  # else a collection in a child touches, and so copies, every page
 
 
 def run_case(case: Case, folder: Path, fixtures: Path, *, patience: float, program: str | None) -> Verdict:
