@@ -52,11 +52,12 @@ def read(path: Path, kind: type[T], largest: int = LARGEST) -> T:
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The bytes of a plain file of bounded size; raises as ``read`` does."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise ForeignJsonError(path, "not a plain file")
     with os.fdopen(descriptor, "rb") as file:
-        content = file.read(largest + 1)
+        content = file.read(min(largest, status.st_size) + 1)  # read allocates as much as it is asked for
     if len(content) > largest:
         raise ForeignJsonError(path, f"over {largest:,} bytes, which is no size for it")
     return content

@@ -11,15 +11,19 @@ shard folders, ``SHARDS/train`` and ``SHARDS/test``. shard_folder.py opens them.
 
 import hashlib
 import json
+import os
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from eyespot.data_pipeline import atomic_files
+from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
 
 FORMAT = "eyespot-shards/1"
 SPLITS = ("train", "test")
@@ -44,6 +48,13 @@ MASK_DTYPE = np.dtype(
     ]
 )
 MASK_EXTENSION = "seg.png"
+Count = Annotated[int, Ge(0), Le(2**63 - 1)]
+Side = Annotated[int, Ge(1), Le(2**16 - 1)]
+MAX_SAMPLES = 2**32 - 1
+"""Ids are counted with 32 bits."""
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
+
 IGNORED = 255
 """The class number of pixels that say nothing, where nobody says otherwise."""
 
@@ -53,9 +64,19 @@ class Shard:
     """One tar."""
 
     tar: str
-    num_samples: int
-    bytes: int
+    """The name of a file beside the manifest, which may be a link to where it lies."""
+    num_samples: Count
+    bytes: Count
     sha256: str
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        try:
+            plain = Path(self.tar).name == self.tar != ".." and len(os.fsencode(self.tar)) <= LONGEST_NAME
+        except UnicodeEncodeError:
+            plain = False
+        if not plain or not self.tar or "\0" in self.tar:
+            raise UserError(f"tar {self.tar[:40]!r}: must be the name of a file in this folder")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,22 +85,33 @@ class ImageStats:
 
     mean: Color
     std: Color
-    height: tuple[int, int, int]
+    height: tuple[Side, Side, Side]
     """Minimum, median, maximum, pixels."""
-    width: tuple[int, int, int]
+    width: tuple[Side, Side, Side]
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "image_stats.")
+        for name in ("mean", "std"):
+            if not all(0 <= value <= 1 for value in getattr(self, name)):
+                raise UserError(f"image_stats.{name} {getattr(self, name)}: each must lie between 0 and 1")
 
 
 @dataclass(kw_only=True, slots=True)
 class Masks:
     """Of all segmentation masks of the folder."""
 
-    num_masks: int
-    ignored: int
+    num_masks: Count
+    ignored: Annotated[int, Ge(0), Le(255)]
     """The class number of pixels that say nothing."""
     pixels: list[int]
     """Of each class, from 0 on."""
     sha256: str
     """Of masks.npy."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "masks.")
+        if len(self.pixels) > 256 or min(self.pixels, default=0) < 0:
+            raise UserError("masks.pixels: must be counts, of at most 256 classes")
 
     @classmethod
     def of(cls, rows: np.ndarray, counts: list[int], ignored: int) -> "Masks":
@@ -96,8 +128,8 @@ class Manifest:
     """manifest.json of one shard folder."""
 
     name: str
-    num_samples: int
-    num_labeled: int
+    num_samples: Annotated[int, Ge(1), Le(MAX_SAMPLES)]
+    num_labeled: Count
     classes: list[str]
     shards: list[Shard]
     image_stats: ImageStats
@@ -111,26 +143,37 @@ class Manifest:
     masks: Masks | None = None
     format: str = FORMAT
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.num_labeled > self.num_samples:
+            raise UserError(f"num_labeled {self.num_labeled}: more than num_samples {self.num_samples}")
+        (tar, count), *_ = Counter(shard.tar for shard in self.shards).most_common(1) or [("", 0)]
+        if count > 1:
+            raise UserError(f"shards: {tar!r} stands there {count} times")
+        if odd := [bad for bad in self.quarantined if not {"source", "reason"} <= bad.keys()]:
+            raise UserError(f"quarantined: {str(odd[0])[:LONGEST_NAME]} lacks source or reason")
+
     @classmethod
     def from_json(cls, content: bytes, file: Path) -> "Manifest":
-        """What ``content`` says, which was read from ``file``.
+        """What ``content`` says, which was read from ``file``. Whoever made the folder wrote it: nothing is believed.
 
         Raises:
-            UserError: it is not JSON, of another format, or lacks a field.
+            UserError: it is not JSON, of another format, lacks a field, or a field is of another kind or out of range.
         """
         try:
-            fields = json.loads(content.decode("utf-8"))
+            fields = foreign_json.parse(content, dict, file)
             if fields.get("format") != FORMAT:
-                raise UserError(
-                    f"{file}: format {fields.get('format')!r} is not {FORMAT!r}; pack or index the shards again"
+                raise _OtherFormat(
+                    f"{file}: format {repr(fields.get('format'))[:40]} is not {FORMAT!r};"
+                    " pack or index the shards again"
                 )
-            fields["shards"] = [Shard(**shard) for shard in fields["shards"]]
-            stats = {name: tuple(values) for name, values in fields["image_stats"].items()}
-            masks = Masks(**fields["masks"]) if "masks" in fields else None
-            return cls(**{**fields, "image_stats": ImageStats(**stats), "masks": masks})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return foreign_json.convert(fields, cls, file)
+        except _OtherFormat:
+            raise
+        except UserError as error:
+            why = error.why if isinstance(error, foreign_json.ForeignJsonError) else error
             raise UserError(
-                f"{file}: not a shard manifest ({error}); make it anew: eyespot shards index {file.parent}"
+                f"{file}: not a shard manifest ({why}); make it anew: eyespot shards index {file.parent}"
             ) from error
 
     def to_json(self) -> str:
@@ -139,3 +182,7 @@ class Manifest:
         if self.masks is None:  # as it was before there were masks
             del fields["masks"]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+
+
+class _OtherFormat(UserError):
+    """Of a version that this one does not know."""

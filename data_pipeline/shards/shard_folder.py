@@ -1,32 +1,41 @@
 """ShardFolder: one folder of shards, opened once and handed on to everything that reads from it."""
 
 import hashlib
+import io
+import os
+import stat
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import BinaryIO
 
 import numpy as np
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage, words
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest
+
+LARGEST_HEADER = 2**16
+"""Bytes before the rows of an .npy file."""
 
 
 class ShardFolder:
     """What is known of one shard folder. Nothing of it is read or checked twice.
 
-    To open it reads ``manifest.json`` alone; index and masks are mapped, and checked, when they are first asked for.
-    All of it stays as it then was, should the folder be replaced meanwhile: what differs in the tars fails its
-    checksum.
+    To open it reads ``manifest.json`` alone; index and masks are read, and checked, when they are first asked for.
+    All of it stays as it then was, should the folder be replaced or cut meanwhile: what differs in the tars fails its
+    checksum. That takes 28 bytes of memory per sample in each process.
 
     Args:
         path: the folder with ``manifest.json``.
         named: what the user called it: the folder itself, or that of its splits. None = ``path``.
         hashes: whether this process compares the index (and masks) with the manifest's sha256, a second for 30 million
             samples. One process of a node does it for all of them, which then go on, or fail, together.
+        patience_seconds: for how long a file server that does not answer is waited for.
 
     Raises:
         UserError: the manifest is missing, unreadable, not JSON, of another format, or lacks a field.
+        Outage: the file system does not give it. So with index, masks and sizes of tars.
     """
 
     path: Path
@@ -35,41 +44,53 @@ class ShardFolder:
     manifest_sha256: str
     """Which data it is."""
 
-    def __init__(self, path: Path | str, *, named: Path | None = None, hashes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        named: Path | None = None,
+        hashes: bool = True,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self.path = Path(path)
         self.named = named or self.path
         self._hashes, self._tars_checked = hashes, False
+        self._patience = Patience(patience_seconds)
         self._splits: dict[str, ShardFolder | None] = {}
         file = self.path / "manifest.json"
         try:
-            _refuse_odd(file)
-            content = file.read_bytes()
+            content = self._patience.read(file, lambda: foreign_json.read_bytes(file), is_outage)
         except FileNotFoundError as error:
-            raise UserError(f"{file}: missing; make it with: eyespot shards index {path}") from error
-        except OSError as error:
-            raise UserError(f"{file}: unreadable ({error}); make it anew: eyespot shards index {path}") from error
+            raise MissingShards(f"{file}: missing; make it with: eyespot shards index {path}") from error
+        except (OSError, foreign_json.ForeignJsonError) as error:
+            why = words(error) if isinstance(error, OSError) else error.why
+            raise UserError(f"{file}: unreadable ({why}); make it anew: eyespot shards index {path}") from error
         self.manifest = Manifest.from_json(content, file)
         self.manifest_sha256 = hashlib.sha256(content).hexdigest()
 
     @classmethod
-    def find(cls, path: Path | str, *splits: str, hashes: bool = True) -> "ShardFolder":
+    def find(
+        cls, path: Path | str, *splits: str, hashes: bool = True, patience_seconds: float = PATIENCE_SECONDS
+    ) -> "ShardFolder":
         """The shard folder that ``path`` names: itself, or the first of its subfolders ``splits`` that is one.
 
         Args:
             path: what the user said.
             splits: none = "train".
             hashes: as for the class.
+            patience_seconds: as for the class.
 
         Raises:
             UserError: there is no shard folder, or its manifest is wrong.
+            Outage: the file system does not say.
         """
-        path = Path(path)
+        path, patience = Path(path), Patience(patience_seconds)
         for folder in (path, *(path / split for split in splits or ("train",))):
-            if (folder / "manifest.json").is_file():
-                return cls(folder, named=path, hashes=hashes)
-        if not path.is_dir():
-            raise UserError(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
-        raise UserError(f"shards {path}: no manifest.json inside; make one with: eyespot shards index {path}")
+            if (mode := _status(folder / "manifest.json", patience)) and stat.S_ISREG(mode.st_mode):
+                return cls(folder, named=path, hashes=hashes, patience_seconds=patience_seconds)
+        if not (mode := _status(path, patience)) or not stat.S_ISDIR(mode.st_mode):
+            raise MissingShards(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
+        raise MissingShards(f"shards {path}: no manifest.json inside; make one with: eyespot shards index {path}")
 
     @property
     def is_split(self) -> bool:
@@ -84,32 +105,47 @@ class ShardFolder:
         """
         if name not in self._splits:
             folder = self.named / name
-            there = self.is_split and (folder / "manifest.json").is_file()
-            self._splits[name] = ShardFolder(folder, named=self.named, hashes=self._hashes) if there else None
+            there = self.is_split and _status(folder / "manifest.json", self._patience) is not None
+            seconds = self._patience.seconds
+            self._splits[name] = (
+                ShardFolder(folder, named=self.named, hashes=self._hashes, patience_seconds=seconds) if there else None
+            )
         return self._splits[name]
 
     @cached_property
     def index(self) -> np.ndarray:
-        """Row = sample id: (num_samples,) of INDEX_DTYPE, memory-mapped, so shared by all processes of a machine.
+        """Row = sample id: (num_samples,) of INDEX_DTYPE, read-only.
 
         Raises:
-            UserError: it is missing, damaged, or does not agree with the manifest.
+            UserError: it is missing, damaged, does not agree with the manifest, or says what cannot be.
         """
-        return self._rows("index.npy", INDEX_DTYPE, self.manifest.index_sha256)
+        rows, num_classes = self._rows("index.npy", INDEX_DTYPE, self.manifest.index_sha256), len(self.manifest.classes)
+        num_shards = len(self.manifest.shards)
+        self._refuse("index.npy", rows, "tar", rows["tar"] >= num_shards, f"the manifest lists {num_shards} shards")
+        self._check_places("index.npy", rows["tar"], rows)
+        self._refuse("index.npy", rows, "size", rows["size"] == 0, "no image is so small")
+        for side in ("height", "width"):
+            self._refuse("index.npy", rows, side, rows[side] == 0, "no image is so small")
+        beyond = (rows["label"] < -1) | (rows["label"] >= num_classes)
+        self._refuse("index.npy", rows, "label", beyond, f"the manifest lists {num_classes} classes")
+        return rows
 
     @cached_property
     def masks(self) -> np.ndarray:
-        """Row = sample id: (num_samples,) of MASK_DTYPE, memory-mapped.
+        """Row = sample id: (num_samples,) of MASK_DTYPE, read-only.
 
         Raises:
-            UserError: the shards have no masks, or ``masks.npy`` is missing, damaged, or not the manifest's.
+            UserError: the shards have no masks, or ``masks.npy`` is missing, damaged, not the manifest's, or says what
+                cannot be.
         """
         if self.manifest.masks is None:
             raise UserError(
                 f"shards {self.path}: have no segmentation masks; pack images with theirs:"
                 f" eyespot shards pack IMAGES DST --masks MASKS"
             )
-        return self._rows("masks.npy", MASK_DTYPE, self.manifest.masks.sha256)
+        rows = self._rows("masks.npy", MASK_DTYPE, self.manifest.masks.sha256)
+        self._check_places("masks.npy", self.index["tar"], rows)
+        return rows
 
     def tar_path(self, number: int) -> Path:
         """The tar that the index calls ``number``."""
@@ -125,10 +161,12 @@ class ShardFolder:
             return
         for number, shard in enumerate(self.manifest.shards):
             path = self.tar_path(number)
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard.bytes:
-                found = "is missing" if size is None else f"has {size} bytes where the manifest says {shard.bytes}"
-                raise UserError(f"shards {path}: {found}; copy it again, or find all damage: eyespot shards verify")
+            found, fix = _status(path, self._patience), "copy it again, or find all damage: eyespot shards verify"
+            if found is None or not stat.S_ISREG(found.st_mode):
+                raise MissingShards(f"shards {path}: is missing; {fix}")
+            if found.st_size != shard.bytes:
+                what = f"has {found.st_size} bytes where the manifest says {shard.bytes}"
+                raise UserError(f"shards {path}: {what}; {fix}")
         self._tars_checked = True
 
     def check(self) -> None:
@@ -141,31 +179,71 @@ class ShardFolder:
         self.check_tars()
 
     def _rows(self, name: str, dtype: np.dtype, sha256: str) -> np.ndarray:
-        path, again = self.path / name, f"make it anew: eyespot shards index {self.path}"
+        """Read, never mapped: a file that is cut short while mapped kills the process with SIGBUS."""
+        path, count, again = (
+            self.path / name,
+            self.manifest.num_samples,
+            f"make it anew: eyespot shards index {self.path}",
+        )
+        largest = LARGEST_HEADER + 2 * count * dtype.itemsize
         try:
-            _refuse_odd(path)
-            with path.open("rb") as file:  # one file is looked at, mapped and hashed, whatever takes its name meanwhile
-                shape, found, offset = _npy_header(file)
-                if found != dtype or shape != (self.manifest.num_samples,):
-                    count = self.manifest.num_samples
-                    raise UserError(f"{path}: {shape} rows of {found} where the manifest says {count} samples; {again}")
-                rows = np.memmap(file, dtype, "r", offset, shape)
-                file.seek(0)
-                if self._hashes and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
+            content = self._patience.read(path, lambda: foreign_json.read_bytes(path, largest), is_outage)
+            shape, found, offset = _npy_header(content)
+            if found != dtype or shape != (count,):
+                raise UserError(f"{path}: {shape} rows of {found} where the manifest says {count} samples; {again}")
+            rows = np.frombuffer(content, dtype, count, offset)
+        except foreign_json.ForeignJsonError as error:
+            raise UserError(f"{path}: unreadable ({error.why}); {again}") from error
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: unreadable ({error}); {again}") from error
-        return np.asarray(rows)  # a plain array: np.memmap makes every access slower
+            why = words(error) if isinstance(error, OSError) else error
+            raise UserError(f"{path}: unreadable ({why}); {again}") from error
+        if self._hashes and _sha256(content, path) != sha256:
+            raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
+        return rows
+
+    def _check_places(self, name: str, tars: np.ndarray, rows: np.ndarray) -> None:
+        """Whether the bytes that the rows name lie inside the tars."""
+        ends = np.array([shard.bytes for shard in self.manifest.shards], np.uint64)[tars]
+        outside = (rows["offset"] > ends) | (rows["size"] > ends - np.minimum(rows["offset"], ends))
+        self._refuse(name, rows, "offset", outside & (rows["size"] > 0), "its bytes lie beyond the end of its tar")
+
+    def _refuse(self, name: str, rows: np.ndarray, column: str, wrong: np.ndarray, why: str) -> None:
+        """Says of the first wrong row what is wrong with it."""
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            more = f", as of {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
+            raise UserError(
+                f"{self.path / name}: {column} {rows[column][row]} of sample {row}{more}: {why};"
+                f" make it anew: eyespot shards index {self.path}"
+            )
 
 
-def _refuse_odd(path: Path) -> None:
-    """A pipe in a file's place would be waited for without end."""
-    if path.exists() and not path.is_file():
-        raise OSError("not a regular file")
+class MissingShards(UserError):
+    """Something that should be there is not: wrong, unless it was there before."""
 
 
-def _npy_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
+def _status(path: Path, patience: Patience) -> os.stat_result | None:
+    """None where there is nothing of that name.
+
+    Raises:
+        UserError: it may not be looked at.
+    """
+    try:
+        return patience.read(path, path.stat, is_outage)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"shards {path}: cannot be looked at ({words(error)})") from error
+
+
+def _sha256(content: bytes, path: Path) -> str:
+    """Of what was read from ``path``."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     """Shape, type, and where the rows begin."""
+    file = io.BytesIO(content[:LARGEST_HEADER])
     version = np.lib.format.read_magic(file)
     if version not in {(1, 0), (2, 0), (3, 0)}:
         raise ValueError(f"npy version {version}")

@@ -1,6 +1,8 @@
 """manifest.json: what is written is read again, and what cannot be read is said in one line."""
 
+import functools
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,70 @@ def test_anything_else_is_one_line(content, reason):
     line = str(caught.value)
     assert line.startswith("data/manifest.json: ") and "\n" not in line
     assert line.endswith(("make it anew: eyespot shards index data", "pack or index the shards again"))
+
+
+HOSTILE = {
+    "shards.0.bytes": ["x", -1, 2**70, 1.5, None, True],
+    "shards.0.num_samples": [-1, None, "2", 1.0],
+    "shards.0.tar": [
+        5,
+        None,
+        [],
+        {},
+        "",
+        ".",
+        "..",
+        "../a.tar",
+        "/etc/passwd",
+        "b/a.tar",
+        "a\0.tar",
+        "x" * 300,
+        "\ud800",
+    ],
+    "shards.0.sha256": [5, None],
+    "shards.0": [None, 3, [], "shard-000000.tar"],
+    "shards": [None, {}, "shard-000000.tar", [1]],
+    "classes": [None, "abc", [None], [1], {}],
+    "image_stats": [None, [], {}],
+    "image_stats.mean": [[None] * 3, ["0.1"] * 3, [0.5] * 2, [0.5] * 4, [float("nan")] * 3, [1e9] * 3, [-1] * 3],
+    "image_stats.std": [None, [float("inf")] * 3, [-0.1] * 3],
+    "image_stats.height": [[1, 2], [1, 2, 70_000], [0, 1, 2], "8", [1.5, 2, 3]],
+    "num_labeled": [None, -1, 3, "1"],
+    "num_samples": [None, "2", -1, 0, 64.5, True, 10**400, 2**32],
+    "quarantined": [None, [1, 2], [{}], [{"source": "a"}], [{"source": "a", "reason": 5}], {}],
+    "converted": [None, {"a": "b"}, []],
+    "packing": [None, 5, []],
+    "name": [5, None, []],
+    "index_sha256": [None, 5],
+    "masks": [5, {}, [], {"num_masks": 1, "ignored": 255, "pixels": None, "sha256": ""}],
+    "masks.pixels": [[-1], [1] * 257, ["1"], None],
+    "masks.ignored": [256, -1, None],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in HOSTILE.items() for value in values])
+def test_a_field_of_another_kind_or_out_of_range_is_one_line(field, value):
+    fields = json.loads(made(masks=Masks(num_masks=1, ignored=255, pixels=[3], sha256="e" * 64)).to_json())
+    *parents, name = (int(part) if part.isdecimal() else part for part in field.split("."))
+    place = functools.reduce(lambda place, part: place[part], parents, fields)
+    place[name] = value
+    with pytest.raises(UserError, match="not a shard manifest") as caught:
+        Manifest.from_json(json.dumps(fields).encode(), FILE)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 1000 and str(name) in line.replace("tar ", "0 tar ")
+    assert line.endswith("make it anew: eyespot shards index data")
+
+
+def test_a_tar_that_stands_there_twice_is_one_line():
+    shards = [Shard(tar=f"{k % 3}.tar", num_samples=1, bytes=1024, sha256="") for k in range(4)]
+    fields = json.loads(made().to_json()) | {"shards": [asdict(shard) for shard in shards]}
+    with pytest.raises(UserError, match=r"shards: '0\.tar' stands there 2 times"):
+        Manifest.from_json(json.dumps(fields).encode(), FILE)
+
+
+def test_a_field_of_a_later_version_is_left_out():
+    fields = json.loads(made().to_json()) | {"colour": "red"}
+    assert Manifest.from_json(json.dumps(fields).encode(), FILE) == made()
 
 
 def test_masks_are_summed_up_without_what_says_nothing():

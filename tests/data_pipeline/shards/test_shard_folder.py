@@ -1,5 +1,6 @@
 """ShardFolder: found, read and checked once; damage is one line; a folder replaced meanwhile changes nothing."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from eyespot.data_pipeline.atomic_files import npy_bytes, write_bytes
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -138,7 +139,7 @@ def test_a_header_that_is_none_is_one_line(header, shards):
 def test_a_pipe_in_a_files_place_is_not_waited_for(name, shards):
     (shards / name).unlink()
     os.mkfifo(shards / name)
-    with pytest.raises(UserError, match="not a regular file") as caught:
+    with pytest.raises(UserError, match="not a plain file") as caught:
         _ = ShardFolder(shards).index
     one_line(caught, f"{shards / name}: unreadable")
 
@@ -197,7 +198,105 @@ def test_a_tar_of_another_size_is_found_once(shards, do, reason):
     found.check_tars()  # what was right is not: reading finds it
 
 
-def test_masks_are_mapped_and_checked_where_there_are_any(shards):
+LIES = {
+    "a tar beyond the last": (lambda rows: rows["tar"].__setitem__(5, 12), "tar 12 of sample 5: .* 12 shards"),
+    "an offset of 2^63": (
+        lambda rows: rows["offset"].__setitem__(7, 2**63),
+        "offset 9223372036854775808 of sample 7: ",
+    ),
+    "an offset of 2^64 - 1": (lambda rows: rows["offset"].__setitem__(7, 2**64 - 1), "offset .* beyond the end"),
+    "bytes beyond the end": (
+        lambda rows: rows["size"].__setitem__(9, 2**31),
+        "offset .* of sample 9: .*beyond the end",
+    ),
+    "no bytes": (lambda rows: rows["size"].__setitem__(3, 0), "size 0 of sample 3: no image is so small"),
+    "no rows of pixels": (lambda rows: rows["height"].__setitem__(3, 0), "height 0 of sample 3: "),
+    "no columns": (lambda rows: rows["width"].__setitem__(slice(4, 9), 0), "width 0 of sample 4, as of 4 more: "),
+    "a class too many": (lambda rows: rows["label"].__setitem__(2, 10), "label 10 of sample 2: .* lists 10 classes"),
+    "a class below none": (lambda rows: rows["label"].__setitem__(2, -2), "label -2 of sample 2: "),
+}
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize("lie", LIES)
+def test_an_index_that_says_what_cannot_be_is_one_line(lie, hashes, shards):
+    """Its sum agrees with the manifest's: whoever made the folder made both."""
+    do, reason = LIES[lie]
+    rows, manifest = np.load(shards / "index.npy"), shards / "manifest.json"
+    do(rows)
+    np.save(shards / "index.npy", rows)
+    digest = hashlib.sha256((shards / "index.npy").read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"index_sha256": digest}))
+    with pytest.raises(UserError, match=reason) as caught:
+        _ = ShardFolder(shards, hashes=hashes).index
+    one_line(caught, f"{shards / 'index.npy'}: ", "make it anew: eyespot shards index")
+
+
+@pytest.mark.parametrize("count", [1439, 4_294_967_295])
+def test_a_number_of_samples_that_is_not_there_takes_no_memory(count, shards):
+    manifest = shards / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"num_samples": count}))
+    with pytest.raises(UserError, match=f"where the manifest says {count} samples"):
+        _ = ShardFolder(shards).index
+
+
+@pytest.mark.parametrize("cut", [0, 100, 4096])
+def test_an_index_that_is_cut_under_its_reader_stays_as_it_was(cut, shards):
+    found = ShardFolder(shards)
+    before = found.index.copy()
+    os.truncate(shards / "index.npy", cut)
+    assert np.array_equal(found.index, before)
+
+
+def away(monkeypatch, part: str, number: int, times: int) -> None:
+    """Opening and looking at files of that name fails so many times, as it does while a server restarts."""
+    left, real_open, real_stat = [times], os.open, Path.stat
+
+    def fail(path: object) -> None:
+        if str(path).endswith(part) and left[0] > 0:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", lambda path, *rest, **named: (fail(path), real_open(path, *rest, **named))[1])
+    monkeypatch.setattr(Path, "stat", lambda path, **named: (fail(path), real_stat(path, **named))[1])
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN])
+@pytest.mark.parametrize("part", ["manifest.json", "index.npy", "000003.tar"])
+def test_a_server_that_is_away_for_a_moment_is_waited_for(part, number, shards, monkeypatch):
+    away(monkeypatch, part, number, 2)
+    found = ShardFolder.find(shards)
+    found.check()
+    assert found.manifest.num_samples == 1438
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "index.npy", "000003.tar"])
+def test_a_server_that_stays_away_is_nobodys_wrong_input(part, shards, monkeypatch):
+    away(monkeypatch, part, errno.ESTALE, 10**9)
+    with pytest.raises(Outage, match=f"{part}: cannot be read for 0 s") as caught:
+        ShardFolder.find(shards, patience_seconds=0.2).check()
+    one_line(caught)
+
+
+def test_what_may_not_be_looked_at_is_one_line(shards, monkeypatch):
+    away(monkeypatch, "manifest.json", errno.EACCES, 10**9)
+    with pytest.raises(UserError, match="cannot be looked at \\(Permission denied\\)"):
+        ShardFolder.find(shards)
+    with pytest.raises(UserError, match="unreadable \\(Permission denied\\)"):
+        ShardFolder(shards)
+
+
+def test_masks_beyond_the_tar_are_refused(shards):
+    rows, manifest = np.zeros(1438, MASK_DTYPE), ShardFolder(shards).manifest
+    rows["size"][3], rows["offset"][3] = 7, 2**40
+    manifest.masks = Masks.of(rows, [1] * 256, ignored=255)
+    (shards / "manifest.json").write_text(manifest.to_json())
+    np.save(shards / "masks.npy", rows)
+    with pytest.raises(UserError, match=r"masks\.npy: offset .* of sample 3: its bytes lie beyond the end"):
+        _ = ShardFolder(shards).masks
+
+
+def test_masks_are_read_and_checked_where_there_are_any(shards):
     with pytest.raises(UserError, match="have no segmentation masks; pack images with theirs") as caught:
         _ = ShardFolder(shards).masks
     one_line(caught)
