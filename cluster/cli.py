@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import filter_output, one_line
 from eyespot.pretrain.redaction import mask_tracebacks, masked
@@ -70,6 +70,10 @@ def main(argv: list[str] | None = None) -> int:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
             print(one_line(masked(f"eyespot: {error}")), file=sys.stderr)
         return ExitCode.WRONG_INPUT
+    except Outage as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(masked(f"eyespot: {error}"), file=sys.stderr)
+        return ExitCode.FAILED
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)
         return ExitCode.FAILED

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from annotated_types import Ge, Gt, Lt
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.objective import Objective
 
@@ -60,7 +62,13 @@ class DataConfig:
     num_threads: Annotated[int, Ge(0)] = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
     max_bad_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
-    """Share of samples that may be unreadable before the run stops."""
+    """Share of samples that may be damaged before the run stops."""
+    read_patience_seconds: Annotated[float, Ge(0)] = PATIENCE_SECONDS
+    """For how long reads that fail are tried again, a file server's restart, before the ranks fail and are started
+    again; at most four fifths of --rank-timeout-seconds, after which the other ranks give up."""
+    shuffle_window: Annotated[int, Ge(1)] = SHUFFLE_WINDOW
+    """Samples that are shuffled together, in blocks of 256 that lie side by side in the tars. A wider window mixes tars
+    that are sorted by class, and reads from more places at once."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data.")

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from eyespot.data_pipeline.console import Console
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
@@ -69,7 +69,7 @@ def fit(
         return outcome
     except BaseException as error:
         if folder is not None:  # the command says it at the terminal
-            known = isinstance(error, UserError | TrainingError | RankFailure)
+            known = isinstance(error, UserError | Outage | TrainingError | RankFailure)
             kind = "" if known else f"{type(error).__name__}: "
             log.error("stopped: %s%s", kind, error, exc_info=not known, extra={"file_only": True})
         raise

@@ -23,7 +23,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.reader import Reader
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrder, num_blocks
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -63,6 +64,10 @@ class LoaderSpec:
     """CPU threads that decode and resize."""
     max_bad_fraction: float = 0.01
     """Share of damaged samples above which the stream stops."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """For how long reads that fail are tried again."""
+    shuffle_window: Annotated[int, Ge(1)] = SHUFFLE_WINDOW
+    """Samples that the endless stream shuffles together, in whole blocks of 256."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,8 +104,10 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
         labeled[spec.labeled_ids] = True
         checksum = zlib.crc32(labeled.tobytes(), checksum)
     identity = {"num_samples": num_samples, "shards": checksum, "seed": spec.seed}
+    order = SampleOrder(num_samples, spec.seed, window=num_blocks(spec.shuffle_window))
+    if order.window != SampleOrder(num_samples, spec.seed).window:
+        identity["shuffle_window"] = order.window
     start = _checked_start(identity, state)
-    order = SampleOrder(num_samples, spec.seed)
     share = spec.batch_size // world_size
 
     def plan() -> Plan:
@@ -110,7 +117,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             yield places if spec.ids is None else spec.ids[places], epochs
             position += spec.batch_size
 
-    reader = Reader(spec.shards, substitute=True)
+    reader = _reader(spec, substitute=True)
     return Loader(_maker(spec, reader, plan(), share, labeled), num_samples, start, spec.batch_size, identity)
 
 
@@ -132,7 +139,7 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
             ids = np.arange(begin, min(begin + share, end))
             yield ids, np.zeros_like(ids)
 
-    reader = Reader(spec.shards, substitute=False)
+    reader = _reader(spec, substitute=False)
     return Loader(_maker(spec, reader, plan(), share), num_samples, 0, spec.batch_size, {})
 
 
@@ -155,7 +162,7 @@ def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
             chosen = ids[begin : begin + spec.batch_size]
             yield chosen, np.zeros_like(chosen)
 
-    reader, num_samples = Reader(spec.shards, substitute=True), spec.shards.manifest.num_samples
+    reader, num_samples = _reader(spec, substitute=True), spec.shards.manifest.num_samples
     return Loader(_maker(spec, reader, plan(), spec.batch_size), num_samples, 0, spec.batch_size, {})
 
 
@@ -255,6 +262,10 @@ def _hand_over(batch: Batch) -> None:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
 
 
+def _reader(spec: LoaderSpec, *, substitute: bool) -> Reader:
+    return Reader(spec.shards, substitute=substitute, patience_seconds=spec.patience_seconds)
+
+
 def _maker(
     spec: LoaderSpec, reader: Reader, plan: Plan, share: int, labeled: Bool[np.ndarray, " n"] | None = None
 ) -> BatchMaker:
@@ -274,11 +285,13 @@ def _maker(
 def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> int:
     if state is None:
         return 0
-    for name, value in identity.items():
-        if state.get(name) != value:
+    default = {"shuffle_window": SHUFFLE_WINDOW}  # which no state names
+    for name in [*identity, *(name for name in default if name in state)]:
+        was, value = (values.get(name, default.get(name)) for values in (state, identity))
+        if was != value:
             raise UserError(
-                f"loader state: {name} {state.get(name)} where this run has {value};"
-                " resume with the shards, the ids and the seed that the run began with"
+                f"loader state: {name} {was} where this run has {value};"
+                " resume with the shards, the ids, the seed and the shuffle window that the run began with"
             )
     return state["samples_consumed"]
 

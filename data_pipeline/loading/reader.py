@@ -1,11 +1,15 @@
 """Reads the image files of samples out of the tars, checks them, and stands in for those that are damaged.
 
+Damage is bytes that came and are not what was packed. A read that fails is none, and is tried again: see patience.py.
+
 Plain reads, never ``mmap``: a tar that is cut short while mapped kills the process with SIGBUS.
 """
 
 import logging
 import os
+import threading
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -16,6 +20,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.image_header import image_size
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 log = logging.getLogger("eyespot")
@@ -25,6 +31,8 @@ NUM_THREADS = 16
 NUM_OPEN_TARS = 64
 MAX_PIXELS = 2**28
 """A larger image is an attack or a mistake, and would exhaust the memory when decoded."""
+MAX_NAMED = 5
+"""Damaged samples that are named at the terminal; the log names all."""
 
 File = bytearray
 Row = tuple[int, ...]
@@ -45,13 +53,21 @@ class _OpenTar:
 class Reader:
     """Sample ids in, the bytes of their image files out, a few batches ahead of the need."""
 
-    def __init__(self, shards: ShardFolder, *, substitute: bool, index: np.ndarray | None = None):
+    def __init__(
+        self,
+        shards: ShardFolder,
+        *,
+        substitute: bool,
+        index: np.ndarray | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ):
         """Makes sure that every tar has the size that the manifest says.
 
         Args:
             shards: where to read.
             substitute: replace damaged samples by others; otherwise they are errors.
             index: what to read of each sample; None = its image, as the shards' index says.
+            patience_seconds: for how long a read that fails is tried again.
 
         Raises:
             UserError: a tar is missing or has another size, or there is no sound index.
@@ -61,7 +77,10 @@ class Reader:
         self.shards = shards
         self._substitute = substitute
         self._undecodable: set[int] = set()
-        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar: _OpenTar(shards.tar_path(tar)))
+        self._named, self._naming = set[int](), threading.Lock()
+        self._patience, self._failures = Patience(patience_seconds), defaultdict[int, int](int)
+        # Of a tar and how often reading it has failed: after each time it is opened anew.
+        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar, failures: _OpenTar(shards.tar_path(tar)))
         self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-read")
 
     def start(self, ids: Int64[np.ndarray, " b"]) -> "Reading":
@@ -93,6 +112,7 @@ class Reader:
 
     def close(self) -> None:
         """Ends the threads and closes the tars."""
+        self._patience.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._open.cache_clear()
 
@@ -112,34 +132,58 @@ class Reader:
         return [self._read_or_substitute(sample) for sample in ids]
 
     def _read_or_substitute(self, wanted: int) -> tuple[int, File]:
-        """The sample, or the first good one at distance 1, 2, 4, ... behind it: near, then beyond a lost tar."""
+        """The sample, or the first good one at distance 1, 2, 4, ... behind it: near, then beyond a bad tar."""
         num_samples = len(self.index)
         for sample in [wanted] + [(wanted + 2**k) % num_samples for k in range(num_samples.bit_length())]:
             if sample in self._undecodable:
                 continue
+            row = self.index[sample].item()
             try:
-                return sample, self._read(self.index[sample].item())
-            except (OSError, ValueError) as error:
+                return sample, self._patience.read(self.shards.tar_path(row[0]), lambda row=row: self._read(row))
+            except ValueError as error:
                 self._complain(sample, str(error))
-        raise UserError(f"shards {self.shards.path}: no readable sample near {wanted}; run: eyespot shards verify")
+        raise UserError(
+            f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged;"
+            f" run: eyespot shards verify {self.shards.path}"
+        )
 
     def _read(self, row: Row, flags: int = 0) -> File:
+        """Raises OSError where it cannot be read, ValueError where it is not what was packed."""
         tar, offset, size, crc32, height, width, _ = row
         if not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
-        opened = self._open(tar)  # held until the read is over
         data = bytearray(size)
-        if (num_read := os.preadv(opened.fd, [data], offset, flags)) != size:
-            raise ValueError(f"the tar ends after {num_read} of the image's {size} bytes")
+        try:
+            opened = self._open(tar, self._failures[tar])  # held until the read is over
+            if (num_read := os.preadv(opened.fd, [data], offset, flags)) != size:
+                raise OSError(f"the tar ends after {num_read} of the image's {size} bytes")
+        except OSError:
+            if not flags:
+                self._failures[tar] += 1
+            raise
         if zlib.crc32(data) != crc32:
             raise ValueError("its bytes changed since they were packed (crc32)")
+        if (found := image_size(data)) != (height, width):
+            told = f"{found[1]} x {found[0]} pixels" if found else "no image"
+            raise ValueError(f"{told} where the index says {width} x {height}")
         return data
 
     def _complain(self, sample: int, reason: str) -> None:
+        """Names each damaged sample once: the first few everywhere, the others in the log."""
         message = f"{self.describe(sample)} is damaged: {reason}"
         if not self._substitute:
             raise UserError(f"{message}; find all damage with: eyespot shards verify {self.shards.path}")
-        log.warning("%s; another sample takes its place", message)
+        with self._naming:
+            if sample in self._named:
+                return
+            self._named.add(sample)
+            count = len(self._named)
+        if count <= MAX_NAMED:
+            log.warning("%s; another sample takes its place", message)
+            return
+        if count == MAX_NAMED + 1:
+            log.warning("more samples are damaged: the log names them, bad_samples counts how often they were replaced")
+        log.info("%s; another sample takes its place", message, extra={"file_only": True})
 
 
 class Reading:
@@ -165,6 +209,7 @@ class Reading:
 
         Raises:
             UserError: samples are damaged, and none may or can take their place.
+            Outage: they could not be read for so long.
         """
         ids, files = self._ids.copy(), self._files
         for places, samples in self._late:

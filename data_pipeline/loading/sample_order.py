@@ -12,23 +12,39 @@ from jaxtyping import Int64
 
 from eyespot.data_pipeline.random_numbers import uniforms
 
+BLOCK = 256
+"""Samples that lie side by side in the shards and are read in the same window."""
+WINDOW = 8
+"""Blocks that are shuffled together, where nobody says otherwise."""
+SHUFFLE_WINDOW = WINDOW * BLOCK
+"""The samples in them."""
+
+
+def num_blocks(samples: int) -> int:
+    """The blocks that hold so many samples."""
+    return -(-samples // BLOCK)
+
 
 class SampleOrder:
     """Which sample stands at which position of the endless stream."""
 
-    def __init__(self, num_samples: int, seed: int, block: int = 256, window: int = 8):
+    window: int
+    """Samples that are shuffled together."""
+
+    def __init__(self, num_samples: int, seed: int, block: int = BLOCK, window: int = WINDOW):
         """Describes the stream; computes nothing yet.
 
         Args:
             num_samples: of the data set.
             seed: of the run.
             block: samples that lie side by side in the shards and are read in the same window.
-            window: blocks that are shuffled together.
+            window: blocks that are shuffled together; more than there are is all.
         """
         self.num_samples = num_samples
         self._seed = seed
         self._block = block
-        self._window = window
+        self._window = max(1, min(window, -(-num_samples // block)))
+        self.window = self._window * block
         self._blocks = lru_cache(maxsize=2)(self._draw_blocks)
         self._samples = lru_cache(maxsize=4)(self._draw_samples)
 

@@ -1,5 +1,6 @@
 """What a run learns from: its shards, which samples and labels of them, and how they become micro-batches."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,15 +10,19 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import ViewSpec
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, cpu_share, make_loader
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import Manifest
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.objective import Objective
+
+log = logging.getLogger("eyespot")
 
 Opened = ShardFolder | None
 """Of a run's data, where somebody has opened them already."""
@@ -109,6 +114,8 @@ class RunData:
             device=str(self.world.device),
             num_threads=data.num_threads or cpu_share(),
             max_bad_fraction=data.max_bad_fraction,
+            patience_seconds=patience_seconds(self.run, self.world),
+            shuffle_window=data.shuffle_window,
         )
 
 
@@ -123,23 +130,41 @@ def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
     Raises:
         UserError: there are no shards or they are damaged; ``data.ids`` or ``data.labeled_ids`` cannot be read, or
             names no samples, one twice, one that is not there or, of the labels, that has none.
+        Outage: the file system does not give them, or the run read them before and they are gone.
     """
-    if shards is None or shards.named != run.data.shards:
-        shards = open_shards(run.data, hashes=world.local_rank == 0)
-    shards.check()
+    patience, asked = patience_seconds(run, world), run.data.read_patience_seconds
+    if patience < asked != PATIENCE_SECONDS and world.rank == 0:
+        log.warning(
+            "data.read_patience_seconds %g: %g, for after --rank-timeout-seconds ranks give up", asked, patience
+        )
+    try:
+        if shards is None or shards.named != run.data.shards:
+            shards = open_shards(run.data, hashes=world.local_rank == 0, patience_seconds=patience)
+        shards.check()
+    except MissingShards as error:
+        if restarted():  # they were there: this node has lost its mount, and another may have it
+            raise Outage(f"{error} (they were there when the run began)") from error
+        raise
     ids = chosen_ids(run.data, shards)
     return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=_labeled_ids(run.data, shards))
 
 
-def open_shards(data: DataConfig, *, hashes: bool = True) -> ShardFolder:
+def patience_seconds(run: Run, world: World) -> float:
+    """For how long this rank's reads are tried again: while it waits, the others wait in an exchange, and give up."""
+    asked = run.data.read_patience_seconds
+    return asked if world.size == 1 else min(asked, 0.8 * run.rank_timeout_seconds)
+
+
+def open_shards(data: DataConfig, *, hashes: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> ShardFolder:
     """The training shards.
 
     Raises:
         UserError: none are given, or there are none.
+        Outage: the file system does not give them.
     """
     if data.shards is None:
         raise UserError("data.shards: not given; add --data.shards FOLDER, made with: eyespot shards pack SRC FOLDER")
-    return ShardFolder.find(data.shards, hashes=hashes)
+    return ShardFolder.find(data.shards, hashes=hashes, patience_seconds=patience_seconds)
 
 
 def chosen_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"] | None:

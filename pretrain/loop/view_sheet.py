@@ -12,7 +12,7 @@ from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.loader import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
@@ -44,7 +44,8 @@ def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Te
     spec = fresh_objective(run).views()
     size = max(view.size for view in spec.views)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
-    ids, _ = SampleOrder(manifest.num_samples, run.seed).ids(0, min(num_samples, manifest.num_samples))
+    order = SampleOrder(manifest.num_samples, run.seed, window=num_blocks(run.data.shuffle_window))
+    ids, _ = order.ids(0, min(num_samples, manifest.num_samples))
     epochs = _batches(with_image, shards, ids, run.seed)
     columns = [epochs[0][-1], *(view for views in epochs for view in views[:-1])]
     return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec

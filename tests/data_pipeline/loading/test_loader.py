@@ -272,7 +272,7 @@ def test_what_cannot_be_decoded_is_replaced_without_losing_a_step(shards, world_
     expected = global_stream(spec, 1, 30)
     undecodable(shards, [200, 201, 700])
     with caplog.at_level(logging.WARNING, "eyespot"):
-        found = global_stream(spec, world_size, 30)
+        found = global_stream(digits_spec(shards, views=CENTER), world_size, 30)
     assert "sample 200 (" in caplog.text
     assert "cannot decode" in caplog.text
     replaced = {200: 202, 201: 202, 700: 701}
@@ -299,7 +299,7 @@ def test_too_much_damage_stops_with_one_line(shards, damage):
         loader = make_loader(spec)
     else:
         for path in shards.glob("*[02468].tar"):
-            path.write_bytes(b"")
+            path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(UserError, match=r"samples are damaged, more than max_bad_fraction 0.02.*eyespot shards verify"):
         for _ in range(100):
             next(loader)

@@ -5,14 +5,16 @@ import logging
 import os
 import shutil
 import tarfile
+import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading import reader as reader_file
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -129,23 +131,102 @@ def test_substitutes_stand_ever_farther_away_and_wrap_around(shards):
     reader.close()
 
 
-@pytest.mark.parametrize("lost", ["cut", "removed"])
-def test_a_tar_lost_while_running_is_survived(shards, lost):
+LOSSES = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:512]),
+    "removed": lambda path: path.unlink(),
+    "moved to a lost mount": lambda path: path.parent.rename(path.parent.with_name("away")),
+    "a folder in its place": lambda path: (path.unlink(), path.mkdir()),
+    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path)),
+}
+
+
+@pytest.mark.parametrize("substitute", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_tar_that_is_lost_is_waited_for_and_never_called_damage(shards, loss, substitute, caplog):
+    reader = Reader(ShardFolder(shards), substitute=substitute, patience_seconds=0.3)
+    LOSSES[loss](shards / "shard-000003.tar")
+    inside = np.flatnonzero(reader.index["tar"] == 3)
+    with caplog.at_level(logging.INFO, "eyespot"), pytest.raises(Outage, match=r"shard-000003\.tar: cannot be read"):
+        read(reader, inside)
+    assert "damaged" not in caplog.text
+    assert caplog.text.count("waiting up to 0 s for the file system") == 1
+    assert not reader.num_rejected
+    reader.close()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_tar_that_comes_back_is_read_as_if_nothing_had_been(shards, loss, tmp_path, caplog):
+    reader = open_reader(shards, substitute=True)
+    ids = np.flatnonzero(reader.index["tar"] == 3).tolist()
+    expected = read(reader, ids)
+    shutil.copytree(shards, tmp_path / "copy")
+    LOSSES[loss](shards / "shard-000003.tar")
+    reader._open.cache_clear()
+
+    def mend() -> None:
+        shutil.rmtree(shards, ignore_errors=True)
+        (tmp_path / "copy").rename(shards)
+
+    timer = threading.Timer(0.5, mend)
+    with caplog.at_level(logging.INFO, "eyespot"):
+        timer.start()
+        assert read(reader, ids) == expected
+    assert caplog.text.count("waiting up to 300 s") == caplog.text.count("can be read again, after") == 1
+    timer.join()
+    reader.close()
+
+
+def test_who_waits_is_let_go_when_the_reader_closes(shards):
     reader = open_reader(shards)
-    index = reader.index
-    path = shards / "shard-000003.tar"
-    path.unlink() if lost == "removed" else path.write_bytes(b"")
-    inside = np.flatnonzero(index["tar"] == 3)
-    found = read(reader, inside)[0]
-    assert (index["tar"][found] != 3).all()
+    reading_of = np.flatnonzero(reader.index["tar"] == 3)
+    (shards / "shard-000003.tar").unlink()
+    reading = reader.start(reading_of)
+    time.sleep(0.3)
+    began = time.perf_counter()
+    reader.close()
+    assert time.perf_counter() - began < 2
+    with pytest.raises((Outage, CancelledError)):
+        reading.result()
+
+
+def lie(shards: Path, height: int, width: int) -> np.ndarray:
+    index = np.load(shards / "index.npy")
+    index["height"], index["width"] = height, width
+    return index
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 8), (8, 7), (300, 200), (65_535, 4096), (1, 65_535)])
+def test_a_size_that_is_not_the_images_is_damage(shards, height, width, caplog):
+    manifest = ShardFolder(shards).manifest
+    np.save(shards / "index.npy", lie(shards, height, width))
+    reader = Reader(ShardFolder(shards, hashes=False), substitute=True)
+    with (
+        caplog.at_level(logging.INFO, "eyespot"),
+        pytest.raises(UserError, match="no readable sample near 7") as caught,
+    ):
+        read(reader, [7])
+    assert "8 x 8 pixels where the index says" in caplog.text or "an image of" in caplog.text
+    assert "\n" not in str(caught.value) and f"{manifest.num_samples.bit_length() + 1} are damaged" in str(caught.value)
+    reader.close()
+
+
+def test_a_handful_of_damaged_samples_is_named_at_the_terminal_and_all_in_the_log(shards, caplog):
+    damage(shards, 100, count=40)
+    reader = open_reader(shards)
+    with caplog.at_level(logging.INFO, "eyespot"):
+        for _ in range(3):
+            read(reader, range(100, 140))
+    shown = [record for record in caplog.records if not getattr(record, "file_only", False)]
+    assert len(shown) == reader_file.MAX_NAMED + 1
+    named = [record for record in caplog.records if "is damaged" in record.message]
+    assert sorted(int(record.message.split()[1]) for record in named) == list(range(100, 140))
     reader.close()
 
 
 def test_when_nothing_is_readable_one_line_says_so(shards):
+    damage(shards, 0, count=1438)
     reader = open_reader(shards)
-    for path in shards.glob("*.tar"):
-        path.write_bytes(b"")
-    with pytest.raises(UserError, match="no readable sample near 7; run: eyespot shards verify"):
+    with pytest.raises(UserError, match=r"no readable sample near 7, 12 are damaged; run: eyespot shards verify"):
         read(reader, [7])
     reader.close()
 
