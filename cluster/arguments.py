@@ -26,7 +26,10 @@ def parse(target: type[T] | Callable[..., T], argv: list[str], prog: str, defaul
         UserError: an unknown flag, a missing or a wrong value.
     """
     arguments: dict[str, Any] = {"default": default} if default is not None else {}
-    return cast(T, _parsed(target, argv, prog, **arguments))
+    try:
+        return cast(T, _parsed(target, argv, prog, **arguments))
+    except UserError as error:
+        raise UserError(_named_as_typed(str(error), argv)) from error
 
 
 def parse_known(target: type[T], argv: list[str], prog: str) -> tuple[T, list[str]]:
@@ -53,6 +56,14 @@ def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments:
         if stop.code in (0, None):
             raise
         raise UserError(f"{_one_line(captured.getvalue())} (see {prog} --help)") from None
+
+
+def _named_as_typed(said: str, argv: list[str]) -> str:
+    """A config's complaint, in which the field bears its whole name: a view does not know whose it is."""
+    name = said.partition(" ")[0]
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in argv if word.startswith("--")}
+    whole = [flag for flag in flags if flag.endswith(f".{name}")]
+    return f"{whole[0]}{said.removeprefix(name)}" if len(whole) == 1 and name not in flags else said
 
 
 def _one_line(box: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import filter_output, one_line
+from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
@@ -36,6 +37,7 @@ Self-supervised pretraining for vision, from shards to a judged encoder.
 
   eyespot COMMAND --help   what a command takes
   eyespot --version        the version
+  --trust-recipe MODULE    with any command: run folders may name recipes of this module, which is imported then
 
 A first run:
   eyespot shards pack digits data/digits
@@ -61,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     filter_output()
     mask_tracebacks()
     try:
-        if argv[0] not in COMMANDS:
+        argv = trusted_recipes.take(argv)
+        if argv[:1] and argv[0] not in COMMANDS:
             raise UserError(f"command {argv[0]!r}: not one of {', '.join(COMMANDS)}; see eyespot --help")
         command = importlib.import_module(f"eyespot.cluster.commands.{argv[0]}")
         return command.main(argv[1:])

@@ -21,6 +21,8 @@ from eyespot.data_pipeline.errors import UserError
 
 T = TypeVar("T")
 
+DEEPEST = 50
+"""Lists and objects inside each other: more is nobody's, and too much for whoever walks through them."""
 LARGEST = 256 * 2**20
 """Bytes that a file may have, where the reader says nothing: a manifest of a million tars has about 200 MB."""
 
@@ -66,7 +68,10 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
 def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:
     """As ``read``, of bytes that were read from ``path``."""
     try:
-        return convert(json.loads(content), kind, path)
+        values = json.loads(content)
+        if _is_deeper(values, DEEPEST):
+            raise ForeignJsonError(path, "nested too deep")
+        return convert(values, kind, path)
     except RecursionError as error:
         raise ForeignJsonError(path, "nested too deep") from error
     except ValueError as error:  # no JSON, no UTF-8, a number of 5,000 digits
@@ -81,6 +86,21 @@ def convert(values: Any, kind: type[T], path: Path | str) -> T:
         raise ForeignJsonError(path, _words(str(error))) from error
     except RecursionError as error:
         raise ForeignJsonError(path, "nested too deep") from error
+
+
+def _is_deeper(values: Any, most: int) -> bool:
+    """Whether more than so many lists and objects stand inside each other; found without recursion."""
+    level = [values]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _words(error: str) -> str:

@@ -22,6 +22,9 @@ from annotated_types import BaseMetadata, GroupedMetadata
 
 from eyespot.data_pipeline.errors import UserError
 
+LARGEST_NUMBER = 2**63
+"""Whole numbers stay below: what counts and computes with them has 64 bits."""
+
 Rule = Callable[[Any], str | None]
 """What a value must be and is not, in words."""
 
@@ -96,6 +99,8 @@ def _marked_rule(hint: Any, *marks: Any) -> Rule | None:
             return None
         if not all(keep(value, bound) for keep, bound in keeps):
             return words
+        if isinstance(value, int) and value >= LARGEST_NUMBER:
+            return "must be below 2^63"
         if value in (math.inf, -math.inf) and value not in bounds.values():
             return "must be finite"
         return inner(value) if inner else None

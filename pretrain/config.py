@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW
@@ -103,7 +103,7 @@ class Run:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
     """Compile the encoder's blocks: faster steps after a slow start."""
-    rank_timeout_seconds: Annotated[float, Ge(1)] = 600.0
+    rank_timeout_seconds: Annotated[float, Ge(1), Le(100_000_000)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""

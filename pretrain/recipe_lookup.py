@@ -4,10 +4,14 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.recipes.gate import Gate
 
@@ -35,25 +39,117 @@ def _files() -> Iterator[tuple[str, ModuleType]]:
 
 
 def make_run(recipe: str) -> Run:
-    """A fresh Run from a recipe's name, or from ``package.module:function`` for recipes that live elsewhere.
+    """A fresh Run of the recipe that the user has named, or of ``package.module:function`` where it lives elsewhere.
+
+    The package may lie in the current folder. What goes wrong inside the user's own module is raised as it is.
 
     Raises:
         UserError: there is no such recipe.
     """
-    if ":" not in recipe:
-        recipes = recipe_names()
-        if recipe not in recipes:
-            close = difflib.get_close_matches(recipe, recipes, n=1)
-            hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
-            raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
-        return recipes[recipe]()
-    module_name, _, function_name = recipe.partition(":")
-    try:
-        run = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        ours = isinstance(error, ImportError) and (error.name or "").split(".")[0] == "eyespot"
-        hint = "modules have moved, see CHANGELOG.md" if ours else "write it as package.module:function"
-        raise UserError(f"recipe {recipe!r}: {error}; {hint}") from error
+    if _is_own(recipe):
+        return _own(recipe)()
+    trusted_recipes.trust(recipe)
+    with _current_folder_first():
+        run = _function(recipe)()
     if not isinstance(run, Run):
         raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
     return run
+
+
+def make_recorded(recipe: str, source: str) -> Run:
+    """A fresh Run of the recipe that a file names: one of ours, or of a module that the user trusts.
+
+    Args:
+        recipe: its name.
+        source: the file.
+
+    Raises:
+        UserError: it is neither, or there is no such recipe.
+    """
+    if _is_own(recipe):
+        return _own(recipe)()
+    module = recipe.partition(":")[0]
+    if not trusted_recipes.is_trusted(module):
+        raise UserError(
+            f"{source}: names the recipe {recipe!r}, code that is not eyespot's; if it is yours, or you trust who wrote"
+            f" it, add {trusted_recipes.FLAG} {module}"
+        )
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    function = _function(recipe)
+    if not (inspect.isfunction(function) and trusted_recipes.is_trusted(function.__module__)):
+        raise UserError(f"{source}: names the recipe {recipe!r}, which {module} does not define")
+    run = function()
+    if not isinstance(run, Run):
+        raise UserError(f"{source}: names the recipe {recipe!r}, which returns {type(run).__name__}, not a Run")
+    return run
+
+
+def _is_own(recipe: str) -> bool:
+    """Whether the name can only mean one of eyespot's."""
+    return ":" not in recipe or recipe.partition(":")[0].partition(".")[0] == "eyespot"
+
+
+def _own(recipe: str) -> Callable[[], Run]:
+    """A recipe of eyespot's: by its name, or as module:function."""
+    recipes = recipe_names()
+    module, _, name = recipe.rpartition(":")
+    found = recipes.get(name)
+    if found is not None and module in ("", found.__module__):
+        return found
+    close = difflib.get_close_matches(name, recipes, n=1)
+    hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
+    if name.endswith(".py") or "." in name:
+        hint = "a recipe of your own is named as package.module:function"
+    raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
+
+
+def _function(recipe: str) -> Callable[[], object]:
+    """The function that ``package.module:function`` names, whosever it is."""
+    module_name, _, name = recipe.partition(":")
+    if not trusted_recipes.is_module(module_name):
+        path = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UserError(f"recipe {recipe!r}: write it as package.module:function: {path}:{name or 'function'}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            _note_move(error)
+            raise
+        raise UserError(
+            f"recipe {recipe!r}: {error}; write it as package.module:function, in the folder that holds the package or"
+            " with that folder in PYTHONPATH"
+        ) from error
+    except ImportError as error:
+        _note_move(error)
+        raise
+    function = getattr(module, name, None)
+    if function is None:
+        there = [known for known, value in vars(module).items() if inspect.isfunction(value) and known[0] != "_"]
+        names = ", ".join(there) or "none"
+        raise UserError(f"recipe {recipe!r}: {module_name} has no function {name!r}; its functions: {names}")
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"recipe {recipe!r}: cannot be called without arguments ({error})") from error
+    return function
+
+
+def _note_move(error: ImportError) -> None:
+    """A word for the user's own error, where it is our names that have changed."""
+    if (error.name or "").split(".")[0] == "eyespot":
+        error.add_note("eyespot's modules have moved, see CHANGELOG.md")
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """As ``python -m`` looks for modules; afterwards the current folder comes last, for what they import later."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+        if here not in sys.path:
+            sys.path.append(here)

@@ -1,14 +1,16 @@
 """A Run as the plain values that ``run.json`` holds, and back."""
 
 import dataclasses
-import types
 import typing
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.config import C, Run
-from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.recipe_lookup import make_recorded
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_record import RunRecord, difference
 
@@ -21,12 +23,24 @@ def load_run(path: Path) -> tuple[str, Run]:
     """
     path = RunRecord.path(path) if path.is_dir() else path
     record = RunRecord.read(path)
-    return record.recipe, overlay(make_run(record.recipe), record.run, str(path))
+    return record.recipe, overlay(make_recorded(record.recipe, str(path)), record.run, str(path))
 
 
 def recorded_values(run: Run) -> dict[str, Any]:
-    """A Run as ``run.json`` keeps it: without secrets."""
-    return masked_values(to_values(run))
+    """A Run as ``run.json`` keeps it: without secrets, and what it reads by whole paths, wherever it began."""
+    return masked_values({**to_values(with_whole_paths(run)), "run_dir": str(run.run_dir)})
+
+
+def with_whole_paths(config: C) -> C:
+    """The config with absolute paths."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value = getattr(config, field.name)
+        if isinstance(value, Path):
+            changes[field.name] = value.absolute()
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = with_whole_paths(value)
+    return dataclasses.replace(config, **changes) if changes else config  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def change_of(record: RunRecord, recipe: str, run: Run) -> str | None:
@@ -48,32 +62,67 @@ def to_values(config: Any) -> Any:
 
 
 def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") -> C:
-    """``config`` with the values of ``to_values`` laid over it, fields typed as declared.
+    """``config`` with the values of ``to_values`` laid over it, each of the kind and in the range that its field has.
+
+    Args:
+        config: what counts where ``values`` say nothing.
+        values: plain values, whoever wrote them.
+        source: the file that they stand in.
+        prefix: of the fields' names, as in "data.".
 
     Raises:
-        UserError: a value for a field that the config does not have.
+        UserError: a value for a field that the config does not have, of another kind, or out of its range.
     """
     hints = typing.get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for name, value in values.items():
+        path = f"{prefix}{name}"
         if name not in hints or not hasattr(config, name):
-            raise UserError(f"{source}: field {prefix}{name} is unknown to this version's recipe")
+            raise UserError(f"{source}: field {path} is unknown to this version's recipe")
         current = getattr(config, name)
-        if dataclasses.is_dataclass(current) and isinstance(value, dict):
-            changes[name] = overlay(current, value, source, f"{prefix}{name}.")
+        if not dataclasses.is_dataclass(current):
+            changes[name] = _typed(value, hints[name], f"{source}: {path} {shortened(value)}")
+        elif isinstance(value, dict):
+            changes[name] = overlay(current, value, source, f"{path}.")
         else:
-            changes[name] = _typed(value, hints[name])
-    return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            raise UserError(f"{source}: {path} {shortened(value)}: expected an object with its fields")
+    try:
+        return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except UserError as error:
+        raise UserError(f"{source}: {named_whole(error, config, prefix)}") from error
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """JSON knows neither tuples nor paths."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, list):
-        return tuple(_typed(item, Any) for item in value)
-    if isinstance(value, str) and Path in options:
-        return Path(value)
-    return value
+def named_whole(error: UserError, config: Any, prefix: str) -> str:
+    """A config's complaint, in which the field bears its whole name: a view does not know whose it is."""
+    said = str(error)
+    named = said.partition(" ")[0] in {field.name for field in dataclasses.fields(config)}
+    return f"{prefix}{said}" if named else said
+
+
+def shortened(value: Any) -> str:
+    """A foreign value in a message."""
+    said = " ".join(repr(value)[:200].split())
+    return said if len(said) <= 60 else f"{said[:60]}..."
+
+
+def _typed(value: Any, hint: Any, what: str) -> Any:
+    """JSON knows neither tuples nor paths, and a Python's JSON knows numbers that are none."""
+    if value != value:
+        raise UserError(f"{what}: is not a number")
+    try:
+        found = msgspec.convert(value, hint, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        said = str(error).replace("`", "")
+        raise UserError(f"{what}: {said[0].lower()}{said[1:100]}") from error
+    if isinstance(found, int) and abs(found) >= LARGEST_NUMBER:
+        raise UserError(f"{what}: must be below 2^63")
+    return found
+
+
+def _path(kind: type, value: Any) -> Path:
+    if kind is not Path or not isinstance(value, str):
+        raise ValueError("expected a path")
+    return Path(value)
 
 
 def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:

@@ -5,18 +5,19 @@ believed. A field that an older version did not know is None.
 """
 
 import json
-import types
-import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 
 NAME = "run.json"
+LARGEST = 16 * 2**20
+"""Bytes that it may have; ours have some thousand."""
 
 # What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
 FREE_FIELDS = {
@@ -76,14 +77,21 @@ class RunRecord:
             needed: fields that it must have.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it may not be read, or it is damaged.
+            OSError: the file system does not answer.
         """
         try:
-            return cls._of(json.loads(path.read_text(encoding="utf-8")), needed)
+            values: dict[str, Any] = foreign_json.read(path, dict, LARGEST)
+            known = {name: value for name, value in values.items() if value is not None}
+            if missing := [name for name in needed if name not in known]:
+                raise damaged(path, f"no field {missing[0]}")
+            return foreign_json.convert(known, cls, path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
-        except (ValueError, OSError, RecursionError) as error:
-            raise damaged(path, error) from error
+        except PermissionError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        except foreign_json.ForeignJsonError as error:
+            raise damaged(path, error.why) from error
 
     def write(self, folder: Path) -> None:
         """Writes it into a folder: whole or not at all, also when the machine dies in the middle."""
@@ -113,18 +121,6 @@ class RunRecord:
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path(folder)}: no field normalization; train the run anew") from error
 
-    @classmethod
-    def _of(cls, values: object, needed: Collection[str]) -> "RunRecord":
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
-        kinds = {known.name: _kinds(known.type) for known in fields(cls)}
-        found = {name: values[name] for name in kinds if values.get(name) is not None}
-        if missing := [name for name in needed if name not in found]:
-            raise ValueError(f"no field {missing[0]}")
-        if odd := [name for name, value in found.items() if not isinstance(value, kinds[name])]:
-            raise ValueError(f"field {odd[0]} is of another kind")
-        return cls(**found)
-
 
 def damaged(path: Path, why: object) -> UserError:
     """What is said of a ``run.json`` that cannot be used."""
@@ -132,22 +128,16 @@ def damaged(path: Path, why: object) -> UserError:
 
 
 def difference(old: Any, new: Any, prefix: str = "") -> str | None:
-    """The first field, outside FREE_FIELDS, in which two runs' plain values differ, in words."""
-    for name in old.keys() | new.keys():
+    """All fields, outside FREE_FIELDS, in which two runs' plain values differ, in words; None = in none."""
+    found: list[str | None] = []
+    for name in sorted(old.keys() | new.keys()):
         path = f"{prefix}{name}"
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            if found := difference(before, after, f"{path}."):
-                return found
+            found.append(difference(before, after, f"{path}."))
         elif before != after and path not in FREE_FIELDS:
-            return f"{path} is {after!r}, was {before!r}"
-    return None
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """What ``isinstance`` may ask of a field: its type without what it holds."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(typing.get_origin(option) or option for option in options)
+            found.append(f"{path} is {after!r}, was {before!r}")
+    return "; ".join(filter(None, found)) or None
 
 
 def _color(values: Any) -> Color:

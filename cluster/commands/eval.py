@@ -84,7 +84,7 @@ class Evaluation:
     unlabeled; dense-linear and dense-knn want masks (eyespot shards pack --masks)."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Of the random weights, of what is held out and of what low-shot draws."""
     shots: str | None = None
     """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""

@@ -14,6 +14,7 @@ from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -114,6 +115,9 @@ def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:
     if not (launch.refreeze or records.code.is_dir()):
         raise UserError(f"again {run_dir}: its frozen code is gone; add --refreeze to run the code as it is now")
     sys.path.append(str(records.code))  # where a recipe of one's own may lie
+    package = RunRecord.read(records.run_file).recipe.partition(":")[0].partition(".")[0]
+    if any((records.code / name).exists() for name in (package, f"{package}.py")):
+        trusted_recipes.trust(package)  # it is this folder's code that is asked for
     recipe, run = load_run(records.run_file)
     return _launch(launch, [SweepMember(recipe=recipe, run=run)], frozen=not launch.refreeze)
 

@@ -11,6 +11,7 @@ from typing import IO
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Answer, Finding
 from eyespot.cluster.processes import Ranks
+from eyespot.pretrain import trusted_recipes
 
 LAST_BYTES = 4000
 """Of what a dead process said."""
@@ -24,7 +25,14 @@ class Probes:
         self._folder = tempfile.TemporaryDirectory(prefix="eyespot-doctor-")  # not the run folder: that may be broken
         self._said: IO[bytes] = (Path(self._folder.name) / "said").open("w+b")
         seconds = str(max(1, int(context.seconds_left())))
-        words = ("doctor", "--probe", str(context.run_file.resolve()), self._folder.name, seconds)
+        words = (
+            "doctor",
+            "--probe",
+            str(context.run_file.resolve()),
+            self._folder.name,
+            seconds,
+            *trusted_recipes.flags(),
+        )
         self._ranks = Ranks(words, context.place, port, stdout=self._said, stderr=self._said)
         self._begin = time.monotonic()
 

@@ -27,6 +27,7 @@ from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.results.result import Protocol
+from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
 from eyespot.pretrain.run_record import RunRecord
 
@@ -59,7 +60,7 @@ def check(submission: Submission, member: SweepMember) -> None:
         )
     if data.batch_size // data.accumulate > num_samples:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
-    for _, protocol, _, judged_on in evaluations(submission, member):
+    for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
         _check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
 
@@ -124,7 +125,8 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
         raise UserError(
             "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
         )
-    return [("eval", protocol, str(member.run.run_dir), str(shards)) for protocol in protocols]
+    trust = trusted_recipes.flags(member.recipe)
+    return [("eval", protocol, str(member.run.run_dir), str(shards), *trust) for protocol in protocols]
 
 
 def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
@@ -241,6 +243,7 @@ def job_words(member: SweepMember) -> tuple[str, ...]:
     begun = any((run_dir / "checkpoints").glob("step-*"))
     resume = "auto" if begun or run.resume == "never" else run.resume
     words = ("pretrain", "--from", str(Records(run_dir).run_file), "--run-dir", str(run_dir), "--resume", resume)
+    words = (*words, *trusted_recipes.flags(member.recipe))
     return words if run.stop_after is None else (*words, "--stop-after", str(run.stop_after))
 
 

@@ -7,6 +7,7 @@ from eyespot.cluster.processes import Place
 from eyespot.cluster.slurm import node_names
 from eyespot.cluster.supervisor.supervisor import Orders, Supervisor
 from eyespot.data_pipeline.terminal import filter_output
+from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.redaction import mask_tracebacks
 
 
@@ -22,6 +23,7 @@ class NodeJob(Orders):
         """
         filter_output()
         mask_tracebacks()
+        trusted_recipes.take(list(self.words))  # doctor's probes read the run, too
         code = Supervisor(self, here(self.processes)).run()
         if code:
             raise SystemExit(code)

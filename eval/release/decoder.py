@@ -14,7 +14,7 @@ from eyespot.eval.release.verify import verified
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.recipe_lookup import make_recorded
 from eyespot.pretrain.run_json import overlay
 
 _TEXT = """\
@@ -64,7 +64,7 @@ def load_objective(folder: Path) -> Objective:
         raise UserError(
             f"release {folder}: recipe {provenance['recipe']} is not eyespot's own; build the objective yourself"
         )
-    run = overlay(make_run(provenance["recipe"]), provenance["run"]["run"], str(folder / PROVENANCE))
+    run = overlay(make_recorded(provenance["recipe"], str(folder)), provenance["run"]["run"], str(folder / PROVENANCE))
     objective = fresh_objective(run)
     weights = {f"encoder.{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()}
     decoder = {name: tensor for name, tensor in load_file(folder / DECODER).items() if name in objective.state_dict()}

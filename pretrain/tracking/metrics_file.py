@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from eyespot.data_pipeline.ranges import LARGEST_NUMBER
+
 NAME = "metrics.jsonl"
 Value = float | int | str
 
@@ -29,9 +31,12 @@ def decode(line: bytes) -> dict[str, Value] | None:
     """The object on one line, NaN and the infinities as floats again; None where the line is not such an object."""
     try:
         values = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(values, dict) or not isinstance(values.get("step"), int):
+    if not isinstance(values, dict) or any(type(value) not in (float, int, str) for value in values.values()):
+        return None
+    step = values.get("step")
+    if not isinstance(step, int) or not 0 <= step < LARGEST_NUMBER:
         return None
     return {key: float(value) if value in _NOT_FINITE else value for key, value in values.items()}
 

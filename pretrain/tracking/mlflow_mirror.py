@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
@@ -45,6 +46,8 @@ _KEY_LENGTH = 250
 _PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 NUM_EVENTS = 20
+LARGEST = 16 * 2**20
+"""Bytes that mlflow.json may have; ours have some thousand."""
 
 # Left alone, one request to a dead server takes minutes; the caller retries by itself, so a request may fail early.
 # And MLflow would print addresses into the progress display and report its use to its makers.
@@ -97,13 +100,15 @@ class MlflowRecord:
         """
         path = cls.path(run_dir)
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
+            return foreign_json.read(path, cls, LARGEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
                 f"run folder {run_dir}: no mlflow.json inside; name a folder that a run has written"
             ) from error
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{path}: damaged ({error}); delete it and resume the run, which writes it anew") from error
+        except foreign_json.ForeignJsonError as error:
+            raise UserError(
+                f"{path}: damaged ({error.why}); delete it and resume the run, which writes it anew"
+            ) from error
 
     def write(self, run_dir: Path) -> None:
         """Writes mlflow.json; a kill leaves the old one or the new one."""

@@ -1,5 +1,8 @@
 """A Run survives its JSON; fields of other versions are named, or count with their defaults; secrets stay out."""
 
+import math
+from pathlib import Path
+
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
@@ -21,6 +24,56 @@ def test_a_field_of_another_version_is_named(tmp_path):
     values["objective"]["no_such_number"] = 1
     with pytest.raises(UserError, match=r"field objective\.no_such_number"):
         overlay(make_run("mae_tiny"), values, "run.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("data", 5, "data 5: expected an object with its fields"),
+        ("encoder", None, "encoder None: expected an object"),
+        ("encoder.name", 5, "encoder.name 5: expected str, got int"),
+        ("objective.view", [1], r"objective\.view \[1\]: expected an object"),
+        ("objective.view.scale", [0.1], "objective.view.scale .*: expected array of length 2"),
+        ("steps", "x", "steps 'x': expected int, got str"),
+        ("steps", 10**30, r"steps 10{30}: must be below 2\^63"),
+        ("steps", 0, r"run\.json: steps 0: must be 1 or more"),
+        ("seed", None, "seed None: expected int, got null"),
+        ("seed", True, "seed True: expected int, got bool"),
+        ("seed", -(10**30), "seed -10{30}: must be below"),
+        ("optim.lr", math.nan, "optim.lr nan: is not a number"),
+        ("optim.lr", math.inf, "optim.lr inf: must be finite"),
+        ("optim.betas", [0.9, "b"], r"optim.betas \[0.9, 'b'\]: expected float, got str"),
+        (
+            "objective.view.jitter",
+            [9, 9, 9, 9],
+            r"objective\.view\.jitter \(9.0, .*: must be 0 or more each",
+        ),
+        ("objective.view.blur_sigma", [2, 1], r"run\.json: objective\.view\.blur_sigma \(2.0, 1.0\): must be above"),
+        ("data.shards", 7, "data.shards 7: expected a path"),
+        ("engine", "y" * 1000, "engine 'y+\\.\\.\\.: invalid enum value"),
+    ],
+)
+def test_a_value_of_another_kind_or_out_of_range_is_one_line(name, value, words, tmp_path):
+    values = to_values(make_run("simclr_tiny"))
+    place = values
+    for part in name.split(".")[:-1]:
+        place = place[part]
+    place[name.split(".")[-1]] = value
+    RunRecord(recipe="simclr_tiny", run=values).write(tmp_path)
+    with pytest.raises(UserError, match=words) as raised:
+        load_run(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path}/run.json: ") and "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
+
+
+def test_what_a_run_reads_is_recorded_by_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run("mae_tiny")
+    run.data.shards, run.start.weights, run.run_dir = Path("data/digits"), Path("start.safetensors"), Path("runs/one")
+    values = recorded_values(run)
+    assert values["data"]["shards"] == str(tmp_path / "data/digits") and values["data"]["ids"] is None
+    assert values["start"]["weights"] == str(tmp_path / "start.safetensors")
+    assert values["run_dir"] == "runs/one" and run.data.shards == Path("data/digits"), "the run itself stays as it is"
 
 
 def test_an_older_versions_run_counts_with_the_defaults_of_new_fields():
