@@ -60,6 +60,10 @@ class Story:
         """(step, value) of a metric; what is not a finite number is nan."""
         return [(line["step"], _number(line.get(name))) for line in self.metrics if name in line]
 
+    def names(self) -> set[str]:
+        """Of all numbers that were logged."""
+        return {name for line in self.metrics for name, value in line.items() if isinstance(value, int | float)}
+
     def last(self, name: str) -> float:
         """A metric's newest finite value, else nan."""
         return next((value for _, value in reversed(self.series(name)) if math.isfinite(value)), math.nan)

@@ -28,6 +28,9 @@ _WATCHED = (
     ("health/effective_rank", "Effective rank", "", False),
     ("health/effective_rank_centered", "Effective rank, centred", "", False),
 )
+_SHOWN_ELSEWHERE = {"step", "time", "epoch", "samples_seen", "loss", "bad_samples", "peak_memory_gb"}
+MAX_OTHER_CHARTS = 40
+"""Of scalars that nobody here knows by name."""
 _PART_NAMES = {
     "data": "waiting for data",
     "forward": "forward",
@@ -40,15 +43,19 @@ _PART_NAMES = {
 
 
 def curves(stories: Sequence[Story]) -> Section:
-    """Loss, learning rate, gradient norm."""
+    """Loss, learning rate, gradient norm, and whatever else the objective and its monitors logged."""
     lines = _lines(stories, "loss", 1.0)
     notes = [_broken(story, len(stories) > 1) for story in stories]
+    others = _other_scalars(stories)
+    if left_out := others[MAX_OTHER_CHARTS:]:
+        said = f"{len(left_out)} more scalars are in metrics.jsonl and not drawn, from {left_out[0]} to {left_out[-1]}."
+        notes.append(said)
     data = {
         "begun": any(story.metrics for story in stories),
         "wide": line_chart(lines, title="Loss", width=1040, height=300),
         "narrow": line_chart(lines, title="Loss"),
         "notes": notes,
-        "charts": _charts(stories, _CURVES),
+        "charts": _charts(stories, [*_CURVES, *((name, name, "", False) for name in others[:MAX_OTHER_CHARTS])]),
     }
     return Section(title="Training", template="curves", data=data)
 
@@ -103,6 +110,13 @@ def _time_shares(story: Story) -> dict[str, float]:
     return {
         part: sum(seconds * line.get(f"time_share/{part}", 0.0) for seconds, line in lines) / total for part in PARTS
     }
+
+
+def _other_scalars(stories: Sequence[Story]) -> list[str]:
+    """Names of the numbers that no other chart of the page shows, sorted: all that an objective of anybody's logs."""
+    drawn = _SHOWN_ELSEWHERE | {name for name, *_ in (*_CURVES, *_THROUGHPUT, *_WATCHED)}
+    known = drawn | {f"time_share/{part}" for part in PARTS} | {"health/collapsed"}
+    return sorted(set[str]().union(*(story.names() for story in stories)) - known)
 
 
 def _lines(stories: Sequence[Story], metric: str, factor: float) -> list[Line]:

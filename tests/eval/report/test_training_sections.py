@@ -3,7 +3,7 @@ import re
 import pytest
 
 from eyespot.eval.report.run_data import Story
-from eyespot.eval.report.training_sections import speed
+from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, curves, speed
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
@@ -20,3 +20,36 @@ def test_long_intervals_weigh_more(tmp_path):
     cells = dict(re.findall(r'<th scope="row">([a-z]+)</th><td class="number">([0-9.]+)%</td>', body))
     assert {name: float(value) for name, value in cells.items()} == pytest.approx({"forward": 25, "backward": 75})
     assert "forward 25.0%, backward 75.0%" in body
+
+
+def training(tmp_path, *runs):
+    """The Training section of runs that logged some numbers at four steps."""
+    stories = []
+    for number, run in enumerate(runs):
+        metrics = [{"step": n, "loss": 1.0, **{name: n * value for name, value in run.items()}} for n in range(1, 5)]
+        story = Story(run_dir=tmp_path, record=RunRecord(), metrics=metrics, results=[], label=f"run {number}")
+        stories.append(story)
+    return curves(stories).body()
+
+
+def headings(body):
+    return re.findall(r"<h3>(.*?)</h3>", body)
+
+
+def test_every_scalar_of_an_objective_is_drawn(tmp_path):
+    """Names that no chart was made for, of one run and of the other; what other sections show is not repeated."""
+    known = {"lr": 1e-3, "images_per_second": 9.0, "time_share/data": 0.1, "health/collapsed": 0, "epoch": 0.1}
+    body = training(tmp_path, {"recon/<l1>": 0.5, **known}, {"kl": 2.0, "health/of_my_own": 1})
+    assert headings(body) == ["Loss", "Learning rate", "health/of_my_own", "kl", "recon/&lt;l1&gt;"]
+    assert 'aria-label="kl: run 1 from 2 to 8 at step 4"' in body
+
+
+def test_words_and_digests_are_no_scalars(tmp_path):
+    body = training(tmp_path, {"sample_digest": "a", "note": "b", "weights": 1.0})
+    assert headings(body) == ["Loss", "weights"]
+
+
+def test_what_is_too_much_for_a_page_is_counted(tmp_path):
+    body = training(tmp_path, {f"layer{number:03d}": 1.0 for number in range(MAX_OTHER_CHARTS + 3)})
+    assert len(headings(body)) == 1 + MAX_OTHER_CHARTS
+    assert f"3 more scalars are in metrics.jsonl and not drawn, from layer{MAX_OTHER_CHARTS:03d} to" in body
