@@ -253,11 +253,11 @@ CONFIGS: dict[str, tuple[Any, Wants]] = {
     "mean-text": (cfg(mean="abc"), "refused"),
     "mean-nan": (cfg(mean=[float("nan")] * 3), "refused"),
     "std-0": (cfg(std=[0, 0, 0]), "refused"),
-    "size-10^6": (cfg(input_size=[3, 10**6, 10**6]), "refused"),
+    "size-10^6": (cfg(input_size=[3, 10**6, 10**6]), "either"),
     "size-text": (cfg(input_size="big"), "refused"),
-    "size-0": (cfg(input_size=[3, 0, 0]), "refused"),
+    "size-0": (cfg(input_size=[3, 0, 0]), "either"),
     "size-1-channel": (cfg(input_size=[1, 24, 24]), "refused"),
-    "crop-0": (cfg(crop_pct=0), "refused"),
+    "crop-0": (cfg(crop_pct=0), "either"),
     "crop-nan": (cfg(crop_pct=float("nan")), "refused"),
     "crop-1e9": (cfg(crop_pct=1e9), "either"),
     "crop-1e-9": (cfg(crop_pct=1e-9), "either"),
@@ -303,7 +303,8 @@ def _folders() -> list[Case]:
         "a-name-of-escapes",
     )
     found = [
-        _case(f"timm-{name}", wants, make, "timm|config|model|weights|size") for name, (make, wants) in CONFIGS.items()
+        _case(f"timm-{name}", wants, make, "timm|config|model|weights|size|std")
+        for name, (make, wants) in CONFIGS.items()
     ]
     return [
         *found,
