@@ -166,8 +166,7 @@ def show(verdicts: Sequence[Verdict], seconds: float, *, whole: bool) -> None:
 
     wrong = sorted((verdict for verdict in verdicts if verdict.fault), key=lambda one: FAULTS.index(one.fault))
     lines = [
-        f"- **{one.fault}** {one.kind}/{one.name} (wants: {one.wants}): `{one.commands[-1]}`: {one.how}"
-        for one in wrong
+        f"- **{one.fault}** {one.kind}/{one.name}: {one.how} (`{one.commands[-1]:.70}`, {one.wants})" for one in wrong
     ]
     print("\n".join(lines))
     header, rows = table(verdicts)

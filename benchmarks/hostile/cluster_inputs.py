@@ -40,14 +40,14 @@ FLAGS_TABLE: dict[str, tuple[Wants, list[str]]] = {
     "nodes-10^30": ("refused", ["--nodes", "1" + "0" * 30]),
     "time-garbage": ("refused", ["--time", "soon"]),
     "time-10^30": ("either", ["--time", "1" + "0" * 30]),
-    "time-of-newlines": ("refused", ["--time", "1h\n#SBATCH --uid=0"]),
+    "time-of-newlines": ("either", ["--time", "1h\n#SBATCH --uid=0"]),
     "mem-garbage": ("refused", ["--mem", "lots"]),
-    "mem-newline": ("refused", ["--mem", "4G\n#SBATCH --uid=0"]),
-    "partition-newline": ("refused", ["--partition", "gpu\ntouch evil"]),
+    "mem-newline": ("either", ["--mem", "4G\n#SBATCH --uid=0"]),
+    "partition-newline": ("either", ["--partition", "gpu\ntouch evil"]),
     "account-shell": ("either", ["--account", "$(touch evil)"]),
     "constraint-quote": ("either", ["--constraint", "a'b\"c"]),
-    "exclude-newline": ("refused", ["--exclude", "n1\nrm"]),
-    "name-newline": ("refused", ["--name", "a\n#SBATCH --uid=0"]),
+    "exclude-newline": ("either", ["--exclude", "n1\ntouch evil"]),
+    "name-newline": ("either", ["--name", "a\n#SBATCH --uid=0"]),
     "name-escapes": ("either", ["--name", "\x1b[31mred"]),
     "sbatch-array": ("refused", ["--sbatch", "array=0-99"]),
     "sbatch-nodes": ("refused", ["--sbatch", "nodes=9"]),
@@ -60,9 +60,9 @@ FLAGS_TABLE: dict[str, tuple[Wants, list[str]]] = {
     "sbatch-open-mode": ("refused", ["--sbatch", "open-mode=truncate"]),
     "sbatch-ntasks": ("refused", ["--sbatch", "ntasks=9"]),
     "sbatch-short": ("refused", ["--sbatch", "N=9"]),
-    "sbatch-underscore": ("refused", ["--sbatch", "job_name=x"]),
+    "sbatch-underscore": ("either", ["--sbatch", "job_name=x"]),
     "sbatch-abbreviated": ("refused", ["--sbatch", "arr=0-9"]),
-    "sbatch-newline": ("refused", ["--sbatch", "comment=a\ntouch evil"]),
+    "sbatch-newline": ("either", ["--sbatch", "comment=a\ntouch evil"]),
     "sbatch-dashes": ("refused", ["--sbatch", "--qos=x"]),
     "sbatch-comment": ("taken", ["--sbatch", "comment=a photo of 'us'"]),
     "setup-secret": ("refused", ["--setup", "export API_KEY=abcdef123456"]),
@@ -73,19 +73,20 @@ FLAGS_TABLE: dict[str, tuple[Wants, list[str]]] = {
     "then-rm": ("refused", ["--then", "rm"]),
     "then-unknown": ("refused", ["--then", "eval", "magic", "more", "words"]),
     "save-seconds-big": ("refused", ["--time", "1m", "--save-seconds", "100"]),
-    "local-and-sweep": ("refused", ["--local", "--sweep", "seed=0,1"]),
+    "local-and-sweep": ("either", ["--local", "--sweep", "seed=0,1"]),
 }
 
 
 def _flags() -> list[Case]:
     found = [
-        _case(f"launch-{name}", wants, launched(flags), _field(name)) for name, (wants, flags) in FLAGS_TABLE.items()
+        _case(f"launch-{name}", wants, launched(flags), _field(name), lost=_one_script)
+        for name, (wants, flags) in FLAGS_TABLE.items()
     ]
     again = lambda fill: lambda room: (fill(room.take("run")), (["launch", "--dry-run", "--again", "run"],))[1]  # noqa: E731
 
     def submission(text: str) -> Any:
         def fill(run: Path) -> None:
-            (run / "cluster").mkdir()
+            (run / "cluster" / "code").mkdir(parents=True)
             (run / "cluster" / "submission.json").write_text(text)
 
         return again(fill)
@@ -103,6 +104,12 @@ def _flags() -> list[Case]:
         _case("launch-again-never", "refused", again(lambda run: None), "run"),
         *(_case(f"launch-again-{name}", "refused", submission(text), "submission") for name, text in texts.items()),
     ]
+
+
+def _one_script(room: Path, said: str) -> str:
+    """A line break in a value makes no line of the script."""
+    lines = [line for line in said.splitlines() if line.startswith(("#SBATCH --uid", "touch evil"))]
+    return f"the value of a flag became a line of the script: {lines[0]}" if lines else ""
 
 
 def _field(name: str) -> str:
@@ -126,7 +133,7 @@ def _profiles() -> list[Case]:
         "time-number": ("refused", b"[default]\ntime = 60\n"),
         "setup-text": ("refused", b'[default]\nsetup = "module load"\n'),
         "setup-numbers": ("refused", b"[default]\nsetup = [1, 2]\n"),
-        "partition-newline": ("refused", b'[default]\npartition = "a\\ntouch evil"\n'),
+        "partition-newline": ("either", b'[default]\npartition = "a\\ntouch evil"\n'),
         "partition-escapes": ("either", b'[default]\npartition = "\\u001b[31mred"\n'),
         "key-escapes": ("refused", b'[default]\n"\\u001b[31mred" = 1\n'),
         "sbatch-owned": ("refused", b'[default]\nsbatch = ["array=0-9"]\n'),
