@@ -34,7 +34,7 @@ from hostile import (
 )
 from hostile.case import Case, Verdict
 from hostile.fixtures import make_fixtures
-from hostile.forked import import_all, run_case
+from hostile.forked import die_with_parent, import_all, run_case
 from hostile.judge import FAULTS
 
 PARTS = (
@@ -61,9 +61,9 @@ def all_cases() -> list[Case]:
 
 
 def judged(
-    cases: Sequence[Case], folder: Path, *, parallel: int, patience: float, program: str | None
+    cases: Sequence[Case], folder: Path, *, parallel: int, patience: float, program: str | None, keep: bool
 ) -> list[Verdict]:
-    """The verdicts, in the order of the cases; ``import_all`` comes first."""
+    """The verdicts, in the order of the cases; ``import_all`` comes first. ``keep`` leaves the inputs in ``folder``."""
     fixtures = make_fixtures(folder / "fixtures")
     places = {number: folder / f"{number:04d}" for number in range(len(cases))}
     waiting, running, begun = list(places), dict[int, int](), time.monotonic()
@@ -77,13 +77,17 @@ def judged(
         child, _ = os.wait()
         if child in running:
             done = len(cases) - len(waiting) - len(running) + 1
-            _progress(done, len(cases), time.monotonic() - begun, cases[running.pop(child)])
+            number = running.pop(child)
+            _progress(done, len(cases), time.monotonic() - begun, cases[number])
+            if not keep:  # gigabytes, all together
+                shutil.rmtree(places[number], ignore_errors=True)
     return [_read(case, places[number]) for number, case in enumerate(cases)]
 
 
 def _answer(case: Case, place: Path, fixtures: Path, patience: float, program: str | None) -> None:
     """What the process of one case does; it does not come back."""
     os.setpgid(0, 0)
+    die_with_parent()
     try:
         verdict = run_case(case, place, fixtures, patience=patience, program=program)
         (place.parent / f"{place.name}.verdict").write_bytes(pickle.dumps(verdict))
@@ -151,7 +155,12 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     try:
         verdicts = judged(
-            cases, folder.resolve(), parallel=options.parallel, patience=options.patience, program=options.program
+            cases,
+            folder.resolve(),
+            parallel=options.parallel,
+            patience=options.patience,
+            program=options.program,
+            keep=options.keep is not None,
         )
     finally:
         if options.keep is None:

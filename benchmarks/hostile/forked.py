@@ -101,10 +101,15 @@ def run(words: list[str], folder: Path, seconds: float, megabytes: float, progra
     )
 
 
+def die_with_parent() -> None:
+    """Leaves nothing behind when the one that watches is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def _be_the_command(words: list[str], folder: Path, outputs: Sequence[Path], program: str | None) -> None:
     """What the child does; it does not come back."""
     os.setsid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # dies with its parent
+    die_with_parent()
     for number, path in enumerate([Path(os.devnull), *outputs]):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(folder)

@@ -36,7 +36,8 @@ def named(room: Path, said: str) -> str:
     """A result that cannot be read is not left out without a word."""
     page = room / "page.html"
     texts = [said, page.read_text(errors="replace") if page.exists() else ""]
-    return "" if any("step-00000003.json" in text for text in texts) else "the result was left out without a word"
+    shown = any(word in text for text in texts for word in ("step-00000003.json", "mae_tiny, step 3"))
+    return "" if shown else "the result was left out without a word"
 
 
 UNREADABLE: dict[str, Callable[[dict[str, Any]], Any]] = {
