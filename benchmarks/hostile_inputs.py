@@ -60,6 +60,15 @@ def all_cases() -> list[Case]:
     return found
 
 
+def chosen(cases: Sequence[Case], only: Sequence[str]) -> list[Case]:
+    """Those that are named, or begin so; all where nothing is named."""
+    names = {f"{case.kind}/{case.name}": case for case in cases}
+    found = [
+        name for word in only or [""] for name in names if name == word or (word not in names and name.startswith(word))
+    ]
+    return [names[name] for name in dict.fromkeys(found)]
+
+
 def judged(
     cases: Sequence[Case], folder: Path, *, parallel: int, patience: float, program: str | None, keep: bool
 ) -> list[Verdict]:
@@ -138,14 +147,16 @@ def table(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", default=[], metavar="KIND[/NAME]", help="inputs that begin so")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="KIND[/NAME]", help="this input, or those that begin so"
+    )
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--patience", type=float, default=1.0, help="times as long as on quiet cores")
     parser.add_argument("--program", default=None, metavar="EYESPOT", help="start this anew for each command")
     parser.add_argument("--keep", type=Path, default=None, help="leave the inputs in this new folder")
     parser.add_argument("--list", action="store_true", help="name the inputs and stop")
     options = parser.parse_args()
-    cases = [case for case in all_cases() if f"{case.kind}/{case.name}".startswith(tuple(options.only or [""]))]
+    cases = chosen(all_cases(), options.only)
     if options.list:
         print("\n".join(f"{case.kind}/{case.name}: {case.wants}" for case in cases))
         return
