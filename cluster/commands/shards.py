@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -13,10 +13,11 @@ from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
-from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
+from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import DOWNLOADS
+from eyespot.data_pipeline.shards.sources import DOWNLOADS, how_to_shard
 from eyespot.data_pipeline.terminal import one_line
 
 USAGE = """usage: eyespot shards COMMAND ...
@@ -37,18 +38,52 @@ For example:
   eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
 
+MOST_REASONS, NUM_EXAMPLES = 10, 3
+"""So many reasons are printed for what was left out, and so many names with each."""
+
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
 @dataclass(kw_only=True, slots=True)
-class Pack:
+class Readings:
+    """How to understand what can be understood in several ways; where it matters, the command stops and asks."""
+
+    key: Literal["first-dot", "last-dot"] | None = None
+    """What the members of one sample in a tar share: their name up to its first dot, which is WebDataset's rule, or up
+    to its last, where names have dots of their own (IMG_2022.05.01.jpg)."""
+    image_extension: tuple[str, ...] = ()
+    """Which members of a tar are the images: what follows the key, best first: jpg png, or depth.png."""
+    label_extension: str = "cls"
+    """Which members of a tar are the labels: what follows the key."""
+    class_folder: Literal["top", "last"] = "top"
+    """Which folder is the class, where folders lie in folders and there are no labels."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Images with more pixels (height times width) are left out and named."""
+
+    @property
+    def reading(self) -> Reading:
+        """What reads tars takes these together."""
+        return Reading(
+            key=self.key,
+            image_extension=self.image_extension,
+            label_extension=self.label_extension,
+            class_folder=self.class_folder,
+        )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class Pack(Readings):
     """Write images as shards that the loader reads.
 
-    SRC is a folder of images, a tar (also .tar.gz, .tar.bz2, .tar.xz) of such a folder, a folder of MNIST's IDX files,
-    or one of the names digits, cifar10, cifar100, mnist, fashion-mnist. Folders inside are classes; train/, test/ or
-    val/ above them are splits, written as DST/train and DST/test. Images that are no RGB or gray JPEG or PNG are
-    converted (transparency is laid on white, EXIF rotation applied, animations give their first frame); broken ones
-    are left out and named. Run the same command again to go on after an interruption.
+    SRC is a folder of images, a tar (also .tar.gz, .tar.bz2, .tar.xz) or zip of such a folder, WebDataset tars or a
+    folder of them, a folder of MNIST's IDX files, or one of the names digits, cifar10, cifar100, mnist, fashion-mnist.
+    Folders inside are classes; train/, test/ or val/ above them are splits, written as DST/train and DST/test. Images
+    that are no RGB or gray JPEG or PNG are converted (transparency is laid on white, EXIF rotation applied, animations
+    give their first frame); broken ones are left out and named. HEIC is read with pip install "eyespot[heic]". Run the
+    same command again to go on after an interruption.
 
     With --masks, the segmentation mask of each image is packed beside it (KEY.jpg, KEY.seg.png): for SRC/a/1.jpg that
     is MASKS/a/1.png, an 8-bit gray or palette PNG of the image's size, whose values are class numbers. Images whose
@@ -80,11 +115,12 @@ class Pack:
 
 
 @dataclass(kw_only=True, slots=True)
-class Index:
+class Index(Readings):
     """Index WebDataset tars that another tool wrote (img2dataset, tar --sort=name), where they lie.
 
     The tars stay as they are; index.npy, manifest.json and an .idx beside each tar are written. Images that would
-    have to be rewritten (CMYK, transparent, 16-bit, WebP, ...) or are broken are left out and named.
+    have to be rewritten (CMYK, transparent, 16-bit, WebP, ...) or are broken are left out and named, as is everything
+    else that is in the tars. EXIF orientation is not applied: eyespot shards pack DIR DST rewrites and turns.
     """
 
     folder: Folder
@@ -158,16 +194,16 @@ def _pack(argv: list[str]) -> int:
         max_samples=asked.max_samples,
         max_bytes=asked.max_bytes,
         resize=asked.resize,
+        max_pixels=asked.max_pixels,
         holdout=asked.holdout,
         workers=asked.workers,
         seed=asked.seed,
         downloads=asked.downloads,
+        reading=asked.reading,
     )
     for split, manifest in manifests.items():
         print(_summary(asked.destination / split, manifest))
-    skipped = max(manifest.packing["skipped"] for manifest in manifests.values())
-    if skipped:
-        print(f"skipped {_plural(skipped, 'file')} not named like an image, or outside the split folders")
+    print("\n".join(_remarks(next(iter(manifests.values())))), end="")
     return ExitCode.DONE
 
 
@@ -175,7 +211,8 @@ def _index(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.index_tars import index_folder
 
     asked = parse(Index, argv, "eyespot shards index")
-    print(_summary(asked.folder, index_folder(asked.folder, asked.workers)))
+    manifest = index_folder(asked.folder, asked.workers, asked.reading, asked.max_pixels)
+    print("\n".join([_summary(asked.folder, manifest), *_remarks(manifest)]))
     return ExitCode.DONE
 
 
@@ -194,11 +231,11 @@ def _info(argv: list[str]) -> int:
     asked = parse(Info, argv, "eyespot shards info")
     folders = shard_folders(asked.folder)
     if not folders:
-        raise UserError(f"shards {asked.folder}: none there; make some with: eyespot shards pack SRC {asked.folder}")
+        raise UserError(f"shards {asked.folder}: none there; {how_to_shard(asked.folder)}")
     for folder in folders:
         shards = ShardFolder(folder)
         manifest, labels = shards.manifest, shards.index["label"]
-        print(_summary(folder, manifest))
+        print("\n".join([_summary(folder, manifest), *_remarks(manifest)]))
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(one_line(f"    {count:>8,}  {name}"))
@@ -240,11 +277,34 @@ def _summary(folder: Path, manifest: Manifest) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")
     if manifest.quarantined:
-        lines.append(f"  left out     {_plural(len(manifest.quarantined), 'image')} (all are named in manifest.json):")
+        lines.append(f"  left out     {_plural(len(manifest.quarantined), 'image')} (named in manifest.json):")
         reasons = Counter(bad["reason"] for bad in manifest.quarantined)
-        examples = {bad["reason"]: bad["source"] for bad in reversed(manifest.quarantined)}
-        lines += [f"    {count:>8,}  {reason}: {examples[reason]}" for reason, count in reasons.most_common(10)]
+        examples: dict[str, list[str]] = {}
+        for bad in manifest.quarantined:
+            examples.setdefault(bad["reason"], []).append(bad["source"])
+        lines += _by_reason([(reason, count, examples[reason]) for reason, count in reasons.most_common()])
     return "\n".join(lines)
+
+
+def _remarks(manifest: Manifest) -> list[str]:
+    """What is no image, and what follows from the files as they are."""
+    lines: list[str] = []
+    if manifest.skipped:
+        count = sum(one.count for one in manifest.skipped)
+        lines.append(f"  skipped      {_plural(count, 'file')} that are no images of the data set:")
+        lines += _by_reason([(one.reason, one.count, one.examples) for one in manifest.skipped])
+    return lines + [one_line(f"  note         {note}") for note in manifest.notes]
+
+
+def _by_reason(found: list[tuple[str, int, list[str]]]) -> list[str]:
+    """A line for each of the most frequent reasons, with the first names."""
+    lines = []
+    for reason, count, names in found[:MOST_REASONS]:
+        more = ", ..." if count > min(len(names), NUM_EXAMPLES) else ""
+        lines.append(one_line(f"    {count:>8,}  {reason}: {', '.join(names[:NUM_EXAMPLES])}{more}"))
+    if rest := found[MOST_REASONS:]:
+        lines.append(f"    {sum(count for _, count, _ in rest):>8,}  for {len(rest)} other reasons: see manifest.json")
+    return lines
 
 
 def _plural(count: int, one: str, many: str | None = None) -> str:

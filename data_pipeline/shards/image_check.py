@@ -4,39 +4,64 @@ An image is kept as it is, byte for byte, where DALI and PIL decode it to the sa
 JPEG (baseline or progressive) or PNG. Everything else that decodes is rewritten as RGB, as PNG if the source was
 lossless and as JPEG of quality 95 otherwise:
 
-- CMYK, palette, 1-bit, 16-bit (scaled, not clipped), and formats other than JPEG and PNG;
+- CMYK, palette, 1-bit, 16-bit (scaled, not clipped), and formats other than JPEG and PNG; where 16 bits hold values of
+  12 or so, the picture comes out nearly black, and is counted as such;
 - transparency: laid on white, as a page shows it;
 - animations: the first frame;
-- an EXIF orientation: turned upright, as every viewer shows it. DALI decodes without looking at the tag;
-- a header that DALI does not read (workers.py asks it).
+- an EXIF orientation, wherever Pillow finds one (also in PNG, WebP and XMP): turned upright, as every viewer shows it.
+  DALI decodes without looking at the tag;
+- a header that DALI does not read (image_workers.py asks it).
+
+HEIC is read where pillow-heif is installed (``pip install "eyespot[heic]"``).
 
 What does not decode completely raises BadImage with the reason.
 """
 
+import importlib.util
 import io
 import re
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # Not every format that PIL knows: some start other programs on the bytes (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
 SUFFIXES = frozenset(
     f".{name}"
     for name in (
+        *(("heic", "heif", "hif") if HAS_HEIF else ()),
         *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff"),
         *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
     )
 )
 JPEG_QUALITY = 95
 MAX_SIDE = 65_535  # pixels; the index stores sides in 16 bits
+MAX_PIXELS = 178_956_970
+"""Of an image that is decoded, where nobody says otherwise; Pillow's own limit against decompression bombs."""
+READABLE_PIXELS = 2**28
+"""Of a stored image: the loader takes no larger one (reader.py)."""
+REWRITE = "would have to be rewritten"
 
+_TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
 _LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Any marker but a stuffed zero (ff 00) and the restart markers (ff d0 .. ff d7), which belong to a scan's data.
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -78,11 +103,20 @@ class Examined:
     """Of all pixel values 0..255 per channel, RGB."""
     squares: tuple[int, int, int]
     """Of all squared pixel values per channel, RGB."""
+    orientation: int = 1
+    """EXIF's, 1..8, of the source: how the image was turned, or would have to be where nothing is rewritten."""
     mask: StoredMask | None = None
     """What is stored beside the image (pack_masks.py)."""
 
 
-def examine(data: bytes, resize: int | None = None, *, in_place: bool = False, rewrite: str | None = None) -> Examined:
+def examine(
+    data: bytes,
+    resize: int | None = None,
+    *,
+    in_place: bool = False,
+    rewrite: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Examined:
     """Decodes an image completely and rewrites it where that is needed (see the top of this file).
 
     Args:
@@ -91,20 +125,21 @@ def examine(data: bytes, resize: int | None = None, *, in_place: bool = False, r
         in_place: nothing can be rewritten; what would have to be is bad. An EXIF orientation is ignored, as the
             loader ignores it.
         rewrite: a reason to rewrite even a file that could be kept.
+        max_pixels: height times width of the largest image that is decoded.
 
     Raises:
         BadImage: the bytes are no image, a broken one, or one of absurd size.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _limit(max_pixels):
             warnings.simplefilter("ignore")  # PIL warns of every odd tag; what matters raises
-            return _examine(data, resize, in_place, rewrite)
+            return _examine(data, resize, in_place, rewrite, max_pixels)
     except BadImage:
         raise
     except UnidentifiedImageError:
         raise BadImage("not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise BadImage("its header claims an absurd size (decompression bomb)") from None
+        raise BadImage(_TOO_LARGE) from None
     except Exception as error:  # hostile bytes make PIL raise almost anything
         text = " ".join(str(error).split()) or type(error).__name__
         raise BadImage(text if "truncated" in text else f"undecodable: {text}") from error
@@ -116,12 +151,15 @@ def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
     return _encode(image, "png")
 
 
-def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | None = None) -> Examined:
+def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int) -> Examined:
     if not data:
         raise BadImage("empty file")
     image = _open(data)
     if max(image.size) > MAX_SIDE:
         raise BadImage(f"a side of {max(image.size)} pixels; at most {MAX_SIDE}")
+    if image.width * image.height > max_pixels:
+        raise BadImage(_TOO_LARGE)
+    turned = exif_orientation(image) if image.format == "TIFF" else 1  # which Pillow turns while it loads
     if image.format in ("JPEG", "MPO"):
         image, kind = _load_jpeg(data)
     else:
@@ -129,25 +167,50 @@ def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | Non
         if image.format == "PNG":
             _open(data).verify()  # the checksum of every chunk, which load() does not look at
         image.load()
+    kind = _few_bits(image) if kind == "16-bit" else kind
     source_format = image.format
     if in_place and kind is not None:
-        raise BadImage(f"{kind}: would have to be rewritten as an RGB JPEG or PNG first")
-    if not in_place and (turned := _upright(image)) is not image:
-        image, kind = turned, kind or "rotated"
-    if resize is not None and min(image.size) > resize:
+        raise BadImage(f"{kind}: {REWRITE} as an RGB JPEG or PNG first")
+    if (orientation := max(turned, exif_orientation(image))) != turned and not in_place:
+        image, kind = turn(image, orientation), kind or "rotated"
+    size = shrunk_size(image.size, resize)
+    if size[0] * size[1] > READABLE_PIXELS:
+        raise BadImage(f"{size[0]} x {size[1]} pixels, more than the loader takes; shrink it with --resize")
+    if size != image.size:
         kind = kind or "resized"
     kind = kind or rewrite
     if kind is None:
-        return _measure(data, image, "png" if source_format == "PNG" else "jpg")
+        return replace(_measure(data, image, "png" if source_format == "PNG" else "jpg"), orientation=orientation)
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         image = _to_rgb(image)
     lossless = source_format in _LOSSLESS or (source_format == "WEBP" and b"VP8L" in data[:256])
     stored = _encode(_shrink(image, resize), "png" if lossless else "jpg")
-    return replace(_examine(stored, None, in_place=True), kind=kind)  # measures what readers will decode
+    measured = _examine(stored, None, True, None, READABLE_PIXELS)  # what readers will decode
+    return replace(measured, kind=kind, orientation=orientation)
+
+
+@contextmanager
+def _limit(max_pixels: int) -> Iterator[None]:
+    """Pillow's own limit, which also holds for what it finds inside of a file; it raises beyond twice the number."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    if not HAS_HEIF:
+        return FORMATS
+    import pillow_heif  # pyright: ignore[reportMissingImports]  # an extra
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
 
 
 def _open(data: bytes) -> Any:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
@@ -194,7 +257,7 @@ def _kind(image: Any, data: bytes) -> str | None:
         return "animated"
     if image.has_transparency_data:
         return "alpha"
-    if "16" in image.mode or (is_png and data[24] == 16):
+    if "16" in image.mode or (is_png and data[24] == 16) or (image.format == "PPM" and image.mode == "I"):
         return "16-bit"
     if not is_png:
         return image.format.lower()
@@ -203,19 +266,32 @@ def _kind(image: Any, data: bytes) -> str | None:
     return None if data[24] == 8 and image.mode in ("RGB", "L") else f"{data[24]}-bit"
 
 
-def _upright(image: Any) -> Any:
-    """The image turned as its EXIF orientation says; the same object where there is nothing to turn."""
-    if "exif" not in image.info:
-        return image
+def _few_bits(image: Any) -> str:
+    """Names 16-bit images of which the upper bits are empty, so that white is nowhere near 65535."""
+    pixels = np.asarray(image)
+    bits = int(pixels.max()).bit_length() + (
+        8 if pixels.dtype == np.uint8 else 0
+    )  # of 48 bits Pillow keeps upper bytes
+    used = next((few for few in (8, 10, 12, 14) if bits <= few), None)
+    return "16-bit" if used is None else f"16-bit with values of {used} bits (nearly black)"
+
+
+def exif_orientation(image: Any) -> int:
+    """EXIF's, 1..8, wherever Pillow finds it: in EXIF, in a PNG's text, in XMP."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken metadata is no broken image
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        return 1
+    return int(orientation) if orientation in _TURNS else 1
+
+
+def turn(image: Any, orientation: int) -> Any:
+    """The image as a viewer shows it that has this EXIF orientation, 1..8."""
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Any) -> Any:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         gray = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((gray + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):

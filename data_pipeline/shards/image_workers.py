@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import BadImage, Examined, examine
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, BadImage, Examined, examine
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
 from eyespot.data_pipeline.shards.sources import Item, read_item
 from eyespot.data_pipeline.terminal import filter_output
@@ -26,7 +26,12 @@ FEW = 2048  # so many small images are done before a pool of processes has start
 
 
 def examine_items(
-    items: Sequence[Item], workers: int, *, resize: int | None = None, in_place: bool = False
+    items: Sequence[Item],
+    workers: int,
+    *,
+    resize: int | None = None,
+    in_place: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Examined | str]:
     """Yields, for each item in turn, the image as it is to be stored, or the reason why it cannot be.
 
@@ -35,12 +40,13 @@ def examine_items(
         workers: processes; 1, or few items, = this one.
         resize: as in ``images.examine``.
         in_place: as there; the results come without their bytes.
+        max_pixels: as there.
 
     Raises:
         UserError: a worker process was killed.
     """
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    work = partial(_examine_chunk, resize=resize, in_place=in_place)
+    work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels)
     if workers == 1 or len(items) <= FEW:
         for chunk in chunks:
             yield from work(chunk)
@@ -76,10 +82,10 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _examine_chunk(items: Sequence[Item], resize: int | None, in_place: bool) -> list[Examined | str]:
-    found = [_examine_item(item, resize=resize, in_place=in_place) for item in items]
+def _examine_chunk(items: Sequence[Item], *, in_place: bool, **options: Any) -> list[Examined | str]:
+    found = [_examine_item(item, in_place=in_place, **options) for item in items]
     for place in _misread(found):
-        found[place] = _MISREAD if in_place else _rewritten(items[place], resize)
+        found[place] = _MISREAD if in_place else _rewritten(items[place], **options)
     return [_without_data(image) if in_place and isinstance(image, Examined) else image for image in found]
 
 
@@ -95,7 +101,8 @@ def _examine_item(item: Item, **options: Any) -> Examined | str:
         if item.mask.size < 0:
             return "no mask (a .png of the same name)"
         keep = {name: options[name] for name in ("resize", "in_place") if name in options}
-        return replace(image, mask=examine_mask(item.mask.read(), (image.height, image.width), **keep))
+        size = (image.height, image.width)
+        return replace(image, mask=examine_mask(item.mask.read(), size, orientation=image.orientation, **keep))
     except BadImage as error:
         return str(error)
     except OSError as error:
@@ -111,6 +118,6 @@ def _misread(images: Sequence[Examined | str]) -> list[int]:
     return [place for (place, image), size in zip(places, sizes, strict=True) if size != (image.height, image.width)]
 
 
-def _rewritten(item: Item, resize: int | None) -> Examined | str:
-    image = _examine_item(item, resize=resize, rewrite="unusual header")
+def _rewritten(item: Item, **options: Any) -> Examined | str:
+    image = _examine_item(item, rewrite="unusual header", **options)
     return _MISREAD if _misread([image]) else image

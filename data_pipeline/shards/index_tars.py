@@ -1,40 +1,41 @@
 """Indexes tars that other tools wrote, where they lie: img2dataset's, or those of a plain ``tar --sort=name``.
 
-A sample is the members that share a name up to the first dot of its last part (WebDataset's rule); its image is the
-first member with an image's suffix, its segmentation mask the ``.seg.png`` member, if there is one. Its label is the
-text of its ``.cls`` member; where no sample has one, its folder.
+What is a sample, its image, its mask, its label: see samples.py and classes.py.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.image_check import SUFFIXES
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, REWRITE
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import (
     IGNORED,
     INDEX_DTYPE,
     MASK_DTYPE,
-    MASK_EXTENSION,
+    MOST_QUARANTINED,
     ImageStats,
     Manifest,
     Masks,
+    Reading,
     Shard,
+    image_stats,
 )
-from eyespot.data_pipeline.shards.pack import image_stats, sha256
+from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.classes import Layout, check_one_split, classify
+from eyespot.data_pipeline.shards.members.samples import Sample, path_parts, samples_of
+from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
+from eyespot.data_pipeline.shards.members.tar_members import idx_text, scan
+from eyespot.data_pipeline.shards.pack import sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import Item, Place
-from eyespot.data_pipeline.shards.tar_members import Member, idx_text, scan
-
-MAX_CLASSES = 1 << 20
+from eyespot.data_pipeline.shards.sources import Item, how_to_shard
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,6 +43,7 @@ class Contents:
     """What the tars of a folder hold, read off the headers and the .cls members."""
 
     tars: list[Path]
+    reading: Reading
     items: list[Item] = field(default_factory=list)
     """One per sample that has an image; ``path`` is its tar."""
     classes: list[str] = field(default_factory=list)
@@ -49,6 +51,11 @@ class Contents:
     """The text of each tar's .idx."""
     problems: list[str] = field(default_factory=list)
     """One line for each tar that is cut or damaged."""
+    skipped: Tally = field(default_factory=Tally)
+    """Members that no sample uses."""
+    layout: Layout = field(default_factory=lambda: Layout([], [], 0))
+    """What the images' folders say."""
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,82 +69,92 @@ class Measured:
     """(num_samples,) of MASK_DTYPE."""
     mask_counts: list[int]
     """Pixels of each value 0..255 in all masks."""
+    num_turned: int
+    """Images that EXIF says lie on their side, upside down or mirrored."""
 
     def masks(self, ignored: int) -> Masks | None:
         """Their lines in the manifest; None where no sample has one."""
         return Masks.of(self.mask_rows, self.mask_counts, ignored) if self.mask_rows["size"].any() else None
 
 
-def index_folder(folder: Path, workers: int = NUM_WORKERS) -> Manifest:
+def index_folder(
+    folder: Path,
+    workers: int = NUM_WORKERS,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+    max_pixels: int = MAX_PIXELS,
+) -> Manifest:
     """Writes index.npy, manifest.json and an .idx beside each tar; the tars themselves stay as they are.
 
     Images that could only be used after rewriting (CMYK, 16-bit, transparent, ...) are quarantined, like broken ones.
     A manifest that ``eyespot shards pack`` wrote passes on its class names.
 
+    Args:
+        folder: where the tars lie.
+        workers: processes that read and decode.
+        reading: how to understand tars that can be understood in several ways.
+        max_pixels: a larger image is left out.
+
     Raises:
-        UserError: there are no plain tars, one is cut, no image can be used, or the folder cannot be written.
+        UserError: there are no plain tars, one is cut, they can be read in several ways or are of several splits, no
+            image can be used, or the folder cannot be written.
     """
-    contents = read_contents(sorted(folder.glob("*.tar")))
+    beside = Tally()
+    contents = read_contents(_find_tars(folder, beside), reading)
+    contents.skipped.add_all(beside)
     if contents.problems:
         raise UserError(f"{contents.problems[0]}; fetch or write it again")
-    if not contents.tars:
-        packed = next((path.name for path in sorted(folder.glob("*.tar.*")) if path.suffix != ".tmp"), None)
-        hint = f"{packed} is compressed; unpack it first" if packed else "name the folder that holds them"
-        raise UserError(f"shards {folder}: no .tar files inside; {hint}")
-    measured = measure(contents, workers, "indexing")
+    check_one_split(f"shards {folder}", [tar.name for tar in contents.tars], contents.layout)
+    measured = measure(contents, workers, "indexing", max_pixels)
     if measured.stats is None:
-        bad = measured.quarantined[:1]
-        example = f"; {bad[0]['source']}: {bad[0]['reason']}" if bad else ""
-        raise UserError(f"shards {folder}: the tars hold no image that can be used in place{example}")
+        raise UserError(
+            f"shards {folder}: the tars hold no image that can be used in place{_example(contents, measured)}"
+        )
     try:
         return _write(folder, contents, measured, measured.stats)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; the index must lie beside the tars") from error
 
 
-def read_contents(tars: Sequence[Path]) -> Contents:
+def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
     """Lists the samples of the given tars.
 
     Raises:
-        UserError: a file is no plain tar.
+        UserError: a file is no plain tar, or can be read in several ways.
     """
-    contents = Contents(tars=list(tars))
-    found: list[tuple[Path, Member, str | None]] = []
-    masks: list[Place | None] = []
+    contents = Contents(tars=list(tars), reading=reading)
+    found: list[tuple[Path, Sample]] = []
+    texts: list[str | None] = []
     for tar in tars:
         scanned = scan(tar)
         if scanned.problem:
             contents.problems.append(f"{tar}: {scanned.problem}")
-        samples = _group(scanned.files)
-        contents.idx[tar] = idx_text([sample for members in samples.values() if (sample := _idx_sample(members))])
-        with tar.open("rb") as file:
-            for members in samples.values():
-                mask = next((member for member in members if member.name.endswith(f".{MASK_EXTENSION}")), None)
-                images = (member for member in members if _suffix(member.name) in SUFFIXES and member is not mask)
-                if (image := next(images, None)) is None:
-                    continue
-                masks.append(mask and Place(str(tar), mask.offset, mask.size))
-                label = next((member for member in members if _suffix(member.name) == ".cls"), None)
-                text = os.pread(file.fileno(), label.size, label.offset).decode("utf-8", "replace") if label else None
-                found.append((tar, image, text.strip() if text is not None else None))
-    contents.classes, labels = _labels(found)
-    contents.items = [
-        Item(f"{tar.name}/{image.name}", label, str(tar), image.offset, image.size, mask=mask)
-        for (tar, image, _), label, mask in zip(found, labels, masks, strict=True)
-    ]
+        contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
+        samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
+        contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
+        found += [(tar, sample) for sample, _ in samples if sample.image]
+        texts += [text for sample, text in samples if sample.image]
+    paths = [path_parts(sample.image.name) for _, sample in found if sample.image]
+    contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
+    for (tar, sample), label in zip(found, labels, strict=True):
+        assert sample.image
+        mask = sample.mask and Place(str(tar), sample.mask.offset, sample.mask.size)
+        name, (_, offset, size) = f"{printable(tar.name)}/{sample.name}", sample.image
+        contents.items.append(Item(name, label, str(tar), offset, size, mask=mask))
     return contents
 
 
-def measure(contents: Contents, workers: int, doing: str) -> Measured:
-    """Decodes every image."""
+def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS) -> Measured:
+    """Decodes every image; one of more pixels is quarantined."""
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
     rows: list[tuple[int, ...]] = []
     masks: list[tuple[int, ...]] = []
     mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
+    num_turned = 0
+    examined = examine_items(contents.items, workers, in_place=True, max_pixels=max_pixels)
     with ProgressBar(doing, len(contents.items)) as bar:
-        for item, image in zip(contents.items, examine_items(contents.items, workers, in_place=True), strict=True):
+        for item, image in zip(contents.items, examined, strict=True):
             bar.advance()
             if isinstance(image, str):
                 quarantined.append({"source": item.name, "reason": image})
@@ -145,6 +162,7 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
             place = (numbers[item.path], item.offset, item.size)
             rows.append((*place, image.crc32, image.height, image.width, item.label))
             sums, squares = sums + image.sums, squares + image.squares
+            num_turned += image.orientation != 1
             if item.mask and image.mask:
                 masks.append((item.mask.offset, item.mask.size, image.mask.crc32))
                 mask_counts += image.mask.counts
@@ -158,6 +176,7 @@ def measure(contents: Contents, workers: int, doing: str) -> Measured:
         quarantined=quarantined,
         mask_rows=np.array(masks, MASK_DTYPE),
         mask_counts=mask_counts.tolist(),
+        num_turned=num_turned,
     )
 
 
@@ -165,7 +184,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     index = atomic_files.npy_bytes(measured.rows)
     counts = np.bincount(measured.rows["tar"], minlength=len(contents.tars)).tolist()
     manifest = Manifest(
-        name=folder.resolve().name,
+        name=printable(folder.resolve().name),
         num_samples=len(measured.rows),
         num_labeled=int((measured.rows["label"] >= 0).sum()),
         classes=contents.classes,
@@ -175,8 +194,11 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
         ],
         image_stats=stats,
         index_sha256=hashlib.sha256(index).hexdigest(),
-        quarantined=measured.quarantined,
+        quarantined=measured.quarantined[:MOST_QUARANTINED],
         masks=measured.masks(IGNORED),
+        skipped=contents.skipped.listed() + quarantined_beyond(measured.quarantined),
+        reading=contents.reading,
+        notes=_notes(folder, contents, measured),
     )
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
@@ -198,43 +220,63 @@ def _inherit(manifest: Manifest, folder: Path, measured: Measured) -> None:
     if old.packing and len(old.classes) >= len(manifest.classes):
         manifest.name, manifest.classes = old.name, old.classes
         manifest.converted, manifest.packing = old.converted, old.packing
+        manifest.skipped, manifest.reading, manifest.notes = old.skipped, None, old.notes
         manifest.masks = measured.masks(old.masks.ignored if old.masks else IGNORED)
 
 
-def _group(files: list[Member]) -> dict[str, list[Member]]:
-    samples: dict[str, list[Member]] = {}
-    for member in files:
-        folder, _, name = member.name.rpartition("/")
-        if name and not name.startswith("."):
-            samples.setdefault(f"{folder}/{name.partition('.')[0]}", []).append(member)
-    return samples
+def _notes(folder: Path, contents: Contents, measured: Measured) -> list[str]:
+    pack = f"eyespot shards pack {printable(str(folder))} DST"
+    notes = list(contents.notes)
+    if turned := measured.num_turned:
+        notes.append(
+            f"{turned:,} of {len(measured.rows):,} images are turned by EXIF: in these tars they are seen as they are"
+            f" stored, sideways or upside down; {pack} turns them"
+        )
+    if rewritten := sum(REWRITE in bad["reason"] for bad in measured.quarantined):
+        notes.append(f"{rewritten:,} images cannot be used in place, but {pack} rewrites them")
+    return notes
 
 
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+def _find_tars(folder: Path, beside: Tally) -> list[Path]:
+    """The plain tars of a folder; what else of tars lies there is counted."""
+    if not folder.is_dir():
+        raise UserError(f"shards {folder}: no such folder")
+    tars: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() == ".tar" and not path.name.startswith("."):
+            if path.is_file():
+                tars.append(path)
+            else:
+                beside.add("a link or folder called .tar", path.name)
+        elif re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", path.name.lower()) and path.suffix not in (".tmp", ".idx"):
+            beside.add("a compressed tar: unpack it first", path.name)
+        elif path.is_dir() and any(path.glob("*.tar")):
+            beside.add("a folder of tars: has an index of its own", path.name)
+    if not tars:
+        packed = next((one for one in beside.listed() if "compressed" in one.reason), None)
+        raise UserError(
+            f"shards {folder}: no .tar files inside; "
+            + (f"{packed.examples[0]} is compressed; unpack it first" if packed else how_to_shard(folder))
+        )
+    for path in tars:
+        if printable(path.name) != path.name:
+            raise UserError(f"shards {printable(str(path))}: its name is not UTF-8; rename it")
+    return tars
 
 
-def _idx_sample(members: list[Member]) -> list[tuple[str, int, int, str]]:
+def _example(contents: Contents, measured: Measured) -> str:
+    if measured.quarantined:
+        bad = measured.quarantined[0]
+        more = "; eyespot shards pack SRC DST rewrites them" if REWRITE in bad["reason"] else ""
+        return f"; {bad['source']}: {bad['reason']}{more}"
+    skipped = contents.skipped.listed()
+    return f"; {skipped[0].examples[0]}: {skipped[0].reason}" if skipped else ""
+
+
+def _idx_sample(sample: Sample) -> list[tuple[str, int, int, str]]:
     """A sample's line in the .idx; its fields are separated by spaces, so names must lose theirs."""
-    line = []
-    for name, offset, size in members:
-        extension = name.rpartition("/")[2].partition(".")[2]
-        if extension and not re.search(r"\s", extension):
-            line.append((extension, offset, size, re.sub(r"\s", "_", name)))
-    return line
-
-
-def _labels(found: list[tuple[Path, Member, str | None]]) -> tuple[list[str], list[int]]:
-    """Class names, and the label of each sample; -1 = none."""
-    texts = [text for _, _, text in found]
-    if any(texts):
-        if all(text.isdecimal() and int(text) < MAX_CLASSES for text in texts if text):
-            numbers = [int(text) if text else -1 for text in texts]
-            return [str(label) for label in range(max(numbers) + 1)], numbers
-    else:
-        texts = [image.name.rpartition("/")[0].rpartition("/")[2] or None for _, image, _ in found]
-        if len(set(texts)) < 2:  # a folder that all share is no class
-            return [], [-1] * len(texts)
-    classes = sorted({text for text in texts if text})
-    labels = {name: label for label, name in enumerate(classes)}
-    return classes, [labels[text] if text else -1 for text in texts]
+    return [
+        (printable(extension), offset, size, re.sub(r"\s", "_", printable(name)))
+        for extension, (name, offset, size) in sample.members
+        if not re.search(r"\s", extension)
+    ]

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -57,6 +57,8 @@ LONGEST_NAME = 255
 
 IGNORED = 255
 """The class number of pixels that say nothing, where nobody says otherwise."""
+MOST_QUARANTINED = 100_000
+"""So many are named one by one; those beyond are counted by reason, with the skipped ones."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +126,39 @@ class Masks:
 
 
 @dataclass(kw_only=True, slots=True)
+class Skipped:
+    """Files or members that were left out for one reason."""
+
+    reason: str
+    count: Count
+    examples: list[str] = field(default_factory=list)
+    """The first few, by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How the members of foreign tars become samples, where that can be understood in several ways."""
+
+    key: Literal["first-dot", "last-dot"] | None = None
+    """What members of one sample share: their name up to its first dot, or up to its last; None = the first."""
+    image_extension: tuple[str, ...] = ()
+    """What follows the key in an image's name, best first; () = whatever ends like an image."""
+    label_extension: str = "cls"
+    """What follows the key in a label's name."""
+    class_folder: Literal["top", "last"] = "top"
+    """Which folder is the class, where folders lie in folders: a or abbey in a/abbey/1.jpg."""
+
+    def __post_init__(self) -> None:
+        given = [name for text in self.image_extension for name in text.split(",")]
+        object.__setattr__(self, "image_extension", tuple(name.strip().lstrip(".").lower() for name in given))
+        object.__setattr__(self, "label_extension", self.label_extension.strip().lstrip(".").lower())
+
+
+BEFORE_READINGS = Reading(class_folder="last")
+"""How tars were read whose manifest does not say."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Manifest:
     """manifest.json of one shard folder."""
 
@@ -141,6 +176,12 @@ class Manifest:
     packing: dict[str, Any] = field(default_factory=dict)
     """The options the shards were written with."""
     masks: Masks | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+    """What was no image to begin with, by reason."""
+    reading: Reading | None = None
+    """How tars of another tool were read; None = eyespot wrote them, or did not write this down yet."""
+    notes: list[str] = field(default_factory=list)
+    """What follows from the files as they are, a line each."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:
@@ -179,10 +220,33 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
         fields = asdict(self)
-        if self.masks is None:  # as it was before there were masks
-            del fields["masks"]
+        for name in ("masks", "skipped", "reading", "notes"):  # as it was before there were any
+            if not fields[name]:
+                del fields[name]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 
 class _OtherFormat(UserError):
     """Of a version that this one does not know."""
+
+
+def image_stats(index: np.ndarray, sums: list[int], squares: list[int]) -> ImageStats:
+    """Mean and standard deviation over all pixels, and how tall and wide the images are.
+
+    Args:
+        index: (num_samples,) of INDEX_DTYPE.
+        sums: of the pixel values 0..255 per channel.
+        squares: of their squares per channel.
+    """
+    num_pixels = int((index["height"].astype(np.int64) * index["width"]).sum())
+    mean = [total / num_pixels / 255 for total in sums]
+    # Exact in integers: no cancellation however many pixels.
+    std = [
+        ((num_pixels * square - total * total) / num_pixels**2) ** 0.5 / 255
+        for total, square in zip(sums, squares, strict=True)
+    ]
+    sides = {
+        name: (int(index[name].min()), int(np.median(index[name])), int(index[name].max()))
+        for name in ("height", "width")
+    }
+    return ImageStats(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]), **sides)

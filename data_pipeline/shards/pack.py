@@ -21,17 +21,20 @@ import numpy as np
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.image_check import Examined
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, Examined
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import (
     IGNORED,
     INDEX_DTYPE,
     MASK_DTYPE,
-    ImageStats,
+    MOST_QUARANTINED,
     Manifest,
     Masks,
+    Reading,
     Shard,
+    image_stats,
 )
+from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
 from eyespot.data_pipeline.shards.pack_masks import add_masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
@@ -86,10 +89,12 @@ def pack(
     max_samples: int = 10_000,
     max_bytes: int = 500_000_000,
     resize: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     holdout: float | None = None,
     workers: int = NUM_WORKERS,
     seed: int = 0,
     downloads: Path = DOWNLOADS,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
 ) -> dict[str, Manifest]:
     """Writes a source as shards, shuffled; goes on where an earlier, killed call with the same arguments stopped.
 
@@ -102,10 +107,12 @@ def pack(
         max_samples: most samples in one tar.
         max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
         resize: shrink images so that their short side has this many pixels.
+        max_pixels: a larger image is quarantined.
         holdout: share of each class that is held out as test, 0..1; for a source without splits.
         workers: processes that read and decode.
         seed: of the shuffle and the holdout.
         downloads: where torchvision's data sets are kept.
+        reading: how to understand what can be understood in several ways.
 
     Returns:
         The manifest of each split; the only key is "" where there are no splits.
@@ -114,15 +121,19 @@ def pack(
         UserError: the source holds nothing to pack, the destination cannot be written or holds something else.
     """
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
-    _check(options, workers)
+    _check({**options, "max_pixels": max_pixels}, workers)
+    if max_pixels != MAX_PIXELS:
+        options["max_pixels"] = max_pixels
     if not 0 <= mask_ignored <= 255:
         raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
     if masks is not None:
         options |= {"masks": masks.resolve().name, "mask_ignored": mask_ignored}
     with _os_errors(destination), _locked(destination) as work:
-        found = open_source(source, work, downloads)
+        found = open_source(source, work, downloads, reading)
         if masks is not None:
             add_masks(found, masks)
+        elif any(item.mask for items in found.splits.values() for item in items):
+            options["mask_ignored"] = mask_ignored
         found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}
         if (manifests := _already_packed(destination, found, options["plan"])) is not None:
@@ -139,33 +150,11 @@ def pack(
     return manifests
 
 
-def image_stats(index: np.ndarray, sums: list[int], squares: list[int]) -> ImageStats:
-    """Mean and standard deviation over all pixels, and how tall and wide the images are.
-
-    Args:
-        index: (num_samples,) of INDEX_DTYPE.
-        sums: of the pixel values 0..255 per channel.
-        squares: of their squares per channel.
-    """
-    num_pixels = int((index["height"].astype(np.int64) * index["width"]).sum())
-    mean = [total / num_pixels / 255 for total in sums]
-    # Exact in integers: no cancellation however many pixels.
-    std = [
-        ((num_pixels * square - total * total) / num_pixels**2) ** 0.5 / 255
-        for total, square in zip(sums, squares, strict=True)
-    ]
-    sides = {
-        name: (int(index[name].min()), int(np.median(index[name])), int(index[name].max()))
-        for name in ("height", "width")
-    }
-    return ImageStats(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]), **sides)
-
-
 # ------------------------------------------------------------------------------------------------ before
 
 
 def _check(options: dict[str, Any], workers: int) -> None:
-    for name, smallest in (("max_samples", 1), ("max_bytes", 1), ("resize", 1), ("seed", 0)):
+    for name, smallest in (("max_samples", 1), ("max_bytes", 1), ("resize", 1), ("max_pixels", 1), ("seed", 0)):
         value = options[name]
         if value is not None and value < smallest:
             raise UserError(f"{name} {value}: must be {smallest} or more")
@@ -281,7 +270,8 @@ def _pack_split(
     part, writer = PackedShard(next=start), None
     try:
         todo = order[start:]
-        for item, image in zip(todo, examine_items(todo, workers, resize=options["resize"]), strict=True):
+        limits = {"resize": options["resize"], "max_pixels": options.get("max_pixels", MAX_PIXELS)}
+        for item, image in zip(todo, examine_items(todo, workers, **limits), strict=True):
             if isinstance(image, str):
                 part.quarantined.append({"source": item.name, "reason": image})
             else:
@@ -367,7 +357,8 @@ def _commit(
             raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
         data = atomic_files.npy_bytes(rows)
         atomic_files.write_bytes(destination / split / "index.npy", data)
-        masks = np.concatenate([part.masks for part in done])
+        masks_of_parts = [part.masks if len(part.masks) else np.zeros(len(part.rows), MASK_DTYPE) for part in done]
+        masks = np.concatenate(masks_of_parts) if any(len(part.masks) for part in done) else masks_of_parts[0][:0]
         if len(masks):
             atomic_files.write_bytes(destination / split / "masks.npy", atomic_files.npy_bytes(masks))
         counts = np.sum([part.mask_counts for part in done], 0).tolist()
@@ -379,9 +370,11 @@ def _commit(
             shards=[part.shard for part in done if part.shard],
             image_stats=image_stats(rows, sums, squares),
             index_sha256=hashlib.sha256(data).hexdigest(),
-            quarantined=quarantined,
+            quarantined=quarantined[:MOST_QUARANTINED],
             converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
-            packing={"split": split, **options, "skipped": found.skipped},
+            packing={"split": split, **options, "skipped": found.skipped.total},
+            skipped=found.skipped.listed() + quarantined_beyond(quarantined),
+            notes=found.notes,
             masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
         )
     for split, manifest in manifests.items():

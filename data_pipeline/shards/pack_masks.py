@@ -15,8 +15,16 @@ import numpy as np
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import BadImage, StoredMask, encode_png, shrunk_size
-from eyespot.data_pipeline.shards.sources import Place, Source
+from eyespot.data_pipeline.shards.image_check import (
+    BadImage,
+    StoredMask,
+    encode_png,
+    exif_orientation,
+    shrunk_size,
+    turn,
+)
+from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.sources import Source
 
 _PLAIN = {("L", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
 """PIL's modes and the file's bits whose values PIL leaves as they are; gray of fewer bits it stretches to 0..255."""
@@ -44,7 +52,7 @@ def add_masks(source: Source, folder: Path) -> None:
 
 
 def examine_mask(
-    data: bytes, size: tuple[int, int], resize: int | None = None, *, in_place: bool = False
+    data: bytes, size: tuple[int, int], resize: int | None = None, *, in_place: bool = False, orientation: int = 1
 ) -> StoredMask:
     """Decodes a mask completely, and makes it one of 8-bit gray that fits its image.
 
@@ -53,6 +61,9 @@ def examine_mask(
         size: height and width of the image as it is stored, pixels.
         resize: as in ``images.examine``; the mask is shrunk as the image was, to the nearest pixel.
         in_place: nothing can be rewritten; one with a palette stays as it is.
+        orientation: EXIF's, by which the image was turned; the mask, drawn on the image's pixels as they lie in the
+            file, is turned alike. One with an orientation of its own follows that; one that already has the size of
+            the turned image, and not that of the file's, was drawn upright and stays so.
 
     Raises:
         BadImage: it is no such PNG, or has another size than the image.
@@ -65,11 +76,21 @@ def examine_mask(
         raise BadImage("its mask is no whole PNG") from error
     if (image.mode, bits) not in _PLAIN:
         raise BadImage(f"its mask is a PNG of {bits} bits {image.mode}; class numbers need 8-bit gray or a palette")
-    shrunk = image.resize(shrunk_size(image.size, resize), Image.Resampling.NEAREST)
+    upright = image if in_place else _turned(image, size, resize, orientation)
+    shrunk = upright.resize(shrunk_size(upright.size, resize), Image.Resampling.NEAREST)
     if (shrunk.height, shrunk.width) != size:
         raise BadImage(f"its mask is {shrunk.width} x {shrunk.height} pixels where the image is {size[1]} x {size[0]}")
     pixels = np.asarray(shrunk)
-    if not in_place and (image.mode != "L" or shrunk.size != image.size):
+    if not in_place and (image.mode != "L" or shrunk.size != image.size or upright is not image):
         data = encode_png(pixels.tobytes(), pixels.shape)
     counts = np.bincount(pixels.ravel(), minlength=256).tolist()
     return StoredMask(data=data, crc32=zlib.crc32(data), counts=counts)
+
+
+def _turned(mask: Image.Image, size: tuple[int, int], resize: int | None, orientation: int) -> Image.Image:
+    own = exif_orientation(mask)
+    if own == 1 and orientation >= 5:  # height and width change places: the size tells how the mask was drawn
+        width, height = shrunk_size(mask.size, resize)
+        if (height, width) == size and height != width:
+            return mask
+    return turn(mask, own if own != 1 else orientation)

@@ -14,6 +14,7 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage, words
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest
+from eyespot.data_pipeline.shards.sources import how_to_shard
 
 LARGEST_HEADER = 2**16
 """Bytes before the rows of an .npy file."""
@@ -88,9 +89,10 @@ class ShardFolder:
         for folder in (path, *(path / split for split in splits or ("train",))):
             if (mode := _status(folder / "manifest.json", patience)) and stat.S_ISREG(mode.st_mode):
                 return cls(folder, named=path, hashes=hashes, patience_seconds=patience_seconds)
-        if not (mode := _status(path, patience)) or not stat.S_ISDIR(mode.st_mode):
+        if not (mode := _status(path, patience)):
             raise MissingShards(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
-        raise MissingShards(f"shards {path}: no manifest.json inside; make one with: eyespot shards index {path}")
+        what = "no manifest.json inside; " if stat.S_ISDIR(mode.st_mode) else ""
+        raise MissingShards(f"shards {path}: {what}{how_to_shard(path)}")
 
     @property
     def is_split(self) -> bool:

@@ -13,8 +13,8 @@ import numpy as np
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
+from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
 from eyespot.data_pipeline.shards.sources import Item
-from eyespot.data_pipeline.shards.tar_members import BLOCK, idx_text
 
 
 class ShardWriter:
@@ -50,6 +50,7 @@ class ShardWriter:
         key = f"{self._next_id:08d}"
         members = _members(image, item)
         offset, sample = self._offset, []
+        self._masks.append((0, 0, 0))
         for extension, data in sorted(members.items()):  # TarWriter's own order
             offset += BLOCK
             sample.append((extension, offset, len(data), f"{key}.{extension}"))
@@ -57,7 +58,7 @@ class ShardWriter:
                 row = (self._number, offset, len(data), image.crc32, image.height, image.width, item.label)
                 self._rows.append(row)
             if extension == MASK_EXTENSION and image.mask is not None:
-                self._masks.append((offset, len(data), image.mask.crc32))
+                self._masks[-1] = (offset, len(data), image.mask.crc32)
             offset += _padded(len(data))
         self._tar.write({"__key__": key, **members})
         assert self._offset == offset, "the tar writer did not write plain USTAR headers"
@@ -65,13 +66,14 @@ class ShardWriter:
         self._next_id += 1
 
     def close(self) -> tuple[Shard, np.ndarray, np.ndarray]:
-        """Completes the tar and its index; returns its line in the manifest, its rows of index and masks."""
+        """Completes the tar and its index; returns its line in the manifest, its rows of index, and of masks if any."""
         self._tar.close()
         size, sha256 = self._file.finish()
         atomic_files.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
         atomic_files.commit(self._temporary, self._path)
         shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
-        return shard, np.array(self._rows, INDEX_DTYPE), np.array(self._masks, MASK_DTYPE)
+        masks = np.array(self._masks, MASK_DTYPE)
+        return shard, np.array(self._rows, INDEX_DTYPE), masks if masks["size"].any() else masks[:0]
 
     def discard(self) -> None:
         """Leaves nothing of an unfinished shard."""

@@ -1,18 +1,17 @@
-"""Where images come from: folders, tars, IDX files, torchvision's data sets, scikit-learn's digits -> lists of items.
+"""Where images come from: folders, tars, zips, IDX files, torchvision's sets, scikit-learn's digits -> lists of items.
 
 An item says where its bytes lie; nothing is decoded here. What is compressed as a whole (a tar.gz, IDX in gzip) or only
 exists as an array is first written once, plainly, into a spool folder, so that items can be read in any order.
 """
 
 import gzip
-import lzma
 import os
 import re
-import tarfile
-import zlib
+import stat
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,12 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.random_numbers import uniforms
 from eyespot.data_pipeline.shards.image_check import SUFFIXES, encode_png
-from eyespot.data_pipeline.shards.tar_members import scan
+from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
+from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
+from eyespot.data_pipeline.shards.members.classes import classify, splits_of_tars
+from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
+from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
+from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
 
 NAMED = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist")
 DOWNLOADS = Path("~/.cache/eyespot/downloads")
@@ -28,26 +32,8 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
-    ("val", "valid", "validation"), "val"
-)
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 _IDX = re.compile(r"(train|t10k|test)-images[.-]idx3-ubyte(\.gz)?")
-_ARCHIVE = re.compile(r"(\.tar)?(\.(gz|bz2|xz|tgz|zst))?$|\.tgz$")
-
-
-class Place(NamedTuple):
-    """Where the bytes of a file lie."""
-
-    path: str
-    offset: int
-    size: int
-    """Bytes; -1 = there is no such file."""
-
-    def read(self) -> bytes:
-        """The bytes."""
-        with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123 (a million times: no Path for each)
-            return os.pread(file.fileno(), self.size, self.offset)
 
 
 class Item(NamedTuple):
@@ -76,22 +62,46 @@ class Source:
     splits: dict[str, list[Item]]
     """By split; the only key is "" where the source has no splits. Items are sorted by name."""
     classes: list[str] = field(default_factory=list)
-    skipped: int = 0
+    skipped: Tally = field(default_factory=Tally)
     """Files that are not named like images, or lie outside the split folders."""
+    notes: list[str] = field(default_factory=list)
+    """What to tell of how it was understood, a line each."""
 
 
-def open_source(source: str, spool: Path, downloads: Path = DOWNLOADS) -> Source:
+class _File(NamedTuple):
+    """One image file that was found."""
+
+    name: str
+    parts: tuple[str, ...]
+    """Of the path that splits and classes are read off."""
+    place: Place
+    text: str | None = None
+    """Of its label."""
+    mask: Place | None = None
+    split: str | None = None
+    """Of the tar that it lies in."""
+
+
+def open_source(
+    source: str,
+    spool: Path,
+    downloads: Path = DOWNLOADS,
+    reading: Reading = Reading(),  # noqa: B008 (frozen)
+) -> Source:
     """Lists the images of a source.
 
     Args:
         source: "digits", "cifar10", "cifar100", "mnist", "fashion-mnist", or the path of a folder of images (with or
-            without class folders, with or without train/test/val above them), of a tar (compressed or not) of such a
-            folder, or of a folder of IDX files. A name wins over a path; write ./digits for a folder of that name.
+            without class folders, with or without train/test/val above them), of a tar (compressed or not) or zip of
+            such a folder, of WebDataset tars, or of a folder of IDX files. A name wins over a path; write ./digits for
+            a folder of that name.
         spool: an existing folder for what must be unpacked first.
         downloads: where torchvision's data sets are kept.
+        reading: how to understand what can be understood in several ways. The files of a tar are WebDataset samples
+            where it has labels or masks (.cls, .seg.png), or ``reading`` says what a sample is; else each image is one.
 
     Raises:
-        UserError: there is no such source, no image in it, or it cannot be read.
+        UserError: there is no such source, no image in it, it cannot be read, or can be read in several ways.
     """
     if source == "digits":
         return _digits(spool)
@@ -101,13 +111,13 @@ def open_source(source: str, spool: Path, downloads: Path = DOWNLOADS) -> Source
         return _torchvision(source, downloads.expanduser(), spool)
     path = Path(source).expanduser()
     if path.is_file():
-        return _tar(path, spool)
+        return _archive(path, spool, reading)
     if not path.is_dir():
         raise UserError(f"source {source}: no such file or folder, nor one of the names {', '.join(NAMED)}")
     if any(_IDX.fullmatch(entry.name) for entry in path.iterdir()):
         classes = FASHION_CLASSES if "fashion" in path.resolve().name.lower() else ()
         return _idx_folder(path, path.resolve().name, classes, spool)
-    return _folder(path)
+    return _folder(path, spool, reading)
 
 
 def read_item(item: Item) -> bytes:
@@ -143,112 +153,146 @@ def shuffled(count: int, seed: int, stream: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------------ folders and tars
 
 
-def _folder(root: Path) -> Source:
+def how_to_shard(path: Path) -> str:
+    """What a path that is no shard folder holds, and the command that makes shards of it."""
+    if path.is_file():
+        return f"it is a file, not a folder of shards; make one of it: eyespot shards pack {path} DST"
+    seen = 0
+    for folder, _, files in os.walk(path):
+        if any(name.endswith(".tar") for name in files):
+            return f"index the tars that lie there: eyespot shards index {folder}"
+        if any(os.path.splitext(name)[1].lower() in SUFFIXES | {".zip"} for name in files):  # noqa: PTH122
+            return f"it holds images, not shards; write them as shards: eyespot shards pack {path} DST"
+        if (seen := seen + len(files)) > 10_000:
+            break
+    return f"make shards with: eyespot shards pack SRC {path}"
+
+
+def _folder(root: Path, spool: Path, reading: Reading) -> Source:
+    files: list[_File] = []
+    tars: list[Path] = []
+    skipped = Tally()
+    for name, path, size in _walk(root, skipped):
+        parts = path_parts(name)
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
+        if (reason := hidden(parts)) is not None:
+            skipped.add(reason, name)
+        elif suffix in SUFFIXES and size is None:
+            skipped.add("a device, a pipe or the like", name)
+        elif suffix in SUFFIXES and size is not None:
+            files.append(_File(name, parts, Place(path, 0, size)))
+        elif TAR.search(name):
+            tars.append(Path(path))
+        else:
+            skipped.add(no_image(name), name)
+    name = printable(root.resolve().name)
+    if tars and not files:
+        return _tars(name, sorted(tars), root, spool, reading, skipped)
+    for path in tars:
+        skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
+    return _arrange(name, files, f"source {root}", skipped, reading)
+
+
+def _walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
+    """Name inside of the root, path, and bytes (None = no plain file) of all files; links are followed once."""
+
     def unreadable(error: OSError) -> None:
         raise UserError(f"source {error.filename}: {error.strerror}; make it readable") from error
 
-    def walk() -> Iterator[tuple[str, str, int, int]]:
-        seen: set[str] = set()
-        for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:  # a link that leads back up
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders.sort()
-            for name in files:
-                path = os.path.join(folder, name)  # noqa: PTH118
-                size = os.stat(path).st_size if os.path.exists(path) else 0  # noqa: PTH110, PTH116 (a dead link)
-                yield os.path.relpath(path, root), path, 0, size
-
-    return _arrange(root.resolve().name, walk(), f"source {root}")
-
-
-def _tar(path: Path, spool: Path) -> Source:
-    name = _ARCHIVE.sub("", path.name)
-    where = f"source {path}"
-    if not tarfile.is_tarfile(path):
-        raise UserError(f"{where}: neither a folder nor a tar archive (.tar, .tar.gz, .tar.bz2, .tar.xz)")
-    plain = path
-    try:
-        with tarfile.open(path, "r:"):
-            pass
-    except tarfile.ReadError:
-        plain = _unpack(path, spool / "source.tar")
-    members = scan(plain)
-    if members.problem:
-        raise UserError(f"{where}: {members.problem}; fetch the archive again")
-    if any(member.name.endswith(".cls") for member in members.files):
-        raise UserError(f"{where}: holds WebDataset samples (.cls members); use it in place: eyespot shards index")
-    return _arrange(name, ((name, str(plain), offset, size) for name, offset, size in members.files), where)
-
-
-def _unpack(path: Path, target: Path) -> Path:
-    """Decompresses a tar.gz, tar.bz2 or tar.xz once, so that its members can be read in any order."""
-    with tarfile.open(path, "r:*") as archive, target.open("wb") as file:
-        stream: Any = archive.fileobj  # decompressed, not yet parsed
-        stream.seek(0)
-        while True:
-            try:
-                block = stream.read(1 << 20)
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                raise UserError(f"source {path}: damaged archive ({error}); fetch it again") from error
-            if not block:
-                return target
-            file.write(block)
-
-
-def _arrange(name: str, files: Iterator[tuple[str, str, int, int]], where: str) -> Source:
-    """Reads splits and classes off the paths: [shared folders/][split/][class/...]image."""
-    found: list[tuple[tuple[str, ...], tuple[str, str, int, int]]] = []
-    skipped = 0
-    for entry in files:
-        parts = PurePosixPath(entry[0]).parts
-        if any(part.startswith(".") for part in parts) or "__MACOSX" in parts:
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            subfolders.clear()
+            skipped.add("a link to a folder that was read already", os.path.relpath(folder, root))
             continue
-        if PurePosixPath(entry[0]).suffix.lower() in SUFFIXES:
-            found.append((parts, entry))
-        else:
-            skipped += 1
-    if not found:
-        raise UserError(
-            f"{where}: no image files inside ({skipped} other files); images end in .jpg, .png, .webp, ...;"
-            " a folder of WebDataset tars is read in place: eyespot shards index"
+        seen.add(real)
+        subfolders.sort()
+        for name in files:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            found = os.stat(path) if os.path.exists(path) else None  # noqa: PTH110, PTH116 (a dead link)
+            size = 0 if found is None else found.st_size if stat.S_ISREG(found.st_mode) else None
+            yield os.path.relpath(path, root), path, size
+
+
+def _archive(path: Path, spool: Path, reading: Reading) -> Source:
+    if zipfile.is_zipfile(path):
+        skipped = Tally()
+        files = [_File(name, path_parts(name), place) for name, place in zip_files(path, spool, skipped)]
+        return _arrange(printable(path.stem), files, f"source {path}", skipped, reading)
+    return _tars(printable(TAR.sub("", path.name)), [path], None, spool, reading, Tally())
+
+
+def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: Reading, skipped: Tally) -> Source:
+    """All images of some tars; ``root`` is the folder that holds them, None = a single one was named."""
+    shown = [str(tar.relative_to(root)) if root else tar.name for tar in tars]
+    where = f"source {root or tars[0]}"
+    splits = splits_of_tars(where, shown) if root else [None]
+    plain = [plain_tar(tar, spool) for tar in tars]
+    scans = [scan(path) for path in plain]
+    for tar, found in zip(tars, scans, strict=True):
+        if found.problem:
+            raise UserError(f"source {tar}: {found.problem}; fetch the archive again")
+    said = reading.key or reading.image_extension or reading.label_extension != Reading().label_extension
+    ends = (f".{reading.label_extension}", f".{MASK_EXTENSION}")
+    has_samples = said or any(member.name.lower().endswith(ends) for found in scans for member in found.files)
+    files: list[_File] = []
+    for tar, path, found, split in zip(shown, plain, scans, splits, strict=True):
+        prefix = f"{printable(tar)}/" if root else ""
+        skipped.add_all(found.skipped, prefix)
+        read = (
+            _samples(path, Path(tar), found, reading, skipped) if has_samples else _images(path, found, prefix, skipped)
         )
-    depth = _shared_depth([parts for parts, _ in found])
-    tops = {parts[depth] for parts, _ in found if len(parts) > depth + 1}
-    splits = {top: SPLIT_FOLDERS[top.lower()] for top in tops if top.lower() in SPLIT_FOLDERS}
-    if "train" not in splits.values() or (len(splits) == 1 and len(tops) > 1):
-        splits = {}  # a class may be called train
-    elif "test" not in splits.values():  # what a source calls val is what we test on
-        splits = {top: "train" if split == "train" else "test" for top, split in splits.items()}
-    placed = [(splits.get(parts[depth], ""), parts[depth + bool(splits) :], entry) for parts, entry in found]
-    kept = [place for place in placed if place[0] or not splits]
-    classes = sorted({_printable(parts[0]) for _, parts, _ in kept if len(parts) > 1})
-    labels = {label: number for number, label in enumerate(classes)}
+        files += [file._replace(name=f"{prefix}{file.name}", split=split) for file in read]
+    return _arrange(name, files, where, skipped, reading)
+
+
+def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> list[_File]:
+    """The WebDataset samples of a tar."""
+    files: list[_File] = []
+    for sample, text in samples_of(path, shown, found.files, reading, skipped):
+        if image := sample.image:
+            mask = sample.mask and Place(str(path), sample.mask.offset, sample.mask.size)
+            place = Place(str(path), image.offset, image.size)
+            files.append(_File(sample.name, path_parts(image.name), place, text, mask))
+    return files
+
+
+def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[_File]:
+    """Each image of a tar, which is that of a folder."""
+    check_plain(path, found.files)
+    files: list[_File] = []
+    for name, offset, size in found.files:
+        parts = path_parts(name)
+        reason = hidden(parts)
+        if reason is None and os.path.splitext(name)[1].lower() not in SUFFIXES:  # noqa: PTH122
+            reason = no_image(name)
+        if reason is None:
+            files.append(_File(name, parts, Place(str(path), offset, size)))
+        else:
+            skipped.add(reason, f"{prefix}{name}")
+    return files
+
+
+def _arrange(name: str, files: list[_File], where: str, skipped: Tally, reading: Reading) -> Source:
+    """Reads splits and classes off the paths: [shared folders/][split/][class/...]image."""
+    if not files:
+        most = ", ".join(f"{one.count} {one.reason}" for one in skipped.listed()[:3])
+        raise UserError(
+            f"{where}: no image files inside ({skipped.total} other files{': ' * bool(most)}{most}); images end in"
+            " .jpg, .png, .webp, ...; a folder of WebDataset tars is read in place: eyespot shards index"
+        )
+    files = sorted(files)
+    parts, texts = [file.parts for file in files], [file.text for file in files]
+    classes, labels, layout, notes = classify(parts, texts, reading.class_folder)
     items: dict[str, list[Item]] = {}
-    for split, parts, (path, file, offset, size) in sorted(kept, key=lambda place: place[2][0]):
-        label = labels[_printable(parts[0])] if len(parts) > 1 else -1
-        items.setdefault(split, []).append(Item(_printable(path), label, file, offset, size))
-    return Source(name=name, splits=items, classes=classes, skipped=skipped + len(placed) - len(kept))
-
-
-def _shared_depth(paths: list[tuple[str, ...]]) -> int:
-    """How many leading folders all paths share; a shared folder tells nothing, unless it names the split."""
-    first = paths[0]
-    depth = 0
-    while (
-        depth < len(first) - 1
-        and first[depth].lower() not in SPLIT_FOLDERS
-        and all(len(parts) > depth + 1 and parts[depth] == first[depth] for parts in paths)
-    ):
-        depth += 1
-    return depth
-
-
-def _printable(name: str) -> str:
-    """A file name as valid Unicode; bytes that are none are written as \\xNN."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    for file, label, split in zip(files, labels, layout.splits, strict=True):
+        split = split if file.split is None else file.split
+        if split is None:
+            skipped.add("outside the folders of the splits", file.name)
+        else:
+            items.setdefault(split, []).append(Item(printable(file.name), label, *file.place, mask=file.mask))
+    return Source(name=name, splits=items, classes=classes, skipped=skipped, notes=notes)
 
 
 # ------------------------------------------------------------------------------------------------- arrays

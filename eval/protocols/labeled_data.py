@@ -59,8 +59,7 @@ def labeled_data(shards: ShardFolder, seed: int) -> LabeledData:
     train, classes = _part(shards), shards.manifest.classes
     if (own := shards.split("test")) is not None:
         test, split = _part(own), "its own test split"
-        if own.manifest.classes != classes:
-            raise UserError(f"shards {shards.named}: train and test have different classes; pack both from one source")
+        classes = _all_classes(shards, own)
     else:
         kept, held = stratified_split(train.labels, TEST_SHARE, seed)
         test, train = _rows(train, held), _rows(train, kept)
@@ -93,6 +92,23 @@ def all_data(shards: ShardFolder) -> LabeledData:
     return LabeledData(
         name=manifest.name, train=_rows(test, np.arange(0)), test=test, classes=manifest.classes, split=split
     )
+
+
+def _all_classes(train: ShardFolder, test: ShardFolder) -> list[str]:
+    """The classes of both splits; the last of them may have no sample in one, which then does not list them.
+
+    Raises:
+        UserError: a label means one class in train and another in test.
+    """
+    lists = sorted((train.manifest.classes, test.manifest.classes), key=len)
+    if lists[1][: len(lists[0])] != lists[0]:
+        number = next(row for row, (one, other) in enumerate(zip(*lists, strict=False)) if one != other)
+        names = f"{train.manifest.classes[number]!r} in train and {test.manifest.classes[number]!r} in test"
+        raise UserError(
+            f"shards {train.named}: train and test have different classes: label {number} is {names};"
+            " pack both from one source"
+        )
+    return lists[1]
 
 
 def _part(shards: ShardFolder) -> Part:

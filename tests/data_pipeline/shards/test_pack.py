@@ -19,7 +19,7 @@ from PIL import Image
 from shapes import levels
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.pack import image_stats, pack
+from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 

@@ -12,9 +12,9 @@ import webdataset
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
+from eyespot.data_pipeline.shards.members.tar_members import scan
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.tar_members import scan
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.datasets import load_digits
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import encode_png
+from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.sources import Item, Source, hold_out, open_source, read_item, shuffled
 
 PNG = encode_png(bytes(16), (4, 4))
@@ -112,7 +114,11 @@ def test_what_is_no_image_is_skipped_and_counted(tmp_path: Path):
     root = grow(tmp_path / "set", "train/a/1.png", "train/b/1.png", "test/a/1.png", "logo.png", "train/a/._1.png")
     (root / "README.md").write_text("read me")
     source = opened(root, tmp_path, "folder")
-    assert source.skipped == 2  # the logo lies outside the splits; hidden files are not worth a word
+    assert {one.reason: one.examples for one in source.skipped.listed()} == {
+        "not an image (.md)": ["README.md"],
+        "outside the folders of the splits": ["logo.png"],
+        "macOS's notes (._*, __MACOSX)": ["train/a/._1.png"],
+    }
     assert [len(items) for items in source.splits.values()] == [1, 2]
 
 
@@ -241,11 +247,91 @@ def test_nothing_to_pack(tmp_path: Path):
         open_source(str(tmp_path / "set"), tmp_path)
 
 
-def test_a_webdataset_tar_does_not_lose_its_labels_in_silence(tmp_path: Path):
-    root = grow(tmp_path / "set", "1.png")
-    (root / "1.cls").write_text("3")
-    with pytest.raises(UserError, match="eyespot shards index"):
+@pytest.mark.parametrize("how", ["tar", "tar.gz"])
+def test_a_webdataset_tar_keeps_its_labels(tmp_path: Path, how: str):
+    root = grow(tmp_path / "set", "1.png", "2.png", "3.png")
+    for name, text in (("1", "10"), ("2", "9"), ("3", "-1")):
+        (root / f"{name}.cls").write_text(text)
+    source = opened(root, tmp_path, how)
+    assert labels(source)[""] == {"set/1.png": "10", "set/2.png": "9", "set/3.png": None}
+
+
+def test_a_folder_of_tars_is_one_source_with_their_splits(tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    for name in ("train-0", "train-1", "val-0"):
+        root = grow(tmp_path / name, f"{name}.png")
+        (root / f"{name}.cls").write_text("cat" if name == "train-0" else "dog")
+        subprocess.run(["tar", "-cf", tmp_path / "set" / f"{name}.tar", "-C", root, "."], check=True)
+    expected = {
+        "train": {"train-0.tar/./train-0.png": "cat", "train-1.tar/./train-1.png": "dog"},
+        "test": {"val-0.tar/./val-0.png": "dog"},
+    }
+    assert labels(open_source(str(tmp_path / "set"), tmp_path)) == expected
+    (tmp_path / "set" / "val-0.tar").rename(tmp_path / "set" / "more.tar")
+    assert list(open_source(str(tmp_path / "set"), tmp_path).splits) == [""]
+    (tmp_path / "set" / "train-0.tar").rename(tmp_path / "set" / "test.tar")
+    with pytest.raises(UserError, match="of several splits by their names"):
+        open_source(str(tmp_path / "set"), tmp_path)
+
+
+@pytest.mark.parametrize("classes", ["top", "last"])
+def test_class_folders_in_folders(tmp_path: Path, classes: str):
+    root = grow(tmp_path / "set", "a/abbey/1.png", "a/alley/1.png", "b/bar/1.png")
+    source = open_source(str(root), tmp_path, reading=Reading(class_folder=classes))
+    assert source.classes == (["a", "b"] if classes == "top" else ["abbey", "alley", "bar"])
+    assert "3 images lie in folders within folders" in source.notes[0]
+
+
+def test_one_split_folder_that_all_share_is_no_class(tmp_path: Path):
+    root = grow(tmp_path / "set", "val/cat/1.png", "val/dog/1.png")
+    assert labels(open_source(str(root), tmp_path)) == {"": {"val/cat/1.png": "cat", "val/dog/1.png": "dog"}}
+
+
+def test_a_tar_with_images_of_two_kinds_in_a_sample_asks(tmp_path: Path):
+    root = grow(tmp_path / "set", "1.png", "1.depth.png", "2.png")
+    with pytest.raises(
+        UserError, match=r"1 holds several images \(\.depth\.png, \.png\).*--image-extension png.*--key"
+    ):
         opened(root, tmp_path, "tar")
+    archive = str(tmp_path / "set.tar")
+    chosen = open_source(archive, tmp_path, reading=Reading(image_extension=(".PNG",)))
+    assert [item.name for item in chosen.splits[""]] == ["set/1.png", "set/2.png"]
+    assert [one.examples for one in chosen.skipped.listed() if "asked for" in one.reason] == [
+        ["set.tar/set/1.depth.png"]
+    ]
+    assert len(open_source(archive, tmp_path, reading=Reading(key="last-dot")).splits[""]) == 3
+
+
+def test_dots_in_the_names_of_a_plain_tar_merge_nothing(tmp_path: Path):
+    root = grow(tmp_path / "set", *(f"IMG_2022.05.{day:02d}.png" for day in range(1, 9)))
+    assert len(opened(root, tmp_path, "tar").splits[""]) == 8
+
+
+def test_a_zip(tmp_path: Path):
+    names = ["cat/1.png", "dog\\2.PNG", "cat/notes.txt", "__MACOSX/cat/._1.png", "cat/more.zip", "empty/"]
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, PNG if name.lower().endswith("png") else "")
+    source = open_source(str(tmp_path / "pets.zip"), tmp_path)
+    assert source.name == "pets" and labels(source) == {"": {"cat/1.png": "cat", "dog/2.PNG": "dog"}}
+    assert all(read_item(item) == PNG for item in source.splits[""])
+    assert {one.reason.split(" (")[0] for one in source.skipped.listed()} == {
+        "a folder", "an archive inside", "macOS's notes", "not an image",
+    }  # fmt: skip
+    data = bytearray((tmp_path / "pets.zip").read_bytes())
+    data[45] ^= 255  # in the first image
+    (tmp_path / "pets.zip").write_bytes(data)
+    with pytest.raises(UserError, match="a zip that cannot be read"):
+        open_source(str(tmp_path / "pets.zip"), tmp_path)
+
+
+def test_pipes_and_tars_beside_the_images_are_named(tmp_path: Path):
+    root = grow(tmp_path / "set", "1.png")
+    os.mkfifo(root / "2.png")
+    subprocess.run(["tar", "-cf", root / "more.tar", "-C", root, "1.png"], check=True)
+    source = open_source(str(root), tmp_path)
+    assert [item.name for item in source.splits[""]] == ["1.png"]
+    assert sorted(one.examples[0] for one in source.skipped.listed()) == ["2.png", "more.tar"]
 
 
 def items_of(counts: dict[int, int]) -> list[Item]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.tar_members import idx_text, scan
+from eyespot.data_pipeline.shards.members.tar_members import idx_text, scan
 
 NAMES = ["a.jpg", "folder/b c.jpg", "ünï/ç.jpg", "long/" + "x" * 180 + ".jpg", "very/" * 60 + "deep.jpg", "empty.jpg"]
 CONTENT = {name: (name * 50).encode() if name != "empty.jpg" else b"" for name in NAMES}

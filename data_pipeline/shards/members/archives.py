@@ -1,0 +1,111 @@
+"""Archives as sources of images: tars, compressed or not, and zips -> where the bytes of their files lie.
+
+What is compressed is first written once, plainly, into a spool folder, so that its files can be read in any order.
+"""
+
+import lzma
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import SUFFIXES
+from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image
+
+TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
+"""How the names of tars end."""
+LARGEST = 2**32 - 1
+"""Bytes of one file: the index stores sizes in 32 bits."""
+_BLOCK = 1 << 20
+
+
+class Place(NamedTuple):
+    """Where the bytes of a file lie."""
+
+    path: str
+    offset: int
+    size: int
+    """Bytes; -1 = there is no such file."""
+
+    def read(self) -> bytes:
+        """The bytes."""
+        with open(self.path, "rb", buffering=0) as file:  # noqa: PTH123 (a million times: no Path for each)
+            return os.pread(file.fileno(), self.size, self.offset)
+
+
+def plain_tar(path: Path, spool: Path) -> Path:
+    """The tar itself, or where it was unpacked to, in ``spool``.
+
+    Raises:
+        UserError: it is no tar, or a damaged one.
+    """
+    if not tarfile.is_tarfile(path):
+        raise UserError(
+            f"source {path}: neither a folder nor a tar archive (.tar, .tar.gz, .tar.bz2, .tar.xz), nor a zip of images"
+        )
+    try:
+        with tarfile.open(path, "r:"):
+            return path
+    except tarfile.ReadError:
+        number = len(list(spool.glob("source*.tar")))
+        return _unpack(path, spool / f"source{number or ''}.tar")
+
+
+def zip_files(path: Path, spool: Path, skipped: Tally) -> list[tuple[str, Place]]:
+    """The image files of a zip, one behind another in one file in ``spool``; the others are counted.
+
+    Raises:
+        UserError: it is damaged, encrypted or packed in a way that Python does not read.
+    """
+    target = spool / "source.zip.raw"
+    found: list[tuple[str, Place]] = []
+    try:
+        with zipfile.ZipFile(path) as archive, target.open("wb") as file:
+            for member in archive.infolist():
+                # DOS programs write backslashes.
+                name = member.filename if "/" in member.filename else member.filename.replace("\\", "/")
+                if (reason := _not_taken(member, name)) is not None:
+                    skipped.add(reason, name)
+                    continue
+                begin = file.tell()
+                with archive.open(member) as stream:
+                    while block := stream.read(_BLOCK):
+                        file.write(block)
+                found.append((name, Place(str(target), begin, file.tell() - begin)))
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError) as error:
+        # RuntimeError: encrypted, or NotImplementedError: a compression that Python does not have
+        raise UserError(f"source {path}: a zip that cannot be read ({error}); unpack it and pack the folder") from error
+    return found
+
+
+def _not_taken(member: zipfile.ZipInfo, name: str) -> str | None:
+    parts = tuple(part for part in name.split("/") if part not in ("", "."))
+    if member.is_dir() or not parts:
+        return "a folder"
+    if (reason := hidden(parts)) is not None:
+        return reason
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "a link"
+    if member.file_size > LARGEST:
+        return "a file of 4 GiB or more"
+    return None if Path(name).suffix.lower() in SUFFIXES else no_image(name)
+
+
+def _unpack(path: Path, target: Path) -> Path:
+    """Decompresses a tar.gz, tar.bz2 or tar.xz once."""
+    with tarfile.open(path, "r:*") as archive, target.open("wb") as file:
+        stream: Any = archive.fileobj  # decompressed, not yet parsed
+        stream.seek(0)
+        while True:
+            try:
+                block = stream.read(_BLOCK)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise UserError(f"source {path}: damaged archive ({error}); fetch it again") from error
+            if not block:
+                return target
+            file.write(block)

@@ -1,0 +1,246 @@
+"""What the members of tars mean: which make one sample, which of them is its image, what its label is.
+
+A sample is the members of a tar that share a key: the name up to the first dot of its last part (WebDataset's rule).
+Its image is the one member with an image's suffix, its mask the ``.seg.png`` member, its label the text of the ``.cls``
+member; where there are none of these, folders are the classes. Where a tar can be read in two ways nothing is guessed:
+the error names the flag that decides. Each member that becomes no part of a sample is counted, with the reason.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import SUFFIXES
+from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
+from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
+from eyespot.data_pipeline.shards.members.tar_members import Member
+
+LONGEST_LABEL = 1024
+"""Bytes of a .cls member; a longer one is no label."""
+_LAST_DOT = "--key last-dot, where the dots belong to the names"
+
+
+class Sample(NamedTuple):
+    """Members of one key. Those without an image are no samples, but still stand in DALI's .idx."""
+
+    name: str
+    """Of its image; differs from that of any other sample of the tar."""
+    image: Member | None
+    label: Member | None
+    mask: Member | None
+    members: list[tuple[str, Member]]
+    """All of them, with what follows the key in their names."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Members of one key, none of its extensions twice."""
+
+    key: str
+    first: int
+    """Place of the first one among all members."""
+    last: int
+    members: dict[str, tuple[str, Member]] = field(default_factory=dict)
+    """By extension in small letters."""
+
+    @property
+    def is_whole(self) -> bool:
+        """No member of another sample stands between them."""
+        return self.last - self.first == len(self.members) - 1
+
+
+def group(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> list[Sample]:
+    """The samples of one tar, in the order of their first members.
+
+    Args:
+        tar: where the members are, for messages.
+        files: its plain files.
+        reading: how to understand them.
+        skipped: counts those members that no sample uses.
+
+    Raises:
+        UserError: it can be understood in several ways.
+    """
+    runs: list[_Run] = []
+    by_key: dict[str, list[_Run]] = {}
+    for place, (member, key, extension) in enumerate(_kept(tar, files, reading, skipped)):
+        same = by_key.setdefault(key, [])
+        if not same or extension.lower() in same[-1].members:
+            same.append(_Run(key, place, place))
+            runs.append(same[-1])
+        same[-1].members[extension.lower()] = extension, member
+        same[-1].last = place
+    repeated = {key for key, same in by_key.items() if len(same) > 1}
+    for key in repeated:
+        _check_repeated(tar, by_key[key])
+    return [_sample(tar, run, reading, skipped, is_repeated=run.key in repeated) for run in runs]
+
+
+def samples_of(
+    path: Path, shown: Path, files: Sequence[Member], reading: Reading, skipped: Tally
+) -> list[tuple[Sample, str | None]]:
+    """The samples among the members of a plain tar, each with the text of its label; None = it has none.
+
+    Args:
+        path: of the tar.
+        shown: what to call it.
+        files: its plain files.
+        reading: how to understand them.
+        skipped: counts those members that no sample uses.
+
+    Raises:
+        UserError: it can be understood in several ways.
+    """
+    with path.open("rb") as file:
+        return [
+            (sample, sample.label and _text(shown, sample.label, file.fileno(), skipped))
+            for sample in group(shown, files, reading, skipped)
+        ]
+
+
+def check_plain(tar: Path, files: Sequence[Member]) -> None:
+    """Whether each image of a tar without labels is one by itself: none is called KEY.x.png beside a KEY.jpg.
+
+    Raises:
+        UserError: that can be understood in several ways.
+    """
+    found: dict[str, dict[bool, str]] = {}
+    for member in files:
+        key, extension = _split(path_parts(member.name) or ("",), Reading())
+        if is_image(extension):
+            both = found.setdefault(key, {})
+            both["." in extension] = extension
+            if len(both) == 2:
+                raise _several(tar, key, [both[True], both[False]])
+
+
+def _text(tar: Path, label: Member, descriptor: int, skipped: Tally) -> str | None:
+    """What a .cls member says; bytes that are no UTF-8 are written as \\xNN."""
+    if label.size > LONGEST_LABEL:
+        skipped.add(f"a label of more than {LONGEST_LABEL:,} bytes", f"{tar.name}/{label.name}")
+        return None
+    return os.pread(descriptor, label.size, label.offset).decode("utf-8", "backslashreplace").strip()
+
+
+def path_parts(name: str) -> tuple[str, ...]:
+    """A name in a tar, split at its slashes; ``./`` and doubled slashes mean nothing."""
+    return tuple(part for part in name.split("/") if part not in ("", "."))
+
+
+def is_image(extension: str) -> bool:
+    """Whether a name that ends so is that of an image, and not of a mask."""
+    extension = extension.lower()
+    return f".{extension.rpartition('.')[2]}" in SUFFIXES and not _ends(extension, MASK_EXTENSION)
+
+
+def _ends(extension: str, wanted: str) -> bool:
+    return extension == wanted or extension.endswith(f".{wanted}")
+
+
+def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> Iterator[tuple[Member, str, str]]:
+    """The members that may belong to a sample, with key and extension."""
+    for member in files:
+        parts = path_parts(member.name) or ("",)
+        key, extension = _split(parts, reading)
+        reason = hidden(parts)
+        if reason is None and re.fullmatch(r"__.*__", parts[0]):
+            reason = "WebDataset's own notes (__*__)"
+        if reason is None and not extension:
+            reason = no_image("")
+        if reason is None:
+            yield member, key, extension
+        else:
+            skipped.add(reason, f"{tar.name}/{member.name}")
+
+
+def _split(parts: Sequence[str], reading: Reading) -> tuple[str, str]:
+    """Key and extension of a name; ``1.seg.png`` is never cut between its two suffixes."""
+    *folders, last = parts
+    if reading.key != "last-dot":
+        stem, _, extension = last.partition(".")
+    elif last.lower().endswith(f".{MASK_EXTENSION}"):
+        stem, extension = last[: -len(MASK_EXTENSION) - 1], last[-len(MASK_EXTENSION) :]
+    else:
+        stem, dot, extension = last.rpartition(".")
+        stem = stem if dot else last
+        extension = extension if dot else ""
+    return "/".join([*folders, stem]), extension
+
+
+def _check_repeated(tar: Path, same: list[_Run]) -> None:
+    """Samples of one key are told apart where each stands in a row, with others between, or is a single image."""
+    near = [pair for pair in pairwise(same) if pair[1].first == pair[0].last + 1]
+    if not all(run.is_whole for run in same) or any(len(run.members) > 1 for pair in near for run in pair):
+        raise UserError(
+            f"{printable(str(tar))}: {len(same)} samples have the key {printable(same[0].key)}, and nothing says"
+            " which of their members belong together; write the tar again, with a key for each"
+        )
+
+
+def _sample(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated: bool) -> Sample:
+    image = _image(tar, run, reading)
+    label = mask = None
+    if image is not None:
+        label = _companion(tar, run, image, reading.label_extension, "say which with --label-extension, or ")
+        mask = _companion(tar, run, image, MASK_EXTENSION, "")
+        mask = None if mask == image else mask
+    for extension, (_, member) in run.members.items():
+        if extension not in (image, label, mask):
+            skipped.add(_why_unused(extension, image, reading), f"{tar.name}/{member.name}")
+    chosen, its_label, its_mask = (run.members[name][1] if name is not None else None for name in (image, label, mask))
+    name = printable(chosen.name) if chosen else ""
+    if chosen and is_repeated:
+        name = f"{name} (at byte {chosen.offset})"
+    return Sample(name, chosen, its_label, its_mask, list(run.members.values()))
+
+
+def _image(tar: Path, run: _Run, reading: Reading) -> str | None:
+    """The extension of a sample's image."""
+    if reading.image_extension:
+        return next((name for name in reading.image_extension if name in run.members), None)
+    images = [extension for extension in run.members if is_image(extension)]
+    if len(images) > 1:
+        raise _several(tar, run.key, images)
+    return images[0] if images else None
+
+
+def _several(tar: Path, key: str, images: list[str]) -> UserError:
+    some = ", ".join(f".{printable(name)}" for name in images[:4]) + (", ..." if len(images) > 4 else "")
+    plain = next((name for name in images if "." not in name), images[0])
+    return UserError(
+        f"{printable(str(tar))}: sample {printable(key)} holds several images ({some}); say which is meant, as in"
+        f" --image-extension {printable(plain)}, or {_LAST_DOT} and each is a sample"
+    )
+
+
+def _companion(tar: Path, run: _Run, image: str, wanted: str, hint: str) -> str | None:
+    """The extension of what goes with a sample's image: KEY.cls, or KEY.x.cls beside KEY.x.jpg."""
+    found = [extension for extension in run.members if _ends(extension, wanted)]
+    stem = image.rpartition(".")[0]
+    for own in (f"{stem}.{wanted}" if stem else wanted, wanted):
+        if own in found:
+            return own
+    if len(found) > 1 or (found and stem):
+        names = ", ".join(f".{printable(name)}" for name in found[:4])
+        raise UserError(
+            f"{printable(str(tar))}: sample {printable(run.key)} holds {names} beside the image .{printable(image)},"
+            f" and nothing says that they belong together; {hint}{_LAST_DOT}"
+        )
+    return found[0] if found else None
+
+
+def _why_unused(extension: str, image: str | None, reading: Reading) -> str:
+    last = extension.rpartition(".")[2]
+    named = f".{printable(extension if not re.search(r'[0-9]', extension) else last)}"
+    if _ends(extension, reading.label_extension):
+        return "a label without an image" if image is None else f"another label ({named})"
+    if is_image(extension):
+        return f"not the image asked for ({named})"
+    if _ends(extension, MASK_EXTENSION):
+        return "a mask without an image" if image is None else f"another mask ({named})"
+    return no_image(f"x.{last}")
