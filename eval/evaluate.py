@@ -16,7 +16,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
-from eyespot.eval.encoders.subject import Subject, run_of, subjects_of
+from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
 from eyespot.eval.protocols import clustering, dense, knn, label_free, linear, linear_grid, retrieval
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
@@ -164,6 +164,7 @@ def _run(
         task = dense_task(subject, data, patches, seed, world.device)
     else:
         task = _task(subject, data, cached, seed, world.device)
+    pooling = pooling_in_words(subject.encoder, cached[data.train.shards.path])
     found = procedure.candidates(task)
     best = max(found, key=lambda candidate: candidate.validation or 0.0)
     shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
@@ -176,7 +177,7 @@ def _run(
         metric=best.metric,
         name=subject.name,
         role=subject.role,
-        origin=masked_values(subject.origin),
+        origin=masked_values(subject.origin | ({"pooling": pooling} if pooling else {})),
         data=f"{data.name} at {size} px" if (size := subject.origin.get("image_size")) else data.name,
         shards=masked(str(_place(data))),
         split=data.split,

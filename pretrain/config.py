@@ -28,7 +28,9 @@ class StartConfig:
     """The encoder's first weights, where they are not drawn by the seed."""
 
     weights: Path | None = None
-    """File of an encoder's weights (safetensors, named as timm names them); None = random ones."""
+    """File of an encoder's weights (safetensors, or a checkpoint of torch's); None = random ones."""
+    prefix: str = ""
+    """What stands before the encoder's names in that file ("module.encoder_q."); empty = what is found, if one is."""
     sha256: str = ""
     """Of that file, which is refused if it has another; empty = not checked."""
     origin: str = ""

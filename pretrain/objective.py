@@ -88,6 +88,9 @@ class Objective(nn.Module, ABC):
     refresh_epochs: float | None = None
     """Epochs between two calls of ``refresh``, the first of them before the first step; None = never."""
 
+    began: dict[str, str | int] | None = None
+    """The file that its encoder's first weights are of, and how many tensors of it; None = they were drawn."""
+
     image_size: int
     """Height and width of what the encoder sees, pixels."""
 
@@ -124,6 +127,10 @@ class Objective(nn.Module, ABC):
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""
         return features(self.encoder, images)
+
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        """What the loss reads of a look of the student's encoder at images; all else of the encoder is not trained."""
+        return features(encoder, images)
 
     def refresh(self, features: Float[Tensor, "n d"] | None) -> None:
         """Called before a step, every ``refresh_epochs``, with what ``encode`` makes of all samples at that moment.

@@ -56,6 +56,9 @@ class RunRecord:
     """Of Python and of the packages that decide the numbers."""
     manifest_sha256: str | None = None
     """Of the manifest of its shards."""
+    start: dict[str, Any] | None = None
+    """Of the file of its encoder's first weights: ``weights``, ``sha256``, how many tensors were ``loaded``, and into
+    how many ``copies`` of the encoder; None where they were drawn."""
     normalization: dict[str, Any] | None = None
     """Per-channel ``mean`` and ``std`` of its images; see ``mean_and_std``."""
     git_commit: str | None = None

@@ -116,7 +116,7 @@ class Trainer:
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
         self.monitors = [monitor_of(data) for monitor_of in monitors]
         manifest = data.shards.manifest
-        folder.write_record(run, recipe, self.views, data.shards.manifest_sha256, world.size)
+        folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         watch.time_forward(self.engine.objective)

@@ -31,7 +31,7 @@ def print_table(results: "list[Result]") -> None:
     from rich.table import Table
 
     from eyespot.data_pipeline.console import Console
-    from eyespot.eval.results.tables import score_table
+    from eyespot.eval.results.tables import poolings, score_table
 
     first = results[0]
     header, rows = score_table(results)
@@ -47,5 +47,7 @@ def print_table(results: "list[Result]") -> None:
     for result in results:
         for alarm in result.alarms:
             print(one_line(f"Alarm, {result.name}: {alarm}"))
+    for words in poolings(results):
+        print(one_line(words))
     train = f"{first.num_train:,} training images, " if first.num_train else ""
     print(one_line(f"{train}{first.num_test:,} test images ({first.split})."))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer, Shaped
 
-from eyespot.data_pipeline.augment.views import CenterView, RandomView, View
+from eyespot.data_pipeline.augment.views import CenterView, Interpolation, RandomView, View
 from eyespot.data_pipeline.random_numbers import uniforms
 
 NUM_TRIES = 10
@@ -32,6 +32,8 @@ class Geometry:
     """Upper left corner of the view, in the resized region."""
     flip: Bool[np.ndarray, " b"]
     """Whether left and right are swapped."""
+    interpolation: Interpolation = "bicubic"
+    """How the region is resized."""
 
     def rows(self, rows: slice) -> "Geometry":
         """The geometry of some of the images."""
@@ -41,6 +43,7 @@ class Geometry:
             resized=self.resized[rows],
             offset=self.offset[rows],
             flip=self.flip[rows],
+            interpolation=self.interpolation,
         )
 
 
@@ -108,13 +111,23 @@ def _largest_crops(
 
 
 def center_crops(view: CenterView, image_sizes: Pixels) -> Geometry:
-    """Torchvision's Resize (of the short side) and CenterCrop, with their rounding."""
-    short = image_sizes.min(1, keepdims=True).astype(np.int64)
-    resized = view.resize * image_sizes.astype(np.int64) // short
+    """Torchvision's Resize (of the short side) and CenterCrop, with their rounding; or what timm does in its place.
+
+    Where the view is larger than the resized image ("border"), ``offset`` is negative.
+    """
+    sides = image_sizes.astype(np.int64)
+    if view.mode == "squash":
+        resized = np.full_like(sides, view.resize)
+    elif view.mode == "border":
+        resized = np.maximum(np.round(sides / (sides.max(1, keepdims=True) / view.resize)).astype(np.int64), 1)
+    else:
+        resized = view.resize * sides // sides.min(1, keepdims=True)
+    offset = np.where(resized < view.size, -((view.size - resized) // 2), np.round((resized - view.size) / 2))
     return Geometry(
         start=np.zeros_like(image_sizes),
         shape=image_sizes,
         resized=resized.astype(np.int32),
-        offset=np.round((resized - view.size) / 2).astype(np.int32),
+        offset=offset.astype(np.int32),
         flip=np.zeros(len(image_sizes), bool),
+        interpolation=view.interpolation,
     )

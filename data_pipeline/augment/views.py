@@ -1,7 +1,7 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -12,6 +12,9 @@ Color = tuple[float, float, float]
 Probability = Annotated[float, Ge(0), Le(1), "is a probability, so it must lie in 0..1"]
 Change = Annotated[float, Ge(0)]
 Deviation = Annotated[float, Gt(0)]
+
+Mode = Literal["center", "squash", "border"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
@@ -75,12 +78,23 @@ class RandomView:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class CenterView:
-    """The deterministic view for evaluation: resize the short side, cut out the centre."""
+    """The deterministic view for evaluation: resize, cut out the centre; or what timm has in its place."""
 
     resize: int = 256
-    """Length of the image's short side after the resize, pixels."""
+    """Length of the image's short side after the resize, pixels; of its long side with "border"."""
     size: int = 224
     """Height and width of the centre crop, pixels."""
+    mode: Mode = "center"
+    """squash = both sides become ``resize`` long: nothing is cut away, and shapes change; border = the whole image lies
+    on a ground of the mean colour."""
+    interpolation: Interpolation = "bicubic"
+    """Antialiased either way."""
+
+    def __repr__(self) -> str:
+        """Says of mode and interpolation only what is not the default: digests of older versions stay what they are."""
+        odd = [f", {name}={getattr(self, name)!r}" for name in ("mode", "interpolation")]
+        known = (", mode='center'", ", interpolation='bicubic'")
+        return f"CenterView(resize={self.resize}, size={self.size}{''.join(o for o in odd if o not in known)})"
 
 
 View = RandomView | CenterView

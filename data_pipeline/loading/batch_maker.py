@@ -19,7 +19,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
-from eyespot.data_pipeline.loading.resize import Buffers, finish_views, resize_views
+from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, finish_views, resize_views
 
 Ids = Int64[np.ndarray, " b"]
 
@@ -173,9 +173,10 @@ class BatchMaker:
     def _gpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
         """Copies, which DALI cannot overwrite."""
         made: list[Tensor] = []
-        for alteration, output in zip(job.alterations, outputs, strict=True):
+        for geometry, alteration, output in zip(job.geometry, job.alterations, outputs, strict=True):
             pixels = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
             made.append(finish_views(pixels, alteration, self._views.mean, self._views.std))
+            fill_borders(made[-1], geometry, self._views.mean, self._views.std)
         return made
 
     def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:

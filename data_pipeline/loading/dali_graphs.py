@@ -14,7 +14,7 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.tensors import TensorCPU, TensorListCPU
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
-from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, View, ViewSpec
 
 fn: Any = nvidia.dali.fn  # DALI makes its functions and types at run time: no type checker can see them
 types: Any = nvidia.dali.types
@@ -57,7 +57,7 @@ def view_pipeline(
         starts, shapes, firsts, lasts = (places[number :: len(_VIEW_INPUTS)] for number in range(len(_VIEW_INPUTS)))
         crops = _crops(files, starts, shapes, device)
         resized = zip(views.views, crops, firsts, lasts, strict=True)
-        pipeline.set_outputs(*(_resize(view.size, *nodes, device=device) for view, *nodes in resized))
+        pipeline.set_outputs(*(_resize(view, *nodes, device=device) for view, *nodes in resized))
     return pipeline
 
 
@@ -108,13 +108,14 @@ def _crops(files: Any, starts: list[Any], shapes: list[Any], device: str) -> lis
     return [fn.slice(images, start=start, shape=shape, axes=[0, 1], device=device) for start, shape in places]
 
 
-def _resize(size: int, crop: Any, first: Any, last: Any, *, device: str) -> Any:
+def _resize(view: View, crop: Any, first: Any, last: Any, *, device: str) -> Any:
+    linear = isinstance(view, CenterView) and view.interpolation == "bilinear"
     return fn.resize(
         crop,
-        size=(size, size),
+        size=(view.size, view.size),
         roi_start=first,
         roi_end=last,
-        interp_type=types.INTERP_CUBIC,
+        interp_type=types.INTERP_LINEAR if linear else types.INTERP_CUBIC,
         antialias=True,
         device=device,
     )

@@ -304,7 +304,7 @@ def _check(spec: LoaderSpec) -> None:
                 f"device {spec.device}: not on this machine; choose one of {', '.join(['cpu', *available])}"
             )
     for number, view in enumerate(spec.views.views):
-        if isinstance(view, CenterView) and not 1 <= view.size <= view.resize:
+        if isinstance(view, CenterView) and not (1 <= view.size <= view.resize or view.mode == "border"):
             raise UserError(f"views[{number}].size {view.size}: larger than resize {view.resize}; lower it")
         if isinstance(view, RandomView) and not (view.size >= 1 and 0 < view.scale[0] <= view.scale[1] <= 1):
             raise UserError(f"views[{number}]: size {view.size}, scale {view.scale}; need size >= 1, 0 < scale <= 1")

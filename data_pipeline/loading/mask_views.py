@@ -35,11 +35,12 @@ def mask_views(
     rows, index = shards.masks, shards.index.copy()
     for name in ("offset", "size", "crc32"):
         index[name] = rows[name]
+    ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
     reader = Reader(shards, substitute=False, index=index)
     try:
         for some in np.split(ids, range(READ_AT_ONCE, len(ids), READ_AT_ONCE)):
             _, files = reader.start(some).result()
-            yield np.stack([_seen(_decoded(file), view) for file in files])
+            yield np.stack([_seen(_decoded(file), view, ignored) for file in files])
     finally:
         reader.close()
 
@@ -48,10 +49,13 @@ def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:
     return np.asarray(Image.open(io.BytesIO(file), formats=("PNG",)))
 
 
-def _seen(mask: UInt8[np.ndarray, "h w"], view: CenterView) -> UInt8[np.ndarray, "size size"]:
+def _seen(mask: UInt8[np.ndarray, "h w"], view: CenterView, ignored: int) -> UInt8[np.ndarray, "size size"]:
     place = center_crops(view, np.array([mask.shape], np.int32))
     rows, columns = (
         (2 * (int(offset) + np.arange(view.size)) + 1) * side // (2 * int(resized))
         for offset, side, resized in zip(place.offset[0], mask.shape, place.resized[0], strict=True)
     )
-    return mask[rows[:, None], columns]
+    inside = [(places >= 0) & (places < side) for places, side in zip((rows, columns), mask.shape, strict=True)]
+    seen = np.full((view.size, view.size), ignored, np.uint8)  # what a border adds
+    seen[np.ix_(*inside)] = mask[rows[inside[0], None], columns[inside[1]]]
+    return seen

@@ -51,6 +51,7 @@ def resize_views(
         views, flip = out[rows], geometry.flip[rows]
         levels = torch.from_numpy(views).copy_(torch.cat(_resized(crops[rows], geometry.rows(rows), size)))
         _finish(levels, alteration and alteration.rows(rows), mean, std)
+        fill_borders(levels, geometry.rows(rows), mean, std)
         views[flip] = views[flip, :, :, ::-1]  # cheaper than before the copy, when channels still came last
 
 
@@ -60,9 +61,27 @@ def _resized(
     views: list[Tensor] = []
     for crop, shape, (top, left) in zip(crops, geometry.resized.tolist(), geometry.offset.tolist(), strict=True):
         image = torch.from_numpy(crop[None]).permute(0, 3, 1, 2)  # torch sees that channels come last: twice as fast
-        pixels = F.interpolate(image, shape, mode="bicubic", antialias=True)
+        pixels = F.interpolate(image, shape, mode=geometry.interpolation, antialias=True)
+        if top < 0 or left < 0:  # the ground around it is filled last
+            pixels = F.pad(pixels, (max(-left, 0), size, max(-top, 0), size))
+            top, left = max(top, 0), max(left, 0)
         views.append(pixels if shape == [size, size] else pixels[:, :, top : top + size, left : left + size])
     return views
+
+
+def fill_borders(views: Float32[Tensor, "b 3 h w"], geometry: Geometry, mean: Color, std: Color) -> None:
+    """Gives what lies outside of the resized images the mean colour, as timm rounds it; in place, normalised views."""
+    if (geometry.offset >= 0).all():
+        return
+    offset, factor = _offset_and_factor(mean, std)
+    ground = ((offset.round() - offset) * factor).to(views.device)
+    for view, (top, left), (height, width) in zip(
+        views, (-geometry.offset).tolist(), geometry.resized.tolist(), strict=True
+    ):
+        for outside in (view[:, :top] if top > 0 else view[:, :0], view[:, max(top + height, 0) :]):
+            outside.copy_(ground.expand_as(outside))
+        for outside in (view[:, :, :left] if left > 0 else view[:, :, :0], view[:, :, max(left + width, 0) :]):
+            outside.copy_(ground.expand_as(outside))
 
 
 def finish_views(

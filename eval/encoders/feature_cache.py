@@ -28,9 +28,10 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders.subject import Subject, encode_all
+from eyespot.eval.encoders.subject import OneKind, Subject, encode_all
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import pools_itself
 from eyespot.pretrain.redaction import masked_values
 
 BLOCK = 128
@@ -42,6 +43,8 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
     parts = [FORMAT, str(BLOCK), subject.digest(), shards.manifest.index_sha256]
     if num_blocks != 1 and subject.role != "pixels":
         parts.append(f"{num_blocks} blocks")
+    if not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.views[0].size):
+        parts.append("own pooling")  # which older versions did not keep
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

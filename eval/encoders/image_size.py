@@ -24,7 +24,7 @@ def at_size(subjects: list[Subject], size: int) -> list[Subject]:
 def _at_size(subject: Subject, size: int) -> Subject:
     (view,) = subject.views.views
     assert isinstance(view, CenterView)
-    shown = replace(subject.views, views=(CenterView(resize=round(size * view.resize / view.size), size=size),))
+    shown = replace(subject.views, views=(replace(view, resize=round(size * view.resize / view.size), size=size),))
     try:
         vary_sizes(subject.encoder)
         with torch.inference_mode():

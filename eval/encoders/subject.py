@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +77,15 @@ def encode_all(
     return {encoder.kind: encoder(images)} if isinstance(encoder, OneKind) else encode(encoder, images, num_blocks)
 
 
+def pooling_in_words(encoder: nn.Module, kinds: Collection[str]) -> str:
+    """What "pool" is, where an encoder has features of that kind; empty where it has none."""
+    if "pool" not in kinds:
+        return ""
+    own = [type(part).__name__ for name, part in encoder.named_children() if name in ("attn_pool", "fc_norm")]
+    parts = ", ".join(name for name in own if name != "Identity")
+    return "pool = what the encoder's own head makes of its tokens" + (f" ({parts})" if parts else "")
+
+
 def run_of(target: str) -> Path | None:
     """The run folder, if MODEL is one or one of its checkpoints."""
     folder = Path(target)
@@ -132,7 +142,8 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     folder = folder or checkpoint.newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
-    mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)
+    record = RunRecord.read(RunRecord.path(run_dir))
+    mean, std = record.mean_and_std(run_dir)
     views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
     trained = make_encoder(run.encoder)
     try:
@@ -146,6 +157,8 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
         untrained = fresh_objective(run).encoder
     step, name = checkpoint.read_meta(folder).step, folder.absolute().name
     origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
+    if record.start is not None:
+        origin |= {"start": str(record.start.get("loaded")), "start_sha256": str(record.start.get("sha256"))}
     architecture = json.dumps(to_values(run.encoder), sort_keys=True)
     known = {"views": views, "architecture": architecture}
     return [

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timm
 import torch
@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import nn
 
-from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
+from eyespot.pretrain.loop.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 LOCAL = "local-dir:"
@@ -98,11 +99,13 @@ def in_folder(folder: Path) -> nn.Module:
         ) from error
     names = encoder.pretrained_cfg.get("classifier") or ()
     classifiers = tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    own = {name: weight for name, weight in weights.items() if not name.startswith(classifiers)}
     try:
-        encoder.load_state_dict({name: weight for name, weight in weights.items() if not name.startswith(classifiers)})
+        encoder.load_state_dict(own)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"model {folder}: {WEIGHTS} does not fit the encoder of {CONFIG}: {reason}") from error
+    check_tensors(encoder.state_dict(), own, f"model {folder}: {WEIGHTS}", "save them anew")
     try:
         with torch.inference_mode():
             encode(encoder.eval(), torch.zeros(1, 3, size, size))
@@ -162,15 +165,27 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def views_of(wanted: dict[str, Any]) -> ViewSpec:
-    """How an encoder of timm wants its images.
+    """How an encoder of timm wants its images: size, crop, interpolation, and what is subtracted and divided by.
 
     Args:
         wanted: timm's ``pretrained_cfg``.
+
+    Raises:
+        UserError: it wants what the data pipeline cannot make.
     """
     asked = resolve_data_config(pretrained_cfg=wanted)
-    size = int(asked["input_size"][-1])
-    (r, g, b), (s, t, u) = (map(float, asked[name]) for name in ("mean", "std"))
-    view = CenterView(resize=int(size / asked["crop_pct"]), size=size)
+    name, (channels, height, width) = wanted.get("architecture") or "encoder", asked["input_size"]
+    if height != width or channels != len(asked["mean"]) or channels != 3:
+        raise UserError(f"model {name}: wants images of {channels} x {height} x {width}; views are square and RGB")
+    mode, interpolation = asked["crop_mode"], asked["interpolation"]
+    if mode not in get_args(Mode) or interpolation not in get_args(Interpolation):
+        raise UserError(
+            f"model {name}: wants crop_mode {mode!r} and interpolation {interpolation!r}; views are made with"
+            f" {', '.join(get_args(Mode))} and {', '.join(get_args(Interpolation))}"
+        )
+    (r, g, b), (s, t, u) = (map(float, asked[key]) for key in ("mean", "std"))
+    resize = int(height / asked["crop_pct"])
+    view = CenterView(resize=resize, size=int(height), mode=mode, interpolation=interpolation)
     return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
 
 

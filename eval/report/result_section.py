@@ -12,7 +12,7 @@ from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.compare import LEVEL, Difference, paired_differences
 from eyespot.eval.results.result import Result
-from eyespot.eval.results.tables import score_table
+from eyespot.eval.results.tables import poolings, score_table
 
 _ROLES = ("encoder", "random", "pixels")
 _BASELINES = {"random": "the same encoder with random weights", "pixels": "raw pixels"}
@@ -154,6 +154,7 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
     about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
+    about += "".join(f" {pooling}." for pooling in poolings(results))
     words = [*_over_baselines(group), *_differences(group)]
     return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about)
 

@@ -133,6 +133,7 @@ def _settings(story: Story) -> dict[str, str]:
     rows = {
         "recipe": story.recipe,
         **{name if "." in name else f"run.{name}": value for name, value in run.items()},
+        **{f"start.{name}": _text(value) for name, value in (record.start or {}).items() if name != "weights"},
         "data.name": story.data_name,
         "processes": _text(record.world_size),
         "peak memory": f"{memory:.2f} GB" if math.isfinite(memory) else "",

@@ -42,6 +42,11 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
     return header, rows
 
 
+def poolings(results: Sequence[Result]) -> list[str]:
+    """What "pool" is, where an encoder among them has a pooling of its own."""
+    return [words for words in dict.fromkeys(str(result.origin.get("pooling", "")) for result in results) if words]
+
+
 def _by_number(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     columns: dict[str, dict[str, float]] = {}
     for result in results:

@@ -1,20 +1,16 @@
 """What a run begins with: a freshly drawn objective, or one whose encoder has somebody's weights already."""
 
-import hashlib
 import logging
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.loop.unread_parameters import freeze_unread
+from eyespot.pretrain.loop.weight_files import read_weights
+from eyespot.pretrain.networks.encoders import check_patches, make_encoder
 from eyespot.pretrain.objective import Objective
 
 if TYPE_CHECKING:
@@ -56,12 +52,36 @@ def first_objective(run: "Run", ids: Int[Tensor, " n"]) -> Objective:
     torch.manual_seed(run.seed)
     objective = fresh_objective(run, ids)
     goes_on = run.resume not in ("never", "auto") or (run.resume == "auto" and checkpoint.newest(run.run_dir))
+    if not goes_on:
+        check_patches(objective.encoder, run.encoder)
     if run.start.weights is not None and not goes_on:
         copies = encoder_copies(objective)
-        tensors = load_weights(copies, run.start.weights, run.start.sha256)
+        weights = read_weights(
+            run.start.weights, copies[0].state_dict(), sha256=run.start.sha256, prefix=run.start.prefix
+        )
+        for encoder in copies:
+            encoder.load_state_dict(weights.tensors)
         copied = f", in each of {len(copies)} copies of the encoder" if len(copies) > 1 else ""
-        log.info("start: %d of %d tensors from %s%s", len(tensors), len(tensors), run.start.weights, copied)
+        objective.began = {
+            "weights": str(run.start.weights),
+            "sha256": weights.sha256,
+            "loaded": weights.said(),
+            "copies": len(copies),
+        }
+        log.info("start: %s from %s%s", weights.said(), run.start.weights, copied)
+    _leave_out_unread(objective)
     return objective
+
+
+def _leave_out_unread(objective: Objective) -> None:
+    """Freezes what the method reads of no encoder, and says so."""
+    for encoder in encoder_copies(objective):
+        if names := freeze_unread(encoder, objective.read, objective.image_size):
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            log.info(
+                "encoder: %d of %d parameters are not read by this method and stay as they are: %s",
+                *(len(names), len(list(encoder.parameters())), shown),
+            )
 
 
 def encoder_copies(objective: Objective) -> list[nn.Module]:
@@ -69,32 +89,3 @@ def encoder_copies(objective: Objective) -> list[nn.Module]:
     encoder = objective.encoder
     names = encoder.state_dict().keys()
     return [part for part in objective.modules() if type(part) is type(encoder) and part.state_dict().keys() == names]
-
-
-def load_weights(copies: Sequence[nn.Module], path: Path, sha256: str) -> dict[str, Tensor]:
-    """Reads a file of weights into each copy of the encoder: all of its tensors, in their shapes, and no other.
-
-    Returns:
-        The file's tensors.
-
-    Raises:
-        UserError: it cannot be read, is another file than was meant, or holds other tensors.
-    """
-    try:
-        content = path.read_bytes()
-        tensors = load(content)
-    except (OSError, SafetensorError, KeyError) as error:  # KeyError: of a type that torch lacks
-        raise UserError(f"start.weights {path}: cannot be read as safetensors ({error})") from error
-    if sha256 and (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise UserError(f"start.weights {path}: has sha256 {found[:12]}..., not start.sha256 {sha256[:12]}...")
-    wanted = copies[0].state_dict()
-    for name in [*wanted, *tensors]:
-        shapes = [tuple(held[name].shape) if name in held else None for held in (wanted, tensors)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"start.weights {path}: {name} is {shapes[1] or 'missing'} there and {shapes[0] or 'missing'} in the"
-                " encoder; choose the encoder.* that it was saved from"
-            )
-    for encoder in copies:
-        encoder.load_state_dict(tensors)
-    return tensors

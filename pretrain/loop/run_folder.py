@@ -18,6 +18,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.loop.environment import code_state, hardware, versions
+from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.redaction import MaskedFormatter, masked_values
 from eyespot.pretrain.run_json import change_of, recorded_values, to_values
 from eyespot.pretrain.run_record import RunRecord
@@ -60,7 +61,9 @@ class RunFolder:
         log.setLevel(logging.INFO)
         log.propagate = False
 
-    def write_record(self, run: Run, recipe: str, views: ViewSpec, manifest_sha256: str, world_size: int) -> None:
+    def write_record(
+        self, run: Run, recipe: str, objective: Objective, views: ViewSpec, manifest_sha256: str, world_size: int
+    ) -> None:
         """``run.json``, once, when the run begins: a resumed run keeps the record of its start."""
         if self._rank != 0 or self.record is not None:
             return
@@ -76,6 +79,7 @@ class RunFolder:
             eyespot=eyespot.__version__,
             versions=versions(),
             manifest_sha256=manifest_sha256,
+            start=masked_values(objective.began),
             normalization={"mean": views.mean, "std": views.std},
             **code_state(),
         )

@@ -9,12 +9,12 @@ import difflib
 import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
+from weakref import WeakKeyDictionary
 
-import numpy as np
 import timm
 import torch
 from annotated_types import Ge, Lt
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from timm.layers.format import Format
 from timm.layers.patch_embed import PatchEmbed
 from timm.models import checkpoint_seq
@@ -48,7 +48,7 @@ class EncoderConfig:
 
 
 def make_encoder(config: EncoderConfig) -> nn.Module:
-    """A freshly initialised encoder: ``encoder(images)`` gives features (B, encoder.num_features).
+    """A freshly initialised encoder: ``encoder(images)`` gives what timm pools of them.
 
     Raises:
         UserError: timm does not know the name, or refuses the sizes.
@@ -57,25 +57,69 @@ def make_encoder(config: EncoderConfig) -> nn.Module:
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"; close names: {', '.join(close)}" if close else "; see timm.list_models()"
         raise UserError(f"encoder.name {config.name!r}: timm has no such architecture{hint}")
-    sizes: dict[str, Any] = {}
-    pretrained_cfg = timm.get_pretrained_cfg(config.name)
-    if pretrained_cfg is not None and pretrained_cfg.fixed_input_size:
-        sizes["img_size"] = config.image_size
+    known = timm.get_pretrained_cfg(config.name)
+    own_size = int(known.input_size[-1]) if known is not None else 0
+    options: dict[str, Any] = {"drop_path_rate": config.drop_path}
+    if known is not None and known.fixed_input_size:
+        options["img_size"] = config.image_size
     if config.patch_size is not None:
-        sizes["patch_size"] = config.patch_size
+        options["patch_size"] = config.patch_size
         if config.image_size % config.patch_size:
             raise UserError(
                 f"encoder.patch_size {config.patch_size}: does not divide encoder.image_size {config.image_size}"
             )
-    try:
-        encoder = timm.create_model(config.name, num_classes=0, drop_path_rate=config.drop_path, **sizes)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise UserError(f"encoder {config.name!r} with {sizes}: timm refuses: {error}") from error
+    encoder = _created(config, options, own_size)
     if config.small_stem:
         _shrink_stem(encoder, config.name)
     if config.checkpointing:
         cast(Any, encoder).set_grad_checkpointing()
     return encoder
+
+
+def _created(config: EncoderConfig, options: dict[str, Any], own_size: int) -> nn.Module:
+    """timm's encoder with those options that its architecture takes; one that would change nothing is left out."""
+    neutral = {"drop_path_rate": 0.0, "img_size": own_size}
+    refused = {
+        "drop_path_rate": f"encoder.drop_path {config.drop_path}: {config.name} has no branches to drop; leave it out",
+        "img_size": f"encoder.image_size {config.image_size}: {config.name} sees images of {own_size} pixels only",
+    }
+    while True:
+        try:
+            encoder = timm.create_model(config.name, num_classes=0, **options)
+            break
+        except TypeError as error:
+            unknown = next((name for name in refused if name in options and f"argument '{name}'" in str(error)), None)
+            if unknown is None:
+                raise _refusal(config, options, error) from error
+            if options.pop(unknown) != neutral[unknown]:
+                raise UserError(refused[unknown]) from error
+        except Exception as error:  # whatever a stranger's architecture says to sizes that it was not made for
+            raise _refusal(config, options, error) from error
+    if config.drop_path and not any(getattr(part, "drop_prob", None) for part in encoder.modules()):
+        raise UserError(refused["drop_path_rate"])  # it takes the option and does nothing with it
+    return encoder
+
+
+def _refusal(config: EncoderConfig, options: dict[str, Any], error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    given = {name: value for name, value in options.items() if value} | {"image_size": config.image_size}
+    return UserError(f"encoder {config.name!r} with {given}: timm refuses: {reason}")
+
+
+def check_patches(encoder: nn.Module, config: EncoderConfig) -> None:
+    """Whether patches fill the image: else its last rows and columns would be left out without a word.
+
+    Raises:
+        UserError: they do not, and it is not the architecture's own size.
+    """
+    own_size = cast(Any, encoder).pretrained_cfg["input_size"][-1]
+    patches = getattr(encoder, "patch_embed", None)
+    size, patch = config.image_size, getattr(patches, "patch_size", (1,))[0] if isinstance(patches, PatchEmbed) else 1
+    if size % patch and size != own_size:
+        fits = " or ".join(str(count * patch) for count in (size // patch, size // patch + 1) if count)
+        raise UserError(
+            f"encoder.image_size {size}: is no multiple of the {patch} pixels of {config.name}'s patches; try {fits}"
+        )
 
 
 def _shrink_stem(encoder: nn.Module, name: str) -> None:
@@ -123,9 +167,11 @@ def vary_sizes(encoder: nn.Module) -> None:
         UserError: it is of another kind, and bound to the size that it was made for.
     """
     patches = getattr(encoder, "patch_embed", None)
-    if isinstance(encoder, timm.models.VisionTransformer) and type(patches) is PatchEmbed:
-        encoder.dynamic_img_size = True  # what timm's constructor sets for this
+    if isinstance(encoder, timm.models.VisionTransformer | timm.models.Eva) and type(patches) is PatchEmbed:
+        cast(Any, encoder).dynamic_img_size = True  # what timm's constructor sets for this
         patches.strict_img_size, patches.flatten, patches.output_fmt = False, False, Format.NHWC
+        if hasattr(rope := getattr(encoder, "rope", None), "_use_cached_embed"):
+            cast(Any, rope)._use_cached_embed = False
     elif cast(Any, encoder).pretrained_cfg.get("fixed_input_size"):
         raise _unfit(encoder, "sees images of one size only, its own")
 
@@ -222,8 +268,9 @@ def encode(
     """Every kind of features that an encoder has, of whole images, from one forward pass.
 
     A vision transformer gives "cls", its class token, and "mean", the mean of its patch tokens; an encoder without
-    class token gives "mean" only, a convolutional one its own pooling under that name. The block before the last gives
-    "cls-2" and "mean-2", and so on.
+    class token gives "mean" only, one that gives a feature map its own pooling under that name. Where timm's own head
+    makes something else of the tokens (attention pooling, a norm after the mean), that is "pool". The block before the
+    last gives "cls-2" and "mean-2", and so on.
 
     Args:
         encoder: a timm encoder.
@@ -238,14 +285,13 @@ def encode(
     else:
         features, blocks = _forward(encoder, images, num_blocks)
         earlier = blocks[-2::-1]
-    if not isinstance(features, Tensor):
-        raise _unfit(encoder, f"timm gives a {type(features).__name__} as its features")
-    kinds = {"cls": features[:, 0]} if _has_class_token(encoder) else {}
-    if features.ndim == 3:
-        num_prefix = getattr(encoder, "num_prefix_tokens", len(kinds))
-        kinds["mean"] = features[:, num_prefix:].mean(1)
-    else:  # a feature map; each architecture knows how to pool its own
-        kinds["mean"] = cast(Any, encoder).forward_head(features, pre_logits=True).flatten(1)
+    kinds: dict[str, Tensor] = {}
+    if _has_tokens(features):
+        kinds = _kinds_of_tokens(encoder, features)
+        if _pools_itself(encoder, features):
+            kinds["pool"] = pooled(encoder, features)
+    else:
+        kinds["mean"] = pooled(encoder, features)
     for place, tokens in enumerate(earlier, start=2):
         if tokens.cls is not None:
             kinds[f"cls-{place}"] = tokens.cls
@@ -254,8 +300,79 @@ def encode(
 
 
 def features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-    """What a head gets: the class token, or the pooled features where there is none; ``encoder.num_features`` wide."""
-    return next(iter(encode(encoder, images).values()))
+    """What a head gets: the class token, or what timm's own head pools where there is none; ``feature_width`` wide."""
+    found = cast(Any, encoder).forward_features(images)
+    if _has_tokens(found) and _has_class_token(encoder):
+        return found[:, 0]
+    return pooled(encoder, found)
+
+
+def mean_features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    """The features "mean" of ``encode``, alone.
+
+    Raises:
+        UserError: it hands out no patch tokens.
+    """
+    found = cast(Any, encoder).forward_features(images)
+    kinds = _kinds_of_tokens(encoder, found) if _has_tokens(found) else {"mean": pooled(encoder, found)}
+    if "mean" not in kinds:
+        raise _unfit(encoder, "its features hold no patch tokens")
+    return kinds["mean"]
+
+
+def feature_width(encoder: nn.Module) -> int:
+    """Of ``features``: a head of timm's may widen what the last block gives (MobileNetV3)."""
+    known = cast(Any, encoder)
+    if _has_class_token(encoder):
+        return known.num_features
+    return getattr(encoder, "head_hidden_size", None) or known.num_features
+
+
+def pooled(encoder: nn.Module, found: Any) -> Float[Tensor, "b d"]:
+    """What timm's head, which each architecture has of its own, makes of ``forward_features``, before a classifier."""
+    rows = cast(Any, encoder).forward_head(found, pre_logits=True)
+    if not isinstance(rows, Tensor):
+        raise _unfit(encoder, f"timm gives a {type(rows).__name__} as its features")
+    return rows.flatten(1)
+
+
+def _has_tokens(found: Any) -> bool:
+    return isinstance(found, Tensor) and found.ndim == 3
+
+
+def _kinds_of_tokens(encoder: nn.Module, tokens: Float[Tensor, "b t d"]) -> dict[str, Tensor]:
+    kinds = {"cls": tokens[:, 0]} if _has_class_token(encoder) else {}
+    num_prefix = getattr(encoder, "num_prefix_tokens", len(kinds))
+    if tokens.shape[1] > num_prefix:  # PiT hands out its class token only
+        kinds["mean"] = tokens[:, num_prefix:].mean(1)
+    return kinds
+
+
+_OWN_POOLING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def pools_itself(encoder: nn.Module, image_size: int) -> bool:
+    """Whether ``encode`` gives "pool": timm's head makes something of its own of the encoder's tokens."""
+    if encoder not in _OWN_POOLING:
+        parameter = next(encoder.parameters())
+        with torch.no_grad():
+            images = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+            found = cast(Any, encoder).forward_features(images)
+            return _has_tokens(found) and _pools_itself(encoder, found)
+    return _OWN_POOLING[encoder]
+
+
+def _pools_itself(encoder: nn.Module, tokens: Float[Tensor, "b t d"]) -> bool:
+    """Whether timm's head makes something of tokens that is neither class token nor mean, tried once with noise."""
+    if encoder not in _OWN_POOLING:
+        noise = torch.randn(1, *tokens.shape[1:], generator=torch.Generator().manual_seed(0))
+        noise = noise.to(tokens.device, tokens.dtype)
+        with torch.no_grad():
+            own = pooled(encoder, noise)
+            kinds = _kinds_of_tokens(encoder, noise).values()
+        alike = [kind.shape == own.shape and torch.allclose(kind, own, atol=1e-4) for kind in kinds]
+        _OWN_POOLING[encoder] = not any(alike)
+    return _OWN_POOLING[encoder]
 
 
 def choose_attention(module: nn.Module, device: torch.device) -> None:
@@ -266,33 +383,3 @@ def choose_attention(module: nn.Module, device: torch.device) -> None:
     for block in module.modules():
         if isinstance(getattr(block, "fused_attn", None), bool):
             cast(Any, block).fused_attn = device.type != "cpu"
-
-
-def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
-    """Puts the sine-cosine table where the learned position embedding was, and freezes it; prefix tokens have none.
-
-    Raises:
-        UserError: the encoder has no absolute position embedding, and ``method`` needs one.
-    """
-    positions = vit.pos_embed
-    if positions is None:
-        raise UserError(f"encoder: {method} needs an absolute position embedding, and this encoder has none")
-    height, width = vit.patch_embed.grid_size
-    with torch.no_grad():
-        positions.zero_()
-        positions[0, -height * width :] = torch.from_numpy(sincos_positions(positions.shape[-1], height, width))
-    positions.requires_grad_(False)
-
-
-def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:
-    """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
-
-    The first half of the channels encodes the column, the second the row, as in the authors' code; each half is
-    sin(p w_i), cos(p w_i) with w_i = 10000^(-i / (dim / 4)) (Vaswani et al. 2017).
-    """
-    if dim % 4:
-        raise UserError(f"position embedding of dim {dim}: must be a multiple of 4")
-    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
-    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
-    angles = [position[:, None] * frequencies for position in (columns, rows)]
-    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)

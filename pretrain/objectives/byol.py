@@ -17,7 +17,7 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 74.3 % linear probe (table 1);
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
-from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Objective
 
@@ -70,7 +70,7 @@ class BYOL(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.projector = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.out_dim, batch_norm=True)
+        self.projector = mlp(feature_width(encoder), config.hidden_dim, config.out_dim, batch_norm=True)
         self.predictor = mlp(config.out_dim, config.hidden_dim, config.out_dim, batch_norm=True)
         self.teacher_encoder, self.teacher_projector = make_teacher(encoder), make_teacher(self.projector)
 

@@ -33,7 +33,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.mixup import MixConfig, mix
-from eyespot.pretrain.networks.encoders import encode
+from eyespot.pretrain.networks.encoders import feature_width, features, mean_features
 from eyespot.pretrain.networks.heads import AttentivePool
 from eyespot.pretrain.objective import About, Labels, Objective
 
@@ -96,7 +96,7 @@ class Classify(Objective):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.num_classes = config.num_classes
-        dim = cast(Any, encoder).num_features
+        dim = feature_width(encoder)
         self.pool = AttentivePool(dim, config.num_queries) if config.head == "attentive" else None
         has_norm = config.head == "batchnorm"
         self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6) if has_norm else nn.Identity()
@@ -121,7 +121,7 @@ class Classify(Objective):
     def logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
         """The classifier's answer, before the softmax."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
-            seen = self._tokens(images) if self.pool is not None else self._features(images)
+            seen = self.read(self.encoder, images)
         return self.head(self.norm(seen if self.pool is None else self.pool(seen)))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -136,12 +136,9 @@ class Classify(Objective):
         loss = F.cross_entropy(logits, targets.to(logits.dtype))
         return {"loss": loss, "accuracy": (logits.argmax(1) == targets.argmax(1)).float().mean()}
 
-    def _features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        if self.config.pool == "mean":
-            return encode(self.encoder, images)["mean"]
-        return self.encode(images)
-
-    def _tokens(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
-        """All tokens after the last norm; of a convolutional encoder the places of its last map."""
-        tokens = cast(Any, self.encoder).forward_features(images)
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+        """What the head gets: all tokens after the last norm (of a feature map its places), or one vector."""
+        if self.pool is None:
+            return (mean_features if self.config.pool == "mean" else features)(encoder, images)
+        tokens = cast(Any, encoder).forward_features(images)
         return tokens if tokens.ndim == 3 else tokens.flatten(2).transpose(1, 2)

@@ -105,9 +105,13 @@ class Colorization(Objective):
         loss = (self.names.weights(self.config.balance)[nearest] * losses).mean()
         return {"loss": loss, "accuracy": (logits.argmax(1) == nearest).float().mean()}
 
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
+        """The last map."""
+        return last_tokens(encoder, images)[-1].patches
+
     def logits(self, lightness: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b q s s"]:
         """What the decoder makes of images of this lightness, as gray ones."""
-        return self.decoder(last_tokens(self.encoder, normalized(to_gray(lightness)))[-1].patches)
+        return self.decoder(self.read(self.encoder, normalized(to_gray(lightness))))
 
     def after_step(self, progress: float) -> None:
         """The step's colours are counted."""

@@ -22,7 +22,7 @@ To expect: AlexNet on PASCAL VOC 2007: 67.7 % classification, 51.4 mAP detection
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About
 
@@ -83,7 +84,7 @@ class Counting(Contrastive):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.num_counts)
+        self.head = mlp(feature_width(encoder), config.hidden_dim, config.num_counts)
 
     def views(self) -> ViewSpec:
         """One view, twice as large as what the encoder sees."""

@@ -24,7 +24,7 @@ To expect: AlexNet on ImageNet-1k, a linear classifier on its third block: 41.0 
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import agreement, clustered, renumbered, whitened
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.memory_bank import rows_of
 from eyespot.pretrain.objective import About, Objective
 
@@ -85,7 +86,7 @@ class DeepCluster(Objective):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.refresh_epochs = config.refresh_epochs
-        self.head = nn.Linear(cast(Any, encoder).num_features, config.num_clusters)
+        self.head = nn.Linear(feature_width(encoder), config.num_clusters)
 
     def prepare(self, ids: Int[Tensor, " n"]) -> None:
         """Everything in one cluster."""

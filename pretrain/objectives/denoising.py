@@ -82,9 +82,13 @@ class Denoising(Objective):
         decoded = self.decode(self.corrupted(batch))
         return {"loss": (decoded - batch.views[0]).square().mean()}
 
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
+        """The last map."""
+        return last_tokens(encoder, images)[-1].patches
+
     def decode(self, images: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b 3 s s"]:
         """What the decoder makes of the encoder's feature map, in fp32 or better."""
-        decoded = self.decoder(last_tokens(self.encoder, images)[-1].patches)
+        decoded = self.decoder(self.read(self.encoder, images))
         return decoded.to(torch.promote_types(decoded.dtype, torch.float32))
 
     def corrupted(self, batch: Batch) -> Float[Tensor, "b 3 s s"]:

@@ -19,7 +19,7 @@ To expect: ViT-S/16 on ImageNet-1k, 800 epochs, 2x224 + 10x96: 77.0 % linear pro
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -31,6 +31,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes
 from eyespot.pretrain.objective import About, Objective
@@ -98,7 +99,7 @@ class DINO(Objective):
         super().__init__()
         accept_crops(encoder, config.num_small, config.small)
         self.config, self.image_size = config, image_size
-        self.student, self.student_head = encoder, Head(cast(Any, encoder).num_features, config)
+        self.student, self.student_head = encoder, Head(feature_width(encoder), config)
         self.encoder, self.head = make_teacher(encoder), make_teacher(self.student_head)  # the better one of both
         for part in self.encoder.modules():
             if isinstance(part, DropPath):

@@ -18,7 +18,7 @@ To expect: a CNN of three convolutional layers, 16,000 exemplars, on STL-10: 74.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.memory_bank import rows_of
 from eyespot.pretrain.objective import About, Objective
 
@@ -80,7 +81,7 @@ class Exemplar(Objective):
                 " with data.ids (a file of ids, one a line), or the method instance, which has no such limit"
             )
         self.register_buffer("ids", ids.clone())
-        self.head = nn.Linear(cast(Any, self.encoder).num_features, len(ids))
+        self.head = nn.Linear(feature_width(self.encoder), len(ids))
 
     def views(self) -> ViewSpec:
         """Views of the same kind."""

@@ -115,10 +115,14 @@ class Inpainting(Objective):
         rows, columns = ((place >= begin) & (place < begin + self.margin)).unbind(2)
         return (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)
 
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
+        """The last map."""
+        return last_tokens(encoder, images)[-1].patches
+
     def decode(self, images: Float[Tensor, "b 3 s s"], holes: Bool[Tensor, "b 1 s s"]) -> Float[Tensor, "b 3 s s"]:
         """What is made of the images with holes, in fp32 or better: everywhere, also where they are none."""
         seen = images.masked_fill(holes, 0.0)
-        decoded = self.decoder(last_tokens(self.encoder, seen)[-1].patches)
+        decoded = self.decoder(self.read(self.encoder, seen))
         return decoded.to(torch.promote_types(decoded.dtype, torch.float32))
 
     def error(

@@ -23,7 +23,7 @@ all rows, 80.4 % with 4096 (tables 1 and 2; from memory).
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.contrastive import moco_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.memory_bank import SampleBank, rows_of
 from eyespot.pretrain.objective import About, Objective
 
@@ -79,7 +80,7 @@ class Instance(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = nn.Linear(cast(Any, encoder).num_features, config.out_dim)
+        self.head = nn.Linear(feature_width(encoder), config.out_dim)
 
     def prepare(self, ids: Int[Tensor, " n"]) -> None:
         """A row for each sample."""

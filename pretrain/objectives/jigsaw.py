@@ -19,7 +19,7 @@ To expect: AlexNet on PASCAL VOC 2007: 67.6 % classification, 53.2 mAP detection
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Objective
 
@@ -74,7 +75,7 @@ class Jigsaw(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.reduce = mlp(cast(Any, encoder).num_features, config.tile_dim)
+        self.reduce = mlp(feature_width(encoder), config.tile_dim)
         self.head = mlp(NUM_TILES * config.tile_dim, config.hidden_dim, config.num_permutations)
         self.register_buffer("orders", torch.from_numpy(permutations(config.num_permutations)))
 

@@ -29,7 +29,8 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
-from eyespot.pretrain.networks.encoders import encode_visible, fix_positions, require_vit, sincos_positions
+from eyespot.pretrain.networks.encoders import encode_visible, require_vit
+from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
 from eyespot.pretrain.objective import About, Objective
 
 
@@ -137,6 +138,10 @@ class MAE(Objective):
     def mask_order(self, batch: Batch) -> Int[Tensor, "b n"]:
         """A random order of each image's patches: the first ``num_visible`` are seen, the rest masked."""
         return batch.uniforms("mae/mask", self.num_patches).argsort(dim=1, stable=True)
+
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+        """All tokens, after the last norm."""
+        return encode_visible(require_vit(encoder, "MAE"), images)
 
     def reconstruct(self, images: Float[Tensor, "b 3 h w"], order: Int[Tensor, "b n"]) -> Float[Tensor, "b m p"]:
         """The predicted pixels of the masked patches, in the order given: (B, masked, patch_size^2 * 3)."""

@@ -28,7 +28,7 @@ both from memory, supervised, with a pretrained GoogLeNet. None of the papers le
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses import metric_learning as metric_losses
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.metric_learning import Mining, Pairs
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Labels
 
@@ -115,7 +116,7 @@ class Metric(Contrastive):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.out_dim)
+        self.head = mlp(feature_width(encoder), config.hidden_dim, config.out_dim)
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""

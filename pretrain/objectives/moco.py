@@ -26,7 +26,7 @@ after 800 epochs 71.1 % (tables 1 and 2 of the second). ResNet-18 on CIFAR-10, 2
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -39,7 +39,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.contrastive import moco_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import follow, make_teacher
-from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.key_queue import KeyQueue
 from eyespot.pretrain.objective import About, Objective
@@ -97,7 +97,7 @@ class MoCo(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        width: int = cast(Any, encoder).num_features
+        width: int = feature_width(encoder)
         self.head = mlp(width, *([width] if config.head == "mlp" else []), config.out_dim)
         self.teacher_encoder, self.teacher_head = make_teacher(encoder), make_teacher(self.head)
         self.queue = KeyQueue(config.queue_size, config.out_dim)

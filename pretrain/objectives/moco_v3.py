@@ -18,7 +18,7 @@ To expect on ImageNet-1k, linear probe, 300 epochs: ResNet-50 72.8 %, ViT-S/16 7
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -32,8 +32,9 @@ from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.contrastive import moco_v3_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
-from eyespot.pretrain.networks.encoders import features, fix_positions
+from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.networks.positions import fix_positions
 from eyespot.pretrain.objective import About
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, grayscale=0.2)
@@ -94,7 +95,7 @@ class MoCoV3(Contrastive):
                 f"objective.freeze_patches True: {type(encoder).__name__} is no vision transformer; set it to False"
             )
         hidden = [config.hidden_dim] * (config.projector_layers - 1)
-        self.projector = mlp(cast(Any, encoder).num_features, *hidden, config.out_dim, batch_norm=True, last_norm=True)
+        self.projector = mlp(feature_width(encoder), *hidden, config.out_dim, batch_norm=True, last_norm=True)
         self.predictor = mlp(
             config.out_dim, config.hidden_dim, config.out_dim, batch_norm=True, last_norm=config.predictor_norm
         )

@@ -79,6 +79,11 @@ class PixelGPT(Objective):
         loss = F.cross_entropy(logits, colors.flatten())
         return {"loss": loss, "accuracy": (logits.argmax(1) == colors.flatten()).float().mean()}
 
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """What follows each pixel."""
+        assert isinstance(encoder, PixelTransformer)
+        return encoder.last(encoder.colors(images))
+
     def logits(self, colors: Int[Tensor, "b n"]) -> Float[Tensor, "b n k"]:
         """For each pixel, what its colour would be after those before it; in fp32 or better."""
         logits = self.head(self.encoder.last(colors))

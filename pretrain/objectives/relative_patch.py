@@ -18,7 +18,7 @@ To expect: AlexNet on PASCAL VOC 2007 detection: 46.3 mAP where random weights g
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, side_by_side, without_fringes
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Objective
 
@@ -71,7 +72,7 @@ class RelativePatch(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        width = cast(Any, encoder).num_features
+        width = feature_width(encoder)
         self.head = mlp(2 * width, config.hidden_dim, len(NEIGHBOURS))
 
     def views(self) -> ViewSpec:

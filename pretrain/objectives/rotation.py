@@ -15,7 +15,7 @@ To expect: RotNet with NIN on CIFAR-10: 91.16 % with a supervised classifier on 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.rotations import PICTURE_ROWS, TURNS, picture_of_turns, rotated
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Objective
 
 
@@ -57,7 +58,7 @@ class Rotation(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = nn.Linear(cast(Any, encoder).num_features, TURNS)
+        self.head = nn.Linear(feature_width(encoder), TURNS)
 
     def views(self) -> ViewSpec:
         """One view."""

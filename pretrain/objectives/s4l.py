@@ -21,7 +21,7 @@ with the labels alone; with 1 %: 53.4, 47.0 and 48.4 % (table 1, from memory).
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from eyespot.pretrain.distributed.collectives import mean_where
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.rotations import PICTURE_ROWS, TURNS, picture_of_turns, rotated
 from eyespot.pretrain.losses.metric_learning import Pairs, batch_hard_loss
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Labels
 
 
@@ -89,7 +90,7 @@ class S4L(Contrastive):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.num_classes = config.num_classes
-        dim = cast(Any, encoder).num_features
+        dim = feature_width(encoder)
         self.classifier = nn.Linear(dim, config.num_classes)
         self.head = nn.Linear(dim, TURNS if config.task == "rotation" else config.out_dim)
 

@@ -18,7 +18,7 @@ To expect: ResNet-50, 1000 epochs: 69.3 % linear probe on ImageNet-1k (table 6),
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge, Gt, Lt
@@ -30,6 +30,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.contrastive import nt_xent_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About
 
@@ -80,9 +81,7 @@ class SimCLR(Contrastive):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(
-            cast(Any, encoder).num_features, config.hidden_dim, config.out_dim, batch_norm=True, last_norm=True
-        )
+        self.head = mlp(feature_width(encoder), config.hidden_dim, config.out_dim, batch_norm=True, last_norm=True)
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""

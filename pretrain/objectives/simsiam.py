@@ -15,7 +15,7 @@ To expect: ResNet-50 on ImageNet-1k, 100 epochs: 68.1 % linear probe (table 4).
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Objective
 
@@ -68,7 +69,7 @@ class SimSiam(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        width = cast(Any, encoder).num_features
+        width = feature_width(encoder)
         self.projector = mlp(width, *[config.dim] * 3, batch_norm=True, last_norm=True)
         self.predictor = mlp(config.dim, config.bottleneck, config.dim, batch_norm=True)
 

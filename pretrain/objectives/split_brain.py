@@ -105,11 +105,15 @@ class SplitBrain(Objective):
         )
         return {"loss": of_colors + of_lightness, "loss_colors": of_colors, "loss_lightness": of_lightness}
 
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
+        """The last map."""
+        return last_tokens(encoder, images)[-1].patches
+
     def logits(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b colors s s"], Float[Tensor, "b levels s s"]]:
         """What is said of the colours, and of the lightness; in fp32 or better."""
-        maps = last_tokens(self.encoder, images)[-1].patches.chunk(2, dim=1)
+        maps = self.read(self.encoder, images).chunk(2, dim=1)
         said = self.to_colors(maps[0]), self.to_lightness(maps[1])
         exact = torch.promote_types(said[0].dtype, torch.float32)
         return said[0].to(exact), said[1].to(exact)

@@ -16,7 +16,7 @@ CIFAR-10: 96.0 % (table 2).
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.contrastive import supcon_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Labels
 
@@ -77,7 +78,7 @@ class SupCon(Contrastive):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.out_dim)
+        self.head = mlp(feature_width(encoder), config.hidden_dim, config.out_dim)
 
     def views(self) -> ViewSpec:
         """Two views of the same kind."""

@@ -20,7 +20,7 @@ with the queue: 74.3 % (authors' model zoo, from memory).
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.key_queue import KeyQueue
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
@@ -104,7 +105,7 @@ class SwAV(Contrastive):
         super().__init__()
         accept_crops(encoder, config.num_small, config.small)
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(cast(Any, encoder).num_features, config.hidden_dim, config.out_dim, batch_norm=True)
+        self.head = mlp(feature_width(encoder), config.hidden_dim, config.out_dim, batch_norm=True)
         self.prototypes = Prototypes(config.out_dim, config.num_prototypes)
         num_queues = NUM_LARGE if config.queue_size else 0
         self.queues = nn.ModuleList(KeyQueue(config.queue_size, config.out_dim) for _ in range(num_queues))

@@ -23,7 +23,7 @@ To expect: WRN-28-2 on CIFAR-10 with 4,000 labels: 95.7 %; ResNet-50 on ImageNet
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import mean_where
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Labels
 
 
@@ -87,7 +88,7 @@ class UDA(Contrastive):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.num_classes = config.num_classes
-        self.classifier = nn.Linear(cast(Any, encoder).num_features, config.num_classes)
+        self.classifier = nn.Linear(feature_width(encoder), config.num_classes)
         self.register_buffer("ceiling", torch.tensor(self._ceiling(0.0)))
 
     def views(self) -> ViewSpec:

@@ -21,7 +21,7 @@ To expect: no number for features; about -100 nats for the bound on MNIST's digi
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.random_numbers import normals
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import normal_noise
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.image_decoder import ImageDecoder
 from eyespot.pretrain.objective import About, Objective
 
@@ -76,7 +77,7 @@ class VAE(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.posterior = nn.Linear(cast(Any, encoder).num_features, 2 * config.latent_dim)
+        self.posterior = nn.Linear(feature_width(encoder), 2 * config.latent_dim)
         self.spread = nn.Linear(config.latent_dim, config.hidden_dim * GRID**2)
         self.decoder = ImageDecoder(config.hidden_dim, (GRID, GRID), image_size, 3, config.hidden_dim)
 

@@ -12,7 +12,7 @@ To expect: ResNet-50 on ImageNet-1k, 1000 epochs: 73.2 % linear probe (table 1).
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -24,6 +24,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.redundancy_reduction import VICRegWeights, vicreg_loss
+from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About
 
@@ -67,7 +68,7 @@ class VICReg(Contrastive):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
-        self.head = mlp(cast(Any, encoder).num_features, *[config.dim] * 3, batch_norm=True)
+        self.head = mlp(feature_width(encoder), *[config.dim] * 3, batch_norm=True)
 
     def views(self) -> ViewSpec:
         """Two views of different kinds."""

@@ -13,12 +13,14 @@ from eyespot.pretrain.networks.encoders import (
     choose_attention,
     encode,
     encode_visible,
-    fix_positions,
+    feature_width,
+    features,
     last_tokens,
     make_encoder,
-    sincos_positions,
+    mean_features,
     vary_sizes,
 )
+from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
 
 
 def test_features_of_vit_and_resnet():
@@ -243,3 +245,74 @@ def test_wrong_encoders_are_one_line(config, words):
     with pytest.raises(UserError, match=words) as caught:
         make_encoder(config)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "own"),
+    [
+        ("test_vit", {"cls": 64, "mean": 64}, "cls"),
+        ("test_vit3", {"mean": 96, "pool": 96}, "pool"),  # attention pooling
+        ("test_vit2", {"mean": 64, "pool": 64}, "pool"),  # a norm after the mean
+        ("beit_base_patch16_224", {"cls": 768, "mean": 768, "pool": 768}, "pool"),
+        ("deit_tiny_distilled_patch16_224", {"cls": 192, "mean": 192, "pool": 192}, "pool"),  # of two prefix tokens
+        ("mobilenetv3_small_050", {"mean": 1024}, "mean"),  # its head widens
+        ("test_efficientnet", {"mean": 256}, "mean"),
+        ("pit_ti_224", {"cls": 256}, "cls"),  # hands out no patch tokens
+        ("crossvit_tiny_240", {"mean": 288}, "mean"),  # hands out two class tokens
+        ("split_test_resnet", {"mean": 192}, "mean"),
+        ("pixel_transformer_small", {"mean": 512}, "mean"),
+    ],
+)
+def test_what_the_encoder_pools_itself_is_among_its_features(name, kinds, own):
+    size = {"crossvit_tiny_240": 240}.get(name, 32)
+    torch.manual_seed(0)
+    encoder = make_encoder(EncoderConfig(name=name, image_size=size)).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        found, pooled, read = encode(encoder, images), encoder(images), features(encoder, images)
+        pooled = sum(pooled) / len(pooled) if isinstance(pooled, tuple) else pooled
+    assert {kind: rows.shape[1] for kind, rows in found.items()} == kinds
+    torch.testing.assert_close(found[own], pooled, rtol=1e-5, atol=1e-5)
+    assert torch.equal(read, found.get("cls", found[own]))
+    assert read.shape[1] == feature_width(encoder)
+    if "mean" in kinds:
+        with torch.no_grad():
+            assert torch.equal(mean_features(encoder, images), found["mean"])
+    else:
+        with pytest.raises(UserError, match="no patch tokens"):
+            mean_features(encoder, images)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mixer_s32_224", "resnet18", "swin_tiny_patch4_window7_224"])
+def test_drop_path_is_passed_where_it_is_taken(name):
+    """Where an architecture lacks it, it need not be said; where it has it by itself, 0 means 0."""
+    encoder = make_encoder(EncoderConfig(name=name, image_size=224))
+    assert not any(getattr(part, "drop_prob", None) for part in encoder.modules())
+
+
+@pytest.mark.parametrize("name", ["densenet121", "vgg11"])
+def test_drop_path_that_an_architecture_lacks_is_refused(name):
+    message = rf"encoder.drop_path 0.1: {name} has no branches to drop; leave it out"
+    with pytest.raises(UserError, match=message):
+        make_encoder(EncoderConfig(name=name, image_size=64, drop_path=0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("vit_small_patch14_dinov2", 64, "encoder.image_size 64: is no multiple of the 14 pixels .* try 56 or 70"),
+        ("beit_base_patch16_224", 40, "encoder.image_size 40: is no multiple of the 16 pixels .* try 32 or 48"),
+        ("vit_tiny_patch16_224", 10, "encoder.image_size 10: is no multiple of the 16 pixels .* try 16$"),
+    ],
+)
+def test_images_that_patches_do_not_fill_are_refused(name, size, words):
+    with pytest.raises(UserError, match=words):
+        make_encoder(EncoderConfig(name=name, image_size=size))
+
+
+def test_an_architectures_own_size_need_not_be_filled():
+    with torch.device("meta"):
+        assert (
+            make_encoder(EncoderConfig(name="vit_so400m_patch14_siglip_384", image_size=384)).patch_embed.grid_size[0]
+            == 27
+        )

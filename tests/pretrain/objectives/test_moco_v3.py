@@ -12,7 +12,8 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.loop.schedule import effective_rate
-from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder, sincos_positions
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.positions import sincos_positions
 from eyespot.pretrain.objectives.moco_v3 import MoCoV3
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run

@@ -1,0 +1,184 @@
+"""Somebody's file of weights: which of its tensors are an encoder's, all of them, or one line that says why not.
+
+A file is read as safetensors, or as a checkpoint of torch's without running anything that is in it. People's
+checkpoints hold more than an encoder, under names of their own (``module.encoder_q.conv1.weight``): what comes before
+the encoder's own names is found by itself, and what is left over is counted.
+"""
+
+import argparse
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from eyespot.data_pipeline.errors import UserError
+
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_MAX_DEPTH = 4
+"""Of dictionaries in a checkpoint."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Weights:
+    """An encoder's tensors out of a file."""
+
+    tensors: dict[str, Tensor]
+    """By the encoder's own names."""
+    sha256: str
+    """Of the file."""
+    prefix: str
+    """What stood before their names."""
+    others: list[str]
+    """Names of the file's other tensors: heads, classifiers, further copies."""
+
+    def said(self) -> str:
+        """In words: how many were loaded, and what was left."""
+        words = f"{len(self.tensors)} of {len(self.tensors)} tensors loaded"
+        if self.prefix:
+            words += f", named {self.prefix}* there"
+        if self.others:
+            shown = ", ".join(self.others[:2]) + (", ..." if len(self.others) > 2 else "")
+            words += f"; {len(self.others)} others of the file are not the encoder's: {shown}"
+        return words
+
+
+def read_weights(path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", prefix: str = "") -> Weights:
+    """All tensors of an encoder out of a file.
+
+    Args:
+        path: safetensors, or a checkpoint of torch's.
+        wanted: the encoder's state dict.
+        sha256: that the file must have; empty = any.
+        prefix: what stands before the encoder's names; empty = what is found.
+
+    Raises:
+        UserError: it cannot be read, is another file than was meant, holds other tensors, or holds what is no weight.
+    """
+    source = f"start.weights {path}"
+    content = _content(path, source)
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256:
+        raise UserError(f"{source}: has sha256 {digest[:12]}..., not start.sha256 {sha256[:12]}...")
+    held = _tensors(content, source)
+    prefix = _given(prefix, held, source) if prefix else _prefix(held, wanted, source)
+    found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
+    modules = {name.partition(".")[0] for name in wanted}
+    beside = [name for name in found if name not in wanted and name.partition(".")[0] not in modules]
+    for name in beside:  # a classifier, say: no part of any module of the encoder
+        del found[name]
+    check_tensors(wanted, found, source, "choose the encoder.* that it was saved from")
+    taken = {prefix + name for name in found}
+    others = [name for name in held if name not in taken]
+    return Weights(tensors=found, sha256=digest, prefix=prefix, others=others)
+
+
+def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, advice: str) -> None:
+    """Raises a UserError unless ``found`` are the wanted tensors, in shape and kind, and all their numbers finite."""
+    for name in [*wanted, *found]:
+        shapes = [tuple(held[name].shape) if name in held else None for held in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            there, here = ("missing" if shape is None else shape for shape in (shapes[1], shapes[0]))
+            raise UserError(f"{source}: {name} is {there} there and {here} in the encoder; {advice}")
+        mine, given = wanted[name].dtype, found[name].dtype
+        fits = given in _FLOATS if mine.is_floating_point else given == mine or not _odd(given)
+        if not fits:
+            there, here = _named(given), _named(mine)
+            raise UserError(f"{source}: {name} is {there} there and {here} in the encoder; save it as {here}")
+        odd = int((~found[name].to(mine).isfinite()).sum()) if mine.is_floating_point else 0
+        if odd:
+            raise UserError(
+                f"{source}: {odd} of {found[name].numel()} numbers of {name} are not finite; take an older file"
+            )
+
+
+def _odd(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _content(path: Path, source: str) -> bytes:
+    """The whole file; what is none (a folder, a pipe) would be waited for."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{source}: is {'a folder' if path.is_dir() else 'no regular file'}; name a file of weights")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
+    if content[8:9] != b"{" and content.startswith((_ZIP, _PICKLE)):
+        return _of_checkpoint(content, source)
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: of a type that torch lacks
+        raise UserError(f"{source}: cannot be read as safetensors ({error})") from error
+
+
+def _of_checkpoint(content: bytes, source: str) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, however deep its dictionaries: {"teacher": {"x": t}} gives "teacher.x"."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many keep their options so
+            held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{source}: holds more than tensors and numbers, and reading that could run code; save the encoder's"
+            " state dict alone, with safetensors.torch.save_file"
+        ) from error
+    except Exception as error:  # torch raises whatever a damaged archive leads to
+        raise UserError(f"{source}: cannot be read as a checkpoint ({_brief(error)})") from error
+    found: dict[str, Tensor] = {}
+    _collect(held, "", found, _MAX_DEPTH)
+    if not found:
+        raise UserError(f"{source}: holds no tensors by name; save the encoder's state dict in it")
+    return found
+
+
+def _collect(held: Any, name: str, found: dict[str, Tensor], depth: int) -> None:
+    if isinstance(held, Tensor) and name and not held.is_sparse and not held.is_quantized:
+        found[name] = held.detach()
+    elif isinstance(held, Mapping) and depth:
+        for key, value in held.items():
+            if isinstance(key, str):
+                _collect(value, f"{name}.{key}" if name else key, found, depth - 1)
+
+
+def _given(prefix: str, held: Mapping[str, Tensor], source: str) -> str:
+    """As the user said, with its point."""
+    prefix = f"{prefix.removesuffix('.')}."
+    if not any(name.startswith(prefix) for name in held):
+        raise UserError(
+            f"{source}: no tensor begins with start.prefix {prefix}; the first is {next(iter(held), 'none')}"
+        )
+    return prefix
+
+
+def _prefix(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> str:
+    """What stands before the encoder's names in the file; empty where nothing does, or nothing fits."""
+    first = next(iter(wanted))
+    before = [name.removesuffix(first) for name in held if name == first or name.endswith(f".{first}")]
+    fitting = [prefix for prefix in before if all(f"{prefix}{name}" in held for name in wanted)]
+    if "" in fitting or not fitting:  # the nearest, whose error then says what it lacks
+        return "" if "" in fitting else max(["", *before], key=lambda prefix: sum(prefix + n in held for n in wanted))
+    if len(fitting) > 1:
+        raise UserError(
+            f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{prefix}*' for prefix in fitting)}; say which"
+            f" with --start.prefix, for instance {fitting[0]}"
+        )
+    return fitting[0]
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,38 @@
+"""Position embeddings that are computed, and do not learn."""
+
+import numpy as np
+import timm
+import torch
+from jaxtyping import Float64
+
+from eyespot.data_pipeline.errors import UserError
+
+
+def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
+    """Puts the sine-cosine table where the learned position embedding was, and freezes it; prefix tokens have none.
+
+    Raises:
+        UserError: the encoder has no absolute position embedding, and ``method`` needs one.
+    """
+    positions = vit.pos_embed
+    if positions is None:
+        raise UserError(f"encoder: {method} needs an absolute position embedding, and this encoder has none")
+    height, width = vit.patch_embed.grid_size
+    with torch.no_grad():
+        positions.zero_()
+        positions[0, -height * width :] = torch.from_numpy(sincos_positions(positions.shape[-1], height, width))
+    positions.requires_grad_(False)
+
+
+def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:
+    """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
+
+    The first half of the channels encodes the column, the second the row, as in the authors' code; each half is
+    sin(p w_i), cos(p w_i) with w_i = 10000^(-i / (dim / 4)) (Vaswani et al. 2017).
+    """
+    if dim % 4:
+        raise UserError(f"position embedding of dim {dim}: must be a multiple of 4")
+    frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1)
+    angles = [position[:, None] * frequencies for position in (columns, rows)]
+    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
