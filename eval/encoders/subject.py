@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
@@ -25,8 +26,8 @@ from eyespot.pretrain.networks.encoders import encode, make_encoder
 from eyespot.pretrain.run_json import load_run, to_values
 from eyespot.pretrain.run_record import RunRecord
 
-MAX_PIXEL_VALUES = 1024
-"""Raw pixels are a baseline for images of up to this many values."""
+MAX_PIXEL_SIDE = 18
+"""Raw pixels are a baseline at up to this size: about a thousand values, as many as an encoder's features."""
 
 
 class OneKind(nn.Module):
@@ -36,12 +37,14 @@ class OneKind(nn.Module):
 
 
 class RawPixels(OneKind):
-    """The encoder that does nothing."""
+    """The encoder that does nothing, but for shrinking what has more than ``MAX_PIXEL_SIDE`` rows."""
 
     kind = "pixels"
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The image as one long vector."""
+        if max(images.shape[2:]) > MAX_PIXEL_SIDE:
+            images = interpolate(images, (MAX_PIXEL_SIDE, MAX_PIXEL_SIDE), mode="bilinear", antialias=True)
         return images.flatten(1)
 
 
@@ -98,7 +101,7 @@ def run_of(target: str) -> Path | None:
 
 
 def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subject]:
-    """What one command judges: the encoder that ``target`` names, its random twin and, for small images, raw pixels.
+    """What one command judges: the encoder that ``target`` names, its random twin and raw pixels.
 
     Args:
         target: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's
@@ -111,11 +114,16 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
     """
     found = _found(target, seed, pretrained)
     views = found[0].views
-    if 3 * views.views[0].size ** 2 <= MAX_PIXEL_VALUES:
-        found.append(Subject(name="raw pixels", tag="pixels", role="pixels", encoder=RawPixels(), views=views))
+    shrunk = f" at {MAX_PIXEL_SIDE} px" if views.views[0].size > MAX_PIXEL_SIDE else ""
+    found.append(_raw_pixels(views, shrunk))
     for subject in found:
         subject.encoder.eval().requires_grad_(False)
     return found
+
+
+def _raw_pixels(views: ViewSpec, shrunk: str) -> Subject:
+    known = {"views": views, "architecture": shrunk, "encoder": RawPixels()}
+    return Subject(name=f"raw pixels{shrunk}", tag="pixels", role="pixels", **known)
 
 
 def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from released_runs import CHECKPOINT, write_release
+from torchvision.transforms import functional
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.encoders.subject import encode_all, run_of, subjects_of
+from eyespot.eval.encoders.subject import MAX_PIXEL_SIDE, encode_all, run_of, subjects_of
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registry import DIGEST_TAG
@@ -40,10 +41,22 @@ def test_building_a_twin_leaves_the_random_state_alone():
     assert torch.get_rng_state().equal(before)
 
 
+def test_large_images_are_a_baseline_at_a_smaller_size():
+    """Shrunk as torch resizes, and named by that size; small ones stay as they are."""
+    _, pixels = subjects_of("test_vit", seed=0, pretrained=False)
+    images = torch.rand(2, 3, 160, 160)
+    found = encode_all(pixels.encoder, images)["pixels"]
+    expected = functional.resize(images, [MAX_PIXEL_SIDE, MAX_PIXEL_SIDE], antialias=True)
+    assert (pixels.name, pixels.role, found.shape) == ("raw pixels at 18 px", "pixels", (2, 3 * 18 * 18))
+    assert torch.allclose(found, expected.flatten(1), atol=1e-6)
+    exact = torch.rand(2, 3, MAX_PIXEL_SIDE, MAX_PIXEL_SIDE)
+    assert encode_all(pixels.encoder, exact)["pixels"].equal(exact.flatten(1))
+
+
 def test_timm_names():
-    (random,) = subjects_of("test_vit", seed=0, pretrained=False)
+    random, _ = subjects_of("test_vit", seed=0, pretrained=False)
     assert random.role == "random" and random.views.views[0].size == 160
-    (convolutional,) = subjects_of("test_resnet", seed=0, pretrained=False)
+    convolutional, _ = subjects_of("test_resnet", seed=0, pretrained=False)
     found = encode_all(convolutional.encoder, torch.zeros(2, 3, 64, 64))
     assert list(found) == ["mean"] and found["mean"].shape == (2, convolutional.encoder.num_features)
 
