@@ -41,6 +41,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
     package_data={
+        "eyespot.data_pipeline.shards": ["caltech10.tar.gz"],
         "eyespot.pretrain.recipes": ["measured.json"],
         "eyespot.eval.report": ["templates/*", "templates/*/*"],
     },

@@ -40,9 +40,9 @@ Self-supervised pretraining for vision, from shards to a judged encoder.
   --trust-recipe MODULE    with any command: run folders may name recipes of this module, which is imported then
 
 A first run:
-  eyespot shards pack digits data/digits
-  eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
-  eyespot eval linear runs/first data/digits
+  eyespot shards pack caltech10 data/caltech10
+  eyespot pretrain simclr_r10_caltech10 --data.shards data/caltech10 --run-dir runs/first
+  eyespot eval linear runs/first data/caltech10
   eyespot report runs/first
 
 Exit codes: 0 done, 2 the input is wrong (one line says what), 75 stopped by a signal and resumable, 1 anything else.

@@ -32,6 +32,7 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/loading/dali_graphs.py"):
         assert f"eyespot/{source}" in names
     assert "eyespot/pretrain/recipes/measured.json" in names
+    assert "eyespot/data_pipeline/shards/caltech10.tar.gz" in names
     templates = [path for path in (ROOT / "eval" / "report" / "templates").rglob("*") if path.is_file()]
     assert templates and {f"eyespot/{path.relative_to(ROOT)}" for path in templates} <= set(names)
 
@@ -57,6 +58,7 @@ def test_it_runs_outside_the_checkout(wheel, tmp_path):
     assert "usage: eyespot" in run(command, "--help")
     assert "mae_tiny" in run(command, "recipes")
     run(command, "shards", "pack", "digits", "digits")
+    assert "1,401 images" in run(command, "shards", "pack", "caltech10", "photographs")
     run(
         command,
         "pretrain",

@@ -31,7 +31,7 @@ USAGE = """usage: eyespot shards COMMAND ...
   eyespot shards COMMAND --help   what a command takes
 
 For example:
-  eyespot shards pack digits data/digits
+  eyespot shards pack caltech10 data/caltech10
   eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
   eyespot shards pack VOC/JPEGImages data/voc --masks VOC/SegmentationClass --holdout 0.5
   eyespot shards info data/photos
@@ -79,7 +79,8 @@ class Pack(Readings):
     """Write images as shards that the loader reads.
 
     SRC is a folder of images, a tar (also .tar.gz, .tar.bz2, .tar.xz) or zip of such a folder, WebDataset tars or a
-    folder of them, a folder of MNIST's IDX files, or one of the names digits, cifar10, cifar100, mnist, fashion-mnist.
+    folder of them, a folder of MNIST's IDX files, or one of the names digits, caltech10 (2,000 photographs that come
+    with eyespot), cifar10, cifar100, mnist, fashion-mnist.
     Folders inside are classes; train/, test/ or val/ above them are splits, written as DST/train and DST/test. Images
     that are no RGB or gray JPEG or PNG are converted (transparency is laid on white, EXIF rotation applied, animations
     give their first frame); broken ones are left out and named. HEIC is read with pip install "eyespot[heic]". Run the

@@ -26,7 +26,9 @@ from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
 
-NAMED = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist")
+NAMED = ("digits", "caltech10", "cifar10", "cifar100", "mnist", "fashion-mnist")
+CALTECH10 = Path(__file__).with_name("caltech10.tar.gz")
+"""2,000 photographs that come with the package; benchmarks/make_caltech10.py says how they were made."""
 DOWNLOADS = Path("~/.cache/eyespot/downloads")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -91,10 +93,9 @@ def open_source(
     """Lists the images of a source.
 
     Args:
-        source: "digits", "cifar10", "cifar100", "mnist", "fashion-mnist", or the path of a folder of images (with or
-            without class folders, with or without train/test/val above them), of a tar (compressed or not) or zip of
-            such a folder, of WebDataset tars, or of a folder of IDX files. A name wins over a path; write ./digits for
-            a folder of that name.
+        source: one of ``NAMED``, or the path of a folder of images (with or without class folders, with or without
+            train/test/val above them), of a tar (compressed or not) or zip of such a folder, of WebDataset tars, or of
+            a folder of IDX files. A name wins over a path; write ./digits for a folder of that name.
         spool: an existing folder for what must be unpacked first.
         downloads: where torchvision's data sets are kept.
         reading: how to understand what can be understood in several ways. The files of a tar are WebDataset samples
@@ -105,6 +106,8 @@ def open_source(
     """
     if source == "digits":
         return _digits(spool)
+    if source == "caltech10":
+        return _archive(CALTECH10, spool, reading)
     if source in _TORCHVISION:
         if source == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
             return _idx_folder(DEBIAN_FASHION_MNIST, source, FASHION_CLASSES, spool)

@@ -31,7 +31,7 @@ def attentive_vitb16_in1k(images: int = IMAGENET_IMAGES) -> Run:
 
 
 def attentive_tiny(images: int = DIGITS_IMAGES) -> Run:
-    """The quickstart's ViT on the built-in digits, 10 epochs: seconds on two cores."""
+    """mae_tiny's ViT on the built-in digits, 10 epochs: seconds on two cores."""
     return Run(
         objective=Classify.Config(
             num_classes=10, head="attentive", frozen=True, view=RandomView(scale=(0.6, 1.0), flip=0.0)

@@ -13,6 +13,7 @@ from eyespot.pretrain.optim.optimizers import OptimConfig
 CIFAR10_IMAGES = 50_000
 IMAGENET_IMAGES = 1_281_167
 DIGITS_IMAGES = 1_438  # that eyespot shards pack digits puts into train/
+CALTECH10_IMAGES = 1_401  # that come with the package
 
 
 def steps(epochs: int, images: int, batch_size: int) -> int:
@@ -100,4 +101,24 @@ def on_digits(objective: Objective.Config, *, encoder: EncoderConfig | None = No
         precision="fp32",
         save_every=100,
         picture_every=100,
+    )
+
+
+def on_caltech10(objective: Objective.Config, *, encoder: EncoderConfig | None = None, **optim: Any) -> Run:
+    """A run of minutes on two cores: the photographs that come with the package, 240 steps of 128 at 48 pixels.
+
+    Args:
+        objective: the method.
+        encoder: ResNet-10-T, if nothing is named.
+        optim: OptimConfig's fields, in place of a rate of 2e-3 with 24 steps of warm-up.
+    """
+    return Run(
+        objective=objective,
+        encoder=encoder or EncoderConfig(name="resnet10t", image_size=48),
+        data=DataConfig(batch_size=128, normalize="dataset"),
+        optim=OptimConfig(**({"lr": 2e-3, "warmup_steps": 24} | optim)),
+        steps=240,
+        precision="fp32",
+        save_every=80,
+        picture_every=80,
     )

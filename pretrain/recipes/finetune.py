@@ -63,7 +63,7 @@ def finetune_cifar10(images: int = CIFAR10_IMAGES) -> Run:
 
 
 def finetune_tiny(images: int = DIGITS_IMAGES) -> Run:
-    """The quickstart's ViT on the built-in digits, 10 epochs: seconds on two cores."""
+    """mae_tiny's ViT on the built-in digits, 10 epochs: seconds on two cores."""
     return Run(
         objective=Classify.Config(
             num_classes=10,

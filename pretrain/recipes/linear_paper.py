@@ -48,7 +48,7 @@ def linear_paper_simclr(images: int = IMAGENET_IMAGES) -> Run:
 
 
 def linear_paper_tiny(images: int = DIGITS_IMAGES) -> Run:
-    """MAE's way for the quickstart's ViT on the built-in digits, 10 epochs at batch 128: seconds on two cores."""
+    """MAE's way for mae_tiny's ViT on the built-in digits, 10 epochs at batch 128: seconds on two cores."""
     run = _probe(
         EncoderConfig(name="test_vit", image_size=16, patch_size=4),
         OptimConfig(name="lars", lr=2.0, weight_decay=0.0, trust=0.02, warmup_steps=steps(1, images, 128)),

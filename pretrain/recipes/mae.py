@@ -26,7 +26,7 @@ def mae_vitt_cifar10() -> Run:
 
 
 def mae_tiny() -> Run:
-    """A very small ViT (64 channels, 6 blocks) on the built-in digits: the quickstart, minutes on two cores."""
+    """A very small ViT (64 channels, 6 blocks) on the built-in digits: minutes on two cores."""
     config = MAE.Config(decoder_dim=64, decoder_depth=2, decoder_heads=2, crop_scale=(0.6, 1.0), flip=0.0)
     run = on_digits(config, encoder=EncoderConfig(name="test_vit", image_size=16, patch_size=4), warmup_steps=100)
     run.steps, run.save_every, run.picture_every = 1000, 250, 250

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import encode_png
 from eyespot.data_pipeline.shards.manifest import Reading
-from eyespot.data_pipeline.shards.sources import Item, Source, hold_out, open_source, read_item, shuffled
+from eyespot.data_pipeline.shards.sources import CALTECH10, Item, Source, hold_out, open_source, read_item, shuffled
 
 PNG = encode_png(bytes(16), (4, 4))
 
@@ -213,6 +213,25 @@ def test_digits_are_the_real_ones_in_a_stratified_split(tmp_path: Path):
             pixels = np.asarray(Image.open(io.BytesIO(read_item(item)))).astype(float)
             assert np.abs(pixels * 16 / 255 - truth.images[row]).max() < 0.05
     assert len(seen) == 1797
+
+
+def test_the_photographs_of_the_package(tmp_path: Path):
+    """2,000 of ten classes, small, and no picture twice: neither its bytes nor its look is in both splits."""
+    source = open_source("caltech10", tmp_path)
+    assert {split: len(items) for split, items in source.splits.items()} == {"train": 1401, "test": 599}
+    assert (source.name, len(source.classes), source.skipped) == ("caltech10", 10, 0)
+    assert CALTECH10.stat().st_size < 6_000_000
+    looks = []
+    for items in source.splits.values():
+        assert min(np.bincount([item.label for item in items])) >= 28
+        images = [Image.open(io.BytesIO(read_item(item))) for item in items]
+        assert {min(image.size) for image in images} == {72}
+        gray = np.stack([np.asarray(image.convert("L").resize((17, 16)), np.int16) for image in images])
+        looks.append((gray[:, :, 1:] > gray[:, :, :-1]).reshape(len(items), -1).astype(np.float32))
+    train, test = looks
+    differing = train @ (1 - test).T + (1 - train) @ test.T
+    assert differing.min() > 10  # of 256 bits
+    assert len({read_item(item) for items in source.splits.values() for item in items}) == 2000
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive at all", gzip.compress(b"no tar inside", mtime=0)])
