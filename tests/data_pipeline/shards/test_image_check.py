@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from nvidia.dali import fn, pipeline_def, types
-from PIL import Image
+from PIL import Image, ImageOps
 from shapes import levels
 
+from eyespot.data_pipeline.loading import reader
 from eyespot.data_pipeline.shards import image_check
 from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine
 
@@ -287,3 +288,91 @@ def test_raw_pixels_become_png():
     assert np.array_equal(dali(encode_png(pixels.tobytes(), (5, 7, 3))), pixels)
     gray = levels(8, 8)
     assert np.array_equal(dali(encode_png(gray.tobytes(), (8, 8))), np.stack([gray] * 3, -1))
+
+
+def gray16(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    if kind == "PGM":
+        return b"P5\n%d %d\n65535\n" % pixels.shape[::-1] + pixels.astype(">u2").tobytes()
+    return encode(Image.fromarray(pixels.astype(np.uint16)), kind, **options)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PGM", "TIFF"])
+@pytest.mark.parametrize(
+    ("bits", "said"), [(16, "16-bit"), (15, "16-bit"), (12, "12 bits"), (10, "10 bits"), (8, "8 bits")]
+)
+def test_16_bits_are_scaled_alike_and_too_few_are_noticed(kind: str, bits: int, said: str):
+    ramp = np.linspace(0, 2**bits - 1, 64)[None] * np.ones((48, 1))
+    found = examine(gray16(ramp, kind))
+    assert np.array_equal(pil(found.data)[..., 0], (ramp.astype(np.uint32) + 128) // 257)
+    assert found.kind and said in found.kind and ("nearly black" in found.kind) == (bits < 15)
+
+
+def test_what_a_pgm_says_is_white_is_white():
+    ramp = np.linspace(0, 4095, 64)[None] * np.ones((48, 1))
+    found = examine(b"P5\n64 48\n4095\n" + ramp.astype(">u2").tobytes())
+    assert found.kind == "16-bit" and pil(found.data).max() == 255
+
+
+def test_12_bits_in_a_colour_png_of_16():
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for largest, said in ((65535, "16-bit"), (4095, "16-bit with values of 12 bits (nearly black)")):
+        rows = np.linspace(0, largest, 12).astype(">u2").reshape(2, 2, 3)
+        raw = b"".join(b"\0" + row.tobytes() for row in rows)
+        header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+        data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+        assert examine(b"\x89PNG\r\n\x1a\n" + data).kind == said
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+TURNED = {
+    "jpeg": lambda image, o: encode(image, "JPEG", exif=exif(o)),
+    "jpeg by xmp": lambda image, o: encode(image, "JPEG", xmp=XMP % o),
+    "png": lambda image, o: encode(image, "PNG", exif=exif(o)),
+    "webp": lambda image, o: encode(image, "WEBP", exif=exif(o), lossless=True),
+    "tiff": lambda image, o: encode(image, "TIFF", tiffinfo={0x0112: o}),
+}
+
+
+@pytest.mark.parametrize("kind", TURNED)
+def test_every_orientation_wherever_it_is_written(kind: str):
+    image = photo(40, 60)
+    for orientation in range(1, 9):
+        data = TURNED[kind](image, orientation)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+        found = examine(data)
+        assert found.orientation == orientation and (found.height, found.width) == expected.shape[:2]
+        assert np.abs(pil(found.data).astype(int) - expected).mean() < 3
+        if kind in ("jpeg", "jpeg by xmp", "png"):
+            stored = examine(data, in_place=True)
+            assert stored.orientation == orientation and (stored.height, stored.width) == (40, 60)
+
+
+def test_the_limit_of_pixels_is_exact():
+    data = encode(photo(30, 40), "PNG")
+    assert examine(data, max_pixels=1200).height == 30
+    with pytest.raises(BadImage, match="--max-pixels"):
+        examine(data, max_pixels=1199)
+    with pytest.raises(BadImage, match="--max-pixels"):
+        examine(data, max_pixels=100)
+    assert Image.MAX_IMAGE_PIXELS and image_check.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    assert image_check.READABLE_PIXELS == reader.MAX_PIXELS
+
+
+@pytest.mark.skipif(not image_check.HAS_HEIF, reason='needs the extra "heic"')
+def test_heic():
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    for image in (photo(60, 90), photo(60, 90).convert("L")):
+        data = encode(image, "HEIF", quality=95)
+        found = examine(data)
+        assert (found.kind, found.extension, found.height, found.width) == ("heif", "jpg", 60, 90)
+        assert np.abs(pil(found.data).astype(int) - np.asarray(image.convert("RGB"))).mean() < 8
+        with pytest.raises(BadImage, match="would have to be rewritten"):
+            examine(data, in_place=True)
+        with pytest.raises(BadImage):
+            examine(data[: len(data) // 2])
+    sideways = encode(photo(60, 90), "HEIF", quality=95, exif=exif(6))
+    assert (examine(sideways).height, examine(sideways).width) == (90, 60)

@@ -286,7 +286,7 @@ def test_hostile_names_are_kept_as_names(tmp_path: Path):
 
 
 def test_image_stats_are_exact_for_huge_counts():
-    from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE
+    from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, image_stats
 
     index = np.zeros(1000, INDEX_DTYPE)
     index["height"] = index["width"] = 60_000

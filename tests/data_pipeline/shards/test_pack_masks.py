@@ -114,6 +114,30 @@ def test_gray_of_other_depths_would_be_misread(bits):
         examine_mask(b"\x89PNG\r\n\x1a\n" + b"".join(parts), (2, 2))
 
 
+@pytest.mark.parametrize("resize", [None, 16])
+def test_masks_turn_with_their_images(tmp_path, resize):
+    """All eight orientations, in three formats; one mask was drawn upright, one has an orientation of its own."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    pixels, mask = np.full((48, 64, 3), 30, np.uint8), np.zeros((48, 64), np.uint8)
+    pixels[4:16, 6:26], mask[4:16, 6:26] = [250, 80, 20], 1
+    tags = {orientation: Image.Exif() for orientation in range(1, 9)}
+    for orientation, exif in tags.items():
+        exif[0x0112] = orientation
+        for kind in ("png", "webp", "jpg"):
+            name = f"{kind}{orientation}"
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.{kind}", exif=exif)
+            Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
+    Image.fromarray(np.rot90(mask, -1)).save(tmp_path / "masks" / "png6.png")
+    Image.fromarray(mask).save(tmp_path / "masks" / "webp3.png", exif=tags[3])
+    manifest = pack(str(tmp_path / "images"), tmp_path / "out", masks=tmp_path / "masks", resize=resize, workers=1)[""]
+    assert manifest.num_samples == 24 and manifest.quarantined == []
+    for image, data in stored_samples(tmp_path / "out").values():
+        there = image[..., 0] > 140
+        drawn = np.asarray(Image.open(io.BytesIO(data))) == 1
+        assert (there & drawn).sum() > (0.75 if resize else 0.95) * (there | drawn).sum()
+
+
 def test_wrong_folders(striped, tmp_path):
     images, masks = striped
     with pytest.raises(UserError, match="no such folder"):

@@ -1,6 +1,7 @@
 """Offsets inside tars of every dialect point at the bytes."""
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -60,6 +61,71 @@ def test_a_tar_cut_anywhere_is_found(tmp_path: Path, dialect: int):
     for length in [*range(513, len(end), 311), *range(512, len(end), 512)]:
         (tmp_path / "cut.tar").write_bytes(data[:length])
         assert scan(tmp_path / "cut.tar").problem, length
+
+
+def test_tars_that_were_appended_are_read_too(tmp_path: Path):
+    parts = [write(tmp_path / "part.tar", tarfile.GNU_FORMAT, [name]).read_bytes() for name in NAMES[:3]]
+    (tmp_path / "all.tar").write_bytes(b"".join(parts) + bytes(5000))
+    data, found = b"".join(parts), scan(tmp_path / "all.tar")
+    assert found.problem is None
+    assert {name: data[offset : offset + size] for name, offset, size in found.files} == {
+        name: CONTENT[name] for name in NAMES[:3]
+    }
+    (tmp_path / "all.tar").write_bytes(data[: -len(parts[2]) + 1500])
+    assert "truncated" in str(scan(tmp_path / "all.tar").problem)
+
+
+def test_bytes_behind_the_end_are_named(tmp_path: Path):
+    path = write(tmp_path / "a.tar", tarfile.GNU_FORMAT)
+    path.write_bytes(path.read_bytes() + bytes(3 << 20) + b"a signature, say")
+    found = scan(path)
+    assert [member.name for member in found.files] == NAMES and found.problem is None
+    assert [one.reason for one in found.skipped.listed()] == ["a folder", "bytes behind the end of the tar"]
+
+
+def test_what_is_no_plain_file_is_named(tmp_path: Path):
+    kinds = {
+        tarfile.SYMTYPE: "a link",
+        tarfile.LNKTYPE: "a link",
+        tarfile.FIFOTYPE: "a device",
+        tarfile.DIRTYPE: "a folder",
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number, kind in enumerate(kinds):
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.type, member.linkname = kind, "elsewhere.jpg"
+            archive.addfile(member)
+    (tmp_path / "sparse.jpg").touch()
+    os.truncate(tmp_path / "sparse.jpg", 1 << 20)
+    for dialect in ("gnu", "pax"):
+        words = ["tar", "-S", f"--format={dialect}", "-C", tmp_path, "-cf", tmp_path / f"{dialect}.tar", "sparse.jpg"]
+        subprocess.run(words, check=True)
+        assert [one.reason for one in scan(tmp_path / f"{dialect}.tar").skipped.listed()] == ["a sparse file"]
+    found = scan(tmp_path / "a.tar")
+    assert found.files == [] and {one.reason.split(",")[0]: one.examples for one in found.skipped.listed()} == {
+        "a link": ["0.jpg", "1.jpg"],
+        "a device": ["2.jpg"],
+        "a folder": ["3.jpg"],
+    }
+
+
+@pytest.mark.parametrize(("mode", "word"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
+def test_a_compressed_tar_is_called_so(tmp_path: Path, mode: str, word: str):
+    with tarfile.open(tmp_path / "a.tar", mode) as archive:
+        archive.addfile(_folder("a"))
+    with pytest.raises(UserError, match=rf"compressed \({word}\); unpack it first"):
+        scan(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000100\0"])
+def test_hostile_sizes_are_one_line(tmp_path: Path, size: bytes):
+    data = bytearray(write(tmp_path / "a.tar", tarfile.USTAR_FORMAT, NAMES[:2]).read_bytes())
+    data[512 + 124 : 512 + 136] = size
+    header = data[512:1024]
+    header[148:156] = b" " * 8
+    data[512 + 148 : 512 + 156] = f"{sum(header):06o}\0 ".encode()
+    (tmp_path / "a.tar").write_bytes(data)
+    assert "truncated or damaged" in str(scan(tmp_path / "a.tar").problem)
 
 
 def test_what_is_no_tar_is_refused(tmp_path: Path):

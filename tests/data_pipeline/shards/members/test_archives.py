@@ -1,0 +1,49 @@
+"""What is compressed is unpacked once; what a zip holds beside images is counted."""
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.members.archives import plain_tar, zip_files
+from eyespot.data_pipeline.shards.members.skipped import Tally
+from eyespot.data_pipeline.shards.members.tar_members import scan
+
+
+def test_a_plain_tar_is_read_where_it_lies_and_a_compressed_one_unpacked(tmp_path: Path):
+    for name, mode in (("a.tar", "w"), ("b.tgz", "w:gz"), ("c.tar.xz", "w:xz")):
+        with tarfile.open(tmp_path / name, mode) as archive:
+            member = tarfile.TarInfo(f"{name}.jpg")
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"image"))
+    assert plain_tar(tmp_path / "a.tar", tmp_path) == tmp_path / "a.tar"
+    (tmp_path / "spool").mkdir()
+    unpacked = [plain_tar(tmp_path / name, tmp_path / "spool") for name in ("b.tgz", "c.tar.xz")]
+    assert [scan(path).files[0].name for path in unpacked] == ["b.tgz.jpg", "c.tar.xz.jpg"]
+
+
+def test_links_folders_and_notes_in_a_zip_are_named(tmp_path: Path):
+    link = zipfile.ZipInfo("link.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(link, "photo.jpg")
+        for name in ("photo.jpg", "a/", "._photo.jpg", "b.txt", "\udce4.png".encode("utf-8", "replace").decode()):
+            archive.writestr(name, name)
+    tally = Tally()
+    found = zip_files(tmp_path / "a.zip", tmp_path, tally)
+    assert [(name, place.read()) for name, place in found] == [("photo.jpg", b"photo.jpg"), ("?.png", b"?.png")]
+    assert tally.total == 4 and {one.count for one in tally.listed()} == {1}
+
+
+def test_an_encrypted_zip_is_one_line(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("1.jpg", b"image")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        data[data.index(signature) + flags] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be read .*encrypted.*unpack it"):
+        zip_files(tmp_path / "a.zip", tmp_path, Tally())
