@@ -79,6 +79,7 @@ setup(
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *ONNX,  # tests export and run it
         ],
+        "heic": ["pillow-heif>=1.0"],
         "onnx": ONNX,
     },
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.cluster.cli import COMMANDS
-from eyespot.cluster.commands import cancel, doctor, launch, logs, status
+from eyespot.cluster.commands import cancel, doctor, launch, logs, shards, status
 from eyespot.cluster.doctor.page import ORDER
 from eyespot.cluster.launch.site_profiles import KEYS
 from eyespot.cluster.launch.submission import Submission
@@ -30,7 +30,7 @@ def flags(config: Any, prefix: str = "") -> Iterator[str]:
 
 def test_flags_are_as_they_are_typed():
     known = {*OF_OTHERS, *flags(Submission()), *flags(make_run("mae_tiny"))}
-    for kind in (launch.Launch, status.Request, logs.Request, cancel.Request, doctor.Options):
+    for kind in (launch.Launch, status.Request, logs.Request, cancel.Request, doctor.Options, shards.Pack):
         known |= set(flags(kind))
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", PAGE)) <= known
 

@@ -64,7 +64,38 @@ def test_what_is_left_out_and_converted_is_told(tmp_path: Path, capsys: pytest.C
     (tmp_path / "set" / "notes.txt").write_bytes(b"")
     assert main(["shards", "pack", str(tmp_path / "set"), str(tmp_path / "out"), "--workers", "1"]) == 0
     text = capsys.readouterr().out
-    assert "2 cmyk" in text and "empty file: b/2.jpg" in text and "skipped 1 file not" in text
+    assert "2 cmyk" in text and "empty file: b/2.jpg" in text
+    assert "skipped      1 file that" in text and "1  not an image (.txt): notes.txt" in text
+
+
+def test_what_can_be_read_in_two_ways_asks_and_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from PIL import Image
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    names = [f"{number}.{kind}" for number in range(12) for kind in ("depth.png", "jpg", "json")]
+    for name in names:
+        Image.new("RGB", (9, 9)).save(tmp_path / "1", "JPEG" if name.endswith("jpg") else "PNG")
+        (tmp_path / name).write_bytes((tmp_path / "1").read_bytes())
+    subprocess.run(["tar", "-cf", folder / "a.tar", "-C", tmp_path, *names], check=True)
+    for words in (["pack", str(folder), str(tmp_path / "out")], ["index", str(folder)]):
+        assert main(["shards", *words]) == 2
+        assert "--image-extension jpg, or --key last-dot" in capsys.readouterr().err
+        assert main(["shards", *words, "--image-extension", "jpg", "--max-pixels", "81"]) == 0
+        text = capsys.readouterr().out
+        assert "12 images" in text and "skipped      24 files that" in text
+        assert "12  not an image (.json): a.tar/0.json, a.tar/1.json, a.tar/2.json, ..." in text
+        assert "12  not the image asked for (.depth.png): a.tar/0.depth.png, " in text
+    assert main(["shards", "info", str(tmp_path / "out")]) == 0 and "24 files that" in capsys.readouterr().out
+
+
+def test_a_folder_of_photos_is_told_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.JPG").touch()
+    for command in ("index", "info", "verify"):
+        assert main(["shards", command, str(tmp_path / "photos")]) == 2
+        told = capsys.readouterr()
+        assert f"eyespot shards pack {tmp_path / 'photos'} DST" in told.out + told.err
 
 
 @pytest.mark.parametrize(
