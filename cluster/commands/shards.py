@@ -41,6 +41,7 @@ For example:
 MOST_REASONS, NUM_EXAMPLES = 10, 3
 """So many reasons are printed for what was left out, and so many names with each."""
 
+HELD_OUT = ("test", "val")
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
@@ -134,11 +135,13 @@ class Index(Readings):
 class Verify:
     """Read every byte and decode every image of a shard folder; print one line for each problem.
 
-    Finds changed and cut tars, missing or stale indexes, and a manifest that does not tell the truth.
+    Finds changed and cut tars, missing or stale indexes, and a manifest that does not tell the truth. It also says how
+    many images of a held-out split are in train too, byte by byte, and whether tars are sorted so that batches would
+    hold few classes; neither is a problem of the files.
     """
 
     folder: Folder
-    """A shard folder, or a folder of them (train, test)."""
+    """A shard folder, or a folder of them, however deep: all are looked at."""
     workers: int = NUM_WORKERS
     """Processes that read and decode."""
 
@@ -185,6 +188,7 @@ def main(argv: list[str]) -> int:
 
 def _pack(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.pack import pack
+    from eyespot.data_pipeline.shards.split_overlap import overlaps
 
     asked = parse(Pack, argv, "eyespot shards pack")
     manifests = pack(
@@ -205,6 +209,8 @@ def _pack(argv: list[str]) -> int:
     for split, manifest in manifests.items():
         print(_summary(asked.destination / split, manifest))
     print("\n".join(_remarks(next(iter(manifests.values())))), end="")
+    for overlap in overlaps(asked.destination / split for split in manifests):
+        print(overlap)
     return ExitCode.DONE
 
 
@@ -214,23 +220,40 @@ def _index(argv: list[str]) -> int:
     asked = parse(Index, argv, "eyespot shards index")
     manifest = index_folder(asked.folder, asked.workers, asked.reading, asked.max_pixels)
     print("\n".join([_summary(asked.folder, manifest), *_remarks(manifest)]))
+    for line in _order_notes(asked.folder):
+        print(line)
     return ExitCode.DONE
 
 
 def _verify(argv: list[str]) -> int:
-    from eyespot.data_pipeline.shards.verify import verify
+    from eyespot.data_pipeline.shards.verify import look_at
 
     asked = parse(Verify, argv, "eyespot shards verify")
-    problems = verify(asked.folder, asked.workers)
-    print("\n".join(map(one_line, problems)) if problems else f"{asked.folder}: all is well")
-    return ExitCode.WRONG_INPUT if problems else ExitCode.DONE
+    found = look_at(asked.folder, asked.workers)
+    notes = found.notes + [line for folder in found.sound for line in _order_notes(folder)]
+    for line in [*found.problems, *found.unreadable, *notes]:
+        print(one_line(line))
+    looked_at = _plural(len(found.folders), "shard folder")
+    unwell = len(found.folders) - len(found.sound)
+    if not found.problems and not found.unreadable:
+        print(f"{asked.folder}: all is well ({looked_at})")
+        return ExitCode.DONE
+    print(f"{asked.folder}: looked at {looked_at}, {unwell} of them not well")
+    return ExitCode.WRONG_INPUT if found.problems else ExitCode.FAILED
+
+
+def _order_notes(folder: Path) -> list[str]:
+    """Whether batches of a folder that may be learned from would be mixed."""
+    from eyespot.data_pipeline.loading.class_mixing import mixing_notes
+
+    return mixing_notes(ShardFolder(folder)) if folder.name not in HELD_OUT else []
 
 
 def _info(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.verify import shard_folders
 
-    asked = parse(Info, argv, "eyespot shards info")
-    folders = shard_folders(asked.folder)
+    asked, refused = parse(Info, argv, "eyespot shards info"), list[str]()
+    folders = shard_folders(asked.folder, refused)
     if not folders:
         raise UserError(f"shards {asked.folder}: none there; {how_to_shard(asked.folder)}")
     for folder in folders:
@@ -240,6 +263,8 @@ def _info(argv: list[str]) -> int:
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(one_line(f"    {count:>8,}  {name}"))
+    for line in refused:
+        print(one_line(line))
     return ExitCode.DONE
 
 

@@ -14,6 +14,8 @@ from eyespot.data_pipeline.random_numbers import uniforms
 NUM_TRIES = 10
 NUM_DRAWS = 1 + 2 + 2 * NUM_TRIES
 """Per random view: flip, position (vertical, horizontal), then area and aspect ratio of each try."""
+STRIP = 16
+"""An image whose long side is more than so many times its short one is cut before it is resized."""
 
 Pixels = Int32[np.ndarray, "b 2"]
 
@@ -83,7 +85,7 @@ def random_crops(view: RandomView, numbers: Float32[np.ndarray, "b 23"], image_s
     first = np.arange(len(fits)), fits.argmax(1)
     found = fits[first]
 
-    center = _largest_crops(view.ratio, height, width)
+    center = np.maximum(1, _largest_crops(view.ratio, height, width))
     shape = np.where(found[:, None], np.stack([heights[first], widths[first]], 1), center)
     room = image_sizes - shape
     start = np.where(found[:, None], np.floor(numbers[:, 1:3] * (room + 1)), room // 2)
@@ -114,18 +116,33 @@ def center_crops(view: CenterView, image_sizes: Pixels) -> Geometry:
     """Torchvision's Resize (of the short side) and CenterCrop, with their rounding; or what timm does in its place.
 
     Where the view is larger than the resized image ("border"), ``offset`` is negative.
+
+    Of a strip, only the part that the view shows is resized: 1 x 40,000 pixels would become 256 x 10,240,000. The view
+    is the same up to rounding where the short side divides what is resized, else shifted by at most half a pixel.
     """
     sides = image_sizes.astype(np.int64)
+    short = sides.min(1, keepdims=True)
     if view.mode == "squash":
         resized = np.full_like(sides, view.resize)
     elif view.mode == "border":
         resized = np.maximum(np.round(sides / (sides.max(1, keepdims=True) / view.resize)).astype(np.int64), 1)
     else:
-        resized = view.resize * sides // sides.min(1, keepdims=True)
+        resized = view.resize * sides // short
     offset = np.where(resized < view.size, -((view.size - resized) // 2), np.round((resized - view.size) / 2))
+    start, shape, offset = np.zeros_like(sides), sides, offset.astype(np.int64)
+    strip = sides > STRIP * short
+    if view.mode == "center" and strip.any():
+        unit = short // np.gcd(short, view.resize)  # so many pixels become a whole number of them
+        margin = 2 * np.maximum(1, -(-short // view.resize)) + 1  # what a bicubic filter sees beyond a pixel
+        first = np.maximum(0, offset * short // view.resize - margin) // unit * unit
+        last = -(-((offset + view.size) * short // view.resize + 1 + margin) // unit) * unit
+        start = np.where(strip, first, 0)
+        shape = np.where(strip, np.minimum(last, sides), sides) - start
+        resized = view.resize * shape // short
+        offset = offset - view.resize * start // short
     return Geometry(
-        start=np.zeros_like(image_sizes),
-        shape=image_sizes,
+        start=start.astype(np.int32),
+        shape=shape.astype(np.int32),
         resized=resized.astype(np.int32),
         offset=offset.astype(np.int32),
         flip=np.zeros(len(image_sizes), bool),

@@ -213,7 +213,7 @@ class BatchMaker:
             if reason := dali_graphs.why_undecodable(file, height, width):
                 self._reader.reject(sample, reason)
                 num_rejected += 1
-        self._stop_if_too_bad(self._reader.num_rejected)
+                self._stop_if_too_bad(self._reader.num_rejected)
         return num_rejected
 
     def _stop_if_too_bad(self, num_bad: int) -> None:

@@ -4,6 +4,7 @@ Everything random comes in from outside, so DALI keeps no state that would have 
 bits wherever it sits in whatever batch.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import nvidia.dali.fn
 import nvidia.dali.types
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.tensors import TensorCPU, TensorListCPU
+from PIL import Image
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
 from eyespot.data_pipeline.augment.views import CenterView, View, ViewSpec
@@ -123,6 +125,13 @@ def _resize(view: View, crop: Any, first: Any, last: Any, *, device: str) -> Any
 
 def why_undecodable(file: File, height: int, width: int) -> str | None:
     """Decodes one file on its own and says what is wrong with it; None where nothing is."""
+    try:  # first by Pillow: DALI's libraries write what they think of a file to the terminal
+        with Image.open(io.BytesIO(file)) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return "Pillow cannot decode it"
+    except (ValueError, RuntimeError, MemoryError, Image.DecompressionBombError):
+        pass  # DALI has the last word
     pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         node = fn.external_source(source=lambda: _batch([file]), dtype=types.UINT8, ndim=1)

@@ -52,8 +52,10 @@ def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:
 def _seen(mask: UInt8[np.ndarray, "h w"], view: CenterView, ignored: int) -> UInt8[np.ndarray, "size size"]:
     place = center_crops(view, np.array([mask.shape], np.int32))
     rows, columns = (
-        (2 * (int(offset) + np.arange(view.size)) + 1) * side // (2 * int(resized))
-        for offset, side, resized in zip(place.offset[0], mask.shape, place.resized[0], strict=True)
+        start + (2 * (offset + np.arange(view.size)) + 1) * side // (2 * resized)
+        for start, side, resized, offset in zip(
+            *(pair[0].tolist() for pair in (place.start, place.shape, place.resized, place.offset)), strict=True
+        )
     )
     inside = [(places >= 0) & (places < side) for places, side in zip((rows, columns), mask.shape, strict=True)]
     seen = np.full((view.size, view.size), ignored, np.uint8)  # what a border adds

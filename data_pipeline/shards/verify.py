@@ -1,53 +1,142 @@
 """Checks shard folders against their manifests: every byte, every image, every number."""
 
 import os
+import stat
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from math import isclose
 from pathlib import Path
 
 import numpy as np
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.patience import words
 from eyespot.data_pipeline.shards.image_check import READABLE_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.index_tars import Contents, Measured, measure, read_contents
-from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, MOST_QUARANTINED
+from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, INDEX_DTYPE, MOST_QUARANTINED
 from eyespot.data_pipeline.shards.pack import WORK, sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
+from eyespot.data_pipeline.shards.split_overlap import overlaps
 
 MAX_LINES = 20  # of one sort in one tar
 
 
+@dataclass(kw_only=True, slots=True)
+class Verdict:
+    """What was found in a folder of shards."""
+
+    folders: list[Path] = field(default_factory=list)
+    """That were looked at."""
+    problems: list[str] = field(default_factory=list)
+    """One line each, which names the file and the fix; none = all is well."""
+    unreadable: list[str] = field(default_factory=list)
+    """One line for each folder that the file system did not give: nothing is known of the rest of it."""
+    notes: list[str] = field(default_factory=list)
+    """What is no damage, and good to know."""
+    sound: list[Path] = field(default_factory=list)
+    """Those of the folders in which nothing is wrong."""
+
+
 def verify(folder: Path, workers: int = NUM_WORKERS) -> list[str]:
-    """Reads every byte and decodes every image of a shard folder, or of a folder of them (train, test).
+    """The problems of ``look_at``.
 
-    Returns:
-        One line for each problem, which names the file and the fix; empty = all is well.
+    Raises:
+        Outage: there are none, as far as the file system gave what it has.
     """
-    folders = shard_folders(folder)
-    if not folders:
-        return [f"{folder}: no shards inside; {how_to_shard(folder)}"]
-    unfinished = [f"{folder}: packing was not finished; run the same eyespot shards pack again"]
-    problems = unfinished if (folder / WORK / "plan").exists() else []
-    return problems + [problem for part in folders for problem in _verify_folder(part, workers)]
+    found = look_at(folder, workers)
+    if found.unreadable and not found.problems:
+        raise Outage(found.unreadable[0])
+    return found.problems + found.unreadable
 
 
-def shard_folders(folder: Path) -> list[Path]:
-    """The folder itself if it holds shards, else those of its subfolders that do."""
-    candidates = [folder, *sorted(folder.iterdir())] if folder.is_dir() else []
-    found = [path for path in candidates if (path / "manifest.json").exists() or any(path.glob("*.tar"))]
-    return [folder] if folder in found else found
+def look_at(folder: Path, workers: int = NUM_WORKERS) -> Verdict:
+    """Reads every byte and decodes every image of all shard folders inside a folder, however deep."""
+    found = Verdict()
+    found.folders = shard_folders(folder, found.problems)
+    found.problems += [
+        f"{place.parent}: packing was not finished; run the same eyespot shards pack again"
+        for place in _folders(folder, [])
+        if place.name == WORK and (place / "plan").exists()
+    ]
+    if not found.folders:
+        found.problems += [f"{folder}: no shards inside; {how_to_shard(folder)}"]
+    for part in found.folders:
+        try:
+            problems = _verify_folder(part, workers)
+        except UserError as error:
+            problems = [str(error)]
+        except (OSError, Outage) as error:
+            found.unreadable.append(_unreadable(part, error))
+            continue
+        found.problems += problems
+        found.sound += [] if problems else [part]
+    try:
+        found.notes += map(str, overlaps(found.sound))
+    except (OSError, Outage) as error:
+        found.unreadable.append(_unreadable(folder, error))
+    return found
+
+
+def _unreadable(folder: Path, error: OSError | Outage) -> str:
+    if isinstance(error, Outage):
+        return str(error)
+    return f"{error.filename or folder}: cannot be read ({words(error)}); see to the file system, and verify again"
+
+
+def shard_folders(folder: Path, refused: list[str] | None = None) -> list[Path]:
+    """Where shards lie: the folder itself and those inside it, however deep, in order; links are followed once.
+
+    Args:
+        folder: where to look.
+        refused: takes a line for each folder that may not be looked into.
+    """
+    places = _folders(folder, [] if refused is None else refused)
+    return [path for path in places if path.name != WORK and _holds_shards(path)]
+
+
+def _holds_shards(path: Path) -> bool:
+    return (path / "manifest.json").exists() or any(path.glob("*.tar"))
+
+
+def _folders(folder: Path, refused: list[str]) -> Iterator[Path]:
+    """The folder and those inside it, each once, without hidden ones, such as a file system's snapshots."""
+    known: set[tuple[int, int]] = set()
+    places, itself = [folder], folder.resolve()
+    while places:
+        place = places.pop()
+        above = place.is_symlink() and place != folder and itself.is_relative_to(place.resolve())
+        try:
+            status = place.stat()
+            if above or not stat.S_ISDIR(status.st_mode) or (status.st_dev, status.st_ino) in known:
+                continue
+            known.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as entries:
+                inside = [Path(entry.path) for entry in entries if _is_folder(entry)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            refused.append(f"{place}: may not be looked into ({words(error)}); ask its owner")
+            continue
+        yield place
+        if place.name != WORK:
+            shown = (path for path in inside if not path.name.startswith(".") or path.name == WORK)
+            places += sorted(shown, reverse=True)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _verify_folder(folder: Path, workers: int) -> list[str]:
-    try:
-        shards = ShardFolder(folder)
-        _ = shards.index, shards.masks if shards.manifest.masks else None
-    except UserError as error:
-        return [str(error)]
+    shards = ShardFolder(folder)
+    _ = shards.index, shards.masks if shards.manifest.masks else None
     tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]
     problems = [f"{path}: not in the manifest; {_index(folder)}" for path in _strangers(shards)]
     problems += chain.from_iterable(_verify_tar(shards, number) for number in range(len(tars)))
@@ -150,12 +239,12 @@ def _verify_rows(shards: ShardFolder, contents: Contents) -> Iterator[str]:
 
 def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> list[str]:
     """Decodes everything again: sizes, checksums, statistics."""
-    folder, manifest, index = shards.path, shards.manifest, shards.index
+    folder, manifest = shards.path, shards.manifest
     known = {bad["source"] for bad in manifest.quarantined}
     contents.items = [item for item in contents.items if item.name not in known]
     if len(known) >= MOST_QUARANTINED:
         numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-        listed = set(index[["tar", "offset"]].tolist())
+        listed = set(shards.index[["tar", "offset"]].tolist())
         contents.items = [item for item in contents.items if (numbers[item.path], item.offset) in listed]
     measured = measure(contents, workers, f"verifying {folder.name}", READABLE_PIXELS)
     problems = [
@@ -163,8 +252,7 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
     ]
     if problems or measured.stats is None:
         return problems
-    if not np.array_equal(np.sort(measured.rows), np.sort(index)):
-        problems.append(f"{folder / 'index.npy'}: a height, width or crc32 is not the image's; {_index(folder)}")
+    problems += _wrong_rows(shards, measured.rows)
     problems += _verify_masks(shards, measured)
     told, actual = manifest.image_stats, measured.stats
     for name in ("mean", "std", "height", "width"):
@@ -175,6 +263,20 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
                 f" {getattr(actual, name)}; {_index(folder)}"
             )
     return problems
+
+
+def _wrong_rows(shards: ShardFolder, measured: np.ndarray) -> Iterator[str]:
+    """Whether each row says of its image what the image says; both list the same places."""
+    index, place = shards.index, ["tar", "offset"]
+    listed, actual = np.argsort(index, order=place), np.sort(measured, order=place)
+    wrong = np.flatnonzero(index[listed] != actual) if len(listed) == len(actual) else []
+    if len(wrong):
+        row, image = int(listed[wrong[0]]), actual[wrong[0]]
+        name = next(name for name in INDEX_DTYPE.fields or {} if index[name][row] != image[name])
+        yield (
+            f"{shards.path / 'index.npy'}: {name} {index[name][row]} of sample {row} is not the image's, {image[name]}"
+            f" ({len(wrong)} such); {_index(shards.path)}"
+        )
 
 
 def _verify_masks(shards: ShardFolder, measured: Measured) -> Iterator[str]:

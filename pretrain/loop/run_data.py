@@ -12,6 +12,7 @@ from torch import Tensor
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.class_mixing import class_mixing
 from eyespot.data_pipeline.loading.loader import LoaderSpec, cpu_share, make_loader
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import Manifest
@@ -146,6 +147,10 @@ def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
             raise Outage(f"{error} (they were there when the run began)") from error
         raise
     ids = chosen_ids(run.data, shards)
+    if world.rank == 0:
+        mixing = class_mixing(shards, run.data.batch_size, seed=run.seed, window=run.data.shuffle_window, ids=ids)
+        if mixing is not None and mixing.is_poor:
+            log.warning("data.shards %s: %s", shards.path, mixing)
     return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=_labeled_ids(run.data, shards))
 
 

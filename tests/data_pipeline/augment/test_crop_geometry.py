@@ -110,3 +110,37 @@ def test_center_crops_round_like_torchvision(resize, size):
     assert (geometry.shape == sizes).all()
     assert not geometry.start.any()
     assert not geometry.flip.any()
+
+
+STRIPS = [(1, 40_000), (40_000, 1), (65_500, 3), (2, 65_535), (300, 5000), (299, 60_001), (7, 113)]
+
+
+@pytest.mark.parametrize("resize", [256, 257, 4096])
+def test_of_a_strip_no_more_is_resized_than_its_view_needs(resize):
+    view, sizes = CenterView(resize=resize, size=resize - 32), np.array(STRIPS, np.int32)
+    geometry = center_crops(view, sizes)
+    assert (geometry.resized.min(1) == resize).all()
+    assert (geometry.resized.max(1) <= 12 * resize).all()
+    assert (geometry.start >= 0).all() and (geometry.start + geometry.shape <= sizes).all()
+    assert (geometry.offset >= 0).all() and (geometry.offset + view.size <= geometry.resized).all()
+    middle = geometry.start + (geometry.offset + view.size / 2) * geometry.shape / geometry.resized
+    assert (
+        np.abs(middle - sizes / 2) <= np.maximum(1, sizes.min(1, keepdims=True) / resize)
+    ).all()  # one pixel of either
+
+
+def test_a_strip_among_others_changes_none_of_them():
+    view, sizes = CenterView(resize=64, size=56), np.array([(40, 50), (1, 9000), (300, 200)], np.int32)
+    together, alone = center_crops(view, sizes), center_crops(view, sizes[[0, 2]])
+    for name in ("start", "shape", "resized", "offset"):
+        assert (getattr(together, name)[[0, 2]] == getattr(alone, name)).all()
+
+
+@pytest.mark.parametrize("ratio", [(3 / 4, 4 / 3), (2.5, 4.0), (0.1, 0.3)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40_000), (40_000, 1), (3, 65_500)])
+def test_random_crops_of_strips_hold_a_pixel_and_lie_inside(size, ratio):
+    sizes = np.tile(np.array([size], np.int32), (50, 1))
+    view = RandomView(size=32, ratio=ratio)
+    geometry = random_crops(view, uniforms(0, np.zeros(50, int), np.arange(50), "view", NUM_DRAWS), sizes)
+    assert (geometry.shape >= 1).all() and (geometry.start >= 0).all()
+    assert (geometry.start + geometry.shape <= sizes).all()

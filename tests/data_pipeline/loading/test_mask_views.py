@@ -20,7 +20,13 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 def test_views_are_those_of_torchvision():
     """Resize of the short side by nearest neighbour and CenterCrop; on images of other proportions as well."""
     generator = np.random.default_rng(3)
-    for height, width, resize, size in ((32, 32, 36, 28), (40, 71, 20, 16), (90, 33, 64, 50), (7, 5, 30, 29)):
+    for height, width, resize, size in (
+        (32, 32, 36, 28),
+        (40, 71, 20, 16),
+        (90, 33, 64, 50),
+        (7, 5, 30, 29),
+        (4, 90, 32, 28),
+    ):
         mask = generator.integers(0, 256, (height, width), np.uint8)
         interpolation = v2.InterpolationMode.NEAREST_EXACT
         view = v2.Compose([v2.Resize(resize, interpolation=interpolation), v2.CenterCrop(size)])

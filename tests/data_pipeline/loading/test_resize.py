@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from eyespot.data_pipeline.augment import crop_geometry
 from eyespot.data_pipeline.augment.crop_geometry import center_crops, view_geometry
 from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
@@ -71,6 +72,22 @@ def test_center_views_equal_torchvisions_tensor_path(view):
     for image, found in zip(images(), out, strict=True):
         expected = transform(torch.from_numpy(image).permute(2, 0, 1))
         assert torch.allclose(torch.from_numpy(found), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 400), (3, 99), (16, 1001), (300, 3), (500, 9000), (8, 129)])
+def test_views_of_strips_are_what_the_whole_image_would_give(shape, monkeypatch):
+    """Where the short side divides what is resized, to the bit."""
+    image, view = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8), CenterView(resize=256, size=224)
+    views = []
+    for strip in (crop_geometry.STRIP, 10**9):
+        monkeypatch.setattr(crop_geometry, "STRIP", strip)
+        geometry = center_crops(view, np.array([shape], np.int32))
+        (top, left), (height, width) = geometry.start[0], geometry.shape[0]
+        views.append(np.empty((1, 3, 224, 224), np.float32))
+        crop = np.ascontiguousarray(image[top : top + height, left : left + width])
+        resize_views([crop], geometry, None, IMAGENET_MEAN, IMAGENET_STD, views[-1])
+    assert geometry.resized.max() > 16 * 256
+    assert np.array_equal(*views)
 
 
 def test_memory_returns_only_when_its_last_holder_is_gone():

@@ -1,7 +1,10 @@
 """verify finds every single thing that is wrong."""
 
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyespot.data_pipeline.errors import Outage
+from eyespot.data_pipeline.shards import verify as subject
 from eyespot.data_pipeline.shards.pack import pack
-from eyespot.data_pipeline.shards.verify import verify
+from eyespot.data_pipeline.shards.verify import look_at, verify
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,77 @@ def test_a_manifest_that_lies(shards: Path, lie: str):
 def test_no_shards_at_all(tmp_path: Path):
     assert "no shards inside" in verify(tmp_path)[0]
     assert "no shards inside" in verify(tmp_path / "nowhere")[0]
+
+
+def test_every_folder_is_looked_at_however_deep_and_each_once(sound: Path, tmp_path: Path):
+    for place in ("data/a", "data/b/c/d/train", "data/b/c/d/test", "data/.snapshot/a"):
+        shutil.copytree(sound, tmp_path / place)
+    shutil.copytree(sound, tmp_path / "data/a/val")  # inside another
+    shutil.copytree(sound, tmp_path / "outside")
+    (tmp_path / "data/linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "data/again").symlink_to("a")
+    (tmp_path / "data/b/loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data/b/up").symlink_to(tmp_path)
+    (tmp_path / "data/b/itself").symlink_to("itself")
+    found = look_at(tmp_path / "data")
+    names = [str(path.relative_to(tmp_path / "data")) for path in found.folders]
+    assert names == ["a", "a/val", "b/c/d/test", "b/c/d/train", "linked"]
+    assert found.sound == found.folders and not found.problems
+    (tmp_path / "data/b/c/d/test/shard-000001.tar").write_bytes(b"")
+    (tmp_path / "outside/index.npy").unlink()
+    found = look_at(tmp_path / "data")
+    assert len(found.folders) == 5 and len(found.sound) == 3
+    assert any("d/test/shard-000001.tar: truncated" in problem for problem in found.problems)
+    assert any("linked/index.npy" in problem for problem in found.problems)
+
+
+def test_what_is_no_tar_does_not_keep_the_others_from_being_looked_at(sound: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        shutil.copytree(sound, tmp_path / name)
+    content = b"x" * (tmp_path / "a/shard-000000.tar").stat().st_size
+    (tmp_path / "a/shard-000000.tar").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit(tmp_path / "a", lambda fields: fields["shards"][0].update(sha256=digest))
+    (tmp_path / "b/shard-000002.idx").unlink()
+    problems = verify(tmp_path)
+    assert any("a/shard-000000.tar" in problem for problem in problems)
+    assert any("b/shard-000002.idx" in problem for problem in problems)
+
+
+def test_a_pack_that_was_not_finished_is_found_however_deep(sound: Path, tmp_path: Path):
+    shutil.copytree(sound, tmp_path / "a/b")
+    (tmp_path / "a/c/.packing").mkdir(parents=True)
+    (tmp_path / "a/c/.packing/plan").write_text("x")
+    assert verify(tmp_path) == [f"{tmp_path}/a/c: packing was not finished; run the same eyespot shards pack again"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_file_system_that_fails_is_no_damage(sound: Path, tmp_path: Path, monkeypatch, number: int):
+    for name in ("a", "b"):
+        shutil.copytree(sound, tmp_path / name)
+    real = subject.sha256
+
+    def read(path: Path) -> str:
+        if path.parent.name == "a":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(subject, "sha256", read)
+    with pytest.raises(Outage, match=rf"a/shard-000000\.tar: cannot be read \({os.strerror(number)}\)"):
+        verify(tmp_path)
+    (tmp_path / "b/shard-000002.idx").unlink()
+    first, last = verify(tmp_path)
+    assert "b/shard-000002.idx" in first and "cannot be read" in last
+
+
+@pytest.mark.parametrize("size", [(16, 12), (10, 11), (65_535, 12)])
+def test_a_size_that_is_not_the_images_is_named(shards: Path, size: tuple[int, int]):
+    def change(index: np.ndarray) -> None:
+        index["height"][7], index["width"][7] = size
+
+    edit_index(shards, change)
+    (problem,) = [problem for problem in verify(shards) if "index.npy" in problem]
+    assert re.search(r"(height|width) \d+ of sample 7 is not the image's, \d+ \(1 such\)", problem)
 
 
 def test_splits_are_all_looked_at(sound: Path, tmp_path: Path):

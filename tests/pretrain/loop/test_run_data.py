@@ -189,7 +189,7 @@ def damaged(digits: Path, folder: Path) -> Path:
     """The digits with one bit of the index flipped."""
     copy = shutil.copytree(digits, folder / "digits")
     content = bytearray((copy / "train" / "index.npy").read_bytes())
-    content[-20] ^= 1
+    content[-10] ^= 1  # of the last checksum
     (copy / "train" / "index.npy").write_bytes(content)
     return copy
 

@@ -1,0 +1,152 @@
+"""How many classes a batch holds, of shards whose tars are sorted, and how many it would hold in a true shuffle.
+
+The order of samples shuffles inside windows (sample_order.py). Where a tar holds one class after another, as
+``tar --sort=name`` of class folders writes them, a window holds few classes, and so does every batch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from eyespot.data_pipeline.loading.sample_order import BLOCK, SHUFFLE_WINDOW, SampleOrder, num_blocks
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+NUM_BATCHES = 8
+"""Batches that are counted, spread over an epoch."""
+FEW = 0.8
+"""A batch that holds less than this share of what a shuffle would give is poorly mixed."""
+BATCH_SIZES = (256, 1024)
+"""Of runs that nobody has asked for yet."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Mixing:
+    """What a batch holds, on average."""
+
+    what: str
+    """classes or tars."""
+    batch_size: int
+    found: float
+    """Different ones in a batch."""
+    shuffled: float
+    """In a batch of a true shuffle."""
+    window: int
+    """Samples that are shuffled together."""
+    wider: int
+    """The smallest window that mixes well."""
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the batches are poorly mixed."""
+        return self.found < FEW * self.shuffled
+
+    def __str__(self) -> str:
+        return (
+            f"the tars are sorted: a batch of {self.batch_size:,} holds {self.found:.0f} {self.what}, where a shuffle"
+            f" has {self.shuffled:.0f}; widen --data.shuffle-window from {self.window:,} to {self.wider:,}"
+            " (reads then come from more places at once), or pack the images anew, which shuffles them"
+        )
+
+
+def class_mixing(
+    shards: ShardFolder,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    window: int = SHUFFLE_WINDOW,
+    ids: Int64[np.ndarray, " n"] | None = None,
+) -> Mixing | None:
+    """Of the batches of a run; None where its samples have fewer than two classes.
+
+    Args:
+        shards: what it learns from.
+        batch_size: over all ranks.
+        seed: of the run.
+        window: samples that it shuffles together.
+        ids: the samples that it learns from, in their order; None = all.
+    """
+    labels = shards.index["label"] if ids is None else shards.index["label"][ids]
+    return _mixing("classes", labels, batch_size, seed, window)
+
+
+def tar_mixing(shards: ShardFolder, batch_size: int) -> Mixing | None:
+    """Of tars that another tool wrote, whose samples have no labels: whether their neighbours are alike is unknown."""
+    return _mixing("tars", shards.index["tar"].astype(np.int64), batch_size, 0, SHUFFLE_WINDOW)
+
+
+def mixing_notes(shards: ShardFolder) -> list[str]:
+    """What there is to say before a run: one line for the smallest usual batch that is poorly mixed, if any is."""
+    for batch_size in BATCH_SIZES:
+        found = class_mixing(shards, batch_size)
+        if found is not None and found.is_poor:
+            return [f"{shards.path}: {found}"]
+    if shards.manifest.num_labeled or shards.manifest.packing:
+        return []
+    found = tar_mixing(shards, BATCH_SIZES[0])
+    if found is None or not found.is_poor:
+        return []
+    return [
+        f"{shards.path}: no labels; a batch of {found.batch_size} holds samples of {found.found:.0f} tars, where a"
+        f" shuffle has {found.shuffled:.0f}: if the samples of a tar are alike, widen --data.shuffle-window"
+        f" to {found.wider:,}"
+    ]
+
+
+def _mixing(what: str, kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int) -> Mixing | None:
+    sizes = np.bincount(kinds[kinds >= 0])
+    batch_size = min(batch_size, len(kinds))
+    if (sizes > 0).sum() < 2:
+        return None
+    shuffled = distinct_in_shuffle(sizes, len(kinds), batch_size)
+    found = _found(kinds, batch_size, seed, window)
+    wider = window
+    while found < FEW * shuffled and wider < len(kinds):
+        wider *= 2
+        if _sketched(kinds, batch_size, seed, wider) >= (1 + FEW) / 2 * shuffled:
+            break
+    wider = min(wider, num_blocks(len(kinds)) * BLOCK)
+    return Mixing(what=what, batch_size=batch_size, found=found, shuffled=shuffled, window=window, wider=wider)
+
+
+def distinct_in_shuffle(sizes: Integer[np.ndarray, " kinds"], num_samples: int, batch_size: int) -> float:
+    """How many kinds a batch drawn without replacement holds on average.
+
+    A kind of n samples is missing with probability C(N - n, B) / C(N, B).
+
+    Args:
+        sizes: samples of each kind.
+        num_samples: N, of all kinds and of none.
+        batch_size: B.
+    """
+    from scipy.special import gammaln  # takes a while to import
+
+    def log_choose(total: np.ndarray) -> np.ndarray:
+        return gammaln(total + 1) - gammaln(batch_size + 1.0) - gammaln(total - batch_size + 1)
+
+    others = num_samples - sizes[sizes > 0].astype(np.float64)
+    enough = others >= batch_size
+    missing = np.exp(log_choose(others[enough]) - log_choose(np.array([float(num_samples)])))
+    return float(len(others) - missing.sum())
+
+
+def _found(kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int) -> float:
+    """In batches of the order that a run really takes."""
+    order = SampleOrder(len(kinds), seed, window=num_blocks(window))
+    starts = np.linspace(0, len(kinds) - batch_size, NUM_BATCHES).astype(np.int64).tolist()
+    return float(np.mean([_distinct(kinds[order.ids(start, batch_size)[0]]) for start in starts]))
+
+
+def _sketched(kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int) -> float:
+    """As ``_found``, of blocks drawn at random: to try many windows without computing their orders."""
+    draw, counts = np.random.default_rng(seed), []
+    for _ in range(NUM_BATCHES):
+        blocks = draw.choice(num_blocks(len(kinds)), min(num_blocks(window), num_blocks(len(kinds))), replace=False)
+        place = draw.choice(len(blocks) * BLOCK, min(batch_size, len(blocks) * BLOCK), replace=False)
+        ids = blocks[place // BLOCK] * BLOCK + place % BLOCK
+        counts.append(_distinct(kinds[ids[ids < len(kinds)]]))
+    return float(np.mean(counts))
+
+
+def _distinct(kinds: Integer[np.ndarray, " b"]) -> int:
+    return len(np.unique(kinds[kinds >= 0]))

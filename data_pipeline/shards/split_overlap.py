@@ -1,0 +1,106 @@
+"""The same picture in the part that is learned from and in one that is held out: results on that one are too good."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eyespot.data_pipeline.patience import Patience
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+TRAIN = "train"
+NUM_OPEN_TARS = 64
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Overlap:
+    """What two shard folders share: files that are the same, byte by byte."""
+
+    learned: Path
+    held_out: Path
+    samples: list[tuple[int, int]]
+    """Ids of the held-out folder, ascending, each with that of one of its copies in the other."""
+    num_held_out: int
+
+    def __str__(self) -> str:
+        held_out, learned = self.samples[0]
+        count, ending = len(self.samples), "is" if len(self.samples) == 1 else "are"
+        return (
+            f"{self.held_out}: {count:,} of {self.num_held_out:,} images {ending} in {self.learned} too, byte by byte"
+            f" (sample {held_out} is sample {learned} there): results on them are too good;"
+            f" pack without the copies, or leave them out of the training with --data.ids"
+        )
+
+
+def overlaps(folders: Iterable[Path]) -> Iterator[Overlap]:
+    """Of each folder called train and its neighbours among ``folders``.
+
+    Raises:
+        UserError, Outage: as ``ShardFolder`` does.
+    """
+    known = list(folders)
+    for learned in known:
+        beside = [folder for folder in known if folder.parent == learned.parent and folder != learned]
+        for held_out in beside if learned.name == TRAIN else []:
+            if found := shared(ShardFolder(learned), ShardFolder(held_out)):
+                yield found
+
+
+def shared(learned: ShardFolder, held_out: ShardFolder) -> Overlap | None:
+    """What they share; None = nothing. Only files of the same size and checksum are read.
+
+    Raises:
+        UserError, Outage: as ``ShardFolder`` does.
+    """
+    keys, candidates = _keys(learned.index), _keys(held_out.index)
+    common = np.intersect1d(keys, candidates)
+    places = defaultdict[int, list[int]](list)
+    for row in np.flatnonzero(np.isin(keys, common)).tolist():
+        places[int(keys[row])].append(row)
+    found: list[tuple[int, int]] = []
+    with ExitStack() as stack:
+        read_learned, read_held_out = (stack.enter_context(_Files(shards)).read for shards in (learned, held_out))
+        for row in np.flatnonzero(np.isin(candidates, common)).tolist():
+            content = read_held_out(row)
+            copy = next((other for other in places[int(candidates[row])] if read_learned(other) == content), None)
+            if copy is not None:
+                found.append((row, copy))
+    if not found:
+        return None
+    return Overlap(
+        learned=learned.path, held_out=held_out.path, samples=found, num_held_out=held_out.manifest.num_samples
+    )
+
+
+def _keys(index: np.ndarray) -> np.ndarray:
+    """Checksum and size of each file, in one number."""
+    return index["crc32"].astype(np.uint64) << np.uint64(32) | index["size"]
+
+
+class _Files:
+    """The files of a shard folder's samples."""
+
+    def __init__(self, shards: ShardFolder) -> None:
+        self._shards, self._open, self._patience = shards, dict[int, int](), Patience(10.0)
+
+    def read(self, row: int) -> bytes:
+        tar, offset, size, *_ = self._shards.index[row].item()
+        return self._patience.read(self._shards.tar_path(tar), lambda: os.pread(self._descriptor(tar), size, offset))
+
+    def _descriptor(self, tar: int) -> int:
+        if tar not in self._open:
+            if len(self._open) >= NUM_OPEN_TARS:
+                os.close(self._open.pop(next(iter(self._open))))
+            self._open[tar] = os.open(self._shards.tar_path(tar), os.O_RDONLY)
+        return self._open[tar]
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
