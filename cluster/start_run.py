@@ -31,7 +31,8 @@ def train(
     ``shards`` are the run's, where they are open already.
     """
     from eyespot.pretrain.distributed.rendezvous import restarted
-    from eyespot.pretrain.trainer import TrainingError, fit
+    from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, TrainingError, in_words
+    from eyespot.pretrain.trainer import fit
     from eyespot.pretrain.watchdog.rank_watch import RankFailure
 
     if restarted() and run.resume == "never":
@@ -49,9 +50,20 @@ def train(
         return ExitCode.FAILED
     except TrainingError as error:
         leave_words("training", str(error))
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(one_line(masked(f"eyespot: {error}; see {run.run_dir / 'logs'}")), file=sys.stderr)
-        return ExitCode.FAILED
+        return _failed(run, str(error))
+    except OSError as error:  # its traceback is in the log
+        if error.errno not in OUTAGES | REFUSALS:
+            raise
+        leave_words("training" if error.errno in REFUSALS else "crash", in_words(error))
+        return _failed(run, f"the file system does not answer as it should: {in_words(error)}")
+
+
+def _failed(run: "Run", why: str) -> ExitCode:
+    """Says it once."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        place = f"; see {run.run_dir / 'logs'}" if run.run_dir.is_dir() else ""
+        print(one_line(masked(f"eyespot: {why}{place}")), file=sys.stderr)
+    return ExitCode.FAILED
 
 
 def requested(argv: list[str]) -> "tuple[str, Run]":

@@ -1,6 +1,9 @@
 """Files that appear whole or not at all, also when the machine dies in the middle."""
 
+import errno
+import functools
 import io
+import logging
 import os
 from pathlib import Path
 
@@ -13,7 +16,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     commit(temporary, path)
 
 
@@ -22,9 +25,30 @@ def commit(temporary: Path, path: Path) -> None:
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        sync(folder)
     finally:
         os.close(folder)
+
+
+def sync(file: int) -> None:
+    """Forces an open file or folder to disk; one whose file system does not do that is as safe there as it can be.
+
+    Raises:
+        OSError: the disk is full or broken.
+    """
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        _say_once(error.strerror or str(error))
+
+
+@functools.cache
+def _say_once(why: str) -> None:
+    logging.getLogger("eyespot").warning(
+        "this file system does not force files to disk (fsync: %s): a power cut may cost the newest checkpoints", why
+    )
 
 
 def npy_bytes(array: np.ndarray) -> bytes:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -13,18 +13,18 @@ from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.config import Run, engine_settings
-from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, rank_sum
-from eyespot.pretrain.engine import MicroBatch, make_engine
+from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.feature_refresh import Refresh
-from eyespot.pretrain.loop.gradient_cache import compared
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
 from eyespot.pretrain.loop.run_data import Opened, open_data, pictured_batch
+from eyespot.pretrain.loop.run_end import REFUSALS, TrainingError, in_words
 from eyespot.pretrain.loop.run_folder import RunFolder
-from eyespot.pretrain.loop.schedule import due, micro_seed, rate_at
+from eyespot.pretrain.loop.schedule import due, rate_at
+from eyespot.pretrain.loop.step_batches import StepBatches, StepCut
 from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
 from eyespot.pretrain.loop.stop_signals import StopSignals
 from eyespot.pretrain.monitors.collapse import HeadWatch
@@ -37,10 +37,6 @@ log = logging.getLogger("eyespot")
 
 Outcome = Literal["done", "stopped"]
 AtEnd = Callable[[process_group.World], None]
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on; the message is one line for the person who started it."""
 
 
 def fit(
@@ -120,7 +116,9 @@ class Trainer:
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         watch.time_forward(self.engine.objective)
-        self.meter, self.head_watch, self.skipped = StepMeter(world.device), HeadWatch(), 0
+        self.meter, self.head_watch, self.skipped, self.lost = StepMeter(world.device), HeadWatch(), 0, None
+        parts = {"meter": self.meter, "watch": watch, "stop": signals}
+        self.batches = StepBatches(run, world, self.engine, self.loader, **parts)
         announce(run, recipe, manifest, world, num_parameters)
 
     def fit(self, console: Console) -> Outcome:
@@ -132,6 +130,10 @@ class Trainer:
                 outcome = self._loop(progress)
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome
+        except OSError as error:
+            if (lost := self.folder.lost(0)) is None and error.errno not in REFUSALS:
+                raise
+            raise TrainingError(lost or in_words(error)) from error
         finally:
             self.writer.close()
             self.loader.close()
@@ -146,13 +148,20 @@ class Trainer:
         for step in range(self.start, last):
             self.refresh(step, progress)  # clusters: before the first step, and every few epochs
             passed = StepRecord()
-            for part in self._micro_batches(step):
-                scalars = engine.forward(part)  # 1. forward, backward
-                engine.backward(scalars["loss"] / part.num_averaged)
-                passed.add(part.batch, scalars)
+            try:
+                for part in self.batches.of(step):
+                    scalars = engine.forward(part)  # 1. forward, backward
+                    engine.backward(scalars["loss"] / part.num_averaged)
+                    passed.add(part.batch, scalars)
+            except StepCut:
+                engine.discard()
+                engine.objective.after_skip()
+                self._save(step, must_work=True)
+                return self._stopped(step)
             self.watch.at("optimiser")
             rate = rate_at(step, run)
-            broken, stop = any_rank([not passed.is_finite, self.signals.received is not None])
+            asked, self.lost = self.signals.received is not None, self.folder.lost()
+            broken, stop, lost = any_rank([not passed.is_finite, asked, self.lost is not None])
             grad_norm, applied = engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
             if applied:
                 engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
@@ -161,6 +170,8 @@ class Trainer:
                 self._skip(step, passed, grad_norm)
             done = step + 1
             self.position = self.loader.state_dict()
+            if lost:
+                self._save_what_is_left(done)
             if due(done, run.log_every) or due(done, run.monitor_every) or done == last:
                 self._log(done, passed, {"lr": rate, "grad_norm": grad_norm}, progress)
             if self.pictured is not None and (due(done, run.picture_every) or done == run.steps):
@@ -169,27 +180,19 @@ class Trainer:
                 self._save(done, must_work=stop or done == last)
             progress.advance(done)
             if stop and done < run.steps:
-                log.info("stopped by %s after step %d; go on with --resume auto", self.signals.received, done)
-                return "stopped"
+                return self._stopped(done)
         log.info("done: step %d of %d", max(self.start, last), run.steps)
         return "done"
 
-    def _micro_batches(self, step: int) -> Iterable[MicroBatch]:
-        """One step's; where their rows are compared with each other, after a first look at all of them."""
-        parts = self._read(step)
-        looks_twice = self.run.data.accumulate > 1 and isinstance(self.engine.objective, Contrastive)
-        return compared(self.engine, parts) if looks_twice else parts
+    def _stopped(self, step: int) -> Outcome:
+        log.info("stopped by %s after step %d; go on with --resume auto", self.signals.received, step)
+        return "stopped"
 
-    def _read(self, step: int) -> Iterator[MicroBatch]:
-        """One step's micro-batches, each taken from the loader when the one before has gone through."""
-        count = self.run.data.accumulate
-        for part in range(count):
-            self.watch.at("reading data", step + 1)
-            batch = next(self.loader)
-            waited = self.watch.at("forward and backward")
-            self.meter.add(self.run.data.batch_size // count, waited)
-            seed = micro_seed(self.run.seed, step, part * self.world.size + self.world.rank)
-            yield MicroBatch(batch=batch, seed=seed, last=part == count - 1, num_averaged=count)
+    def _save_what_is_left(self, step: int) -> None:
+        """Somebody has taken a file away from under the run, or all of its folder, which is not made again."""
+        if self.folder.path.is_dir():
+            self._save(step, must_work=True)
+        raise TrainingError(self.lost or "rank 0 has lost its run folder")
 
     def _skip(self, step: int, passed: StepRecord, grad_norm: float) -> None:
         """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
@@ -244,4 +247,4 @@ class Trainer:
         try:
             self.writer.save(self.engine.save_tensors(), meta, wait=must_work)
         except OSError as error:
-            raise TrainingError(str(error)) from error
+            raise TrainingError(self.folder.lost(0) or str(error)) from error

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.atomic_files import sync, write_bytes
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.run_record import RunRecord
 
@@ -178,7 +178,7 @@ def _append(path: Path, values: dict[str, Any]) -> None:
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
         os.write(file, (b"\n" if torn else b"") + json.dumps(values).encode() + b"\n")
-        os.fsync(file)
+        sync(file)
     finally:
         os.close(file)
 

@@ -5,7 +5,6 @@ small file per finished shard, from which a killed pack goes on; the manifests a
 with a manifest is complete.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files
+from eyespot.data_pipeline import atomic_files, file_locks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, Examined
@@ -184,10 +183,8 @@ def _locked(destination: Path) -> Iterator[Path]:
         raise UserError(f"destination {destination}: holds other files; name a new or an empty folder")
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"destination {destination}: another eyespot shards pack is writing there") from None
+        if file_locks.lock(lock.fileno()) == "taken":
+            raise UserError(f"destination {destination}: another eyespot shards pack is writing there")
         try:
             yield work
         finally:

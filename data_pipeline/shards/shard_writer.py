@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eyespot.data_pipeline import atomic_files
+from eyespot.data_pipeline.atomic_files import sync
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
@@ -115,7 +115,7 @@ class _HashingFile:
     def finish(self) -> tuple[int, str]:
         """Forces everything to disk; returns the number of bytes and their digest."""
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         size = self._file.tell()
         self._file.close()
         return size, self._sha256.hexdigest()

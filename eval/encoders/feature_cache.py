@@ -9,7 +9,6 @@ A folder is complete or absent. Every sample is encoded at place ``id % BLOCK`` 
 its neighbours: matrix products round differently in batches of another size.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from eyespot.data_pipeline import file_locks
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
@@ -184,5 +184,5 @@ def _one_job(folder: Path, world: World) -> Iterator[None]:
         yield
         return
     with folder.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        file_locks.lock(file.fileno(), wait=True)
         yield

@@ -8,7 +8,6 @@ first, holding the interpreter lock.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from eyespot.data_pipeline.atomic_files import sync
 from eyespot.pretrain.distributed.collectives import gather_objects
 
 CHUNK = 1 << 24
@@ -103,7 +103,7 @@ class RankShard:
                 digest.update(part)
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         return {path.name: digest.hexdigest()}
 
 

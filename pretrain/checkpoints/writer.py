@@ -122,6 +122,8 @@ def _write(run_dir: Path, shard: RankShard, meta: Meta, *, keep: int, group: dis
     gather_objects(None, group=group)
     hashes, failure = {}, None
     try:
+        if not run_dir.is_dir():  # taken away from under the run: not to be made again
+            raise FileNotFoundError(f"{run_dir} is gone")
         partial.mkdir(parents=True, exist_ok=True)
         hashes = shard.write(partial)
     except Exception as error:  # whatever it is, the other ranks wait for an answer

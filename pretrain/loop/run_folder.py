@@ -1,13 +1,12 @@
 """The run folder on disk: who may write to it, whether its run may go on, and the logs of each rank."""
 
-import fcntl
 import logging
-import os
 import secrets
 import socket
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.logging import RichHandler
 
@@ -18,6 +17,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.loop.environment import code_state, hardware, versions
+from eyespot.pretrain.loop.log_file import LogFile
+from eyespot.pretrain.loop.run_end import OUTAGES
+from eyespot.pretrain.loop.run_lock import RunLock
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.redaction import MaskedFormatter, masked_values
 from eyespot.pretrain.run_json import change_of, recorded_values, to_values
@@ -33,24 +35,26 @@ class RunFolder:
     def __init__(self, run: Run, recipe: str, rank: int) -> None:
         self.path = run.run_dir
         self._rank = rank
-        self._lock: int | None = None
+        self._lock: RunLock | None = None
+        self._identity: tuple[int, int] | None = None
+        self._tracker: Tracker | None = None
+        self._looked_at = 0.0
         self.record: RunRecord | None = None
         if rank == 0:
             self._create()
             # A restarted run may meet a process of its last start that SLURM or the launcher has not ended yet. It
             # waits for it, but not for so long that the other ranks give up.
-            self._acquire(0.8 * run.rank_timeout_seconds if restarted() else 0.0)
+            self._lock = RunLock(self.path, 0.8 * run.rank_timeout_seconds if restarted() else 0.0)
             try:
                 self._check_new_or_same(run, recipe)
-            except UserError:
+            except BaseException:
                 self.close()
                 raise
+            self._identity = _identity(self.path)
 
     def start_logging(self, console: Console) -> None:
         """One log file per rank; rank 0 also talks to the terminal."""
-        folder = self.path / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(folder / f"rank-{self._rank}.log", encoding="utf-8")
+        to_file = LogFile(self.path / "logs" / f"rank-{self._rank}.log")
         to_file.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.handlers = [to_file]
         if self._rank == 0:
@@ -93,7 +97,7 @@ class RunFolder:
     def open_tracker(self, run: Run, recipe: str, data: str, world_size: int) -> Tracker:
         """The tracker of the run that ``write_record`` has written; ``data`` is the name of its images."""
         record = self.record or RunRecord()
-        return Tracker(
+        self._tracker = Tracker(
             run.run_dir,
             run_key=self.run_key,
             name=run.run_dir.resolve().name,
@@ -108,6 +112,25 @@ class RunFolder:
             },
             uri=None if run.track else "none",
         )
+        return self._tracker
+
+    def lost(self, every_seconds: float = 1.0) -> str | None:
+        """What somebody has taken away from under the run, in words; None where all is there. On rank 0; others None.
+
+        Args:
+            every_seconds: a look that comes sooner after the last finds nothing.
+        """
+        if self._identity is None or time.monotonic() - self._looked_at < every_seconds:
+            return None
+        self._looked_at = time.monotonic()
+        try:
+            if _identity(self.path) != self._identity:
+                return f"run_dir {self.path}: was deleted or moved away while the run was writing to it"
+            if self._tracker is not None and (path := self._tracker.lost) is not None:
+                return f"{path}: was deleted or replaced while the run was writing to it"
+        except OSError:
+            return None  # a file server that does not answer for a moment: what is written will say so
+        return None
 
     def close(self) -> None:
         """Lets go of the folder."""
@@ -115,36 +138,20 @@ class RunFolder:
             handler.close()
         log.handlers = []
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def _create(self) -> None:
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".lock"
-            probe.touch()
+            for name in ("checkpoints", "logs"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            (self.path / ".lock").touch()
         except OSError as error:
+            if error.errno in OUTAGES:
+                raise
             raise UserError(
                 f"run_dir {self.path}: cannot be written ({error.strerror}); choose another --run-dir"
             ) from (error)
-
-    def _acquire(self, wait_seconds: float) -> None:
-        """Holds a lock for as long as the process lives: an orphan of a killed job must not write beside a new one."""
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        until, said = time.monotonic() + wait_seconds, False
-        while not _locked(self._lock):
-            owner = os.pread(self._lock, 200, 0).decode(errors="replace").strip() or "another process"
-            if time.monotonic() >= until:
-                self.close()
-                raise UserError(f"run_dir {self.path}: in use by {owner}; wait for it or choose another --run-dir")
-            if not said:
-                log.warning(
-                    "run_dir %s: in use by %s; waiting up to %.0f s for its end", self.path, owner, wait_seconds
-                )
-            said = True
-            time.sleep(0.2)
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
     def _check_new_or_same(self, run: Run, recipe: str) -> None:
         path = RunRecord.path(self.path)
@@ -166,9 +173,14 @@ class RunFolder:
         self.record = record
 
 
-def _locked(file: int) -> bool:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file or folder from another of its name; None where there is none now.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino

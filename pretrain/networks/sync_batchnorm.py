@@ -106,6 +106,34 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             part.track_running_stats = True
 
 
+class RunningStatistics:
+    """A copy of what batch norms have gathered, to go back to. It is made anew at each ``keep``, in the same memory.
+
+    Args:
+        module: whose batch norms; None = of none.
+    """
+
+    def __init__(self, module: nn.Module | None) -> None:
+        norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if module is not None else []
+        self._live = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._copies = [buffer.clone() for buffer in self._live]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remembers them as they are now."""
+        _copy_all(self._live, self._copies)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Makes them again what they were."""
+        _copy_all(self._copies, self._live)
+
+
+def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
+
 @torch.no_grad()
 def pooled_statistics(
     x: Float[Tensor, "b c *spatial"],

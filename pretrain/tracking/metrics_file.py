@@ -6,12 +6,15 @@
 that is strict refuses the whole line: they are written as the strings "NaN", "Infinity" and "-Infinity".
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 
@@ -39,6 +42,27 @@ def decode(line: bytes) -> dict[str, Value] | None:
     if not isinstance(step, int) or not 0 <= step < LARGEST_NUMBER:
         return None
     return {key: float(value) if value in _NOT_FINITE else value for key, value in values.items()}
+
+
+def append(file: BinaryIO | FileIO, line: bytes) -> None:
+    """Appends a whole line, or nothing of it.
+
+    Args:
+        file: unbuffered, opened for appending; nobody else writes to it.
+        line: with its newline.
+
+    Raises:
+        OSError: it cannot be written (a full disk); the file is as it was.
+    """
+    size = os.fstat(file.fileno()).st_size
+    try:
+        written = file.write(line)
+        while written < len(line):  # a disk that becomes full takes the first part without a word
+            written += file.write(line[written:])
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), size)
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def read_metrics(run_dir: Path) -> Iterator[dict[str, Value]]:

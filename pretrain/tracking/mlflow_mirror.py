@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.atomic_files import sync as sync_file
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
@@ -234,7 +235,7 @@ class Mirror:
         with (self._run_dir / metrics_file.NAME).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             if size > self._offset:
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             file.seek(self._offset)
             while lines := _read_lines(file, size):
                 points = [Metric(*point) for line in lines for point in _points(line)]

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -85,7 +86,20 @@ class Tracker:
             self._replay.compare(step, values.get("loss"))
             return
         self._replay.end()
-        self._file.write(metrics_file.encode({"step": step, "time": round(time.time(), 3), **values}))
+        metrics_file.append(self._file, metrics_file.encode({"step": step, "time": round(time.time(), 3), **values}))
+
+    @property
+    def lost(self) -> Path | None:
+        """metrics.jsonl, where the file that is written to does not bear that name any more.
+
+        Raises:
+            OSError: the file system does not answer.
+        """
+        path, own = self._run_dir / metrics_file.NAME, os.fstat(self._file.fileno())
+        try:
+            return None if os.path.samestat(path.stat(), own) else path
+        except (FileNotFoundError, NotADirectoryError):
+            return path
 
     def picture(self, path: Path) -> None:
         """Queues a finished file of the folder ``run_dir/pictures`` as the artifact ``pictures/<name>``."""
@@ -99,7 +113,7 @@ class Tracker:
             text: one line; it gets the time.
         """
         self._record.add_event(text)
-        self._record.write(self._run_dir)
+        self._write_record()
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float | None = None) -> None:
         """Notes how the run ended and gives MLflow a last chance. A second call does nothing.
@@ -117,9 +131,16 @@ class Tracker:
         self._replay.end()
         self._file.close()
         self._record.end(status)
-        self._record.write(self._run_dir)
+        self._write_record()
         if self._follower and not self._follower.close(wait_seconds):
             _LOG.warning("MLflow does not have all of this run yet; send the rest with: eyespot sync %s", self._run_dir)
+
+    def _write_record(self) -> None:
+        """It says how the run ended, and must not hide why."""
+        try:
+            self._record.write(self._run_dir)
+        except OSError as error:
+            _LOG.warning("%s: cannot be written (%s)", MlflowRecord.path(self._run_dir), error.strerror or error)
 
 
 def _open_record(run_dir: Path, new: MlflowRecord) -> MlflowRecord:

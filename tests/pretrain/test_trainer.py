@@ -16,8 +16,9 @@ from safetensors import safe_open
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.loop.run_end import TrainingError
 from eyespot.pretrain.recipe_lookup import make_run
-from eyespot.pretrain.trainer import TrainingError, fit
+from eyespot.pretrain.trainer import fit
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,9 @@
 """Who may write to a run folder, and how long a restarted run waits for the last one's processes."""
 
+import errno
 import fcntl
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -77,3 +80,45 @@ def test_it_does_not_wait_for_ever(folder, monkeypatch):
     assert 0.8 <= time.monotonic() - began < 25
     holder.kill()
     holder.wait()
+
+
+def tracked(folder: Path) -> RunFolder:
+    """An open run folder that has its metrics."""
+    opened = open_folder(folder, 60.0)
+    run = make_run("mae_tiny")
+    run.run_dir, run.track = folder, False
+    opened.open_tracker(run, "mae_tiny", "digits", 1)
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("take", "words"),
+    [
+        (lambda folder: shutil.rmtree(folder), "run_dir .*: was deleted or moved away"),
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), "was deleted or moved away"),
+        (lambda folder: (folder.rename(folder.with_name("elsewhere")), folder.mkdir()), "was deleted or moved away"),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "metrics.jsonl: was deleted or replaced"),
+        (lambda folder: (folder / "new").rename(folder / "metrics.jsonl"), "metrics.jsonl: was deleted or replaced"),
+    ],
+)
+def test_what_is_taken_away_is_noticed(folder, take, words):
+    opened = tracked(folder)
+    (folder / "new").touch()
+    assert opened.lost(0) is None
+    take(folder)
+    assert opened.lost(60) is None, "it does not look at each step"
+    assert re.search(words, opened.lost(0))
+    opened.close()
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_input_and_an_outage_is_not(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="run_dir .*/file/run: cannot be written .Not a directory.; choose another"):
+        open_folder(tmp_path / "file" / "run", 60.0)
+
+    def fail(self, **options):
+        raise OSError(errno.EIO, "Input/output error", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        open_folder(tmp_path / "run", 60.0)

@@ -46,3 +46,30 @@ def test_read_metrics_leaves_out_damage(tmp_path: Path, caplog: pytest.LogCaptur
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 0}\ndamage\n{"step": 2, "loss": "NaN"}\n{"step": 3')
     assert [line["step"] for line in read_metrics(tmp_path)] == [0, 2]
     assert "line 2 is damaged" in caplog.text
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+    """A disk that becomes full takes the first part of a line without a word."""
+
+    class FillingUp(io.FileIO):
+        def write(self, data):
+            if len(data) < 20:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:12])
+
+    path = tmp_path / "metrics.jsonl"
+    with FillingUp(path, "ab") as file, pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
+        metrics_file.append(file, b"12345678901234567890123456789\n")
+    assert path.read_bytes() == b""
+    with path.open("ab", buffering=0) as file:
+        metrics_file.append(file, b"whole\n")
+    assert path.read_bytes() == b"whole\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"step": 1, "loss": [1]}', b'{"step": 1, "loss": {"a": 1}}', b'{"step": 1, "loss": null}', b'{"step": true}',
+     b'{"step": -1}', b'{"step": 1%s}' % (b"0" * 30), b'{"step": 1, "loss": ' + b"[" * 100_000, b'{"step": 1%s}' % (b"0" * 5000)],
+)  # fmt: skip
+def test_what_no_run_writes_is_no_line(line):
+    assert metrics_file.decode(line) is None

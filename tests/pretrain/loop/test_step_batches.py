@@ -1,0 +1,75 @@
+"""A step of several micro-batches is cut where a stop is asked for, and nothing of it stays: bit for bit."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.engines.torch_engine import TorchEngine
+from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.trainer import fit
+
+PARTS = 4
+
+
+def small_run(method: str, shards: Path, run_dir: Path, **changes):
+    run = make_run(f"{method}_tiny")
+    run.data.shards, run.data.batch_size, run.data.accumulate, run.run_dir = shards, 4 * PARTS, PARTS, run_dir
+    run.steps, run.log_every, run.save_every, run.picture_every, run.track = 3, 1, 100, 0, False
+    run.encoder.name, run.encoder.image_size, run.encoder.patch_size = "resnet10t", 16, None
+    run.optim.warmup_steps, run.device, run.precision, run.monitor_every = 0, "cpu", "fp32", 0
+    for name, value in changes.items():
+        setattr(run, name, value)
+    return run
+
+
+def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.newest(run_dir) / "rank-00000.safetensors")
+
+
+@pytest.mark.parametrize(("method", "calls"), [("byol", PARTS), ("simclr", 2 * PARTS)])
+def test_the_state_is_that_of_the_step_before(method, calls, digits, tmp_path, monkeypatch):
+    """BYOL's batch norms gather statistics in each forward pass; SimCLR looks twice at each micro-batch."""
+    fit(small_run(method, digits, tmp_path / "whole"), "test")
+    fit(small_run(method, digits, tmp_path / "one", stop_after=1), "test")
+    forward, count = TorchEngine.forward, 0
+
+    def forward_and_signal(self, part):
+        nonlocal count
+        count += 1
+        if count == calls + calls - 1:  # in the second step, before its last micro-batch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, part)
+
+    monkeypatch.setattr(TorchEngine, "forward", forward_and_signal)
+    assert fit(small_run(method, digits, tmp_path / "cut"), "test") == "stopped"
+    assert count < 2 * calls, "the step was not finished"
+    monkeypatch.undo()
+    assert checkpoint.newest(tmp_path / "cut").name == "step-00000001"
+    cut, one = tensors(tmp_path / "cut"), tensors(tmp_path / "one")
+    assert any("running_mean" in name for name in cut)
+    assert cut.keys() == one.keys() and all(torch.equal(cut[name], one[name]) for name in cut)
+    assert fit(small_run(method, digits, tmp_path / "cut", resume="auto"), "test") == "done"
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def test_running_statistics_go_back():
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4))
+    statistics = RunningStatistics(layers)
+    layers(torch.randn(8, 3))
+    statistics.keep()
+    before = {name: value.clone() for name, value in layers.state_dict().items()}
+    layers(torch.randn(8, 3))
+    assert not torch.equal(layers.state_dict()["1.running_mean"], before["1.running_mean"])
+    statistics.put_back()
+    assert all(torch.equal(value, before[name]) for name, value in layers.state_dict().items())
