@@ -131,7 +131,7 @@ class Trainer:
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome
         except OSError as error:
-            if (lost := self.folder.lost(0)) is None and error.errno not in REFUSALS:
+            if (lost := self.folder.lost(0.0)) is None and error.errno not in REFUSALS:
                 raise
             raise TrainingError(lost or in_words(error)) from error
         finally:
@@ -247,4 +247,4 @@ class Trainer:
         try:
             self.writer.save(self.engine.save_tensors(), meta, wait=must_work)
         except OSError as error:
-            raise TrainingError(self.folder.lost(0) or str(error)) from error
+            raise TrainingError(self.folder.lost(0.0) or str(error)) from error

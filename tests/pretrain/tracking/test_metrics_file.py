@@ -1,10 +1,12 @@
+import errno
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 
-from eyespot.pretrain.tracking.metrics_file import cut_torn_line, decode, encode, read_metrics
+from eyespot.pretrain.tracking.metrics_file import append, cut_torn_line, decode, encode, read_metrics
 
 
 def test_a_line_is_strict_json_and_keeps_every_bit():
@@ -59,17 +61,18 @@ def test_a_line_is_written_whole_or_not_at_all(tmp_path):
 
     path = tmp_path / "metrics.jsonl"
     with FillingUp(path, "ab") as file, pytest.raises(OSError, match=r"No space left.*metrics\.jsonl"):
-        metrics_file.append(file, b"12345678901234567890123456789\n")
+        append(file, b"12345678901234567890123456789\n")
     assert path.read_bytes() == b""
     with path.open("ab", buffering=0) as file:
-        metrics_file.append(file, b"whole\n")
+        append(file, b"whole\n")
     assert path.read_bytes() == b"whole\n"
 
 
 @pytest.mark.parametrize(
     "line",
     [b'{"step": 1, "loss": [1]}', b'{"step": 1, "loss": {"a": 1}}', b'{"step": 1, "loss": null}', b'{"step": true}',
-     b'{"step": -1}', b'{"step": 1%s}' % (b"0" * 30), b'{"step": 1, "loss": ' + b"[" * 100_000, b'{"step": 1%s}' % (b"0" * 5000)],
+     b'{"step": -1}', b'{"step": 1%s}' % (b"0" * 30),
+     b'{"step": 1, "loss": ' + b"[" * 100_000, b'{"step": 1%s}' % (b"0" * 5000)],
 )  # fmt: skip
 def test_what_no_run_writes_is_no_line(line):
-    assert metrics_file.decode(line) is None
+    assert decode(line) is None
