@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.exit_codes import ExitCode
@@ -38,6 +38,8 @@ class Pulling:
     """The digest that it must have, as eyespot release printed it."""
     uri: str | None = None
     """For models:/: MLflow's tracking URI; without it MLFLOW_TRACKING_URI."""
+    allow_redirect: FlagCreatePairsOff[bool] = False
+    """The server may send us to another host, as model hubs do. Never from https to http."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,7 +49,11 @@ def main(argv: list[str]) -> int:
     from eyespot.eval.release.layout import PROVENANCE, digest_of, read_json
 
     folder = fetched(
-        wanted.address, wanted.folder or default_folder(wanted.address), sha256=wanted.sha256, uri=wanted.uri
+        wanted.address,
+        wanted.folder or default_folder(wanted.address),
+        sha256=wanted.sha256,
+        uri=wanted.uri,
+        allow_redirect=wanted.allow_redirect,
     )
     said = read_json(folder / PROVENANCE, str(folder))
     print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified"))

@@ -12,12 +12,16 @@ It arrives beside the wanted place and is renamed when it is verified: there is 
 import base64
 import shutil
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.client import HTTPException, HTTPResponse
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
@@ -31,11 +35,31 @@ from eyespot.pretrain.redaction import masked
 MAX_BYTES = 64 << 30
 """Of a whole release: an encoder of sixteen billion parameters. What is larger is an attack or a mistake."""
 TIMEOUT_SECONDS = 60
+"""Of silence."""
+MIN_BYTES_PER_SECOND = 10_000
+"""On the average of a file, after a minute: a server that sends a byte now and then would hold us for ever."""
+MAX_SECONDS = 86_400
+"""Of a file."""
 _PART = 1 << 20
 
 
+@dataclass(slots=True, frozen=True)
+class _Way:
+    """How a release is fetched."""
+
+    source: str
+    """What to call it in errors."""
+    allow_redirect: bool
+
+
 def fetched(
-    address: str, into: Path, *, sha256: str | None = None, uri: str | None = None, max_bytes: int = MAX_BYTES
+    address: str,
+    into: Path,
+    *,
+    sha256: str | None = None,
+    uri: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    allow_redirect: bool = False,
 ) -> Path:
     """Fetches a release and verifies it.
 
@@ -45,6 +69,7 @@ def fetched(
         sha256: the digest that it must have, as ``eyespot release`` printed it; None = any.
         uri: MLflow's tracking URI, for ``models:/``; None = MLFLOW_TRACKING_URI.
         max_bytes: a larger one is refused.
+        allow_redirect: the server may send us to another host.
 
     Returns:
         ``into``.
@@ -64,7 +89,7 @@ def fetched(
         folder = Path(room.name) / "release"
         folder.mkdir()
         try:
-            tagged = _fetch(address, folder, source, uri, max_bytes)
+            tagged = _fetch(address, folder, _Way(source, allow_redirect), uri, max_bytes)
         except OSError as error:
             raise UserError(f"{source}: cannot be fetched ({error.strerror or error})") from error
         verified(folder, source)
@@ -103,17 +128,18 @@ def cached(address: str, cache: Path, uri: str | None = None) -> Path:
     return folder
 
 
-def _fetch(address: str, folder: Path, source: str, uri: str | None, max_bytes: int) -> str | None:
+def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: int) -> str | None:
     """Brings the files into ``folder``; returns the digest that the registry says they have."""
+    source = way.source
     if registry.is_registered(address):
         return registry.download(address, folder, uri)
     if urlsplit(address).scheme in ("http", "https"):
         if urlsplit(address).path.lower().endswith(SUFFIXES):
             archive = folder.with_name("archive")
-            _download(address, archive, source, max_bytes)
+            _download(address, archive, way, max_bytes)
             unpack(archive, folder, max_bytes, source)
         else:
-            _download_folder(address, folder, source, max_bytes)
+            _download_folder(address, folder, way, max_bytes)
     elif Path(address).is_dir():
         for path in sorted(Path(address).iterdir()):
             if path.is_symlink() or not path.is_file():
@@ -128,37 +154,85 @@ def _fetch(address: str, folder: Path, source: str, uri: str | None, max_bytes: 
     return None
 
 
-def _download_folder(address: str, folder: Path, source: str, max_bytes: int) -> None:
+def _download_folder(address: str, folder: Path, way: _Way, max_bytes: int) -> None:
     """SHA256SUMS says which files there are."""
-    parts = urlsplit(address)
+    parts, source = urlsplit(address), way.source
 
     def address_of(name: str) -> str:
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
-    _download(address_of(SUMS), folder / SUMS, source, MAX_TEXT_BYTES)
+    _download(address_of(SUMS), folder / SUMS, way, MAX_TEXT_BYTES)
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
     except ValueError as error:
         raise UserError(f"{source}: {SUMS} is no text; name the address of a release's folder or archive") from error
     for name in parse_sums(text, source):
-        _download(address_of(name), folder / name, source, max_bytes)
+        _download(address_of(name), folder / name, way, max_bytes)
         max_bytes -= (folder / name).stat().st_size
 
 
-def _download(address: str, path: Path, source: str, max_bytes: int) -> None:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes where a server sends us on the same host; never from https to http, nor to what is no web address."""
+
+    def __init__(self, way: _Way) -> None:
+        self._way = way
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(urljoin(req.full_url, newurl))
+        sent = masked(f"{self._way.source}: the server sends us to {new.scheme}://{new.netloc}"[:300])
+        if new.scheme not in ("http", "https"):
+            raise UserError(f"{sent}, which is no web address; name another")
+        if (old.scheme, new.scheme) == ("https", "http"):
+            raise UserError(f"{sent}, where anybody on the way could change what comes; name an https address")
+        if old.hostname != new.hostname and not self._way.allow_redirect:
+            raise UserError(f"{sent}, another host; if you trust it, name that address or say --allow-redirect")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(address: str, path: Path, way: _Way, max_bytes: int) -> None:
+    """In a thread of its own: whatever a server does, name look-up and handshake included, this returns in time."""
+    failed: list[BaseException] = []
+    thread = threading.Thread(target=_in_thread, args=(failed, address, path, way, max_bytes), daemon=True)
+    begin = time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.2)
+        seconds = time.monotonic() - begin
+        num_bytes = path.stat().st_size if path.exists() else 0
+        if thread.is_alive() and seconds > min(MAX_SECONDS, TIMEOUT_SECONDS + num_bytes / MIN_BYTES_PER_SECOND):
+            raise UserError(
+                f"{way.source}: {path.name}: {num_bytes:,} bytes in {seconds:.0f} s, the server is too slow; try again"
+            )
+    if failed:
+        raise failed[0]
+
+
+def _in_thread(failed: list[BaseException], *work: Any) -> None:
     try:
-        with urllib.request.urlopen(_request(address), timeout=TIMEOUT_SECONDS) as answer, path.open("wb") as file:
+        _receive(*work)
+    except BaseException as error:
+        failed.append(error)
+
+
+def _receive(address: str, path: Path, way: _Way, max_bytes: int) -> None:
+    source, length, num_bytes = way.source, -1, 0
+    try:
+        opener = urllib.request.build_opener(_Redirects(way))
+        # Not buffered: what has come shows in the file's size.
+        with opener.open(_request(address), timeout=TIMEOUT_SECONDS) as answer, path.open("wb", buffering=0) as file:
             length = int(answer.headers.get("Content-Length") or -1)
             if length > max_bytes:
                 raise UserError(f"{source}: {path.name} has {length:,} bytes, more than {max_bytes:,}; too large")
-            num_bytes = 0
             for part in _parts(answer, path.name, length):
                 num_bytes += len(part)
                 if num_bytes > max_bytes:
                     raise UserError(f"{source}: {path.name} has more than {max_bytes:,} bytes; too large")
                 file.write(part)
     except urllib.error.HTTPError as error:
-        raise UserError(f"{source}: {path.name}: the server answers {error.code} {error.reason}") from error
+        reason = " ".join(str(error.reason).split())[:200]
+        raise UserError(f"{source}: {path.name}: the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
         raise UserError(f"{source}: the server cannot be reached ({error.reason})") from error
     except (HTTPException, TimeoutError, ConnectionError, ValueError) as error:
@@ -179,8 +253,8 @@ def _request(address: str) -> urllib.request.Request:
     return request
 
 
-def _parts(answer: HTTPResponse, name: str, length: int) -> Iterator[bytes]:
+def _parts(answer: Any, name: str, length: int) -> Iterator[bytes]:
     with ProgressBar(name, length if length >= 0 else None, unit="bytes", transient=True) as bar:
-        while part := answer.read(_PART):
+        while part := answer.read1(_PART):
             bar.advance(len(part))
             yield part

@@ -1,11 +1,15 @@
 """Releases from folders, archives and a real web server: whole and verified, or nothing."""
 
 import base64
+import io
 import os
 import shutil
 import tarfile
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +17,8 @@ import pytest
 from released_runs import content, copy_of
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.release.fetch import fetched
+from eyespot.eval.release import fetch
+from eyespot.eval.release.fetch import _Redirects, _Way, fetched
 from eyespot.eval.release.layout import digest_of
 
 LOGIN = f"Basic {base64.b64encode(b'me:hunter 22').decode()}"
@@ -26,6 +31,7 @@ class Web:
         self.folder = folder
         self.asked: list[str] = []
         self.logins: list[str | None] = []
+        self.over = threading.Event()
         web = self
 
         class Handler(SimpleHTTPRequestHandler):
@@ -40,6 +46,15 @@ class Web:
                     self.send_response(302)
                     self.send_header("Location", self.path.removeprefix("/moved"))
                     self.end_headers()
+                elif self.path.startswith("/to/"):  # /to/SCHEME/HOST/path
+                    scheme, _, rest = self.path.removeprefix("/to/").partition("/")
+                    self.send_response(302)
+                    self.send_header("Location", f"{scheme}://{rest}" if scheme != "loop" else self.path + "x")
+                    self.end_headers()
+                elif self.path.startswith("/slow/"):  # a byte now and then, of the head or of the body
+                    self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"" if "head" in self.path else b"\r\n"))
+                    while not web.over.wait(0.05):
+                        self.wfile.write(b"x")
                 elif self.path.startswith("/private/") and login != LOGIN:
                     self.send_error(401)
                 elif self.path.startswith("/cut/"):  # the line goes dead after 10,000 bytes
@@ -68,6 +83,7 @@ def web(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
     (folder / "page.tar").write_text("<html>Sign in</html>")
     web = Web(folder)
     yield web
+    web.over.set()
     web.server.shutdown()
 
 
@@ -116,6 +132,39 @@ def test_a_login_goes_to_the_host_it_is_for_and_nowhere_else(web: Web, released:
 def test_a_line_that_goes_dead(web: Web, tmp_path: Path):
     refuse(f"{web.uri}/cut/release.tar.gz", tmp_path, "archive broke off")
     refuse(f"{web.uri}/cut/release", tmp_path, "model.safetensors broke off")
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+@pytest.mark.parametrize("name", ["release.tar.gz", "release"])
+def test_a_server_that_sends_a_byte_now_and_then(web: Web, tmp_path: Path, monkeypatch, where: str, name: str):
+    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.4)
+    begin = time.monotonic()
+    refuse(f"{web.uri}/slow/{where}/{name}", tmp_path, "too slow")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_server_that_sends_us_elsewhere(web: Web, released: Path, tmp_path: Path):
+    here = web.uri.removeprefix("http://")
+    port = here.rpartition(":")[2]
+    elsewhere = f"{web.uri}/to/http/localhost:{port}/release"
+    refuse(elsewhere, tmp_path, "sends us to http://localhost:.*, another host; .* --allow-redirect")
+    assert content(fetched(elsewhere, tmp_path / "trusted", allow_redirect=True)) == content(released)
+    assert content(fetched(f"{web.uri}/to/http/{here}/release", tmp_path / "same")) == content(released)
+    for scheme in ("file", "ftp", "data", "gopher"):
+        refuse(f"{web.uri}/to/{scheme}/localhost/etc/passwd", tmp_path, f"{scheme}://.*(no web address|not allowed)")
+        refuse(
+            f"{web.uri}/to/{scheme}/localhost/etc/passwd", tmp_path, "no web address|not allowed", allow_redirect=True
+        )
+    refuse(f"{web.uri}/to/loop/release", tmp_path, "the server answers 302")
+    said = refuse(f"{web.uri}/to/http/me:hunter22@localhost/release", tmp_path, "another host")
+    assert "hunter22" not in said
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_never_from_https_to_http(trusted: bool):
+    handler, asked = _Redirects(_Way("it", trusted)), urllib.request.Request("https://host/a")
+    with pytest.raises(UserError, match="anybody on the way could change"):
+        handler.redirect_request(asked, io.BytesIO(), 302, "moved", HTTPMessage(), "http://host/a")
 
 
 def test_too_large(web: Web, tmp_path: Path):
