@@ -79,7 +79,8 @@ def _warning(survey: Survey) -> Iterator[Text]:
 
 def _table(survey: Survey, width: int) -> Table | None:
     """One row for each run; None where the terminal is too narrow for it."""
-    rows = [_row(status, survey) for status in survey.runs]
+    short = _short_names(survey)
+    rows = [_row(status, short, survey.time) for status in survey.runs]
     longest = [max(len(header), *(row[place].cell_len for row in rows)) for place, header in enumerate(_HEADERS)]
     widths = [min(length, _WRAPPED.get(header, length)) for header, length in zip(_HEADERS, longest, strict=True)]
     spare = width - sum(widths) - 2 * (len(widths) - 1)
@@ -96,8 +97,8 @@ def _table(survey: Survey, width: int) -> Table | None:
     return table
 
 
-def _row(status: Status, survey: Survey) -> list[Text]:
-    name = Text(_short_name(status, survey)).append(" *" if status.notes else "", style="yellow")
+def _row(status: Status, short: bool, now: float) -> list[Text]:
+    name = Text(_name(status, short)).append(" *" if status.notes else "", style="yellow")
     cells = [
         status.job or "-",
         Text(status.words, style=_STYLES[status.state]),
@@ -107,7 +108,7 @@ def _row(status: Status, survey: Survey) -> list[Text]:
         f"{status.images_per_second:,.0f}" if _shows_speed(status) else "-",
         duration(status.seconds_left) if status.seconds_left is not None else "-",
         duration(status.job_seconds_left) if status.job_seconds_left is not None else "-",
-        _checkpoint(status, survey.time),
+        _checkpoint(status, now),
         "-" if status.requeues is None else str(status.requeues),
     ]
     return [name, *(cell if isinstance(cell, Text) else Text(cell) for cell in cells)]
@@ -117,9 +118,10 @@ def _note_lines(survey: Survey) -> Iterator[Text]:
     noted = [status for status in survey.runs if status.notes]
     if noted:
         yield Text()
+    short = _short_names(survey)
     for status in noted:
         for note in status.notes:
-            yield Text(f"* {_short_name(status, survey)}: ", style="yellow").append(note, style="default")
+            yield Text(f"* {_name(status, short)}: ", style="yellow").append(note, style="default")
 
 
 def _card(status: Status, now: float) -> RenderableType:
@@ -147,12 +149,13 @@ def _shows_speed(status: Status) -> bool:
     return status.images_per_second is not None and status.state in ("running", "stopping", "unknown", "done")
 
 
-def _short_name(status: Status, survey: Survey) -> str:
-    """Without the folders that all runs have in common."""
-    parents = [Path(other.run).parent for other in survey.runs]
-    if any(parent != parents[0] for parent in parents) or len(parents) == 1:
-        return status.run
-    return Path(status.run).name
+def _short_names(survey: Survey) -> bool:
+    """Whether all runs lie in one folder, which need not be said of each."""
+    return len(survey.runs) > 1 and len({Path(status.run).parent for status in survey.runs}) == 1
+
+
+def _name(status: Status, short: bool) -> str:
+    return Path(status.run).name if short else status.run
 
 
 def _nodes(status: Status, *, unit: bool = False) -> str:

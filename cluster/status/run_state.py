@@ -17,6 +17,8 @@ from eyespot.pretrain.tracking import metrics_file
 _TAIL_BYTES = 1 << 17
 _INTERVALS = 50
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) (.*)")
+_TELLING = ("M parameters, in ", "going on after step ", "done: step ", "stopped")
+"""One of these is in every line that the next two tell of: most lines are none of them."""
 _STARTS = re.compile(r"\S+: .* M parameters, in |.*going on after step \d+, from ")
 _ENDS: tuple[tuple[Literal["done", "stopped", "failed"], re.Pattern[str]], ...] = (
     ("done", re.compile(r"done: step \d+ of \d+")),
@@ -63,14 +65,19 @@ def is_run(folder: Path) -> bool:
     return any(path.is_file() for path in _record_paths(folder))
 
 
-def read_run_state(run_dir: Path) -> RunState:
-    """Reads a run folder; what is missing or damaged is left out."""
+def read_run_state(run_dir: Path, locks: str | None = None) -> RunState:
+    """Reads a run folder; what is missing or damaged is left out.
+
+    Args:
+        run_dir: it.
+        locks: what ``kernel_locks`` says, where it has been asked already.
+    """
     record = _record(run_dir)
-    lines = tail_metrics(run_dir)
+    lines = tail_metrics(run_dir, _INTERVALS + 1)
     newest = lines[-1] if lines else {}
     checkpoint, saved = _newest_checkpoint(run_dir)
     end, end_line = _end(run_dir / "logs" / "rank-0.log")
-    host, holder = _lock(run_dir / ".lock")
+    host, holder = _lock(run_dir / ".lock", locks)
     per_step, per_line = _pace(lines)
     times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / metrics_file.NAME)]
     return RunState(
@@ -92,11 +99,20 @@ def read_run_state(run_dir: Path) -> RunState:
     )
 
 
-def tail_metrics(run_dir: Path) -> list[dict[str, metrics_file.Value]]:
-    """The newest lines of metrics.jsonl, some hundred, oldest first."""
+def tail_metrics(run_dir: Path, count: int | None = None) -> list[dict[str, metrics_file.Value]]:
+    """The newest lines of metrics.jsonl, ``count`` or some hundred, oldest first."""
     text = _tail(run_dir / metrics_file.NAME)
     whole = text[: text.rfind(b"\n") + 1].splitlines()
-    return [values for line in whole if (values := metrics_file.decode(line)) is not None]
+    newest = (values for line in reversed(whole) if (values := metrics_file.decode(line)) is not None)
+    return list(itertools.islice(newest, count))[::-1]
+
+
+def kernel_locks() -> str:
+    """The locks on files that processes of this machine hold; empty where that cannot be told."""
+    try:
+        return Path("/proc/locks").read_text()
+    except OSError:
+        return ""
 
 
 def _record_paths(run_dir: Path) -> tuple[Path, Path]:
@@ -121,20 +137,18 @@ def _newest_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:
 
 def _end(path: Path) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
     """The last word of a rank's log, unless the run began once more after it."""
-    end, said = None, ""
-    for line in _tail(path).decode(errors="replace").splitlines():
-        stamped = _STAMP.match(line)
-        if stamped is None:  # of a traceback
+    for line in reversed(_tail(path).decode(errors="replace").splitlines()):
+        if not any(words in line for words in _TELLING) or (stamped := _STAMP.match(line)) is None:
             continue
-        if _STARTS.match(stamped[2]):
-            end, said = None, ""
         for kind, pattern in _ENDS:
             if pattern.match(stamped[2]):
-                end, said = kind, stamped[2]
-    return end, said
+                return kind, stamped[2]
+        if _STARTS.match(stamped[2]):
+            break
+    return None, ""
 
 
-def _lock(path: Path) -> tuple[str, int | None]:
+def _lock(path: Path, locks: str | None) -> tuple[str, int | None]:
     """The host that last locked the folder, and the process that does now, where it is this machine's.
 
     The kernel's list of locks tells it; to try the lock would make a run that starts at this moment fail.
@@ -142,10 +156,11 @@ def _lock(path: Path) -> tuple[str, int | None]:
     try:
         owner = re.match(r"process (\d+) on (\S+)", path.read_text(encoding="utf-8", errors="replace"))
         inode = path.stat().st_ino
-        locks = Path("/proc/locks").read_text()
     except OSError:
         return "", None
-    held = re.search(rf"\d+: (?:FLOCK|POSIX) +\S+ +WRITE +(\d+) \S+:{inode} ", locks)
+    locks = kernel_locks() if locks is None else locks
+    place = f":{inode} "
+    held = re.search(rf"\d+: (?:FLOCK|POSIX) +\S+ +WRITE +(\d+) \S+{place}", locks) if place in locks else None
     return owner[2] if owner else "", int(held[1]) if held else None
 
 

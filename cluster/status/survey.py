@@ -10,7 +10,7 @@ from typing import Any, Literal
 from eyespot.cluster import slurm
 from eyespot.cluster.slurm import Job, SlurmError
 from eyespot.cluster.status.records import Attempt, JobLine, Records
-from eyespot.cluster.status.run_state import is_run, read_run_state
+from eyespot.cluster.status.run_state import is_run, kernel_locks, read_run_state
 from eyespot.data_pipeline.errors import UserError
 
 FRESH_SECONDS = 120.0
@@ -95,9 +95,9 @@ def survey(run_dirs: Sequence[Path]) -> Survey:
     records = [Records(run_dir) for run_dir in run_dirs]
     lines = [record.jobs() for record in records]
     jobs, error = ask_slurm(line.job for run_lines in lines for line in run_lines)
-    now = time.time()
+    now, locks = time.time(), kernel_locks()
     rows = zip(run_dirs, records, lines, strict=True)
-    runs = (_Look(run_dir, record, own, jobs, error, now).status() for run_dir, record, own in rows)
+    runs = (_Look(run_dir, record, own, jobs, error, now, locks).status() for run_dir, record, own in rows)
     return Survey(time=now, runs=tuple(runs), slurm_error=error)
 
 
@@ -148,6 +148,7 @@ class _Look:
         jobs: dict[str, Job],
         slurm_error: str | None,
         now: float,
+        locks: str,
     ) -> None:
         self.run_dir, self.records, self.jobs, self.slurm_error, self.now = run_dir, records, jobs, slurm_error, now
         self.line = next((line for line in reversed(lines) if line.kind == "pretrain"), None)
@@ -157,7 +158,7 @@ class _Look:
         attempts = records.attempts()
         self.attempts = [attempt for attempt in attempts if self.line and attempt.job == self.line.job]
         self.attempt: Attempt | None = self.attempts[-1] if self.attempts else None
-        self.run_state = read_run_state(run_dir)
+        self.run_state = read_run_state(run_dir, locks)
 
     def status(self) -> Status:
         run_state, job = self.run_state, self.job

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float64
+
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.report.charts import Point
+from eyespot.eval.report.charts import MAX_POINTS, Point
+from eyespot.eval.report.metric_columns import MetricColumns, read_columns
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.run_record import RunRecord
-from eyespot.pretrain.tracking.metrics_file import read_metrics
 
 MAX_STORIES = 8
 """As many lines as one chart can tell apart."""
@@ -24,8 +26,8 @@ class Story:
 
     run_dir: Path
     record: RunRecord
-    metrics: list[dict[str, Any]]
-    """metrics.jsonl, one per line; NaN and the infinities are floats again."""
+    metrics: MetricColumns
+    """metrics.jsonl."""
     results: list[Result]
     label: str = ""
     """What tells it from the other runs on the page."""
@@ -57,8 +59,18 @@ class Story:
         return default if value is None else value
 
     def series(self, name: str) -> list[Point]:
-        """(step, value) of a metric; what is not a finite number is nan."""
-        return [(line["step"], _number(line.get(name))) for line in self.metrics if name in line]
+        """(step, value) of a metric; what is not a finite number is nan or infinite."""
+        steps, values = self.metrics.points(name)
+        return list(zip(steps.tolist(), values.tolist(), strict=True))
+
+    def curve(self, name: str) -> list[Point]:
+        """``series`` as it is drawn: means of neighbours where there are many, and only finite values."""
+        steps, values = self.metrics.thinned(name, MAX_POINTS)
+        return list(zip(steps.tolist(), values.tolist(), strict=True))
+
+    def names(self) -> set[str]:
+        """Of all numbers that were logged."""
+        return self.metrics.names()
 
     def names(self) -> set[str]:
         """Of all numbers that were logged."""
@@ -66,19 +78,21 @@ class Story:
 
     def last(self, name: str) -> float:
         """A metric's newest finite value, else nan."""
-        return next((value for _, value in reversed(self.series(name)) if math.isfinite(value)), math.nan)
+        _, values = self.metrics.points(name)
+        finite = values[np.isfinite(values)]
+        return float(finite[-1]) if len(finite) else math.nan
 
-    def intervals(self) -> list[tuple[float, dict[str, Any]]]:
-        """Each line of metrics and the seconds that its steps took: images over their rate, so without pauses."""
-        lines = [{"samples_seen": 0}, *(line for line in self.metrics if line.get("images_per_second"))]
-        return [
-            ((after.get("samples_seen", 0) - before.get("samples_seen", 0)) / after["images_per_second"], after)
-            for before, after in pairwise(lines)
-        ]
+    def intervals(self) -> Float64[np.ndarray, " lines"]:
+        """The seconds that the steps of each line took: images over their rate, so without pauses; 0 = unknown."""
+        rates, seen = (self.metrics.on_every_line(name) for name in ("images_per_second", "samples_seen"))
+        known = rates != 0
+        seconds = np.zeros(len(rates))
+        seconds[known] = np.diff(seen[known], prepend=0) / rates[known]
+        return seconds
 
     def seconds(self) -> float:
         """Time spent training."""
-        return float(sum(seconds for seconds, _ in self.intervals()))
+        return float(self.intervals().sum())
 
 
 def read_stories(run_dirs: Sequence[Path]) -> list[Story]:
@@ -110,9 +124,4 @@ def read_story(run_dir: Path) -> Story:
         UserError: there is no run.json, or it is damaged.
     """
     record = RunRecord.read(RunRecord.path(run_dir), needed=())
-    metrics = list(read_metrics(run_dir))
-    return Story(run_dir=run_dir, record=record, metrics=metrics, results=results_in(run_dir))
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    return Story(run_dir=run_dir, record=record, metrics=read_columns(run_dir), results=results_in(run_dir))

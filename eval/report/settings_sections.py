@@ -84,7 +84,7 @@ def files(stories: Sequence[Story], page: Path) -> Section:
 
 
 def _state(story: Story) -> str:
-    steps, done = story.setting("steps", default=0), story.metrics[-1]["step"] if story.metrics else 0
+    steps, done = story.setting("steps", default=0), story.metrics.last_step
     if done and done >= steps:
         return f"complete: {done:,} steps"
     return f"step {done:,} of {steps:,}: not complete yet"

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from statistics import median
 
+import numpy as np
 from markupsafe import Markup
 
 from eyespot.eval.report.charts import Line, line_chart
@@ -97,19 +97,17 @@ def speed(stories: Sequence[Story]) -> Section | None:
 
 def rate(story: Story) -> float:
     """Images per second, the median over the run; nan where none is known."""
-    rates = [value for _, value in story.series("images_per_second") if math.isfinite(value)]
-    return median(rates) if rates else math.nan
+    _, rates = story.metrics.points("images_per_second")
+    finite = rates[np.isfinite(rates)]
+    return float(np.median(finite)) if len(finite) else math.nan
 
 
 def _time_shares(story: Story) -> dict[str, float]:
     """Of the whole run: each interval weighs as much as it took. Empty where it was not measured."""
-    lines = [(seconds, line) for seconds, line in story.intervals() if f"time_share/{PARTS[0]}" in line]
-    total = sum(seconds for seconds, _ in lines)
-    if not total > 0:
-        return {}
-    return {
-        part: sum(seconds * line.get(f"time_share/{part}", 0.0) for seconds, line in lines) / total for part in PARTS
-    }
+    shares = {part: story.metrics.on_every_line(f"time_share/{part}") for part in PARTS}
+    seconds = np.where(story.metrics.has(f"time_share/{PARTS[0]}"), story.intervals(), 0.0)
+    total = float(seconds.sum())
+    return {part: float(seconds @ share) / total for part, share in shares.items()} if total > 0 else {}
 
 
 def _other_scalars(stories: Sequence[Story]) -> list[str]:
@@ -121,7 +119,7 @@ def _other_scalars(stories: Sequence[Story]) -> list[str]:
 
 def _lines(stories: Sequence[Story], metric: str, factor: float) -> list[Line]:
     return [
-        Line(points=[(step, value * factor) for step, value in story.series(metric)], run=number, label=story.label)
+        Line(points=[(step, value * factor) for step, value in story.curve(metric)], run=number, label=story.label)
         for number, story in enumerate(stories)
     ]
 
@@ -137,14 +135,15 @@ def _charts(stories: Sequence[Story], wanted: Sequence[tuple[str, str, str, bool
 
 
 def _broken(story: Story, named: bool) -> str:
-    missing = sum(not math.isfinite(value) for _, value in story.series("loss"))
+    missing = int((~np.isfinite(story.metrics.points("loss")[1])).sum())
     of = f" of {story.label}" if named else ""
     return f"{missing} logged steps{of} had a loss that is not finite; they are not drawn." if missing else ""
 
 
 def _collapse(story: Story, named: bool) -> str:
-    steps = [step for step, value in story.series("health/collapsed") if value == 1]
-    if not steps:
+    looked, value = story.metrics.points("health/collapsed")
+    steps = looked[value == 1]
+    if not len(steps):
         return ""
     who = f"{story.label}: collapsed" if named else "Collapsed"
     return (

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -65,8 +65,10 @@ def append(file: BinaryIO | FileIO, line: bytes) -> None:
         raise OSError(error.errno, error.strerror, file.name) from error
 
 
-def read_metrics(run_dir: Path) -> Iterator[dict[str, Value]]:
-    """Walks the lines of a run's metrics.jsonl in order; none where the file is missing.
+def read_metrics(
+    run_dir: Path, decode: Callable[[bytes], dict[str, Value] | None] = decode
+) -> Iterator[dict[str, Value]]:
+    """Walks the lines of a run's metrics.jsonl in order, through ``decode``; none where the file is missing.
 
     A last line without its newline is still being written, or was torn by a kill: it is left out. Any other line that
     does not parse (a damaged file) is left out with a warning.

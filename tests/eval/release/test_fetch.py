@@ -156,8 +156,11 @@ def test_a_server_that_sends_us_elsewhere(web: Web, released: Path, tmp_path: Pa
             f"{web.uri}/to/{scheme}/localhost/etc/passwd", tmp_path, "no web address|not allowed", allow_redirect=True
         )
     refuse(f"{web.uri}/to/loop/release", tmp_path, "the server answers 302")
-    said = refuse(f"{web.uri}/to/http/me:hunter22@localhost/release", tmp_path, "another host")
-    assert "hunter22" not in said
+    refuse(
+        f"{web.uri}/to/http/me:hunter22@localhost/release",
+        tmp_path,
+        r"sends us to http://\*\*\*@localhost, another host",
+    )
 
 
 @pytest.mark.parametrize("trusted", [False, True])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from result_files import some_result
 
+from eyespot.eval.report.metric_columns import MetricColumns
 from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.result import Score
@@ -12,7 +13,9 @@ from eyespot.pretrain.run_record import RunRecord
 
 
 def story(tmp_path, label, *results):
-    return Story(run_dir=tmp_path / label, record=RunRecord(), metrics=[], results=list(results), label=label)
+    return Story(
+        run_dir=tmp_path / label, record=RunRecord(), metrics=MetricColumns(), results=list(results), label=label
+    )
 
 
 def judged(right, **changes):

@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from eyespot.eval.report.metric_columns import MetricColumns
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, curves, speed
 from eyespot.pretrain.run_record import RunRecord
@@ -15,7 +16,9 @@ def test_long_intervals_weigh_more(tmp_path):
         {"step": 2, "samples_seen": 400, "images_per_second": 100.0, "backward": 1.0},
     ]
     metrics = [{**line, **{f"time_share/{part}": line.get(part, 0.0) for part in PARTS}} for line in lines]
-    section = speed([Story(run_dir=tmp_path, record=RunRecord(), metrics=metrics, results=[], label="a")])
+    section = speed(
+        [Story(run_dir=tmp_path, record=RunRecord(), metrics=MetricColumns(metrics), results=[], label="a")]
+    )
     body = section.body() if section else ""
     cells = dict(re.findall(r'<th scope="row">([a-z]+)</th><td class="number">([0-9.]+)%</td>', body))
     assert {name: float(value) for name, value in cells.items()} == pytest.approx({"forward": 25, "backward": 75})
