@@ -91,7 +91,10 @@ class EncoderPart:
 
 
 def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> list[Section]:
-    """A section for each part, with a card for each run; what cannot be made is left out with a sentence."""
+    """A section for each part, with a card for each run; what cannot be made is left out with a sentence.
+
+    Parts that no run has, such as attention in a ResNet, are named in a section of their own.
+    """
     exhibits: list[list[tuple[str, int, Exhibit]]] = [[] for _ in parts]
     missing: list[dict[str, list[str]]] = [{} for _ in parts]
     with ProgressBar("", len(stories) * len(parts), transient=True) as bar:
@@ -112,11 +115,17 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> 
         reasons = sorted({reason for each in missing for reason in each})
         data = {"exhibits": [], "missing": [f"No pictures: {reason}." for reason in reasons]}
         return [Section(title="What it sees", template="exhibits", data=data)]
-    sections = []
+    sections: list[Section] = []
+    absent: list[str] = []
     for part, made, missed in zip(parts, exhibits, missing, strict=True):
         said = [f"Left out for {', '.join(labels)}: {reason}." for reason, labels in missed.items()]
+        if not made:
+            absent += [f"{part.title}. {sentence}" for sentence in said]
+            continue
         data = {"about": part.about, "half": part.half, "exhibits": made, "missing": said}
         sections.append(Section(title=part.title, template="exhibits", data=data))
+    if absent:
+        sections.append(Section(title="Left out", template="exhibits", data={"exhibits": [], "missing": absent}))
     return sections
 
 

@@ -61,3 +61,18 @@ def test_a_part_that_cannot_be_made_is_left_out_with_a_sentence(digits_run, tmp_
     assert [heading for heading, _, _ in sometimes.data["exhibits"]] == ["one"]
     assert always.data["missing"] == [] and sometimes.data["half"]
     assert sometimes.data["missing"] == ["Left out for two: it has no such thing."]
+
+
+def test_parts_that_no_run_has_are_named_together(digits_run, tmp_path):
+    def never(look):
+        raise UserError("it has no such thing")
+
+    parts = [
+        EncoderPart(title="Heads", about="a", make=never),
+        EncoderPart(title="Always", about="b", make=lambda look: Exhibit(words=look.story.label)),
+        EncoderPart(title="Tails", about="c", make=never),
+    ]
+    always, rest = exhibit_sections(copies(digits_run, tmp_path, "one", "two"), parts)
+    assert (always.title, rest.title) == ("Always", "Left out")
+    said = [f"{part}. Left out for one, two: it has no such thing." for part in ("Heads", "Tails")]
+    assert rest.data["missing"] == said and all(sentence in rest.body() for sentence in said)
