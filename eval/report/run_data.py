@@ -72,10 +72,6 @@ class Story:
         """Of all numbers that were logged."""
         return self.metrics.names()
 
-    def names(self) -> set[str]:
-        """Of all numbers that were logged."""
-        return {name for line in self.metrics for name, value in line.items() if isinstance(value, int | float)}
-
     def last(self, name: str) -> float:
         """A metric's newest finite value, else nan."""
         _, values = self.metrics.points(name)
