@@ -32,7 +32,7 @@ from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.classes import Layout, check_one_split, classify
 from eyespot.data_pipeline.shards.members.samples import Sample, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
-from eyespot.data_pipeline.shards.members.tar_members import idx_text, scan
+from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
 from eyespot.data_pipeline.shards.pack import sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import Item, how_to_shard
@@ -122,7 +122,7 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
         UserError: a file is no plain tar, or can be read in several ways.
     """
     contents = Contents(tars=list(tars), reading=reading)
-    found: list[tuple[Path, Sample]] = []
+    found: list[tuple[Path, str, Member, Member | None]] = []  # not the samples: those of all tars fill the memory
     texts: list[str | None] = []
     for tar in tars:
         scanned = scan(tar)
@@ -131,15 +131,14 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
         samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
         contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
-        found += [(tar, sample) for sample, _ in samples if sample.image]
+        found += [(tar, sample.name, sample.image, sample.mask) for sample, _ in samples if sample.image]
         texts += [text for sample, text in samples if sample.image]
-    paths = [path_parts(sample.image.name) for _, sample in found if sample.image]
+    paths = [path_parts(image.name) for _, _, image, _ in found]
     contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
-    for (tar, sample), label in zip(found, labels, strict=True):
-        assert sample.image
-        mask = sample.mask and Place(str(tar), sample.mask.offset, sample.mask.size)
-        name, (_, offset, size) = f"{printable(tar.name)}/{sample.name}", sample.image
-        contents.items.append(Item(name, label, str(tar), offset, size, mask=mask))
+    for (tar, name, image, mask), label in zip(found, labels, strict=True):
+        place = mask and Place(str(tar), mask.offset, mask.size)
+        shown = f"{printable(tar.name)}/{name}"
+        contents.items.append(Item(shown, label, str(tar), image.offset, image.size, mask=place))
     return contents
 
 

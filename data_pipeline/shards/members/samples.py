@@ -124,7 +124,7 @@ def _text(tar: Path, label: Member, descriptor: int, skipped: Tally) -> str | No
     if label.size > LONGEST_LABEL:
         skipped.add(f"a label of more than {LONGEST_LABEL:,} bytes", f"{tar.name}/{label.name}")
         return None
-    return os.pread(descriptor, label.size, label.offset).decode("utf-8", "backslashreplace").strip()
+    return os.pread(descriptor, label.size, label.offset).decode("utf-8-sig", "backslashreplace").strip()
 
 
 def path_parts(name: str) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import numpy as np
@@ -49,6 +50,31 @@ def test_shards_that_no_probe_can_use(digits, tmp_path, change, message):
     shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
     rewrite_labels(tmp_path / "train", change)
     with pytest.raises(UserError, match=message):
+        labeled_data(ShardFolder.find(tmp_path), seed=0)
+
+
+def list_classes(folder, classes):
+    """Has the manifest of a copied shard folder list other classes."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "classes": classes}))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_last_classes_may_be_missing_in_a_split(digits, tmp_path, split):
+    """As where each split was indexed by itself, and its labels are numbers up to the largest that it has."""
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    for folder in (tmp_path / split, tmp_path / "test"):
+        rewrite_labels(folder, lambda labels: np.where(labels >= 8, -1, labels))
+    list_classes(tmp_path / split, [str(label) for label in range(8)])
+    data = labeled_data(ShardFolder.find(tmp_path), seed=0)
+    assert len(data.classes) == 10 and data.test.labels.max() == 7
+    assert data.train.labels.max() == (9 if split == "test" else 7)
+
+
+def test_a_label_that_means_two_things_is_refused(digits, tmp_path):
+    shutil.copytree(digits, tmp_path, dirs_exist_ok=True)
+    list_classes(tmp_path / "test", ["0", "2", "1", *"3456789"])
+    with pytest.raises(UserError, match="label 1 is '1' in train and '2' in test"):
         labeled_data(ShardFolder.find(tmp_path), seed=0)
 
 
