@@ -12,11 +12,15 @@ import numpy as np
 
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.loading.image_header import image_size
+from eyespot.data_pipeline.patience import words
 from eyespot.data_pipeline.shards.manifest import Shard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 NUM_THREADS = 16
+PATIENCE_SECONDS = 10.0
+"""The doctor waits less for a file server than a run does: to say so is its work."""
 NUM_SAMPLED = 16
 """Records that are read and compared with their checksum."""
 CHUNK, MOST_BYTES, MOST_SECONDS = 8 << 20, 64 << 20, 3.0
@@ -30,7 +34,7 @@ SLOW_BYTES_PER_SECOND = 20e6
 def agreement(context: CheckContext) -> Iterator[Finding]:
     """Whether every tar is there with its size, the index is the manifest's, and some records are where it says."""
     try:
-        shards = ShardFolder.find(context.values["data"]["shards"])
+        shards = ShardFolder.find(context.values["data"]["shards"], patience_seconds=PATIENCE_SECONDS)
         context.facts["manifest"] = shards.manifest_sha256
         wrong = _wrong_tars(shards)
         if wrong:
@@ -44,7 +48,15 @@ def agreement(context: CheckContext) -> Iterator[Finding]:
         found, _, fix = str(error).partition("; ")
         yield context.fail("shards", found, fix or "mount the same folder as on the other nodes")
         return
-    yield from _records(context, shards)
+    except Outage as error:
+        found, _, fix = str(error).partition("; ")
+        yield context.fail("shards", found, fix)
+        return
+    try:
+        yield from _records(context, shards)
+    except OSError as error:
+        where = error.filename or shards.path
+        yield context.fail("shards", f"{where}: cannot be read ({words(error)})", "see to the file system of this node")
 
 
 def _wrong_tars(shards: ShardFolder) -> list[str]:
@@ -75,6 +87,13 @@ def _records(context: CheckContext, shards: ShardFolder) -> Iterator[Finding]:
                 f"copy the tar again, or find all damage: eyespot shards verify {shards.path}",
             )
             return
+        if (found := image_size(data)) != (told := index[["height", "width"]][row].item()):
+            yield context.fail(
+                "shards",
+                f"{path}: sample {row} has (height, width) {found}, not {told} as the index says",
+                f"make the index anew: eyespot shards index {shards.path}",
+            )
+            return
     count = f"{len(index)} samples in {len(shards.manifest.shards)} tars"
     yield context.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
 
@@ -82,8 +101,8 @@ def _records(context: CheckContext, shards: ShardFolder) -> Iterator[Finding]:
 def read_speed(context: CheckContext) -> Iterator[Finding]:
     """Reads pieces of some shards that this node has probably not in memory."""
     try:
-        shards = ShardFolder.find(context.values["data"]["shards"])
-    except UserError:
+        shards = ShardFolder.find(context.values["data"]["shards"], patience_seconds=PATIENCE_SECONDS)
+    except (UserError, Outage):
         return  # told by ``agreement``
     begin, num_read = time.monotonic(), 0
     tars = len(shards.manifest.shards)
@@ -118,8 +137,8 @@ def enough(context: CheckContext) -> Iterator[Finding]:
         )
         return
     try:
-        num_samples = ShardFolder.find(data["shards"]).manifest.num_samples
-    except UserError:
+        num_samples = ShardFolder.find(data["shards"], patience_seconds=PATIENCE_SECONDS).manifest.num_samples
+    except (UserError, Outage):
         return  # told by ``agreement``
     micro = batch // parts
     if micro > num_samples:

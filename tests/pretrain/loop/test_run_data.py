@@ -11,7 +11,7 @@ import torch
 from relabelled import rewrite_labels
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import DataConfig, Run
@@ -19,7 +19,7 @@ from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import RunData, normalized_views, open_data, pictured_batch
+from eyespot.pretrain.loop.run_data import RunData, normalized_views, open_data, patience_seconds, pictured_batch
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -221,3 +221,45 @@ def test_all_that_is_wrong_with_the_files_is_found_when_they_are_opened(digits, 
         open_data(run_of("mae_tiny", shards), ALONE)
     with pytest.raises(UserError, match=r"data\.shards: not given"):
         open_data(make_run("mae_tiny"), ALONE)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_shards_that_were_there_when_the_run_began_are_an_outage(again, digits, tmp_path, monkeypatch):
+    """A node that lost its mount must not end the run for good; a first start is told what is wrong."""
+    monkeypatch.setenv("EYESPOT_ATTEMPT", "2" if again else "1")
+    with pytest.raises(Outage if again else UserError, match="no such folder"):
+        open_data(run_of("mae_tiny", tmp_path / "nowhere"), ALONE)
+    shards = shutil.copytree(digits, tmp_path / "digits")
+    (shards / "train" / "shard-000000.tar").unlink()
+    with pytest.raises(Outage if again else UserError, match=r"shard-000000\.tar: is missing"):
+        open_data(run_of("mae_tiny", shards), ALONE)
+    (shards / "train" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="not a shard manifest"):  # which no outage explains
+        open_data(run_of("mae_tiny", shards), ALONE)
+
+
+def test_a_rank_that_waits_gives_up_before_the_others_do(digits):
+    run, two = run_of("mae_tiny", digits), replace(ALONE, size=2)
+    assert patience_seconds(run, ALONE) == patience_seconds(run, two) == 300
+    run.data.read_patience_seconds = 5000.0
+    assert patience_seconds(run, ALONE) == 5000 and patience_seconds(run, two) == 0.8 * run.rank_timeout_seconds
+    views = objective_of("mae_tiny").views()
+    assert open_data(run, ALONE).loader_spec(views).patience_seconds == 5000
+
+
+def test_sorted_tars_are_spoken_of_when_the_run_begins(digits, tmp_path, caplog):
+    folder = shutil.copytree(digits / "train", tmp_path / "sorted")
+    run = run_of("mae_tiny", folder)
+    rewrite_labels(folder, lambda labels: np.sort(labels))
+    run.data.shuffle_window = 256
+    with caplog.at_level("WARNING", "eyespot"):
+        open_data(run, ALONE)
+        open_data(run, replace(ALONE, rank=1, size=2))
+        assert caplog.text.count("the tars are sorted: a batch of 256 holds") == 1
+        assert "widen --data.shuffle-window from 256 to" in caplog.text
+        caplog.clear()
+        run.data.shuffle_window = 2048
+        open_data(run, ALONE)
+        assert not caplog.text
+    spec = open_data(run, ALONE).loader_spec(objective_of("mae_tiny").views())
+    assert spec.shuffle_window == 2048
