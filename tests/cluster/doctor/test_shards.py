@@ -1,8 +1,11 @@
+import errno
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from eyespot.cluster.doctor import shards
@@ -94,3 +97,33 @@ def test_read_speed(make_context, folder, monkeypatch):
 def test_enough_samples_for_the_ranks(make_context, folder, nodes, batch_size, accumulate, level, words):
     finding = check(make_context, folder, shards.enough, nodes=nodes, batch_size=batch_size, accumulate=accumulate)
     assert (finding.level, finding.found) == (level, words)
+
+
+def test_sizes_that_are_not_the_images(make_context, folder):
+    """Manifest and index agree; DALI would crash over it."""
+    rows, manifest = np.load(folder / "index.npy"), json.loads((folder / "manifest.json").read_text())
+    rows["height"][0] = 300
+    np.save(folder / "index.npy", rows)
+    manifest["index_sha256"] = hashlib.sha256((folder / "index.npy").read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    finding = check(make_context, folder)
+    assert finding.level == "fail"
+    assert finding.found.endswith("sample 0 has (height, width) (8, 8), not (300, 8) as the index says")
+
+
+def test_a_file_system_that_does_not_answer(make_context, folder, monkeypatch):
+    monkeypatch.setattr(shards, "PATIENCE_SECONDS", 0.1)
+    real = os.open
+
+    def away(path, *rest, **named):
+        if str(path).endswith("manifest.json"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", away)
+    finding = check(make_context, folder)
+    assert finding.level == "fail"
+    assert "manifest.json: cannot be read for 0 s (Stale file handle)" in finding.found
+    assert finding.fix == "see to the file system, and start again"
+    for which in (shards.read_speed, shards.enough):
+        assert not list(which(make_context(values={"data": {"shards": str(folder), "batch_size": 8, "accumulate": 1}})))
