@@ -22,11 +22,13 @@ import signal
 import tempfile
 import time
 import warnings
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from results import RESULTS, machine
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
@@ -39,7 +41,6 @@ from eyespot.pretrain.networks.encoders import EncoderConfig, feature_width, mak
 from eyespot.pretrain.objectives.simclr import SimCLR
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
-RESULTS = Path(__file__).parent / "results"
 RECORDS = RESULTS / "timm_architectures.jsonl"
 PARTS = Path(tempfile.gettempdir()) / f"timm-{timm.__version__}-parts.jsonl"
 TABLE = RESULTS / "timm_architectures.md"
@@ -237,6 +238,88 @@ def scan(names: list[str], minutes: float) -> None:
         print(name, record.get("failed") or record.get("refused") or record.get("as") or "works", flush=True)
 
 
+def write_table() -> None:
+    """``timm_architectures.md``: counts by family, then every refusal with its line, and what is special."""
+    found, parts = known(RECORDS), known(PARTS)
+    ran = {record["parts"]: name for name, record in found.items() if "kinds" in record}
+    for name in architectures():
+        made = parts.get(name, {})
+        if name not in found and made.get("parts") in ran:
+            found[name] = {**made, "as": ran[made["parts"]]}
+    records = [found[name] for name in architectures() if name in found]
+    counts = Counter(outcome(record) for record in records)
+    said = ", ".join(f"{counts[key]:,} {words}" for key, words in OUTCOMES.items() if counts[key])
+    missing = len(architectures()) - len(records)
+    families: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        families[record.get("family", "")].append(record)
+    lines = [
+        "# All architectures of timm",
+        "",
+        f"timm {timm.__version__}, {machine()}: {len(architectures()):,} names, of which {said}"
+        + (f", {missing} not looked at yet." if missing else "."),
+        "Made by `benchmarks/timm_architectures.py`, which says what each had to do; all is in the `.jsonl` beside it.",
+        "",
+        "Features: cls = class token; mean = mean of the patch tokens, or what the architecture pools of its map;",
+        "pool = what its own head makes of the tokens, where that is neither. **Bold** = what `encoder(images)` gives.",
+        "Unread: parameters that SimCLR's features do not reach, and which are frozen.",
+        "",
+        "| family | names | run | by others | refused | pixels | features | widths | unread |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
+        *(family_row(name, members) for name, members in sorted(families.items())),
+        "",
+        *listed("Refused", [(r["name"], r["refused"]) for r in records if outcome(r) == "refused"]),
+        *listed("Failed", [(r["name"], r["failed"]) for r in records if outcome(r) == "failed"]),
+        *listed(
+            "Not run, but of the same parts as one that was",
+            [(other, ", ".join(names)) for other, names in sorted(represented(records).items())],
+        ),
+    ]
+    TABLE.write_text("\n".join(lines) + "\n")
+    RECORDS.write_text("".join(json.dumps(found[name]) + "\n" for name in sorted(known(RECORDS))))
+    print("\n".join(lines[:3]))
+
+
+OUTCOMES = {
+    "run": "train and are evaluated",
+    "as": "have the parts of one that does",
+    "refused": "are refused by one line",
+    "failed": "fail",
+}
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """Which of ``OUTCOMES`` it is."""
+    return "run" if "kinds" in record else next(key for key in ("as", "refused", "failed") if key in record)
+
+
+def represented(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """By the name that was run."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if "as" in record:
+            found[record["as"]].append(record["name"])
+    return found
+
+
+def family_row(name: str, members: list[dict[str, Any]]) -> str:
+    """A line of the table."""
+    counts = Counter(outcome(member) for member in members)
+    run = [member for member in members if "kinds" in member]
+    sizes, widths = ({*values} for values in ([m["size"] for m in run], [w for m in run for w in m["kinds"].values()]))
+    kinds = {", ".join(f"**{kind}**" if kind == m["own"] else kind for kind in m["kinds"]) for m in run}
+    unread = {re.sub(r"\.?\d+", "", key).split(".")[0] for m in run for key in m["unread"]}
+    spans = [f"{min(some)} to {max(some)}" if len(some) > 1 else "".join(map(str, some)) for some in (sizes, widths)]
+    cells = [name, len(members), *(counts[key] or "" for key in ("run", "as", "refused"))]
+    cells += [spans[0], "; ".join(sorted(kinds)), spans[1], ", ".join(sorted(unread))]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def listed(title: str, pairs: list[tuple[str, str]]) -> list[str]:
+    """A section of the page; nothing where there is nothing to list."""
+    return [f"## {title}", "", *(f"- `{name}`: {words}" for name, words in pairs), ""] if pairs else []
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -253,6 +336,7 @@ def main() -> None:
     draw_fast()
     if not asked.table:
         scan(wanted, asked.minutes)
+    write_table()
 
 
 if __name__ == "__main__":

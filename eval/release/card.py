@@ -64,7 +64,7 @@ def card_of(
     num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     architecture = config["architecture"].removesuffix(SMALL_STEM)
     stem = ", its stem made for small images," if config["architecture"].endswith(SMALL_STEM) else ""
-    use = load_lines(config, encoder) + "\n" + _USE.format(dim=config["num_features"], what=_kind(encoder))
+    use = load_lines(config, encoder) + "\n" + _USE.format(dim=_width(encoder), what=_kind(encoder))
     sections = [
         _front_matter(provenance["license"]),
         f"# {name}\n\nAn image encoder: `{architecture}`{stem} with {num_parameters:,} parameters, for images of"
@@ -103,8 +103,13 @@ def _front_matter(license: str) -> str:
 
 
 def _kind(encoder: nn.Module) -> str:
-    pool = getattr(encoder, "global_pool", "")
-    return "the class token" if pool == "token" else "the average over the image"
+    words = {"token": "the class token", "map": "its own attention pooling"}
+    return words.get(str(getattr(encoder, "global_pool", "")), "the average over the image")
+
+
+def _width(encoder: Any) -> int:
+    """Of what ``encoder(images)`` gives: some heads widen what the last block does."""
+    return getattr(encoder, "head_hidden_size", None) or encoder.num_features
 
 
 def _notes(config: dict[str, Any], encoder: nn.Module) -> str:

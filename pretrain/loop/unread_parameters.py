@@ -5,11 +5,11 @@ that reads the class token, or the patch tokens, leaves it out. Engines wait for
 parameter on every rank; so these are frozen before an engine takes the objective, on any number of ranks.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -44,15 +44,6 @@ def freeze_unread(encoder: nn.Module, read: Read, image_size: int) -> list[str]:
     return [name for name, _ in frozen]
 
 
-class _Reader(nn.Module):
-    def __init__(self, encoder: nn.Module, read: Read) -> None:
-        super().__init__()
-        self.encoder, self.read = encoder, read
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.read(self.encoder, images)
-
-
 def _reached(encoder: nn.Module, read: Read, image_size: int, trainable: list[tuple[str, nn.Parameter]]) -> list[bool]:
     modes = [(part, part.training) for part in encoder.modules()]
     encoder.eval()  # batch norms take one image, and note nothing of it
@@ -68,7 +59,7 @@ def _reached(encoder: nn.Module, read: Read, image_size: int, trainable: list[tu
     except Exception as error:  # whatever a stranger's architecture says
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"encoder.image_size {image_size}: {type(encoder).__name__} cannot see images of that size ({reason})"
+            f"encoder.image_size {image_size}: {type(encoder).__name__} refuses images of that size ({reason})"
         ) from error
     finally:
         for part, mode in modes:
@@ -78,14 +69,15 @@ def _reached(encoder: nn.Module, read: Read, image_size: int, trainable: list[tu
 def _reached_on_meta(
     encoder: nn.Module, read: Read, image_size: int, trainable: list[tuple[str, nn.Parameter]]
 ) -> list[bool]:
-    tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
-    blank = {
-        f"encoder.{name}": torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in tensors.items()
+    """On a copy, whose parameters and buffers have no values: some architectures keep what they computed."""
+    blank: dict[int, Tensor] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+        for parameter in encoder.parameters()
     }
+    blank |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in encoder.buffers()}
     images = torch.zeros(1, 3, image_size, image_size, device="meta")
-    found = functional_call(_Reader(encoder, read), blank, (images,))
-    return _have_gradient(found, [blank[f"encoder.{name}"] for name, _ in trainable])
+    found = read(copy.deepcopy(encoder, dict(blank)), images)
+    return _have_gradient(found, [blank[id(parameter)] for _, parameter in trainable])
 
 
 def _have_gradient(found: Tensor, parameters: list[Tensor]) -> list[bool]:

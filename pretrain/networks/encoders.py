@@ -88,7 +88,8 @@ def _created(config: EncoderConfig, options: dict[str, Any], own_size: int) -> n
             encoder = timm.create_model(config.name, num_classes=0, **options)
             break
         except TypeError as error:
-            unknown = next((name for name in refused if name in options and f"argument '{name}'" in str(error)), None)
+            said = str(error) if "unexpected keyword argument" in str(error) else ""
+            unknown = next((name for name in refused if name in options and f"'{name}'" in said), None)
             if unknown is None:
                 raise _refusal(config, options, error) from error
             if options.pop(unknown) != neutral[unknown]:
@@ -323,14 +324,31 @@ def mean_features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float
 def feature_width(encoder: nn.Module) -> int:
     """Of ``features``: a head of timm's may widen what the last block gives (MobileNetV3)."""
     known = cast(Any, encoder)
-    if _has_class_token(encoder):
+    head_width = getattr(encoder, "head_hidden_size", None) or known.num_features
+    if _has_class_token(encoder) or (head_width != known.num_features and _headless(encoder)):
         return known.num_features
-    return getattr(encoder, "head_hidden_size", None) or known.num_features
+    return head_width
+
+
+def _headless(encoder: nn.Module) -> bool:
+    """Whether it is the image half of a language model: its head refuses anything."""
+    try:
+        cast(Any, encoder).forward_head(torch.empty(0), pre_logits=True)
+    except NotImplementedError:
+        return True
+    except Exception:  # a head, which knows no such features
+        return False
+    return False
 
 
 def pooled(encoder: nn.Module, found: Any) -> Float[Tensor, "b d"]:
     """What timm's head, which each architecture has of its own, makes of ``forward_features``, before a classifier."""
-    rows = cast(Any, encoder).forward_head(found, pre_logits=True)
+    try:
+        rows = cast(Any, encoder).forward_head(found, pre_logits=True)
+    except NotImplementedError:  # it has none
+        if found.ndim == 3:
+            return found[:, getattr(encoder, "num_prefix_tokens", 0) :].mean(1)
+        return found.mean((1, 2) if found.shape[-1] == cast(Any, encoder).num_features else (2, 3))
     if not isinstance(rows, Tensor):
         raise _unfit(encoder, f"timm gives a {type(rows).__name__} as its features")
     return rows.flatten(1)

@@ -43,10 +43,28 @@ def test_features_are_those_of_timm_at_that_size(run_dir):
         assert found["cls"].allclose(other.eval().forward_features(images)[:, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("encoder", "size"), [("test_vit", 100), ("swin_tiny_patch4_window7_224", 96)])
+@pytest.mark.parametrize(("encoder", "size"), [("test_vit", 100), ("mixer_s32_224", 96)])
 def test_what_cannot_be_seen_is_refused(encoder, size):
     with pytest.raises(UserError, match=rf"^image-size {size}: \S"):
         at_size(subjects_of(encoder, seed=0, pretrained=False), size)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "size"), [("swin_tiny_patch4_window7_224", 96), ("vit_small_patch16_dinov3", 96), ("pit_ti_224", 96)]
+)
+def test_others_than_plain_vision_transformers_see_another_size(encoder, size):
+    """Windows, rotated positions with register tokens; PiT's positions are interpolated by itself."""
+    (subject,) = at_size(subjects_of(encoder, seed=0, pretrained=False), size)
+    other = timm.create_model(encoder, num_classes=0, img_size=size).eval()
+    state = {key: value for key, value in subject.encoder.state_dict().items() if "pos_embed" not in key}
+    missing = other.load_state_dict(state, strict=False).missing_keys
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = encode_all(subject.encoder, images)
+        assert all(rows.isfinite().all() for rows in found.values())
+        if not missing:
+            own = other.forward_head(other.forward_features(images), pre_logits=True)
+            assert any(rows.allclose(own, atol=1e-4) for rows in found.values())
 
 
 def test_results_stand_beside_those_of_training(run_dir, digits, tmp_path):

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
+from eyespot.data_pipeline.augment.crop_geometry import center_crops
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.resize import resize_views
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders import timm_sources
 from eyespot.eval.encoders.feature_cache import features_of
@@ -137,3 +141,56 @@ def test_timm_computes_what_it_computed(digits, tmp_path):
         stages = encode(resnet, normalized(golden_images(32), [0.5] * 3, [0.25] * 3), 2)
     np.testing.assert_allclose(stages["mean"][1, :3], [0.093484, 0, 0.033931], atol=2e-5)
     np.testing.assert_allclose(stages["mean-2"][1, :3], [0.000568, 0.034765, 0.065932], atol=2e-5)
+
+
+PHOTO = np.outer(np.arange(96), np.ones(160))[..., None] % 256 + np.arange(160)[None, :, None] * [0.5, 0.9, 0.2]
+"""Smooth, so that interpolations that round at other places agree."""
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+def test_views_are_those_that_timm_makes(mode, interpolation, crop_pct):
+    asked = {"crop_mode": mode, "interpolation": interpolation, "crop_pct": crop_pct}
+    wanted = {"input_size": (3, 33, 33), "mean": (0.48, 0.4, 0.3), "std": (0.2, 0.3, 0.4), **asked}
+    spec = timm_sources.views_of(wanted)
+    theirs = create_transform(**resolve_data_config(pretrained_cfg=wanted), is_training=False)
+    for image in (PHOTO.astype(np.uint8), PHOTO.astype(np.uint8).transpose(1, 0, 2), PHOTO[:20, :20].astype(np.uint8)):
+        image, out = np.ascontiguousarray(image), np.empty((1, 3, 33, 33), np.float32)
+        places = center_crops(spec.views[0], np.array([image.shape[:2]], np.int32))
+        resize_views([image], places, None, spec.mean, spec.std, out)
+        expected = theirs(Image.fromarray(image)).numpy()
+        assert np.abs(out[0] - expected).max() <= 2 / 255 / 0.2
+
+
+def test_digests_of_plain_views_are_those_of_before():
+    known = "ViewSpec(views=(CenterView(resize=256, size=224),), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))"
+    wanted = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.875}
+    assert repr(timm_sources.views_of({**wanted, "interpolation": "bicubic"})) == known
+    odd = timm_sources.views_of({**wanted, "interpolation": "bilinear", "crop_mode": "squash"})
+    assert "mode='squash', interpolation='bilinear'" in repr(odd)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"input_size": (3, 64, 48)}, "wants images of 3 x 64 x 48; views are square and RGB"),
+        ({"input_size": (1, 64, 64), "mean": (0.5,), "std": (0.5,)}, "wants images of 1 x 64 x 64"),
+        ({"interpolation": "lanczos"}, "wants crop_mode 'center' and interpolation 'lanczos'"),
+        ({"crop_mode": "stretch"}, "wants crop_mode 'stretch'"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(odd, words):
+    with pytest.raises(UserError, match=words):
+        timm_sources.views_of({"input_size": (3, 64, 64), "architecture": "x", **odd})
+
+
+def test_all_published_encoders_get_their_views_or_one_line():
+    """The five that are refused see images that are not square."""
+    refused = []
+    for name in timm.list_pretrained():
+        try:
+            timm_sources.views_of(timm.get_pretrained_cfg(name).to_dict())
+        except UserError as error:
+            refused.append(str(error))
+    assert len(refused) <= 5 and all("1024 x 768" in line for line in refused)

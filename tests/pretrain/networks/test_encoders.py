@@ -10,6 +10,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import (
     EncoderConfig,
+    check_patches,
     choose_attention,
     encode,
     encode_visible,
@@ -283,7 +284,9 @@ def test_what_the_encoder_pools_itself_is_among_its_features(name, kinds, own):
             mean_features(encoder, images)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mixer_s32_224", "resnet18", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["densenet121", "hrnet_w18_small", "mixer_s32_224", "resnet18", "swin_tiny_patch4_window7_224"]
+)
 def test_drop_path_is_passed_where_it_is_taken(name):
     """Where an architecture lacks it, it need not be said; where it has it by itself, 0 means 0."""
     encoder = make_encoder(EncoderConfig(name=name, image_size=224))
@@ -306,8 +309,11 @@ def test_drop_path_that_an_architecture_lacks_is_refused(name):
     ],
 )
 def test_images_that_patches_do_not_fill_are_refused(name, size, words):
+    config = EncoderConfig(name=name, image_size=size)
+    with torch.device("meta"):
+        encoder = make_encoder(config)
     with pytest.raises(UserError, match=words):
-        make_encoder(EncoderConfig(name=name, image_size=size))
+        check_patches(encoder, config)
 
 
 def test_an_architectures_own_size_need_not_be_filled():
@@ -316,3 +322,25 @@ def test_an_architectures_own_size_need_not_be_filled():
             make_encoder(EncoderConfig(name="vit_so400m_patch14_siglip_384", image_size=384)).patch_embed.grid_size[0]
             == 27
         )
+
+
+@pytest.mark.parametrize(
+    "name", ["eva02_tiny_patch14_224", "vit_small_patch16_dinov3", "vit_small_patch16_rope_mixed_224"]
+)
+def test_rotated_positions_vary_too(name):
+    """EVA's kind (DINOv3 among it): at its own size the same bits, at another those of an encoder made for it."""
+    patch = 14 if "14" in name else 16
+    torch.manual_seed(0)
+    encoder, small = (make_encoder(EncoderConfig(name=name, image_size=side * patch)).eval() for side in (4, 3))
+    images, less = torch.randn(1, 3, 4 * patch, 4 * patch), torch.randn(1, 3, 3 * patch, 3 * patch)
+    weights = encoder.state_dict()
+    if encoder.pos_embed is not None:
+        prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+        weights["pos_embed"] = resample_abs_pos_embed(encoder.pos_embed, (3, 3), num_prefix_tokens=prefix)
+    small.load_state_dict(weights)
+    with torch.no_grad():
+        before = encode(encoder, images)
+        vary_sizes(encoder)
+        assert all(torch.equal(rows, before[kind]) for kind, rows in encode(encoder, images).items())
+        for kind, rows in encode(small, less).items():
+            torch.testing.assert_close(encode(encoder, less)[kind], rows, rtol=1e-4, atol=1e-4)
