@@ -143,7 +143,7 @@ def _figure(value: float) -> str:
 
 def by_hand(run: Any, world: Any, engine: str, batch_size: int) -> Callable[[Any], None]:
     """A step as one would write it, without our code around it but the objective."""
-    from eyespot.pretrain.networks.encoders import choose_attention
+    from eyespot.pretrain.networks.repeated_blocks import choose_attention
     from eyespot.pretrain.optim.optimizers import make_optimizer
 
     objective = make_objective(run)

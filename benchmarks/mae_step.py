@@ -19,7 +19,8 @@ from results import write_results
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.networks.encoders import EncoderConfig, choose_attention, encode_visible, make_encoder
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.pretrain.networks.repeated_blocks import choose_attention
 from eyespot.pretrain.objectives.mae import MAE, take
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer, parameter_groups
 

@@ -8,7 +8,7 @@ Each is made and run in a process of its own, with limits of memory and time, by
 ``eyespot eval`` run, on images of the smallest of a few sizes that it takes. Its weights are no proper initialisation
 but noise of the right size, which is drawn faster. Of architectures above LARGE parameters, one that has the same parts
 as a smaller one which was run (the same classes of modules, the same kinds of parameters, the same head) is not run
-itself.
+itself; of others, where it can be told to, a few blocks are run.
 """
 
 import argparse
@@ -44,9 +44,10 @@ from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 RECORDS = RESULTS / "timm_architectures.jsonl"
 PARTS = Path(tempfile.gettempdir()) / f"timm-{timm.__version__}-parts.jsonl"
 TABLE = RESULTS / "timm_architectures.md"
-SIZES = (64, 70, 96, 128)
+SIZES = (64, 70, 84, 96, 128)
 """Pixels that are tried first; then the architecture's own size."""
 LARGE = 300e6
+DEPTH = 4
 MEMORY_BYTES, CPU_SECONDS, WALL_SECONDS = 9 * 2**30, 150, 900
 BATCH_SIZE, STEPS = 2, 2
 ALIKE = 1e-3
@@ -91,6 +92,15 @@ def examine(name: str) -> dict[str, Any]:
         except UserError as error:
             refusals.append(str(error))
     return {"refused": refusals[-1]}
+
+
+def examine_shallow(name: str) -> dict[str, Any]:
+    """The same with ``DEPTH`` blocks, where the architecture can be told so: a whole one would not fit."""
+    whole = timm.create_model
+    timm.create_model = lambda name, **options: whole(name, **{"depth": DEPTH, **options})
+    answer = examine(name)
+    timm.create_model = whole
+    return {"depth": DEPTH, **answer} if "kinds" in answer else examine(name)
 
 
 def run_at(name: str, size: int) -> dict[str, Any]:
@@ -231,11 +241,20 @@ def scan(names: list[str], minutes: float) -> None:
         if made.get("params", 0) > LARGE and (same := ran.get(made.get("parts"))) is not None:
             record = {**made, "as": same}
         else:
-            record = {**made, **guarded(examine, name)}
+            large = made.get("params", 0) > LARGE
+            record = {**made, **guarded(examine_shallow if large else examine, name), "params": made.get("params", 0)}
+        for key in ("failed", "refused"):
+            if "can't allocate memory" in record.get(key, ""):
+                record["large"] = f"{record['params'] / 1e6:,.0f} M parameters"
+                del record[key]
         if "kinds" in record:
             ran.setdefault(record.get("parts"), name)
         note(RECORDS, record)
-        print(name, record.get("failed") or record.get("refused") or record.get("as") or "works", flush=True)
+        print(
+            name,
+            record.get("failed") or record.get("refused") or record.get("large") or record.get("as") or "works",
+            flush=True,
+        )
 
 
 def write_table() -> None:
@@ -269,7 +288,9 @@ def write_table() -> None:
         *(family_row(name, members) for name, members in sorted(families.items())),
         "",
         *listed("Refused", [(r["name"], r["refused"]) for r in records if outcome(r) == "refused"]),
+        *listed("Too large to be run here", [(r["name"], r["large"]) for r in records if outcome(r) == "large"]),
         *listed("Failed", [(r["name"], r["failed"]) for r in records if outcome(r) == "failed"]),
+        *listed("Run with few blocks", [(r["name"], f"{r['depth']} blocks") for r in records if "depth" in r]),
         *listed(
             "Not run, but of the same parts as one that was",
             [(other, ", ".join(names)) for other, names in sorted(represented(records).items())],
@@ -284,13 +305,14 @@ OUTCOMES = {
     "run": "train and are evaluated",
     "as": "have the parts of one that does",
     "refused": "are refused by one line",
+    "large": f"do not fit into {MEMORY_BYTES / 2**30:.0f} GiB",
     "failed": "fail",
 }
 
 
 def outcome(record: dict[str, Any]) -> str:
     """Which of ``OUTCOMES`` it is."""
-    return "run" if "kinds" in record else next(key for key in ("as", "refused", "failed") if key in record)
+    return "run" if "kinds" in record else next(key for key in ("as", "refused", "large", "failed") if key in record)
 
 
 def represented(records: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.networks.encoders import choose_attention
-from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
 from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
 from eyespot.pretrain.objective import Objective
 

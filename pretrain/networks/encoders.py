@@ -330,22 +330,29 @@ def feature_width(encoder: nn.Module) -> int:
     return head_width
 
 
-def _headless(encoder: nn.Module) -> bool:
-    """Whether it is the image half of a language model: its head refuses anything."""
+def _head_of(encoder: nn.Module, found: Any) -> Any:
+    """What timm's head makes of it; None of the image half of a language model, which has none."""
     try:
-        cast(Any, encoder).forward_head(torch.empty(0), pre_logits=True)
+        return cast(Any, encoder).forward_head(found, pre_logits=True)
     except NotImplementedError:
-        return True
+        return None
+    except TypeError as error:
+        if "'pre_logits'" not in str(error):
+            raise
+        return None
+
+
+def _headless(encoder: nn.Module) -> bool:
+    try:
+        return _head_of(encoder, torch.empty(0)) is None
     except Exception:  # a head, which knows no such features
         return False
-    return False
 
 
 def pooled(encoder: nn.Module, found: Any) -> Float[Tensor, "b d"]:
     """What timm's head, which each architecture has of its own, makes of ``forward_features``, before a classifier."""
-    try:
-        rows = cast(Any, encoder).forward_head(found, pre_logits=True)
-    except NotImplementedError:  # it has none
+    rows = _head_of(encoder, found)
+    if rows is None:
         if found.ndim == 3:
             return found[:, getattr(encoder, "num_prefix_tokens", 0) :].mean(1)
         return found.mean((1, 2) if found.shape[-1] == cast(Any, encoder).num_features else (2, 3))
@@ -372,11 +379,9 @@ _OWN_POOLING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def pools_itself(encoder: nn.Module, image_size: int) -> bool:
     """Whether ``encode`` gives "pool": timm's head makes something of its own of the encoder's tokens."""
     if encoder not in _OWN_POOLING:
-        parameter = next(encoder.parameters())
         with torch.no_grad():
-            images = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
-            found = cast(Any, encoder).forward_features(images)
-            return _has_tokens(found) and _pools_itself(encoder, found)
+            kinds = encode(encoder, next(encoder.parameters()).new_zeros(1, 3, image_size, image_size))
+        _OWN_POOLING[encoder] = "pool" in kinds
     return _OWN_POOLING[encoder]
 
 
@@ -391,13 +396,3 @@ def _pools_itself(encoder: nn.Module, tokens: Float[Tensor, "b t d"]) -> bool:
         alike = [kind.shape == own.shape and torch.allclose(kind, own, atol=1e-4) for kind in kinds]
         _OWN_POOLING[encoder] = not any(alike)
     return _OWN_POOLING[encoder]
-
-
-def choose_attention(module: nn.Module, device: torch.device) -> None:
-    """Fused attention on a GPU, plain matrix products on a CPU, in every timm block of ``module``.
-
-    On a CPU torch's fused kernel takes longer: benchmarks/mae_step.py shows by how much.
-    """
-    for block in module.modules():
-        if isinstance(getattr(block, "fused_attn", None), bool):
-            cast(Any, block).fused_attn = device.type != "cpu"

@@ -1,5 +1,8 @@
 """The repeated blocks of an encoder or a decoder: the pieces that engines shard and compile one by one."""
 
+from typing import Any, cast
+
+import torch
 from torch import nn
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -21,3 +24,13 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
             below = [child]
         found.extend(below)
     return list(dict.fromkeys(found))
+
+
+def choose_attention(module: nn.Module, device: torch.device) -> None:
+    """Fused attention on a GPU, plain matrix products on a CPU, in every timm block of ``module``.
+
+    On a CPU torch's fused kernel takes longer: benchmarks/mae_step.py shows by how much.
+    """
+    for block in module.modules():
+        if isinstance(getattr(block, "fused_attn", None), bool):
+            cast(Any, block).fused_attn = device.type != "cpu"

@@ -28,8 +28,7 @@ from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.engine import Precision
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
-from eyespot.pretrain.networks.encoders import choose_attention
-from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES

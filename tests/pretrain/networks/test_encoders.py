@@ -11,7 +11,6 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import (
     EncoderConfig,
     check_patches,
-    choose_attention,
     encode,
     encode_visible,
     feature_width,
@@ -22,6 +21,7 @@ from eyespot.pretrain.networks.encoders import (
     vary_sizes,
 )
 from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
+from eyespot.pretrain.networks.repeated_blocks import choose_attention
 
 
 def test_features_of_vit_and_resnet():

@@ -17,7 +17,8 @@ from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.networks.encoders import EncoderConfig, choose_attention, make_encoder
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.repeated_blocks import choose_attention
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.planning import memory
