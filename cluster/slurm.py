@@ -6,6 +6,7 @@ later, on clusters that keep accounts. What neither knows is left to the run fol
 
 import functools
 import itertools
+import math
 import os
 import re
 import shutil
@@ -222,6 +223,15 @@ def cancel(id: str) -> None:
         SlurmError: no such job, or another's.
     """
     _ask("scancel", id)
+
+
+def max_array_size() -> float:
+    """How many tasks an array may have; 1 where SLURM knows no arrays, infinite where it does not say."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
+    except SlurmError:
+        return math.inf
+    return max(1, int(found[1])) if found else math.inf
 
 
 def down_nodes(nodes: Iterable[str]) -> list[str]:

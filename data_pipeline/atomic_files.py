@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file beside ``path``, forces it to disk and renames it into place."""
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Writes a file beside ``path``, forces it to disk and renames it into place; ``private``: for its owner alone."""
     temporary = path.with_name(path.name + ".tmp")
+    if private:
+        temporary.unlink(missing_ok=True)
+        temporary.touch(0o600)
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

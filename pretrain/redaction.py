@@ -1,8 +1,9 @@
 """Secrets stay out of what is written: run.json, logs, MLflow, tracebacks. The run itself works with the real values.
 
 A secret is what the environment holds under a name that says so (``MLFLOW_TRACKING_PASSWORD``, ``HF_TOKEN``,
-``AWS_SECRET_ACCESS_KEY``), and ``user:password@`` in an address. Both are written as ``***``. A command line or a file
-that holds a secret which the environment lacks cannot be told from any other text.
+``GITHUB_PAT``, ``AWS_SECRET_ACCESS_KEY``), ``user:password@`` and ``?token=`` in an address, an ``Authorization:``
+header, and what has the form of a known service's token. They are written as ``***``. Any other secret on a command
+line or in a file, which the environment lacks, cannot be told from other text.
 """
 
 import functools
@@ -27,10 +28,25 @@ MIN_LENGTH = 6
 """Shorter values would hide half of every text."""
 
 _NAME = re.compile(
-    r"(^|_)(TOKEN|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|PWD|CREDENTIALS?|(API|ACCESS|PRIVATE|SECRET|AUTH|SIGNING)_?KEY)"
-    r"(?!.*_(FILE|PATH|DIR|NAME|URL|URI|TYPE)$)(_|$)",
+    r"(^|_)(TOKEN|SECRETS?|PASSWORD|PASSWD|PASSPHRASE|PWD|CREDENTIALS?|PAT|AUTHORIZATION|BEARER|COOKIE"
+    r"|(API|ACCESS|PRIVATE|SECRET|AUTH|SIGNING)_?KEY|KEY(?=$))(?!.*_(FILE|PATH|DIR|NAME|URL|URI|TYPE)$)(_|$)",
     re.IGNORECASE,
 )
+_QUERY = re.compile(
+    r"""([?&;][\w.-]*(?:token|secret|password|passwd|api[-_]?key|signature|credential|auth)[\w.-]*=|[?&;](?:key|sig|pat)=)"""
+    r"""[^&;\s"'<>#]+""",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(
+    r"""((?:authorization|x-api-key|private-token|x-auth-token)["']?\s*[:=]\s*["']?(?:(?:bearer|basic|token|digest)\s+)?)"""
+    r"""[^\s"',;]+""",
+    re.IGNORECASE,
+)
+_FORMS = re.compile(
+    r"\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|hf_[A-Za-z0-9]{20,}|sk-[\w-]{20,}|xox[abprs]-[\w-]{10,}"
+    r"|AKIA[0-9A-Z]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
+)
+"""Tokens of GitHub, GitLab, Hugging Face, OpenAI, Slack, AWS, and JSON web tokens."""
 _LOGIN = re.compile(r"""://[^/\s"'<>]*@""")
 
 
@@ -38,7 +54,8 @@ def masked(text: str) -> str:
     """``text`` with every secret in it written as ``***``."""
     if found := _pattern(tuple(filter(_is_secret, os.environ.items()))):
         text = found.sub(MASK, text)
-    return _LOGIN.sub(f"://{MASK}@", text) if "@" in text else text
+    text = _LOGIN.sub(f"://{MASK}@", text) if "@" in text else text
+    return _FORMS.sub(MASK, _HEADER.sub(rf"\1{MASK}", _QUERY.sub(rf"\1{MASK}", text)))
 
 
 def masked_values(values: T) -> T:

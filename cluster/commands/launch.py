@@ -14,6 +14,7 @@ from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.run_record import RunRecord
 
@@ -149,8 +150,8 @@ def _launch(launch: Launch, runs: "list[SweepMember]", frozen: bool) -> int:
         print("\n".join(scripts(folder, submission, runs)), end="")
         return ExitCode.DONE
     code = code_folder(folder, runs)
-    if not frozen:
-        freeze(code, runs)
+    for line in [] if frozen else freeze(code, runs):
+        print(one_line(f"eyespot: {line}"), file=sys.stderr)
     if launch.local:
         return start_here(submission, runs[0])
     jobs = submit(folder, code, submission, runs)

@@ -20,6 +20,23 @@ Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 _SECRET_WORDS = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
 _SECRET = re.compile(rf"""\b(\w*({_SECRET_WORDS})\w*)=["']?[^\s$`"']""", re.I)
+_OWNED = {
+    **dict.fromkeys(("nodes", "gpus-per-node", "cpus-per-task", "mem", "time", "partition", "account", "qos"), ""),
+    **dict.fromkeys(("constraint", "exclude"), ""),
+    "job-name": "name",
+    "array": "sweep",
+    "dependency": "then",
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "tasks-per-node"), "processes-per-node"),
+    **dict.fromkeys(("requeue", "no-requeue"), "max-requeues"),
+    "signal": "save-seconds",
+}
+"""Options of sbatch that are flags of launch: of the same name, or of another."""
+_FIXED = frozenset(
+    ("chdir", "error", "help", "input", "kill-on-invalid-dep", "ntasks-per-core", "ntasks-per-gpu", "ntasks-per-socket")
+) | {"open-mode", "output", "parsable", "quiet", "test-only", "usage", "version", "wait", "wckey", "wrap"}
+"""Options that a run would not survive: where its output is, how its ranks start, what sbatch answers."""
+_FREE = {"gpus"}
+"""Options that begin like one of those; sbatch takes ``--arr`` for ``--array``."""
 _CLOCK = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 _UNITS = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?")
 _MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?B?", re.I)
@@ -93,9 +110,15 @@ class Submission:
                     f"setup: holds the value of {what}, and the script is kept; export it in the shell before launch,"
                     " SLURM passes the environment on"
                 )
+        for flag, value in [("name", self.name or ""), *(("sbatch", entry) for entry in self.sbatch)]:
+            if masked(value) != value:
+                raise UserError(
+                    f"{flag} {masked(value)}: holds a secret, and everybody sees a job's options; leave it out"
+                )
         for entry in self.sbatch:
             if not re.fullmatch(r"[a-z][\w-]*(=.*)?", entry):
                 raise UserError(f"sbatch {entry!r}: write it as key=value, without dashes in front")
+            _refuse_owned(entry)
 
     @property
     def processes(self) -> int:
@@ -106,6 +129,24 @@ class Submission:
     def world_size(self) -> int:
         """Ranks on all nodes."""
         return self.nodes * self.processes
+
+
+def _refuse_owned(entry: str) -> None:
+    """What launch says to SLURM itself would be said twice, and the second word holds.
+
+    Raises:
+        UserError: the entry is such an option, or short for one.
+    """
+    key = entry.partition("=")[0].replace("_", "-")
+    for option in (key, *sorted(_OWNED), *sorted(_FIXED)):
+        if key not in _FREE and option.startswith(key) and (option in _OWNED or option in _FIXED):
+            flag = (_OWNED[option] or option) if option in _OWNED else ""
+            how = (
+                f"use launch's own --{flag}"
+                if flag
+                else "launch sets it itself, and the run stands on it; leave it out"
+            )
+            raise UserError(f"sbatch {entry!r}: {option} is launch's to say; {how}")
 
 
 def minutes(time: str) -> int:
@@ -135,7 +176,7 @@ def minutes(time: str) -> int:
 def write_submission(path: Path, submission: Submission) -> None:
     """Keeps ``submission`` as JSON, without the values of secrets."""
     values = masked_values(dataclasses.asdict(submission))
-    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode(), private=True)
 
 
 def read_submission(path: Path) -> Submission:

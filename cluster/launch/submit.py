@@ -73,6 +73,11 @@ def check_place(submission: Submission, members: Sequence[SweepMember], *, local
     """
     if not local and not slurm.available():
         raise UserError("launch: no SLURM on this machine (no sbatch); start the run here with --local")
+    if not local and len(members) > (most := slurm.max_array_size()):
+        raise UserError(
+            f"sweep: {len(members):,} runs, and an array of this cluster has at most {most:,} (MaxArraySize);"
+            " submit them in several sweeps"
+        )
     if local and submission.nodes > 1:
         raise UserError(f"nodes {submission.nodes}: --local has one; use --processes-per-node, or leave out --local")
     if local and (len(members) > 1 or submission.then):
@@ -152,9 +157,9 @@ def code_folder(folder: Path, members: Sequence[SweepMember]) -> Path:
     return next(path for path in names if not path.exists())
 
 
-def freeze(code: Path, members: Sequence[SweepMember]) -> None:
-    """Writes what the jobs will run: the code once, and for each run its settings."""
-    freeze_code(code, members[0].recipe)
+def freeze(code: Path, members: Sequence[SweepMember]) -> list[str]:
+    """Writes what the jobs will run: the code once, and for each run its settings; returns what to tell of the code."""
+    said = freeze_code(code, members[0].recipe)
     for member in members:
         records = Records(member.run.run_dir)
         records.folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +169,7 @@ def freeze(code: Path, members: Sequence[SweepMember]) -> None:
             records.code.unlink(missing_ok=True)
             records.code.symlink_to(os.path.relpath(code, records.folder))
         write_run(member.run.run_dir, member.recipe, member.run)
+    return said
 
 
 def submit(folder: Path, code: Path, submission: Submission, members: Sequence[SweepMember]) -> list[str]:
@@ -324,7 +330,8 @@ def _send(
     executor: _Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[SweepMember]
 ) -> list[str]:
     """Hands the jobs to SLURM and notes them in their run folders."""
-    said = io.StringIO()
+    said, place = io.StringIO(), executor.folder
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with _outside_of_jobs(), contextlib.redirect_stderr(said):
             submitted = executor.submit_array(jobs)
@@ -333,6 +340,8 @@ def _send(
         raise UserError(f"SLURM refuses the job: {'; '.join(lines) or 'no reason given'}") from error
     except FileNotFoundError as error:
         raise UserError("launch: no sbatch on this machine; start the run here with --local") from error
+    for path in place.glob("*submi*"):  # the script and the pickled job: the user's own lines, and code that runs
+        path.chmod(0o600)
     for job, node_job, member in zip(submitted, jobs, members, strict=True):
         line = JobLine(
             job=job.job_id,
@@ -352,7 +361,10 @@ def _outside_of_jobs() -> Iterator[None]:
     keep = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"}
     ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     families = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
-    hidden = {name for name in os.environ if name in ranks or (name.startswith(families) and name not in keep)}
+    # SBATCH_REQUEUE, SBATCH_SIGNAL and the like win over what the script says.
+    owned = {f"SBATCH_{name}" for name in ("ARRAY_INX", "ERROR", "INPUT", "JOB_NAME", "NO_REQUEUE", "OPEN_MODE")}
+    owned |= {f"SBATCH_{name}" for name in ("OUTPUT", "REQUEUE", "SIGNAL", "WAIT")}
+    hidden = {name for name in os.environ if name in ranks | owned or (name.startswith(families) and name not in keep)}
     values = {name: os.environ.pop(name) for name in hidden}
     try:
         yield

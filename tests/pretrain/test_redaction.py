@@ -15,8 +15,29 @@ from eyespot.pretrain.redaction import MaskedFormatter, mask_tracebacks, masked,
 from eyespot.pretrain.tracking.tracker import Tracker
 
 SECRET = "s3cr3t-t0ken/with+signs"
-NAMES = ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "my_api_key", "GIT_CREDENTIALS", "DB_PWD")
-PLAIN = ("TOKENIZERS_PARALLELISM", "PWD", "SECRET_FILE", "TOKEN_DIR", "MAX_TOKENS", "KEYBOARD", "PASSAGE", "TOKEN_URL")
+NAMES = (
+    "HF_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "AWS_SECRET_ACCESS_KEY",
+    "my_api_key",
+    "GIT_CREDENTIALS",
+    "DB_PWD",
+    "GITHUB_PAT",
+)
+NAMES += ("WANDB_KEY", "storage_account_key", "KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HTTP_AUTHORIZATION")
+PLAIN = (
+    "TOKENIZERS_PARALLELISM",
+    "PWD",
+    "SECRET_FILE",
+    "TOKEN_DIR",
+    "MAX_TOKENS",
+    "KEYBOARD",
+    "PASSAGE",
+    "TOKEN_URL",
+    "PATH_A",
+    "PATTERN",
+)
+PLAIN += ("KEY_FILE", "AWS_REGION", "MONKEY", "KEYS_PER_PAGE", "COMPAT")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,6 +82,41 @@ def test_addresses():
     assert masked("mysql+pymysql://u:p@ss@host:3306/db?a=me@home") == "mysql+pymysql://***@host:3306/db?a=me@home"
     for plain in ("http://host/a@b", "me@home", '["http://host", "me@home"]', "hf-hub:a/b@main"):
         assert masked(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/a?token=abc&b=1", "https://host/a?token=***&b=1"),
+        ("https://host/a?b=1&access_token=abc#x", "https://host/a?b=1&access_token=***#x"),
+        ("s3://b/k?X-Amz-Signature=ab12&X-Amz-Date=9", "s3://b/k?X-Amz-Signature=***&X-Amz-Date=9"),
+        ("https://acc.blob/c?sv=1&sig=ab%2F12", "https://acc.blob/c?sv=1&sig=***"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("{'authorization': 'Basic dXNlcjpwYXNz'}", "{'authorization': 'Basic ***'}"),
+        ("curl -H 'X-Api-Key: abc123'", "curl -H 'X-Api-Key: ***'"),
+        ("with ghp_0123456789abcdefghijABCDEFGHIJ here", "with *** here"),
+        ("github_pat_11ABCDEFG0123456789_abcdefghij", "***"),
+        ("hf_abcdefghijklmnopqrstuvwxyz", "***"),
+        ("AKIAIOSFODNN7EXAMPLE", "***"),
+    ],
+)
+def test_what_the_environment_lacks(text: str, shown: str):
+    assert masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mae_tiny hf_hub:a/b sk-learn",
+        "a?b=1&keyword=x",
+        "optim.lr=1",
+        "the authorization of",
+        "tokens: 196",
+        "data?split=a",
+    ],
+)
+def test_ordinary_text_stays(text: str):
+    assert masked(text) == text
 
 
 def test_values_keep_their_shape(monkeypatch: pytest.MonkeyPatch):

@@ -64,6 +64,7 @@ def test_a_recipe_is_frozen_with_what_lies_beside_it(project, tmp_path):
     record = json.loads((code / "frozen.json").read_text())
     assert record["source"] == [str(ROOT), str(project)]
     assert record["left_out"] == [str(project / "weights.bin")]
+    assert str(project / "ours" / "new.py") in record["untracked"]
 
 
 def test_a_package_outside_of_git_is_frozen_alone(tmp_path, monkeypatch):
@@ -130,3 +131,75 @@ def test_the_run_is_written_as_from_reads_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r'run: "shards": ".*\*\*\*" holds a secret that the environment has too'):
         freeze(tmp_path / "run", "mae_tiny", run)
     assert "hidden-place" not in Records(tmp_path / "run").run_file.read_text()
+
+
+SECRETS = (
+    *(".env", ".env.local", "prod.pem", "id_rsa", "id_ed25519.pub", ".netrc", "credentials", "credentials.json"),
+    *(
+        "aws_credentials.csv",
+        "hf_token",
+        "token.txt",
+        "my-token.json",
+        "kubeconfig",
+        "kube_config.yaml",
+        "secrets.yaml",
+    ),
+    *(
+        ".aws/config",
+        ".ssh/known_hosts",
+        ".kube/config",
+        "deep/.env",
+        "API_KEY.txt",
+        "passwords.csv",
+        ".pypirc",
+        ".npmrc",
+    ),
+    *("server.key", "store.p12", "service-account-prod.json", ".git-credentials", ".docker/config.json"),
+)
+KEPT = (
+    "tokens.py",
+    "tokenizer.json",
+    "mine/token_mixing.py",
+    "secret_sauce.py",
+    "environment.yml",
+    "keys.md",
+    "a/key.py",
+)
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_what_looks_like_a_secret_stays_where_it_is(project, tmp_path, tracked):
+    for name in (*SECRETS, *KEPT):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("hunter2")
+    if tracked:
+        git(project, "add", "--all", "--force", *SECRETS)
+    code = tmp_path / "run" / "cluster" / "code"
+    said = freeze_code(code, "mine:recipe")
+    found = names(code)
+    assert not found & {*SECRETS} and found >= {*KEPT}
+    record = json.loads((code / "frozen.json").read_text())
+    assert {str(project / name) for name in SECRETS} <= {*record["left_out"]}
+    assert "left out" in said[0] and str(project / ".aws/config") in said[0]
+    assert {str(project / name) for name in KEPT} <= {*record["untracked"]} and "git does not track" in said[1]
+
+
+def test_links_out_of_the_tree_are_not_followed(project, tmp_path):
+    outside = tmp_path / "home"
+    outside.mkdir()
+    words = " ".join(["dear", "diary"])  # which the code of this test, part of the frozen diff, has not
+    (outside / "diary.txt").write_text(words)
+    (project / "deep").mkdir()
+    (project / "out.py").symlink_to(outside / "diary.txt")
+    (project / "deep" / "folder").symlink_to(outside)
+    (project / "gone.py").symlink_to(outside / "absent")
+    (project / "inside.py").symlink_to(project / "mine.py")
+    (project / ".env").write_text("private")
+    (project / "harmless.txt").symlink_to(project / ".env")
+    code = tmp_path / "run" / "cluster" / "code"
+    freeze_code(code, "mine:recipe")
+    left_out = json.loads((code / "frozen.json").read_text())["left_out"]
+    for name in ("out.py", "deep/folder", "gone.py", "harmless.txt", ".env"):
+        assert str(project / name) in left_out and not (code / name).exists()
+    assert (code / "inside.py").read_text() == (project / "mine.py").read_text()
+    assert not [path for path in code.glob("[!e]*") if path.is_file() and words in path.read_text(errors="replace")]

@@ -87,3 +87,49 @@ def test_it_is_kept_without_secrets(tmp_path, monkeypatch):
         read_submission(path)
     with pytest.raises(UserError, match=f"run {path.parents[2]}/two: was never submitted"):
         read_submission(path.parents[2] / "two" / "cluster" / "submission.json")
+
+
+OWNED = (
+    *(
+        "array=0-3",
+        "nodes=4",
+        "ntasks=8",
+        "ntasks-per-node=2",
+        "ntasks_per_node=2",
+        "ntasks-per-gpu=1",
+        "output=x",
+        "error=x",
+    ),
+    *("requeue", "no-requeue", "no_requeue", "signal=TERM@10", "open-mode=truncate", "chdir=/", "wrap=true", "wait"),
+    *("dependency=singleton", "kill-on-invalid-dep=no", "job-name=x", "time=1:00", "parsable", "test-only", "quiet"),
+    *("arr=0-3", "outp=x", "no-r", "sig=TERM", "ntas=2", "wra=true", "n=4", "o=x", "gpus-per=2", "a"),
+)
+
+
+@pytest.mark.parametrize("entry", OWNED)
+def test_what_launch_says_itself_cannot_be_said_again(entry):
+    with pytest.raises(UserError, match=r"^sbatch '.*': \S+ is launch's to say; (use launch's own --|launch sets it)"):
+        Submission(sbatch=(entry,))
+
+
+@pytest.mark.parametrize(
+    "entry", ["--array=0-3", "-a 0-3", "-N4", "N=4", "nodes 4", "x=1\n#SBATCH --array=0-3", "", "=1"]
+)
+def test_other_ways_to_write_it(entry):
+    with pytest.raises(UserError, match="write it as key=value"):
+        Submission(sbatch=(entry,))
+
+
+@pytest.mark.parametrize(
+    "entry", ["hold", "reservation=big", "exclusive", "gpus=4", "gres=gpu:4", "nodelist=a", "mail-type=END", "no-kill"]
+)
+def test_all_others_can(entry):
+    assert Submission(sbatch=(entry,)).sbatch == (entry,)
+
+
+def test_what_everybody_sees_of_a_job_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("GITHUB_PAT", "correct-horse")
+    for values in ({"name": "a-correct-horse"}, {"sbatch": ("comment=correct-horse",)}, {"name": "hf_" + "a" * 30}):
+        with pytest.raises(UserError, match=r"^(name|sbatch) .*\*\*\*: holds a secret") as caught:
+            Submission(**values)
+        assert "correct" not in str(caught.value)
