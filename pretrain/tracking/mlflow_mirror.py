@@ -282,13 +282,33 @@ def sync(run_dir: Path, uri: str | None = None, progress: Callable[[int, int], N
     if (place := tracking_uri(run_dir, uri)) is None:
         raise UserError("tracking uri none: nowhere to send to; name one with --uri or MLFLOW_TRACKING_URI")
     try:
-        return Mirror(run_dir, place).push(progress)
+        with _patient():
+            return Mirror(run_dir, place).push(progress)
     except UserError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
         raise UserError(
             f"tracking uri {masked(place)}: {brief(error)}; run the command again when the server answers"
         ) from error
+
+
+@contextlib.contextmanager
+def _patient() -> Iterator[None]:
+    """A server that is busy is asked again when it wants to be (Retry-After); one that is dead at once, and no more."""
+    waits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    }
+    before = {name: os.environ.get(name) for name in waits}
+    own = {name: value for name, value in waits.items() if before[name] in (None, _CLIENT_DEFAULTS.get(name))}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name)
+        os.environ.update({name: value for name, value in before.items() if name in own and value is not None})
 
 
 def brief(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Which rank is slower than the others, and with what: its data or its computing."""
 
+import math
 import os
 import statistics
 import time
@@ -114,10 +115,16 @@ class Stragglers:
     """Compares the ranks' own work at logged steps, and names a rank once when it has become slow.
 
     The middle is the lower median: of two ranks the faster, so that one of two can be slow too.
+
+    Args:
+        names: of the ranks.
+        quiet_seconds: what is said of a rank is followed by nothing else of it for so long, however it comes and goes.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
+    def __init__(self, names: Sequence[str], quiet_seconds: float = 60.0) -> None:
+        self._names, self._quiet_seconds = names, quiet_seconds
+        self._said_slow = [False] * len(names)
+        self._said_at = [-math.inf] * len(names)
         self._in_a_row = [0] * len(names)
 
     def judge(self, rows: Tensor) -> tuple[dict[str, float], list[str]]:
@@ -136,10 +143,15 @@ class Stragglers:
         said: list[str] = []
         for rank, own in enumerate(seconds):
             slow = own > FACTOR * middle and own > middle + MARGIN_SECONDS
-            before, self._in_a_row[rank] = self._in_a_row[rank], self._in_a_row[rank] + 1 if slow else 0
-            if self._in_a_row[rank] == INTERVALS:
+            self._in_a_row[rank] = self._in_a_row[rank] + 1 if slow else 0
+            now_slow = self._in_a_row[rank] >= INTERVALS
+            changed = now_slow != self._said_slow[rank] and (now_slow or not slow)
+            if not changed or time.monotonic() - self._said_at[rank] < self._quiet_seconds:
+                continue
+            self._said_slow[rank], self._said_at[rank] = now_slow, time.monotonic()
+            if now_slow:
                 said.append(self._slow(rank, rows, middle))
-            elif before >= INTERVALS and not slow:
+            else:
                 said.append(f"{self._names[rank]} keeps up again: {own:.3g} s per step, the median is {middle:.3g} s")
         metrics = {"rank_seconds_median": round(middle, 6), "rank_seconds_max": round(seconds[slowest], 6)}
         return {**metrics, "slowest_rank": slowest}, said

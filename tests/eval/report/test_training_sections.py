@@ -30,7 +30,9 @@ def training(tmp_path, *runs):
     stories = []
     for number, run in enumerate(runs):
         metrics = [{"step": n, "loss": 1.0, **{name: n * value for name, value in run.items()}} for n in range(1, 5)]
-        story = Story(run_dir=tmp_path, record=RunRecord(), metrics=metrics, results=[], label=f"run {number}")
+        story = Story(
+            run_dir=tmp_path, record=RunRecord(), metrics=MetricColumns(metrics), results=[], label=f"run {number}"
+        )
         stories.append(story)
     return curves(stories).body()
 

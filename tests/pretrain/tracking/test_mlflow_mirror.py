@@ -1,11 +1,15 @@
+import itertools
 import json
 import math
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -291,3 +295,31 @@ def test_flatten():
     nested = {"a": {"b": {"c": None}, "d": [1, 2]}, "e": {}, "f": "x" * 7000, "g%/../h": True}
     flat = flatten(nested)
     assert flat == {"a.b.c": "None", "a.d": "[1, 2]", "e": "{}", "f": "x" * 6000, "h": "True"}
+
+
+def test_sync_waits_as_long_as_a_busy_server_wants(tmp_path: Path):
+    """429 with Retry-After, twice; then an error that ends it: when did the requests come?"""
+    asked: list[float] = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(time.monotonic())
+            self.send_response(429 if len(asked) < 3 else 400)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tracker = Tracker(tmp_path / "r", run_key="k", name="n", params={}, tags={}, uri="none")
+    tracker.close("FINISHED")
+    with pytest.raises(UserError, match="run the command again"):
+        sync(tmp_path / "r", f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    assert len(asked) == 3 and all(later - sooner >= 0.99 for sooner, later in itertools.pairwise(asked))
+    assert os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") in (None, "0")

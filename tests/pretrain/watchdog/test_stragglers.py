@@ -1,10 +1,12 @@
 """When a rank is called slow, and what counts as its own work."""
 
+import itertools
 import time
 
 import pytest
 import torch
 
+from eyespot.pretrain.watchdog import stragglers as stragglers_module
 from eyespot.pretrain.watchdog.stragglers import INTERVALS, OwnWork, Stragglers
 
 
@@ -23,7 +25,7 @@ def test_figures():
 
 @pytest.mark.parametrize(("slow", "what"), [(SLOW_DATA, "data takes 0.11 s"), (SLOW_COMPUTE, "compute takes 0.19 s")])
 def test_named_once_after_some_intervals_in_a_row_and_once_when_it_recovers(slow, what):
-    stragglers = Stragglers(["rank 0", "rank 1"])
+    stragglers = Stragglers(["rank 0", "rank 1"], quiet_seconds=0.0)
     said = [stragglers.judge(rows(USUAL, slow))[1] for _ in range(INTERVALS + 3)]
     assert [len(lines) for lines in said] == [0] * (INTERVALS - 1) + [1, 0, 0, 0]
     assert said[INTERVALS - 1][0].startswith("rank 1 is slow: 0.2 s of own work per step, the median is 0.1 s; its")
@@ -31,6 +33,20 @@ def test_named_once_after_some_intervals_in_a_row_and_once_when_it_recovers(slow
     recovered = [stragglers.judge(rows(USUAL, USUAL))[1] for _ in range(2)]
     assert [len(lines) for lines in recovered] == [1, 0]
     assert recovered[0][0].startswith("rank 1 keeps up again")
+
+
+def test_one_that_comes_and_goes_is_told_of_once_a_minute(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(stragglers_module.time, "monotonic", lambda: now[0])
+    stragglers, said = Stragglers(["a", "b"]), []
+    for _ in range(60):  # slow for some intervals, then not, of two seconds each
+        for speed in [SLOW_DATA] * INTERVALS + [USUAL] * 2:
+            now[0] += 2
+            said += [(now[0], line) for line in stragglers.judge(rows(USUAL, speed))[1]]
+    times = [when for when, _ in said]
+    assert len(said) >= 5 and all(later - sooner >= 60 for sooner, later in itertools.pairwise(times))
+    words = ["slow" if "is slow" in line else "again" for _, line in said]
+    assert words == (["slow", "again"] * len(words))[: len(words)]
 
 
 def test_now_and_then_is_not_slow():
