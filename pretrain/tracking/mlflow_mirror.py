@@ -31,6 +31,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
+from eyespot.pretrain.tracking.mlflow_pages import mark_as_training
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -199,6 +200,7 @@ class Mirror:
         with locked(self._run_dir / metrics_file.NAME):  # the run itself and `eyespot sync` may both be here
             run = self._find_run(client, record)
         self._run_id, self._status = run.info.run_id, run.info.status
+        mark_as_training(client, run)
         self._send_record(client, record, run.data.params, run.data.tags)
         size = (self._run_dir / metrics_file.NAME).stat().st_size
         self._offset = min(int(run.data.tags.get(SYNCED_TAG, 0)), size)

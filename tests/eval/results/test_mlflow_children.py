@@ -80,6 +80,8 @@ def test_a_person_sees_the_run_and_its_evaluation(server: Server, tmp_path: Path
     browser.open(address, width=1600)
     browser.wait_for("document.body.innerText.includes('knn on digits: mae_tiny, step 12')", 60)
     assert "looked-at" in browser.text() and "loss\n0.5" in browser.text()
+    browser.wait_for("document.body.innerText.includes('Training runs')", 60)
+    assert "eyespot\nRuns\nlooked-at" in browser.text()  # of an evaluation: Evaluations
     browser.run("[...document.links].find(link => link.innerText.startsWith('knn on digits')).click()")
     browser.wait_for("document.body.innerText.includes('accuracy_low')", 60)
     assert "accuracy\n0.9" in browser.text()
