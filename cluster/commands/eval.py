@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.eval_commands import compare, finetune
-from eyespot.cluster.eval_commands.eval_table import print_table, track
+from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -122,6 +122,7 @@ def main(argv: list[str]) -> int:
         process_group.stop()
     if results:
         print_table(results)
+        print_place(wanted.model, wanted.out)
         track(wanted.model, results)
     return ExitCode.DONE
 

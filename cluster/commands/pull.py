@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
     said = read_json(folder / PROVENANCE, str(folder))
     print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified"))
     print(f"sha256 {digest_of(folder)}")
+    if wanted.folder is None:
+        print(f"written to {folder.resolve()}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
     return ExitCode.DONE
 

@@ -167,7 +167,7 @@ class Show:
     recipe: str
     """A name from eyespot recipes, or package.module:function."""
     out: Path = Path("views.png")
-    """Where to write."""
+    """Where to write; by default into the current folder."""
     samples: Annotated[int, Ge(1)] = 8
     """How many images, the first that a run sees."""
 
@@ -277,7 +277,7 @@ def _show(argv: list[str]) -> int:
 
     images, views = draw_views(make_run(asked.recipe), shards, asked.out, asked.samples)
     print(
-        f"{asked.out}: {_plural(images, 'image')}, a row each: its middle,"
+        f"{asked.out.resolve()}: {_plural(images, 'image')}, a row each: its middle,"
         f" then {_plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
     )
     return ExitCode.DONE

@@ -1,6 +1,7 @@
 """What ``eyespot eval`` prints and tracks."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
@@ -24,6 +25,15 @@ def track(model: str, results: "list[Result]") -> None:
         track_results(run_dir, results)
     except UserError as error:
         print(one_line(masked(f"eyespot: warning: {error}")), file=sys.stderr)
+
+
+def print_place(model: str, out: Path | None) -> None:
+    """Where the results are, if nobody named the folder and it is no run's: it was made in the current one."""
+    from eyespot.eval.encoders.subject import run_of
+    from eyespot.eval.evaluate import results_folder
+
+    if out is None and run_of(model) is None:
+        print(f"Results and features are in {results_folder(model).resolve()}; --out names another folder.")
 
 
 def print_table(results: "list[Result]") -> None:

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 def _train_and_judge(
     protocol: "Trained", model: str, shards: Path, options: Options, flags: list[str], prog: str
 ) -> ExitCode:
-    from eyespot.cluster.eval_commands.eval_table import print_table, track
+    from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
     from eyespot.eval.finetune import judge_trained, plan, prepare
     from eyespot.pretrain.distributed import process_group
 
@@ -114,5 +114,6 @@ def _train_and_judge(
         process_group.stop()
     if results:
         print_table(results)
+        print_place(model, options.out)
         track(model, results)
     return code

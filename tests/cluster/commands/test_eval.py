@@ -55,7 +55,8 @@ def test_another_image_size_is_said_wherever_its_numbers_stand(run_dir, digits, 
 def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["eval", "knn", "test_vit3", str(digits / "test"), "--no-pretrained", "--device", "cpu"]) == 0
-    assert "20% of each class held out" in capsys.readouterr().out.replace("\n", " ")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "20% of each class held out" in said and f"are in {tmp_path / 'eval-test_vit3'};" in said
     assert len(list((tmp_path / "eval-test_vit3").glob("knn_*_random-seed0.json"))) == 1
 
 

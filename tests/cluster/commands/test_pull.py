@@ -18,7 +18,9 @@ def test_pull(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert content(tmp_path / "here" / "digits") == content(released)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "night (apache-2.0), mae_tiny, step 12: verified"
-    assert said[1:] == [f"sha256 {digest_of(released)}", 'timm.create_model("local-dir:digits", pretrained=True)']
+    assert said[1] == f"sha256 {digest_of(released)}"
+    assert said[2] == f"written to {tmp_path / 'here' / 'digits'}"  # nobody said where
+    assert said[3:] == ['timm.create_model("local-dir:digits", pretrained=True)']
     for words, answer in (
         ([str(released)], "digits: exists already"),
         ([str(released), "other", "--sha256", "00"], "is another release"),

@@ -139,13 +139,18 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]):
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 300
 
 
-def test_show_draws_the_recipes_views(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_show_draws_the_recipes_views(
+    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     from PIL import Image
 
     words = ["shards", "show", str(digits), "--recipe", "mae_tiny", "--samples", "5"]
     out = tmp_path / "made" / "views.png"
     assert main([*words, "--out", str(out)]) == 0
     assert str(out) in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 0
+    assert f"{tmp_path / 'views.png'}: 5 images" in capsys.readouterr().out.replace("\n", " ")
     side, gap = 96, 4  # 16 pixels, enlarged
     picture = np.asarray(Image.open(out))
     assert picture.shape == (5 * (side + gap) - gap, (1 + 3) * (side + gap) - gap, 3)
