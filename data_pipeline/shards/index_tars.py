@@ -1,6 +1,6 @@
 """Indexes tars that other tools wrote, where they lie: img2dataset's, or those of a plain ``tar --sort=name``.
 
-What is a sample, its image, its mask, its label: see samples.py and classes.py.
+What is a sample, its image, its mask, its label: see samples.py and class_names.py.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from eyespot.data_pipeline.shards.manifest import (
     image_stats,
 )
 from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.members.classes import Layout, check_one_split, classify
+from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
 from eyespot.data_pipeline.shards.members.samples import Sample, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan

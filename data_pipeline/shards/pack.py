@@ -100,8 +100,7 @@ def pack(
     Args:
         source: a name or a path, see ``sources.open_source``.
         destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
-        masks: a folder with the segmentation mask of each image: a PNG of the same path and name, see pack_masks.py.
-            Images without one are quarantined.
+        masks: a folder with the segmentation mask of each image, see pack_masks.py; those without are quarantined.
         mask_ignored: the class number of pixels that say nothing.
         max_samples: most samples in one tar.
         max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
@@ -120,11 +119,8 @@ def pack(
         UserError: the source holds nothing to pack, the destination cannot be written or holds something else.
     """
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
-    _check({**options, "max_pixels": max_pixels}, workers)
-    if max_pixels != MAX_PIXELS:
-        options["max_pixels"] = max_pixels
-    if not 0 <= mask_ignored <= 255:
-        raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
+    _check({**options, "max_pixels": max_pixels, "workers": workers}, mask_ignored)
+    options |= {"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}
     if masks is not None:
         options |= {"masks": masks.resolve().name, "mask_ignored": mask_ignored}
     with _os_errors(destination), _locked(destination) as work:
@@ -139,11 +135,7 @@ def pack(
             shutil.rmtree(work)
             return manifests
         _check_work(work, destination, options["plan"])
-        parts: dict[str, list[PackedShard]] = {}
-        with ProgressBar(f"packing {found.name}", sum(map(len, found.splits.values()))) as bar:
-            for split, items in sorted(found.splits.items()):
-                stem = work / (split or "all")
-                parts[split] = _pack_split(items, destination / split, stem, options, workers, split, bar.advance)
+        parts = _pack_splits(found, destination, work, options, workers)
         manifests = _commit(destination, found, parts, options)
         shutil.rmtree(work)
     return manifests
@@ -152,13 +144,14 @@ def pack(
 # ------------------------------------------------------------------------------------------------ before
 
 
-def _check(options: dict[str, Any], workers: int) -> None:
-    for name, smallest in (("max_samples", 1), ("max_bytes", 1), ("resize", 1), ("max_pixels", 1), ("seed", 0)):
+def _check(options: dict[str, Any], mask_ignored: int) -> None:
+    smallest = {"max_samples": 1, "max_bytes": 1, "resize": 1, "max_pixels": 1, "workers": 1, "seed": 0}
+    for name, least in smallest.items():
         value = options[name]
-        if value is not None and value < smallest:
-            raise UserError(f"{name} {value}: must be {smallest} or more")
-    if workers < 1:
-        raise UserError(f"workers {workers}: must be 1 or more")
+        if value is not None and value < least:
+            raise UserError(f"{name} {value}: must be {least} or more")
+    if not 0 <= mask_ignored <= 255:
+        raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
     if options["holdout"] is not None and not 0 < options["holdout"] < 1:
         raise UserError(f"holdout {options['holdout']}: must lie between 0 and 1, as in 0.2")
 
@@ -245,6 +238,17 @@ def _check_work(work: Path, destination: Path, plan: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- packing
+
+
+def _pack_splits(
+    found: Source, destination: Path, work: Path, options: dict[str, Any], workers: int
+) -> dict[str, list[PackedShard]]:
+    parts: dict[str, list[PackedShard]] = {}
+    with ProgressBar(f"packing {found.name}", sum(map(len, found.splits.values()))) as bar:
+        for split, items in sorted(found.splits.items()):
+            stem = work / (split or "all")
+            parts[split] = _pack_split(items, destination / split, stem, options, workers, split, bar.advance)
+    return parts
 
 
 def _pack_split(

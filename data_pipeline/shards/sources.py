@@ -21,7 +21,7 @@ from eyespot.data_pipeline.random_numbers import uniforms
 from eyespot.data_pipeline.shards.image_check import SUFFIXES, encode_png
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
-from eyespot.data_pipeline.shards.members.classes import classify, splits_of_tars
+from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
 from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan

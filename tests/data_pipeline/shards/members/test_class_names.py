@@ -3,7 +3,7 @@
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.members.classes import (
+from eyespot.data_pipeline.shards.members.class_names import (
     MAX_CLASSES,
     arrange,
     check_one_split,
