@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import one_line
@@ -73,6 +72,7 @@ def requested(argv: list[str]) -> "tuple[str, Run]":
         UserError: one of them is wrong.
     """
     # Imported here, because `eyespot pretrain --help` should not wait for torch.
+    from eyespot.cluster.run_length import parse_run
     from eyespot.pretrain.recipe_lookup import make_run
     from eyespot.pretrain.run_json import load_run
 
@@ -87,4 +87,4 @@ def requested(argv: list[str]) -> "tuple[str, Run]":
     else:
         recipe, run = argv[0], make_run(argv[0])
         prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
-    return recipe, parse(type(run), flags, prog, default=run)
+    return recipe, parse_run(run, flags, prog)

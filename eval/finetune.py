@@ -126,7 +126,7 @@ def plan(
     pretrained: bool,
     out: Path | None,
     run_dir: Path | None,
-    changed: Callable[[Run, str], Run],
+    changed: Callable[[Run, str, int], Run],
 ) -> Job:
     """What is to be trained, checked as far as that goes before any process is asked to do anything.
 
@@ -139,7 +139,8 @@ def plan(
         pretrained: timm names: with published weights.
         out: folder for the result; None = RUN/eval, or eval-<name>.
         run_dir: of the training; None = beside the source's run folder, or in ``out``, with the result's name.
-        changed: what the caller makes of the recipe's run, which it is given with the recipe's name.
+        changed: what the caller makes of the recipe's run, which it is given with the recipe's name and the number of
+            training images.
 
     Raises:
         UserError: something about the target, the shards, the recipe or the folder is wrong.
@@ -153,11 +154,9 @@ def plan(
     recipe = recipe or recipe_for(protocol, start.encoder.image_size)
     opened = ShardFolder.find(shards)
     data = labeled_data(opened, 0)  # how many there are does not depend on the seed
-    default = first_run(recipe, start, data, shards)
-    run = changed(first_run(recipe, start, data, shards), recipe)
+    run = changed(first_run(recipe, start, data, shards), recipe, len(data.train.labels))
     if not isinstance(run.objective, Classify.Config):
         raise UserError(f"recipe {recipe!r}: does not train on labels; see eyespot recipes")
-    same_epochs(run, default)
     data = labeled_data(opened, run.seed)
     label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
     stem = f"{protocol}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{start.tag}_{slug(label)}"

@@ -105,7 +105,7 @@ class Run:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
     """Compile the encoder's blocks: faster steps after a slow start."""
-    rank_timeout_seconds: Annotated[float, Ge(1), Le(100_000_000)] = 600.0
+    rank_timeout_seconds: Annotated[float, Ge(1), Le(999_999)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""

@@ -25,6 +25,7 @@ NEEDED = {
     "Run": lambda digits: {"objective": make_run("mae_tiny").objective},
     "Fleet": lambda digits: {"gpus": 1, "node_gpus": 1, "memory_gb": 80},
     "Question": lambda digits: {"run": make_run("mae_tiny")},
+    "Length": lambda digits: {"run": make_run("mae_tiny")},
     "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
     "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},

@@ -92,6 +92,7 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     from tyro.conf import arg
 
     from eyespot.cluster.arguments import parse
+    from eyespot.cluster.run_length import Epochs, settled
     from eyespot.cluster.status.records import Records
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.recipe_lookup import make_run
@@ -107,8 +108,11 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     @dataclass(kw_only=True, slots=True)
     class Question(Options):
         run: Annotated[Run, arg(name="")]
+        epochs: Epochs = None
+        """Length of the run in passes over its data, in place of --steps."""
 
     question = parse(Question, argv[1:], f"eyespot doctor {argv[0]}", default=Question(run=run))
+    question.run = settled(question.run, run, argv[1:], question.epochs)
     values = to_values(question.run)
     with tempfile.TemporaryDirectory(prefix="eyespot-doctor-") as folder:
         RunRecord(recipe=recipe, run=values).write(Path(folder))

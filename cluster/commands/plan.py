@@ -35,11 +35,14 @@ def main(argv: list[str]) -> int:
 
     from eyespot.cluster.planning.page import print_plan, write_plot
     from eyespot.cluster.planning.planner import Question, answer
+    from eyespot.cluster.run_length import settled
     from eyespot.data_pipeline.console import Console
     from eyespot.pretrain.recipe_lookup import make_run
 
     recipe = argv[0]
-    question = parse(Question, argv[1:], f"eyespot plan {recipe}", default=Question(run=make_run(recipe)))
+    run = make_run(recipe)
+    question = parse(Question, argv[1:], f"eyespot plan {recipe}", default=Question(run=run))
+    question.run = settled(question.run, run, argv[1:], question.epochs)
     with Console(stderr=True).status(f"running {recipe} without memory"):
         plan = answer(question, recipe)
     if question.plot is not None:

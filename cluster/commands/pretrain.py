@@ -19,7 +19,9 @@ Trains an encoder. A recipe fills in every setting; each can be changed by its f
 
   eyespot recipes                   the recipes there are
   eyespot pretrain RECIPE --help    every flag, with the recipe's values
-  package.module:function           names a recipe of your own: a function that returns a Run
+  --steps N, --epochs N             another length: warm-up, saves and pictures follow when it is shorter, and are said
+  package.module:function           names a recipe of your own: a function that returns a Run; the package may lie here
+  --from RUN --trust-recipe MODULE  RUN names a recipe of this module, which is not eyespot's: it is imported
 
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first --resume auto

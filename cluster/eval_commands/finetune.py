@@ -38,7 +38,7 @@ attentive      learned queries look at all tokens of the frozen encoder
   eyespot eval finetune MODEL SHARDS --help     every other flag: those of eyespot pretrain, with the recipe's values
 
 It is a run like any other: engines, ranks, checkpoints, signals. Called again it goes on where it stopped, and where it
-had ended it shows the result. --data.batch-size keeps the epochs, --steps changes them.
+had ended it shows the result. --data.batch-size keeps the epochs, --epochs and --steps change them.
 
   eyespot eval finetune runs/first data/digits --recipe finetune_tiny
   eyespot eval finetune runs/first data/digits --recipe finetune_tiny --scratch
@@ -81,11 +81,16 @@ def _train_and_judge(
     protocol: "Trained", model: str, shards: Path, options: Options, flags: list[str], prog: str
 ) -> ExitCode:
     from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
-    from eyespot.eval.finetune import judge_trained, plan, prepare
+    from eyespot.cluster.run_length import Length, settled
+    from eyespot.eval.finetune import judge_trained, plan, prepare, same_epochs
     from eyespot.pretrain.distributed import process_group
 
-    def changed(run: "Run", recipe: str) -> "Run":
-        return parse(type(run), flags, f"{prog} --recipe {recipe}", default=run)
+    def changed(recipe: "Run", name: str, images: int) -> "Run":
+        found = parse(Length, flags, f"{prog} --recipe {name}", default=Length(run=recipe))
+        if found.epochs is None and not any(word.partition("=")[0] == "--steps" for word in flags):
+            same_epochs(found.run, recipe)
+            return found.run
+        return settled(found.run, recipe, flags, found.epochs, images)
 
     results: list[Result] = []
 

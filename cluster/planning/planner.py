@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Gt
 from tyro.conf import arg
 
+from eyespot.cluster.run_length import Epochs
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import Run
@@ -26,6 +27,8 @@ class Question:
     """What is to be planned, on which machines."""
 
     run: Annotated[Run, arg(name="")]
+    epochs: Epochs = None
+    """Length of the run in passes over its data, in place of --steps."""
     gpus: int = 8
     """GPUs of the run, over all nodes."""
     gpu: str = "h100"

@@ -114,6 +114,7 @@ def moco_v3_loss(
     temperature: Scale,
     *,
     group: dist.ProcessGroup | None = None,
+    ids: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """InfoNCE of queries against all ranks' keys (MoCo v3, Chen et al. 2021, arXiv:2104.02057, algorithm 1).
 
@@ -125,6 +126,7 @@ def moco_v3_loss(
         keys: the teacher's rows of the same samples, of another view.
         temperature: divides the cosines.
         group: the ranks whose keys are negatives; None = the default group, or this process alone.
+        ids: the samples' ids: keys of the same id, from wherever, are no negatives of a query.
 
     Raises:
         UserError: fewer than two samples, a temperature that is not above 0, ranks with unequal batches.
@@ -132,12 +134,18 @@ def moco_v3_loss(
     _require_samples(len(queries), group)
     with _full_precision(queries):
         scale, units, positives = _scale(temperature), _unit(queries), _unit(keys.detach())
-        lse = tiled_lse(units, positives, scale, period=len(units))
+        lse = tiled_lse(units, positives, scale, period=len(units), query_ids=ids, key_ids=ids)
         if num_ranks(group) > 1:
-            everybody, start = gather_rows(positives, group=group), dist.get_rank(group) * len(units)
-            others = torch.cat([everybody[:start], everybody[start + len(units) :]])
-            lse = torch.logaddexp(lse, tiled_lse(units, others, scale))
+            others = _of_other_ranks(positives, group)
+            other_ids = None if ids is None else _of_other_ranks(ids, group)
+            lse = torch.logaddexp(lse, tiled_lse(units, others, scale, query_ids=ids, key_ids=other_ids))
         return -F.logsigmoid((units * positives).sum(dim=1) * scale - lse).mean()
+
+
+def _of_other_ranks(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The rows of all ranks but this one."""
+    everybody, start = gather_rows(rows, group=group), dist.get_rank(group) * len(rows)
+    return torch.cat([everybody[:start], everybody[start + len(rows) :]])
 
 
 def supcon_loss(
@@ -173,7 +181,12 @@ def supcon_loss(
 
 
 def clip_loss(
-    x: Float[Tensor, "b d"], y: Float[Tensor, "b d"], logit_scale: Scale, *, group: dist.ProcessGroup | None = None
+    x: Float[Tensor, "b d"],
+    y: Float[Tensor, "b d"],
+    logit_scale: Scale,
+    *,
+    group: dist.ProcessGroup | None = None,
+    ids: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE of two towers (CLIP, Radford et al. 2021, arXiv:2103.00020, figure 3).
 
@@ -182,6 +195,7 @@ def clip_loss(
         y: the other's; row i belongs to x's row i.
         logit_scale: multiplies the cosines: 1 / temperature, not its logarithm.
         group: the ranks that are compared; None = the default group, or this process alone.
+        ids: the samples' ids: rows of the same id, from wherever, are no negatives of each other.
 
     Raises:
         UserError: fewer than two samples, ranks with unequal batches.
@@ -190,7 +204,7 @@ def clip_loss(
     with _full_precision(x):
         units_x, units_y = _unit(x), _unit(y)
         positives = (units_x * units_y).sum(dim=1) * logit_scale
-        lse_x, lse_y = gathered_lse_pair(units_x, units_y, logit_scale, group=group)
+        lse_x, lse_y = gathered_lse_pair(units_x, units_y, logit_scale, ids=ids, group=group)
         return -(F.logsigmoid(positives - lse_x) + F.logsigmoid(positives - lse_y)).mean() / 2
 
 

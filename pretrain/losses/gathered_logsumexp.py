@@ -191,6 +191,7 @@ def gathered_lse_pair(
     y: Float[Tensor, "b d"],
     scale: float | Float[Tensor, ""],
     *,
+    ids: Int[Tensor, " b"] | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """log sum_j exp(scale * x_i . y_j) over j of every x_i, and over i of every y_j: all ranks' rows, but j != i.
@@ -199,10 +200,11 @@ def gathered_lse_pair(
         x: unit vectors, float32 or float64.
         y: unit vectors of the same type; row i belongs to x's row i.
         scale: 1 / temperature; a tensor may need a gradient.
+        ids: where one sample may be in a batch twice: the rows' sample ids; rows of equal ids leave each other out.
         group: the ranks; None = the default group, or this process alone.
 
     Raises:
         UserError: the ranks' numbers of rows differ.
     """
-    of_x, of_y = _among_ranks(torch.cat([x * scale, y]), None, 2, len(x), within_bound(scale), group).chunk(2)
+    of_x, of_y = _among_ranks(torch.cat([x * scale, y]), ids, 2, len(x), within_bound(scale), group).chunk(2)
     return of_x, of_y

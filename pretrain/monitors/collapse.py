@@ -37,11 +37,11 @@ WHAT_HELPS = (
 class CollapseMonitor:
     """A monitor: the numbers of this file on the same samples each time, and a warning when features collapse.
 
-    It looks at the encoder's features, of up to 512 training samples in the method's own views. Metrics, all without
-    labels: ``health/effective_rank``, ``health/effective_rank_centered`` and ``health/uniformity`` of the first view;
-    ``health/negative_similarity`` and, where the method has two views of the same size, ``health/positive_similarity``
-    and ``health/alignment``; ``health/collapsed``, 1 or 0. What it cannot see is a head that collapses over an encoder
-    whose last layer is a batch norm: ``HeadWatch`` does.
+    It looks at the encoder's features, of up to 512 of the samples that the run learns from, in the method's own
+    views. Metrics, all without labels: ``health/effective_rank``, ``health/effective_rank_centered`` and
+    ``health/uniformity`` of the first view; ``health/negative_similarity`` and, where the method has two views of the
+    same size, ``health/positive_similarity`` and ``health/alignment``; ``health/collapsed``, 1 or 0. What it cannot
+    see is a head that collapses over an encoder whose last layer is a batch norm: ``HeadWatch`` does.
 
     The ranks encode together; rank 0 computes the numbers, the others wait for it at the next step.
 
@@ -129,5 +129,6 @@ def _training_samples(data: RunData, objective: Objective, world: World) -> Fixe
     """In the method's first view, and a second one of that size: multi-crop's small views are left out."""
     views = objective.views()
     alike = [view for view in views.views if view.size == views.views[0].size]
-    spec, every = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.shards.manifest.num_samples
-    return FixedSamples(spec, np.random.default_rng(data.run.seed).permutation(every)[:MAX_SAMPLES], world)
+    spec, own = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.sample_ids.numpy()
+    chosen = np.random.default_rng(data.run.seed).permutation(len(own))[:MAX_SAMPLES]
+    return FixedSamples(spec, own[chosen], world)

@@ -9,9 +9,10 @@ There is no queue: the negatives are the other keys of the same step, of all ran
 student's after each step, with a momentum that rises to 1 along a cosine. A vision transformer keeps fixed sine-cosine
 positions and, for stability, the random patch projection that it starts with (section 4.2).
 
-What differs from the authors' code: the last layer of the ResNet's predictor has a bias; the halves of the position
-embedding's channels stand the other way round; timm's ViT-S has 6 heads of 64 channels, theirs 12 of 32. As theirs, the
-two views go through the encoder in a pass each, so batch norm's statistics are those of one view.
+What differs from the authors' code: an image that a batch holds twice is no negative of itself; the last layer of the
+ResNet's predictor has a bias; the halves of the position embedding's channels stand the other way round; timm's ViT-S
+has 6 heads of 64 channels, theirs 12 of 32. As theirs, the two views go through the encoder in a pass each, so batch
+norm's statistics are those of one view.
 
 To expect on ImageNet-1k, linear probe, 300 epochs: ResNet-50 72.8 %, ViT-S/16 73.2 %, ViT-B/16 76.7 %
 (README of the authors' repository).
@@ -112,15 +113,15 @@ class MoCoV3(Contrastive):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Rows:
-        """The teacher's keys of both views."""
+        """The teacher's keys of both views; sample ids: the same image twice in a batch is no negative."""
         first, second = (self.teacher_projector(features(self.teacher_encoder, view)) for view in batch.views)
-        return {"first_keys": first, "second_keys": second}
+        return {"first_keys": first, "second_keys": second, "ids": batch.ids.to(first.device)}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: both directions; 4 T log(batch size) where nothing was learned."""
-        temperature = self.config.temperature
-        loss = moco_v3_loss(rows["first"], rows["second_keys"], temperature)
-        loss = loss + moco_v3_loss(rows["second"], rows["first_keys"], temperature)
+        temperature, ids = self.config.temperature, rows["ids"]
+        loss = moco_v3_loss(rows["first"], rows["second_keys"], temperature, ids=ids)
+        loss = loss + moco_v3_loss(rows["second"], rows["first_keys"], temperature, ids=ids)
         return {"loss": 2 * temperature * loss, **similarities(rows["first"], rows["second_keys"])}
 
     def after_step(self, progress: float) -> None:

@@ -31,6 +31,8 @@ def test_words_become_a_run():
     recipe, run = requested(["mae_tiny", "--steps", "7", "--optim.lr", "0.5"])
     expected = make_run("mae_tiny")
     expected.steps, expected.optim.lr = 7, 0.5
+    expected.optim.warmup_steps = round(expected.optim.warmup_steps * 7 / make_run("mae_tiny").steps)
+    expected.save_every = expected.picture_every = 2  # in proportion: run_length
     assert (recipe, run) == ("mae_tiny", expected)
 
 

@@ -28,7 +28,7 @@ FAST = dict(steps=120, track=False, device="cpu", log_every=50)
 
 
 def job_of(run_dir, shards, place, *, recipe="finetune_tiny", protocol="finetune", scratch=False, **changes):
-    def changed(run, name):
+    def changed(run, name, images):
         assert name == recipe
         optim = replace(run.optim, layer_decay=1.0, lr=1.6e-2) if run.optim.name == "adamw" else run.optim
         run.data.batch_size = 32
@@ -134,7 +134,7 @@ def test_two_ranks_judge_as_one(run_dir, digits, tmp_path, on_ranks):
 
 
 def test_the_training_is_a_run_beside_its_source(run_dir, digits):
-    words = dict(recipe="finetune_tiny", scratch=False, pretrained=True, run_dir=None, changed=lambda run, _: run)
+    words = dict(recipe="finetune_tiny", scratch=False, pretrained=True, run_dir=None, changed=lambda run, *_: run)
     job = plan("finetune", str(run_dir), digits, out=None, **words)
     stem = "finetune_digits-47d635_step-00000012_finetune_tiny-seed0"
     assert job.path == run_dir / "eval" / f"{stem}.json"

@@ -55,8 +55,15 @@ def slow_moco(queries, keys, queue, temperature, ids, queue_ids):
     return torch.stack(losses).mean()
 
 
-def slow_moco_v3(queries, keys, temperature):
-    return F.cross_entropy(unit(queries) @ unit(keys).T / temperature, torch.arange(len(queries)))
+def without_twins(logits, ids):
+    """Each row's own sample stands in its column and nowhere else."""
+    twins = (ids[:, None] == ids) & ~torch.eye(len(ids), dtype=torch.bool)
+    return logits.masked_fill(twins, -torch.inf)
+
+
+def slow_moco_v3(queries, keys, temperature, ids):
+    logits = without_twins(unit(queries) @ unit(keys).T / temperature, ids)
+    return F.cross_entropy(logits, torch.arange(len(queries)))
 
 
 def slow_supcon(views, labels, temperature):
@@ -71,8 +78,8 @@ def slow_supcon(views, labels, temperature):
     return torch.stack(losses).mean()
 
 
-def slow_clip(x, y, scale):
-    logits, targets = scale * unit(x) @ unit(y).T, torch.arange(len(x))
+def slow_clip(x, y, scale, ids):
+    logits, targets = without_twins(scale * unit(x) @ unit(y).T, ids), torch.arange(len(x))
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
@@ -92,10 +99,12 @@ def moco(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = Fals
     return contrastive.moco_loss(rows["view0"], rows["view1"], QUEUE, t, **known)
 
 
-def moco_v3(rows: Rows, t: Tensor | float, group, *, slow: bool):
+def moco_v3(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = False):
     if slow:
-        return slow_moco_v3(rows["view0"], rows["view1"].detach(), t)
-    return contrastive.moco_v3_loss(rows["view0"], rows["view1"], t, group=group)
+        ids = rows["ids"] if by_id else torch.arange(len(rows["ids"]))
+        return slow_moco_v3(rows["view0"], rows["view1"].detach(), t, ids)
+    known = {"ids": rows["ids"]} if by_id else {}
+    return contrastive.moco_v3_loss(rows["view0"], rows["view1"], t, group=group, **known)
 
 
 def supcon(rows: Rows, t: Tensor | float, group, *, slow: bool, num_views: int = 2):
@@ -105,12 +114,11 @@ def supcon(rows: Rows, t: Tensor | float, group, *, slow: bool, num_views: int =
     return contrastive.supcon_loss(views, rows["labels"], t, group=group)
 
 
-def clip(rows: Rows, t: Tensor | float, group, *, slow: bool):
-    return (
-        slow_clip(rows["view0"], rows["view1"], 1 / t)
-        if slow
-        else contrastive.clip_loss(rows["view0"], rows["view1"], 1 / t, group=group)
-    )
+def clip(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = False):
+    if slow:
+        return slow_clip(rows["view0"], rows["view1"], 1 / t, rows["ids"] if by_id else torch.arange(len(rows["ids"])))
+    known = {"ids": rows["ids"]} if by_id else {}
+    return contrastive.clip_loss(rows["view0"], rows["view1"], 1 / t, group=group, **known)
 
 
 QUEUE = unit(torch.randn(11, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
@@ -127,6 +135,8 @@ LOSSES: dict[str, Callable] = {
     "moco": moco,
     "moco, ids": partial(moco, by_id=True),
     "moco_v3": moco_v3,
+    "moco_v3, ids": partial(moco_v3, by_id=True),
+    "clip, ids": partial(clip, by_id=True),
     "supcon": supcon,
     "supcon, 3 views": partial(supcon, num_views=3),
     "clip": clip,

@@ -1,0 +1,132 @@
+"""How long a run is: ``--steps``, or ``--epochs`` in its place; and what follows when a recipe is shortened.
+
+A recipe's warm-up is a part of its length, and so is how often it saves, draws and looks. A shorter run keeps their
+proportion, where the user has not said otherwise; longer runs keep the recipe's numbers.
+"""
+
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from annotated_types import Gt, Le
+from tyro.conf import arg
+
+from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.pretrain.config import DataConfig, Run
+from eyespot.pretrain.loop.run_data import chosen_ids, open_shards
+from eyespot.pretrain.run_record import RunRecord
+
+MOST_OFTEN = 10
+"""A shortened run saves, draws and looks at most so many times on the way."""
+
+Epochs = Annotated[float, Gt(0), Le(100_000)] | None
+
+
+@dataclass(kw_only=True, slots=True)
+class Length:
+    """What the flags of a run are besides those of ``Run``."""
+
+    run: Annotated[Run, arg(name="")]
+    epochs: Epochs = None
+    """Length of the run in passes over its data, in place of --steps."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def parse_run(run: Run, words: list[str], prog: str) -> Run:
+    """The run with the flags in ``words``, its length settled.
+
+    Raises:
+        UserError: one of them is wrong, or the warm-up is longer than the run.
+    """
+    found = parse(Length, words, prog, default=Length(run=run))
+    return settled(found.run, run, words, found.epochs)
+
+
+def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | None, images: int | None = None) -> Run:
+    """The run with its steps, and what follows from them.
+
+    Args:
+        run: as the flags made it.
+        recipe: as it was before.
+        words: that the user typed: what he says himself follows nothing.
+        epochs: how long it is, where steps do not say it.
+        images: of an epoch; None = as the run's data have.
+
+    Raises:
+        UserError: --steps and --epochs are both given, or the warm-up is longer than the run.
+    """
+    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    steps = run.steps
+    if epochs is not None:
+        if "steps" in given:
+            raise UserError(f"epochs {epochs:g}: --steps {run.steps} says how long the run is; leave one of them out")
+        images = _num_images(run.data) if images is None else images
+        steps = max(1, round(epochs * images / run.data.batch_size))
+    changes = {} if steps >= recipe.steps else _followers(run, recipe.steps, steps, given)
+    recorded = _recorded_warmup(run, steps)
+    if recorded is not None and "optim.warmup_steps" not in given:
+        changes["optim.warmup_steps"] = recorded  # what a run began with, it keeps
+    if changes and int(os.environ.get("RANK", 0)) == 0:
+        said = ", ".join(f"{name} {value} (was {_value(run, name)})" for name, value in changes.items())
+        print(f"eyespot: {steps:,} steps, not {recipe.steps:,}; in proportion to them: {said}", file=sys.stderr)
+    optim = dataclasses.replace(run.optim, warmup_steps=changes.pop("optim.warmup_steps", run.optim.warmup_steps))
+    run = dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, changes))
+    _check_warmup(run, recorded is not None or not ({"steps", "epochs", "optim.warmup_steps"} & given))
+    return run
+
+
+def _followers(run: Run, before: int, steps: int, given: set[str]) -> dict[str, int]:
+    """The numbers of steps that change with the length of the whole, where the user has not said them."""
+    names = ("optim.warmup_steps", "save_every", "picture_every", "monitor_every")
+    found: dict[str, int] = {}
+    for name in names:
+        value = _value(run, name)
+        scaled = round(value * steps / before)
+        if name != "optim.warmup_steps" and value:
+            scaled = min(value, max(scaled, math.ceil(steps / MOST_OFTEN)))
+        if name not in given and scaled != value:
+            found[name] = scaled
+    return found
+
+
+def _value(run: Run, name: str) -> int:
+    return run.optim.warmup_steps if name == "optim.warmup_steps" else getattr(run, name)
+
+
+def _recorded_warmup(run: Run, steps: int) -> int | None:
+    """Of the run that goes on in this folder, if it is as long; None where there is none."""
+    if run.resume != "auto":
+        return None
+    try:
+        values = RunRecord.read(RunRecord.path(run.run_dir)).run
+        recorded = values["optim"]["warmup_steps"] if values["steps"] == steps else None
+    except (UserError, OSError, KeyError, TypeError):
+        return None  # who opens the folder says what is wrong with it
+    return recorded if isinstance(recorded, int) and recorded >= 0 else None
+
+
+def _check_warmup(run: Run, begun: bool) -> None:
+    """A run whose rate never arrives is a mistake; one that has begun so, or whose recipe is so, may go on."""
+    if run.optim.warmup_steps <= run.steps:
+        return
+    words = f"optim.warmup_steps {run.optim.warmup_steps}: the warm-up is longer than the run of {run.steps} steps"
+    if not begun:
+        raise UserError(f"{words}; lower it or raise --steps")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"eyespot: warning: {words}, so the learning rate never arrives", file=sys.stderr)
+
+
+def _num_images(data: DataConfig) -> int:
+    if data.shards is None:
+        raise UserError("epochs: are of a number of images; add --data.shards FOLDER, or write --steps")
+    shards = open_shards(data, hashes=False)
+    ids = chosen_ids(data, shards)
+    return shards.manifest.num_samples if ids is None else len(ids)
