@@ -65,6 +65,8 @@ class RunRecord:
     """Of the code; empty where it lay in no checkout."""
     git_diff_sha256: str | None = None
     """Of the code's uncommitted changes; empty where there were none."""
+    own_code: dict[str, Any] | None = None
+    """Of a recipe that is not eyespot's: its file, sha256, and commit and uncommitted changes of its checkout."""
 
     @staticmethod
     def path(folder: Path) -> Path:

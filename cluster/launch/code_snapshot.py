@@ -22,7 +22,7 @@ from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.environment import code_state
+from eyespot.pretrain.loop.environment import code_state, own_code_state
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.run_json import to_values
 from eyespot.pretrain.run_record import NAME, RunRecord
@@ -98,7 +98,7 @@ def freeze_code(code: Path, recipe: str) -> list[str]:
         (temporary / "diff.patch").write_bytes(_git(root, "diff", "HEAD") if _is_checkout(root) else b"")
         roots = [Path(source) for source in sources]
         new = sorted(str(path) for home in roots for path in _new_files(home) if str(path) not in left_out)
-        names = {"source": sources, "left_out": left_out, "untracked": new}
+        names = {"own_code": own_code_state(recipe), "source": sources, "left_out": left_out, "untracked": new}
         record = {**code_state(), **names, "sha256": _digest(temporary)}
         write_bytes(temporary / "frozen.json", (json.dumps(record, indent=1) + "\n").encode())
         _put_in_place(temporary, code)

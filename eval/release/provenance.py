@@ -141,6 +141,7 @@ def provenance_of(origin: Origin, name: str, config: dict[str, Any], weights_sha
                 "git_diff_sha256": record.git_diff_sha256 or "",
                 "dirty": bool(record.git_diff_sha256),
                 "eyespot": record.eyespot or "",
+                **({"own": record.own_code} if record.own_code else {}),
             },
             "versions": record.versions or {},
             "hardware": record.hardware or {},

@@ -37,6 +37,24 @@ def hardware() -> dict[str, Any]:
     return {"cpu": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
 
 
+def own_code_state(recipe: str) -> dict[str, Any] | None:
+    """Of a recipe that lives elsewhere: its file, sha256, and git commit and uncommitted diff of its checkout.
+
+    Args:
+        recipe: its name; None is returned for eyespot's own, and for what is not imported.
+    """
+    frozen = Path(eyespot.__file__).parent.parent / "frozen.json"
+    if frozen.is_file():
+        return json.loads(frozen.read_text(encoding="utf-8")).get("own_code")
+    module = sys.modules.get(recipe.partition(":")[0]) if ":" in recipe else None
+    path = Path(module.__file__) if module is not None and module.__file__ else None
+    if path is None or not path.is_file() or recipe.startswith("eyespot."):
+        return None
+    top = (_git(path.parent, "rev-parse", "--show-toplevel") or b"").decode().strip()
+    state = _checkout_state(path.parent) if top else {"git_commit": "", "git_diff_sha256": ""}
+    return {"file": str(path.resolve()), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **state}
+
+
 def code_state() -> dict[str, str]:
     """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy."""
     root = Path(eyespot.__file__).parent
@@ -45,16 +63,24 @@ def code_state() -> dict[str, str]:
         record = json.loads(frozen.read_text(encoding="utf-8"))
         return {name: record[name] for name in ("git_commit", "git_diff_sha256")}
 
-    def git(*words: str) -> bytes | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, timeout=20, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout if done.returncode == 0 else None
-
-    top = git("rev-parse", "--show-toplevel")
-    commit = git("rev-parse", "HEAD")
-    if top is None or commit is None or Path(top.decode().strip()).resolve() != root.resolve():
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.decode().strip()).resolve() != root.resolve():
         return {"git_commit": "", "git_diff_sha256": ""}
-    diff = git("diff", "HEAD") or b""
+    return _checkout_state(root)
+
+
+def _git(folder: Path, *words: str) -> bytes | None:
+    """What git says; None where there is no git, no checkout or no commit."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _checkout_state(folder: Path) -> dict[str, str]:
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"git_commit": "", "git_diff_sha256": ""}
+    diff = _git(folder, "diff", "HEAD") or b""
     return {"git_commit": commit.decode().strip(), "git_diff_sha256": hashlib.sha256(diff).hexdigest() if diff else ""}

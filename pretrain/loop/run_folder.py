@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 from rich.logging import RichHandler
@@ -16,8 +17,7 @@ from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
-from eyespot.pretrain.loop.environment import code_state, hardware, versions
-from eyespot.pretrain.loop.log_file import LogFile
+from eyespot.pretrain.loop.environment import code_state, hardware, own_code_state, versions
 from eyespot.pretrain.loop.run_end import OUTAGES
 from eyespot.pretrain.loop.run_lock import RunLock
 from eyespot.pretrain.objective import Objective
@@ -86,6 +86,7 @@ class RunFolder:
             start=masked_values(objective.began),
             normalization={"mean": views.mean, "std": views.std},
             **code_state(),
+            own_code=own_code_state(recipe),
         )
         self.record.write(self.path)
 
@@ -171,6 +172,35 @@ class RunFolder:
                 f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
             )
         self.record = record
+
+
+class LogFile(WatchedFileHandler):
+    """Appends to a file. A line that cannot be written (a full disk) is dropped; the first time stderr says so.
+
+    Args:
+        path: the file; its folder is made.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().__init__(path, encoding="utf-8")
+        self._said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        try:
+            super().emit(record)
+        except OSError:  # its folder is gone
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Says once that lines are missing, where logging would print a traceback for each."""
+        if not self._said:
+            self._said = True
+            sys.stderr.write(f"eyespot: {self.baseFilename}: cannot be written ({sys.exception()}); lines go missing\n")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ WHOLE = RunRecord(
     world_size=2, hardware={"cores": 2}, eyespot="0.1.0", versions={"python": "3.11"}, manifest_sha256="d",
     start={"weights": "a.safetensors", "sha256": "ab", "loaded": "3 of 3 tensors loaded", "copies": 2},
     normalization={"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, git_commit="c0ffee", git_diff_sha256="",
+    own_code={"file": "mine.py"},
 )  # fmt: skip
 
 
@@ -74,7 +75,11 @@ def test_what_is_no_record_is_damaged(content, tmp_path):
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(RunRecord)])
 def test_a_value_of_another_kind_is_not_let_in(name, tmp_path):
-    other = "text" if name in ("argv", "run", "world_size", "hardware", "versions", "normalization") else ["list"]
+    other = (
+        "text"
+        if name in ("argv", "run", "world_size", "hardware", "versions", "normalization", "own_code")
+        else ["list"]
+    )
     (tmp_path / "run.json").write_text(json.dumps({**WHOLE.values(), name: other}))
     with pytest.raises(UserError, match=rf"run\.json: damaged \({name}: expected .*, got (str|array)\)$"):
         RunRecord.read(tmp_path / "run.json")

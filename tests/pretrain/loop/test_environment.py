@@ -1,5 +1,7 @@
 """What a run says it was computed with."""
 
+import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -10,6 +12,7 @@ from pathlib import Path
 import torch
 
 import eyespot
+from eyespot.pretrain.loop import environment
 from eyespot.pretrain.loop.environment import PACKAGES, code_state, hardware, versions
 
 
@@ -44,3 +47,29 @@ def test_of_a_checkout_the_commit_and_of_other_places_nothing():
     found = code_state()
     assert found.keys() == {"git_commit", "git_diff_sha256"}
     assert found["git_commit"] == head.stdout.strip()
+
+
+def test_ones_own_code_is_named_with_its_checkout(tmp_path, monkeypatch):
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        done = subprocess.run(["git", "-C", str(tmp_path), *name, *words], capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    path = tmp_path / "recipe_of_this_test.py"
+    path.write_text("one = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert environment.own_code_state("recipe_of_this_test:one") is None, "it is not imported"
+    importlib.import_module("recipe_of_this_test")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    plain = {"file": str(path), "sha256": digest, "git_commit": "", "git_diff_sha256": ""}
+    assert environment.own_code_state("recipe_of_this_test:one") == plain
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    found = environment.own_code_state("recipe_of_this_test:one")
+    assert found == {**plain, "git_commit": git("rev-parse", "HEAD")}
+    path.write_text("one = 2\n")
+    changed = environment.own_code_state("recipe_of_this_test:one")
+    assert changed["sha256"] != digest and len(changed["git_diff_sha256"]) == 64
+    assert environment.own_code_state("mae_tiny") is None
+    assert environment.own_code_state("eyespot.pretrain.recipes.mae:mae_tiny") is None
