@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import zlib
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,30 +163,6 @@ def test_the_state_of_other_data_or_another_seed_is_refused(digit_shards, photo_
         make_loader(replace(spec, seed=1), state=state)
     with pytest.raises(UserError, match=r"shards .* where this run has"):
         make_loader(spec, state={**state, "shards": 5})
-
-
-def test_a_wider_window_mixes_more_and_is_part_of_the_streams_identity(digit_shards):
-    usual, wide = digits_spec(digit_shards), digits_spec(digit_shards, shuffle_window=512)
-    with closing(make_loader(usual)) as loader:
-        state = loader.state_dict()
-    assert "shuffle_window" not in state  # as it was before there were others
-    with closing(make_loader(wide)) as loader:
-        next(loader)
-        wider = loader.state_dict()
-    assert wider["shuffle_window"] == 512
-    for spec, other in ((wide, state), (usual, wider), (replace(wide, shuffle_window=1024), wider)):
-        with pytest.raises(UserError, match=r"loader state: shuffle_window \d+ where this run has \d+"):
-            make_loader(spec, state=other)
-    with closing(make_loader(wide, state=wider)) as loader, closing(make_loader(wide)) as whole:
-        next(whole)
-        assert torch.equal(next(loader).ids, next(whole).ids)
-
-
-@pytest.mark.parametrize("window", [1536, 2048, 5000, 10**9])
-def test_windows_that_hold_everything_are_the_same(digit_shards, window):
-    specs = digits_spec(digit_shards), digits_spec(digit_shards, shuffle_window=window)
-    batches = [take(make_loader(spec), 2) for spec in specs]
-    assert stream(batches[0]) == stream(batches[1])
 
 
 def test_only_the_labels_of_the_labeled_ids_are_shown(digit_shards):

@@ -73,3 +73,10 @@ def test_fourteen_million_samples_cost_nothing():
     assert epochs[0] == 2142
     assert seconds < 1
     assert peak_bytes < 20e6
+
+
+@pytest.mark.parametrize("window", [6, 8, 1000])
+def test_windows_that_hold_everything_are_the_same(window):
+    orders = SampleOrder(1438, seed=0), SampleOrder(1438, seed=0, window=window)
+    assert (orders[0].ids(0, 3000)[0] == orders[1].ids(0, 3000)[0]).all()
+    assert orders[0].window == orders[1].window == 6 * 256
