@@ -22,7 +22,7 @@ from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode,
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
-from eyespot.pretrain.loop.weight_files import check_tensors
+from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 LOCAL = "local-dir:"

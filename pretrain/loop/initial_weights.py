@@ -8,8 +8,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.weight_files import read_weights
 from eyespot.pretrain.loop.unread_parameters import freeze_unread
-from eyespot.pretrain.loop.weight_files import read_weights
 from eyespot.pretrain.networks.encoders import check_patches, make_encoder
 from eyespot.pretrain.objective import Objective
 

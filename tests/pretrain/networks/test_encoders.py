@@ -20,7 +20,6 @@ from eyespot.pretrain.networks.encoders import (
     mean_features,
     vary_sizes,
 )
-from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
 from eyespot.pretrain.networks.repeated_blocks import choose_attention
 
 
@@ -185,25 +184,6 @@ def test_attention_is_chosen_by_device_and_gives_the_same_features():
         choose_attention(vit, torch.device("cpu"))
         assert not any(block.attn.fused_attn for block in vit.blocks)
         assert torch.allclose(vit(images), fused, atol=1e-5)
-
-
-def test_positions_tell_rows_from_columns():
-    table = sincos_positions(8, 2, 3).reshape(2, 3, 8)
-    assert (table[0, :, 4:] == table[0, :1, 4:]).all()  # the second half is the row
-    assert (table[:, 0, :4] == table[:1, 0, :4]).all()  # the first half is the column
-    assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
-
-
-def test_fixed_positions_follow_the_prefix_and_do_not_learn():
-    config = EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)
-    vit = make_encoder(config)
-    fix_positions(vit, "a test")
-    assert not vit.pos_embed.requires_grad
-    assert (vit.pos_embed[0, 0] == 0).all()
-    assert torch.equal(vit.pos_embed[0, 1:], torch.from_numpy(sincos_positions(192, 4, 4)).float())
-    vit.pos_embed = None
-    with pytest.raises(UserError, match="a test needs an absolute position embedding"):
-        fix_positions(vit, "a test")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet18d", "seresnet50"])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.loop.weight_files import read_weights
+from eyespot.pretrain.checkpoints.weight_files import read_weights
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 
 

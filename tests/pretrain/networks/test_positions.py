@@ -1,0 +1,27 @@
+"""Positions that are computed: which is which, and that they do not learn."""
+
+import pytest
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
+
+
+def test_positions_tell_rows_from_columns():
+    table = sincos_positions(8, 2, 3).reshape(2, 3, 8)
+    assert (table[0, :, 4:] == table[0, :1, 4:]).all()  # the second half is the row
+    assert (table[:, 0, :4] == table[:1, 0, :4]).all()  # the first half is the column
+    assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
+
+
+def test_fixed_positions_follow_the_prefix_and_do_not_learn():
+    config = EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)
+    vit = make_encoder(config)
+    fix_positions(vit, "a test")
+    assert not vit.pos_embed.requires_grad
+    assert (vit.pos_embed[0, 0] == 0).all()
+    assert torch.equal(vit.pos_embed[0, 1:], torch.from_numpy(sincos_positions(192, 4, 4)).float())
+    vit.pos_embed = None
+    with pytest.raises(UserError, match="a test needs an absolute position embedding"):
+        fix_positions(vit, "a test")
