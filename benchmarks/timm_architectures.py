@@ -36,10 +36,10 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.eval.encoders.subject import encode_all
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import MicroBatch, Settings, make_engine
-from eyespot.pretrain.loop.unread_parameters import freeze_unread
 from eyespot.pretrain.networks.encoders import EncoderConfig, feature_width, make_encoder
 from eyespot.pretrain.objectives.simclr import SimCLR
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.unread_parameters import freeze_unread
 
 RECORDS = RESULTS / "timm_architectures.jsonl"
 PARTS = Path(tempfile.gettempdir()) / f"timm-{timm.__version__}-parts.jsonl"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.weight_files import read_weights
-from eyespot.pretrain.loop.unread_parameters import freeze_unread
 from eyespot.pretrain.networks.encoders import check_patches, make_encoder
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim.unread_parameters import freeze_unread
 
 if TYPE_CHECKING:
     from eyespot.pretrain.config import Run

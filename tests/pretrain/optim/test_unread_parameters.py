@@ -9,9 +9,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import DeepSpeedConfig, MicroBatch, Settings, make_engine
 from eyespot.pretrain.loop.initial_weights import first_objective
-from eyespot.pretrain.loop.unread_parameters import freeze_unread
 from eyespot.pretrain.networks.encoders import EncoderConfig, features, last_tokens, make_encoder
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.unread_parameters import freeze_unread
 from eyespot.pretrain.recipe_lookup import make_run
 
 
