@@ -261,10 +261,13 @@ def write_table() -> None:
     """``timm_architectures.md``: counts by family, then every refusal with its line, and what is special."""
     found, parts = known(RECORDS), known(PARTS)
     ran = {record["parts"]: name for name, record in found.items() if "kinds" in record}
+    large = {record["parts"] for record in found.values() if "large" in record}
     for name in architectures():
         made = parts.get(name, {})
         if name not in found and made.get("parts") in ran:
             found[name] = {**made, "as": ran[made["parts"]]}
+        elif name not in found and made.get("parts") in large:
+            found[name] = {**made, "large": f"{made['params'] / 1e6:,.0f} M parameters"}
     records = [found[name] for name in architectures() if name in found]
     counts = Counter(outcome(record) for record in records)
     said = ", ".join(f"{counts[key]:,} {words}" for key, words in OUTCOMES.items() if counts[key])
@@ -281,6 +284,7 @@ def write_table() -> None:
         "",
         "Features: cls = class token; mean = mean of the patch tokens, or what the architecture pools of its map;",
         "pool = what its own head makes of the tokens, where that is neither. **Bold** = what `encoder(images)` gives.",
+        "Without bold: image halves of language models, which have no head and are judged by the mean of their places.",
         "Unread: parameters that SimCLR's features do not reach, and which are frozen.",
         "",
         "| family | names | run | by others | refused | pixels | features | widths | unread |",
@@ -297,7 +301,7 @@ def write_table() -> None:
         ),
     ]
     TABLE.write_text("\n".join(lines) + "\n")
-    RECORDS.write_text("".join(json.dumps(found[name]) + "\n" for name in sorted(known(RECORDS))))
+    RECORDS.write_text("".join(json.dumps(found[name]) + "\n" for name in architectures() if name in found))
     print("\n".join(lines[:3]))
 
 
