@@ -41,6 +41,7 @@ def write_run(folder: Path, *, seed: int = 1, judged: bool = True, run: Run | No
             torch.nn.init.uniform_(module.running_mean)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={"samples_consumed": 3072}, world_size=2, run_key="key", engine="ddp")
+    folder.mkdir(parents=True, exist_ok=True)
     CheckpointWriter(folder, keep=2).save(tensors, meta, wait=True)
     said = {
         "recipe": recipe,

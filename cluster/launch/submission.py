@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Ge
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
@@ -18,6 +19,8 @@ from eyespot.pretrain.redaction import masked, masked_values
 
 Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
+LARGEST = 16 * 2**20
+"""Bytes that submission.json may have."""
 _SECRET_WORDS = "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY"
 _SECRET = re.compile(rf"""\b(\w*({_SECRET_WORDS})\w*)=["']?[^\s$`"']""", re.I)
 _OWNED = {
@@ -186,12 +189,13 @@ def read_submission(path: Path) -> Submission:
         UserError: it is absent, damaged, or of another version.
     """
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        typed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return Submission(**typed)
-    except FileNotFoundError as error:
+        values: dict[str, Any] = foreign_json.read(path, dict, LARGEST)
+        if odd := sorted(values.keys() - {known.name for known in dataclasses.fields(Submission)}):
+            raise foreign_json.ForeignJsonError(path, f"{odd[0]} is unknown")
+        return foreign_json.convert(values, Submission, path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"run {path.parents[1]}: was never submitted; write: eyespot launch ... -- pretrain ..."
         ) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged or of another version ({error}); submit the run anew") from error
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{path}: damaged or of another version ({error.why}); submit the run anew") from error

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.bounds import check_bounds
 from eyespot.eval.release.layout import CONFIG, GOLDEN, SMALL_STEM, WEIGHTS, read_json
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
@@ -71,6 +72,7 @@ def load_encoder(folder: Path, source: str = "") -> nn.Module:
     """
     source = source or f"release {folder}"
     config: Any = read_json(folder / CONFIG, source)
+    check_bounds(folder, config, source)
     try:
         weights = load_file(folder / WEIGHTS)
         architecture = str(config["architecture"])

@@ -1,17 +1,17 @@
 """Result: how one subject did by one protocol, as a file of RUN/eval holds it. Reading one needs no torch."""
 
-import json
 import re
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
 
 import eyespot
+from eyespot.data_pipeline import foreign_json
 from eyespot.eval.results.significance import wilson
 from eyespot.pretrain.redaction import masked_values
 
@@ -39,6 +39,8 @@ Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
 DRAW = "draw "
 """How the scores of single draws begin, where the result is a mean over draws."""
+LARGEST = 64 * 2**20
+"""Bytes of a result's file: one with a value for each of a million samples has 20 MB."""
 _READABLE = ("eyespot-result/1", FORMAT)
 _SHARES = {
     "retrieval": "recall@1",
@@ -157,21 +159,13 @@ class Result:
 def read_result(path: Path) -> Result | None:
     """The result in a file; None where there is none of this format."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields.get("format") not in _READABLE:
-            return None
-        scores = {name: Score(**_with_tuple(score)) for name, score in fields.get("scores", {}).items()}
-        return Result(**{**_with_tuple(fields), "scores": scores})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = foreign_json.read(path, Result, LARGEST)
+    except (OSError, foreign_json.ForeignJsonError):
         return None
+    return found if found.format in _READABLE else None
 
 
 def results_in(run_dir: Path) -> list[Result]:
     """The results in RUN/eval."""
     found = (read_result(path) for path in sorted((run_dir / "eval").glob("*.json")))
     return [result for result in found if result is not None]
-
-
-def _with_tuple(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only."""
-    return {**fields, "interval": tuple(fields["interval"]) if fields["interval"] else None}

@@ -1,0 +1,115 @@
+"""Whether a stranger's config.json asks for what its weights are, before anything is built or computed by it."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import timm
+import torch
+from torch import nn
+
+from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
+
+LARGEST_SIDE = 4096
+"""Pixels of the images that a release may ask for."""
+MAX_HEADER_BYTES = 100 << 20
+"""That safetensors allows."""
+_SPARE = 1_000_000
+"""Parameters that an encoder may have beside its weights' (buffers are no parameters, a classifier is none of ours)."""
+
+_Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
+_Color = tuple[float, float, float]
+
+
+@dataclass(kw_only=True, slots=True)
+class _Arguments:
+    """What timm's architecture may be given: no release has more."""
+
+    img_size: _Side | None = None
+    patch_size: _Side | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _Input:
+    input_size: tuple[Annotated[int, msgspec.Meta(ge=3, le=3)], _Side, _Side]
+    mean: _Color
+    std: _Color
+    num_classes: Annotated[int, msgspec.Meta(ge=0, le=0)] = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Config:
+    architecture: str
+    pretrained_cfg: _Input
+    num_classes: Annotated[int, msgspec.Meta(ge=0, le=0)] = 0
+    model_args: dict[str, Any] | None = None
+
+
+def check_bounds(folder: Path, config: dict[str, Any], source: str) -> None:
+    """Holds what config.json asks for against the number of weights that there are.
+
+    Args:
+        folder: of the release.
+        config: config.json.
+        source: what to call it in errors.
+
+    Raises:
+        UserError: a value of a wrong kind or out of all bounds, an unknown architecture or argument, or an encoder much
+            larger than its weights.
+    """
+    asked = foreign_json.convert(config, _Config, f"{source}: {CONFIG}")
+    arguments = asked.model_args or {}
+    known = _Arguments.__dataclass_fields__
+    if odd := sorted(set(arguments) - set(known)):
+        raise UserError(f"{source}: {CONFIG}: model_args.{odd[0]}: no release has it; fetch the release anew")
+    foreign_json.convert(arguments, _Arguments, f"{source}: {CONFIG}: model_args")
+    name = asked.architecture.removesuffix(SMALL_STEM)
+    if not timm.is_model(name):
+        raise UserError(f"{source}: timm {timm.__version__} has no architecture {name[:100]!r}; a newer one may")
+    there, wanted = _num_weights(folder / WEIGHTS, source), _num_parameters(name, arguments)
+    if wanted > 2 * there + _SPARE:
+        raise UserError(
+            f"{source}: {CONFIG} asks for an encoder of {wanted:,} parameters, {WEIGHTS} holds {there:,} numbers;"
+            " fetch the release anew"
+        )
+
+
+def _num_parameters(name: str, arguments: dict[str, Any]) -> int:
+    """Of an encoder that takes no memory; 0 where timm builds it only in earnest, or refuses, which it says later."""
+    try:
+        with torch.device("meta"):
+            encoder: nn.Module = timm.create_model(name, num_classes=0, **arguments)
+    except Exception:  # whatever a stranger's arguments lead to
+        return 0
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def _num_weights(path: Path, source: str) -> int:
+    """Numbers in a safetensors file: its size is the bound, whatever its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise UserError(
+                f"{source}: {WEIGHTS} has a header of {length:,} bytes, of {size:,}; fetch the release anew"
+            )
+        header = foreign_json.parse(file.read(length), dict, f"{source}: {WEIGHTS}")
+    shapes = [entry.get("shape") for entry in header.values() if isinstance(entry, dict)]
+    numbers = sum(_product(shape) for shape in shapes if isinstance(shape, list))
+    if numbers > size:  # a number has a byte at least
+        raise UserError(
+            f"{source}: {WEIGHTS} says that it holds {numbers:.3g} numbers, in {size:,} bytes; fetch it anew"
+        )
+    return numbers
+
+
+def _product(shape: list[Any]) -> int:
+    product = 1
+    for length in shape[:16]:
+        if isinstance(length, int):
+            product *= max(0, length)
+    return product
