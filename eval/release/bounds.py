@@ -69,7 +69,9 @@ def check_bounds(folder: Path, config: dict[str, Any], source: str) -> None:
     foreign_json.convert(arguments, _Arguments, f"{source}: {CONFIG}: model_args")
     name = asked.architecture.removesuffix(SMALL_STEM)
     if not timm.is_model(name):
-        raise UserError(f"{source}: timm {timm.__version__} has no architecture {name[:100]!r}; a newer one may")
+        raise UserError(
+            f"{source}: timm {timm.__version__} cannot load it: has no architecture {name[:100]!r}; a newer one may"
+        )
     there, wanted = _num_weights(folder / WEIGHTS, source), _num_parameters(name, arguments)
     if wanted > 2 * there + _SPARE:
         raise UserError(
@@ -95,7 +97,7 @@ def _num_weights(path: Path, source: str) -> int:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise UserError(
-                f"{source}: {WEIGHTS} has a header of {length:,} bytes, of {size:,}; fetch the release anew"
+                f"{source}: {WEIGHTS} cannot be read (a header of {length:,} bytes, of {size:,}); fetch it anew"
             )
         header = foreign_json.parse(file.read(length), dict, f"{source}: {WEIGHTS}")
     shapes = [entry.get("shape") for entry in header.values() if isinstance(entry, dict)]

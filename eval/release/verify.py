@@ -2,13 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.eval.release.golden import check_golden, load_encoder
 from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
+
+
+@dataclass(kw_only=True, slots=True)
+class _Provenance:
+    """What is shown and used of provenance.json, of any release."""
+
+    name: str
+    license: str
+    recipe: str
+    step: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_NUMBER - 1)]
+    checkpoint: str
 
 
 def verified(folder: Path, source: str = "") -> dict[str, Any]:
@@ -54,6 +70,7 @@ def _check_provenance(folder: Path, config: dict[str, Any], provenance: dict[str
             f"{source}: {PROVENANCE} has format {provenance.get('format')!r}, this eyespot reads {FORMAT!r};"
             " install the version that wrote it"
         )
+    foreign_json.convert(provenance, _Provenance, f"{source}: {PROVENANCE}")
     if provenance.get("weights_sha256") != sha256(folder / WEIGHTS):
         raise UserError(f"{source}: {WEIGHTS} is of another release ({PROVENANCE} names another sha256)")
     asked = config.get("pretrained_cfg")

@@ -82,6 +82,10 @@ def unknown_architecture(folder: Path, other: Path) -> None:
     change_json(folder / "config.json", "architecture", value="vit_of_tomorrow")
 
 
+def provenance_with(name: str, value: object) -> Damage:
+    return lambda folder, other: change_json(folder / "provenance.json", name, value=value)
+
+
 def lose_a_tensor(folder: Path, other: Path) -> None:
     tensors = load((folder / "model.safetensors").read_bytes())
     del tensors["norm.weight"]
@@ -126,7 +130,11 @@ DAMAGES = {
     "wrong mean everywhere": (wrong_mean_everywhere, "golden images do not become the golden input"),
     "wrong size everywhere": (wrong_size_everywhere, "config.json says 32 pixels, golden.safetensors has 16"),
     "wrong licence": (config("pretrained_cfg", "license", value="mit"), "the licence of config.json is not that of"),
-    "fewer blocks": (fewer_blocks, "timm .* cannot load it|loads only a part of it"),
+    "fewer blocks": (fewer_blocks, "model_args.depth: no release has it"),
+    "a step in words": (provenance_with("step", "many"), "provenance.json: step: expected int"),
+    "a step without end": (provenance_with("step", 10**30), "provenance.json: .*step|provenance.json: .*integer"),
+    "a name that is a list": (provenance_with("name", ["a"]), "provenance.json: name: expected str"),
+    "no recipe": (provenance_with("recipe", None), "provenance.json: recipe: expected str"),
     "unknown architecture": (unknown_architecture, "timm .* cannot load it"),
     "a tensor less": (with_sums(lose_a_tensor), "model.safetensors is of another release"),
     "no features": (with_sums(no_golden_features), r"golden.safetensors holds the features \[\]"),
