@@ -283,9 +283,9 @@ def sync(run_dir: Path, uri: str | None = None, progress: Callable[[int, int], N
         raise UserError(f"run folder {run_dir}: no {metrics_file.NAME} inside; name a folder that a run has written")
     if (place := tracking_uri(run_dir, uri)) is None:
         raise UserError("tracking uri none: nowhere to send to; name one with --uri or MLFLOW_TRACKING_URI")
+    _be_patient()
     try:
-        with _patient():
-            return Mirror(run_dir, place).push(progress)
+        return Mirror(run_dir, place).push(progress)
     except UserError:
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
@@ -294,23 +294,11 @@ def sync(run_dir: Path, uri: str | None = None, progress: Callable[[int, int], N
         ) from error
 
 
-@contextlib.contextmanager
-def _patient() -> Iterator[None]:
+def _be_patient() -> None:
     """A server that is busy is asked again when it wants to be (Retry-After); one that is dead at once, and no more."""
-    waits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
-    }
-    before = {name: os.environ.get(name) for name in waits}
-    own = {name: value for name, value in waits.items() if before[name] in (None, _CLIENT_DEFAULTS.get(name))}
-    os.environ.update(own)
-    try:
-        yield
-    finally:
-        for name in own:
-            os.environ.pop(name)
-        os.environ.update({name: value for name, value in before.items() if name in own and value is not None})
+    for name, value in (("MAX_RETRIES", "3"), ("BACKOFF_FACTOR", "0"), ("BACKOFF_JITTER", "0")):
+        if os.environ.get(key := f"MLFLOW_HTTP_REQUEST_{name}") in (None, _CLIENT_DEFAULTS.get(key)):
+            os.environ[key] = value
 
 
 def brief(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 import itertools
 import json
 import math
-import os
 import sqlite3
 import subprocess
 import sys
@@ -297,8 +296,11 @@ def test_flatten():
     assert flat == {"a.b.c": "None", "a.d": "[1, 2]", "e": "{}", "f": "x" * 6000, "h": "True"}
 
 
-def test_sync_waits_as_long_as_a_busy_server_wants(tmp_path: Path):
+def test_sync_waits_as_long_as_a_busy_server_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """429 with Retry-After, twice; then an error that ends it: when did the requests come?"""
+    for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "BACKOFF_JITTER"):  # which sync sets: to be as before afterwards
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
+        monkeypatch.delenv(f"MLFLOW_HTTP_REQUEST_{name}")
     asked: list[float] = []
 
     class Busy(BaseHTTPRequestHandler):
@@ -322,4 +324,3 @@ def test_sync_waits_as_long_as_a_busy_server_wants(tmp_path: Path):
         sync(tmp_path / "r", f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
     assert len(asked) == 3 and all(later - sooner >= 0.99 for sooner, later in itertools.pairwise(asked))
-    assert os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") in (None, "0")
