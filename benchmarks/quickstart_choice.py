@@ -25,13 +25,6 @@ CANDIDATES = {
     "SimCLR, resnet10t, 48 px, T 0.2": f"simclr_r18_cifar10 {SMALL} {CROPS} --objective.temperature 0.2 --steps 100",
     "SimCLR, resnet10t, 48 px, T 0.5": f"simclr_r18_cifar10 {SMALL} {CROPS} --objective.temperature 0.5 --steps 100",
     "BYOL, resnet10t, 48 px": f"byol_r18_cifar10 {SMALL} --steps 75",
-    "SimCLR, regnetx_002, 48 px, T 0.2": (
-        f"simclr_r18_cifar10 {SMALL.replace('resnet10t', 'regnetx_002')} {CROPS} --objective.temperature 0.2"
-        " --steps 140"
-    ),
-    "SimCLR, test_resnet, 64 px, T 0.2": (
-        f"simclr_r18_cifar10 {OWN.format('test_resnet')} {CROPS} --objective.temperature 0.2 --steps 200"
-    ),
     "MAE, test_vit with 8-pixel patches, 64 px": f"mae_vitt_cifar10 {OWN.format('test_vit')} --encoder.patch-size 8"
     " --steps 400",
 }
