@@ -6,11 +6,11 @@ later, on clusters that keep accounts. What neither knows is left to the run fol
 
 import functools
 import itertools
-import math
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -225,13 +225,13 @@ def cancel(id: str) -> None:
     _ask("scancel", id)
 
 
-def max_array_size() -> float:
-    """How many tasks an array may have; 1 where SLURM knows no arrays, infinite where it does not say."""
+def max_array_size() -> int:
+    """How many tasks an array may have; 1 where SLURM knows no arrays, no end where it does not say."""
     try:
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
     except SlurmError:
-        return math.inf
-    return max(1, int(found[1])) if found else math.inf
+        return sys.maxsize
+    return max(1, int(found[1])) if found else sys.maxsize
 
 
 def down_nodes(nodes: Iterable[str]) -> list[str]:

@@ -279,6 +279,10 @@ def _evaluation(
     return small, ",".join(whole)
 
 
+# "scancel --full" sends its signal to the script, too, which it would end, and the job with it, while the ranks save.
+_DEAF = "trap '' TERM USR1"
+
+
 def _executor(
     folder: Path, code: Path, submission: Submission, members: Sequence[SweepMember], dependency: str | None = None
 ) -> _Executor:
@@ -318,7 +322,7 @@ def _executor(
         dependency=dependency,
         array_parallelism=submission.array_parallelism or len(members),
         wckey=None,
-        setup=list(submission.setup) or None,
+        setup=[_DEAF, *submission.setup],
         teardown=teardown,
         srun_args=[*cores, *start.srun],  # srun does not take the cores over from sbatch
         additional_parameters=more,
