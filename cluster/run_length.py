@@ -74,8 +74,10 @@ def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | None, i
     recorded = _recorded_warmup(run, steps)
     if recorded is not None and "optim.warmup_steps" not in given:
         changes["optim.warmup_steps"] = recorded  # what a run began with, it keeps
-    if changes and int(os.environ.get("RANK", 0)) == 0:
-        said = ", ".join(f"{name} {value} (was {_value(run, name)})" for name, value in changes.items())
+    said = ", ".join(
+        f"{name} {value} (was {was})" for name, value in changes.items() if (was := _value(run, name)) != value
+    )
+    if said and steps != recipe.steps and int(os.environ.get("RANK", 0)) == 0:
         print(f"eyespot: {steps:,} steps, not {recipe.steps:,}; in proportion to them: {said}", file=sys.stderr)
     optim = dataclasses.replace(run.optim, warmup_steps=changes.pop("optim.warmup_steps", run.optim.warmup_steps))
     run = dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, changes))

@@ -279,7 +279,7 @@ def _evaluation(
     return small, ",".join(whole)
 
 
-# "scancel --full" sends its signal to the script, too, which it would end, and the job with it, while the ranks save.
+# "scancel --full" and "--batch" signal the script, too: it would end, and the job with it, while the ranks save.
 _DEAF = "trap '' TERM USR1"
 
 
