@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
@@ -53,16 +53,26 @@ def read(path: Path, kind: type[T], largest: int = LARGEST) -> T:
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The bytes of a plain file of bounded size; raises as ``read`` does."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise ForeignJsonError(path, "not a plain file")
-    with os.fdopen(descriptor, "rb") as file:
-        content = file.read(min(largest, status.st_size) + 1)  # read allocates as much as it is asked for
+    with open_plain(path) as file:
+        # read allocates as much as it is asked for
+        content = file.read(min(largest, os.fstat(file.fileno()).st_size) + 1)
     if len(content) > largest:
         raise ForeignJsonError(path, f"over {largest:,} bytes, which is no size for it")
     return content
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """The file, to be read; a pipe or a device in its place is refused, not waited for.
+
+    Raises:
+        OSError: it cannot be opened.
+        ForeignJsonError: it is no plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ForeignJsonError(path, "not a plain file")
+    return os.fdopen(descriptor, "rb")
 
 
 def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:

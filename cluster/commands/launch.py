@@ -135,7 +135,7 @@ def _launch(launch: Launch, runs: "list[SweepMember]", frozen: bool) -> int:
         start_here,
         submit,
     )
-    from eyespot.cluster.launch.sweep import write_sweep
+    from eyespot.cluster.launch.sweep import earlier_rows, write_sweep
 
     folder = runs[0].run.run_dir.parent if launch.sweep else runs[0].run.run_dir
     submission = launch.submission
@@ -144,6 +144,8 @@ def _launch(launch: Launch, runs: "list[SweepMember]", frozen: bool) -> int:
     for member in runs:
         check(submission, member)
         check_folder(member.run.run_dir)
+    if launch.sweep:
+        earlier_rows(folder)  # a damaged list is told of before anything is submitted
     if not launch.dry_run:
         check_place(submission, runs, local=launch.local)
     else:

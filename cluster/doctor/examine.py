@@ -28,8 +28,11 @@ from eyespot.cluster.doctor.page import print_verdict
 from eyespot.cluster.doctor.rank_probes import Probes
 from eyespot.cluster.processes import Place, free_port
 from eyespot.cluster.status.records import Records
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.console import Console
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.run_record import RunRecord
 
 T = TypeVar("T")
 
@@ -56,7 +59,7 @@ def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Ve
         The same verdict on every node that can read the run folder. The first node prints it to stderr.
     """
     began, records = time.monotonic(), Records(run_dir)
-    values = json.loads(records.run_file.read_text(encoding="utf-8"))["run"] if records.run_file.is_file() else {}
+    values = RunRecord.read(records.run_file, needed=("run",)).run if records.run_file.exists() else {}
     context = CheckContext(
         place=place,
         folder=records.doctor / key,
@@ -217,7 +220,7 @@ def _wait(path: Path, read: Callable[[Path], T], until: float) -> T | None:
     Listing the folder makes an NFS client ask the server again: it remembers for a while that a file was absent.
     """
     while True:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, UserError):
             list(path.parent.iterdir())
             return read(path)
         if time.monotonic() > until:
@@ -226,7 +229,7 @@ def _wait(path: Path, read: Callable[[Path], T], until: float) -> T | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return foreign_json.read(path, dict)
 
 
 def _told_once(findings: list[Finding]) -> list[Finding]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 
 Level = Literal["ok", "warn", "fail"]
@@ -50,9 +51,7 @@ class Answer:
     @classmethod
     def read(cls, path: Path) -> "Answer":
         """Reads what ``write`` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["findings"] = [Finding(**finding) for finding in values["findings"]]
-        return cls(**values)
+        return foreign_json.read(path, cls)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -89,5 +88,4 @@ class Verdict:
     @classmethod
     def read(cls, path: Path) -> "Verdict":
         """Reads what ``write`` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(findings=[Finding(**finding) for finding in values["findings"]], seconds=values["seconds"])
+        return foreign_json.read(path, cls)

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from eyespot.cluster.launch.submission import Submission
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 
 FILE = "cluster.toml"
+_LARGEST = 2**20
 _NOT_IN_PROFILES = {"words", "name", "then"}
 KEYS = [each.name for each in dataclasses.fields(Submission) if each.name not in _NOT_IN_PROFILES]
 
@@ -69,11 +71,15 @@ def load_profile(name: str | None, beside: Path | None) -> Profile:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of one file, checked; none where there is no file."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(foreign_json.read_bytes(path, _LARGEST).decode())
     except FileNotFoundError:
         return {}
+    except foreign_json.ForeignJsonError:
+        raise  # names the file
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: nested too deep; its tables hold keys of eyespot launch") from error
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise UserError(f"{path}: {name} stands in no table; put it below [default]")

@@ -15,6 +15,7 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.redaction import masked, masked_values
 
 Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -100,6 +101,9 @@ class Submission:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), str) and one_line(value) != value:
+                raise UserError(f"{field.name} {one_line(value)[:80]}: holds a line break or another control character")
         if self.mem is not None and not _MEMORY.fullmatch(self.mem):
             raise UserError(f"mem {self.mem!r}: not an amount of memory; write it as 64G, or 0 for all of a node's")
         if self.time is not None and minutes(self.time) * 60 <= self.save_seconds:
@@ -119,8 +123,8 @@ class Submission:
                     f"{flag} {masked(value)}: holds a secret, and everybody sees a job's options; leave it out"
                 )
         for entry in self.sbatch:
-            if not re.fullmatch(r"[a-z][\w-]*(=.*)?", entry):
-                raise UserError(f"sbatch {entry!r}: write it as key=value, without dashes in front")
+            if not re.fullmatch(r"[a-z][\w-]*(=.*)?", entry) or one_line(entry) != entry:
+                raise UserError(f"sbatch {entry!r}: write it as key=value in one line, without dashes in front")
             _refuse_owned(entry)
 
     @property

@@ -26,6 +26,7 @@ from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.eval.results.result import Protocol
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
@@ -92,6 +93,8 @@ def check_folder(run_dir: Path) -> None:
     Raises:
         UserError: a job or a process of this run lives, or the folder cannot be written.
     """
+    if one_line(str(run_dir)) != str(run_dir):  # its lines would be lines of the sbatch script
+        raise UserError(f"run_dir {run_dir}: holds a line break or another control character; choose another --run-dir")
     existing = next(folder for folder in (run_dir, *run_dir.parents) if folder.exists())
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise UserError(f"run_dir {run_dir}: {existing} cannot be written; choose another --run-dir")

@@ -3,18 +3,33 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eyespot.cluster.start_run import requested
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.redaction import masked_values
 
 _NOT_SWEPT = {"run_dir", "resume", "stop_after"}
+
+
+FILE = "sweep.json"
+MOST_RUNS = 10_000
+"""Of one sweep: each is resolved and checked before any is submitted."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Listed:
+    """sweep.json."""
+
+    runs: list[dict[str, Any]]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,6 +77,8 @@ def members(words: Sequence[str], sweep: Sequence[str]) -> list[SweepMember]:
     fields = dict(_field(entry) for entry in sweep)
     if len(fields) < len(sweep):
         raise UserError(f"sweep {' '.join(sweep)}: names a field twice")
+    if (count := math.prod(map(len, fields.values()))) > MOST_RUNS:
+        raise UserError(f"sweep: {count:,} runs, and one sweep has at most {MOST_RUNS:,}; sweep fewer values")
     found: dict[Path, SweepMember] = {}
     for combination in itertools.product(*fields.values()):
         values = dict(zip(fields, combination, strict=True))
@@ -86,12 +103,25 @@ def write_sweep(folder: Path, words: Sequence[str], runs: Sequence[SweepMember],
         }
         for member, job in zip(runs, jobs, strict=True)
     }
-    path = folder / "sweep.json"
-    if path.exists():
-        earlier = {row["name"]: row for row in json.loads(path.read_text(encoding="utf-8"))["runs"]}
-        rows = {**earlier, **rows}
-    record = masked_values({"words": list(words), "runs": list(rows.values())})
-    write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+    record = masked_values({"words": list(words), "runs": list({**earlier_rows(folder), **rows}.values())})
+    write_bytes(folder / FILE, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def earlier_rows(folder: Path) -> dict[str, dict[str, Any]]:
+    """What ``SWEEP/sweep.json`` lists already, by name; nothing where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        rows = foreign_json.read(folder / FILE, _Listed).runs
+        return {row["name"]: row for row in rows}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except KeyError as error:
+        raise UserError(f"{folder / FILE}: damaged (a run without a name); move it away") from error
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{error}; it is damaged: move it away") from error
 
 
 def _field(entry: str) -> tuple[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.survey import OVER, Status, survey
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 
 POLL_SECONDS = 0.5
@@ -45,14 +46,14 @@ class Growing:
     def last_lines(self, number: int) -> list[str]:
         """The newest lines; later calls of ``new_lines`` go on after them."""
         try:
-            with self.path.open("rb") as file:
+            with foreign_json.open_plain(self.path) as file:
                 self._inode, end = _identity(file.fileno())
                 start, text = end, b""
                 while start > 0 and text.count(b"\n") <= number:
                     start = max(0, start - _BLOCK_BYTES)
                     file.seek(start)
                     text = file.read(end - start)
-        except OSError:
+        except (OSError, UserError):
             return []
         self._place = end
         *lines, self._rest = text.split(b"\n")
@@ -61,14 +62,14 @@ class Growing:
     def new_lines(self) -> list[str]:
         """What was written since; whole lines only."""
         try:
-            with self.path.open("rb") as file:
+            with foreign_json.open_plain(self.path) as file:
                 inode, end = _identity(file.fileno())
                 if inode != self._inode or end < self._place:
                     self._inode, self._place, self._rest = inode, 0, b""
                 file.seek(self._place)
                 text = self._rest + file.read()
                 self._place = file.tell()
-        except OSError:
+        except (OSError, UserError):
             return []
         *lines, self._rest = text.split(b"\n")
         return [_text(line) for line in lines]

@@ -1,6 +1,5 @@
 """``eyespot status`` for people: a table of runs, or all about one of them."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -15,7 +14,9 @@ from eyespot.cluster import slurm
 from eyespot.cluster.status.records import Records
 from eyespot.cluster.status.run_state import tail_metrics
 from eyespot.cluster.status.survey import BEAT_SECONDS, State, Status, Survey, ask_slurm, duration
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.console import Console
+from eyespot.data_pipeline.errors import UserError
 
 _HEADERS = (
     "run", "job", "state", "nodes", "step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"
@@ -268,9 +269,9 @@ def _checkpoints(run_dir: Path) -> Table | None:
 def _events(run_dir: Path) -> Table | None:
     """What the run noted of itself: stalls, slow ranks, restarts."""
     try:
-        tags = json.loads((run_dir / "mlflow.json").read_text(encoding="utf-8"))["tags"]
-        events = [tags[name] for name in sorted(tags) if name.startswith("event.")]
-    except (OSError, ValueError, KeyError, TypeError):
+        tags = foreign_json.read(run_dir / "mlflow.json", dict).get("tags", {})
+        events = [tags[name] for name in sorted(tags) if name.startswith("event.") and isinstance(tags[name], str)]
+    except (OSError, UserError, TypeError):
         return None
     if not events:
         return None

@@ -8,16 +8,19 @@
 Lines are appended and never rewritten; a line that a kill or a full disk has torn is skipped by every reader.
 """
 
+import contextlib
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import sync, write_bytes
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.run_record import RunRecord
 
@@ -102,7 +105,7 @@ class Records:
 
     def jobs(self) -> list[JobLine]:
         """All submissions, oldest first."""
-        return [job for values in _lines(self._jobs) if (job := _read(JobLine, values)) is not None]
+        return list(_lines(self._jobs, JobLine))
 
     def start_attempt(self, *, job: str, requeues: int, nodes: tuple[str, ...]) -> Attempt:
         """Notes that the ranks are about to start; only the first node of a job calls it."""
@@ -121,9 +124,8 @@ class Records:
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""
         found: dict[int, Attempt] = {}
-        for values in _lines(self._attempts):
-            attempt = _read(Attempt, values)
-            if attempt is not None and (attempt.number not in found or found[attempt.number].end is None):
+        for attempt in _lines(self._attempts, Attempt):
+            if attempt.number not in found or found[attempt.number].end is None:
                 found[attempt.number] = attempt
         return [found[number] for number in sorted(found)]
 
@@ -147,11 +149,8 @@ class Records:
         """The newest sign of life of each node that ever took part."""
         found = {}
         for path in sorted(self._nodes.glob("*.json")) if self._nodes.is_dir() else ():
-            try:
-                beat = _read(Beat, json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError):
-                continue  # being replaced, on a file system where that is not atomic
-            if beat is not None:
+            with contextlib.suppress(OSError, UserError):  # being replaced, where that is not atomic
+                beat = foreign_json.read(path, Beat)
                 found[beat.node] = beat
         return found
 
@@ -183,25 +182,12 @@ def _append(path: Path, values: dict[str, Any]) -> None:
         os.close(file)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records, without fields that a newer version has added, and without lines that are none."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        text = foreign_json.read_bytes(path)
+    except (FileNotFoundError, UserError):  # or no plain file, or of no size for it
         return
     for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict):
-            yield values
-
-
-def _read(kind: type[R], values: dict[str, Any]) -> R | None:
-    """The record, without fields that a newer version has added; None where it lacks one."""
-    names = (field.name for field in fields(kind))  # pyright: ignore[reportArgumentType]
-    known = {name: values[name] for name in names if name in values}
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
-    except TypeError:
-        return None
+        with contextlib.suppress(UserError):
+            yield foreign_json.parse(line, kind, path)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.cluster.status.records import Records
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking import metrics_file
 
 _TAIL_BYTES = 1 << 17
+_LOCK_BYTES = 1 << 12
 _INTERVALS = 50
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) (.*)")
 _TELLING = ("M parameters, in ", "going on after step ", "done: step ", "stopped")
@@ -154,9 +156,10 @@ def _lock(path: Path, locks: str | None) -> tuple[str, int | None]:
     The kernel's list of locks tells it; to try the lock would make a run that starts at this moment fail.
     """
     try:
-        owner = re.match(r"process (\d+) on (\S+)", path.read_text(encoding="utf-8", errors="replace"))
-        inode = path.stat().st_ino
-    except OSError:
+        with foreign_json.open_plain(path) as file:
+            owner = re.match(r"process (\d+) on (\S+)", file.read(_LOCK_BYTES).decode(errors="replace"))
+            inode = os.fstat(file.fileno()).st_ino
+    except (OSError, UserError):
         return "", None
     locks = kernel_locks() if locks is None else locks
     place = f":{inode} "
@@ -180,11 +183,11 @@ def _pace(lines: list[dict[str, metrics_file.Value]]) -> tuple[float | None, flo
 def _tail(path: Path) -> bytes:
     """The end of a file, from the start of a line."""
     try:
-        with path.open("rb") as file:
+        with foreign_json.open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read()
-    except OSError:
+    except (OSError, UserError):
         return b""
     return text if size <= _TAIL_BYTES else text[text.find(b"\n") + 1 :]
 

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.errors import UserError
+
 
 class NodeBarrier:
     """One meeting; every node of the job makes the same one.
@@ -43,8 +46,8 @@ class NodeBarrier:
         try:
             for _ in self._folder.iterdir():
                 break
-            return json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return foreign_json.read(self._folder / f"{name}.json", dict)
+        except (OSError, UserError):
             return None
 
     def read_all(self, kind: str, nodes: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,9 @@
 import json
 
+import pytest
+
 from eyespot.cluster.doctor.findings import Answer, Finding, Verdict
+from eyespot.data_pipeline.errors import UserError
 
 FINDINGS = [
     Finding(check="shards", node="n2", level="fail", found="one is missing", fix="copy it", seconds=0.5),
@@ -28,3 +31,12 @@ def test_an_answer_survives_its_file(tmp_path):
     answer = Answer(node="n1", findings=FINDINGS, facts={"packages": {"torch": "2"}})
     answer.write(tmp_path / "n1.json")
     assert Answer.read(tmp_path / "n1.json") == answer
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"findings": [5], "seconds": 0}', '{"findings": [{}]}'])
+@pytest.mark.parametrize("kind", [Answer, Verdict])
+def test_what_is_no_answer_is_refused_in_one_line(tmp_path, kind, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"x\.json: "):
+        kind.read(path)

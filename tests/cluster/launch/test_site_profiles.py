@@ -1,5 +1,7 @@
 """Site defaults: which value wins, and what a wrong file is told."""
 
+import os
+
 import pytest
 
 from eyespot.cluster.launch.site_profiles import load_profile, site_file
@@ -83,3 +85,16 @@ def test_a_wrong_file_is_one_line_that_names_it(files, text, message):
     assert str(caught.value).startswith(f"{files[1]}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fill", ["deep", "pipe", "device", "large"])
+def test_a_file_that_is_no_profile_is_refused_at_once(tmp_path, fill):
+    path = tmp_path / "cluster.toml"
+    if fill == "pipe":
+        os.mkfifo(path)
+    elif fill == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("[default]\nx = " + "[" * 50_000 if fill == "deep" else "#" * 2_000_000)
+    with pytest.raises(UserError, match=f"^{path}: "):
+        load_profile(None, path)

@@ -133,3 +133,12 @@ def test_what_everybody_sees_of_a_job_holds_no_secret(monkeypatch):
         with pytest.raises(UserError, match=r"^(name|sbatch) .*\*\*\*: holds a secret") as caught:
             Submission(**values)
         assert "correct" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["partition", "account", "qos", "constraint", "exclude", "name", "container"])
+@pytest.mark.parametrize("more", ["\n#SBATCH --uid=0", "\rtouch x", "\x1b[31m", "\u2028touch x"])
+def test_a_value_is_one_line_of_the_script(name, more):
+    with pytest.raises(UserError, match=rf"^{name} a\\[nxu].*: holds a line break or another control character$"):
+        Submission(**{name: f"a{more}"})
+    with pytest.raises(UserError, match="in one line"):
+        Submission(sbatch=(f"comment=a{more}",))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.cluster.launch.sweep import members, single, write_sweep
+from eyespot.cluster.launch.sweep import earlier_rows, members, single, write_sweep
 from eyespot.data_pipeline.errors import UserError
 
 WORDS = ["pretrain", "mae_tiny", "--run-dir", "runs/rates", "--data.shards", "data/digits"]
@@ -75,3 +75,17 @@ def test_what_cannot_be_swept_is_one_line(sweep, message):
 def test_what_can_be_launched(words):
     with pytest.raises(UserError, match="pretrain RECIPE"):
         single(words)
+
+
+def test_more_runs_than_anybody_sweeps_are_refused_before_any_is_resolved():
+    many = ",".join(map(str, range(1000)))
+    with pytest.raises(UserError, match="sweep: 1,000,000 runs, and one sweep has at most 10,000"):
+        members(["pretrain", "mae_tiny"], [f"seed={many}", f"steps={many}"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": [5]}', '{"runs": [{"job": 1}]}', "[" * 100_000])
+def test_a_damaged_list_of_runs_is_refused(tmp_path, text):
+    assert earlier_rows(tmp_path) == {}
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.json: .*move it away"):
+        earlier_rows(tmp_path)

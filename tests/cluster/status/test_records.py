@@ -1,7 +1,10 @@
 """RUN/cluster: what is written is read again, whatever is torn."""
 
 import json
+import os
 import time
+
+import pytest
 
 from eyespot.cluster.status.records import JobLine, Records
 
@@ -88,3 +91,27 @@ def test_cancel(tmp_path):
     records.forget_cancel()
     records.forget_cancel()
     assert not records.cancelled
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"job": 5}', '{"job": "1", "kind": "magic"}', "1" * 5000, "\xff"])
+def test_lines_of_strangers_are_skipped(tmp_path, line):
+    records = Records(tmp_path)
+    records.add_job(job("1"))
+    started = records.start_attempt(job="1", requeues=0, nodes=("a",))
+    (records.folder / "nodes").mkdir()
+    (records.folder / "nodes" / "x.json").write_text(line)
+    odd = {**json.loads((records.folder / "jobs.jsonl").read_text()), "job": 5, "nodes": "x"}
+    for name in ("jobs.jsonl", "attempts.jsonl"):
+        with (records.folder / name).open("a", encoding="latin1") as file:
+            file.write(f"{line}\n{json.dumps(odd)}\n")
+    assert [one.job for one in records.jobs()] == ["1"]
+    assert records.attempts() == [started]
+    assert records.beats() == {}
+
+
+def test_pipes_in_the_place_of_records_are_no_records(tmp_path):
+    records = Records(tmp_path)
+    (records.folder / "nodes").mkdir(parents=True)
+    for name in ("jobs.jsonl", "attempts.jsonl", "nodes/x.json"):
+        os.mkfifo(records.folder / name)
+    assert (records.jobs(), records.attempts(), records.beats()) == ([], [], {})

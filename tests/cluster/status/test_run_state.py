@@ -120,3 +120,13 @@ def test_who_holds_the_folder(tmp_path):
     file = os.open(lock, os.O_RDWR)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody else has it
     os.close(file)
+
+
+@pytest.mark.parametrize("name", [".lock", metrics_file.NAME, "logs/rank-0.log"])
+def test_a_pipe_or_a_device_in_a_files_place_is_not_waited_for(tmp_path, name):
+    for number, put in enumerate((os.mkfifo, lambda path: path.symlink_to("/dev/zero"))):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir(parents=True)
+        put(path)
+        run_state = read_run_state(tmp_path / str(number))
+        assert (run_state.host, run_state.holder, run_state.step, run_state.end) == ("", None, 0, None)
