@@ -7,7 +7,7 @@ import sys
 
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
-from eyespot.data_pipeline.terminal import filter_output, one_line
+from eyespot.data_pipeline.terminal import brief, filter_output, one_line
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.redaction import mask_tracebacks, masked
 
@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
-            print(one_line(masked(f"eyespot: {error}")), file=sys.stderr)
+            print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
         return ExitCode.WRONG_INPUT
     except Outage as error:
         if int(os.environ.get("RANK", 0)) == 0:
-            print(masked(f"eyespot: {error}"), file=sys.stderr)
+            print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
         return ExitCode.FAILED
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)

@@ -9,15 +9,16 @@ Fields that the dataclass does not know are left out: a newer version may have w
 declared (``true`` is no number, 1.0 no whole one), lists become tuples where the dataclass says so.
 """
 
+import errno
 import json
 import os
-import stat
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.plain_files import NOT_PLAIN, open_plain
 
 T = TypeVar("T")
 
@@ -53,26 +54,17 @@ def read(path: Path, kind: type[T], largest: int = LARGEST) -> T:
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """The bytes of a plain file of bounded size; raises as ``read`` does."""
-    with open_plain(path) as file:
-        # read allocates as much as it is asked for
-        content = file.read(min(largest, os.fstat(file.fileno()).st_size) + 1)
+    try:
+        with open_plain(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(min(largest, size) + 1)  # read allocates as much as it is asked for
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise ForeignJsonError(path, NOT_PLAIN) from error
+        raise
     if len(content) > largest:
         raise ForeignJsonError(path, f"over {largest:,} bytes, which is no size for it")
     return content
-
-
-def open_plain(path: Path) -> BinaryIO:
-    """The file, to be read; a pipe or a device in its place is refused, not waited for.
-
-    Raises:
-        OSError: it cannot be opened.
-        ForeignJsonError: it is no plain file.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ForeignJsonError(path, "not a plain file")
-    return os.fdopen(descriptor, "rb")
 
 
 def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:

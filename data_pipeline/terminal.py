@@ -15,6 +15,8 @@ Stream = TextIO | io.TextIOBase
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """C0 but for tab and newline, DEL, C1, separators of lines, what turns the direction of text, halves of characters."""
+LONGEST = 2000
+"""Characters of a message."""
 _STYLE = re.compile("(\x1b\\[[0-9;]*m)")
 
 
@@ -26,6 +28,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """As ``printable``, of a name or a message: it can neither begin a second line nor a column."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def brief(text: str) -> str:
+    """A message whose beginning and end are kept, where somebody's name in it has a hundred thousand characters."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-500:]}"
 
 
 def filter_output() -> None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.survey import OVER, Status, survey
-from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.plain_files import open_plain
 
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 5.0
@@ -46,7 +46,7 @@ class Growing:
     def last_lines(self, number: int) -> list[str]:
         """The newest lines; later calls of ``new_lines`` go on after them."""
         try:
-            with foreign_json.open_plain(self.path) as file:
+            with open_plain(self.path) as file:
                 self._inode, end = _identity(file.fileno())
                 start, text = end, b""
                 while start > 0 and text.count(b"\n") <= number:
@@ -62,7 +62,7 @@ class Growing:
     def new_lines(self) -> list[str]:
         """What was written since; whole lines only."""
         try:
-            with foreign_json.open_plain(self.path) as file:
+            with open_plain(self.path) as file:
                 inode, end = _identity(file.fileno())
                 if inode != self._inode or end < self._place:
                     self._inode, self._place, self._rest = inode, 0, b""

@@ -62,10 +62,10 @@ def detail_page(survey: Survey, console: Console) -> RenderableType:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """The course of some values as a line of bars; gaps where none is finite."""
+    """The course of some values as a line of bars; gaps where none is finite, and below 1e100."""
     per_bar = max(1, -(-len(values) // width))
     chunks = [values[start : start + per_bar] for start in range(0, len(values), per_bar)]
-    finite = [[value for value in chunk if abs(value) < float("inf")] for chunk in chunks]
+    finite = [[value for value in chunk if abs(value) < 1e100] for chunk in chunks]
     means = [sum(chunk) / len(chunk) if chunk else None for chunk in finite]
     known = [mean for mean in means if mean is not None]
     low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)

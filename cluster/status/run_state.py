@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from eyespot.cluster.status.records import Records
-from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking import metrics_file
 
@@ -156,10 +156,10 @@ def _lock(path: Path, locks: str | None) -> tuple[str, int | None]:
     The kernel's list of locks tells it; to try the lock would make a run that starts at this moment fail.
     """
     try:
-        with foreign_json.open_plain(path) as file:
+        with open_plain(path) as file:
             owner = re.match(r"process (\d+) on (\S+)", file.read(_LOCK_BYTES).decode(errors="replace"))
             inode = os.fstat(file.fileno()).st_ino
-    except (OSError, UserError):
+    except OSError:
         return "", None
     locks = kernel_locks() if locks is None else locks
     place = f":{inode} "
@@ -183,7 +183,7 @@ def _pace(lines: list[dict[str, metrics_file.Value]]) -> tuple[float | None, flo
 def _tail(path: Path) -> bytes:
     """The end of a file, from the start of a line."""
     try:
-        with foreign_json.open_plain(path) as file:
+        with open_plain(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read()

@@ -21,8 +21,8 @@ from eyespot.eval.release.registry import is_registered
 from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.networks.encoders import encode, make_encoder
+from eyespot.pretrain.loop.initial_weights import fresh_objective, trained_encoder
+from eyespot.pretrain.networks.encoders import encode
 from eyespot.pretrain.run_json import load_run, to_values
 from eyespot.pretrain.run_record import RunRecord
 
@@ -153,14 +153,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     record = RunRecord.read(RunRecord.path(run_dir))
     mean, std = record.mean_and_std(run_dir)
     views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
-    trained = make_encoder(run.encoder)
-    try:
-        trained.load_state_dict(checkpoint.read_encoder(folder))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"checkpoint {folder}: does not fit encoder {run.encoder.name} of run.json: {reason}"
-        ) from error
+    trained = trained_encoder(run, folder)
     with timm_sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
         untrained = fresh_objective(run).encoder
     step, name = checkpoint.read_meta(folder).step, folder.absolute().name

@@ -12,7 +12,7 @@ from eyespot.eval.release.layout import DECODER, PROVENANCE, WEIGHTS
 from eyespot.eval.release.provenance import Origin
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_recorded
 from eyespot.pretrain.run_json import overlay
@@ -36,10 +36,12 @@ def decoder_of(origin: Origin) -> tuple[dict[str, Tensor], str]:
         UserError: the method has no decoder, or the checkpoint's does not fit.
     """
     run = origin.run
+    trained = checkpoint.read_module(origin.folder)
+    check_size(run, origin.folder)
     objective = fresh_objective(run)
     if not any(name.startswith("decoder") for name in objective.state_dict()):
         raise UserError(f"--decoder: {type(objective).__name__} has no decoder; leave it out")
-    _load(objective, checkpoint.read_module(origin.folder), f"checkpoint {origin.folder}")
+    _load(objective, trained, f"checkpoint {origin.folder}")
     tensors = {**objective.state_dict(), **dict(objective.named_buffers())}
     settings = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(run.objective).items())
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.")}, _TEXT.format(

@@ -35,7 +35,7 @@ from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
 from eyespot.eval.release.verify import verified, working
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.loop import initial_weights
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -115,22 +115,13 @@ def trained_encoder(origin: Origin) -> nn.Module:
         UserError: timm has no such encoder; the checkpoint is damaged, does not fit, or holds numbers that are not
             finite.
     """
-    config, weights = origin.run.encoder, checkpoint.read_encoder(origin.folder)
-    encoder = make_encoder(config)
+    config = origin.run.encoder
+    encoder = initial_weights.trained_encoder(origin.run, origin.folder)
     if not type(encoder).__module__.startswith("timm."):
         raise UserError(
             f"encoder.name {config.name!r}: is eyespot's own, and nobody could load the release with timm alone;"
             " keep the run folder, which eyespot eval and report read"
         )
-    try:
-        encoder.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"checkpoint {origin.folder}: does not fit encoder {config.name} of run.json: {reason}"
-        ) from error
-    if broken := [key for key, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise UserError(f"checkpoint {origin.folder}: {broken[0]} is not finite; release an older checkpoint")
     return encoder.eval().requires_grad_(False)
 
 

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from eyespot.eval.report.rendering import render
 
 MAX_POINTS = 500
-_FINITE = math.isfinite
+LARGEST = 1e100
+"""Above, a value is drawn no more than one that is not finite: sums and squares of it would overflow."""
 
 Number = float | int
 Point = tuple[Number, Number]
@@ -63,8 +64,8 @@ def short(value: Number) -> str:
 
 
 def thin(points: Sequence[Point], count: int = MAX_POINTS) -> list[Point]:
-    """At most ``count`` points: means of equal runs of neighbours. Values that are not finite are left out."""
-    points = [(x, y) for x, y in points if _FINITE(y)]
+    """At most ``count`` points: means of equal runs of neighbours. What is not finite, or immense, is left out."""
+    points = [(x, y) for x, y in points if abs(y) < LARGEST]
     size = math.ceil(len(points) / count) if points else 1
     runs = [points[start : start + size] for start in range(0, len(points), size)]
     return [(run[-1][0], sum(y for _, y in run) / len(run)) for run in runs]
@@ -157,14 +158,10 @@ def interval_chart(rows: list[Row], *, title: str, chance: Number | None, width:
     low = min(row.interval[0] for row in rows)
     low = low if chance is None else min(chance, low)
     high = max(row.interval[1] for row in rows)
-    step = nice_step((high - low) / 5)
+    step = nice_step((high - low) / 5 or 0.02)
     height = 50 * len(rows) + 34
-    x = Scale(
-        low=max(0.0, math.floor(low / step) * step),
-        high=min(1.0, math.ceil(high / step) * step),
-        start=14,
-        end=width - 20,
-    )
+    low, high = max(0.0, math.floor(low / step) * step), min(1.0, math.ceil(high / step) * step)
+    x = Scale(low=min(low, high - step), high=high, start=14, end=width - 20)
     said = "; ".join(f"{row.label} {row.value:.1%}" for row in rows)
     return render(
         "drawings/interval_chart.svg.j2",

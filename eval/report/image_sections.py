@@ -19,7 +19,7 @@ from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, draw_plate, enla
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.sample_images import images_of
 from eyespot.pretrain.checkpoints.reader import read_meta, read_module
-from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views
 from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, view_grid
 from eyespot.pretrain.networks.encoders import last_tokens
@@ -183,10 +183,12 @@ def _neighbours_plate(look: Look, n: int, query: Tensor, images: Tensor, rows: T
 
 def whole_objective(look: Look) -> Objective:
     """The whole method with the checkpoint's weights."""
+    trained = read_module(look.checkpoint)
+    check_size(look.run, look.checkpoint)
     with torch.random.fork_rng(devices=[]):
         objective = fresh_objective(look.run, torch.arange(read_meta(look.checkpoint).loader.get("num_samples", 0)))
     try:
-        objective.load_state_dict(read_module(look.checkpoint))
+        objective.load_state_dict(trained)
     except RuntimeError as error:
         raise UserError(f"checkpoint {look.checkpoint}: {str(error).splitlines()[-1].strip()}") from error
     return objective.eval().requires_grad_(False).to(look.device)

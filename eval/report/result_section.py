@@ -161,7 +161,7 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
 
 def _of_classes(result: Result) -> bool:
     """Whether guessing gets one in as many right as there are classes."""
-    return result.protocol != "clustering" and not result.protocol.startswith("dense")
+    return result.num_classes > 0 and result.protocol != "clustering" and not result.protocol.startswith("dense")
 
 
 def _spread(results: Sequence[Result], name: str) -> Comparison:

@@ -45,18 +45,19 @@ class Story:
     @property
     def data_name(self) -> str:
         """What the shards say their name is, if they are still there."""
-        shards = self.setting("data", "shards")
+        shards = self.setting("data", "shards", default="")
         try:
             return ShardFolder.find(shards).manifest.name if shards else ""
         except UserError:
             return Path(shards).name
 
     def setting(self, *path: str, default: Any = None) -> Any:
-        """A value of the resolved run, tolerant of what older runs lack."""
+        """A value of the resolved run, tolerant of what older runs lack and of what strangers write."""
         value: Any = self.record.run
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
-        return default if value is None else value
+        fits = value is not None and (default is None or isinstance(value, type(default)))
+        return value if fits else default
 
     def series(self, name: str) -> list[Point]:
         """(step, value) of a metric; what is not a finite number is nan or infinite."""

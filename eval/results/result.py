@@ -1,5 +1,7 @@
 """Result: how one subject did by one protocol, as a file of RUN/eval holds it. Reading one needs no torch."""
 
+import logging
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -14,6 +16,8 @@ import eyespot
 from eyespot.data_pipeline import foreign_json
 from eyespot.eval.results.significance import wilson
 from eyespot.pretrain.redaction import masked_values
+
+log = logging.getLogger("eyespot")
 
 
 def slug(name: str) -> str:
@@ -42,6 +46,7 @@ DRAW = "draw "
 LARGEST = 64 * 2**20
 """Bytes of a result's file: one with a value for each of a million samples has 20 MB."""
 _READABLE = ("eyespot-result/1", FORMAT)
+_HEXADECIMAL = re.compile("(?:[0-9a-fA-F]{2})*")
 _SHARES = {
     "retrieval": "recall@1",
     "dense-linear": "mIoU",
@@ -157,12 +162,36 @@ class Result:
 
 
 def read_result(path: Path) -> Result | None:
-    """The result in a file; None where there is none of this format."""
+    """The result in a file; None where there is none, or one that is damaged, which the log then says."""
     try:
         found = foreign_json.read(path, Result, LARGEST)
-    except (OSError, foreign_json.ForeignJsonError):
+        odd = _oddity(found) if found.format in _READABLE else f"format {found.format[:40]!r}, made by a newer eyespot"
+    except FileNotFoundError:
         return None
-    return found if found.format in _READABLE else None
+    except foreign_json.ForeignJsonError as error:
+        odd = error.why
+    except OSError as error:
+        odd = error.strerror or str(error)
+    if odd:
+        log.warning("%s: left out, no result that this version reads: %s", path, odd)
+        return None
+    return found
+
+
+def _oddity(result: Result) -> str:
+    """What cannot be right in a file of the right kinds; empty where nothing is."""
+    scores = {"accuracy": Score(value=0.0, interval=result.interval, correct=result.correct), **result.scores}
+    for name, score in scores.items():
+        low, high = score.interval or (0.0, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            return f"interval of {name}: {low} to {high}"
+        if score.correct and not _HEXADECIMAL.fullmatch(score.correct):
+            return f"correct of {name}: not hexadecimal, two digits a byte"
+    if result.interval and not (result.interval[0] >= -1 and result.interval[1] <= 2):
+        return f"interval of accuracy: {result.interval[0]} to {result.interval[1]}"
+    if not isinstance(step := result.origin.get("step", 0), int):
+        return f"origin.step: {step!r:.40}"
+    return ""
 
 
 def results_in(run_dir: Path) -> list[Result]:

@@ -29,13 +29,15 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
     first = results[0]
     if first.accuracy is None:
         return _by_number(results)
-    shown = [name for name in first.all_scores() if not name.startswith(DRAW)]
+    names = dict.fromkeys(name for result in results for name in result.all_scores())
+    shown = [name for name in names if not name.startswith(DRAW)]
     header = ["", first.share, "95% interval", *shown[1:], "chosen"]
     rows = []
     for result in results:
         texts = [result.name]
-        for score in (result.all_scores()[name] for name in shown):
-            texts.append(f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}")
+        for score in (result.all_scores().get(name) for name in shown):
+            said = "" if score is None else f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}"
+            texts.append(said)
         low, high = result.interval or (0.0, 1.0)
         texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")
         rows.append([*texts, result.chosen()])
@@ -51,7 +53,7 @@ def _by_number(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     columns: dict[str, dict[str, float]] = {}
     for result in results:
         for key, score in result.scores.items():
-            kind, name = key.split("/")
+            kind, _, name = key.partition("/")
             title = result.name if kind == result.role else f"{result.name}: {kind}"
             columns.setdefault(title, {})[name] = score.value
     rows = [

@@ -9,15 +9,15 @@ code. A folder is complete or absent; ``writer.py`` writes it. Decisions 0003 an
 """
 
 import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -26,7 +26,11 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 import eyespot
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.patience import is_outage, words
+from eyespot.data_pipeline.plain_files import open_plain
+from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.rendezvous import restarted
 
@@ -35,6 +39,10 @@ PARTIAL = ".tmp"
 FORMAT = 1
 """Of what a checkpoint holds and how it is named; a higher one is refused."""
 OPTIMIZER = "optim.state."
+
+LARGEST_META = 64 * 2**20
+"""Bytes of a meta.json: one line for each rank's file."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_NUMBER - 1)]
 
 LoadTensors = Callable[[Callable[[dict[str, Tensor]], None]], None]
 """``Engine.load_tensors``."""
@@ -49,9 +57,9 @@ class Meta:
     No state of a random generator: all randomness is a function of the run's seed, the step and the sample.
     """
 
-    step: int
+    step: Number
     """Optimiser steps taken: also the place in every schedule."""
-    loader: dict[str, int]
+    loader: dict[str, Number]
     """Place in the data: the loader's state."""
     world_size: int
     """Ranks that wrote it; any number can read it."""
@@ -142,23 +150,37 @@ def read_meta(folder: Path) -> Meta:
     Raises:
         UserError: it is missing, not what a checkpoint has, or written by a newer version.
     """
+    path = folder / "meta.json"
     try:
-        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = foreign_json.read(path, dict, LARGEST_META)
         number = values.get("format", 1)
         if isinstance(number, int) and number > FORMAT:
             raise UserError(
                 f"checkpoint {folder}: format {number}, written by eyespot {values.get('eyespot')};"
                 f" this is eyespot {eyespot.__version__}, which reads up to {FORMAT}: install that version"
             )
-        meta = Meta(**values)
-        _check_types(meta)
-    except FileNotFoundError as error:
+        return foreign_json.convert(values, Meta, path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"checkpoint {folder}: no meta.json, so it is not a complete checkpoint") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except foreign_json.ForeignJsonError as error:
         raise UserError(
-            f"checkpoint {folder}: damaged meta.json ({_one_line(error)}); delete the folder to use an older one"
+            f"checkpoint {folder}: damaged meta.json ({error.why}); delete the folder to use an older one"
         ) from error
-    return meta
+    except OSError as error:
+        raise _unreadable(folder, path.name, error) from error
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """How many numbers each tensor of the objective has, by the headers of a checkpoint that was read before.
+
+    Raises:
+        UserError: they make no sense.
+    """
+    return {
+        name.removeprefix("model."): prod(kept.size)
+        for name, kept in _Stored(folder).tensors.items()
+        if name.startswith("model.")
+    }
 
 
 def read_encoder(folder: Path) -> dict[str, Tensor]:
@@ -246,10 +268,10 @@ def _verify(folder: Path, meta: Meta, rank: int, size: int) -> None:
         raise UserError(f"checkpoint {folder}: {name} does not belong to it (not in meta.json); remove that file")
     for name in sorted(meta.files)[rank::size]:
         try:
-            with (folder / name).open("rb") as file:
+            with open_plain(folder / name) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise UserError(f"checkpoint {folder}: {name} cannot be read ({_one_line(error)})") from error
+            raise _unreadable(folder, name, error) from error
         if digest != meta.files[name]:
             raise UserError(
                 f"checkpoint {folder}: {name} is damaged (sha256 differs); delete the folder to go on from an older one"
@@ -261,10 +283,10 @@ def _whole(kept: TensorStorageMetadata) -> bool:
     return sum(prod(chunk.sizes) for chunk in kept.chunks) == prod(kept.size)
 
 
-def _check_types(meta: Meta) -> None:
-    for name, value, kind in (("step", meta.step, int), ("loader", meta.loader, dict), ("files", meta.files, dict)):
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is {value!r}")
+def _unreadable(folder: Path, name: str, error: OSError) -> Exception:
+    """A file server that is away is nobody's damage: whoever watches over the run starts it again."""
+    kind = Outage if is_outage(error) else UserError
+    return kind(f"checkpoint {folder}: {name} cannot be read ({words(error)})")
 
 
 def _other_writer(name: str) -> str:

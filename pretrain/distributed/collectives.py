@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.operators import operator
 
 T = TypeVar("T")
@@ -214,12 +214,13 @@ def barrier() -> None:
 
 @contextmanager
 def agreed() -> Iterator[None]:
-    """What is wrong with the input on one rank is wrong for all: each raises the same UserError, and none hangs."""
-    own: str | None = None
+    """What is wrong with the input on one rank, or out of reach, is so for all: each raises the same; none hangs."""
+    own: tuple[type[UserError | Outage], str] | None = None
     try:
         yield
-    except UserError as error:
-        own = str(error)
-    for rank, message in enumerate(gather_objects(own)):
-        if message is not None:
-            raise UserError(message if rank == 0 else f"{message} (rank {rank})")
+    except (UserError, Outage) as error:
+        own = (Outage if isinstance(error, Outage) else UserError), str(error)
+    for rank, found in enumerate(gather_objects(own)):
+        if found is not None:
+            kind, message = found
+            raise kind(message if rank == 0 else f"{message} (rank {rank})")

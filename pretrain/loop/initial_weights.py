@@ -1,14 +1,16 @@
 """What a run begins with: a freshly drawn objective, or one whose encoder has somebody's weights already."""
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.weight_files import read_weights
+from eyespot.pretrain.checkpoints.weight_files import check_tensors, read_weights
 from eyespot.pretrain.networks.encoders import check_patches, make_encoder
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
@@ -16,6 +18,9 @@ from eyespot.pretrain.optim.unread_parameters import freeze_unread
 if TYPE_CHECKING:
     from eyespot.pretrain.config import Run
 
+
+_SPARE = 1_000_000
+"""Numbers that a tensor may have beside the stored ones: a smaller difference is found when it is loaded."""
 
 log = logging.getLogger("eyespot")
 
@@ -35,6 +40,45 @@ def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objecti
     if ids is not None:
         objective.prepare(ids)
     return objective
+
+
+def trained_encoder(run: "Run", folder: Path) -> nn.Module:
+    """The encoder of a run's checkpoint, all of its tensors and no other.
+
+    Raises:
+        UserError: timm has no such encoder; the checkpoint is damaged, is of another run, or holds what is no weight.
+    """
+    weights = checkpoint.read_encoder(folder)
+    check_size(run, folder)
+    encoder = make_encoder(run.encoder)
+    source, advice = f"checkpoint {folder}", f"it does not fit encoder {run.encoder.name} of run.json"
+    check_tensors(encoder.state_dict(), weights, source, advice)
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def check_size(run: "Run", folder: Path) -> None:
+    """Holds the run's objective against a checkpoint before it takes memory: a stranger may have written ``run.json``.
+
+    Args:
+        run: what that says.
+        folder: the checkpoint, which was read before.
+
+    Raises:
+        UserError: the objective is larger than what was trained.
+    """
+    stored = checkpoint.sizes(folder)
+    try:
+        with torch.device("meta"):
+            objective = fresh_objective(run)
+    except Exception:  # some are built in earnest only; what is wrong with the settings is said then
+        return
+    for name, tensor in objective.state_dict().items():
+        if tensor.numel() > stored.get(name, 0) + _SPARE:
+            raise UserError(
+                f"checkpoint {folder}: {name} has {stored.get(name, 0):,} numbers there and {tensor.numel():,} by"
+                " run.json; it was written by another run"
+            )
 
 
 def first_objective(run: "Run", ids: Int[Tensor, " n"]) -> Objective:

@@ -4,11 +4,14 @@ import logging
 import os
 import re
 import socket
+import stat
 import time
 from pathlib import Path
 
 from eyespot.data_pipeline import file_locks
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.patience import is_outage, words
+from eyespot.data_pipeline.plain_files import NOT_PLAIN
 
 log = logging.getLogger("eyespot")
 
@@ -29,7 +32,7 @@ class RunLock:
     """
 
     def __init__(self, run_dir: Path, wait_seconds: float) -> None:
-        self._file = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT)
+        self._file = _opened(run_dir / ".lock")
         until, said = time.monotonic() + wait_seconds, False
         try:
             while (state := self._state()) == "taken":
@@ -71,6 +74,20 @@ class RunLock:
 
     def _owner(self) -> str:
         return os.pread(self._file, 200, 0).decode(errors="replace").strip()
+
+
+def _opened(path: Path) -> int:
+    """Its descriptor. What is none is refused: a folder, a pipe, a link to a file that we would empty."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if is_outage(error):
+            raise
+        raise UserError(f"{path}: cannot be opened ({words(error)}); remove it or choose another --run-dir") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise UserError(f"{path}: {NOT_PLAIN}; remove it or choose another --run-dir")
+    return file
 
 
 def _lives(process: int) -> bool:

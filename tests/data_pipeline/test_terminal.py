@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from eyespot.data_pipeline.terminal import FilteredStream, filter_output, one_line, printable, unfiltered
+from eyespot.data_pipeline.terminal import FilteredStream, brief, filter_output, one_line, printable, unfiltered
 
 OBEYED = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x202E, 0x2066, 0xDC80)]
 HOSTILE = "\x1b]52;c;b3du\x07\x1b[2J\x9b31m\u202egpj.\x7f\udcff\rverified"
@@ -84,6 +84,12 @@ def test_of_a_whole_process(environment):
     assert done.stdout.endswith(b"bytes\xff")
     said = said.replace(b"bytes\xff", b"").replace(b"\n", b"").replace(b"\t", b"")
     assert said.decode().isprintable() and said.count(SHOWN.encode()) >= 8
+
+
+def test_a_message_is_no_longer_than_anybody_reads():
+    assert brief("short") == "short"
+    long = brief(f"recipe {'x' * 100_000}: unknown; see eyespot recipes")
+    assert len(long) < 2100 and long.startswith("recipe xx") and long.endswith("xx: unknown; see eyespot recipes")
 
 
 def test_it_stands_before_the_stream_once(monkeypatch):

@@ -137,6 +137,8 @@ def test_no_other_source_file_opens_it():
     """By its name in quotes; sentences that speak of it are no paths."""
     for floor in ("data_pipeline", "pretrain", "eval", "cluster", "benchmarks"):
         for path in (ROOT / floor).rglob("*.py"):
+            if path.parent.name == "hostile":  # they spoil it, as a stranger would
+                continue
             words = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
             named = any(isinstance(word, str) and " " not in word and word.endswith("run.json") for word in words)
             assert named == (path.relative_to(ROOT) == Path("pretrain/run_record.py")), path

@@ -1,6 +1,7 @@
 """Reading files that grow, are replaced and come later. Through a requeue: test_slurm_watching.py."""
 
 import json
+import os
 
 import pytest
 
@@ -37,6 +38,13 @@ def test_a_file_that_grows_and_is_replaced(tmp_path):
     assert file.new_lines() == ["another"]
     path.write_text("cut\n")
     assert file.new_lines() == ["cut"]
+
+
+def test_a_pipe_or_a_device_in_a_logs_place_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        assert Growing(tmp_path / name).last_lines(3) == [] == Growing(tmp_path / name).new_lines()
 
 
 def test_half_a_line_is_shown_when_it_is_whole(tmp_path):

@@ -91,6 +91,7 @@ def test_sparkline():
     assert sparkline([5.0, 5.0], 10) == "▁▁"
     assert len(sparkline([float(number) for number in range(1000)], 72)) <= 72
     assert sparkline([0.0, 2.0, 8.0, 6.0], 2) == "▁█"
+    assert sparkline([1e308, 1.0, -1e308, 8.0], 10) == " ▁ █", "a sum of them would be infinite"
 
 
 def test_a_terminal_that_knows_ascii_only():

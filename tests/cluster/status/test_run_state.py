@@ -105,6 +105,16 @@ def test_how_the_log_ends(tmp_path, lines, end):
     assert read_run_state(tmp_path).end == end
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "logs/rank-0.log", ".lock"])
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    run_state = read_run_state(tmp_path)
+    assert (run_state.loss, run_state.end, run_state.holder) == (None, None, None)
+
+
 def test_who_holds_the_folder(tmp_path):
     """A process that the kernel says holds the lock; to look does not take it."""
     lock = tmp_path / ".lock"

@@ -36,14 +36,19 @@ def test_smooth_keeps_both_ends_and_straight_lines():
     assert all(0.3 < y < 0.7 for _, y in smooth(jagged, 0.1)[20:-20])
 
 
-@pytest.mark.parametrize("values", [[3.0] * 9, [0.0] * 9, [10.0**-n for n in range(9)], [-1.0, 2.0, math.nan, 5.0]])
+IMMENSE = [1e308, 1.0, -1e308, 2.0, 1e99]
+
+
+@pytest.mark.parametrize(
+    "values", [[3.0] * 9, IMMENSE, [0.0] * 9, [10.0**-n for n in range(9)], [-1.0, 2.0, math.nan, 5.0]]
+)
 @pytest.mark.parametrize("zero", [True, False])
 def test_line_charts_are_valid_and_stay_inside(values, zero):
     drawing = ElementTree.fromstring(line_chart([Line(points=list(enumerate(values, 1)))], title="<loss>", zero=zero))
     assert drawing.get("role") == "img" and "<loss>" in drawing.get("aria-label", "")
     circle = next(iter(drawing.iter("circle")))
     assert 0 <= float(circle.get("cx", -1)) <= 430
-    if not zero or min(v for v in values if v == v) >= 0:
+    if not zero or min(v for v in values if v == v) >= 0 or values is IMMENSE:
         assert 0 <= float(circle.get("cy", -1)) <= 230
 
 
@@ -69,4 +74,6 @@ def test_interval_chart_places_dots_by_value():
     drawing = ElementTree.fromstring(interval_chart(rows, title="probe", chance=0.1))
     first, second = (float(circle.get("cx", 0)) for circle in drawing.iter("circle"))
     assert second < first < 430
+    for odd in ((0.5, 0.5), (1.0, 1.0), (0.0, 0.0), (1.5, 1.6), (-0.6, -0.5)):
+        ElementTree.fromstring(interval_chart([Row(label="", value=0.5, interval=odd)], title="odd", chance=None))
     assert "a & b 90.0%" in drawing.get("aria-label", "")

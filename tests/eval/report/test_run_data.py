@@ -26,6 +26,16 @@ def test_a_run_is_called_by_what_tells_it_from_the_others(tmp_path):
     assert labels(mae, twin) == [str(mae), str(twin)]
 
 
+def test_settings_of_another_kind_count_as_unknown(tmp_path):
+    """A stranger's: the page says what is known without them."""
+    run_dir = some_run(tmp_path / "run", "mae")
+    values = {"steps": "3", "data": {"shards": ["a"]}, "encoder": [1]}
+    (run_dir / "run.json").write_text(json.dumps({"recipe": "mae", "run": values}))
+    (story,) = read_stories([run_dir])
+    assert story.setting("steps", default=0) == 0 and story.setting("encoder", "name", default="encoder") == "encoder"
+    assert story.data_name == "" and story.shards == "SHARDS"
+
+
 def test_wrong_runs_are_named(tmp_path):
     runs = [some_run(tmp_path / str(n), "mae") for n in range(MAX_STORIES + 1)]
     with pytest.raises(UserError, match="none is named"):

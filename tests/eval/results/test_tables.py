@@ -11,6 +11,15 @@ def test_a_row_for_each_result():
     assert rows[1][:3] == ["raw pixels", "50.00%", "25.00% to 75.00%"]
 
 
+def test_scores_that_only_some_results_have():
+    one, other = some_result(scores={"mAP": Score(value=0.5)}), some_result(scores={"a/b/c": Score(value=0.25)})
+    header, rows = score_table([one, other])
+    assert header[3:-1] == ["mAP", "a/b/c"]
+    assert [row[3:-1] for row in rows] == [["0.500", ""], ["", "0.250"]]
+    spread = some_result(accuracy=None, scores={"rankme": Score(value=3.0), "cls/rankme/x": Score(value=4.0)})
+    assert score_table([spread])[0][0] == ""
+
+
 def test_other_scores_stand_beside_the_accuracy():
     scores = {"recall@5": Score(value=0.95, interval=(0.9, 1.0)), "mAP": Score(value=0.61234)}
     header, (row,) = score_table([some_result(protocol="retrieval", scores=scores)], digits=1)

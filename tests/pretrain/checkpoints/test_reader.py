@@ -1,5 +1,6 @@
 """Reading checkpoints: what is saved comes back; damage, strangers' files and other recipes are one clear line."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import eyespot
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.reader import FORMAT, Meta
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
@@ -33,6 +34,7 @@ def save(run_dir: Path, step: int) -> Path:
     meta = Meta(
         step=step, loader={"samples_consumed": step * 8}, world_size=1, run_key="k", engine="ddp", precision="bf16"
     )
+    run_dir.mkdir(exist_ok=True)
     CheckpointWriter(run_dir, keep=2).save(make_tensors(step), meta, wait=True)
     return checkpoint.folder_of(run_dir, step)
 
@@ -109,7 +111,17 @@ DAMAGE = {
     "meta is binary": lambda folder, file: (folder / "meta.json").write_bytes(b"\xff\xfe\x00"),
     "meta is gone": lambda folder, file: (folder / "meta.json").unlink(),
     "meta lacks a field": lambda folder, file: (folder / "meta.json").write_text('{"step": 1}'),
-    "meta has another": lambda folder, file: change_meta(folder, colour="red"),
+    "meta is a pipe": lambda folder, file: ((folder / "meta.json").unlink(), os.mkfifo(folder / "meta.json")),
+    "meta is endless": lambda folder, file: (
+        (folder / "meta.json").unlink(),
+        (folder / "meta.json").symlink_to("/dev/zero"),
+    ),
+    "loader in words": lambda folder, file: change_meta(folder, loader={"samples_consumed": "many"}),
+    "loader of 10^30": lambda folder, file: change_meta(folder, loader={"samples_consumed": 10**30}),
+    "step below 0": lambda folder, file: change_meta(folder, step=-1),
+    "step is true": lambda folder, file: change_meta(folder, step=True),
+    "a pipe": lambda folder, file: (file.unlink(), os.mkfifo(file)),
+    "endless": lambda folder, file: (file.unlink(), file.symlink_to("/dev/zero")),
     "step is text": lambda folder, file: change_meta(folder, step="7"),
     "files is a list": lambda folder, file: change_meta(folder, files=[file.name]),
     "files outside": lambda folder, file: change_meta(folder, files={"../../../etc/passwd": "0"}),
@@ -156,6 +168,42 @@ def test_a_newer_format_is_refused_by_name(tmp_path):
     change_meta(folder, format=FORMAT + 1, eyespot="9.1", field_of_the_future=1)
     with pytest.raises(UserError, match=r"format 2, written by eyespot 9\.1; this is eyespot"):
         load(folder)
+
+
+def test_a_header_that_claims_more_than_the_file_has(tmp_path):
+    """Before memory is taken for it."""
+    folder = save(tmp_path, 1)
+    file = next(folder.glob("*.safetensors"))
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["model.encoder.weight"]["shape"] = [2**20, 2**20]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    rehash(folder)
+    with pytest.raises(UserError, match="damaged headers"):
+        checkpoint.read_encoder(folder)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_file_server_that_is_away_is_no_damage(tmp_path, monkeypatch, number):
+    folder = save(tmp_path, 1)
+
+    def refuse(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(checkpoint, "open_plain", refuse)
+    with pytest.raises(Outage, match=f"cannot be read .{os.strerror(number)}"):
+        load(folder)
+    monkeypatch.setattr(checkpoint.foreign_json, "open_plain", refuse)
+    with pytest.raises(Outage, match=r"meta\.json cannot be read"):
+        checkpoint.read_meta(folder)
+
+
+def test_a_newer_versions_field_of_the_same_format_is_left_alone(tmp_path):
+    folder = save(tmp_path, 1)
+    change_meta(folder, colour="red")
+    assert load(folder).step == 1
 
 
 def test_an_older_meta_is_read(tmp_path):

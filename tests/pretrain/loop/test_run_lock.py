@@ -31,6 +31,17 @@ def test_it_says_who_has_it(tmp_path):
     RunLock(tmp_path, 0.0).release()
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_lock_of_ours_is_refused_and_stays(kind, tmp_path):
+    """A stranger's folder: a link would have us empty a file elsewhere."""
+    place, other = tmp_path / ".lock", tmp_path / "notes.txt"
+    other.write_text("mine")
+    {"folder": place.mkdir, "pipe": lambda: os.mkfifo(place), "link": lambda: place.symlink_to(other)}[kind]()
+    with pytest.raises(UserError, match=r"\.lock: .*; remove it or choose another --run-dir") as refused:
+        RunLock(tmp_path, 0.0)
+    assert "\n" not in str(refused.value) and other.read_text() == "mine"
+
+
 def test_without_locks_the_log_says_so_and_the_run_goes_on(tmp_path, no_locks, caplog):
     RunLock(tmp_path, 0.0).release()
     (line,) = [record.message for record in caplog.records]
