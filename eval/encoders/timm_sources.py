@@ -3,7 +3,6 @@
 import difflib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator
@@ -18,14 +17,20 @@ from safetensors.torch import load_file
 from timm.data.config import resolve_data_config
 from torch import nn
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.bounds import check_folder
 from eyespot.eval.release.fetch import cached
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 LOCAL = "local-dir:"
+LARGEST_CONFIG = 16 * 2**20
+"""Bytes that config.json may have."""
+MIN_CROP = 0.05
+"""Share of an image's side that a view shows at least: the images are made so much larger before they are cut."""
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".tar")
 
 
@@ -90,6 +95,7 @@ def in_folder(folder: Path) -> nn.Module:
         UserError: the folder cannot be read, or its weights are not those of the encoder that it describes.
     """
     weights = _weights(folder)
+    check_folder(folder, read_config(folder))
     try:
         encoder: Any = untrained(f"{LOCAL}{folder.resolve()}", 0)
         size = views_of(encoder.pretrained_cfg).views[0].size
@@ -156,10 +162,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is not a JSON object.
     """
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: dict[str, Any] = foreign_json.read(folder / CONFIG, dict, LARGEST_CONFIG)
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"model {folder}: {CONFIG} cannot be read ({error.why})") from error
+    except OSError as error:
         raise UserError(f"model {folder}: {CONFIG} cannot be read ({_brief(error)})") from error
-    if not isinstance(found, dict) or "architecture" not in found:
+    if "architecture" not in found:
         raise UserError(f"model {folder}: {CONFIG} names no architecture, so it is not timm's")
     return found
 
@@ -184,8 +192,9 @@ def views_of(wanted: dict[str, Any]) -> ViewSpec:
             f" {', '.join(get_args(Mode))} and {', '.join(get_args(Interpolation))}"
         )
     (r, g, b), (s, t, u) = (map(float, asked[key]) for key in ("mean", "std"))
-    resize = int(height / asked["crop_pct"])
-    view = CenterView(resize=resize, size=int(height), mode=mode, interpolation=interpolation)
+    if not MIN_CROP <= asked["crop_pct"] <= height:
+        raise UserError(f"model {name}: wants crop_pct {asked['crop_pct']}; views have {MIN_CROP} or more")
+    view = CenterView(resize=int(height / asked["crop_pct"]), size=int(height), mode=mode, interpolation=interpolation)
     return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
 
 

@@ -21,6 +21,9 @@ MAX_HEADER_BYTES = 100 << 20
 _SPARE = 1_000_000
 """Parameters that an encoder may have beside its weights' (buffers are no parameters, a classifier is none of ours)."""
 
+_LAYERS = frozenset({"depth", "depths", "layers", "num_layers", "num_blocks", "n_layers"})
+"""Arguments of timm's architectures that count parts, of which each has tensors."""
+
 _Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 _Color = tuple[float, float, float]
 
@@ -72,26 +75,51 @@ def check_bounds(folder: Path, config: dict[str, Any], source: str) -> None:
         raise UserError(
             f"{source}: timm {timm.__version__} cannot load it: has no architecture {name[:100]!r}; a newer one may"
         )
-    there, wanted = _num_weights(folder / WEIGHTS, source), _num_parameters(name, arguments)
+    _check_size(folder, name, arguments, source)
+
+
+def check_folder(folder: Path, config: dict[str, Any]) -> None:
+    """As ``check_bounds``, of a folder of timm's, whose encoder may have any arguments.
+
+    Raises:
+        UserError: as there.
+    """
+    source, arguments = f"model {folder}", config.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise UserError(f"{source}: {CONFIG}: model_args is {type(arguments).__name__}, not an object")
+    _check_size(folder, str(config["architecture"]), arguments, source)
+
+
+def _check_size(folder: Path, name: str, arguments: dict[str, Any], source: str) -> None:
+    num_tensors, there = _num_weights(folder / WEIGHTS, source)
+    for layers in _LAYERS & arguments.keys():  # each takes time and memory, also where its weights take none
+        if _total(arguments[layers]) > num_tensors:
+            said = f"{arguments[layers]!r:.60}"
+            raise UserError(f"{source}: {CONFIG}: model_args.{layers} {said}: {WEIGHTS} has {num_tensors:,} tensors")
+    wanted = _num_parameters(name, arguments)
     if wanted > 2 * there + _SPARE:
         raise UserError(
             f"{source}: {CONFIG} asks for an encoder of {wanted:,} parameters, {WEIGHTS} holds {there:,} numbers;"
-            " fetch the release anew"
+            " fetch it anew"
         )
+
+
+def _total(value: Any) -> float:
+    return sum(map(_total, value)) if isinstance(value, list) else value if isinstance(value, int | float) else 0
 
 
 def _num_parameters(name: str, arguments: dict[str, Any]) -> int:
     """Of an encoder that takes no memory; 0 where timm builds it only in earnest, or refuses, which it says later."""
     try:
         with torch.device("meta"):
-            encoder: nn.Module = timm.create_model(name, num_classes=0, **arguments)
+            encoder: nn.Module = timm.create_model(name, **{**arguments, "num_classes": 0})
     except Exception:  # whatever a stranger's arguments lead to
         return 0
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def _num_weights(path: Path, source: str) -> int:
-    """Numbers in a safetensors file: its size is the bound, whatever its header says."""
+def _num_weights(path: Path, source: str) -> tuple[int, int]:
+    """Tensors and numbers in a safetensors file: its size is the bound, whatever its header says."""
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
@@ -106,7 +134,7 @@ def _num_weights(path: Path, source: str) -> int:
         raise UserError(
             f"{source}: {WEIGHTS} says that it holds {numbers:.3g} numbers, in {size:,} bytes; fetch it anew"
         )
-    return numbers
+    return len(shapes), numbers
 
 
 def _product(shape: list[Any]) -> int:

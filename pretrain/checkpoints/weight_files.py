@@ -23,6 +23,8 @@ from eyespot.data_pipeline.errors import UserError
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_SPARE_BYTES = 8 << 30
+"""That a file of weights may have beside 64 times its encoder's: optimiser states, teachers, heads, queues."""
 _MAX_DEPTH = 4
 """Of dictionaries in a checkpoint."""
 
@@ -64,7 +66,7 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", 
         UserError: it cannot be read, is another file than was meant, holds other tensors, or holds what is no weight.
     """
     source = f"start.weights {path}"
-    content = _content(path, source)
+    content = _content(path, source, 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(f"{source}: has sha256 {digest[:12]}..., not start.sha256 {sha256[:12]}...")
@@ -108,12 +110,18 @@ def _named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _content(path: Path, source: str) -> bytes:
-    """The whole file; what is none (a folder, a pipe) would be waited for."""
+def _content(path: Path, source: str, largest: int) -> bytes:
+    """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
     if path.exists() and not path.is_file():
         raise UserError(f"{source}: is {'a folder' if path.is_dir() else 'no regular file'}; name a file of weights")
     try:
+        if (size := path.stat().st_size) > largest:
+            raise UserError(
+                f"{source}: has {size:,} bytes, far more than its encoder; save the encoder's weights alone"
+            )
         return path.read_bytes()
+    except MemoryError as error:
+        raise UserError(f"{source}: does not fit into memory; save the encoder's weights alone") from error
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from error
 

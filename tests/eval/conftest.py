@@ -25,6 +25,7 @@ def run_dir(digits, tmp_path) -> Path:
     objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
+    run.run_dir.mkdir()
     CheckpointWriter(run.run_dir, keep=2).save(tensors, meta, wait=True)
     record = {
         "recipe": "mae_tiny",

@@ -113,7 +113,7 @@ def wrong_size(folder: Path) -> None:
         (set_config(pretrained_cfg={"mean": "gray"}), r"cannot build what config.json says"),
         (wrong_size, r"takes no images of the size that config.json says, 48"),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("[]"), r"names no architecture"),
+        (lambda folder: (folder / "config.json").write_text("[]"), r"config.json cannot be read \(expected object"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused_in_one_line(saved, tmp_path, change, words):
@@ -145,6 +145,36 @@ def test_timm_computes_what_it_computed(digits, tmp_path):
 
 PHOTO = np.outer(np.arange(96), np.ones(160))[..., None] % 256 + np.arange(160)[None, :, None] * [0.5, 0.9, 0.2]
 """Smooth, so that interpolations that round at other places agree."""
+
+
+HOSTILE = [
+    ({"architecture": "vit_giant_patch14_224"}, "asks for an encoder of [0-9,]+ parameters, model.safetensors holds"),
+    ({"model_args": {"depth": 10**6}}, "model_args.depth 1000000: model.safetensors has [0-9]+ tensors"),
+    ({"model_args": {"embed_dim": 10**7}}, "asks for an encoder of|cannot build"),
+    ({"architecture": "resnet26", "model_args": {"layers": [3, 4, 10**7]}}, "model_args.layers .*has [0-9]+ tensors"),
+    ({"model_args": [1]}, "model_args is list, not an object"),
+    ({"pretrained_cfg": {"crop_pct": 1e-9}}, "crop_pct 1e-09"),
+    ({"pretrained_cfg": {"crop_pct": 1e9}}, "crop_pct 1000000000"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), HOSTILE)
+def test_a_config_that_asks_for_more_than_its_weights_are(saved, tmp_path, values, words):
+    folder = shutil.copytree(saved, tmp_path / "vit")
+    held = json.loads((folder / "config.json").read_text())
+    for name, value in values.items():
+        held[name] = {**held[name], **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps(held))
+    with pytest.raises(UserError, match=words) as caught:
+        subjects_of(str(folder), seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_nests_without_end(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "vit")
+    (folder / "config.json").write_text('{"a": ' * 100_000)
+    with pytest.raises(UserError, match="nested too deep"):
+        subjects_of(str(folder), seed=0)
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])

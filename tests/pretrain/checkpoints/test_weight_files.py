@@ -152,6 +152,7 @@ WRONG = {
     "fifo": (a_fifo, "is no regular file"),
     "nothing": (lambda path, encoder: None, "cannot be read"),
     "empty": (lambda path, encoder: path.touch(), "cannot be read as safetensors"),
+    "holes": (lambda path, encoder: (path.touch(), os.truncate(path, 60 << 30)), "has [0-9,]+ bytes, far more than"),
     "huge header": (a_huge_header, "cannot be read as safetensors"),
     "pickle": (a_pickle, "could run code"),
     "bomb": (a_bomb_in_a_checkpoint, "could run code"),

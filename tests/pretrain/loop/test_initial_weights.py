@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from safetensors.torch import save_file
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.loop.initial_weights import first_objective
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.loop.initial_weights import check_size, first_objective, fresh_objective, trained_encoder
 from eyespot.pretrain.networks.encoders import make_encoder
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -115,3 +117,36 @@ def test_the_log_says_how_many_tensors_and_copies(tmp_path, caplog):
     k = len(tensors)
     said = f"start: {k} of {k} tensors loaded from {run.start.weights}, in each of 2 copies of the encoder"
     assert said in caplog.text
+
+
+WIDER = [
+    ("encoder", "name", "vit_base_patch16_224"),
+    ("objective", "decoder_dim", 10**9),
+    ("encoder", "image_size", 960),
+]
+
+
+@pytest.mark.parametrize(("part", "field", "value"), WIDER)
+def test_what_a_strangers_record_makes_larger_takes_no_memory(part, field, value, tmp_path):
+    run = make_run("mae_tiny")
+    tensors = {f"model.{name}": tensor for name, tensor in fresh_objective(run).state_dict().items()}
+    meta = checkpoint.Meta(step=1, loader={}, world_size=1, run_key="k")
+    CheckpointWriter(tmp_path, keep=2).save(tensors, meta, wait=True)
+    folder = checkpoint.newest(tmp_path)
+    assert sorted(trained_encoder(run, folder).state_dict()) == sorted(make_encoder(run.encoder).state_dict())
+    larger = replace(run, **{part: replace(getattr(run, part), **{field: value})})
+    with pytest.raises(UserError, match=r"numbers there and [\d,]+ by run.json; it was written by another run"):
+        trained_encoder(larger, folder)
+    with pytest.raises(UserError, match="by another run"):
+        check_size(larger, folder)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    """safetensors holds any type, and a state dict takes it without a word."""
+    run = make_run("mae_tiny")
+    tensors = {f"model.{name}": tensor for name, tensor in fresh_objective(run).state_dict().items()}
+    tensors["model.encoder.norm.weight"] = tensors["model.encoder.norm.weight"].to(torch.int32)
+    meta = checkpoint.Meta(step=1, loader={}, world_size=1, run_key="k")
+    CheckpointWriter(tmp_path, keep=2).save(tensors, meta, wait=True)
+    with pytest.raises(UserError, match=r"norm.weight is int32 there and float32 in the encoder"):
+        trained_encoder(run, checkpoint.newest(tmp_path))
