@@ -27,6 +27,7 @@ from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 LOCAL = "local-dir:"
+HUB = ("hf-hub:", "hf_hub:")
 LARGEST_CONFIG = 16 * 2**20
 """Bytes that config.json may have."""
 MIN_CROP = 0.05
@@ -44,7 +45,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def check_name(name: str) -> None:
     """Raises a UserError unless timm knows the name, or looks it up on the hub."""
-    if name.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(name):
+    if name.startswith(HUB) or timm.is_model(name):
         return
     close = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"; close names: {', '.join(close)}" if close else ""
@@ -59,9 +60,19 @@ def untrained(name: str, seed: int) -> nn.Module:
     Args:
         name: timm's, or "local-dir:FOLDER".
         seed: of the weights.
+
+    Raises:
+        UserError: it is the hub's, which has none of that name or does not answer.
     """
-    with seeded(seed):
-        return timm.create_model(name, pretrained=False, num_classes=0)
+    try:
+        with seeded(seed):
+            return timm.create_model(name, pretrained=False, num_classes=0)
+    except Exception as error:
+        if not name.startswith(HUB):
+            raise
+        raise UserError(
+            f"model {name!r}: cannot be had from the hub ({_brief(error)}); name a folder instead"
+        ) from error
 
 
 def published(name: str) -> nn.Module:

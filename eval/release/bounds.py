@@ -104,7 +104,7 @@ def _check_size(folder: Path, name: str, arguments: dict[str, Any], source: str)
         )
 
 
-def _total(value: Any) -> float:
+def _total(value: Any) -> int | float:
     return sum(map(_total, value)) if isinstance(value, list) else value if isinstance(value, int | float) else 0
 
 

@@ -133,8 +133,12 @@ def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: in
     source = way.source
     if registry.is_registered(address):
         return registry.download(address, folder, uri)
-    if urlsplit(address).scheme in ("http", "https"):
-        if urlsplit(address).path.lower().endswith(SUFFIXES):
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:  # http://[::1/x
+        raise UserError(f"{source}: is no web address ({error})") from error
+    if parts.scheme in ("http", "https"):
+        if parts.path.lower().endswith(SUFFIXES):
             archive = folder.with_name("archive")
             _download(address, archive, way, max_bytes)
             unpack(archive, folder, max_bytes, source)
@@ -235,7 +239,7 @@ def _receive(address: str, path: Path, way: _Way, max_bytes: int) -> None:
         raise UserError(f"{source}: {path.name}: the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
         raise UserError(f"{source}: the server cannot be reached ({error.reason})") from error
-    except (HTTPException, TimeoutError, ConnectionError, ValueError) as error:
+    except (HTTPException, TimeoutError, ConnectionError, ValueError, OverflowError) as error:
         raise UserError(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
     if length >= 0 and num_bytes != length:
         raise UserError(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")

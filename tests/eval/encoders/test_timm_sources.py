@@ -170,6 +170,14 @@ def test_a_config_that_asks_for_more_than_its_weights_are(saved, tmp_path, value
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["hf-hub:nobody/none", "hf_hub:", "hf-hub:a/b/c/d", "hf-hub:../.."])
+def test_a_name_of_the_hub_without_a_network_is_one_line(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"cannot be had from the hub") as caught:
+        subjects_of(name, seed=0)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_config_that_nests_without_end(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "vit")
     (folder / "config.json").write_text('{"a": ' * 100_000)

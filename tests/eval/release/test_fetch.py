@@ -212,3 +212,12 @@ def test_wrong_words(released: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         fetched(str(released), tmp_path / "file" / "inside")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1/x.tar", "http://127.0.0.1:99999999/x.tar", "http://127.0.0.1:a/x", "http://"]
+)
+def test_what_is_no_web_address(address: str, tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        pull(address, tmp_path / "out")
+    assert "\n" not in str(caught.value) and address in str(caught.value)
