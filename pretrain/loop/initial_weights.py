@@ -71,6 +71,10 @@ def check_size(run: "Run", folder: Path) -> None:
     try:
         with torch.device("meta"):
             objective = fresh_objective(run)
+    except MemoryError as error:  # tables of positions are computed by numpy, in earnest
+        raise UserError(
+            f"checkpoint {folder}: run.json asks for more memory than there is ({error}); it was written by another run"
+        ) from error
     except Exception:  # some are built in earnest only; what is wrong with the settings is said then
         return
     for name, tensor in objective.state_dict().items():

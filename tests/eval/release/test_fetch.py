@@ -219,5 +219,5 @@ def test_wrong_words(released: Path, tmp_path: Path):
 )
 def test_what_is_no_web_address(address: str, tmp_path: Path):
     with pytest.raises(UserError) as caught:
-        pull(address, tmp_path / "out")
+        fetched(address, tmp_path / "out")
     assert "\n" not in str(caught.value) and address in str(caught.value)

@@ -121,7 +121,7 @@ def test_the_log_says_how_many_tensors_and_copies(tmp_path, caplog):
 
 WIDER = [
     ("encoder", "name", "vit_base_patch16_224"),
-    ("objective", "decoder_dim", 10**9),
+    ("objective", "decoder_dim", 10**12),
     ("encoder", "image_size", 960),
 ]
 
@@ -135,7 +135,10 @@ def test_what_a_strangers_record_makes_larger_takes_no_memory(part, field, value
     folder = checkpoint.newest(tmp_path)
     assert sorted(trained_encoder(run, folder).state_dict()) == sorted(make_encoder(run.encoder).state_dict())
     larger = replace(run, **{part: replace(getattr(run, part), **{field: value})})
-    with pytest.raises(UserError, match=r"numbers there and [\d,]+ by run.json; it was written by another run"):
+    with pytest.raises(
+        UserError,
+        match=r"(numbers there and [\d,]+ by run.json|more memory than there is .*); it was written by another run",
+    ):
         trained_encoder(larger, folder)
     with pytest.raises(UserError, match="by another run"):
         check_size(larger, folder)
