@@ -33,6 +33,7 @@ from eyespot.pretrain.distributed.process_group import World
 
 FORMAT = "eyespot-draws/1"
 MIN_DRAWS = 5
+MOST_DRAWS = 10_000
 PENALTIES = tuple(10.0**exponent for exponent in range(2, -5, -1))
 """100 to 1e-4, a decade apart: few samples leave nothing to tell closer ones apart by."""
 ONE_SHOT_PENALTY = 1.0
@@ -54,6 +55,8 @@ class Shots:
             raise UserError(f"--shots {self.text}: neither a number of samples nor a share; write 1%, 10% or, say, 5")
         if self.num_draws < MIN_DRAWS:
             raise UserError(f"--draws {self.num_draws}: fewer than {MIN_DRAWS} say too little about their spread")
+        if self.num_draws > MOST_DRAWS:
+            raise UserError(f"--draws {self.num_draws}: more than {MOST_DRAWS:,} say nothing more; lower it")
 
     @property
     def name(self) -> str:

@@ -39,6 +39,7 @@ class StartConfig:
 
 C = TypeVar("C")
 Deviation = Annotated[float, Gt(0)]
+Mean = Annotated[float, Ge(-1000), Le(1000)]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,11 +58,11 @@ class DataConfig:
     """Micro-batches per step: less memory, the same gradient."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
     """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Mean, Mean, Mean] | None = None
     """Per-channel mean to subtract, of values in 0..1, in place of those; for an encoder that was trained with it."""
     std: tuple[Deviation, Deviation, Deviation] | None = None
     """Per-channel standard deviation to divide by; goes with the mean."""
-    num_threads: Annotated[int, Ge(0)] = 0
+    num_threads: Annotated[int, Ge(0), Le(1024)] = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
     max_bad_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
     """Share of samples that may be damaged before the run stops."""

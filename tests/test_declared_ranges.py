@@ -15,12 +15,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from eyespot.cluster.commands.doctor import Options
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
 
 ROOT = Path(__file__).parents[1]
 VIEWS = ViewSpec(views=(RandomView(),))
+STATS = ImageStats(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), height=(8, 8, 8), width=(8, 8, 8))
+MANIFEST = Manifest(name="a", num_samples=1, num_labeled=0, classes=[], shards=[], image_stats=STATS, index_sha256="")
 NEEDED = {
     "Run": lambda digits: {"objective": make_run("mae_tiny").objective},
     "Fleet": lambda digits: {"gpus": 1, "node_gpus": 1, "memory_gb": 80},
@@ -29,10 +32,18 @@ NEEDED = {
     "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
     "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
+    "Index": lambda digits: {"folder": Path("shards")},
+    "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
+    "Manifest": lambda digits: dataclasses.asdict(MANIFEST) | {"image_stats": STATS, "num_labeled": 0},
+    "ImageStats": lambda digits: dataclasses.asdict(STATS),
+    "Masks": lambda digits: {"num_masks": 1, "ignored": 255, "pixels": [1], "sha256": ""},
+    "Shard": lambda digits: {"tar": "a.tar", "num_samples": 1, "bytes": 1, "sha256": ""},
+    "Skipped": lambda digits: {"reason": "a folder", "count": 1},
     "Request": lambda digits: {"run_dir": Path("run")},
 }
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
+PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks."}
 FLAGS = ("Evaluation", "Request")
 """Classes whose messages name fields as flags."""
 
@@ -66,7 +77,8 @@ class Bound(NamedTuple):
         whole: Any = value
         if self.place is not None:
             number, width = self.place
-            usual = self.kind.__dataclass_fields__[self.field].default or (1.0,) * width
+            default = self.kind.__dataclass_fields__[self.field].default
+            usual = known.get(self.field) or (None if default is dataclasses.MISSING else default) or (1.0,) * width
             whole = (*usual[:number], value, *usual[number + 1 :])
         return lambda: self.kind(**{**given, self.field: whole}), whole
 
@@ -139,7 +151,7 @@ def test_a_value_just_outside_is_refused_and_the_end_is_taken(bound: Bound, digi
         assert message.startswith(f"{shown} {whole}: ")
         assert "\n" not in message
         (limit,) = dataclasses.astuple(bound.end)
-        assert f"{limit:g}" in message
+        assert f"{limit:g}" in message or str(limit) in message
     if end is not None:
         build, whole = bound.build(end, digits)
         try:

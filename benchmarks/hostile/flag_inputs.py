@@ -204,7 +204,7 @@ OTHERS_TABLE: dict[str, tuple[Wants, Sequence[str], str]] = {
     "eval-model-unknown": ("refused", ["eval", "knn", "vit_tinny", "shards"], "vit_tinny"),
     "eval-model-nothing": ("refused", ["eval", "knn", "", "shards"], "model"),
     "eval-model-a-device": ("refused", ["eval", "knn", "/dev/zero", "shards"], "model"),
-    "eval-model-of-the-hub": ("failed", ["eval", "knn", "hf-hub:evil/model", "shards"], "model"),
+    "eval-model-of-the-hub": ("refused", ["eval", "knn", "hf-hub:evil/model", "shards"], "model"),
     "eval-model-escapes": ("refused", ["eval", "knn", "\x1b[31mx", "shards"], "model"),
     "eval-shots-0": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "0"], "shots"),
     "eval-shots-nan": ("refused", ["eval", "low-shot", "run", "shards", "--shots", "nan%"], "shots"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt, Lt
 from tyro.conf import arg
 
 from eyespot.cluster.run_length import Epochs
@@ -48,7 +48,7 @@ class Question:
     efficiency: Efficiency = Efficiency()  # noqa: RUF009 - frozen
     fixed_gb: float = 1.5
     """Memory per GPU that is not torch's: CUDA's context, NCCL, cuDNN, the loader, 10^9 bytes."""
-    spare_share: float = 0.1
+    spare_share: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the memory that is left to fragmentation."""
     plot: Path | None = None
     """Draw the scaling into this PNG file."""

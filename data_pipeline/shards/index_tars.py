@@ -246,16 +246,16 @@ def _find_tars(folder: Path, beside: Tally) -> list[Path]:
             if path.is_file():
                 tars.append(path)
             else:
-                beside.add("a link or folder called .tar", path.name)
+                beside.add("no plain file: a folder, a pipe or a link to nothing", path.name)
         elif re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", path.name.lower()) and path.suffix not in (".tmp", ".idx"):
             beside.add("a compressed tar: unpack it first", path.name)
         elif path.is_dir() and any(path.glob("*.tar")):
             beside.add("a folder of tars: has an index of its own", path.name)
     if not tars:
-        packed = next((one for one in beside.listed() if "compressed" in one.reason), None)
+        listed = sorted(beside.listed(), key=lambda one: "compressed" not in one.reason)
         raise UserError(
             f"shards {folder}: no .tar files inside; "
-            + (f"{packed.examples[0]} is compressed; unpack it first" if packed else how_to_shard(folder))
+            + (f"{listed[0].examples[0]} is {listed[0].reason}" if listed else how_to_shard(folder))
         )
     for path in tars:
         if printable(path.name) != path.name:

@@ -134,6 +134,9 @@ class Skipped:
     examples: list[str] = field(default_factory=list)
     """The first few, by name."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:

@@ -163,6 +163,7 @@ class Result:
 
 def read_result(path: Path) -> Result | None:
     """The result in a file; None where there is none, or one that is damaged, which the log then says."""
+    found: Result | None = None
     try:
         found = foreign_json.read(path, Result, LARGEST)
         odd = _oddity(found) if found.format in _READABLE else f"format {found.format[:40]!r}, made by a newer eyespot"

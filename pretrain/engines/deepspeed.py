@@ -9,7 +9,6 @@ their norms), and blocks compiled one by one in stage 3.
 
 import contextlib
 import importlib
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed.process_group import World, ensure_group
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
@@ -185,13 +185,13 @@ def make_config(settings: Settings, num_trainable: int) -> dict[str, Any]:
 
 def _read_options(path: Path) -> dict[str, Any]:
     try:
-        options = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        options: dict[str, Any] = foreign_json.read(path, dict)
+    except OSError as error:
         raise UserError(f"deepspeed.options {path}: cannot be read: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"deepspeed.options {path}: is not JSON: {error}") from error
-    if not isinstance(options, dict) or not isinstance(options.get("zero_optimization", {}), dict):
-        raise UserError(f"deepspeed.options {path}: must be a JSON object, and zero_optimization in it too")
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"deepspeed.options {path}: is not a JSON object: {error.why}") from error
+    if not isinstance(options.get("zero_optimization", {}), dict):
+        raise UserError(f"deepspeed.options {path}: zero_optimization must be a JSON object")
     keys = [*options, *(f"zero_optimization.{key}" for key in options.get("zero_optimization", {}))]
     for key in keys:
         if key in REFUSED:

@@ -1,6 +1,7 @@
 """What a run begins with: a freshly drawn objective, or one whose encoder has somebody's weights already."""
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,16 @@ def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objecti
             is asked for its encoder, its views or its name alone.
 
     Raises:
-        UserError: the encoder cannot be made, or the method cannot work with it or with so many samples.
+        UserError: the encoder cannot be made, is too large, or the method cannot work with it or with so many samples.
     """
-    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    encoder = make_encoder(run.encoder)
+    try:
+        objective = run.objective.build(encoder, run.encoder.image_size)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or re.search("allocate memory|overflow", str(error)):
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"objective: too large for this machine's memory ({why}); make it smaller") from error
+        raise
     if ids is not None:
         objective.prepare(ids)
     return objective

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -199,8 +200,10 @@ def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n
 
 def _read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, " n"]:
     try:
-        ids = np.array([int(line) for line in path.read_text(encoding="utf-8").split()], np.int64)
-    except (OSError, ValueError) as error:
+        ids = np.array([int(line) for line in foreign_json.read_bytes(path).decode().split()], np.int64)
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{field}: {error.why}; write one id a line") from error
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{field}: cannot be read as one id a line ({error})") from error
     if not len(ids) or len(np.unique(ids)) < len(ids) or ids.min() < 0 or ids.max() >= manifest.num_samples:
         raise UserError(f"{field}: must name different samples from 0 to {manifest.num_samples - 1}, at least one")

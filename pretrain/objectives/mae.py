@@ -57,7 +57,7 @@ class MAE(Objective):
         """Share of the patches that the encoder does not see."""
         decoder_dim: Annotated[int, Ge(1)] = 512
         """Channels of the decoder's tokens."""
-        decoder_depth: Annotated[int, Ge(0)] = 8
+        decoder_depth: Annotated[int, Ge(0), Le(1000)] = 8
         """Blocks of the decoder."""
         decoder_heads: Annotated[int, Ge(1)] = 16
         """Attention heads of the decoder."""

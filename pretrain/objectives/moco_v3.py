@@ -62,7 +62,7 @@ class MoCoV3(Contrastive):
         """Width of the hidden layers of projector and predictor."""
         out_dim: Annotated[int, Ge(1)] = 256
         """Width of their output."""
-        projector_layers: Annotated[int, Ge(1)] = 3
+        projector_layers: Annotated[int, Ge(1), Le(1000)] = 3
         """Linear layers of the projector: 3 for transformers, 2 for ResNets."""
         predictor_norm: bool = True
         """Batch norm without scale and shift after the predictor, as after the projector; not for ResNets."""

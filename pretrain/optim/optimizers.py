@@ -59,7 +59,7 @@ class OptimConfig:
         self._check_stairs()
 
     def _check_stairs(self) -> None:
-        if any(later <= earlier for earlier, later in itertools.pairwise((0.0, *self.decay_at, 1.0))):
+        if not all(earlier < later for earlier, later in itertools.pairwise((0.0, *self.decay_at, 1.0))):  # also NaN
             raise UserError(f"optim.decay_at {self.decay_at}: must be rising shares of the run between 0 and 1")
         if self.decay_at and self.min_lr:
             raise UserError(f"optim.min_lr {self.min_lr}: is the cosine's end, and optim.decay_at replaces the cosine")

@@ -49,6 +49,9 @@ def test_version_is_the_packages():
     ("words", "answer"),
     [
         (["fly"], "command 'fly'"),
+        (["x" * 5000], "x ... x"),
+        (["pretrain", "x" * 5000], " ... "),
+        (["plan", "mae_tiny", "--spare-share", "2"], "spare_share 2.0: must be"),
         (["pretrain", "mae_tinny"], "perhaps you meant mae_tiny"),
         (["pretrain", "--steps", "3"], "recipe: missing before --steps"),
         (["pretrain", "mae_tiny", "--stepps", "3"], "--stepps"),

@@ -61,6 +61,8 @@ def test_too_few():
         Shots(text="20").draw(labels, 0, ["cat", "dog"])
     with pytest.raises(UserError, match=r"^--draws 4: fewer than 5"):
         Shots(text="1%", num_draws=4)
+    with pytest.raises(UserError, match=r"^--draws 1000000000: more than 10,000"):
+        Shots(text="1%", num_draws=10**9)
 
 
 def test_penalty_is_that_of_scikit_learns_cross_validation(pixels):

@@ -61,7 +61,7 @@ def hidden(parts: tuple[str, ...]) -> str | None:
     """Why a path, split at its slashes, is none of the data; None = it may be."""
     if "__MACOSX" in parts or any(part.startswith("._") for part in parts):
         return "macOS's notes (._*, __MACOSX)"
-    if any(part.startswith(".") for part in parts):
+    if any(part.startswith(".") and part not in (".", "..") for part in parts):
         return "hidden (a name that begins with a dot)"
     return None
 

@@ -18,6 +18,10 @@ _COMPRESSED = {
 }
 
 
+_HOSTILE = (ValueError, OverflowError, RecursionError)
+"""Of tarfile: of odd numbers in a header, and of a thousand long names that are each for the next."""
+
+
 class Member(NamedTuple):
     """A regular file inside a tar."""
 
@@ -51,7 +55,7 @@ def scan(path: Path) -> Scan:
             file.seek(start)
             try:
                 end = _scan_archive(file, found)
-            except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: of a hostile number in a header
+            except (tarfile.TarError, EOFError, *_HOSTILE) as error:
                 raise UserError(f"{path}: {_no_tar(path, error)}") from error
             if found.problem:
                 break
@@ -65,7 +69,7 @@ def _scan_archive(file: BinaryIO, found: Scan) -> int:
         while True:
             try:
                 member = archive.next()
-            except (tarfile.TarError, ValueError) as error:
+            except (tarfile.TarError, *_HOSTILE) as error:
                 found.problem = f"truncated or damaged after {len(found.files)} files ({error})"
                 return archive.offset
             if member is None:

@@ -301,3 +301,10 @@ def test_wrong_folders(tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.tar: truncated"):
         index_folder(tmp_path)
     assert not (tmp_path / "manifest.json").exists() and not (tmp_path / "index.npy").exists()
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo, lambda path: path.symlink_to("gone")])
+def test_what_stands_in_a_tars_place_is_named(put, tmp_path):
+    put(tmp_path / "a.tar")
+    with pytest.raises(UserError, match=r"no \.tar files inside; a\.tar is no plain file"):
+        index_folder(tmp_path, workers=1)

@@ -369,7 +369,7 @@ def test_options_that_the_run_decides_are_refused(key, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"zero_optimization": true}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"zero_optimization": true}', '{"a":' * 100_000])
 def test_options_that_cannot_be_read_are_refused(text, tmp_path):
     if text is not None:
         (tmp_path / "o.json").write_text(text)

@@ -1,5 +1,6 @@
 """From a run's settings to a loader's."""
 
+import os
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -162,7 +163,7 @@ def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
         make_loader(open_data(run, ALONE).loader_spec(views), state=state)
 
 
-@pytest.mark.parametrize("text", ["", "3 x", "1\n1", "-1", "1438"])
+@pytest.mark.parametrize("text", ["", "3 x", "1\n1", "-1", "1438", "1" + "0" * 30, "1" * 5000])
 def test_wrong_ids_are_one_line(text, digits, tmp_path):
     run = run_of("mae_tiny", digits)
     run.data.ids = tmp_path / "ids.txt"
@@ -263,3 +264,11 @@ def test_sorted_tars_are_spoken_of_when_the_run_begins(digits, tmp_path, caplog)
         assert not caplog.text
     spec = open_data(run, ALONE).loader_spec(objective_of("mae_tiny").views())
     assert spec.shuffle_window == 2048
+
+
+def test_a_pipe_of_ids_is_not_waited_for(digits, tmp_path):
+    run = run_of("mae_tiny", digits)
+    run.data.ids = tmp_path / "ids.txt"
+    os.mkfifo(run.data.ids)
+    with pytest.raises(UserError, match=r"data\.ids .*ids\.txt: not a plain file"):
+        open_data(run, ALONE)

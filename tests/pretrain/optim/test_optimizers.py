@@ -1,5 +1,7 @@
 """Parameter groups as MAE's authors make them; AdamW and SGD against their formulas; what an engine may rely on."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -175,6 +177,8 @@ def test_nesterov_is_torchs():
         {"decay_at": (0.8, 0.6)},
         {"decay_at": (0.6, 1.0)},
         {"decay_at": (0.0, 0.5)},
+        {"decay_at": (math.nan,)},
+        {"decay_at": (0.5, math.inf)},
         {"min_lr": 1e-3, "decay_at": (0.6, 0.8)},
     ],
 )

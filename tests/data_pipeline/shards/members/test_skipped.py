@@ -55,6 +55,7 @@ def test_heic_says_what_it_needs():
 def test_hidden():
     assert "macOS" in str(hidden(("a", "._1.jpg"))) and "macOS" in str(hidden(("__MACOSX", "1.jpg")))
     assert "dot" in str(hidden((".thumbs", "1.jpg"))) and hidden(("a.b", "1.jpg")) is None
+    assert hidden(("..", "..", "1.jpg")) is hidden((".", "1.jpg")) is None
 
 
 def test_names_that_are_no_unicode():

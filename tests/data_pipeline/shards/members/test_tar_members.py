@@ -145,3 +145,12 @@ def test_idx_text_is_what_dalis_own_tool_writes(tmp_path: Path):
     subprocess.run([tool, tmp_path / "a.tar", tmp_path / "theirs.idx"], check=True, capture_output=True)
     members = [(name.partition(".")[2], offset, size, name) for name, offset, size in scan(tmp_path / "a.tar").files]
     assert idx_text([members[:2], members[2:]]) == (tmp_path / "theirs.idx").read_text()
+
+
+def test_a_chain_of_long_names_is_damage(tmp_path: Path):
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 4
+    path = write(tmp_path / "a.tar", tarfile.GNU_FORMAT)
+    path.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 3000 + path.read_bytes())
+    with pytest.raises(UserError, match="not a plain tar"):
+        scan(path)
