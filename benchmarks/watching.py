@@ -1,6 +1,6 @@
 """How long it takes to look at much: ``status`` of many runs, ``report`` of a long one.
 
-    python -m benchmarks.watching --runs 1000 --lines 1000000
+    python benchmarks/watching.py --runs 1000 --lines 1000000
 
 Each command runs as a person runs it, in a process of its own; its time and its peak of memory are printed.
 """
@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from eyespot.pretrain.run_record import RunRecord
 
 PARTS = ("data", "forward", "backward", "communication", "optimiser", "checkpoint", "other")
 
@@ -34,8 +36,7 @@ def write_run(folder: Path, lines: int) -> None:
     for name in ("logs", "checkpoints", "cluster"):
         (folder / name).mkdir(parents=True)
     run = {"steps": lines, "data": {"shards": "/nowhere"}, "encoder": {"name": "vit_small", "image_size": 224}}
-    record = {"recipe": "mae_tiny", "run": run, "argv": ["eyespot", "pretrain", "mae_tiny"], "run_key": "0" * 16}
-    (folder / "run.json").write_text(json.dumps(record))
+    RunRecord(recipe="mae_tiny", run=run, argv=["eyespot", "pretrain", "mae_tiny"], run_key="0" * 16).write(folder)
     with (folder / "metrics.jsonl").open("wb") as file:
         file.writelines(map(line, range(lines)))
     text = "2026-01-01 00:00:00,000 INFO step 1/10  loss 0.5\n" * 2_000

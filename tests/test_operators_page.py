@@ -15,7 +15,14 @@ from eyespot.pretrain.recipe_lookup import make_run
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operators.md").read_text()
-OF_OTHERS = {"--gpus", "--shm-size", "--allowed-hosts", "--signal", "--uri"}  # docker, mlflow, scancel, eyespot sync
+OF_OTHERS = {
+    "--full",
+    "--gpus",
+    "--shm-size",
+    "--allowed-hosts",
+    "--signal",
+    "--uri",
+}  # docker, mlflow, scancel, eyespot sync
 
 
 def flags(config: Any, prefix: str = "") -> Iterator[str]:

@@ -37,9 +37,8 @@ def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objecti
     Raises:
         UserError: the encoder cannot be made, is too large, or the method cannot work with it or with so many samples.
     """
-    encoder = make_encoder(run.encoder)
     try:
-        objective = run.objective.build(encoder, run.encoder.image_size)
+        objective = _built(run)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or re.search("allocate memory|overflow", str(error)):
             why = " ".join(str(error).split())[:200]
@@ -48,6 +47,10 @@ def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objecti
     if ids is not None:
         objective.prepare(ids)
     return objective
+
+
+def _built(run: "Run") -> Objective:
+    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
 
 
 def trained_encoder(run: "Run", folder: Path) -> nn.Module:
@@ -78,7 +81,7 @@ def check_size(run: "Run", folder: Path) -> None:
     stored = checkpoint.sizes(folder)
     try:
         with torch.device("meta"):
-            objective = fresh_objective(run)
+            objective = _built(run)
     except MemoryError as error:  # tables of positions are computed by numpy, in earnest
         raise UserError(
             f"checkpoint {folder}: run.json asks for more memory than there is ({error}); it was written by another run"

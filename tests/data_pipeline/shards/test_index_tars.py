@@ -291,7 +291,7 @@ def test_wrong_folders(tmp_path: Path):
     with pytest.raises(UserError, match=r"no \.tar files"):
         index_folder(tmp_path)
     (tmp_path / "a.tar.gz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.tar\.gz is compressed"):
+    with pytest.raises(UserError, match=r"a\.tar\.gz is a compressed tar"):
         index_folder(tmp_path)
     write(tmp_path / "a.tar", {"1.txt": b"no image"})
     with pytest.raises(UserError, match="no image that can be used"):

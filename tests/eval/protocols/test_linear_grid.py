@@ -129,7 +129,7 @@ def test_rates_too_large_are_not_chosen(pixels, short):
 
 def test_of_an_encoder_on_shards(digits, tmp_path, short):
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    (result,) = judge("linear-grid", "test_vit", digits / "test", out=tmp_path, seed=0, pretrained=False, world=world)
+    result, *_ = judge("linear-grid", "test_vit", digits / "test", out=tmp_path, seed=0, pretrained=False, world=world)
     blocks = [f"{kind}{place}" for kind in ("cls", "mean") for place in ("", "-2", "-3", "-4")]
     assert set(result.metrics) == {f"linear-grid/{name}" for name in linear_grid.feature_sets(blocks)}
     assert result.accuracy is not None and result.accuracy > 0.1

@@ -149,6 +149,7 @@ def run_of(run_dir, shards):
     objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}
     meta = checkpoint.Meta(step=3, loader={}, world_size=1, run_key="0")
+    run_dir.mkdir()
     CheckpointWriter(run_dir, keep=2).save(tensors, meta, wait=True)
     record = {"recipe": "simclr_tiny", "run": to_values(run), "normalization": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (run_dir / "run.json").write_text(json.dumps(record))

@@ -50,7 +50,12 @@ def test_without_locks_the_log_says_so_and_the_run_goes_on(tmp_path, no_locks, c
 
 
 def test_without_locks_a_process_of_this_machine_still_has_it(tmp_path, no_locks):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    words, pipes = (
+        [sys.executable, "-c", "print(flush=True); input()"],
+        {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+    )
+    with subprocess.Popen(words, **pipes) as process:
+        process.stdout.readline()  # before it has begun it has no name in /proc
         (tmp_path / ".lock").write_text(f"process {process.pid} on {socket.gethostname()}")
         with pytest.raises(UserError, match=f"in use by process {process.pid} on"):
             RunLock(tmp_path, 0.3)
