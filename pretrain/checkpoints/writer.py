@@ -44,6 +44,7 @@ class CheckpointWriter:
 
     def __init__(self, run_dir: Path, *, keep: int, timeout_seconds: float = 600) -> None:
         self._run_dir, self._keep, self._timeout_seconds = run_dir, keep, timeout_seconds
+        run_dir.mkdir(parents=True, exist_ok=True)  # later it is not made again: somebody has taken it away then
         # The thread's own: on the group that the training uses, its exchanges would meet the training's.
         self._group: Any = None
         if dist.is_initialized():

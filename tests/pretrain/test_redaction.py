@@ -199,7 +199,7 @@ def test_nothing_secret_reaches_the_run_folder_or_mlflow(digits: Path, tmp_path:
     commands = [
         [*words, "--stop-after", "1"],
         words,
-        ["eval", "knn", str(run_dir), str(shards), "--device", "cpu"],
+        ["eval", "knn", str(run_dir), str(shards), "--device", "cpu", "--trust-recipe", "secretive"],
         ["report", str(run_dir)],
         [*words[:2], "--data.shards", f"/nowhere/{SECRET}", "--run-dir", str(tmp_path / "other")],
         ["pretrain", "secretive:broken"],
