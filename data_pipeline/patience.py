@@ -54,6 +54,9 @@ class Patience:
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._num_waiting, self._since = 0, 0.0
 
+    def __reduce__(self) -> tuple[type["Patience"], tuple[float]]:
+        return Patience, (self.seconds,)  # another process waits for itself
+
     def read(self, path: Path, read: Callable[[], T], waits: Callable[[OSError], bool] = any_error) -> T:
         """What ``read`` returns at last.
 

@@ -76,11 +76,11 @@ def test_shards_without_labels_can_be_looked_at(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "shards")
     for split in ("train", "test"):
         rewrite_labels(tmp_path / "shards" / split, lambda labels: np.full_like(labels, -1))
-    (result,) = run("unlabeled", "test_vit", tmp_path / "shards", tmp_path / "out")
+    result, *_ = run("unlabeled", "test_vit", tmp_path / "shards", tmp_path / "out")
     assert result.num_train == 0 and result.num_test == 359 and result.split == "all of its own test split"
     assert "cls/uniformity" in result.scores and "cls/alignment" not in result.scores
     assert result.metrics["unlabeled/cls/rankme"] == result.scores["cls/rankme"].value
-    (again,) = run("unlabeled", "test_vit", tmp_path / "shards", tmp_path / "out")
+    again, *_ = run("unlabeled", "test_vit", tmp_path / "shards", tmp_path / "out")
     assert again == result  # read from its file
     with pytest.raises(UserError, match="has a label"):
         run("retrieval", "test_vit", tmp_path / "shards", tmp_path / "out")
@@ -106,7 +106,7 @@ def test_known_results_are_not_computed_again(run_dir, digits):
 
 
 def test_linear_on_shards_without_test_split(digits, tmp_path):
-    (result,) = run("linear", "test_vit", digits / "test", tmp_path / "out")
+    result, *_ = run("linear", "test_vit", digits / "test", tmp_path / "out")
     assert "held out" in result.split and result.num_train + result.num_test == 359
     assert result.metric.startswith("linear/") and 0.1 < result.accuracy <= 1
 

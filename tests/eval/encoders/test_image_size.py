@@ -20,7 +20,9 @@ def test_it_is_shown_the_same_part_of_the_image(run_dir):
     assert trained.views.views == random.views.views == (CenterView(resize=24, size=24),)
     assert (trained.tag, random.tag) == ("step-00000012-24px", "random-seed0-24px")
     (cut,) = at_size(subjects_of("test_resnet", seed=0, pretrained=False), 96)  # 168 of which 160, says timm
-    assert cut.views.views[0] == CenterView(resize=round(96 * center_view(160, 0.95).resize / 160), size=96)
+    assert cut.views.views[0] == CenterView(
+        resize=round(96 * center_view(160, 0.95).resize / 160), size=96, interpolation="bilinear"
+    )
 
 
 def test_the_size_of_training_changes_no_bit(run_dir):
@@ -49,9 +51,7 @@ def test_what_cannot_be_seen_is_refused(encoder, size):
         at_size(subjects_of(encoder, seed=0, pretrained=False), size)
 
 
-@pytest.mark.parametrize(
-    ("encoder", "size"), [("swin_tiny_patch4_window7_224", 96), ("vit_small_patch16_dinov3", 96), ("pit_ti_224", 96)]
-)
+@pytest.mark.parametrize(("encoder", "size"), [("vit_small_patch16_dinov3", 96)])
 def test_others_than_plain_vision_transformers_see_another_size(encoder, size):
     """Windows, rotated positions with register tokens; PiT's positions are interpolated by itself."""
     (subject,) = at_size(subjects_of(encoder, seed=0, pretrained=False), size)
