@@ -5,6 +5,7 @@ proportion, where the user has not said otherwise; longer runs keep the recipe's
 """
 
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -78,11 +79,16 @@ def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | None, i
         f"{name} {value} (was {was})" for name, value in changes.items() if (was := _value(run, name)) != value
     )
     if said and steps != recipe.steps and int(os.environ.get("RANK", 0)) == 0:
-        print(f"eyespot: {steps:,} steps, not {recipe.steps:,}; in proportion to them: {said}", file=sys.stderr)
+        _say(f"eyespot: {steps:,} steps, not {recipe.steps:,}; in proportion to them: {said}")
     optim = dataclasses.replace(run.optim, warmup_steps=changes.pop("optim.warmup_steps", run.optim.warmup_steps))
     run = dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, changes))
     _check_warmup(run, recorded is not None or not ({"steps", "epochs", "optim.warmup_steps"} & given))
     return run
+
+
+@functools.cache  # once: launch settles a run where it is typed, and again for its job
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _followers(run: Run, before: int, steps: int, given: set[str]) -> dict[str, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.random_numbers import uniforms
 from eyespot.data_pipeline.shards.image_check import SUFFIXES, encode_png
-from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
+from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
 from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
@@ -162,6 +162,10 @@ def how_to_shard(path: Path) -> str:
         return f"it is a file, not a folder of shards; make one of it: eyespot shards pack {path} DST"
     seen = 0
     for folder, _, files in os.walk(path):
+        if "manifest.json" in files and "index.npy" in files:
+            inside = Path(folder)
+            inside = inside.parent if inside.name in SPLITS and inside.parent != path else inside
+            return f"name one of the data sets inside: {inside}"
         if any(name.endswith(".tar") for name in files):
             return f"index the tars that lie there: eyespot shards index {folder}"
         if any(os.path.splitext(name)[1].lower() in SUFFIXES | {".zip"} for name in files):  # noqa: PTH122

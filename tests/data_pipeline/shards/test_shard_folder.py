@@ -62,14 +62,16 @@ def test_what_lies_in_a_shard_folder_is_no_split_of_it(shards, digits):
         ("file", ("a file, not a folder",)),
         ("photos", ("holds images, not shards", "eyespot shards pack", "photos DST")),
         ("tars", ("index the tars that lie there: eyespot shards index", "tars/train")),
+        ("sets", ("name one of the data sets inside: ", "sets/birds")),
         ("folder", ("no manifest.json inside",)),
     ],
 )
 def test_no_shards_are_one_line(name, words, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    for file in ("photos/cat/1.JPG", "tars/train/0.tar"):
-        (tmp_path / file).parent.mkdir(parents=True)
+    finished = ("sets/birds/train/0.tar", "sets/birds/train/index.npy", "sets/birds/train/manifest.json")
+    for file in ("photos/cat/1.JPG", "tars/train/0.tar", *finished):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
     with pytest.raises(UserError) as caught:
