@@ -261,6 +261,8 @@ def _info(argv: list[str]) -> int:
         manifest, labels = shards.manifest, shards.index["label"]
         print("\n".join([_summary(folder, manifest), *_remarks(manifest)]))
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
+        if manifest.classes:
+            print("  classes      with their images:")
         for name, count in zip(manifest.classes, counts.tolist(), strict=True):
             print(one_line(f"    {count:>8,}  {name}"))
     for line in refused:

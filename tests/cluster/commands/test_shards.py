@@ -39,7 +39,8 @@ def test_pack_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_info_counts_the_classes(digits: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["shards", "info", str(digits / "test")]) == 0
-    lines = capsys.readouterr().out.splitlines()[-10:]
+    heading, *lines = capsys.readouterr().out.splitlines()[-11:]
+    assert heading.split()[0] == "classes"
     counts = [line.split() for line in lines]
     assert [name for _, name in counts] == list("0123456789") and sum(int(count) for count, _ in counts) == 359
 
