@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -108,3 +109,8 @@ def test_who_waits_can_be_let_go():
     with pytest.raises(Outage):
         patience.read(FILE, failing(errno.EIO, 10**9))
     assert time.monotonic() - began < 10
+
+
+def test_it_goes_to_other_processes_which_wait_for_themselves():
+    """With every shard folder, whose locks would not."""
+    assert pickle.loads(pickle.dumps(Patience(7.0))).seconds == 7.0
