@@ -2,7 +2,8 @@
 
     python benchmarks/watching.py --runs 1000 --lines 1000000
 
-Each command runs as a person runs it, in a process of its own; its time and its peak of memory are printed.
+Each command runs as a person runs it, in a process of its own; its time and its peak of memory are written into
+results/watching.md, of few beside many.
 """
 
 import argparse
@@ -69,6 +70,7 @@ def main() -> None:
             write_run(runs / f"{number:04d}", 400)
         write_run(Path(folder) / "short", 400)
         write_run(Path(folder) / "long", asked.lines)
+        rows = []
         for name, words in {
             "status of 1 run": ["status", str(runs / "0000")],
             f"status of {asked.runs:,} runs": ["status", str(runs)],
@@ -76,7 +78,12 @@ def main() -> None:
             f"report of {asked.lines:,} lines": ["report", str(Path(folder) / "long")],
         }.items():
             seconds, of_a_core, megabytes = measured(*words)
-            print(f"{name:<32} {seconds:6.1f} s {of_a_core:6.1f} s of a core {megabytes:8,.0f} MB", flush=True)
+            rows.append([name, f"{seconds:.1f}", f"{of_a_core:.1f}", f"{megabytes:,.0f}"])
+            print(*rows[-1], flush=True)
+    from results import write_results  # only now: with torch in it, our own memory would count as that of the commands
+
+    header = ["command", "seconds", "seconds of a core", "peak MB"]
+    write_results("watching", title="Looking at many runs, and at long ones", header=header, rows=rows, details={})
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def make_fixtures(folder: Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    from eyespot.pretrain.checkpoints.reader import newest, read_encoder
+    from eyespot.pretrain.checkpoints.folders import newest
+    from eyespot.pretrain.checkpoints.reader import read_encoder
 
     folder.mkdir()
     photo_folder(folder / "photos", np.random.default_rng(0))

@@ -21,6 +21,7 @@ from eyespot.eval.release.registry import is_registered
 from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, newest
 from eyespot.pretrain.loop.initial_weights import fresh_objective, trained_encoder
 from eyespot.pretrain.networks.encoders import encode
 from eyespot.pretrain.run_json import load_run, to_values
@@ -95,7 +96,7 @@ def run_of(target: str) -> Path | None:
     if RunRecord.path(folder).is_file():
         return folder
     place = folder.absolute()
-    named = place.name.startswith(checkpoint.PREFIX) and place.suffix != checkpoint.PARTIAL
+    named = place.name.startswith(PREFIX) and place.suffix != PARTIAL
     inside = named and (place / "meta.json").is_file() and RunRecord.path(place.parents[1]).is_file()
     return place.parents[1] if inside else None
 
@@ -147,7 +148,7 @@ def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
 
 def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     recipe, run = load_run(run_dir)
-    folder = folder or checkpoint.newest(run_dir)
+    folder = folder or newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
     record = RunRecord.read(RunRecord.path(run_dir))

@@ -13,6 +13,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.release.layout import FORMAT
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import complete, newest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.loop.environment import code_state
 from eyespot.pretrain.redaction import masked_values
@@ -97,10 +98,10 @@ def origin_of(run_dir: Path, name: str | None = None) -> Origin:
         UserError: there is no such run or checkpoint, or it is damaged.
     """
     recipe, run = load_run(run_dir)
-    there = {folder.name: folder for folder in checkpoint.complete(run_dir)}
+    there = {folder.name: folder for folder in complete(run_dir)}
     if not there:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
-    folder = there.get(name) if name else checkpoint.newest(run_dir)
+    folder = there.get(name) if name else newest(run_dir)
     if folder is None:
         raise UserError(f"--checkpoint {name}: run {run_dir} has {', '.join(there)}")
     record = RunRecord.read(RunRecord.path(run_dir))

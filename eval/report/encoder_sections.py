@@ -15,9 +15,9 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, subjects_of
 from eyespot.eval.report.image_grid import Plate
 from eyespot.eval.report.rendering import Section
-from eyespot.eval.report.run_data import Story
+from eyespot.eval.report.run_data import Story, nothing_seen
 from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
-from eyespot.pretrain.checkpoints.reader import newest
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.run_json import load_run
 
@@ -112,9 +112,7 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> 
                     missing[place].setdefault(str(error), []).append(story.label)
                 bar.advance()
     if not any(exhibits):
-        reasons = sorted({reason for each in missing for reason in each})
-        data = {"exhibits": [], "missing": [f"No pictures: {reason}." for reason in reasons]}
-        return [Section(title="What it sees", template="exhibits", data=data)]
+        return [nothing_seen({reason for each in missing for reason in each})]
     sections: list[Section] = []
     absent: list[str] = []
     for part, made, missed in zip(parts, exhibits, missing, strict=True):
@@ -132,16 +130,14 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> 
 def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
     """Everything that is looked at, or why nothing can be."""
     try:
-        checkpoint = newest(story.run_dir)
-        if checkpoint is None:
-            return "the run has no complete checkpoint yet"
+        checkpoint, unseen = newest(story.run_dir), story.unseen()
+        if checkpoint is None or unseen:
+            return unseen
         _, run = load_run(story.run_dir)
-        if run.data.shards is None:
-            return "the run names no shards"
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         subject = subjects_of(str(story.run_dir), seed=0)[0]
         subject.encoder.to(device)
-        shards = ShardFolder.find(run.data.shards)
+        shards = ShardFolder.find(story.shards)
         specimens = choose_specimens(shards)
         return Look(
             story=story,

@@ -10,7 +10,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.report.rendering import Section, render
 from eyespot.eval.report.result_section import judgement
-from eyespot.eval.report.run_data import Story, read_stories
+from eyespot.eval.report.run_data import Story, nothing_seen, read_stories
 from eyespot.eval.report.settings_sections import files, header, reproduce, settings
 from eyespot.eval.report.training_sections import curves, speed, watched
 
@@ -53,6 +53,9 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
 
 
 def _exhibits(stories: Sequence[Story]) -> list[Section]:
+    reasons = [story.unseen() for story in stories]
+    if all(reasons):
+        return [nothing_seen(reasons)]
     from eyespot.eval.report import class_sections, image_sections
     from eyespot.eval.report.encoder_sections import exhibit_sections
 

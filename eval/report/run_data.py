@@ -1,7 +1,7 @@
 """Story: all that a run folder tells, and several of them side by side."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.report.charts import MAX_POINTS, Point
 from eyespot.eval.report.metric_columns import MetricColumns, read_columns
+from eyespot.eval.report.rendering import Section
 from eyespot.eval.results.result import Result, results_in
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.run_record import RunRecord
 
 MAX_STORIES = 8
@@ -59,6 +61,19 @@ class Story:
         fits = value is not None and (default is None or isinstance(value, type(default)))
         return value if fits else default
 
+    def unseen(self) -> str:
+        """Why its encoder can be shown no images; empty where it can be tried, for which torch is needed."""
+        if newest(self.run_dir) is None:
+            return "the run has no complete checkpoint yet"
+        shards = self.setting("data", "shards", default="")
+        if not shards:
+            return "the run names no shards"
+        try:
+            ShardFolder.find(shards)
+        except UserError as error:
+            return str(error)
+        return ""
+
     def series(self, name: str) -> list[Point]:
         """(step, value) of a metric; what is not a finite number is nan or infinite."""
         steps, values = self.metrics.points(name)
@@ -90,6 +105,12 @@ class Story:
     def seconds(self) -> float:
         """Time spent training."""
         return float(self.intervals().sum())
+
+
+def nothing_seen(reasons: Iterable[str]) -> Section:
+    """What stands where the encoder's images would be."""
+    data = {"exhibits": [], "missing": [f"No pictures: {reason}." for reason in sorted(set(reasons))]}
+    return Section(title="What it sees", template="exhibits", data=data)
 
 
 def read_stories(run_dirs: Sequence[Path]) -> list[Story]:

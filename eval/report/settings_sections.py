@@ -10,7 +10,7 @@ from eyespot.eval.report.charts import short
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import rate
-from eyespot.pretrain.checkpoints.reader import complete
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.run_record import NAME
 from eyespot.pretrain.tracking.mlflow_mirror import flatten
 
@@ -70,12 +70,13 @@ def files(stories: Sequence[Story], page: Path) -> Section:
     """Where everything lies; links work while the page lies in the run folder, else it may travel without them."""
     folders = []
     for number, story in enumerate(stories):
-        newest = [(f"checkpoints/{folder.name}", "the newest checkpoint") for folder in complete(story.run_dir)[-1:]]
+        last = newest(story.run_dir)
+        checkpoint = [(f"checkpoints/{last.name}", "the newest checkpoint")] if last else []
         folders.append(
             {
                 "heading": story.label if len(stories) > 1 else "",
                 "run": number,
-                "files": [(name, said) for name, said in [*_FILES, *newest] if (story.run_dir / name).exists()],
+                "files": [(name, said) for name, said in [*_FILES, *checkpoint] if (story.run_dir / name).exists()],
                 "linked": page.resolve().parent == story.run_dir.resolve(),
                 "place": str(story.run_dir),
             }

@@ -10,7 +10,6 @@ from eyespot.eval.report.charts import Line, line_chart
 from eyespot.eval.report.diagrams import share_bar
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
-from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
 # metric, title, unit, whether the axis begins at 0
 _CURVES = (("lr", "Learning rate", "", True), ("grad_norm", "Gradient norm", "", False))
@@ -31,7 +30,7 @@ _WATCHED = (
 _SHOWN_ELSEWHERE = {"step", "time", "epoch", "samples_seen", "loss", "bad_samples", "peak_memory_gb"}
 MAX_OTHER_CHARTS = 40
 """Of scalars that nobody here knows by name."""
-_PART_NAMES = {
+PART_NAMES = {
     "data": "waiting for data",
     "forward": "forward",
     "backward": "backward",
@@ -40,6 +39,7 @@ _PART_NAMES = {
     "checkpoint": "checkpoints",
     "other": "logs, monitors",
 }
+"""Of the parts that ``pretrain/watchdog/time_breakdown.py`` measures, which needs torch as no report does."""
 
 
 def curves(stories: Sequence[Story]) -> Section:
@@ -77,17 +77,17 @@ def speed(stories: Sequence[Story]) -> Section | None:
         return None
     known = [(number, story, _time_shares(story)) for number, story in enumerate(stories)]
     measured = [(number, story, shares) for number, story, shares in known if shares]
-    kept = [part for part in PARTS if any(shares[part] >= 0.0005 for *_, shares in measured)]
+    kept = [part for part in PART_NAMES if any(shares[part] >= 0.0005 for *_, shares in measured)]
     many = len(stories) > 1
     data = {
         "bars": [
             (story.label if many else "", number, share_bar(shares, title=f"Where the time of {story.label} went"))
             for number, story, shares in measured
         ],
-        "legend": [(part, _PART_NAMES[part]) for part in kept],
+        "legend": [(part, PART_NAMES[part]) for part in kept],
         "numbers": Table(
             header=["", *(story.label for _, story, _ in measured)] if many else [],
-            rows=[[_PART_NAMES[part], *(f"{shares[part]:.1%}" for *_, shares in measured)] for part in kept],
+            rows=[[PART_NAMES[part], *(f"{shares[part]:.1%}" for *_, shares in measured)] for part in kept],
             numbers=range(1, len(measured) + 1),
         ),
         "charts": charts,
@@ -104,8 +104,8 @@ def rate(story: Story) -> float:
 
 def _time_shares(story: Story) -> dict[str, float]:
     """Of the whole run: each interval weighs as much as it took. Empty where it was not measured."""
-    shares = {part: story.metrics.on_every_line(f"time_share/{part}") for part in PARTS}
-    seconds = np.where(story.metrics.has(f"time_share/{PARTS[0]}"), story.intervals(), 0.0)
+    shares = {part: story.metrics.on_every_line(f"time_share/{part}") for part in PART_NAMES}
+    seconds = np.where(story.metrics.has("time_share/data"), story.intervals(), 0.0)
     total = float(seconds.sum())
     return {part: float(seconds @ share) / total for part, share in shares.items()} if total > 0 else {}
 
@@ -113,7 +113,7 @@ def _time_shares(story: Story) -> dict[str, float]:
 def _other_scalars(stories: Sequence[Story]) -> list[str]:
     """Names of the numbers that no other chart of the page shows, sorted: all that an objective of anybody's logs."""
     drawn = _SHOWN_ELSEWHERE | {name for name, *_ in (*_CURVES, *_THROUGHPUT, *_WATCHED)}
-    known = drawn | {f"time_share/{part}" for part in PARTS} | {"health/collapsed"}
+    known = drawn | {f"time_share/{part}" for part in PART_NAMES} | {"health/collapsed"}
     return sorted(set[str]().union(*(story.names() for story in stories)) - known)
 
 

@@ -31,11 +31,10 @@ from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.patience import is_outage, words
 from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.rendezvous import restarted
 
-PREFIX = "step-"
-PARTIAL = ".tmp"
 FORMAT = 1
 """Of what a checkpoint holds and how it is named; a higher one is refused."""
 OPTIMIZER = "optim.state."
@@ -74,22 +73,6 @@ class Meta:
     format: int = FORMAT
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of each file of tensors."""
-
-
-def folder_of(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of that step stands."""
-    return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
-
-
-def complete(run_dir: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
-    folders = (run_dir / "checkpoints").glob(f"{PREFIX}*")
-    return sorted(folder for folder in folders if folder.suffix != PARTIAL and (folder / "meta.json").is_file())
-
-
-def newest(run_dir: Path) -> Path | None:
-    """The run's newest complete checkpoint, if there is one."""
-    return next(reversed(complete(run_dir)), None)
 
 
 def restore(run_dir: Path, resume: str, load_tensors: LoadTensors) -> Meta | None:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from eyespot.data_pipeline.atomic_files import commit, write_bytes
-from eyespot.pretrain.checkpoints.reader import PARTIAL, PREFIX, Meta, complete, folder_of
+from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, complete, folder_of
+from eyespot.pretrain.checkpoints.reader import Meta
 from eyespot.pretrain.checkpoints.shard_file import RankShard
 from eyespot.pretrain.distributed.collectives import gather_objects
 

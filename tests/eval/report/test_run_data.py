@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -52,3 +54,18 @@ def test_training_time_leaves_pauses_out(tmp_path):
     lines = [{"step": n, "time": 1e6 * n, "samples_seen": 100 * n, "images_per_second": 50.0 * n} for n in (1, 2)]
     (story,) = read_stories([some_run(tmp_path / "x", "mae", lines)])
     assert story.seconds() == pytest.approx(100 / 50 + 100 / 100)
+
+
+def test_a_page_without_images_needs_no_torch(tmp_path):
+    """It takes seconds to import, and more memory than a million lines."""
+    empty = some_run(tmp_path / "empty", "mae", [{"step": 1, "loss": 0.5}])
+    moved = some_run(tmp_path / "moved", "mae", [{"step": 1, "loss": 0.5}])
+    (moved / "run.json").write_text(json.dumps({"recipe": "mae", "run": {"data": {"shards": str(tmp_path / "gone")}}}))
+    (moved / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (moved / "checkpoints" / "step-00000001" / "meta.json").write_text("{}")
+    for run_dir, reason in ((empty, "the run has no complete checkpoint yet"), (moved, f"{tmp_path / 'gone'}")):
+        code = (
+            "import sys; from eyespot.cluster.cli import main; code = main(); sys.exit(code or 'torch' in sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code, "report", str(run_dir)], check=True, stdout=subprocess.DEVNULL)
+        assert "No pictures: " in (page := (run_dir / "report.html").read_text()) and reason in page

@@ -4,9 +4,13 @@ import pytest
 
 from eyespot.eval.report.metric_columns import MetricColumns
 from eyespot.eval.report.run_data import Story
-from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, curves, speed
+from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, PART_NAMES, curves, speed
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
+
+
+def test_every_part_that_is_measured_has_a_name():
+    assert tuple(PART_NAMES) == PARTS
 
 
 def test_long_intervals_weigh_more(tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import folder_of
 from eyespot.pretrain.checkpoints.reader import FORMAT, Meta
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed import process_group
@@ -36,7 +37,7 @@ def save(run_dir: Path, step: int) -> Path:
     )
     run_dir.mkdir(exist_ok=True)
     CheckpointWriter(run_dir, keep=2).save(make_tensors(step), meta, wait=True)
-    return checkpoint.folder_of(run_dir, step)
+    return folder_of(run_dir, step)
 
 
 def load(folder: Path, tensors: dict[str, torch.Tensor] | None = None) -> Meta:

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import complete, folder_of, newest
 from eyespot.pretrain.checkpoints.reader import Meta
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed import process_group
@@ -43,11 +44,11 @@ def names(run_dir: Path) -> list[str]:
 def test_it_returns_before_it_is_written_and_later_changes_stay_out(tmp_path):
     writer, tensors = CheckpointWriter(tmp_path, keep=2), big(1)
     writer.save(tensors, meta(1))
-    assert checkpoint.complete(tmp_path) == []
+    assert complete(tmp_path) == []
     for tensor in tensors.values():
         tensor.fill_(-1)
     writer.close()
-    assert load_into(tensors, checkpoint.newest(tmp_path)).step == 1
+    assert load_into(tensors, newest(tmp_path)).step == 1
     assert all(torch.equal(tensors[name], tensor) for name, tensor in big(1).items())
 
 
@@ -55,7 +56,7 @@ def test_one_is_in_flight_and_the_newest_are_kept(tmp_path):
     writer = CheckpointWriter(tmp_path, keep=2)
     for step in (1, 2, 3):
         writer.save(big(step), meta(step))
-        assert checkpoint.newest(tmp_path) == (checkpoint.folder_of(tmp_path, step - 1) if step > 1 else None)
+        assert newest(tmp_path) == (folder_of(tmp_path, step - 1) if step > 1 else None)
     writer.close()
     assert [thread.name for thread in threading.enumerate() if thread.name == "writer"] == []
     assert names(tmp_path) == ["latest", "step-00000002", "step-00000003"]
@@ -67,7 +68,7 @@ def test_a_step_that_is_saved_is_left_as_it_is(tmp_path):
     for value in (1.0, 2.0):
         writer.save({"model.a": torch.tensor(value)}, meta(5), wait=True)
     got = {"model.a": torch.tensor(0.0)}
-    load_into(got, checkpoint.newest(tmp_path))
+    load_into(got, newest(tmp_path))
     assert got["model.a"] == 1
 
 
@@ -76,17 +77,17 @@ def test_a_half_written_one_is_never_seen_and_swept(tmp_path):
     half.mkdir(parents=True)
     (half / "meta.json").write_text("{}")
     (half / "rank-00007.safetensors").write_text("of a run on more ranks")
-    assert checkpoint.newest(tmp_path) is None
+    assert newest(tmp_path) is None
     CheckpointWriter(tmp_path, keep=2).save({"model.a": torch.ones(3)}, meta(2), wait=True)
     assert names(tmp_path) == ["latest", "step-00000002"]
-    load_into({"model.a": torch.ones(3)}, checkpoint.newest(tmp_path))
+    load_into({"model.a": torch.ones(3)}, newest(tmp_path))
 
 
 def test_a_state_that_grows_gets_new_memory(tmp_path):
     writer = CheckpointWriter(tmp_path, keep=2)
     writer.save({"model.a": torch.ones(3)}, meta(1))
     writer.save({"model.a": torch.ones(3), "model.b": torch.ones(2)}, meta(2), wait=True)
-    load_into({"model.a": torch.ones(3), "model.b": torch.ones(2)}, checkpoint.newest(tmp_path))
+    load_into({"model.a": torch.ones(3), "model.b": torch.ones(2)}, newest(tmp_path))
 
 
 def full_state() -> dict[str, torch.Tensor]:
@@ -118,7 +119,7 @@ def write_kinds(world: process_group.World, folder: Path, kinds: list[str]) -> l
     for kind in kinds:
         run_dir = folder / f"{kind} {world.size}"
         CheckpointWriter(run_dir, keep=2).save(as_held(kind, world, full_state()), meta(4), wait=True)
-        file = checkpoint.newest(run_dir) / f"rank-{world.rank:05d}.safetensors"
+        file = newest(run_dir) / f"rank-{world.rank:05d}.safetensors"
         sizes.append(file.stat().st_size if file.exists() else 0)
     return sizes
 
@@ -208,7 +209,7 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path):
 
 def save_without_end(run_dir: Path, timeout_seconds: float) -> None:
     process_group.start("cpu", timeout_seconds=60.0)
-    last = checkpoint.newest(run_dir)
+    last = newest(run_dir)
     step = checkpoint.read_meta(last).step if last is not None else 0
     writer = CheckpointWriter(run_dir, keep=2, timeout_seconds=timeout_seconds)
     while True:
@@ -242,8 +243,8 @@ def test_a_lost_rank_in_the_middle_of_a_save(start_ranks, tmp_path, how):
         assert processes[1 - lost].exitcode == 1, "it still runs, or ended well"
         processes[lost].kill()
         processes[lost].join()
-        if (newest := checkpoint.newest(tmp_path)) is not None:
+        if (last := newest(tmp_path)) is not None:
             got = {name: torch.zeros_like(tensor) for name, tensor in big(0).items()}
-            steps.append(load_into(got, newest).step)
+            steps.append(load_into(got, last).step)
             assert all(torch.equal(got[name], tensor) for name, tensor in big(steps[-1]).items())
     assert steps == sorted(steps)

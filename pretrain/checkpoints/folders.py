@@ -1,0 +1,22 @@
+"""Where a run's checkpoints stand. A folder is complete or absent; whoever asks for no more needs no torch."""
+
+from pathlib import Path
+
+PREFIX = "step-"
+PARTIAL = ".tmp"
+
+
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of that step stands."""
+    return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
+
+
+def complete(run_dir: Path) -> list[Path]:
+    """The run's complete checkpoints, oldest first."""
+    folders = (run_dir / "checkpoints").glob(f"{PREFIX}*")
+    return sorted(folder for folder in folders if folder.suffix != PARTIAL and (folder / "meta.json").is_file())
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The run's newest complete checkpoint, if there is one."""
+    return next(reversed(complete(run_dir)), None)
