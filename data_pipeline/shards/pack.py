@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files, file_locks
+from eyespot.data_pipeline import atomic_files, file_locks, foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, Examined
@@ -43,6 +43,18 @@ WORK = ".packing"
 SPLITS = ("test", "train", "val")
 
 
+class _Noted(TypedDict):
+    """What of a ``PackedShard`` is kept as JSON."""
+
+    next: int
+    sums: list[int]
+    squares: list[int]
+    converted: dict[str, int]
+    quarantined: list[dict[str, str]]
+    mask_counts: list[int]
+    shard: Shard
+
+
 @dataclass(kw_only=True, slots=True)
 class PackedShard:
     """What one finished shard adds to its split; kept on disk, so that a killed pack goes on behind it."""
@@ -63,16 +75,14 @@ class PackedShard:
         atomic_files.write_bytes(stem.with_suffix(".npy"), atomic_files.npy_bytes(self.rows))
         if len(self.masks):
             atomic_files.write_bytes(stem.with_suffix(".masks.npy"), atomic_files.npy_bytes(self.masks))
-        names = ("next", "sums", "squares", "converted", "quarantined", "mask_counts")
-        fields = {name: getattr(self, name) for name in names}
+        fields = {name: getattr(self, name) for name in _Noted.__annotations__}
         text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
         atomic_files.write_bytes(stem.with_suffix(".json"), text.encode())
 
     @classmethod
     def load(cls, stem: Path) -> "PackedShard":
-        """Reads what ``save`` wrote."""
-        fields = json.loads(stem.with_suffix(".json").read_bytes())
-        fields["shard"] = Shard(**fields["shard"])
+        """Reads what ``save`` wrote; UserError, OSError or ValueError where it is damaged."""
+        fields = foreign_json.read(stem.with_suffix(".json"), _Noted)
         part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
         if stem.with_suffix(".masks.npy").exists():
             part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
@@ -321,7 +331,10 @@ def _finished(folder: Path, stem: Path) -> list[PackedShard]:
     """The parts that an earlier call finished and whose tars are still what they were."""
     parts: list[PackedShard] = []
     while _numbered(stem, len(parts)).with_suffix(".json").exists():
-        part = PackedShard.load(_numbered(stem, len(parts)))
+        try:
+            part = PackedShard.load(_numbered(stem, len(parts)))
+        except (UserError, OSError, ValueError):  # damaged: it is packed anew
+            break
         assert part.shard is not None
         tar = folder / part.shard.tar
         if not tar.exists() or not tar.with_suffix(".idx").exists() or sha256(tar) != part.shard.sha256:

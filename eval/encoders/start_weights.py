@@ -16,9 +16,11 @@ from safetensors.torch import save
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.patience import words
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.config import StartConfig
@@ -152,13 +154,13 @@ def kept(run_dir: Path) -> StartEncoder | None:
         UserError: it is damaged.
     """
     try:
-        values = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-        values["encoder"] = EncoderConfig(**values["encoder"])
-        return StartEncoder(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        return foreign_json.read(run_dir / RECORD, StartEncoder)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{run_dir / RECORD}: damaged ({error}); choose another --run-dir") from error
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{run_dir / RECORD}: damaged ({error.why}); choose another --run-dir") from error
+    except OSError as error:
+        raise UserError(f"{run_dir / RECORD}: cannot be read ({words(error)})") from error
 
 
 def _write(start: StartEncoder, config: EncoderConfig, run_dir: Path) -> None:

@@ -16,7 +16,7 @@ from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders import timm_sources
 from eyespot.eval.release.golden import load_encoder
-from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of
+from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of, read_json
 from eyespot.eval.release.registry import is_registered
 from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
@@ -171,7 +171,7 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
 
 def _of_release(folder: Path, seed: int) -> list[Subject]:
     """Of a verified release."""
-    config, provenance = timm_sources.read_config(folder), json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
+    config, provenance = timm_sources.read_config(folder), cast(Any, read_json(folder / PROVENANCE, str(folder)))
     digest, step = digest_of(folder), int(provenance["step"])
     origin: dict[str, str | int] = {
         "release": str(provenance["name"]),

@@ -11,12 +11,12 @@ Nothing else lies in it, no folder and no link. The sha256 of SHA256SUMS names t
 """
 
 import hashlib
-import json
 import os
 import re
 import stat
 from pathlib import Path
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 
 FORMAT = "eyespot-release/1"
@@ -144,9 +144,6 @@ def read_json(path: Path, source: str) -> dict[str, object]:
         UserError: it does not.
     """
     try:
-        found = json.loads(_text(path, source))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{source}: {path.name} is not JSON ({str(error)[:80]}); fetch the release anew") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{source}: {path.name} holds no JSON object; fetch the release anew")
-    return found
+        return foreign_json.parse(_text(path, source), dict, path)
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{source}: {path.name}: {error.why[:100]}; fetch the release anew") from error

@@ -2,20 +2,30 @@
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import eyespot
+from eyespot.data_pipeline import foreign_json
 
 PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
+
+
+@dataclass(kw_only=True, slots=True)
+class _Frozen:
+    """What of frozen.json is read."""
+
+    git_commit: str
+    git_diff_sha256: str
+    own_code: dict[str, Any] | None = None
 
 
 def versions() -> dict[str, str]:
@@ -43,9 +53,8 @@ def own_code_state(recipe: str) -> dict[str, Any] | None:
     Args:
         recipe: its name; None is returned for eyespot's own, and for what is not imported.
     """
-    frozen = Path(eyespot.__file__).parent.parent / "frozen.json"
-    if frozen.is_file():
-        return json.loads(frozen.read_text(encoding="utf-8")).get("own_code")
+    if (frozen := _frozen()) is not None:
+        return frozen.own_code
     module = sys.modules.get(recipe.partition(":")[0]) if ":" in recipe else None
     path = Path(module.__file__) if module is not None and module.__file__ else None
     if path is None or not path.is_file() or recipe.startswith("eyespot."):
@@ -56,17 +65,24 @@ def own_code_state(recipe: str) -> dict[str, Any] | None:
 
 
 def code_state() -> dict[str, str]:
-    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy."""
-    root = Path(eyespot.__file__).parent
-    frozen = root.parent / "frozen.json"
-    if frozen.is_file():
-        record = json.loads(frozen.read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("git_commit", "git_diff_sha256")}
+    """Git commit and hash of the uncommitted diff of the code, where it runs from a checkout or its frozen copy.
 
+    Raises:
+        UserError: the frozen copy's frozen.json is damaged.
+    """
+    root = Path(eyespot.__file__).parent
+    if (frozen := _frozen()) is not None:
+        return {"git_commit": frozen.git_commit, "git_diff_sha256": frozen.git_diff_sha256}
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top.decode().strip()).resolve() != root.resolve():
         return {"git_commit": "", "git_diff_sha256": ""}
     return _checkout_state(root)
+
+
+def _frozen() -> _Frozen | None:
+    """What the code was frozen from; None where it is no frozen copy."""
+    path = Path(eyespot.__file__).parent.parent / "frozen.json"
+    return foreign_json.read(path, _Frozen) if path.is_file() else None
 
 
 def _git(folder: Path, *words: str) -> bytes | None:

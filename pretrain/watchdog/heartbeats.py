@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from eyespot.data_pipeline import foreign_json
 from eyespot.pretrain.distributed.collectives import barrier, gather_objects
 from eyespot.pretrain.distributed.process_group import World
 
 STORE_SECONDS = 10.0
 """A store that takes longer to answer is gone."""
 
+T = TypeVar("T")
 State = Literal["running", "failed", "ended"]
 Finding = Literal["died", "stopped", "silent", "stuck", "network"]
 
@@ -106,10 +108,10 @@ class Board:
         self._store.set(f"{self._prefix}/beat/{self._rank}", json.dumps(asdict(beat)))
 
     def beats(self, ranks: Sequence[int] | None = None) -> list[Beat]:
-        """The newest beat of these ranks, or of all."""
+        """The newest beat of these ranks, or of all; as any reading here, RuntimeError where the store has none."""
         wanted = range(len(self.members)) if ranks is None else ranks
         values = self._store.multi_get([f"{self._prefix}/beat/{rank}" for rank in wanted])
-        return [Beat(**json.loads(value)) for value in values]
+        return [_read(value, Beat) for value in values]
 
     def cause(self) -> Cause | None:
         """What has been declared."""
@@ -126,8 +128,15 @@ class Board:
 
 
 def _cause(value: bytes) -> Cause | None:
-    fields = json.loads(value)
-    return None if fields is None else Cause(**fields)
+    return None if value == b"null" else _read(value, Cause)
+
+
+def _read(value: bytes, kind: type[T]) -> T:
+    """What a rank has posted. Anybody on the network may write there: what is no beat is as good as no answer."""
+    try:
+        return foreign_json.parse(value, kind, "torch's store")
+    except foreign_json.ForeignJsonError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def process_state(member: RankProcess, me: RankProcess) -> Finding | None:

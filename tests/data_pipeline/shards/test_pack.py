@@ -190,6 +190,7 @@ def test_kill_at_any_moment_then_go_on(many: Path, packed: Path, tmp_path: Path,
         with pytest.raises(UserError, match="unfinished pack of another"):
             pack(str(many), destination, max_samples=100, workers=1, holdout=0.2)
         second.write_bytes(second.read_bytes()[:-100])  # the crash took the end of a finished one, too
+        (destination / ".packing" / "train-000000.json").write_text("[" * 100_000)  # and what was noted of another
         (destination / "test" / "shard-000009.tar.tmp").write_bytes(b"left behind")
     pack(str(many), destination, max_samples=300, workers=1, holdout=0.2)
     assert content(destination) == content(packed)

@@ -1,6 +1,7 @@
 """Which encoder a training on labels starts from: found from MODEL, fitted, kept, or refused in one line."""
 
 import json
+import os
 
 import pytest
 import timm
@@ -95,6 +96,11 @@ def test_from_scratch_has_the_architecture_and_no_weights(run_dir, tmp_path):
 
 def test_nothing_there_is_none_and_damage_is_said(tmp_path):
     assert kept(tmp_path) is None
-    (tmp_path / "start.json").write_text(json.dumps({"target": "x"}))
+    for said in (json.dumps({"target": "x"}), "[" * 100_000, "[1]", "\xff"):
+        (tmp_path / "start.json").write_text(said)
+        with pytest.raises(UserError, match="damaged"):
+            kept(tmp_path)
+    (tmp_path / "start.json").unlink()
+    os.mkfifo(tmp_path / "start.json")
     with pytest.raises(UserError, match="damaged"):
         kept(tmp_path)

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import eyespot
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.loop import environment
 from eyespot.pretrain.loop.environment import PACKAGES, code_state, hardware, versions
 
@@ -39,6 +41,15 @@ def test_frozen_code_says_what_it_was_frozen_from(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == state
+
+
+@pytest.mark.parametrize("said", ["[" * 100_000, "{}", '{"git_commit": 1, "git_diff_sha256": ""}', "no json"])
+def test_a_damaged_record_of_frozen_code_is_one_line(tmp_path, monkeypatch, said):
+    (tmp_path / "frozen.json").write_text(said)
+    monkeypatch.setattr(eyespot, "__file__", str(tmp_path / "eyespot" / "__init__.py"))
+    for ask in (code_state, lambda: environment.own_code_state("mae_tiny")):
+        with pytest.raises(UserError, match=r"frozen\.json: .+"):
+            ask()
 
 
 def test_of_a_checkout_the_commit_and_of_other_places_nothing():

@@ -80,7 +80,16 @@ def boards(world: process_group.World):
     judges = first.claim("judge")
     declared = first.declare(Cause(ranks=[world.rank], line=f"of rank {world.rank}"))
     barrier()
-    return read, judges, declared == first.cause(), declared.ranks, second.cause(), [m.rank for m in first.members]
+    found = read, judges, declared == first.cause(), declared.ranks, second.cause(), [m.rank for m in first.members]
+    barrier()
+    for said in (b"[" * 100_000, b"{}", b"\xff", b'{"number": "1"}'):  # somebody else's, in the store
+        first._store.set(f"{first._prefix}/beat/0", said)
+        first._store.set(f"{first._prefix}/cause", said)
+        for ask in (first.beats, first.cause):
+            with pytest.raises(RuntimeError, match="torch's store: "):
+                ask()
+    barrier()
+    return found
 
 
 def test_board(on_ranks):
