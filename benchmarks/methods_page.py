@@ -24,6 +24,7 @@ from eyespot.eval.report.encoder_sections import look_at
 from eyespot.eval.report.image_grid import visible
 from eyespot.eval.report.image_sections import task_pictures, whole_objective
 from eyespot.eval.report.run_data import read_story
+from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.view_sheet import view_grid
 from eyespot.pretrain.run_record import RunRecord
@@ -134,7 +135,7 @@ def _task(card: Card, runs: Path) -> Float[Tensor, "rows columns 3 h w"] | None:
     if not paths:
         return None
     run_dir = max(paths, key=lambda path: path.stat().st_mtime).parent
-    look = look_at(read_story(run_dir), lambda _: None)
+    look = look_at(read_story(run_dir), lambda _: None, own_device("auto"))
     if isinstance(look, str):
         raise UserError(f"run {run_dir}: {look}")
     return task_pictures(look, whole_objective(look)).transpose(0, 1)

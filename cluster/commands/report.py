@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -32,6 +32,8 @@ class Reporting:
     """The file; default: RUN/report.html, of several runs report.html in this folder."""
     look: bool = True
     """Show the encoders images: seconds on a GPU, minutes for a large encoder without one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the encoders look at them; auto = a GPU where there is one."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,5 +41,5 @@ def main(argv: list[str]) -> int:
     wanted = parse(Reporting, argv, "eyespot report")
     from eyespot.eval.report.report import write_report
 
-    print(write_report(wanted.runs, wanted.out, look=wanted.look).resolve())
+    print(write_report(wanted.runs, wanted.out, look=wanted.look, device=wanted.device).resolve())
     return ExitCode.DONE

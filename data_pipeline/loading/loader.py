@@ -4,7 +4,6 @@ make_selection: chosen samples, to watch a run by.
 """
 
 import atexit
-import os
 import threading
 import weakref
 import zlib
@@ -22,6 +21,7 @@ from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
+from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrder, num_blocks
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
@@ -35,11 +35,6 @@ Count = Annotated[int, Ge(1), "must be at least 1"]
 
 READY = 2
 """Finished batches that wait for the consumer."""
-
-
-def cpu_share() -> int:
-    """The cores of this process, divided among the ranks that torchrun or SLURM started beside it."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -19,6 +19,7 @@ from eyespot.eval.report.run_data import Story, nothing_seen
 from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.run_json import load_run
 
 
@@ -90,17 +91,21 @@ class EncoderPart:
     """Two runs fit beside each other."""
 
 
-def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> list[Section]:
+def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart], device: str = "auto") -> list[Section]:
     """A section for each part, with a card for each run; what cannot be made is left out with a sentence.
 
     Parts that no run has, such as attention in a ResNet, are named in a section of their own.
+
+    Raises:
+        UserError: the device, "auto", "cpu" or "cuda", cannot be used.
     """
+    chosen = own_device(device)
     exhibits: list[list[tuple[str, int, Exhibit]]] = [[] for _ in parts]
     missing: list[dict[str, list[str]]] = [{} for _ in parts]
     with ProgressBar("", len(stories) * len(parts), transient=True) as bar:
         for number, story in enumerate(stories):
             bar.describe(f"looking at {story.label}")
-            look = look_at(story, bar.describe)
+            look = look_at(story, bar.describe, chosen)
             for place, part in enumerate(parts):
                 bar.describe(f"{story.label}: {part.title.lower()}")
                 try:
@@ -127,14 +132,13 @@ def exhibit_sections(stories: Sequence[Story], parts: Sequence[EncoderPart]) -> 
     return sections
 
 
-def look_at(story: Story, say: Callable[[str], None]) -> Look | str:
-    """Everything that is looked at, or why nothing can be."""
+def look_at(story: Story, say: Callable[[str], None], device: torch.device) -> Look | str:
+    """Everything that is looked at, with an encoder on this device, or why nothing can be."""
     try:
         checkpoint, unseen = newest(story.run_dir), story.unseen()
         if checkpoint is None or unseen:
             return unseen
         _, run = load_run(story.run_dir)
-        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         subject = subjects_of(str(story.run_dir), seed=0)[0]
         subject.encoder.to(device)
         shards = ShardFolder.find(story.shards)

@@ -15,7 +15,7 @@ from eyespot.eval.report.settings_sections import files, header, reproduce, sett
 from eyespot.eval.report.training_sections import curves, speed, watched
 
 
-def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: bool = True) -> Path:
+def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: bool = True, device: str = "auto") -> Path:
     """Writes the page, self-contained, from whatever the run folders hold so far.
 
     Args:
@@ -23,15 +23,16 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
         out: the file; None = ``report.html`` in the run folder, or here where there are several.
         look: also shows the encoders images: views, reconstructions, attention and the like. Takes from seconds to
             minutes for each run; the images are few and always the same ones.
+        device: where the encoders look at them: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: one is not a run folder, or the page cannot be written.
+        UserError: one is not a run folder, the device cannot be used, or the page cannot be written.
     """
     stories = read_stories(run_dirs)
     path = out or (run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("report.html"))
     if path.is_dir():
         path = path / "report.html"
-    exhibits = _exhibits(stories) if look else []
+    exhibits = _exhibits(stories, device) if look else []
     sections = [judgement(stories), *exhibits]
     if not any(shown.plates for section in exhibits for *_, shown in section.data["exhibits"]):
         sections += [_last_picture(story, len(stories) > 1) for story in stories]
@@ -52,14 +53,14 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
     return path
 
 
-def _exhibits(stories: Sequence[Story]) -> list[Section]:
+def _exhibits(stories: Sequence[Story], device: str) -> list[Section]:
     reasons = [story.unseen() for story in stories]
     if all(reasons):
         return [nothing_seen(reasons)]
     from eyespot.eval.report import class_sections, image_sections
     from eyespot.eval.report.encoder_sections import exhibit_sections
 
-    return exhibit_sections(stories, [*image_sections.PARTS, *class_sections.PARTS])
+    return exhibit_sections(stories, [*image_sections.PARTS, *class_sections.PARTS], device)
 
 
 def _last_picture(story: Story, named: bool) -> Section | None:

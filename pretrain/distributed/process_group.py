@@ -11,9 +11,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.cpu_share import own_cores
+from eyespot.pretrain.distributed.devices import name_of, own_device, pci_address, require_apart
+from eyespot.pretrain.distributed.numa import bind_near
 from eyespot.pretrain.distributed.rendezvous import fresh_store
 
 
@@ -26,35 +29,33 @@ class World:
     device: torch.device
     local_rank: int = 0
     """Among the processes of its node."""
+    cores: str = ""
+    """Whether it was bound to CPU cores near its GPU, and to which, in words; empty = that chooses nothing here."""
 
 
 def start(device: str, timeout_seconds: float = 600) -> World:
     """Joins the process group, if there is one, and takes this process's device.
 
     Args:
-        device: "auto" (a GPU where there is one), "cpu" or "cuda".
+        device: "auto" (a GPU where there is one), "cpu" or "cuda", see ``own_device``.
         timeout_seconds: a rank that is silent for longer makes the others stop.
 
     Raises:
-        UserError: "cuda" is asked for and there is none.
+        UserError: the device cannot be used, or two ranks have the same GPU.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: torch finds no GPU here; use --device cpu or check the driver with nvidia-smi")
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        if local_rank >= torch.cuda.device_count():
-            raise UserError(
-                f"device cuda: {local_rank + 1} processes on a machine with {torch.cuda.device_count()} GPUs"
-            )
-        chosen = torch.device("cuda", local_rank)
-        torch.cuda.set_device(chosen)
-    else:
-        chosen = torch.device("cpu")
+    chosen, cores = own_device(device, local_rank), ""
+    if chosen.type == "cuda":
+        own_cores()  # before there are fewer
+        cores = bind_near(pci_address(chosen), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if size > 1 and not dist.is_initialized():
         store, timeout = fresh_store(rank, size, timeout_seconds), timedelta(seconds=timeout_seconds)
+        if chosen.type == "cuda":
+            store = store or next(rendezvous("env://", rank, size, timeout=timeout))[0]
+            require_apart(name_of(chosen), store, rank, size)
         dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=size, timeout=timeout)
-    return World(rank=rank, size=size, device=chosen, local_rank=local_rank)
+    return World(rank=rank, size=size, device=chosen, local_rank=local_rank, cores=cores)
 
 
 def ensure_group(device: torch.device) -> None:

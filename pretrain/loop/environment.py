@@ -15,6 +15,7 @@ import torch
 
 import eyespot
 from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.loading.cpu_share import own_cores
 
 PACKAGES = ("torch", "torchvision", "timm", "nvidia-dali-cuda130", "webdataset", "mlflow", "deepspeed", "numpy")
 
@@ -43,8 +44,9 @@ def hardware() -> dict[str, Any]:
     """What this machine computes with: its processor, the cores that we may use, its GPUs."""
     cpu_info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", cpu_info.read_text(), re.MULTILINE) if cpu_info.is_file() else []
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {"cpu": names[0] if names else platform.processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # it counts those that cannot be used, too
+    gpus = [torch.cuda.get_device_name(number) for number in range(count)]
+    return {"cpu": names[0] if names else platform.processor(), "cores": own_cores(), "gpus": gpus}
 
 
 def own_code_state(recipe: str) -> dict[str, Any] | None:

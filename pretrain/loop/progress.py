@@ -74,3 +74,5 @@ def announce(run: Run, recipe: str, manifest: Manifest, world: World, num_parame
         *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
         *(rate, run.optim.lr, run.precision, world.device, run.engine),
     )
+    if world.cores:
+        log.info("rank %d: %s", world.rank, world.cores)

@@ -14,7 +14,8 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.class_mixing import class_mixing
-from eyespot.data_pipeline.loading.loader import LoaderSpec, cpu_share, make_loader
+from eyespot.data_pipeline.loading.cpu_share import cpu_share
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
-from eyespot.data_pipeline.loading.loader import cpu_share
+from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder

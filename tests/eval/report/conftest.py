@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from released_runs import small_run, write_run
 
 from eyespot.eval.report.encoder_sections import Look, look_at
@@ -22,6 +23,6 @@ def digits_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def look(digits_run: Path) -> Look:
     """What the parts of a page get of this run."""
     (story,) = read_stories([digits_run])
-    found = look_at(story, lambda said: None)
+    found = look_at(story, lambda said: None, torch.device("cpu"))
     assert isinstance(found, Look), found
     return found

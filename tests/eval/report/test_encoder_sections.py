@@ -37,7 +37,7 @@ def test_broken_weights_are_said(look):
 def test_why_nothing_can_be_looked_at(digits_run, tmp_path):
     (story,) = copies(digits_run, tmp_path, "bare")
     shutil.rmtree(story.run_dir / "checkpoints")
-    assert look_at(story, lambda said: None) == "the run has no complete checkpoint yet"
+    assert look_at(story, lambda said: None, torch.device("cpu")) == "the run has no complete checkpoint yet"
     (section,) = exhibit_sections([story], [EncoderPart(title="A", about="", make=lambda look: Exhibit())])
     assert section.title == "What it sees"
     assert section.data["missing"] == ["No pictures: the run has no complete checkpoint yet."]

@@ -1,0 +1,73 @@
+"""What says, without CUDA, that a machine has NVIDIA devices, and what driver they have. Nothing heavy is imported."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+SECONDS = 30
+"""For nvidia-smi: the first question after a start may take long."""
+OLDEST_DRIVER = {"11": "450", "12": "525", "13": "580"}
+"""By the major version of CUDA that a program was built with (NVIDIA's table of compatibility)."""
+_HIDDEN = {"", "-1", "none", "void", "nodevfiles"}
+"""Values of CUDA_VISIBLE_DEVICES that name no device; the last is SLURM's."""
+
+
+def sign_of_devices(root: Path = Path("/")) -> str:
+    """The first thing that says that there are NVIDIA devices, in words; empty where nothing does.
+
+    Device files, the kernel's driver (which a container sees that was started without its GPUs), what CUDA or SLURM was
+    told to show, and an nvidia-smi that finds some.
+
+    Args:
+        root: of the file system.
+    """
+    if files := sorted((root / "dev").glob("nvidia[0-9]*")):
+        return f"/dev/{files[0].name}"
+    if any((root / "proc/driver/nvidia/gpus").glob("*")):
+        return "/proc/driver/nvidia/gpus"
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES", "")).strip().lower() not in _HIDDEN:
+        return f"CUDA_VISIBLE_DEVICES={chosen}"
+    for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+        if chosen := os.environ.get(name, ""):
+            return f"{name}={chosen}"
+    return "nvidia-smi" if _listed() else ""
+
+
+def hidden_by() -> str:
+    """The setting by which somebody hides all devices from CUDA, as in ``CUDA_VISIBLE_DEVICES=``; empty = none."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"CUDA_VISIBLE_DEVICES={chosen}" if chosen is not None and chosen.strip().lower() in _HIDDEN else ""
+
+
+def driver_version(root: Path = Path("/")) -> str:
+    """Of the kernel's driver, as in "580.82.07"; empty where it does not say.
+
+    Args:
+        root: of the file system.
+    """
+    try:
+        said = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"\s(\d{3,}(?:\.\d+)+)\s", said)
+    return found[1] if found else ""
+
+
+def oldest_driver(cuda: str) -> str:
+    """The first driver that runs what is built with this CUDA, as in "13.0" -> "580"; empty where that is not known."""
+    return OLDEST_DRIVER.get(cuda.partition(".")[0], "")
+
+
+def _listed() -> bool:
+    """Whether nvidia-smi is there, works and lists a device."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "-L"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and "GPU " in done.stdout
