@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 from dataclasses import field
 from typing import Annotated, Literal, TypeVar
 
-from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Precision, Settings
+from eyespot.pretrain.arithmetic import Precision
+from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Settings
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.optim.optimizers import OptimConfig
 
@@ -111,7 +112,11 @@ class Run:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""
     precision: Precision = "bf16"
-    """bf16 = autocast around the forward pass; parameters, optimiser and loss stay fp32."""
+    """bf16 = autocast around the forward pass; parameters, optimiser and loss stay fp32. tf32 = a GPU rounds what it
+    multiplies to TF32, in matrix products and convolutions; fp32 = in neither. On a CPU tf32 is fp32."""
+    deterministic: bool = False
+    """On a GPU: the same bits again, from the start and after a resume, on the same GPUs, software and number of
+    processes. Slower; what torch cannot do so ends the run with a line. On a CPU bits repeat anyway."""
     log_every: Annotated[int, Ge(1)] = 10
     """Steps between two lines of metrics.jsonl."""
     save_every: Annotated[int, Ge(1)] = 1000
@@ -142,6 +147,7 @@ def engine_settings(run: Run, world_size: int) -> Settings:
         micro_batch_size=run.data.batch_size // (run.data.accumulate * world_size),
         clip=run.optim.clip,
         precision=run.precision,
+        deterministic=run.deterministic,
         compile=run.compile,
         fsdp=run.fsdp,
         deepspeed=run.deepspeed,

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.arithmetic import Precision, set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
 from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
 from eyespot.pretrain.objective import Objective
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,7 +26,7 @@ class FSDPConfig:
     shard_over: Literal["all", "node"] = "all"
     """all = every rank holds its share of parameters, gradients and optimiser state; node = each node holds them whole,
     cut over its own ranks: more memory, and only gradients cross between nodes."""
-    gather: Precision = "fp32"
+    gather: Literal["fp32", "bf16"] = "fp32"
     """In which precision a block's parameters travel before it runs; bf16 halves that traffic, and the block then
     computes wholly in bf16, so that results differ from other engines' by its rounding."""
 
@@ -53,7 +52,9 @@ class Settings:
     clip: float | None = None
     """Largest global gradient norm, or None."""
     precision: Precision = "fp32"
-    """bf16 runs the forward pass under autocast; parameters stay fp32."""
+    """bf16 runs the forward pass under autocast; parameters stay fp32. See ``set_arithmetic``."""
+    deterministic: bool = False
+    """The same bits again, on a GPU, too; see ``set_arithmetic``."""
     compile: bool = False
     """Compile each repeated block."""
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
@@ -163,6 +164,7 @@ def make_engine(
     """
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
+    set_arithmetic(world.device, settings.precision, deterministic=settings.deterministic, training=True)
     choose_attention(objective, world.device)
     if world.size > 1:
         synchronize_batch_norm(objective)

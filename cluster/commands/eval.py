@@ -97,6 +97,8 @@ class Evaluation:
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto = a GPU where there is one."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """tf32 = a GPU rounds what it multiplies to TF32: faster, and other features than fp32's. On a CPU it is fp32."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "--")
@@ -113,10 +115,12 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
+    from eyespot.pretrain.arithmetic import set_arithmetic
     from eyespot.pretrain.distributed import process_group
 
     world = process_group.start(wanted.device)
     try:
+        set_arithmetic(world.device, wanted.precision)
         results = judged(wanted, world)
     finally:
         process_group.stop()

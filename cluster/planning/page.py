@@ -120,7 +120,7 @@ def _time(plan: Plan) -> Table:
     table.add_row("waiting for the network", f"{time.exposed * 1e3:,.1f}", "")
     table.add_section()
     table.add_row("step", f"{time.total * 1e3:,.1f}", _tera(plan.flops))
-    peak = (plan.card.bf16_tflops if plan.run.precision == "bf16" else plan.card.fp32_tflops) * 1e12
+    peak = plan.card.tflops(plan.run.precision) * 1e12
     table.add_row("share of the GPU's peak", f"{plan.flops / time.total / peak:.0%}", "")
     return table
 
@@ -167,7 +167,7 @@ def assumptions(plan: Plan) -> list[str]:
     """Everything that was taken for granted, one line each."""
     question, card, share = plan.question, plan.card, plan.question.efficiency
     run = plan.run
-    peak = card.bf16_tflops if run.precision == "bf16" else card.fp32_tflops
+    peak = card.tflops(run.precision)
     shards = shard_ranks(run, question.gpus, question.node_gpus)
     per_node = run.data.batch_size / plan.time.total / question.gpus * min(question.node_gpus, question.gpus)
     lines = [

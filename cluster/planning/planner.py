@@ -67,13 +67,20 @@ class Question:
         own = tflops, bandwidth, size = self.gpu_tflops, self.gpu_memory_gb_s, self.gpu_memory_gb
         if self.gpu.lower() not in GPUS and tflops and bandwidth and size:
             known = GPU(
-                name=self.gpu, bf16_tflops=tflops, fp32_tflops=tflops, memory_gb_s=bandwidth, memory_gb=size, source=""
+                name=self.gpu,
+                bf16_tflops=tflops,
+                tf32_tflops=tflops,
+                fp32_tflops=tflops,
+                memory_gb_s=bandwidth,
+                memory_gb=size,
+                source="",
             )
         else:
             known = speed.find_gpu(self.gpu)
         return dataclasses.replace(
             known,
             bf16_tflops=tflops or known.bf16_tflops,
+            tf32_tflops=tflops or known.tf32_tflops,
             fp32_tflops=tflops or known.fp32_tflops,
             memory_gb_s=bandwidth or known.memory_gb_s,
             memory_gb=size or known.memory_gb,

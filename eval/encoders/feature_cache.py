@@ -29,6 +29,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import OneKind, Subject, encode_all
+from eyespot.pretrain.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import pools_itself
@@ -45,6 +46,8 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
         parts.append(f"{num_blocks} blocks")
     if not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.views[0].size):
         parts.append("own pooling")  # which older versions did not keep
+    if rounds_to_tf32():
+        parts.append("tf32")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -17,6 +17,7 @@ from eyespot.eval.report.image_grid import Plate
 from eyespot.eval.report.rendering import Section
 from eyespot.eval.report.run_data import Story, nothing_seen
 from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
+from eyespot.pretrain.arithmetic import set_arithmetic
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.devices import own_device
@@ -139,6 +140,7 @@ def look_at(story: Story, say: Callable[[str], None], device: torch.device) -> L
         if checkpoint is None or unseen:
             return unseen
         _, run = load_run(story.run_dir)
+        set_arithmetic(device)
         subject = subjects_of(str(story.run_dir), seed=0)[0]
         subject.encoder.to(device)
         shards = ShardFolder.find(story.shards)

@@ -15,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.loading.cpu_share import own_cores
+from eyespot.pretrain.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.devices import name_of, own_device, pci_address, require_apart
 from eyespot.pretrain.distributed.numa import bind_near
 from eyespot.pretrain.distributed.rendezvous import fresh_store
@@ -49,12 +50,15 @@ def start(device: str, timeout_seconds: float = 600) -> World:
     if chosen.type == "cuda":
         own_cores()  # before there are fewer
         cores = bind_near(pci_address(chosen), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    set_arithmetic(chosen)
     if size > 1 and not dist.is_initialized():
         store, timeout = fresh_store(rank, size, timeout_seconds), timedelta(seconds=timeout_seconds)
         if chosen.type == "cuda":
             store = store or next(rendezvous("env://", rank, size, timeout=timeout))[0]
             require_apart(name_of(chosen), store, rank, size)
-        dist.init_process_group(_backend(chosen), store=store, rank=rank, world_size=size, timeout=timeout)
+        # NCCL told of its device begins now, and says now what is wrong with it.
+        known = {"store": store, "rank": rank, "world_size": size, "timeout": timeout}
+        dist.init_process_group(_backend(chosen), device_id=chosen if chosen.type == "cuda" else None, **known)
     return World(rank=rank, size=size, device=chosen, local_rank=local_rank, cores=cores)
 
 

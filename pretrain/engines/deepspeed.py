@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.arithmetic import refusals_in_words
 from eyespot.pretrain.distributed.process_group import World, ensure_group
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.engines.zero_state import ZeroState
@@ -91,11 +92,13 @@ class DeepSpeedEngine:
         """The objective's forward pass in the run's precision. ZeRO is told which micro-batch is the step's last."""
         torch.manual_seed(part.seed)
         self._engine.set_gradient_accumulation_boundary(part.last)
-        return self._engine(call=self.objective, precision=self.autocast(), batch=part.batch, **part.known)
+        with refusals_in_words():
+            return self._engine(call=self.objective, precision=self.autocast(), batch=part.batch, **part.known)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient; which rank keeps what of it, ZeRO decides."""
-        self._engine.backward(loss, scale_wrt_gas=False)  # the loop has divided it
+        with refusals_in_words():
+            self._engine.backward(loss, scale_wrt_gas=False)  # the loop has divided it
 
     def autocast(self) -> torch.autocast:
         """The run's precision."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyespot.pretrain.arithmetic import refusals_in_words
 from eyespot.pretrain.distributed.process_group import own_share
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.objective import Objective
@@ -47,12 +48,13 @@ class TorchEngine(ABC):
         """The objective's forward pass in the run's precision."""
         torch.manual_seed(part.seed)
         self.sync_gradients(part.last)
-        with self.autocast():
+        with refusals_in_words(), self.autocast():
             return self._call(part.batch, **part.known)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient."""
-        loss.backward()
+        with refusals_in_words():
+            loss.backward()
 
     def autocast(self) -> torch.autocast:
         """The run's precision."""

@@ -14,8 +14,8 @@ from annotated_types import Gt, Le
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.pretrain.arithmetic import Precision
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.engine import Precision
 from eyespot.pretrain.planning.memory import shard_ranks
 from eyespot.pretrain.planning.meter import Number, Work, all_reduce_bytes
 from eyespot.pretrain.planning.trace import Sizes, Trace
@@ -33,10 +33,15 @@ class GPU:
 
     name: str
     bf16_tflops: Number
+    tf32_tflops: Number
     fp32_tflops: Number
     memory_gb_s: Number
     memory_gb: Number
     source: str
+
+    def tflops(self, precision: Precision) -> Number:
+        """Peak of its arithmetic in a run's precision."""
+        return {"bf16": self.bf16_tflops, "tf32": self.tf32_tflops, "fp32": self.fp32_tflops}[precision]
 
 
 GPUS = {
@@ -45,14 +50,16 @@ GPUS = {
         GPU(
             name="v100",
             bf16_tflops=125,
+            tf32_tflops=15.7,
             fp32_tflops=15.7,
             memory_gb_s=900,
             memory_gb=32,
-            source="NVIDIA V100 datasheet, SXM2 (fp16: it has no bf16)",
+            source="NVIDIA V100 datasheet, SXM2 (fp16: it has no bf16, and no TF32)",
         ),
         GPU(
             name="a100",
             bf16_tflops=312,
+            tf32_tflops=156,
             fp32_tflops=19.5,
             memory_gb_s=2039,
             memory_gb=80,
@@ -61,6 +68,7 @@ GPUS = {
         GPU(
             name="h100",
             bf16_tflops=989,
+            tf32_tflops=494.5,
             fp32_tflops=67,
             memory_gb_s=3350,
             memory_gb=80,
@@ -69,6 +77,7 @@ GPUS = {
         GPU(
             name="h200",
             bf16_tflops=989,
+            tf32_tflops=494.5,
             fp32_tflops=67,
             memory_gb_s=4800,
             memory_gb=141,
@@ -77,6 +86,7 @@ GPUS = {
         GPU(
             name="b200",
             bf16_tflops=2250,
+            tf32_tflops=1125,
             fp32_tflops=75,
             memory_gb_s=8000,
             memory_gb=180,
@@ -85,6 +95,7 @@ GPUS = {
         GPU(
             name="l40s",
             bf16_tflops=362,
+            tf32_tflops=183,
             fp32_tflops=91.6,
             memory_gb_s=864,
             memory_gb=48,
@@ -276,7 +287,7 @@ class StepTime:
 
 def work_seconds(work: Work, gpu: GPU, precision: Precision, efficiency: Efficiency) -> Number:
     """How long a GPU takes for a phase's kernels."""
-    peak = (gpu.bf16_tflops if precision == "bf16" else gpu.fp32_tflops) * 1e12 * efficiency.arithmetic
+    peak = gpu.tflops(precision) * 1e12 * efficiency.arithmetic
     bandwidth = gpu.memory_gb_s * 1e9 * efficiency.memory
     device = sum(max(kernel.flops / peak, kernel.moved_bytes / bandwidth) for kernel in work.kernels)
     return max(device, len(work.kernels) * efficiency.launch_us * 1e-6)

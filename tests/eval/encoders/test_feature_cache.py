@@ -9,6 +9,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders import feature_cache
 from eyespot.eval.encoders.subject import Subject, encode_all
+from eyespot.pretrain.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, last_tokens, make_encoder
 
@@ -124,3 +125,10 @@ def test_keys_are_those_of_the_first_release(shards):
     assert feature_cache.features_key(subject, ShardFolder(shards), 4) != feature_cache.features_key(
         subject, ShardFolder(shards)
     )
+    try:
+        set_arithmetic(torch.device("cuda"), "tf32")
+        assert feature_cache.features_key(subject, ShardFolder(shards)) != "69e5ffd3b9548ddcd81176054a8997b8"
+        set_arithmetic(torch.device("cpu"), "tf32")  # which rounds nothing
+        assert feature_cache.features_key(subject, ShardFolder(shards)) == "69e5ffd3b9548ddcd81176054a8997b8"
+    finally:
+        set_arithmetic(torch.device("cpu"))

@@ -1,0 +1,85 @@
+"""How a GPU computes: what it makes of fp32 numbers, and whether it answers the same again. Said here alone.
+
+torch's own defaults mean two things by fp32: matrix products take the numbers as they are, convolutions round them to
+TF32 (10 bits of mantissa in place of 23) first. Here fp32 means fp32 in both, and tf32 means TF32 in both. A CPU takes
+fp32 numbers as they are, whatever is asked for.
+
+Many of a GPU's fast kernels add up by atomic additions, whose order differs from run to run. ``deterministic`` chooses
+others; where torch has none, it refuses, and so does the run: a promise of bits that a warning takes back is none.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+
+Precision = Literal["fp32", "tf32", "bf16"]
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACES = (":4096:8", ":16:8")
+"""With which cuBLAS answers the same again, by its documentation; the first is the faster."""
+_REFUSAL = "does not have a deterministic implementation"
+
+
+def set_arithmetic(
+    device: torch.device, precision: Precision = "fp32", *, deterministic: bool = False, training: bool = False
+) -> None:
+    """Sets how this process computes, in all its threads, until it is set anew. Before the first kernel.
+
+    Without arguments it is that of frozen evaluation: fp32 as it is, and the convolutions that cuDNN's rules choose.
+
+    Args:
+        device: what computes; only a GPU knows TF32.
+        precision: tf32 rounds the inputs of matrix products and convolutions to TF32. What bf16's autocast leaves in
+            fp32 is fp32.
+        deterministic: the same bits again on the same GPU, software and number of ranks.
+        training: batches of few shapes, many times: cuDNN may try all its convolutions and keep the fastest, unless
+            ``deterministic``, for it may choose others after a restart.
+
+    Raises:
+        UserError: ``deterministic``, and cuBLAS has been told otherwise.
+    """
+    tf32 = precision == "tf32" and device.type == "cuda"
+    # The older names first: torch's compiler asks for them, and torch refuses to answer where the two contradict.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    rounding = "tf32" if tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = rounding
+    torch.backends.cudnn.conv.fp32_precision = rounding  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.rnn.fp32_precision = rounding  # pyright: ignore[reportAttributeAccessIssue]
+    if deterministic and os.environ.setdefault(WORKSPACE, WORKSPACES[0]) not in WORKSPACES:
+        raise UserError(
+            f"{WORKSPACE} {os.environ[WORKSPACE]!r}: --deterministic needs {' or '.join(WORKSPACES)}; unset it"
+        )
+    torch.use_deterministic_algorithms(deterministic)
+    # torch would write NaN into each new tensor: a kernel more for each, to show who reads what nobody wrote. Nobody
+    # here does: a test trains all methods with it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = training and not deterministic and device.type == "cuda"
+
+
+def rounds_to_tf32() -> bool:
+    """Whether fp32 numbers are rounded to TF32 before they are multiplied."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@contextmanager
+def refusals_in_words() -> Iterator[None]:
+    """Says in a line which operator has no deterministic kernel.
+
+    Raises:
+        UserError: an operator within it has none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _REFUSAL not in str(error):
+            raise
+        operator = str(error).split(_REFUSAL)[0].split()[-1]
+        raise UserError(
+            f"deterministic True: torch has no deterministic {operator}; leave it out, or take another encoder"
+        ) from error

@@ -1,0 +1,90 @@
+"""What fp32 means, and that deterministic is asked of all that could answer otherwise."""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.arithmetic import WORKSPACE, refusals_in_words, rounds_to_tf32, set_arithmetic
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch) -> Iterator[None]:
+    monkeypatch.delenv(WORKSPACE, raising=False)
+    yield
+    set_arithmetic(CPU)
+
+
+def found() -> tuple:
+    convolutions = torch.backends.cudnn.conv.fp32_precision
+    return torch.backends.cuda.matmul.fp32_precision, convolutions, torch.backends.cudnn.rnn.fp32_precision
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [(GPU, "fp32", "ieee"), (GPU, "bf16", "ieee"), (GPU, "tf32", "tf32"), (CPU, "tf32", "ieee"), (CPU, "fp32", "ieee")],
+)
+def test_matrix_products_and_convolutions_mean_the_same(device, precision, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_arithmetic(device, precision)
+    assert found() == (expected,) * 3
+    assert rounds_to_tf32() == (expected == "tf32")
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (expected == "tf32")
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # a CPU's own is left alone
+
+
+def test_deterministic_is_asked_of_all_and_taken_back():
+    set_arithmetic(GPU, deterministic=True, training=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+    assert os.environ[WORKSPACE] == ":4096:8"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    set_arithmetic(GPU)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert not torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize(
+    ("device", "training", "expected"), [(GPU, True, True), (GPU, False, False), (CPU, True, False)]
+)
+def test_cudnn_searches_for_training_on_a_gpu_alone(device, training, expected):
+    set_arithmetic(device, training=training)
+    assert torch.backends.cudnn.benchmark is expected
+
+
+def test_what_cublas_has_been_told_is_kept_or_refused(monkeypatch):
+    monkeypatch.setenv(WORKSPACE, ":16:8")
+    set_arithmetic(GPU, deterministic=True)
+    assert os.environ[WORKSPACE] == ":16:8"
+    monkeypatch.setenv(WORKSPACE, ":0:0")
+    set_arithmetic(GPU)
+    with pytest.raises(UserError, match=r"CUBLAS_WORKSPACE_CONFIG ':0:0': --deterministic needs :4096:8 or :16:8"):
+        set_arithmetic(GPU, deterministic=True)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_an_operator_without_a_deterministic_kernel_is_named():
+    """resize_ of a quantised tensor is one that refuses on a CPU, too."""
+    set_arithmetic(CPU, deterministic=True)
+    quantised = torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
+    said = r"deterministic True: torch has no deterministic \S*quantized\S*; leave"
+    with pytest.raises(UserError, match=said), refusals_in_words():
+        quantised.resize_(4)
+    with pytest.raises(RuntimeError, match="another"), refusals_in_words():
+        raise RuntimeError("another")
+
+
+def test_it_starts_no_cuda():
+    """The workspace must be set before; a process that trains on a CPU need not know of GPUs."""
+    code = "import torch; from eyespot.pretrain.arithmetic import set_arithmetic as s;"
+    code += "s(torch.device('cuda'), 'tf32', deterministic=True); assert not torch.cuda.is_initialized()"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
