@@ -35,7 +35,7 @@ LONG = """
 cluster/commands/test_eval cluster/commands/test_plan cluster/commands/test_pretrain cluster/launch/test_torchrun
 cluster/planning/test_page cluster/planning/test_planner data_pipeline/loading/test_loader
 data_pipeline/shards/test_pack eval/encoders/test_image_size eval/release/test_registry
-eval/results/test_mlflow_children eval/test_evaluate eval/test_finetune eval/test_low_shot
+eval/results/test_mlflow_children eval/test_evaluate eval/test_finetune eval/test_low_shot test_terminal_escapes
 pretrain/losses/test_contrastive pretrain/tracking/test_tracker test_wheel
 """
 """Files that take over ten seconds, though no test of theirs is slow: most start processes of the command."""
