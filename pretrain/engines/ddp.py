@@ -1,10 +1,12 @@
 """DDP: every process holds the whole objective, gradients are averaged. Also the engine of a single process."""
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import MakeOptimizer, Settings
 from eyespot.pretrain.engines.torch_engine import TorchEngine
+from eyespot.pretrain.networks.repeated_blocks import choose_layout
 from eyespot.pretrain.objective import Objective
 
 
@@ -13,7 +15,8 @@ class DDPEngine(TorchEngine):
 
     def __init__(self, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings) -> None:
         objective = objective.to(world.device)
-        self._wrapped = DistributedDataParallel(objective, forward_sync_buffers=False) if world.size > 1 else None
+        choose_layout(objective, world.device)  # here alone: FSDP and ZeRO cut flat weights
+        self._wrapped = _wrap(objective, world.device) if world.size > 1 else None
         super().__init__(objective, self._wrapped or objective, make_optimizer, settings, world.device)
 
     def sync_gradients(self, last: bool) -> None:
@@ -24,3 +27,14 @@ class DDPEngine(TorchEngine):
 
 make = DDPEngine
 """The engine of this file."""
+
+
+def _wrap(objective: Objective, device: torch.device) -> DistributedDataParallel:
+    """Gradients live in the buckets that cross the network: no copy back.
+
+    On a GPU the copies into a bucket are two kernels, not one for each tensor; its division by the number of ranks
+    takes the last bit otherwise than a CPU's product with the inverse.
+    """
+    on_gpu = device.type == "cuda"
+    options = {"forward_sync_buffers": False, "gradient_as_bucket_view": True, "batched_grad_copy": on_gpu}
+    return DistributedDataParallel(objective, **options)

@@ -73,7 +73,8 @@ class DeepSpeedEngine:
         stage = settings.deepspeed.stage
         if settings.compile and stage == 3:
             raise UserError("compile True: ZeRO-3 cannot run compiled blocks; use --deepspeed.stage 2 or --engine fsdp")
-        config = make_config(settings, sum(p.numel() for p in objective.parameters() if p.requires_grad))
+        num_trainable = sum(p.numel() for p in objective.parameters() if p.requires_grad)
+        config = make_config(settings, num_trainable, world.device)
         self.objective, self._settings, self._device = objective.to(world.device), settings, world.device
         optimizer = make_optimizer(objective)
         if isinstance(optimizer, LARS):
@@ -159,7 +160,7 @@ class _Calls(nn.Module):
             self.running = False
 
 
-def make_config(settings: Settings, num_trainable: int) -> dict[str, Any]:
+def make_config(settings: Settings, num_trainable: int, device: torch.device) -> dict[str, Any]:
     """DeepSpeed's configuration: ours, with the user's file laid over it.
 
     Raises:
@@ -175,6 +176,8 @@ def make_config(settings: Settings, num_trainable: int) -> dict[str, Any]:
         "zero_optimization": {
             "stage": settings.deepspeed.stage,
             "reduce_bucket_size": min(MAX_BUCKET_ELEMENTS, num_trainable),
+            # Gradients cross the network while the backward pass goes on; its own default is so in stage 3 only.
+            "overlap_comm": device.type == "cuda" or settings.deepspeed.stage == 3,
             "memory_efficient_linear": False,  # it replaces F.linear for the whole process
             "stage3_param_persistence_threshold": 0,  # teachers follow on shards: all parameters must be cut
         },

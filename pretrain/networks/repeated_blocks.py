@@ -1,4 +1,7 @@
-"""The repeated blocks of an encoder or a decoder: the pieces that engines shard and compile one by one."""
+"""The repeated blocks of an encoder or a decoder: the pieces that engines shard and compile one by one.
+
+And what suits a device better than what timm chooses: how blocks attend, and in which order convolutions keep weights.
+"""
 
 from typing import Any, cast
 
@@ -34,3 +37,19 @@ def choose_attention(module: nn.Module, device: torch.device) -> None:
     for block in module.modules():
         if isinstance(getattr(block, "fused_attn", None), bool):
             cast(Any, block).fused_attn = device.type != "cpu"
+
+
+def choose_layout(module: nn.Module, device: torch.device) -> None:
+    """Channels last on a GPU, in place, where ``module`` has convolutions that look beyond one patch.
+
+    A GPU's convolutions in bf16 and TF32 work on channels that lie side by side; weights in the usual order cost a
+    transposition for each. Views come so, and what a convolution makes of them stays so. The weights' numbers, names
+    and shapes are the same, and so are the bytes of a checkpoint. A vision transformer, whose one convolution cuts
+    patches, is left alone, and so is everything on a CPU.
+    """
+    if device.type == "cuda" and any(_overlaps(part) for part in module.modules()):
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _overlaps(part: nn.Module) -> bool:
+    return isinstance(part, nn.Conv2d) and any(k > s for k, s in zip(part.kernel_size, part.stride, strict=True))

@@ -77,15 +77,14 @@ def state_bytes(run: Run, sizes: Sizes, fleet: Fleet) -> dict[str, Number]:
         "gradients": sizes.trainable / (shards if stage >= 2 else 1),
         f"optimiser state ({run.optim.name})": optimizer_bytes(run, sizes) / shards,
     }
-    if run.engine == "ddp" and fleet.gpus > 1:
-        parts["gradient buckets (DDP)"] = float(sizes.trainable)
     if run.engine == "deepspeed":
         parts["flat copy of its share (DeepSpeed)"] = sizes.trainable / shards
-        parts["reduce bucket (DeepSpeed)"] = float(min(DEEPSPEED_BUCKET, sizes.trainable))
+        buckets = 1 if stage == 3 else 2  # one is filled while the other crosses the network
+        parts["reduce buckets (DeepSpeed)"] = float(buckets * min(DEEPSPEED_BUCKET, sizes.trainable))
     return parts
 
 
-def temporary_bytes(run: Run, sizes: Sizes, accumulate: int) -> dict[str, Number]:
+def temporary_bytes(run: Run, sizes: Sizes, fleet: Fleet, accumulate: int) -> dict[str, Number]:
     """What the engine holds beside the activations while a micro-batch runs, by name."""
     parts: dict[str, Number] = {}
     if run.engine == "fsdp" or (run.engine == "deepspeed" and run.deepspeed.stage == 3):
@@ -94,8 +93,9 @@ def temporary_bytes(run: Run, sizes: Sizes, accumulate: int) -> dict[str, Number
         largest = sum(sorted(sizes.blocks)[-2:])
         parts["gathered parameters (2 blocks, all outside blocks)"] = width * largest + rest
         parts["their gradients before they are cut up"] = float(largest)
-    if run.engine == "fsdp" and accumulate > 1:
-        parts["whole gradients while micro-batches add up (FSDP)"] = float(sizes.trainable)
+    if accumulate > 1 and (run.engine == "fsdp" or (run.engine == "ddp" and fleet.gpus > 1)):
+        # DDP's lie in the buckets that cross the network, but for these.
+        parts[f"whole gradients while micro-batches add up ({run.engine.upper()})"] = float(sizes.trainable)
     return parts
 
 
@@ -117,7 +117,7 @@ def parts_of(run: Run, trace: Trace, fleet: Fleet, images: Number, accumulate: i
     """All of a GPU's memory by name, bytes, with micro-batches of so many images."""
     return {
         **state_bytes(run, trace.sizes, fleet),
-        **temporary_bytes(run, trace.sizes, accumulate),
+        **temporary_bytes(run, trace.sizes, fleet, accumulate),
         **image_bytes(trace, images, accumulate),
     }
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from step_passes import take_passes
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World
@@ -90,3 +91,48 @@ def test_a_gradient_that_is_not_finite_is_applied_nowhere():
     assert not math.isfinite(norm)
     for name, tensor in engine.save_tensors().items():
         assert torch.equal(tensor, before[name]), name
+
+
+class Convolution(Objective):
+    """With several tensors, one of four dimensions among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+    def views(self):
+        raise AssertionError("not asked for here")
+
+    def forward(self, batch):
+        return {"loss": self.encoder(batch.views[0]).square().mean()}
+
+
+def trained(world: World, plain: bool) -> tuple[list[torch.Tensor], int]:
+    """The weights after two steps of two micro-batches, and how many buckets hold the gradients of the first."""
+    engine = DDPEngine(
+        Convolution(), world, lambda module: make_optimizer(module, OptimConfig()), Settings(accumulate=2, clip=0.1)
+    )
+    if plain:
+        engine._wrapped = engine._call = DistributedDataParallel(engine.objective, forward_sync_buffers=False)
+    memories = set()
+    for step in range(2):
+        ids = torch.arange(2)
+        generator = torch.Generator().manual_seed(10 * step + world.rank)
+        views = [torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2)]
+        parts = [(Batch(views=[view], ids=ids, epochs=ids, labels=ids, seed=0), 0) for view in views]
+        take_passes(engine, parts)
+        memories |= {p.grad.untyped_storage().data_ptr() for p in engine.objective.parameters()} if not step else set()
+        assert engine.step(1e-2)[1]
+    return [parameter.detach() for parameter in engine.objective.parameters()], len(memories)
+
+
+def views_and_copies(world: World) -> list[tuple[list[torch.Tensor], int]]:
+    return [trained(world, plain) for plain in (False, True)]
+
+
+def test_gradients_in_buckets_have_the_bits_of_gradients_beside_them(on_ranks):
+    """On three ranks, by which no number is divided exactly."""
+    for (ours, buckets), (theirs, tensors) in on_ranks(views_and_copies, 3):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+        assert (buckets, tensors) == (1, 4)

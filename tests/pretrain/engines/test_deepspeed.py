@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,24 @@ def two(world: World) -> dict[str, Any]:
             engine = make(stage, tiny(method), world, accumulate=2, optim="sgd")
             found[f"{stage} {method}"] = train(engine, world, 2, accumulate=2), state(engine)
     found["bytes"] = {stage: state_bytes(make(stage, mae(), world)) for stage in (0, *STAGES)}
+    found |= {f"{stage} overlap {beside}": overlapped(stage, world, beside) for stage in (1, 2) for beside in (0, 1)}
     return found
+
+
+def overlapped(stage: int, world: World, beside: bool) -> tuple[list, State]:
+    """With buckets of which a step needs many, exchanged beside the backward pass or after it; clipped, accumulated."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"zero_optimization": {"overlap_comm": bool(beside), "reduce_bucket_size": 20_000}}, file)
+        file.flush()
+        config = DeepSpeedConfig(stage=stage, options=Path(file.name))
+        optim = OptimConfig(weight_decay=0.05)
+        known = Settings(deepspeed=config, accumulate=2, clip=0.5)
+        engine = make_engine("deepspeed", mae(), world, lambda module: make_optimizer(module, optim), known)
+    assert engine._zero.overlap_comm == bool(beside)  # pyright: ignore[reportAttributeAccessIssue]
+    losses = train(engine, world, 2, accumulate=2)
+    take_passes(engine, batches(engine, world, 2, accumulate=2))
+    engine.discard()
+    return losses + train(engine, world, [3], accumulate=2), state(engine)
 
 
 def looked_at(stage: int, world: World) -> tuple[State, np.ndarray]:
@@ -301,6 +319,13 @@ def test_contrastive_methods_equal_ddp(method, on_two):
             assert not different(state_found, weights, 1e-5), stage
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_overlap_changes_no_bit(stage, on_two):
+    for rank in on_two:
+        (losses, weights), (beside, moved) = (rank[f"{stage} overlap {number}"] for number in (0, 1))
+        assert beside == losses and not different(moved, weights)
+
+
 def test_the_state_is_cut(on_two):
     sizes = on_two[0]["bytes"]
     assert sizes[3] <= 0.55 * sizes[0]
@@ -364,7 +389,7 @@ def test_options_that_the_run_decides_are_refused(key, tmp_path):
     *outer, inner = key.split(".")
     (tmp_path / "o.json").write_text(json.dumps({outer[0]: {inner: 1}} if outer else {inner: 1}))
     with pytest.raises(UserError, match=key.replace(".", r"\.")) as caught:
-        make_config(Settings(deepspeed=DeepSpeedConfig(options=tmp_path / "o.json")), 10)
+        make_config(Settings(deepspeed=DeepSpeedConfig(options=tmp_path / "o.json")), 10, ONE.device)
     assert REFUSED[key] in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -374,13 +399,20 @@ def test_options_that_cannot_be_read_are_refused(text, tmp_path):
     if text is not None:
         (tmp_path / "o.json").write_text(text)
     with pytest.raises(UserError, match=r"deepspeed\.options .*o\.json: ") as caught:
-        make_config(Settings(deepspeed=DeepSpeedConfig(options=tmp_path / "o.json")), 10)
+        make_config(Settings(deepspeed=DeepSpeedConfig(options=tmp_path / "o.json")), 10, ONE.device)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("stage", "on_cpu"), [(1, False), (2, False), (3, True)])
+def test_gradients_cross_the_network_beside_the_backward_pass_of_a_gpu(stage, on_cpu):
+    settings = Settings(deepspeed=DeepSpeedConfig(stage=stage))
+    for device, expected in (("cpu", on_cpu), ("cuda", True)):
+        assert make_config(settings, 10, torch.device(device))["zero_optimization"]["overlap_comm"] is expected
 
 
 def test_options_are_laid_over_ours(tmp_path):
     (tmp_path / "o.json").write_text('{"zero_optimization": {"reduce_bucket_size": 7}, "wall_clock_breakdown": true}')
-    config = make_config(Settings(deepspeed=DeepSpeedConfig(stage=3, options=tmp_path / "o.json")), 10)
+    config = make_config(Settings(deepspeed=DeepSpeedConfig(stage=3, options=tmp_path / "o.json")), 10, ONE.device)
     assert config["zero_optimization"]["reduce_bucket_size"] == 7
     assert config["zero_optimization"]["stage"] == 3
     assert config["wall_clock_breakdown"] is True

@@ -60,12 +60,14 @@ def test_slots_of_other_optimisers():
 
 def test_two_blocks_are_whole_at_once():
     name = "gathered parameters (2 blocks, all outside blocks)"
-    assert memory.temporary_bytes(make("fsdp"), SIZES, 1)[name] == 2_500 + 2_300
-    assert memory.temporary_bytes(make("fsdp", fsdp__gather="bf16"), SIZES, 1)[name] == 1_250 + 2_300
-    assert memory.temporary_bytes(make("ddp"), SIZES, 4) == {}
+    assert memory.temporary_bytes(make("fsdp"), SIZES, fleet(), 1)[name] == 2_500 + 2_300
+    assert memory.temporary_bytes(make("fsdp", fsdp__gather="bf16"), SIZES, fleet(), 1)[name] == 1_250 + 2_300
+    assert memory.temporary_bytes(make("ddp"), SIZES, fleet(), 1) == {}
+    assert memory.temporary_bytes(make("ddp"), SIZES, fleet(1), 4) == {}
+    assert sum(memory.temporary_bytes(make("ddp"), SIZES, fleet(), 4).values()) == 4_000
     whole = "whole gradients while micro-batches add up (FSDP)"
-    assert whole not in memory.temporary_bytes(make("fsdp"), SIZES, 1)
-    assert memory.temporary_bytes(make("fsdp"), SIZES, 2)[whole] == 4_000
+    assert whole not in memory.temporary_bytes(make("fsdp"), SIZES, fleet(), 1)
+    assert memory.temporary_bytes(make("fsdp"), SIZES, fleet(), 2)[whole] == 4_000
 
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not(found):
