@@ -13,7 +13,7 @@ ZOO ?= .zoo
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart quickstart-digits test test-fast check check-quick bench zoo methods drawing image clean
+.PHONY: dev quickstart quickstart-digits test test-fast check check-quick bench gpu-check zoo methods drawing image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 # Threads that wait for each other spin, and on cores with other work that takes eight times the time: let them sleep.
@@ -63,6 +63,9 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/rand_augment.py --data $(DATA)
 	$(BIN)/python benchmarks/features.py --data $(DATA)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/probe.py $(DATA)/cifar10-images.tar.gz
+
+gpu-check: $(READY) ## the first ten minutes on a GPU, one table; DRY=1 runs the same tiny on the CPU
+	$(BIN)/python benchmarks/gpu_check.py
 
 zoo: $(READY) ## every method trained for minutes and probed beside random weights; hours; goes on where it was
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/zoo.py --jobs 2 --data $(DATA)/cifar10-images.tar.gz --work $(ZOO)

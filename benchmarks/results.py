@@ -31,8 +31,9 @@ def write_results(
     rows: Sequence[Sequence[str]],
     details: dict[str, Any],
     script: str | None = None,
+    folder: Path = RESULTS,
 ) -> None:
-    """Prints the table and writes ``results/<name>.md`` and ``.json``; made by ``script``, or the one of that name."""
+    """Prints the table and writes ``<name>.md`` and ``.json`` into it; made by ``script``, or the one of that name."""
     table = Table(*header, title=title)
     for row in rows:
         table.add_row(*row)
@@ -41,7 +42,7 @@ def write_results(
     threads = [f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"] if "OMP_NUM_THREADS" in os.environ else []
     command = f"`{' '.join([*threads, 'python', f'benchmarks/{script or name}.py', *sys.argv[1:]])}`"
     text = "\n".join([f"# {title}", "", *lines, "", f"Measured by {command} on {machine()}.", ""])
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(text)
     record = {"title": title, "machine": machine(), "rows": [dict(zip(header, row, strict=True)) for row in rows]}
-    (RESULTS / f"{name}.json").write_text(json.dumps({**record, **details}, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps({**record, **details}, indent=1) + "\n")

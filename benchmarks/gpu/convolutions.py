@@ -1,0 +1,37 @@
+"""ResNet-50's step: channels first and channels last, with and without cuDNN's search."""
+
+from dataclasses import replace
+
+import torch
+from gpu.instruments import (
+    DRY,
+    Note,
+    changed_run,
+    give_back,
+    made_batch,
+    made_engine,
+    milliseconds,
+    one_step,
+    peak_mebibytes,
+)
+
+RECIPE, IMAGES = ("simclr_tiny", 8) if DRY else ("simclr_r50_in1k", 128)
+WAYS = {
+    "channels first": (torch.contiguous_format, False),
+    "channels last": (torch.channels_last, False),
+    "channels last, cuDNN's search": (torch.channels_last, True),
+}
+
+
+def run(note: Note) -> None:
+    for name, (layout, search) in WAYS.items():
+        torch.backends.cudnn.benchmark = search
+        engine = made_engine(changed_run(RECIPE, IMAGES), lambda module, to=layout: module.to(memory_format=to))
+        batch = made_batch(engine.objective, IMAGES)
+        batch = replace(batch, views=[view.contiguous(memory_format=layout) for view in batch.views])
+        taken = milliseconds(lambda e=engine, b=batch: one_step(e, b))
+        memory = peak_mebibytes(lambda e=engine, b=batch: one_step(e, b))
+        note(name, f"{taken:.1f} ms, {1000 * len(batch.views) * IMAGES / taken:.0f} views/s, {memory} above the state")
+        engine.close()
+        del engine, batch
+        give_back()
