@@ -51,7 +51,7 @@ class StepBatches:
         self._statistics.keep()
         parts = self._read(step)
         looks_twice = self._run.data.accumulate > 1 and isinstance(self._engine.objective, Contrastive)
-        return self._cuttable(compared(self._engine, parts)) if looks_twice else parts
+        return _let_go(self._cuttable(compared(self._engine, parts)) if looks_twice else parts)
 
     def _cuttable(self, parts: list[MicroBatch]) -> Iterator[MicroBatch]:
         for number, part in enumerate(parts):
@@ -76,3 +76,10 @@ class StepBatches:
             self._meter.add(self._run.data.batch_size // count, waited)
             seed = micro_seed(self._run.seed, step, part * self._world.size + self._world.rank)
             yield MicroBatch(batch=batch, seed=seed, last=part == count - 1, num_averaged=count)
+
+
+def _let_go(parts: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+    """Drops the images of each that has gone through, before the next is waited for: whoever still has it keeps ids."""
+    for part in parts:
+        yield part
+        part.batch.views.clear()

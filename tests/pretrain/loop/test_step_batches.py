@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from eyespot.data_pipeline.loading.loader import Loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
@@ -61,6 +63,46 @@ def test_the_state_is_that_of_the_step_before(method, calls, digits, tmp_path, m
         for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+@pytest.mark.parametrize(("method", "held"), [("mae", 1), ("simclr", 8)])
+def test_images_are_let_go_as_soon_as_nobody_needs_them(method, held, digits, tmp_path, monkeypatch):
+    """MAE holds one of eight micro-batches; SimCLR's second pass needs all of them, and gives them back one by one."""
+    parts, seen, alive = 8, list[weakref.ref](), {"passes": list[int](), "waits": list[int](), "step": list[int]()}
+    forward, take, step = TorchEngine.forward, Loader.__next__, TorchEngine.step
+
+    def count(where):
+        alive[where].append(sum(view() is not None for view in seen))
+
+    def taken(self):
+        count("waits")
+        batch = take(self)
+        seen.extend(weakref.ref(view) for view in batch.views[:1])
+        return batch
+
+    def passed(self, part):
+        count("passes")
+        return forward(self, part)
+
+    def stepped(self, *rate):
+        count("step")
+        return step(self, *rate)
+
+    monkeypatch.setattr(Loader, "__next__", taken)
+    monkeypatch.setattr(TorchEngine, "forward", passed)
+    monkeypatch.setattr(TorchEngine, "step", stepped)
+    run = small_run(method, digits, tmp_path / "run", steps=2)
+    run.data.accumulate, run.data.batch_size = parts, 4 * parts
+    if method == "mae":
+        run.encoder = make_run("mae_tiny").encoder
+    assert fit(run, "test") == "done"
+    assert max(alive["passes"]) == held
+    if method == "mae":
+        assert set(alive["passes"]) == {1} and set(alive["waits"]) == {0}
+    else:
+        second = list(range(parts, 0, -1))
+        assert alive["passes"] == 2 * [*range(1, parts + 1), *second]
+    assert alive["step"] == [0, 0]
 
 
 def test_running_statistics_go_back():
