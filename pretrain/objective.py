@@ -13,6 +13,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.skipped_step import Taken
 
 Family = Literal[
     "transformation", "reconstruction", "clustering", "contrast", "joint embedding", "metric", "some labels", "labels"
@@ -143,11 +144,17 @@ class Objective(nn.Module, ABC):
                 their order. On rank 0; None on the others.
         """
 
-    def after_step(self, progress: float) -> None:
-        """Called after each optimiser step with the share of the run that is done, 0..1: teachers, queues."""
+    def after_step(self, progress: float, taken: Taken = True) -> None:
+        """Called after each optimiser step: teachers follow, queues take what waited for them.
+
+        Args:
+            progress: share of the run that is done, 0..1.
+            taken: True; or, where no host waits for the device, a tensor there: where it is False the step was skipped,
+                and what this call leaves behind is what ``after_skip`` does (see ``skipped_step.if_taken``).
+        """
 
     def after_skip(self) -> None:
-        """Called instead of ``after_step`` where the step was not taken, because something was not finite."""
+        """Called instead where the host knows that the step was not taken: something was not finite, or it was cut."""
 
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"] | None:
         """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing.

@@ -9,6 +9,9 @@ from torch._ops import OpOverload
 
 NAMESPACE = "eyespot"
 
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {}
+"""What each operator does, by its name: for who wants to look inside."""
+
 
 def operator(
     name: str,
@@ -35,6 +38,7 @@ def operator(
 
     def register(function: Callable[..., Tensor]) -> OpOverload:
         full_name = f"{NAMESPACE}::{name}"
+        FUNCTIONS[full_name] = function
         schema = torch.library.infer_schema(function, mutates_args=())
         torch.library.define(full_name, schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.impl(full_name, "default", function)

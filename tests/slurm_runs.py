@@ -22,6 +22,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.recipes.mae import mae_tiny
+from eyespot.pretrain.skipped_step import Taken
 
 STEPS, SAVE_EVERY = 150, 10
 SLOW_SECONDS = 3.0
@@ -49,7 +50,7 @@ class GatedMAE(MAE):
             time.sleep(SLOW_SECONDS)
         return super().forward(batch)
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         self.progress = progress
 
 

@@ -9,6 +9,13 @@ from torch import Tensor
 from eyespot.data_pipeline.random_numbers import uniforms
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The CPU's tensor on ``device``, for which the host does not wait: it travels through pinned memory."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One micro-batch of one rank.
@@ -36,7 +43,11 @@ class Batch:
         They depend on (seed, epoch, sample id, stream) only: not on the rank, the batch or the step.
         """
         numbers = uniforms(self.seed, self.epochs.numpy(), self.ids.numpy(), stream, count)
-        return torch.from_numpy(numbers).to(self.labels.device, non_blocking=True)
+        return send(torch.from_numpy(numbers), self.labels.device)
+
+    def ids_on_device(self) -> Int[Tensor, " _"]:
+        """(B,) the ids, where views and labels are."""
+        return send(self.ids, self.labels.device)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with views and labels on ``device``; ids and epochs stay on the CPU."""

@@ -7,9 +7,10 @@ in which one process would have met the samples, as a queue needs that must not 
 Operators of torch take strings, not groups: hence a group's ``name``, "" where this process is alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,9 @@ from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.operators import operator
 
 T = TypeVar("T")
+
+_EQUAL: WeakKeyDictionary[dist.ProcessGroup, set[int]] = WeakKeyDictionary()
+"""For each group the numbers of rows that all of its ranks had at once."""
 
 
 def num_ranks(group: dist.ProcessGroup | None = None) -> int:
@@ -59,12 +63,19 @@ def all_gather(rows: Shaped[Tensor, "n *rest"], name: str) -> Shaped[Tensor, "m 
 def require_equal_batches(rows: Tensor, name: str) -> None:
     """Compares the ranks' numbers of rows, 8 bytes each: unequal ones would hang, abort or mix rows up.
 
+    Where rows are not on the CPU, the host would wait for the device each time: so a number that all ranks had once is
+    not compared again, and whoever changes it changes it on all ranks.
+
     Raises:
         UserError: on every rank, when one has another number of rows.
     """
-    counts = all_gather(torch.tensor([len(rows)], device=rows.device), name).tolist()
+    known = _EQUAL.setdefault(named_group(name), set())
+    if len(rows) in known and not rows.is_cpu:
+        return
+    counts = all_gather(rows.new_full((1,), len(rows), dtype=torch.int64), name).tolist()
     if len(set(counts)) > 1:
         raise UserError(f"batch: the ranks have {counts} rows; give every rank the same number")
+    known.add(len(rows))
 
 
 @operator(
@@ -200,11 +211,31 @@ def take_from_first(tensor: Tensor) -> None:
 
 def any_rank(flags: list[bool]) -> list[bool]:
     """For each flag: does any rank raise it? One small reduction, so that all ranks act at the same step."""
+    return any_rank_later(flags)()
+
+
+def any_rank_later(flags: list[bool]) -> Callable[[], list[bool]]:
+    """``any_rank`` begun, over gloo: the answer is what the returned function says, which waits if it must."""
     if not dist.is_initialized():
-        return flags
+        return lambda: flags
     raised = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(raised, dist.ReduceOp.MAX)
-    return [bool(flag) for flag in raised]
+    work = dist.all_reduce(raised, dist.ReduceOp.MAX, async_op=True)
+
+    def answer() -> list[bool]:
+        if work is not None:
+            work.wait()
+        return [bool(flag) for flag in raised]
+
+    return answer
+
+
+def all_ranks(flag: Bool[Tensor, ""]) -> Bool[Tensor, ""]:
+    """Whether all ranks say yes, told to each of them on the flag's device: no host waits for one."""
+    if num_ranks() == 1:
+        return flag
+    agreeing = flag.to(torch.int32)
+    dist.all_reduce(agreeing, dist.ReduceOp.MIN)
+    return agreeing.bool()
 
 
 def barrier() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from eyespot.pretrain.distributed.collectives import rank_sum
+from eyespot.pretrain.skipped_step import Taken
 
 BIN_UNITS = 10
 NUM_NEAREST = 5
@@ -81,7 +82,7 @@ def _mixed(channels: Float[Tensor, "b 3 h w"], matrix: np.ndarray) -> Float[Tens
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Float[Tensor, "3 1 1"]:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    return torch.stack([like.new_full((1, 1), value) for value in values])  # filled there: nothing is copied
 
 
 def bins() -> Float64[np.ndarray, "q 2"]:
@@ -154,10 +155,10 @@ class ColorNames(nn.Module):
         self._waiting.append(torch.zeros_like(self.seen).index_add_(0, nearest, torch.ones_like(nearest)))
 
     @torch.no_grad()
-    def count(self) -> None:
-        """Counts what waited, of all ranks."""
+    def count(self, taken: Taken = True) -> None:
+        """Counts what waited, of all ranks, if the step was taken."""
         if self._waiting:
-            self.seen += rank_sum(torch.stack(self._waiting).sum(0))
+            self.seen += rank_sum(torch.stack(self._waiting).sum(0)) * taken
             self.forget()
 
     def forget(self) -> None:

@@ -31,9 +31,8 @@ def cut_tiles(
     if size > cell:
         raise UserError(f"tiles of {size} pixels: a cell of the view has {cell}; make the view larger")
     offsets = (draws * (cell - size + 1)).long().view(-1, NUM_TILES, 2)
-    corners = offsets + cell * torch.stack(
-        torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij"), dim=-1
-    ).view(NUM_TILES, 2).to(images.device)
+    side = torch.arange(GRID, device=images.device)
+    corners = offsets + cell * torch.stack(torch.meshgrid(side, side, indexing="ij"), dim=-1).view(NUM_TILES, 2)
     span = torch.arange(size, device=images.device)
     rows, columns = (corners[..., axis, None] + span for axis in (0, 1))
     samples = torch.arange(len(images), device=images.device)[:, None, None, None]

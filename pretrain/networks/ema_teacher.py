@@ -3,16 +3,24 @@
 They live inside the objective, so engines shard them, checkpoints hold them, and every rank has the same one.
 """
 
+# torch documents its foreach operations, underscore and all.
+# pyright: reportPrivateImportUsage=false
+
 import copy
 import math
+from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.process_group import own_share
+from eyespot.pretrain.skipped_step import Taken
 
 M = TypeVar("M", bound=nn.Module)
+
+PART_ELEMENTS = 2**24
+"""How much of a teacher moves at once where the device knows whether: it takes 64 MB beside the teacher."""
 
 
 def make_teacher(student: M) -> M:
@@ -21,15 +29,41 @@ def make_teacher(student: M) -> M:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken = True) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter, in fp32.
 
     On this rank's share of each parameter, where an engine has cut them up: nothing is exchanged.
 
     Running statistics of batch norm are the teacher's own: it sees every batch itself.
+
+    Args:
+        teacher: follows.
+        student: finite, whatever the step was like: a step that is skipped leaves its weights alone.
+        momentum: 0..1.
+        taken: whether the step was; else the teacher stays.
     """
     ours, theirs = ([own_share(parameter) for parameter in module.parameters()] for module in (teacher, student))
-    torch._foreach_lerp_(ours, theirs, 1 - momentum)  # pyright: ignore[reportPrivateImportUsage]
+    if isinstance(taken, bool):
+        if taken:
+            torch._foreach_lerp_(ours, theirs, 1 - momentum)
+        return
+    weight = taken * (1 - momentum)
+    for some_of_ours, some_of_theirs in zip(_parts(ours), _parts(theirs), strict=True):
+        ways = torch._foreach_sub(some_of_theirs, some_of_ours)
+        torch._foreach_mul_(ways, weight)
+        torch._foreach_add_(some_of_ours, ways)
+
+
+def _parts(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Cuts the list so that a part holds little beyond PART_ELEMENTS, or one tensor."""
+    part: list[Tensor] = []
+    for tensor in tensors:
+        part.append(tensor)
+        if sum(each.numel() for each in part) >= PART_ELEMENTS:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def cosine_momentum(initial: float, progress: float) -> float:

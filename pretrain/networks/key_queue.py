@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.collectives import in_batch_order
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
 class KeyQueue(nn.Module):
@@ -40,17 +41,19 @@ class KeyQueue(nn.Module):
         self._waiting.append((unit, ids.to(self.ids.device)))
 
     @torch.no_grad()
-    def push(self) -> None:
+    def push(self, taken: Taken = True) -> None:
         """Replaces the oldest keys by the waiting ones of all ranks, in the order of the global batch.
 
-        Every rank calls it at the same step, with as many keys waiting as the others.
+        Every rank calls it at the same step, with as many keys waiting as the others. Of a step that was not taken they
+        are dropped.
         """
         if not self._waiting:
             return
         keys, ids = (in_batch_order(torch.stack(parts)) for parts in zip(*self._waiting, strict=True))
         places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.keys)
-        self.keys[places], self.ids[places] = keys, ids
-        self.position.copy_((self.position + len(keys)) % len(self.keys))
+        self.keys[places] = if_taken(taken, keys, self.keys[places])
+        self.ids[places] = if_taken(taken, ids, self.ids[places])
+        self.position.copy_(if_taken(taken, (self.position + len(keys)) % len(self.keys), self.position))
         self.forget()
 
     def forget(self) -> None:

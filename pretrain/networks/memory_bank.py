@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.collectives import in_batch_order
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
 def rows_of(kept: Int[Tensor, " n"], ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
@@ -17,9 +18,10 @@ def rows_of(kept: Int[Tensor, " n"], ids: Int[Tensor, " b"]) -> Int[Tensor, " b"
 
     Args:
         kept: ids of all samples of which something is kept, ascending.
-        ids: some of them. What stands in for a damaged sample may be none of them: it shares a neighbour's row.
+        ids: some of them, on the same device. What stands in for a damaged sample may be none of them: it shares a
+            neighbour's row.
     """
-    return torch.searchsorted(kept, ids.to(kept.device)).clamp(max=len(kept) - 1)
+    return torch.searchsorted(kept, ids).clamp(max=len(kept) - 1)
 
 
 class SampleBank(nn.Module):
@@ -54,11 +56,11 @@ class SampleBank(nn.Module):
         self._waiting.append((rows, vectors.detach().to(self.vectors.dtype)))
 
     @torch.no_grad()
-    def update(self, momentum: float) -> None:
+    def update(self, momentum: float, taken: Taken = True) -> None:
         """Every row of the step, on all ranks: v <- normalise(momentum * v + (1 - momentum) * new).
 
         Every rank calls it at the same step, with as many vectors waiting as the others. Of a sample that is twice in
-        the step, as at the border of two epochs, the later vector counts.
+        the step, as at the border of two epochs, the later vector counts. A step that was not taken moves no row.
         """
         if not self._waiting:
             return
@@ -66,7 +68,7 @@ class SampleBank(nn.Module):
         moved = F.normalize(momentum * self.vectors[rows] + (1 - momentum) * new, dim=1)
         places = torch.arange(len(rows), device=rows.device)
         last = torch.where(rows[:, None] == rows, places, 0).amax(1)
-        self.vectors[rows] = moved[last]
+        self.vectors[rows] = if_taken(taken, moved[last], self.vectors[rows])
         self.forget()
 
     def forget(self) -> None:

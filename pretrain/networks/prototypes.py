@@ -41,7 +41,9 @@ class Prototypes(nn.Module):
 
 
 @torch.no_grad()
-def balanced(cosines: Float[Tensor, "b k"], epsilon: float, num_rounds: int) -> Float[Tensor, "b k"]:
+def balanced(
+    cosines: Float[Tensor, "b k"], epsilon: float, num_rounds: int, counted: Bool[Tensor, " b"] | None = None
+) -> Float[Tensor, "b k"]:
     """Soft assignments of samples to prototypes that give each prototype an equal share of all ranks' samples.
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV, equations 3 to 5 and its appendix A). With B rows on all ranks, K columns and
@@ -52,14 +54,19 @@ def balanced(cosines: Float[Tensor, "b k"], epsilon: float, num_rounds: int) -> 
         cosines: of this rank's rows; ranks may have different numbers of them.
         epsilon: smoothness; the smaller, the harder the assignments. At least 0.025, so that nothing underflows.
         num_rounds: how often.
+        counted: which rows there are; None = all. It is as if the others were not there, where only the device knows.
 
     Returns:
-        Rows that sum to 1, in float32 at least.
+        Rows that sum to 1, in float32 at least; of a row that is not there zeros.
     """
     wide = cosines.to(torch.promote_types(cosines.dtype, torch.float32))
     assignments = ((wide - 1) / epsilon).exp()
-    share = rank_sum(wide.new_tensor(float(len(wide)))) / wide.shape[1]
+    num_rows = wide.new_full((), len(wide))
+    if counted is not None:
+        assignments, num_rows = assignments * counted[:, None], counted.sum().to(wide.dtype)
+    share = rank_sum(num_rows) / wide.shape[1]
     for _ in range(num_rounds):
         assignments = assignments * (share / rank_sum(assignments.sum(0)))
-        assignments = assignments / assignments.sum(1, keepdim=True)
+        of_rows = assignments.sum(1, keepdim=True)
+        assignments = assignments / (of_rows if counted is None else of_rows.where(counted[:, None], 1.0))
     return assignments

@@ -32,6 +32,7 @@ from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_
 from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.skipped_step import Taken
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 
@@ -86,11 +87,11 @@ class BYOL(Objective):
         loss = squared_distances(first, goals[1]) + squared_distances(second, goals[0])
         return {"loss": loss.mean(), **similarities(first, goals[1])}
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows."""
         momentum = cosine_momentum(self.config.momentum, progress)
-        follow(self.teacher_encoder, self.encoder, momentum)
-        follow(self.teacher_projector, self.projector, momentum)
+        follow(self.teacher_encoder, self.encoder, momentum, taken)
+        follow(self.teacher_projector, self.projector, momentum, taken)
 
 
 def squared_distances(x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -37,6 +37,7 @@ from eyespot.pretrain.images.lab_color import ColorNames, normalized, pixels, th
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
 from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.skipped_step import Taken
 
 PIXELS_PER_COLOR = 4
 """Colours are predicted for a grid as many times coarser than the image."""
@@ -113,9 +114,9 @@ class Colorization(Objective):
         """What the decoder makes of images of this lightness, as gray ones."""
         return self.decoder(self.read(self.encoder, normalized(to_gray(lightness))))
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The step's colours are counted."""
-        self.names.count()
+        self.names.count(taken)
 
     def after_skip(self) -> None:
         """Colours of a step that was not taken do not count."""

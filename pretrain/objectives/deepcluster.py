@@ -107,7 +107,7 @@ class DeepCluster(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log(num_clusters) where nothing was learned; the share of clusters named right; the agreement."""
         logits = self.head(self.encode(batch.views[0]))
-        answers = self.assigned[rows_of(self.ids, batch.ids)]
+        answers = self.assigned[rows_of(self.ids, batch.ids_on_device())]
         losses = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), answers, reduction="none")
         weights = len(self.ids) / (self.config.num_clusters * self.sizes[answers].to(losses.dtype))
         accuracy = (logits.argmax(1) == answers).float().mean()

@@ -35,6 +35,7 @@ from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes
 from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 Temperature = Annotated[float, Gt(0)]
 
@@ -133,15 +134,17 @@ class DINO(Objective):
         entropy, of_mean = (torch.special.entr(p).sum(-1).mean() for p in (goals, goals.mean((0, 1))))
         return {"loss": loss, "teacher_entropy": entropy, "mean_entropy": of_mean}
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows, and the centre moves."""
         momentum = cosine_momentum(self.config.momentum, progress)
-        follow(self.encoder, self.student, momentum)
-        follow(self.head, self.student_head, momentum)
+        follow(self.encoder, self.student, momentum, taken)
+        follow(self.head, self.student_head, momentum, taken)
         if self._means:
-            self.centre.lerp_(in_batch_order(torch.stack(self._means)).mean(0), 1 - self.config.centre_momentum)
+            mean = in_batch_order(torch.stack(self._means)).mean(0)
+            moved = self.centre.lerp(mean, 1 - self.config.centre_momentum)
+            self.centre.copy_(if_taken(taken, moved, self.centre))
         self._means.clear()
-        self.progress.fill_(progress)
+        self.progress.copy_(if_taken(taken, torch.full_like(self.progress, progress), self.progress))
 
     def after_skip(self) -> None:
         """Scores of a step that was not taken do not move the centre."""

@@ -90,6 +90,6 @@ class Exemplar(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log(number of images) where nothing was learned; and the share of views whose image is named."""
         logits = self.head(self.encode(torch.cat(batch.views)))
-        answers = rows_of(self.ids, batch.ids).repeat(len(batch.views))
+        answers = rows_of(self.ids, batch.ids_on_device()).repeat(len(batch.views))
         loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), answers)
         return {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()}

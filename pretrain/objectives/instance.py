@@ -38,6 +38,7 @@ from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.memory_bank import SampleBank, rows_of
 from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.skipped_step import Taken
 
 
 class Instance(Objective):
@@ -95,7 +96,7 @@ class Instance(Objective):
         outputs = self.head(self.encode(batch.views[0]))
         with torch.autocast(outputs.device.type, enabled=False):
             outputs = F.normalize(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), dim=1)
-            rows = rows_of(self.bank.ids, batch.ids)
+            rows = rows_of(self.bank.ids, batch.ids_on_device())
             own = self.bank.vectors[rows].to(outputs.dtype)
             loss = self._nce(batch, outputs, own) if self.config.num_negatives else self._softmax(outputs, own, rows)
             if self.config.proximal:
@@ -114,15 +115,15 @@ class Instance(Objective):
     def _nce(self, batch: Batch, outputs: Float[Tensor, "b d"], own: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
         """P N / m = exp(logit) / (m E), where E is Z / N: so log h and log(1 - h) are logsigmoids of a difference."""
         count, temperature = self.config.num_negatives, self.config.temperature
-        drawn = (batch.uniforms("instance", count).double() * len(self.bank.ids)).long().to(outputs.device)
+        drawn = (batch.uniforms("instance", count).double() * len(self.bank.ids)).long()
         negatives = torch.einsum("bd,bmd->bm", outputs, self.bank.vectors[drawn].to(outputs.dtype)) / temperature
         positives = (outputs * own).sum(1) / temperature
         level = math.log(count) + log_mean_exp(self.config.out_dim, temperature)
         return -(F.logsigmoid(positives - level) + F.logsigmoid(level - negatives).sum(1)).mean()
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The rows of the step's images, on all ranks, follow."""
-        self.bank.update(self.config.momentum)
+        self.bank.update(self.config.momentum, taken)
 
     def after_skip(self) -> None:
         """A step that was not taken leaves no trace in the bank."""

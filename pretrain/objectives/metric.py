@@ -129,7 +129,7 @@ class Metric(Contrastive):
 
     def targets(self, batch: Batch) -> Rows:
         """Sample ids, and the labels as far as they count."""
-        ids = batch.ids.to(batch.labels.device)
+        ids = batch.ids_on_device()
         return {"ids": ids, "labels": batch.labels if self.config.positives == "labels" else torch.full_like(ids, -1)}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.key_queue import KeyQueue
 from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.skipped_step import Taken
 
 
 class MoCo(Objective):
@@ -110,7 +111,7 @@ class MoCo(Objective):
         """{"loss"}: log(1 + queue_size) where nothing was learned, 0 where every query finds its key."""
         queries = self.head(self.encode(batch.views[0]))
         keys = self.keys(batch.views[1])
-        ids = batch.ids.to(keys.device)
+        ids = batch.ids_on_device()
         if self.in_step:
             self.queue.wait(keys, ids)
         loss = moco_loss(queries, keys, self.queue.keys, self.config.temperature, ids=ids, queue_ids=self.queue.ids)
@@ -121,11 +122,11 @@ class MoCo(Objective):
         """The teacher's output, not normalised."""
         return self.teacher_head(features(self.teacher_encoder, images))
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows, and the step's keys enter the queue."""
-        follow(self.teacher_encoder, self.encoder, self.config.momentum)
-        follow(self.teacher_head, self.head, self.config.momentum)
-        self.queue.push()
+        follow(self.teacher_encoder, self.encoder, self.config.momentum, taken)
+        follow(self.teacher_head, self.head, self.config.momentum, taken)
+        self.queue.push(taken)
 
     def after_skip(self) -> None:
         """Keys of a step that was not taken never become negatives."""

@@ -37,6 +37,7 @@ from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.positions import fix_positions
 from eyespot.pretrain.objective import About
+from eyespot.pretrain.skipped_step import Taken
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_probability=0.8, grayscale=0.2)
 
@@ -115,7 +116,7 @@ class MoCoV3(Contrastive):
     def targets(self, batch: Batch) -> Rows:
         """The teacher's keys of both views; sample ids: the same image twice in a batch is no negative."""
         first, second = (self.teacher_projector(features(self.teacher_encoder, view)) for view in batch.views)
-        return {"first_keys": first, "second_keys": second, "ids": batch.ids.to(first.device)}
+        return {"first_keys": first, "second_keys": second, "ids": batch.ids_on_device()}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: both directions; 4 T log(batch size) where nothing was learned."""
@@ -124,11 +125,11 @@ class MoCoV3(Contrastive):
         loss = loss + moco_v3_loss(rows["second"], rows["first_keys"], temperature, ids=ids)
         return {"loss": 2 * temperature * loss, **similarities(rows["first"], rows["second_keys"])}
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows."""
         momentum = cosine_momentum(self.config.momentum, progress)
-        follow(self.teacher_encoder, self.encoder, momentum)
-        follow(self.teacher_projector, self.projector, momentum)
+        follow(self.teacher_encoder, self.encoder, momentum, taken)
+        follow(self.teacher_projector, self.projector, momentum, taken)
 
 
 def _initialise(vit: VisionTransformer, freeze_patches: bool) -> None:

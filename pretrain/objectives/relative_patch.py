@@ -97,7 +97,7 @@ class RelativePatch(Objective):
         draws = batch.uniforms("relative_patch", 2 + 2 * NUM_TILES + 6)
         sides = (draws[:, 0] * len(NEIGHBOURS)).long()
         tiles = cut_tiles(batch.views[0], self.image_size, draws[:, 2 : 2 + 2 * NUM_TILES])
-        places = torch.tensor(NEIGHBOURS, device=sides.device)[sides]
+        places = _place(sides)
         chosen = torch.stack([torch.full_like(places, CENTRE), places], dim=1)
         patches = tiles[torch.arange(len(tiles), device=tiles.device)[:, None], chosen]
         if self.config.drop_colors:
@@ -116,9 +116,14 @@ class RelativePatch(Objective):
         return torch.stack([*alone, *(_laid(patches, said) for said in (guesses, sides))]).float()
 
 
+def _place(sides: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """NEIGHBOURS[sides], reckoned where the sides are."""
+    return sides + (sides >= CENTRE)
+
+
 def _laid(patches: Float[Tensor, "b 2 3 h w"], sides: Int[Tensor, " b"]) -> Float[Tensor, "b 3 s s"]:
     """Both where they are said to lie, on black."""
     board = patches.new_full((len(patches), NUM_TILES, *patches.shape[2:]), patches.amin().item())
     board[:, CENTRE] = patches[:, 0]
-    board[torch.arange(len(patches)), torch.tensor(NEIGHBOURS, device=sides.device)[sides]] = patches[:, 1]
+    board[torch.arange(len(patches), device=sides.device), _place(sides)] = patches[:, 1]
     return side_by_side(board)

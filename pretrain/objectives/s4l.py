@@ -109,7 +109,7 @@ class S4L(Contrastive):
 
     def targets(self, batch: Batch) -> Rows:
         """Labels, and sample ids: the same image twice in a batch is no negative."""
-        return {"labels": batch.labels, "ids": batch.ids.to(batch.labels.device)}
+        return {"labels": batch.labels, "ids": batch.ids_on_device()}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}; its two parts; and the shares of labels that are there, and that are named right."""

@@ -94,7 +94,7 @@ class SimCLR(Contrastive):
 
     def targets(self, batch: Batch) -> Rows:
         """Sample ids: the same image twice in a batch is no negative."""
-        return {"ids": batch.ids.to(batch.views[0].device)}
+        return {"ids": batch.ids_on_device()}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: NT-Xent; and how alike views of one image and of different ones are."""

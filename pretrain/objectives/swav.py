@@ -25,7 +25,7 @@ from typing import Annotated, ClassVar, cast
 import torch
 import torch.distributed as dist
 from annotated_types import Ge, Gt, Le
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
@@ -38,6 +38,7 @@ from eyespot.pretrain.networks.key_queue import KeyQueue
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes, balanced
 from eyespot.pretrain.objective import About
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 ShareOfRun = Annotated[float, Ge(0), Le(1), "is a share of the run, 0 to 1"]
 
@@ -111,6 +112,7 @@ class SwAV(Contrastive):
         self.queues = nn.ModuleList(KeyQueue(config.queue_size, config.out_dim) for _ in range(num_queues))
         self.register_buffer("progress", torch.zeros(()))
         self._earlier: list[Tensor] = []
+        self._counts: Tensor | None = None
 
     def views(self) -> ViewSpec:
         """Two large views, then the small ones."""
@@ -122,9 +124,10 @@ class SwAV(Contrastive):
         """The cosines of each view with the prototypes: (B, V, K)."""
         rows = self.head(encode_crops(self.encoder, batch.views).flatten(0, 1)).unflatten(0, (len(batch.views), -1))
         if self.in_step:
+            ids = batch.ids_on_device()
             for queue, view in zip(self._queues(), rows, strict=False):
-                queue.wait(view, batch.ids)
-        self._earlier = self._earlier_cosines()
+                queue.wait(view, ids)
+        self._earlier, self._counts = self._earlier_cosines()
         return {"cosines": self.prototypes(rows, self.progress >= self.config.frozen).transpose(0, 1)}
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
@@ -139,7 +142,8 @@ class SwAV(Contrastive):
         losses, assignments = [], []
         for view in range(NUM_LARGE):
             together = torch.cat([cosines[:, view].detach(), *self._earlier[view : view + 1]])
-            assigned = balanced(together, self.config.epsilon, self.config.num_rounds)[: len(cosines)]
+            counted = None if self._counts is None else self._counted(len(cosines), len(together))
+            assigned = balanced(together, self.config.epsilon, self.config.num_rounds, counted)[: len(cosines)]
             others = predicted.sum(1) - predicted[:, view]
             losses.append(-(assigned * others).sum(1).mean() / (cosines.shape[1] - 1))
             assignments.append(assigned)
@@ -148,11 +152,11 @@ class SwAV(Contrastive):
         agreement = (nearest[:, 0] == nearest[:, 1]).float().mean()
         return {"loss": torch.stack(losses).mean(), "agreement": agreement, "hardness": hardness}
 
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """The step's features enter the queue."""
-        self.progress.fill_(progress)
+        self.progress.copy_(if_taken(taken, torch.full_like(self.progress, progress), self.progress))
         for queue in self._queues():
-            queue.push()
+            queue.push(taken)
 
     def after_skip(self) -> None:
         """Features of a step that was not taken are forgotten."""
@@ -167,12 +171,24 @@ class SwAV(Contrastive):
         return [cast(KeyQueue, queue) for queue in self.queues]
 
     @torch.no_grad()
-    def _earlier_cosines(self) -> list[Tensor]:
-        """Of this rank's share of each queue with the prototypes as they are now; none while a queue is not in use.
+    def _earlier_cosines(self) -> tuple[list[Tensor], Bool[Tensor, ""] | None]:
+        """Of this rank's share of each queue with the prototypes as they are now; and whether they count.
 
-        Made in the forward pass, where an engine has the prototypes whole, for ``compare``.
+        Made in the forward pass, where an engine has the prototypes whole, for ``compare``. On the CPU there are none
+        while a queue is not in use; of another device nobody asks that, and there they are always made.
         """
-        if not all(bool(self.progress >= self.config.queue_from) and queue.ids.min() >= 0 for queue in self._queues()):
-            return []
+        if not self._queues():
+            return [], None
+        counts = self.progress >= self.config.queue_from
+        for queue in self._queues():
+            counts = counts & (queue.ids.min() >= 0)
+        if counts.is_cpu and not counts:
+            return [], None
         rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        return [self.prototypes(queue.keys[rank::size]) for queue in self._queues()]
+        earlier = [self.prototypes(queue.keys[rank::size]) for queue in self._queues()]
+        return earlier, None if counts.is_cpu else counts
+
+    def _counted(self, num_new: int, num_rows: int) -> Bool[Tensor, " b"]:
+        """The batch's own rows, and those of the queue behind them if they count."""
+        assert self._counts is not None
+        return (torch.arange(num_rows, device=self._counts.device) < num_new) | self._counts

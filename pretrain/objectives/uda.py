@@ -37,6 +37,7 @@ from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import mean_where
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Labels
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
 class UDA(Contrastive):
@@ -126,9 +127,10 @@ class UDA(Contrastive):
         }
 
     @torch.no_grad()
-    def after_step(self, progress: float) -> None:
+    def after_step(self, progress: float, taken: Taken = True) -> None:
         """Lets in labelled images that the classifier is surer of."""
-        self.ceiling.fill_(self._ceiling(progress))
+        ceiling = torch.full_like(self.ceiling, self._ceiling(progress))
+        self.ceiling.copy_(if_taken(taken, ceiling, self.ceiling))
 
     def _ceiling(self, progress: float) -> float:
         match self.config.annealing:
