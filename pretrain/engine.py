@@ -17,6 +17,7 @@ from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
 from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.skipped_step import Taken
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,10 +109,17 @@ class Engine(Protocol):
         """The precision of the forward pass, for what is computed beside it."""
         ...
 
-    def step(self, lr: float) -> tuple[float, bool]:
-        """Clips and applies the gradient at this learning rate: (global gradient norm, applied?).
+    def step(self, lr: float, finite: Taken = True) -> tuple[float | Tensor, Taken]:
+        """Clips, applies and drops the gradient at this learning rate: (global gradient norm, applied?).
 
         A norm that is not finite is applied nowhere: it is the same number on every rank, so all of them skip alike.
+
+        Args:
+            lr: learning rate.
+            finite: whether all else of the step was, the same on every rank; a step that was not is skipped too.
+
+        Returns:
+            Numbers of Python's; or, where the device decides and no host waits for it, tensors there, () each.
         """
         ...
 

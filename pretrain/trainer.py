@@ -1,11 +1,9 @@
 """The training loop, the only one. It knows Objective, Engine, Loader, Tracker and Checkpoint, and no method."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
-
-import torch
 
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import Outage, UserError
@@ -14,7 +12,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.distributed import process_group
-from eyespot.pretrain.distributed.collectives import agreed, any_rank, rank_sum
+from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.feature_refresh import Refresh
@@ -25,8 +23,8 @@ from eyespot.pretrain.loop.run_end import REFUSALS, TrainingError, in_words
 from eyespot.pretrain.loop.run_folder import RunFolder
 from eyespot.pretrain.loop.schedule import due, rate_at
 from eyespot.pretrain.loop.step_batches import StepBatches, StepCut
-from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
-from eyespot.pretrain.loop.stop_signals import StopSignals
+from eyespot.pretrain.loop.step_metrics import StepLog, StepMeter, StepRecord
+from eyespot.pretrain.loop.stop_signals import StopSignals, StopVote
 from eyespot.pretrain.monitors.collapse import HeadWatch
 from eyespot.pretrain.monitors.monitor import MonitorOf
 from eyespot.pretrain.networks.eval_mode import at_rest
@@ -104,21 +102,23 @@ class Trainer:
         self.writer = CheckpointWriter(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
+        self.done = self.start
         with agreed():  # the stream of batches, from there on
             self.pictured = pictured_batch(spec, world) if run.picture_every else None
             self.loader = make_loader(spec, world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()
         # What looks at it between steps, and what is written down.
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
-        self.monitors = [monitor_of(data) for monitor_of in monitors]
         manifest = data.shards.manifest
         folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         watch.time_forward(self.engine.objective)
-        self.meter, self.head_watch, self.skipped, self.lost = StepMeter(world.device), HeadWatch(), 0, None
-        parts = {"meter": self.meter, "watch": watch, "stop": signals}
-        self.batches = StepBatches(run, world, self.engine, self.loader, **parts)
+        self.meter, self.vote, self.skipped, self.lost = StepMeter(world.device), StopVote(signals), 0, None
+        looks = [partial(monitor_of(data), self.engine.objective, world) for monitor_of in monitors]
+        parts = {"meter": self.meter, "watch": watch}
+        self.metrics = StepLog(run, self.loader, self.tracker, monitors=looks, head_watch=HeadWatch(), **parts)
+        self.batches = StepBatches(run, world, self.engine, self.loader, stop=self.vote, **parts)
         announce(run, recipe, manifest, world, num_parameters)
 
     def fit(self, console: Console) -> Outcome:
@@ -126,7 +126,7 @@ class Trainer:
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             shown = TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0)
-            with shown as progress, self.watch.explained():
+            with shown as progress, self.watch.explained(), self.metrics.last_words(progress):
                 outcome = self._loop(progress)
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome
@@ -147,7 +147,7 @@ class Trainer:
         self.meter.restart()
         for step in range(self.start, last):
             self.refresh(step, progress)  # clusters: before the first step, and every few epochs
-            passed = StepRecord()
+            passed = StepRecord(step)
             try:
                 for part in self.batches.of(step):
                     scalars = engine.forward(part)  # 1. forward, backward
@@ -156,79 +156,70 @@ class Trainer:
             except StepCut:
                 engine.discard()
                 engine.objective.after_skip()
-                self._save(step, must_work=True)
-                return self._stopped(step)
+                self._settle(progress)
+                self._save(must_work=True)
+                return self._stopped()
+            self._settle(progress)  # what came of the step before, where the device says so while it is at this one
             self.watch.at("optimiser")
-            rate = rate_at(step, run)
-            asked, self.lost = self.signals.received is not None, self.folder.lost()
-            broken, stop, lost = any_rank([not passed.is_finite, asked, self.lost is not None])
-            grad_norm, applied = engine.step(rate) if not broken else (math.nan, False)  # 2. clip, optimise
-            if applied:
-                engine.objective.after_step((step + 1) / run.steps)  # 3. teacher, queue
-                self.skipped = 0
+            rate, done = rate_at(step, run), step + 1
+            logged = due(done, run.log_every) or due(done, run.monitor_every) or done == last
+            pictured = self.pictured is not None and (due(done, run.picture_every) or done == run.steps)
+            saved = due(done, run.save_every) or done == last
+            self.lost = self.lost or self.folder.lost()
+            stop, lost = self.vote.look(lost=self.lost is not None, at_once=logged or pictured or saved)
+            norm, taken = engine.step(rate, passed.finite())  # 2. clip, optimise
+            passed.close(norm, taken, logged=logged)
+            if taken is False:
+                engine.objective.after_skip()
+                self._skip(passed)
             else:
-                self._skip(step, passed, grad_norm)
-            done = step + 1
-            self.position = self.loader.state_dict()
+                engine.objective.after_step(done / run.steps, taken)  # 3. teacher, queue
+            self.done, self.position = done, self.loader.state_dict()
             if lost:
-                self._save_what_is_left(done)
-            if due(done, run.log_every) or due(done, run.monitor_every) or done == last:
-                self._log(done, passed, {"lr": rate, "grad_norm": grad_norm}, progress)
-            if self.pictured is not None and (due(done, run.picture_every) or done == run.steps):
+                self._save_what_is_left()
+            self.metrics.note(passed, rate, logged=logged)
+            if not passed.is_late or pictured or saved or stop or due(done, run.monitor_every):
+                self._settle(progress)
+            if pictured:
                 self._picture(done)
-            if due(done, run.save_every) or stop or done == last:
-                self._save(done, must_work=stop or done == last)
+            if saved or stop:
+                self._save(must_work=stop or done == last)
             progress.advance(done)
             if stop and done < run.steps:
-                return self._stopped(done)
+                return self._stopped()
         log.info("done: step %d of %d", max(self.start, last), run.steps)
         return "done"
 
-    def _stopped(self, step: int) -> Outcome:
-        log.info("stopped by %s after step %d; go on with --resume auto", self.signals.received, step)
+    def _stopped(self) -> Outcome:
+        log.info("stopped by %s after step %d; go on with --resume auto", self.signals.received, self.done)
         return "stopped"
 
-    def _save_what_is_left(self, step: int) -> None:
+    def _save_what_is_left(self) -> None:
         """Somebody has taken a file away from under the run, or all of its folder, which is not made again."""
         if self.folder.path.is_dir():
-            self._save(step, must_work=True)
+            self._save(must_work=True)
         raise TrainingError(self.lost or "rank 0 has lost its run folder")
 
-    def _skip(self, step: int, passed: StepRecord, grad_norm: float) -> None:
-        """Drops a step whose loss or gradient is not finite; too many in a row stop the run, with the ids to blame."""
-        self.engine.discard()
-        self.engine.objective.after_skip()
+    def _skip(self, passed: StepRecord) -> None:
+        """A step whose loss or gradient is not finite was dropped; too many in a row stop the run, with the ids."""
         self.skipped += 1
-        blamed = f"(gradient norm {grad_norm}); sample ids {passed.guilty_ids()}"
-        what = f"step {step + 1}: loss or gradient is not finite {blamed}"
+        blamed = f"(gradient norm {passed.grad_norm}); sample ids {passed.guilty_ids()}"
+        what = f"step {passed.step + 1}: loss or gradient is not finite {blamed}"
         if self.skipped <= self.run.max_skipped_steps:
             log.warning("%s; step skipped", what)
             return
-        self._save(step, must_work=False)
-        raise TrainingError(f"{what}; the checkpoint of step {step} is the last good one")
+        self.engine.discard()  # of the step that is under way
+        self.engine.objective.after_skip()
+        self._save(must_work=False)
+        raise TrainingError(f"{what}; the checkpoint of step {self.done} is the last good one")
 
-    def _log(self, step: int, passed: StepRecord, extra: dict[str, float], progress: TrainingProgress) -> None:
-        """One line of metrics."""
-        self.watch.at("logging")
-        values = {
-            **passed.means(),
-            **extra,
-            "samples_seen": step * self.run.data.batch_size,
-            "epoch": round(step * self.run.data.batch_size / self.loader.num_samples, 4),
-            "sample_digest": passed.digest(),
-            "bad_samples": int(rank_sum(torch.tensor(self.loader.bad_samples))),
-            **self.meter.close_interval(),
-            **self.watch.close_interval(),
-        }
-        if due(step, self.run.monitor_every):
-            self.watch.at("monitor")
-            for monitor in self.monitors:
-                values |= monitor(self.engine.objective, self.world)
-            self.meter.restart()
-        if self.tracker is not None:
-            self.head_watch(step, values)
-            self.tracker.log(step, values)
-        progress.show(step, values["loss"], values["images_per_second"])
+    def _settle(self, progress: TrainingProgress) -> None:
+        """Sees what came of the last step. All ranks call it at the same places."""
+        passed = self.metrics.settle(progress)
+        if passed is not None and passed.was_taken:
+            self.skipped = 0
+        elif passed is not None and passed.is_late:
+            self._skip(passed)
 
     def _picture(self, step: int) -> None:
         with at_rest(self.engine.objective):  # as evaluation sees it, and the run goes on as if nobody had looked
@@ -238,11 +229,11 @@ class Trainer:
             write_picture(picture, self.views, path)
             self.tracker.picture(path)
 
-    def _save(self, step: int, *, must_work: bool) -> None:
+    def _save(self, *, must_work: bool) -> None:
         """Hands a checkpoint to the writer. One that cannot be written leaves the last good one."""
         self.watch.at("saving")
         run, run_key = self.run, self.folder.run_key
-        where = {"step": step, "loader": self.position, "world_size": self.world.size}
+        where = {"step": self.done, "loader": self.position, "world_size": self.world.size}
         meta = checkpoint.Meta(**where, run_key=run_key, engine=run.engine, precision=run.precision)
         try:
             self.writer.save(self.engine.save_tensors(), meta, wait=must_work)

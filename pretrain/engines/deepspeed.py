@@ -29,6 +29,7 @@ from eyespot.pretrain.engines.zero_state import ZeroState
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.lars import LARS
 from eyespot.pretrain.optim.optimizers import set_rate
+from eyespot.pretrain.skipped_step import Taken
 
 MAX_BUCKET_ELEMENTS = 50_000_000
 """Gradients that are reduced at once: 200 MB. DeepSpeed's own default sets 2 GB aside."""
@@ -105,12 +106,21 @@ class DeepSpeedEngine:
         """The run's precision."""
         return self._settings.autocast(self._device)
 
-    def step(self, lr: float) -> tuple[float, bool]:
-        """Clips by the global norm and steps; ZeRO skips when the norm is not finite, and calls it infinite."""
+    def step(self, lr: float, finite: Taken = True) -> tuple[float, bool]:
+        """Clips by the global norm and steps; ZeRO skips when the norm is not finite, and calls it infinite.
+
+        The host waits for the device: ZeRO itself asks it for the norm, to decide whether to step.
+        """
+        if not finite:
+            self.discard()
+            return math.nan, False
         set_rate(self._zero.optimizer, lr)
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
-        return norm, self._engine.was_step_applied() and math.isfinite(norm)
+        if applied := self._engine.was_step_applied() and math.isfinite(norm):
+            return norm, applied
+        self.discard()
+        return norm, False
 
     def discard(self) -> None:
         """Drops the gradients, and what ZeRO has counted of the step."""

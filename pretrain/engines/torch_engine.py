@@ -14,6 +14,7 @@ from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Sett
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.optimizers import set_rate
 from eyespot.pretrain.optim.tensor_norms import whole_norms
+from eyespot.pretrain.skipped_step import Taken
 
 
 class TorchEngine(ABC):
@@ -36,6 +37,7 @@ class TorchEngine(ABC):
         device: torch.device,
     ) -> None:
         self.objective, self._call, self._settings, self._device = objective, call, settings, device
+        self.decides_on_device = device.type != "cpu"
         self._optimizer = make_optimizer(objective)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._fill_optimizer_state()
@@ -60,17 +62,34 @@ class TorchEngine(ABC):
         """The run's precision."""
         return self._settings.autocast(self._device)
 
-    def step(self, lr: float) -> tuple[float, bool]:
+    def step(self, lr: float, finite: Taken = True) -> tuple[float | Tensor, Taken]:
         """Clips by the global norm and steps; skips when the norm is not finite."""
+        set_rate(self._optimizer, lr)
+        step = self._step_on_device if self.decides_on_device else self._step_on_host
+        norm_and_taken = step(finite)
+        self.discard()
+        return norm_and_taken
+
+    def _step_on_host(self, finite: Taken) -> tuple[float, bool]:
+        if not finite:
+            return math.nan, False
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = float(whole_norms(gradients).norm())
         if applied := math.isfinite(norm):
             if self._settings.clip is not None and norm > self._settings.clip:
                 torch._foreach_mul_([own_share(g) for g in gradients], self._settings.clip / norm)  # pyright: ignore[reportPrivateImportUsage]
-            set_rate(self._optimizer, lr)
             self._optimizer.step()
-        self.discard()
         return norm, applied
+
+    def _step_on_device(self, finite: Taken) -> tuple[Tensor, Tensor]:
+        """The optimiser's own kernels divide by ``grad_scale`` and do nothing where ``found_inf`` is 1."""
+        norm = whole_norms([p.grad for p in self._parameters if p.grad is not None]).norm()
+        taken = norm.isfinite() & finite
+        told: Any = self._optimizer
+        told.found_inf = (~taken).to(norm.dtype)
+        told.grad_scale = None if self._settings.clip is None else (norm / self._settings.clip).clamp_min(1)
+        told.step()
+        return norm, taken
 
     def discard(self) -> None:
         """Drops the gradients."""

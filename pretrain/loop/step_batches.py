@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator
 from eyespot.data_pipeline.loading.loader import Loader
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive_objective import Contrastive
-from eyespot.pretrain.distributed.collectives import any_rank
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Engine, MicroBatch
 from eyespot.pretrain.loop.gradient_cache import compared
 from eyespot.pretrain.loop.schedule import micro_seed
 from eyespot.pretrain.loop.step_metrics import StepMeter
-from eyespot.pretrain.loop.stop_signals import StopSignals
+from eyespot.pretrain.loop.stop_signals import StopVote
 from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
 from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
@@ -36,7 +35,7 @@ class StepBatches:
         *,
         meter: StepMeter,
         watch: RankWatch,
-        stop: StopSignals,
+        stop: StopVote,
     ) -> None:
         self._run, self._world, self._engine, self._loader = run, world, engine, loader
         self._meter, self._watch, self._stop = meter, watch, stop
@@ -60,7 +59,7 @@ class StepBatches:
             yield part
 
     def _cut_if_asked(self) -> None:
-        if any_rank([self._stop.received is not None])[0]:
+        if self._stop.look()[0]:
             self._statistics.put_back()
             raise StepCut
 

@@ -1,16 +1,26 @@
-"""What one line of metrics.jsonl says."""
+"""What one line of metrics.jsonl says, and when it can be said."""
 
 import hashlib
 import resource
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.collectives import in_batch_order
+from eyespot.data_pipeline.loading.loader import Loader
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.collectives import all_ranks, in_batch_order, rank_sum
+from eyespot.pretrain.loop.progress import TrainingProgress
+from eyespot.pretrain.loop.schedule import due
+from eyespot.pretrain.skipped_step import Taken
+from eyespot.pretrain.tracking.tracker import Tracker
+from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
 
 class StepMeter:
@@ -47,10 +57,39 @@ class StepMeter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-class StepRecord:
-    """What one step met on this rank: its micro-batches' samples, and their scalars."""
+class HostCopy:
+    """A copy on the CPU of what a device has yet to compute; nobody waits for it before it is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, tensor: Float64[Tensor, " n"]) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)  # into pinned memory
+        self._arrived = torch.cuda.Event() if tensor.is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether to read it takes no time."""
+        return self._arrived is None or self._arrived.query()
+
+    def read(self) -> Float64[Tensor, " n"]:
+        """The numbers, once the device has got so far."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._copy
+
+
+class StepRecord:
+    """What one step met on this rank: its micro-batches' samples, their scalars, and what came of it.
+
+    Until ``close`` nothing of it leaves the device. What is asked afterwards is waited for; where the engine lets the
+    device decide (``is_late``), that is best done when the next step is under way.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        """How many had gone before."""
+        self.line: dict[str, Any] | None = None
+        """What else the step's line of metrics says; None = it has none."""
         self._ids: list[Tensor] = []
         self._rows: list[dict[str, Tensor]] = []
 
@@ -60,21 +99,52 @@ class StepRecord:
         self._rows.append({name: scalar.detach() for name, scalar in scalars.items()})
 
     @cached_property
-    def scalars(self) -> Float64[Tensor, "micro_batches names"]:
-        """On the CPU: the step's work on the device is waited for."""
-        return torch.stack([torch.stack([value.double() for value in row.values()]) for row in self._rows]).cpu()
+    def _scalars(self) -> Float64[Tensor, "micro_batches names"]:
+        return torch.stack([torch.stack([value.double() for value in row.values()]) for row in self._rows])
+
+    def finite(self) -> Bool[Tensor, ""]:
+        """Whether all scalars of all ranks are, on the device. All ranks call it."""
+        return all_ranks(self._scalars.isfinite().all())
+
+    def close(self, norm: float | Tensor, taken: Taken, *, logged: bool) -> None:
+        """The step is over. All ranks call it.
+
+        Args:
+            norm: of the gradient.
+            taken: whether the step was.
+            logged: ``means`` will be asked.
+        """
+        self._norm, self.taken, self.is_late = norm, taken, not isinstance(taken, bool)
+        everybody = in_batch_order(self._scalars[:, None]) if logged else self._scalars[:0]
+        self._sizes = [self._scalars.numel(), everybody.numel()]
+        told = [self._scalars.flatten(), everybody.flatten()]
+        if isinstance(norm, Tensor) and isinstance(taken, Tensor):
+            told += [norm.double()[None], taken.double()[None]]
+        self._copy = HostCopy(torch.cat(told))
 
     @property
-    def is_finite(self) -> bool:
-        """Whether all of this rank's scalars are."""
-        return bool(self.scalars.isfinite().all())
+    def is_there(self) -> bool:
+        """Whether nobody has to wait for what came of it."""
+        return self._copy.is_there
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether the step was."""
+        return bool(self._copy.read()[-1]) if self.is_late else bool(self.taken)
+
+    @property
+    def grad_norm(self) -> float:
+        """Of the whole gradient, before it was clipped."""
+        return self._copy.read()[-2].item() if self.is_late else float(self._norm)
 
     def means(self) -> dict[str, float]:
-        """Means of the scalars over the global batch. Every rank calls it.
+        """Means of the scalars over the global batch.
 
         Summed in the order of the global batch, so that ranks and accumulation give the same digits.
         """
-        return dict(zip(self._rows[0], in_batch_order(self.scalars[:, None]).mean(dim=0).tolist(), strict=True))
+        begin, count = self._sizes
+        everybody = self._copy.read()[begin : begin + count].unflatten(0, (-1, self._scalars.shape[1]))
+        return dict(zip(self._rows[0], everybody.mean(dim=0).tolist(), strict=True))
 
     def digest(self) -> str:
         """sha256[:16] of the ids of the global batch's samples in order, as little-endian int64. All ranks call it."""
@@ -83,7 +153,84 @@ class StepRecord:
 
     def guilty_ids(self) -> list[int]:
         """Sample ids of the micro-batches, on all ranks, whose scalars are not finite; of all where none is."""
-        broken = ~self.scalars.isfinite().all(dim=1, keepdim=True)
+        scalars = self._copy.read()[: self._sizes[0]].unflatten(0, (len(self._rows), -1))
+        broken = ~scalars.isfinite().all(dim=1, keepdim=True)
         rows = in_batch_order(torch.cat([broken.long(), torch.stack(self._ids)], dim=1)[:, None])
         guilty = rows[rows[:, 0] > 0] if bool(rows[:, 0].any()) else rows
         return guilty[:, 1:].flatten().tolist()
+
+
+class StepLog:
+    """Writes a line of metrics for each logged step, when it is known what came of it.
+
+    Where the engine lets the device decide, that is a step later; so the last step is kept ``open`` until ``settle``.
+
+    Args:
+        run: which steps are logged and monitored.
+        loader: of the run.
+        tracker: takes the lines; None = another rank's does.
+        monitors: each gives further metrics at monitored steps.
+        head_watch: sees each line before it is written.
+        meter: of the steps.
+        watch: knows where the time went.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        loader: Loader,
+        tracker: Tracker | None,
+        *,
+        monitors: list[Callable[[], dict[str, float]]],
+        head_watch: Callable[[int, dict[str, Any]], None],
+        meter: StepMeter,
+        watch: RankWatch,
+    ) -> None:
+        self._run, self._loader, self._tracker, self._monitors = run, loader, tracker, monitors
+        self._head_watch, self._meter, self._watch = head_watch, meter, watch
+        self._open: StepRecord | None = None
+
+    def note(self, passed: StepRecord, rate: float, *, logged: bool) -> None:
+        """A step that is closed, and with which learning rate it was taken. All ranks call it."""
+        self._open = passed
+        if not logged:
+            return
+        self._watch.at("logging")
+        step, batch_size = passed.step + 1, self._run.data.batch_size
+        passed.line = {
+            "lr": rate,
+            "grad_norm": 0.0,  # its place; the device may have to tell it
+            "samples_seen": step * batch_size,
+            "epoch": round(step * batch_size / self._loader.num_samples, 4),
+            "sample_digest": passed.digest(),
+            "bad_samples": int(rank_sum(torch.tensor(self._loader.bad_samples))),
+            **self._meter.close_interval(),
+            **self._watch.close_interval(),
+        }
+        if due(step, self._run.monitor_every):
+            self._watch.at("monitor")
+            for monitor in self._monitors:
+                passed.line |= monitor()
+            self._meter.restart()
+
+    def settle(self, progress: TrainingProgress) -> StepRecord | None:
+        """The open step, if there is one, whose line is written now."""
+        passed, self._open = self._open, None
+        if passed is not None and passed.line is not None:
+            values = {**passed.means(), **passed.line, "grad_norm": passed.grad_norm}
+            if self._tracker is not None:
+                self._head_watch(passed.step + 1, values)
+                self._tracker.log(passed.step + 1, values)
+            progress.show(passed.step + 1, values["loss"], values["images_per_second"])
+        return passed
+
+    @contextmanager
+    def last_words(self, progress: TrainingProgress) -> Iterator[None]:
+        """Around the loop: when it breaks off, the open step's line is written, if nobody has to be waited for."""
+        try:
+            yield
+        except BaseException:
+            if self._open is not None and self._open.is_there:
+                with suppress(Exception):
+                    self.settle(progress)
+            raise

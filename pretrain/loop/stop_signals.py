@@ -6,8 +6,10 @@ import signal
 import threading
 import time
 import types
+from collections.abc import Callable
 
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.distributed.collectives import any_rank_later, num_ranks
 
 log = logging.getLogger("eyespot")
 
@@ -75,3 +77,30 @@ class StopSignals:
         signal.set_wakeup_fd(self._previous_speaker)
         self._previous = {}
         os.close(self._speaker)
+
+
+class StopVote:
+    """Whether any rank is asked to stop, or has lost its run folder: the ranks act on it at the same look.
+
+    Each look begins a reduction of 8 bytes and answers with what the one before came to, so that no rank waits for
+    another: a step, or a micro-batch of several, goes by before all know what one knows. A process alone knows at once.
+
+    Args:
+        signals: this rank's.
+    """
+
+    def __init__(self, signals: StopSignals) -> None:
+        self._signals, self._lost = signals, False
+        self._begun: Callable[[], list[bool]] = lambda: [False, False]
+
+    def look(self, *, lost: bool = False, at_once: bool = False) -> tuple[bool, bool]:
+        """(stop?, lost?). Every rank calls it at the same places, with the same ``at_once``.
+
+        Args:
+            lost: this rank has lost its run folder; it need not say so twice.
+            at_once: wait for the ranks, because something is written down now.
+        """
+        self._lost |= lost
+        before, self._begun = self._begun, any_rank_later([self._signals.received is not None, self._lost])
+        stop, anywhere_lost = self._begun() if at_once or num_ranks() == 1 else before()
+        return stop, anywhere_lost

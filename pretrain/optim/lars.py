@@ -55,6 +55,9 @@ class LARS(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step with the gradients there are; the buffers of those parameters are created at their first.
 
+        As torch's fused optimisers it divides gradients by its attribute ``grad_scale`` and does nothing where
+        ``found_inf`` is 1: both tensors, which an engine may set that does not wait for the device.
+
         Args:
             closure: computes loss and gradients afresh, as for any of torch's optimisers.
         """
@@ -73,14 +76,38 @@ class LARS(torch.optim.Optimizer):
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         gradients = [p.grad for p in params if p.grad is not None]
+        if (scale := getattr(self, "grad_scale", None)) is not None:
+            torch._foreach_div_([own_share(g) for g in gradients], scale)
         weights = [own_share(p) for p in params]
         updates = torch._foreach_add([own_share(g) for g in gradients], weights, alpha=group["weight_decay"])
         if group["trust"] is not None:
             torch._foreach_mul_(updates, trust_ratios(params, gradients, group["trust"], group["weight_decay"]))
         buffers = [own_share(self.state[p]["momentum_buffer"]) for p in params]
+        if (found_inf := getattr(self, "found_inf", None)) is not None:
+            _step_unless(found_inf, weights, torch._foreach_mul(updates, group["lr"]), buffers, group["momentum"])
+            return
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates, alpha=group["lr"])
         torch._foreach_sub_(weights, buffers)
+
+
+def _step_unless(
+    found_inf: Tensor, weights: list[Tensor], updates: Iterable[Tensor], buffers: list[Tensor], momentum: float
+) -> None:
+    """v <- m v + u, w <- w - v where ``found_inf`` is 0: torch's fused SGD at a rate of 1, updates for gradients."""
+    torch._fused_sgd_(
+        weights,
+        list(updates),
+        buffers,
+        weight_decay=0.0,
+        momentum=momentum,
+        lr=1.0,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=found_inf,
+    )
 
 
 def trust_ratios(

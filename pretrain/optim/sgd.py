@@ -40,7 +40,11 @@ class SGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - nobody here has a closure
-        """One step with the gradients there are; the buffers of those parameters are created at their first."""
+        """One step with the gradients there are; the buffers of those parameters are created at their first.
+
+        As torch's fused optimisers it divides gradients by its attribute ``grad_scale`` and does nothing where
+        ``found_inf`` is 1: both tensors, which an engine may set that does not wait for the device.
+        """
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
@@ -64,4 +68,6 @@ class SGD(torch.optim.Optimizer):
             nesterov=group["nesterov"],
             maximize=False,
             is_first_step=False,  # the buffers are there
+            grad_scale=getattr(self, "grad_scale", None),
+            found_inf=getattr(self, "found_inf", None),
         )

@@ -16,17 +16,18 @@ def make_batch(*ids: int) -> Batch:
 
 
 def make_record(*parts: tuple[Batch, dict[str, float]]) -> StepRecord:
-    record = StepRecord()
+    record = StepRecord(4)
     for batch, scalars in parts:
         record.add(batch, {name: torch.tensor(value, requires_grad=True) for name, value in scalars.items()})
+    record.close(2.0, taken=True, logged=True)
     return record
 
 
 def test_means_are_over_micro_batches():
     record = make_record((make_batch(1), {"loss": 1.0, "other": 10.0}), (make_batch(2), {"loss": 3.0, "other": 30.0}))
-    assert record.is_finite
+    assert record.finite()
     assert record.means() == {"loss": 2.0, "other": 20.0}
-    assert not record.scalars.requires_grad, "a graph would be kept for as long as the record"
+    assert not record.finite().requires_grad, "a graph would be kept for as long as the record"
 
 
 def test_digest_is_of_the_ids_in_order():
@@ -38,7 +39,7 @@ def test_digest_is_of_the_ids_in_order():
 def test_guilty_ids_are_those_of_the_broken_micro_batch():
     good, broken = {"loss": 0.5, "other": 1.0}, {"loss": 1.0, "other": math.nan}
     record = make_record((make_batch(1, 2), good), (make_batch(3, 4), broken))
-    assert not record.is_finite
+    assert not record.finite()
     assert record.guilty_ids() == [3, 4]
     record = make_record((make_batch(1, 2), good), (make_batch(3, 4), good))
     assert record.guilty_ids() == [1, 2, 3, 4]  # the gradient broke, not a loss
