@@ -7,10 +7,11 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # hadolint ignore=DL3006
 FROM ${BASE}
 
-# make installs; g++ is what torch.compile calls while it runs.
+# make installs; g++ is what torch.compile calls while it runs; the other three are InfiniBand's user libraries, which NCCL
+# looks for: without them it takes TCP sockets and says nothing.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ make \
+    && apt-get install -y --no-install-recommends g++ make libibverbs1 ibverbs-providers librdmacm1 \
     && rm -rf /var/lib/apt/lists/*
 
 # Nobody but root may write to the packages later on, so they are compiled to bytecode now.

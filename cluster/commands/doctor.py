@@ -60,6 +60,11 @@ def main(argv: list[str]) -> int:
         from eyespot.cluster.doctor.probe import probe
 
         probe(Path(argv[1]), Path(argv[2]), float(argv[3]))
+    if argv and argv[0] == "--probe-gpus":
+        from eyespot.cluster.doctor import torch_gpus
+
+        torch_gpus.probe()
+        return ExitCode.DONE
     if argv and argv[0] == "--probe-tracking":
         from eyespot.cluster.doctor import tracking
 

@@ -41,7 +41,7 @@ folders: [default] always applies, --profile big lays [big] over it; its keys ar
   [default]
   partition = "gpu"
   account = "vision"
-  setup = ["module load cuda"]
+  setup = ["ulimit -n 65536"]
 
 Exit codes: 0 submitted (--local: the run's own), 2 the input is wrong or SLURM refuses it, 1 anything else.
 """

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, tracking
+from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, torch_gpus, tracking
 from eyespot.cluster.doctor.checks import Check, CheckContext, run_checks
 from eyespot.cluster.doctor.compare import compare
 from eyespot.cluster.doctor.findings import Answer, Finding, Verdict
@@ -233,9 +233,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _told_once(findings: list[Finding]) -> list[Finding]:
-    """Without what only repeats: a rank cannot decode an image from shards that are found wrong."""
-    wrong = {finding.node for finding in findings if finding.check == "shards" and finding.level == "fail"}
-    return [f for f in findings if not (f.check == "data pipeline" and f.level == "fail" and f.node in wrong)]
+    """Without what only repeats: ranks can decode no image of shards that are found wrong, nor use GPUs like those."""
+    failed = {(finding.check, finding.node) for finding in findings if finding.level == "fail"}
+    cause = {"data pipeline": "shards", "device": torch_gpus.CHECK}
+    return [f for f in findings if not (f.level == "fail" and (cause.get(f.check, ""), f.node) in failed)]
 
 
 def _since(began: float) -> float:

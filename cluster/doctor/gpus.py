@@ -6,13 +6,14 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from eyespot.cluster.doctor import torch_gpus
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
+from eyespot.pretrain.distributed.nvidia_devices import SECONDS, sign_of_devices
 
 FREE_SHARE = 0.9
 """Of a GPU's memory, that should be free before the run starts."""
 HOT_CELSIUS = 85
-SECONDS = 30
 SLOWING = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown")
 """Reasons for a slower clock that mean trouble; idling and a power cap do not."""
 
@@ -52,25 +53,46 @@ class Fleet:
 
 
 def look(context: CheckContext) -> Iterator[Finding]:
-    """Counts the GPUs and judges each that the job may use."""
+    """Counts the GPUs, judges each that the job may use, and has torch try them."""
     if context.device == "cpu":
         yield context.ok("GPUs", "not used: the run's device is cpu")
         return
-    answer = ask()
+    sign = sign_of_devices()
+    asked = torch_gpus.start_asking() if sign else None
+    answer, complaint = ask()
     fleet = parse(answer) if answer else None
     context.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
-    if fleet is None:
-        if context.device == "cuda" and context.place.job:
-            yield context.fail(
-                "GPUs", "nvidia-smi finds none", "ask for nodes with GPUs (--gpus-per-node), or use --device cpu"
-            )
-        elif context.device == "cuda":
-            yield context.warn("GPUs", "none on this machine", "run it where the GPUs are: a job looks again by itself")
-        else:
-            yield context.ok("GPUs", "none: the run uses the CPU")
-        return
-    context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda
-    yield from gpu_findings(context, fleet)
+    if fleet is not None:
+        context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda
+        yield from gpu_findings(context, fleet)
+    else:
+        yield _none(context, sign, complaint)
+    if asked is not None:
+        yield from torch_gpus.torch_findings(context, asked, sign)
+
+
+def _none(context: CheckContext, sign: str, complaint: str) -> Finding:
+    """Where nvidia-smi shows no GPU, with what it complains of."""
+    if complaint and (sign or context.device == "cuda"):
+        return context.fail(
+            "GPUs", complaint, f"have the driver looked at, and leave the node out: {_exclude(context)}"
+        )
+    if complaint:
+        fix = "nothing else speaks for GPUs, so the run uses the CPU; if there are some, is the driver loaded?"
+        return context.warn("GPUs", complaint, fix)
+    if sign:
+        fix = "open them to the job or container: --gpus-per-node; docker's --gpus all; Apptainer's --nv"
+        return context.warn("GPUs", f"nvidia-smi finds none, but {sign} says that there are some", fix)
+    if context.device == "cuda" and context.place.job:
+        fix = "ask for nodes with GPUs (--gpus-per-node), or use --device cpu"
+        return context.fail("GPUs", "nvidia-smi finds none", fix)
+    if context.device == "cuda":
+        return context.warn("GPUs", "none on this machine", "run it where the GPUs are: a job looks again by itself")
+    return context.ok("GPUs", "none: the run uses the CPU")
+
+
+def _exclude(context: CheckContext) -> str:
+    return f"--exclude {context.node}"
 
 
 def gpu_findings(context: CheckContext, fleet: Fleet) -> Iterator[Finding]:
@@ -89,7 +111,7 @@ def gpu_findings(context: CheckContext, fleet: Fleet) -> Iterator[Finding]:
 
 
 def _judge_one(context: CheckContext, gpu: GPU) -> Iterator[Finding]:
-    leave_out = f"leave the node out (--exclude {context.node}) and tell the operators"
+    leave_out = f"leave the node out ({_exclude(context)}) and tell the operators"
     if gpu.retiring:
         yield context.fail("GPU health", f"{gpu.known_as}: worn memory waits for a restart to be retired", leave_out)
     if gpu.uncorrected:
@@ -125,20 +147,20 @@ def visible(fleet: Fleet) -> list[GPU]:
     return found if found or not any(word.startswith("MIG") for word in words) else fleet.gpus
 
 
-def ask() -> str | None:
-    """nvidia-smi's answer as XML; None where there is no driver."""
+def ask() -> tuple[str | None, str]:
+    """nvidia-smi's answer as XML, None where it shows no GPU; and what it complains of in place of an answer."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "-q", "-x"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
         )
     except FileNotFoundError:
-        return None
+        return None, ""
+    except subprocess.TimeoutExpired:
+        return None, f"nvidia-smi: no answer after {SECONDS} s"
+    said = " ".join((done.stderr or done.stdout).split())[:300]
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        if "No devices were found" in said:
-            return None
-        raise RuntimeError(f"nvidia-smi: {said}")
-    return done.stdout
+        return None, "" if "No devices were found" in said else f"nvidia-smi: {said}"
+    return (done.stdout, "") if "<gpu " in done.stdout else (None, "")
 
 
 def parse(xml: str) -> Fleet:

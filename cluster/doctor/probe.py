@@ -20,11 +20,13 @@ from torch import Tensor
 
 from eyespot.cluster.doctor.checks import in_one_line
 from eyespot.cluster.doctor.findings import Answer, Finding, Level
+from eyespot.cluster.doctor.nccl_log import transport
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import all_gather, barrier, group_name
+from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views, open_shards
 from eyespot.pretrain.objective import Objective
@@ -35,8 +37,9 @@ from eyespot.pretrain.run_json import load_run
 REDUCE_SECONDS = 1.5
 GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20
 """Of a large all-reduce: what it takes to fill the link."""
-SLOW_NCCL, SLOW_GLOO = 2e9, 50e6
-"""Bus bandwidth, bytes per second: less than a network of 25 and of 1 Gbit/s would give."""
+SLOW_IN_NODE, SLOW_BETWEEN_NODES, SLOW_GLOO = 20e9, 10e9, 50e6
+"""Bus bandwidth, bytes per second. Of NCCL inside a node: PCIe 4 gives about 20, NVLink more than 200 GB/s; between
+nodes: one InfiniBand port of 100 Gbit/s. Of gloo: less than 1 Gbit/s would give."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,17 +86,25 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
     rank = int(os.environ.get("RANK", 0))
     report = Report(path=folder / f"rank-{rank}.json", rank=rank)
     run: Run | None = None
+    objective: Objective | None = None
+    device: torch.device | None = None
     with report.stage("recipe", "mend the recipe or its flags"):
         _, run = load_run(run_file)
         objective = _objective(run)
         if rank == 0:
             held = sizes(objective)
             report.facts["state_bytes"] = held.parameters + held.buffers + optimizer_bytes(run, held)
-        with report.stage("data pipeline", "see eyespot shards verify; DALI must fit the driver: pip list | grep dali"):
-            report.add("data pipeline", "ok", _decode(run, objective, rank))
     if run is not None:
+        with report.stage("device", "give the run a GPU that torch can use, or --device cpu"):
+            device = own_device(run.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if run is not None and device is not None:
+        if objective is not None:
+            fix = "see eyespot shards verify; DALI must fit the driver: pip list | grep dali"
+            with report.stage("data pipeline", fix):
+                report.add("data pipeline", "ok", _decode(run, objective, rank, device))
         with report.stage("all-reduce", _network_fix(run)):
-            _exchange(report, process_group.start(run.device, seconds))
+            nccl_log = _listen_to_nccl(folder) if rank == 0 else None
+            _exchange(report, process_group.start(run.device, seconds), nccl_log)
     report.write("end")
     os._exit(0)  # a process group with a broken member may never close
 
@@ -110,7 +121,7 @@ def _objective(run: Run) -> Objective:
         return fresh_objective(run, ids)
 
 
-def _decode(run: Run, objective: Objective, rank: int) -> str:
+def _decode(run: Run, objective: Objective, rank: int, device: torch.device) -> str:
     """Makes the views of one sample on the rank's device.
 
     Raises:
@@ -118,10 +129,8 @@ def _decode(run: Run, objective: Objective, rank: int) -> str:
         ValueError: what came out are not the views that were asked for.
     """
     shards = open_shards(run.data)
-    use_gpu = run.device != "cpu" and torch.cuda.is_available()
-    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if use_gpu else "cpu"
     views = normalized_views(objective.views(), run.data, shards.manifest)
-    spec = LoaderSpec(shards=shards, views=views, batch_size=1, seed=run.seed, device=device, num_threads=1)
+    spec = LoaderSpec(shards=shards, views=views, batch_size=1, seed=run.seed, device=str(device), num_threads=1)
     loader = make_selection(spec, np.array([rank % shards.manifest.num_samples]))
     try:
         batch = next(loader)
@@ -133,8 +142,14 @@ def _decode(run: Run, objective: Objective, rank: int) -> str:
     return f"one image decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
 
 
-def _exchange(report: Report, world: process_group.World) -> None:
-    """Sums numbers over all ranks, on the CPU and the device: are they right, how fast is it? And compares clocks."""
+def _exchange(report: Report, world: process_group.World, nccl_log: Path | None = None) -> None:
+    """Sums numbers over all ranks, on the CPU and the device: are they right, how fast is it? And compares clocks.
+
+    Args:
+        report: of this rank.
+        world: this process among the ranks.
+        nccl_log: the file in which NCCL says how this rank's numbers travel, where it was told to.
+    """
     if world.size == 1:
         report.add("all-reduce", "ok", "not needed: one process")
         return
@@ -143,14 +158,37 @@ def _exchange(report: Report, world: process_group.World) -> None:
         _sum_is_right(world, device)
     report.facts["clocks"] = _clock_offsets(world).tolist()
     speed = _bandwidth(world)
-    name, slow = ("NCCL", SLOW_NCCL) if world.device.type == "cuda" else ("gloo", SLOW_GLOO)
+    name, slow, fix = _expected(world)
     found = f"{name}: right on all {world.size} ranks, {speed / 1e9:.2f} GB/s"
+    if nccl_log is not None and (way := transport(nccl_log)):
+        report.facts["transport"] = way
+        found += f", by {way}"
     if speed < slow:
-        variable = "NCCL_SOCKET_IFNAME and NCCL_IB_HCA (NCCL_DEBUG=INFO shows what it uses)"
-        hint = variable if name == "NCCL" else "GLOO_SOCKET_IFNAME"
-        report.add("all-reduce", "warn", f"{found}: slow", f"is it the fast network? choose it with {hint}")
+        report.add("all-reduce", "warn", f"{found}: slow, {slow / 1e9:g} GB/s were to be expected", fix)
     else:
         report.add("all-reduce", "ok", found)
+
+
+def _expected(world: process_group.World) -> tuple[str, float, str]:
+    """Who exchanges, how many bytes per second it should do at least, and what to look at where it does not."""
+    if world.device.type == "cpu":
+        return "gloo", SLOW_GLOO, "is it the fast network? choose it with GLOO_SOCKET_IFNAME"
+    if world.size == int(os.environ.get("LOCAL_WORLD_SIZE", world.size)):
+        return "NCCL", SLOW_IN_NODE, "do the GPUs see each other? nvidia-smi topo -m; a container needs --ipc host"
+    fix = (
+        "is it the fast network? NCCL_IB_HCA and NCCL_SOCKET_IFNAME choose it. NET/Socket where there is InfiniBand:"
+        " node or container lacks libibverbs1, ibverbs-providers or /dev/infiniband; EFA wants the host's aws-ofi-nccl"
+    )
+    return "NCCL", SLOW_BETWEEN_NODES, fix
+
+
+def _listen_to_nccl(folder: Path) -> Path | None:
+    """Has NCCL, before it starts, write down what this rank uses; None where the user has it say what he wants."""
+    if {"NCCL_DEBUG", "NCCL_DEBUG_FILE"} & os.environ.keys():
+        return None
+    path = folder / "nccl.log"
+    os.environ |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(path)}
+    return path
 
 
 def _sum_is_right(world: process_group.World, device: torch.device) -> None:

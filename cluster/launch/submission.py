@@ -77,7 +77,7 @@ class Submission:
     name: str | None = None
     """The job's name; by default the run folder's."""
     setup: Words = ()
-    """A line of shell before the run starts on the first node: 'module load cuda'."""
+    """A line of shell before the run starts on the first node: 'ulimit -n 65536'."""
     container: str | None = None
     """Image in which the run works: docker://..., a .sqsh or a .sif file."""
     container_mounts: Words = ()

@@ -1,6 +1,10 @@
 import json
+import os
+import shutil
 
+import nvidia_stand_ins
 import pytest
+import torch
 
 from eyespot.cluster.commands import doctor
 from eyespot.data_pipeline.errors import UserError
@@ -49,3 +53,76 @@ def test_a_recipe_on_this_machine_and_the_run_folder_it_names(digits, tmp_path, 
     assert "one image decoded on cpu" in found["data pipeline"]["found"]
     assert "3 checkpoints of 4.3 MB" in found["disk space"]["found"]
     assert list(tmp_path.iterdir()) == []
+
+
+# What a machine with NVIDIA devices may look like: the real command, told by stand-ins.
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler for the stand-in driver")
+BUT = "nvidia-smi says that there are GPUs, but torch {torch} cannot use them: "
+NO_DRIVER = "Found no NVIDIA driver on your system"
+"""torch's word on a machine without a GPU, whatever nvidia-smi says."""
+MACHINES = {
+    "healthy": [
+        ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 580.82.07, CUDA 13.0"),
+        ("GPUs in torch", "fail", BUT + NO_DRIVER),
+    ],
+    "old driver": [
+        ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 550.54.15, CUDA 12.4"),
+        ("GPUs in torch", "fail", f"{BUT}The NVIDIA driver on your system is too old (found version 12040)"),
+    ],
+    "ECC errors": [
+        ("GPU health", "warn", "GPU 0 (NVIDIA H100 80GB HBM3): 3 memory errors (ECC) not corrected"),
+        ("GPUs in torch", "fail", BUT + NO_DRIVER),
+    ],
+    "throttled": [
+        ("GPU health", "warn", "GPU 0 (NVIDIA H100 80GB HBM3): slowed down: hw thermal slowdown"),
+        ("GPUs in torch", "fail", BUT + NO_DRIVER),
+    ],
+    "no driver": [("GPUs", "warn", "nvidia-smi: NVIDIA-SMI couldn't communicate with the NVIDIA driver.")],
+    "no --gpus": [
+        ("GPUs", "warn", "nvidia-smi finds none, but SLURM_JOB_GPUS=0 says that there are some"),
+        ("GPUs in torch", "fail", BUT.replace("nvidia-smi", "SLURM_JOB_GPUS=0") + NO_DRIVER),
+    ],
+    "CPU-only torch": [
+        ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 580.82.07, CUDA 13.0"),
+        ("GPUs in torch", "fail", f"{BUT}Torch not compiled with CUDA enabled"),
+    ],
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("machine", [pytest.param(m, marks=needs_gcc if m == "old driver" else ()) for m in MACHINES])
+def test_gpus_that_torch_cannot_use_stop_the_run(machine, tmp_path, monkeypatch, capsys):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    if machine == "no --gpus":
+        monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    else:
+        nvidia_stand_ins.nvidia_smi(tmp_path, "healthy" if machine == "CPU-only torch" else machine)
+    if machine == "old driver":
+        nvidia_stand_ins.old_libcuda(tmp_path)
+        monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    if machine == "CPU-only torch":
+        nvidia_stand_ins.cpu_only_torch(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    code = doctor.main(["--json"])
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    found = [(f["check"], f["level"], f["found"]) for f in findings if f["check"].startswith("GPU")]
+    expected = [(check, level, said.format(torch=torch.__version__)) for check, level, said in MACHINES[machine]]
+    assert [row for row in found if row in expected] == expected, found
+    assert {row for row in found if row[1] != "ok"} <= set(expected)
+    failed = [finding for finding in findings if finding["level"] == "fail"]
+    assert code == (2 if failed else 0)
+    what = "install the torch of PyPI, which holds CUDA" if machine == "CPU-only torch" else "driver 580 or newer"
+    assert all(what in finding["fix"] and finding["fix"].endswith("with --device cpu") for finding in failed)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_rank_of_a_run_falls_back_to_the_cpu(digits, tmp_path, monkeypatch, capsys):
+    """It is told once, and no image is decoded elsewhere in place of there."""
+    monkeypatch.setenv("SLURM_STEP_GPUS", "0")
+    flags = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "run"), "--json", "--timeout-seconds", "300"]
+    assert doctor.main(["mae_tiny", *flags]) == 2
+    found = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    assert [check for check, finding in found.items() if finding["level"] == "fail"] == ["GPUs in torch"]
+    assert not {"data pipeline", "all-reduce"} & found.keys()

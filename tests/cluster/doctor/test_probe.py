@@ -1,8 +1,12 @@
+import os
+
 import pytest
+import torch
 
 from eyespot.cluster.doctor import probe
 from eyespot.cluster.doctor.findings import Answer
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.recipe_lookup import make_run
 
 
@@ -28,7 +32,10 @@ def test_a_report_names_the_stage_that_is_next_and_keeps_errors(tmp_path):
 def test_one_image_is_made_into_the_views_of_the_recipe(digits):
     run = make_run("simclr_tiny")
     run.data.shards, run.device = digits, "cpu"
-    assert probe._decode(run, probe._objective(run), 7) == "one image decoded on cpu, 2 views of it made"
+    assert (
+        probe._decode(run, probe._objective(run), 7, torch.device("cpu"))
+        == "one image decoded on cpu, 2 views of it made"
+    )
 
 
 def test_the_state_is_sized_without_its_numbers():
@@ -52,3 +59,24 @@ def test_ranks_sum_and_compare_clocks(on_ranks, tmp_path):
         assert finding.found.startswith("gloo: right on all 2 ranks, ")
         assert report.facts["clocks"][0] == 0
         assert abs(report.facts["clocks"][1]) < 2
+
+
+@pytest.mark.parametrize(("world", "local", "least"), [(8, "8", 20e9), (16, "8", 10e9), (8, None, 20e9)])
+def test_nccl_is_to_be_faster_inside_a_node(monkeypatch, world, local, least):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    name, slow, fix = probe._expected(World(rank=0, size=world, device=torch.device("cuda", 0)))
+    assert (name, slow) == ("NCCL", least)
+    assert ("libibverbs1" in fix) == (least == 10e9)
+
+
+def test_nccl_says_what_it_uses_unless_the_user_has_it_say_something(monkeypatch, tmp_path):
+    for name in ("NCCL_DEBUG", "NCCL_DEBUG_FILE"):
+        monkeypatch.setenv(name, "")  # what is set below is taken back
+        monkeypatch.delenv(name)
+    assert probe._listen_to_nccl(tmp_path) == tmp_path / "nccl.log"
+    assert (os.environ["NCCL_DEBUG"], os.environ["NCCL_DEBUG_FILE"]) == ("INFO", str(tmp_path / "nccl.log"))
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    assert probe._listen_to_nccl(tmp_path) is None
+    assert os.environ["NCCL_DEBUG"] == "WARN"

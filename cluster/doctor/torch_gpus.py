@@ -1,0 +1,80 @@
+"""Can torch compute on this node's GPUs? Asked in a process of its own: importing torch takes seconds, and a broken
+driver may crash or hang whoever starts CUDA.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from eyespot.cluster.doctor.checks import CheckContext, in_one_line
+from eyespot.cluster.doctor.findings import Finding
+
+CHECK = "GPUs in torch"
+
+
+def start_asking() -> subprocess.Popen[str]:
+    """Begins to ask."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-gpus"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def probe() -> None:
+    """Asks torch, and prints what came of it as JSON."""
+    import torch
+
+    from eyespot.pretrain.distributed.devices import remedy, why_no_cuda
+
+    try:
+        why_not = why_no_cuda()
+    except Exception as error:  # whatever CUDA says at its start
+        why_not = in_one_line(error)
+    found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "why_not": why_not}
+    if why_not:
+        found["fix"] = remedy()
+    else:
+        found["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    print(json.dumps(found))
+
+
+def torch_findings(context: CheckContext, process: subprocess.Popen[str], sign: str) -> Iterator[Finding]:
+    """What came of ``start_asking``.
+
+    Args:
+        context: of this node.
+        process: that was started.
+        sign: what says that there are GPUs.
+    """
+    answer = _answer(context, process)
+    if "why_not" not in answer:
+        yield context.fail(CHECK, answer["said"], "try it alone there: python -c 'import torch; torch.cuda.init()'")
+    elif answer["why_not"]:
+        found = f"{sign} says that there are GPUs, but torch {answer['torch']} cannot use them: {answer['why_not']}"
+        yield context.fail(CHECK, found, f"{answer['fix']}; or mean the CPU with --device cpu")
+    else:
+        names = ", ".join(sorted(set(answer["gpus"])))
+        yield context.ok(CHECK, f"torch {answer['torch']} uses {len(answer['gpus'])} x {names}, CUDA {answer['cuda']}")
+
+
+def _answer(context: CheckContext, process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the process printed, or under "said" what it did in place of that."""
+    seconds = context.seconds_left()
+    try:
+        printed, complaint = process.communicate(timeout=seconds)
+        if printed:
+            return json.loads(printed.splitlines()[-1])
+        last = (complaint.strip().splitlines() or ["no word"])[-1].strip()[:200]
+        return {"said": f"starting CUDA ended with code {process.returncode}: {last}"}
+    except subprocess.TimeoutExpired:
+        return {"said": f"starting CUDA did not end within {seconds:.0f} s"}
+    except ValueError:
+        return {"said": "starting CUDA left no answer"}
+    finally:
+        process.kill()
+        process.wait()
