@@ -29,6 +29,8 @@ from eyespot.pretrain.monitors.collapse import HeadWatch
 from eyespot.pretrain.monitors.monitor import MonitorOf
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.optim.optimizers import make_optimizer
+from eyespot.pretrain.planning import out_of_memory
+from eyespot.pretrain.planning.utilization import Utilization
 from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
 
 log = logging.getLogger("eyespot")
@@ -98,7 +100,6 @@ class Trainer:
         with agreed():  # how a step of it runs
             settings = engine_settings(run, world.size)
             self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
-        # Its checkpoints, and where the last one left off.
         self.writer = CheckpointWriter(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
@@ -107,14 +108,14 @@ class Trainer:
             self.pictured = pictured_batch(spec, world) if run.picture_every else None
             self.loader = make_loader(spec, world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()
-        # What looks at it between steps, and what is written down.
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
         manifest = data.shards.manifest
         folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         watch.time_forward(self.engine.objective)
-        self.meter, self.vote, self.skipped, self.lost = StepMeter(world.device), StopVote(signals), 0, None
+        self.meter, self.vote = StepMeter(world.device, Utilization.of(run, world)), StopVote(signals)
+        self.skipped, self.lost = 0, None
         looks = [partial(monitor_of(data), self.engine.objective, world) for monitor_of in monitors]
         parts = {"meter": self.meter, "watch": watch}
         self.metrics = StepLog(run, self.loader, self.tracker, monitors=looks, head_watch=HeadWatch(), **parts)
@@ -126,7 +127,8 @@ class Trainer:
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
             shown = TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0)
-            with shown as progress, self.watch.explained(), self.metrics.last_words(progress):
+            fitting = out_of_memory.in_words(self.run, self.world)
+            with shown as progress, self.watch.explained(), fitting, self.metrics.last_words(progress):
                 outcome = self._loop(progress)
             status = "FINISHED" if outcome == "done" else "KILLED"
             return outcome

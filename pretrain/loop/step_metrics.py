@@ -24,10 +24,15 @@ from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
 
 class StepMeter:
-    """Measures the steps between two logged ones, and gathers what all ranks know."""
+    """Measures the steps between two logged ones, and gathers what all ranks know.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    Args:
+        device: of this rank.
+        of_throughput: further metrics that follow from the images per second over all ranks.
+    """
+
+    def __init__(self, device: torch.device, of_throughput: Callable[[float], dict[str, float]] = lambda _: {}) -> None:
+        self._device, self._of_throughput = device, of_throughput
         self.restart()
 
     def restart(self) -> None:
@@ -46,6 +51,7 @@ class StepMeter:
             "images_per_second": round(self._images / elapsed, 2),
             "data_wait_share": round(self._waited / elapsed, 5),
             "peak_memory_gb": round(self._peak_memory_gb(), 3),
+            **self._of_throughput(self._images / elapsed),
         }
         self.restart()
         return values

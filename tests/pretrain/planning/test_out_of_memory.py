@@ -1,0 +1,118 @@
+"""A run without memory ends in one line, and with the micro-batch that the line names it runs."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.run_end import TrainingError
+from eyespot.pretrain.planning.out_of_memory import Room, explanation, forget, in_words, is_lack, room
+from eyespot.pretrain.planning.trace import Trace, trace
+from eyespot.pretrain.recipe_lookup import make_run
+
+CPU = torch.device("cpu")
+GB = 10**9
+IMAGE_SIZE, BATCH = 64, 512
+ROOM_BYTES = 1_300_000_000
+"""Beyond what the imports take: threads and model have some of it, a step of the whole batch wants twice as much."""
+
+LIMITED = f"""
+import re, resource, sys
+import eyespot.pretrain.trainer
+from eyespot.cluster.cli import main
+size = 1024 * int(re.search(r"VmData:\\s+(\\d+)", open("/proc/self/status").read())[1])
+resource.setrlimit(resource.RLIMIT_DATA, (size + {ROOM_BYTES},) * 2)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run_limited(shards, run_dir, *more: str) -> subprocess.CompletedProcess:
+    words = ["pretrain", "mae_tiny", "--data.shards", str(shards), "--run-dir", str(run_dir), "--device", "cpu"]
+    words += ["--steps", "2", "--data.batch-size", str(BATCH), "--encoder.image-size", str(IMAGE_SIZE)]
+    words += ["--optim.warmup-steps", "1", "--picture-every", "0", "--no-track", "--data.num-threads", "2", *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LIMITED, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.slow
+def test_a_run_without_memory_names_a_micro_batch_that_fits(digits, tmp_path):
+    done = run_limited(digits, tmp_path / "whole")
+    assert done.returncode == ExitCode.WRONG_INPUT, done.stderr
+    assert "Traceback" not in done.stderr + (tmp_path / "whole" / "logs" / "rank-0.log").read_text()
+    (line,) = (line for line in done.stderr.splitlines() if "out of memory" in line)
+    found = re.search(rf"micro-batches of {BATCH} images .* (\d+) images would fit; use --data.accumulate (\d+)", line)
+    assert found is not None, line
+    largest, accumulate = map(int, found.groups())
+    assert BATCH // 16 <= largest < BATCH
+    assert BATCH // accumulate <= largest
+    again = run_limited(digits, tmp_path / "parts", "--data.accumulate", str(accumulate))
+    assert again.returncode == ExitCode.DONE, again.stderr
+
+
+@pytest.fixture(scope="module")
+def found() -> Trace:
+    return trace(make_run("mae_tiny"), 1, "cpu")
+
+
+def told(found: Trace | None, left: Room, batch_size: int = 4096) -> UserError | TrainingError:
+    run = make_run("mae_tiny")
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=batch_size))
+    return explanation(run, World(rank=0, size=2, device=CPU), left, found, "DefaultCPUAllocator: tried 5 bytes")
+
+
+def test_what_is_said_depends_on_what_there_is(found):
+    per_image = (found.at(1000).activations - found.at(500).activations) / 500
+    little = told(found, Room(whole=8 * GB, foreign=8 * GB - int(700 * per_image)))
+    assert isinstance(little, UserError)
+    assert re.search(r"accumulate 1: .*micro-batches of 2048 images .*use --data.accumulate (4|8)", str(little))
+    nothing = told(found, Room(whole=8 * GB, foreign=8 * GB))
+    assert isinstance(nothing, UserError)
+    assert "0 images would fit; try --encoder.checkpointing" in str(nothing)
+    enough = told(found, Room(whole=900 * GB, foreign=300 * GB))
+    assert isinstance(enough, TrainingError)
+    assert "should fit" in str(enough) and "300.0 of them held by others" in str(enough)
+    unknown = told(None, Room(whole=8 * GB, foreign=0))
+    assert isinstance(unknown, TrainingError)
+    assert "tried 5 bytes" in str(unknown)
+
+
+def test_the_allocators_words_are_known_and_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_lack(refused.value)
+    assert is_lack(MemoryError()) and is_lack(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    world = World(rank=0, size=1, device=CPU)
+    with pytest.raises(RuntimeError, match="shapes"), in_words(make_run("mae_tiny"), world):
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_what_the_broken_step_held_is_given_back():
+    def step() -> None:
+        activations = torch.ones(1000)
+        kept.append(weakref.ref(activations))
+        raise MemoryError
+
+    kept: list[weakref.ref] = []
+    try:
+        step()
+    except MemoryError as error:
+        assert kept[0]() is not None
+        forget(error)
+        assert kept[0]() is None
+
+
+def test_tensors_are_not_foreign():
+    before = room(CPU)
+    held = torch.ones(200_000_000, dtype=torch.uint8)
+    after = room(CPU)
+    assert after.whole == before.whole
+    assert after.foreign - before.foreign < 150_000_000, len(held)
