@@ -58,6 +58,7 @@ setup(
         "msgspec>=0.20",
         "numpy>=2.0",
         "nvidia-dali-cuda130>=2.4",
+        "nvidia-ml-py>=13.580",
         "packaging>=24.2",
         "pillow>=11",
         "rich>=13",

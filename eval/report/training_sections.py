@@ -16,6 +16,12 @@ _CURVES = (("lr", "Learning rate", "", True), ("grad_norm", "Gradient norm", "",
 _THROUGHPUT = (
     ("images_per_second", "Images per second", "", True),
     ("data_wait_share", "Share of time spent waiting for data (%)", "%", True),
+    ("gpu/memory_gb", "Memory in use on the fullest GPU, by whomever (GB)", "", True),
+    ("gpu/power_watts", "Power of a GPU, mean over the ranks (W)", "", True),
+    ("gpu/temperature_celsius", "Hottest GPU (°C)", "", False),
+    ("gpu/clock_mhz", "Slowest clock of a GPU (MHz)", "", True),
+    ("gpu/slowed_share", "Share of time in which a GPU was slowed down by heat or its supply (%)", "%", True),
+    ("gpu/ecc_errors", "Memory errors (ECC) that GPUs could not correct", "", True),
 )
 _WATCHED = (
     ("online/linear", "Linear probe (%)", "%", False),

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -175,3 +176,15 @@ def furthest_behind(beats: list[Beat], among: Sequence[int]) -> list[int]:
     """The ranks that the others wait for: fewest ticks, and of those the ones that do not wait themselves."""
     lowest = min((beats[rank].ticks, beats[rank].waits) for rank in among)
     return [rank for rank in among if (beats[rank].ticks, beats[rank].waits) == lowest]
+
+
+def position(thread: int) -> tuple[bool, str]:
+    """Where a thread is: (in an exchange or the backward pass?, innermost line outside torch)."""
+    frame, waits, code = sys._current_frames().get(thread), False, ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        waits = waits or file.endswith(("distributed/distributed_c10d.py", "autograd/graph.py"))
+        if not code and "/torch/" not in file and not file.startswith("<"):
+            code = f"{Path(file).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return waits, code

@@ -34,6 +34,7 @@ from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.redaction import masked
+from eyespot.pretrain.watchdog.gpu_health import GpuHealth, GpuWatch
 from eyespot.pretrain.watchdog.heartbeats import (
     STORE_SECONDS,
     Beat,
@@ -44,6 +45,7 @@ from eyespot.pretrain.watchdog.heartbeats import (
     State,
     find_culprits,
     furthest_behind,
+    position,
     process_state,
 )
 from eyespot.pretrain.watchdog.stragglers import OwnWork, Stragglers, gather_own_work
@@ -113,6 +115,7 @@ class RankWatch:
         self._members = self._board.members if self._board else [RankProcess.this(0)]
         self._work, self._stragglers = OwnWork(world.device), Stragglers([str(member) for member in self._members])
         self._shares = TimeShares(world.device, self._work.processor_seconds if world.size > 1 else None)
+        self._gpus = GpuWatch(GpuHealth.of(world.device), [str(member) for member in self._members])
         self._own_error: tuple[bool, str] | None = None  # (an exchange's?, one line)
         self._cause: Cause | None = None
         self._known, self._leaving, self._wake = threading.Event(), threading.Event(), threading.Event()
@@ -152,15 +155,14 @@ class RankWatch:
     def close_interval(self) -> dict[str, float]:
         """On all ranks, at logged steps, metrics: where this one's time went, and how long the own work of all took.
 
-        A slow rank is named in the log.
+        A slow rank is named in the log, and one whose GPU is slowed down or has memory errors.
         """
-        shares = self._shares.close_interval()
-        if self._world.size == 1:
-            return shares
-        metrics, lines = self._stragglers.judge(gather_own_work(self._work.close_interval()))
-        if self._world.rank == 0:
-            for line in lines:
-                self._say(line)
+        shares, (metrics, lines) = self._shares.close_interval(), self._gpus.close_interval()
+        if self._world.size > 1:
+            work, slow = self._stragglers.judge(gather_own_work(self._work.close_interval()))
+            metrics, lines = {**work, **metrics}, [*slow, *lines]
+        for line in lines if self._world.rank == 0 else ():
+            self._say(line)
         return {**metrics, **shares}
 
     @contextmanager
@@ -194,6 +196,7 @@ class RankWatch:
             elif self._world.rank == 0 and not _launcher_hosts_store():
                 time.sleep(2 * BEAT_SECONDS)  # the store ends with this process: first let all read the cause
             self._work.close()
+            self._gpus.health.close()
 
     def _explain(self, error: BaseException) -> None:
         """Tells the others of an error that is this rank's own; raises RankFailure for one that another rank caused."""
@@ -258,6 +261,7 @@ class RankWatch:
                 self._listen(self._board)
         if self._world.rank == 0:
             self._watch_progress()
+        self._gpus.health.look()
 
     def _declare_own(self, board: Board, text: str) -> Cause:
         step, place, _, _ = self._spot
@@ -349,7 +353,7 @@ class RankWatch:
     def _beat(self, state: State) -> Beat:
         step, place, ticks, since = self._spot
         self.num_beats, self._beat_at = self.num_beats + 1, time.monotonic()
-        waits, code = _position(self._main)
+        waits, code = position(self._main)
         return Beat(
             number=self.num_beats,
             state=state,
@@ -381,18 +385,6 @@ def _is_exchange_error(error: BaseException) -> bool:
             return True
         link = link.__cause__
     return False
-
-
-def _position(thread: int) -> tuple[bool, str]:
-    """Where a thread is: (in an exchange or the backward pass?, innermost line outside torch)."""
-    frame, waits, code = sys._current_frames().get(thread), False, ""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        waits = waits or file.endswith(("distributed/distributed_c10d.py", "autograd/graph.py"))
-        if not code and "/torch/" not in file and not file.startswith("<"):
-            code = f"{Path(file).name}:{frame.f_lineno}"
-        frame = frame.f_back
-    return waits, code
 
 
 def _listed(ranks: list[int]) -> str:

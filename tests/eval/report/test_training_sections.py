@@ -6,11 +6,20 @@ from eyespot.eval.report.metric_columns import MetricColumns
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, PART_NAMES, curves, speed
 from eyespot.pretrain.run_record import RunRecord
+from eyespot.pretrain.watchdog.gpu_health import METRICS
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
 
 def test_every_part_that_is_measured_has_a_name():
     assert tuple(PART_NAMES) == PARTS
+
+
+def test_every_figure_of_a_gpu_has_its_chart(tmp_path):
+    metrics = MetricColumns([{"step": step, "loss": 1.0, **dict.fromkeys(METRICS, 0.5)} for step in (1, 2)])
+    story = Story(run_dir=tmp_path, record=RunRecord(), metrics=metrics, results=[], label="a")
+    section = speed([story])
+    assert section is not None and len(headings(section.body())) == len(METRICS)
+    assert headings(curves([story]).body()) == ["Loss"]
 
 
 def test_long_intervals_weigh_more(tmp_path):
