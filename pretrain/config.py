@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from annotated_types import Ge, Gt, Le, Lt
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import READY_MB
+from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
@@ -65,6 +67,12 @@ class DataConfig:
     """Per-channel standard deviation to divide by; goes with the mean."""
     num_threads: Annotated[int, Ge(0), Le(1024)] = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
+    decode: Decode = "auto"
+    """Who decodes the images of a run on a GPU: gpu = nvJPEG; auto = nvJPEG, and the CPU those batches that it refuses
+    (refused_samples); cpu = the CPU, which also resizes: for a GPU, driver or MIG slice on which nvJPEG fails."""
+    nvjpeg: NvjpegConfig = field(default_factory=NvjpegConfig)
+    ready_mb: Annotated[int, Ge(1)] = READY_MB
+    """Memory of each process, MB, for finished micro-batches that wait for the step: three at most, one at least."""
     max_bad_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
     """Share of samples that may be damaged before the run stops."""
     read_patience_seconds: Annotated[float, Ge(0)] = PATIENCE_SECONDS

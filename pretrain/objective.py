@@ -83,6 +83,10 @@ class Objective(nn.Module, ABC):
     picture_rows: ClassVar[tuple[str, ...]] = ()
     """What the rows of ``picture`` show, from above: captions; empty = the views."""
 
+    only_encodes: ClassVar[bool] = False
+    """Nothing but encoders reads the views, at most in another order or turned: on a GPU under bf16 they then come in
+    bf16, which takes half the memory; autocast would round them so anyway."""
+
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
 

@@ -25,7 +25,8 @@ FREE_FIELDS = {
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
     *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
     *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
-    "data.read_patience_seconds",
+    *("data.read_patience_seconds", "data.decode", "data.ready_mb"),
+    *("data.nvjpeg.hw_decoder_load", "data.nvjpeg.hybrid_huffman_threshold", "data.nvjpeg.preallocate_mb"),
     *("encoder.checkpointing", "start.weights", "start.origin"),
 }
 

@@ -106,7 +106,7 @@ class Trainer:
         self.done = self.start
         with agreed():  # the stream of batches, from there on
             self.pictured = pictured_batch(spec, world) if run.picture_every else None
-            self.loader = make_loader(spec, world.rank, world.size, position)
+            self.loader = make_loader(data.training_spec(spec, objective), world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
         manifest = data.shards.manifest

@@ -82,6 +82,24 @@ def test_the_input_is_not_changed(method):
     assert all(torch.equal(view, old) for view, old in zip(batch.views, before.views, strict=True))
 
 
+def test_views_in_bf16_change_no_bit_where_only_encoders_read_them(method):
+    """Autocast rounds to bf16 what an encoder reads, so a GPU's loader may do it before. All else needs float32."""
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        objective = make_objective(method)
+        batch = make_batch(objective)
+        batch.views = [view.to(dtype) for view in batch.views]
+        if not objective.only_encodes and dtype == torch.bfloat16:
+            return
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            scalars = objective(batch)
+        scalars["loss"].backward()
+        results.append([*scalars.values(), *(p.grad for p in objective.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 1
+    assert all(map(torch.equal, *results))
+
+
 def test_encode_gives_a_row_per_image(method):
     objective = make_objective(method).eval()
     images = make_images(objective)

@@ -43,6 +43,7 @@ NEEDED = {
 }
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
+PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
 PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks."}
 FLAGS = ("Evaluation", "Request")
 """Classes whose messages name fields as flags."""

@@ -75,7 +75,8 @@ def levels(num_views: int) -> str:
     spec = ViewSpec(views=(RandomView(size=224),) * num_views)
     made: list[torch.Tensor] = []
     for device in (str(DEVICE), "cpu"):
-        asked = LoaderSpec(shards=packed(), views=spec, batch_size=32, seed=3, device=device)
+        decode = "cpu" if device == "cpu" else "gpu"  # "auto" would let the CPU decode what nvJPEG refuses
+        asked = LoaderSpec(shards=packed(), views=spec, batch_size=32, seed=3, device=device, decode=decode)
         with contextlib.closing(make_loader(asked)) as loader:
             made.append(next(loader).views[0].cpu().float())
     off = (made[0] - made[1]).abs() * torch.tensor(spec.std)[:, None, None] * 255

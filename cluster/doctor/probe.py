@@ -130,7 +130,18 @@ def _decode(run: Run, objective: Objective, rank: int, device: torch.device) -> 
     """
     shards = open_shards(run.data)
     views = normalized_views(objective.views(), run.data, shards.manifest)
-    spec = LoaderSpec(shards=shards, views=views, batch_size=1, seed=run.seed, device=str(device), num_threads=1)
+    # On a GPU "auto" would let the CPU decode what nvJPEG refuses: that is what is to be found out.
+    decode = "gpu" if device.type == "cuda" and run.data.decode == "auto" else run.data.decode
+    spec = LoaderSpec(
+        shards=shards,
+        views=views,
+        batch_size=1,
+        seed=run.seed,
+        device=str(device),
+        decode=decode,
+        nvjpeg=run.data.nvjpeg,
+        num_threads=1,
+    )
     loader = make_selection(spec, np.array([rank % shards.manifest.num_samples]))
     try:
         batch = next(loader)

@@ -24,7 +24,10 @@ class Batch:
     """
 
     views: list[Float[Tensor, "_ 3 _ _"]]
-    """One normalised float32 tensor (B, 3, H, W) per view of the view spec, all with the samples in the same order."""
+    """One normalised float32 tensor (B, 3, H, W) per view of the view spec, all with the samples in the same order.
+
+    A GPU's may be bfloat16 in a training step (``Objective.only_encodes``); after the step's pass the list is emptied.
+    """
     ids: Int[Tensor, " _"]
     """(B,) int64 on the CPU: which samples these are."""
     epochs: Int[Tensor, " _"]

@@ -1,10 +1,15 @@
-"""BatchMaker: ids in, batches out. Reads ahead, feeds DALI, repairs what cannot be decoded."""
+"""BatchMaker: ids in, batches out. Reads ahead, feeds DALI, repairs what cannot be decoded.
 
+Where a GPU makes the views, nvJPEG decodes there, or the CPU does: its pixels then cross from pinned memory as 8-bit
+views, which the GPU colours and normalises like its own.
+"""
+
+import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +21,12 @@ from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
 from eyespot.data_pipeline.augment.pipeline import Alteration, view_alteration
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, decodes_regions
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
-from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, finish_views, resize_views
+from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, finish_views, resize_pixels, resize_views
+
+log = logging.getLogger("eyespot")
 
 Ids = Int64[np.ndarray, " b"]
 
@@ -27,6 +34,18 @@ READ_AHEAD = 3
 """Batches whose files are being read while earlier ones are decoded."""
 FEW_SAMPLES = 1000
 """Damage is judged as a share of at least this many samples, so that one bad file among the first ten stops nothing."""
+MOST_REFUSED = 10
+"""Batches in a row that nvJPEG refuses before it is asked no more: each costs seconds."""
+
+
+class Made(NamedTuple):
+    """A batch, and what it took."""
+
+    batch: Batch
+    num_bad: int
+    """Samples that stand in for damaged ones."""
+    num_refused: int
+    """Samples that the CPU decoded because nvJPEG would not."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,6 +60,8 @@ class _Job:
     geometry: list[Geometry]
     alterations: list[Alteration | None]
     labels: Ids
+    sound: bool = False
+    """Each of its files was decoded on its own, and nothing was found."""
 
 
 class BatchMaker:
@@ -58,6 +79,9 @@ class BatchMaker:
         num_threads: int,
         max_bad_fraction: float,
         labeled: Bool[np.ndarray, " n"] | None = None,
+        decode: Decode = "auto",
+        nvjpeg: NvjpegConfig | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         """Starts nothing yet.
 
@@ -67,24 +91,35 @@ class BatchMaker:
             views: what to make of each image.
             batch_size: the most samples that a batch of the plan holds.
             seed: of the random crops.
-            device: where to decode and where the views lie.
+            device: where the views are made and lie.
             num_threads: that decode and resize.
             max_bad_fraction: share of damaged samples above which making stops.
             labeled: of each sample of the index, whether its label is shown; None = all are.
+            decode: for a GPU: gpu = nvJPEG decodes; auto = it does, and the CPU what it refuses; cpu = the CPU does.
+            nvjpeg: how nvJPEG decodes; None = as it does where nobody says otherwise.
+            dtype: of the views that a GPU makes.
         """
+        # Here, for whoever trains on other batches has no need of DALI; and before its user's exit handler is
+        # registered, which must run before DALI's own.
+        from eyespot.data_pipeline.loading import dali_graphs
+
+        self._graphs = dali_graphs
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
-        self._labeled = labeled
+        self._labeled, self._dtype = labeled, dtype
+        self._on_gpu, self._may_refuse = device.type == "cuda" and decode != "cpu", decode == "auto"
+        self._nvjpeg = nvjpeg or NvjpegConfig()
+        self._regions = self._on_gpu and decodes_regions()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
         self._jobs = self._read_ahead(iter(plan))
         self._running: deque[_Job] = deque()
         self._again: deque[_Job] = deque()
-        self._num_made = self._num_bad = 0
+        self._num_made = self._num_bad = self._num_refused = self._refused_in_a_row = 0
 
-    def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        """Yields each batch, and how many of its samples stand in for damaged ones.
+    def __iter__(self) -> Iterator[Made]:
+        """Yields each batch.
 
         Raises:
             UserError: too many samples are damaged.
@@ -96,15 +131,19 @@ class BatchMaker:
             except StopIteration:
                 return
             except (RuntimeError, MemoryError) as error:
-                self._repair(error)
+                if not self._repair():
+                    yield self._decoded_here(error)
                 pipeline = self._pipeline()
                 continue
-            job = self._running.popleft()
-            num_bad = int((job.ids != job.wanted).sum())
-            self._num_made += len(job.ids)
-            self._num_bad += num_bad
-            self._stop_if_too_bad(self._num_bad)
-            yield self._batch(job, outputs), num_bad
+            self._refused_in_a_row = 0
+            yield self._made(self._running.popleft(), outputs)
+
+    def _made(self, job: _Job, outputs: Any, *, refused: bool = False) -> Made:
+        num_bad = int((job.ids != job.wanted).sum())
+        self._num_made += len(job.ids)
+        self._num_bad += num_bad
+        self._stop_if_too_bad(self._num_bad)
+        return Made(self._batch(job, outputs, by_gpu=self._on_gpu and not refused), num_bad, len(job.ids) * refused)
 
     def close(self) -> None:
         """Ends all threads."""
@@ -147,73 +186,147 @@ class BatchMaker:
 
     def _pipeline(self) -> Any:
         options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
-        if self._device.type == "cpu":
-            return dali_graphs.crop_pipeline(self._views, self._next_inputs, **options)
-        return dali_graphs.view_pipeline(self._views, self._next_inputs, device_id=self._device.index or 0, **options)
+        if not self._on_gpu:
+            return self._graphs.crop_pipeline(self._views, self._next_inputs, **options)
+        return self._graphs.view_pipeline(
+            self._views,
+            self._next_inputs,
+            device_id=self._device.index or 0,
+            regions=self._regions,
+            nvjpeg=self._nvjpeg.decoder_arguments(self._reader.shards.manifest.image_stats, self._batch_size),
+            **options,
+        )
 
     def _next_inputs(self) -> list[Any]:
         """What DALI calls when it is ready for another batch."""
         job = self._again.popleft() if self._again else next(self._jobs)
         self._running.append(job)
-        if self._device.type == "cpu":
-            return dali_graphs.crop_inputs(job.files, job.geometry)
-        return dali_graphs.view_inputs(self._views, job.files, job.geometry)
+        if not self._on_gpu:
+            return self._graphs.crop_inputs(job.files, job.geometry)
+        return self._graphs.view_inputs(self._views, job.files, job.geometry)
 
-    def _batch(self, job: _Job, outputs: Any) -> Batch:
+    def _batch(self, job: _Job, outputs: Any, *, by_gpu: bool) -> Batch:
         if self._stream is not None:
             # On a stream of its own, so as not to wait for the trainer's; ready for every stream once it is through.
             with torch.cuda.stream(self._stream):
-                views, labels = self._gpu_views(job, outputs), torch.from_numpy(job.labels).to(self._device)
+                pixels = (
+                    [torch.from_dlpack(each.as_tensor()) for each in outputs] if by_gpu else self._pixels(job, outputs)
+                )
+                views, labels = self._gpu_views(job, pixels), torch.from_numpy(job.labels).to(self._device)
             self._stream.synchronize()
         else:
             views, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
         ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
         return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed)
 
-    def _gpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
-        """Copies, which DALI cannot overwrite."""
+    def _gpu_views(self, job: _Job, pixels: list[Tensor]) -> list[Tensor]:
+        """Copies of 8-bit HWC views, which DALI cannot overwrite: altered, normalised."""
         made: list[Tensor] = []
-        for geometry, alteration, output in zip(job.geometry, job.alterations, outputs, strict=True):
-            pixels = torch.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
-            made.append(finish_views(pixels, alteration, self._views.mean, self._views.std))
+        for geometry, alteration, each in zip(job.geometry, job.alterations, pixels, strict=True):
+            there = each.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+            made.append(finish_views(there, alteration, self._views.mean, self._views.std, self._dtype))
             fill_borders(made[-1], geometry, self._views.mean, self._views.std)
         return made
 
-    def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
-        """Resizes and alters the crops, the batch divided among the threads."""
-        size = -(-len(job.ids) // self._num_threads)
-        parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
-        made: list[Tensor] = []
-        tasks: list[Future[None]] = []
-        jobs = zip(self._views.views, job.geometry, job.alterations, outputs, strict=True)
-        for view, geometry, alteration, crops in jobs:
-            made.append(self._buffers.take((len(job.ids), 3, view.size, view.size)))
-            regions, out = [np.asarray(crop) for crop in crops], made[-1].numpy()
-            for part in parts:
-                altered = alteration and alteration.rows(part)
-                arguments = geometry.rows(part), altered, self._views.mean, self._views.std, out[part]
-                tasks.append(self._pool.submit(resize_views, regions[part], *arguments))
-        for task in tasks:
-            task.result()
+    def _pixels(self, job: _Job, outputs: Any) -> list[Tensor]:
+        """The crops, resized and flipped here for a GPU: 8-bit HWC views in pinned memory, whence copies do not block.
+
+        Torch's allocator gives that memory to no later batch before a copy out of it is through.
+        """
+        pinned = self._device.type == "cuda"
+        shapes = [(len(job.ids), view.size, view.size, 3) for view in self._views.views]
+        made = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for shape in shapes]
+        self._in_parts(
+            job,
+            outputs,
+            lambda number, crops, rows: resize_pixels(
+                crops, job.geometry[number].rows(rows), made[number].numpy()[rows]
+            ),
+        )
         return made
 
-    def _repair(self, error: Exception) -> None:
-        """After DALI failed: finds the samples that it cannot decode, and has their batches read again."""
+    def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
+        """Resizes and alters the crops."""
+        made = [self._buffers.take((len(job.ids), 3, view.size, view.size)) for view in self._views.views]
+
+        def resize(number: int, crops: list[np.ndarray], rows: slice) -> None:
+            alteration = job.alterations[number]
+            altered, out = alteration and alteration.rows(rows), made[number].numpy()[rows]
+            resize_views(crops, job.geometry[number].rows(rows), altered, self._views.mean, self._views.std, out)
+
+        self._in_parts(job, outputs, resize)
+        return made
+
+    def _in_parts(self, job: _Job, outputs: Any, resize: Callable[[int, list[np.ndarray], slice], None]) -> None:
+        """Hands each view's crops, the batch divided among the threads, to ``resize``: view, crops, their rows."""
+        size = -(-len(job.ids) // self._num_threads)
+        parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
+        tasks: list[Future[None]] = []
+        for number, crops in enumerate(outputs):
+            regions = [np.asarray(crop) for crop in crops]
+            tasks += [self._pool.submit(resize, number, regions[part], part) for part in parts]
+        for task in tasks:
+            task.result()
+
+    def _repair(self) -> bool:
+        """After DALI failed: finds the samples that it cannot decode, and has their batches read again.
+
+        Returns:
+            Whether there were any.
+        """
         jobs = [*self._running, *self._again]
-        if not sum(self._reject_undecodable(job.ids, job.files) for job in jobs):
-            raise error
+        if not sum(self._reject_undecodable(job) for job in jobs if not job.sound):
+            return False
         self._running.clear()
         self._again = deque(self._job(job.wanted, job.epochs, self._reader.start(job.wanted)) for job in jobs)
+        return True
 
-    def _reject_undecodable(self, ids: Ids, files: list[File]) -> int:
+    def _decoded_here(self, error: Exception) -> Made:
+        """The batch that DALI failed at, decoded on the CPU: nothing is wrong with its files, so nvJPEG refused them.
+
+        Raises:
+            Exception: ``error``, where it was the CPU that failed, memory is short, or only the GPU may decode.
+        """
+        if not (self._on_gpu and self._may_refuse) or isinstance(error, MemoryError):
+            raise error
+        job, *others = self._running
+        self._running.clear()
+        self._again.extendleft(reversed(others))
+        self._say_refused(job, error)
+        files = iter([self._graphs.crop_inputs(job.files, job.geometry)])
+        options = dict(batch_size=len(job.ids), num_threads=self._num_threads)
+        crops: Any = self._graphs.crop_pipeline(self._views, lambda: next(files), **options).run()
+        return self._made(job, crops, refused=True)
+
+    def _say_refused(self, job: _Job, error: Exception) -> None:
+        """Once; and once more where nvJPEG is given up."""
+        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        if not self._num_refused:
+            log.warning(
+                "data.decode auto: the GPU refused a batch (%s, ... %d in all; %s) whose images the CPU can decode, and"
+                " did; refused_samples counts them",
+                *(self._reader.describe(int(job.ids[0])), len(job.ids), why),
+            )
+        self._num_refused += len(job.ids)
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row == MOST_REFUSED:
+            self._on_gpu = False
+            log.warning(
+                "data.decode auto: the GPU refused %d batches in a row; from here on the CPU decodes all, as with"
+                " --data.decode cpu; see: eyespot doctor",
+                MOST_REFUSED,
+            )
+
+    def _reject_undecodable(self, job: _Job) -> int:
         """Decodes each file on its own; returns how many failed."""
         num_rejected = 0
-        for sample, file in zip(ids.tolist(), files, strict=True):
+        for sample, file in zip(job.ids.tolist(), job.files, strict=True):
             height, width = self._reader.index[["height", "width"]][sample].item()
-            if reason := dali_graphs.why_undecodable(file, height, width):
+            if reason := self._graphs.why_undecodable(file, height, width):
                 self._reader.reject(sample, reason)
                 num_rejected += 1
                 self._stop_if_too_bad(self._reader.num_rejected)
+        job.sound = not num_rejected
         return num_rejected
 
     def _stop_if_too_bad(self, num_bad: int) -> None:

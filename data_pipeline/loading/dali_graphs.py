@@ -31,7 +31,7 @@ def crop_pipeline(views: ViewSpec, source: Source, *, batch_size: int, num_threa
     pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=2)
     with pipeline:
         files, *places = _inputs(source, _CROP_INPUTS * len(views.views))
-        pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu"))
+        pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu", whole=len(views.views) > 1, nvjpeg={}))
     return pipeline
 
 
@@ -41,7 +41,14 @@ def crop_inputs(files: Sequence[File], geometry: list[Geometry]) -> list[Any]:
 
 
 def view_pipeline(
-    views: ViewSpec, source: Source, *, batch_size: int, num_threads: int, device_id: int | None
+    views: ViewSpec,
+    source: Source,
+    *,
+    batch_size: int,
+    num_threads: int,
+    device_id: int | None,
+    regions: bool = True,
+    nvjpeg: dict[str, Any] | None = None,
 ) -> Pipeline:
     """Decodes, crops, resizes and flips: one dense batch of 8-bit HWC views per view.
 
@@ -51,13 +58,17 @@ def view_pipeline(
         batch_size: the most samples that a batch holds.
         num_threads: for what runs on the CPU.
         device_id: the GPU that decodes and resizes; None runs the same graph on the CPU.
+        regions: whether the decoder can decode a region alone (``nvjpeg.decodes_regions``); else even one view's is cut
+            out of the whole image.
+        nvjpeg: further arguments of the GPU's decoder (``NvjpegConfig.decoder_arguments``).
     """
     device = "cpu" if device_id is None else "gpu"
     pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=2)
     with pipeline:
         files, *places = _inputs(source, _VIEW_INPUTS * len(views.views))
         starts, shapes, firsts, lasts = (places[number :: len(_VIEW_INPUTS)] for number in range(len(_VIEW_INPUTS)))
-        crops = _crops(files, starts, shapes, device)
+        whole = len(views.views) > 1 or not regions
+        crops = _crops(files, starts, shapes, device, whole=whole, nvjpeg=nvjpeg or {})
         resized = zip(views.views, crops, firsts, lasts, strict=True)
         pipeline.set_outputs(*(_resize(view, *nodes, device=device) for view, *nodes in resized))
     return pipeline
@@ -98,15 +109,21 @@ def _inputs(source: Source, places: list[tuple[Any, int]]) -> list[Any]:
     return fn.external_source(source=source, num_outputs=len(dtypes), batch=True, dtype=list(dtypes), ndim=list(ndims))
 
 
-def _crops(files: Any, starts: list[Any], shapes: list[Any], device: str) -> list[Any]:
-    """One region per view. One view: decode no more than the region. Several: decode once and slice."""
+def _crops(
+    files: Any, starts: list[Any], shapes: list[Any], device: str, *, whole: bool, nvjpeg: dict[str, Any]
+) -> list[Any]:
+    """One region per view: cut out of the whole image, which is decoded once, or no more than it is decoded."""
     decoder: dict[str, Any] = dict(
         device="cpu" if device == "cpu" else "mixed", adjust_orientation=False, jpeg_fancy_upsampling=True
     )
-    if len(starts) == 1:
-        return [fn.decoders.image_slice(files, start=starts[0], shape=shapes[0], axes=[0, 1], **decoder)]
-    images = fn.decoders.image(files, **decoder)
+    if device == "gpu":
+        decoder |= nvjpeg
     places = zip(starts, shapes, strict=True)
+    if not whole:
+        return [
+            fn.decoders.image_slice(files, start=start, shape=shape, axes=[0, 1], **decoder) for start, shape in places
+        ]
+    images = fn.decoders.image(files, **decoder)
     return [fn.slice(images, start=start, shape=shape, axes=[0, 1], device=device) for start, shape in places]
 
 

@@ -5,8 +5,6 @@ A region that lies outside the image crashes DALI, and with it the process. This
 
 import struct
 
-from eyespot.data_pipeline.shards.header_check import Size, header_sizes
-
 _PNG = struct.Struct(">8s4x4s2I")
 _PNG_BEGINS = (b"\x89PNG\r\n\x1a\n", b"IHDR")
 _SEGMENT = struct.Struct(">2B H x 2H")
@@ -17,7 +15,7 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length."""
 
 
-def image_size(file: bytes | bytearray) -> Size | None:
+def image_size(file: bytes | bytearray) -> tuple[int, int] | None:
     """The (height, width) in pixels that the file's header names; None where it is no image that DALI can read."""
     found = None
     try:
@@ -28,10 +26,15 @@ def image_size(file: bytes | bytearray) -> Size | None:
             found = (height, width) if tuple(begins) == _PNG_BEGINS else None
     except struct.error:  # too short
         pass
-    return found or header_sizes([bytes(file)])[0]
+    if found:
+        return found
+    # Hardly ever needed; and whoever reads no shards needs no DALI.
+    from eyespot.data_pipeline.shards.header_check import header_sizes
+
+    return header_sizes([bytes(file)])[0]
 
 
-def _jpeg_size(file: bytes | bytearray) -> Size | None:
+def _jpeg_size(file: bytes | bytearray) -> tuple[int, int] | None:
     """Of the first frame; None where the segments do not follow each other as they should."""
     place = 2
     while True:

@@ -9,7 +9,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from queue import Empty, Full, Queue
+from queue import Queue
 from typing import Annotated
 
 import numpy as np
@@ -20,8 +20,9 @@ from jaxtyping import Bool, Int64
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.data_pipeline.loading.batch_maker import BatchMaker
+from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
+from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrder, num_blocks
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
@@ -33,8 +34,16 @@ Plan = Iterator[tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 
 Count = Annotated[int, Ge(1), "must be at least 1"]
 
-READY = 2
-"""Finished batches that wait for the consumer."""
+MOST_AHEAD = 3
+"""Finished batches that wait for the consumer, at most."""
+READY_MB = 1024
+"""Three batches of 341 MB each: of 566 images with one view of 224 pixels in float32."""
+
+
+def batches_ahead(spec: "LoaderSpec", share: int) -> int:
+    """How many finished batches of so many images may wait for the consumer: as many as fit, one at least."""
+    image_bytes = sum(3 * view.size**2 for view in spec.views.views) * (2 if spec.bf16 else 4)
+    return max(1, min(MOST_AHEAD, spec.ready_mb * 1_000_000 // (share * image_bytes)))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -54,7 +63,15 @@ class LoaderSpec:
     seed: int = 0
     """Of the order and of every random crop."""
     device: str = "cpu"
-    """Where decoding and the views are made, and where the views lie: "cpu" or "cuda:0"."""
+    """Where the views are made and lie: "cpu" or "cuda:0"."""
+    decode: Decode = "auto"
+    """Who decodes for a GPU: gpu = nvJPEG; auto = nvJPEG, and the CPU what that refuses; cpu = the CPU."""
+    nvjpeg: NvjpegConfig = field(default_factory=NvjpegConfig)
+    """How nvJPEG decodes."""
+    bf16: bool = False
+    """Whether a GPU's views are bfloat16, half the memory; else they are float32, as those of the CPU always are."""
+    ready_mb: Count = READY_MB
+    """Finished batches that wait for the consumer take at most so many MB (10^6 bytes): three at most, one at least."""
     num_threads: Count = field(default_factory=cpu_share)
     """CPU threads that decode and resize."""
     max_bad_fraction: float = 0.01
@@ -113,7 +130,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             position += spec.batch_size
 
     reader = _reader(spec, substitute=True)
-    return Loader(_maker(spec, reader, plan(), share, labeled), num_samples, start, spec.batch_size, identity)
+    return _loader(spec, reader, plan(), share, num_samples, start, identity, labeled)
 
 
 def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
@@ -135,7 +152,7 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
             yield ids, np.zeros_like(ids)
 
     reader = _reader(spec, substitute=False)
-    return Loader(_maker(spec, reader, plan(), share), num_samples, 0, spec.batch_size, {})
+    return _loader(spec, reader, plan(), share, num_samples)
 
 
 def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
@@ -158,7 +175,7 @@ def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
             yield chosen, np.zeros_like(chosen)
 
     reader, num_samples = _reader(spec, substitute=True), spec.shards.manifest.num_samples
-    return Loader(_maker(spec, reader, plan(), spec.batch_size), num_samples, 0, spec.batch_size, {})
+    return _loader(spec, reader, plan(), spec.batch_size, num_samples)
 
 
 class Loader:
@@ -171,16 +188,24 @@ class Loader:
     """Samples in the data set."""
     bad_samples: int
     """Delivered samples of this rank that stand in for damaged ones."""
+    refused_samples: int
+    """Delivered samples of this rank that the CPU decoded because nvJPEG had refused their batch."""
 
     def __init__(
-        self, maker: BatchMaker, num_samples: int, start: int, samples_per_batch: int, identity: dict[str, int]
+        self,
+        maker: BatchMaker,
+        num_samples: int,
+        start: int,
+        samples_per_batch: int,
+        identity: dict[str, int],
+        ahead: int = MOST_AHEAD,
     ):
         self.num_samples = num_samples
-        self.bad_samples = 0
+        self.bad_samples = self.refused_samples = 0
         self._samples_consumed = start
         self._samples_per_batch = samples_per_batch
         self._identity = identity
-        self._worker = _Worker(maker)
+        self._worker = _Worker(maker, ahead)
         self._end: BaseException | None = None
         self.close = weakref.finalize(self, self._worker.stop)
         """Ends the background threads. The garbage collector and the end of the process do so too."""
@@ -192,13 +217,13 @@ class Loader:
         if not self.close.alive and self._end is None:
             raise ValueError("the loader is closed")
         if self._end is None:
-            made = self._worker.ready.get()
+            made = self._worker.take()
             if not isinstance(made, BaseException):
-                batch, num_bad = made
-                _hand_over(batch)
-                self.bad_samples += num_bad
+                _hand_over(made.batch)
+                self.bad_samples += made.num_bad
+                self.refused_samples += made.num_refused
                 self._samples_consumed += self._samples_per_batch
-                return batch
+                return made.batch
             self._end = made
             self.close()
         raise self._end
@@ -211,40 +236,39 @@ class Loader:
 class _Worker:
     """Makes batches in a background thread. It knows nothing of its loader, so that one can be garbage-collected."""
 
-    def __init__(self, maker: BatchMaker):
-        self.ready: Queue[tuple[Batch, int] | BaseException] = Queue(READY)
+    def __init__(self, maker: BatchMaker, ahead: int):
         self._maker = maker
+        self._ready = Queue[Made | BaseException]()
+        self._room = threading.Semaphore(ahead)
+        """Waited for before a batch is made, so that none is held beyond those."""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="eyespot-loader", daemon=True)
         self._thread.start()
         atexit.register(self.stop)  # runs before DALI's own exit handler, which trips over pipelines in use
 
+    def take(self) -> Made | BaseException:
+        """Waits for the next batch, or for what ended them."""
+        made = self._ready.get()
+        self._room.release()
+        return made
+
     def stop(self) -> None:
         atexit.unregister(self.stop)
         self._stopped.set()
-        while self._thread.is_alive():
-            try:
-                self.ready.get_nowait()
-            except Empty:
-                self._thread.join(timeout=0.01)
+        self._room.release()
+        self._thread.join()
+        self._ready.queue.clear()
         self._maker.close()
 
     def _run(self) -> None:
+        made = iter(self._maker)
         try:
-            for made in self._maker:
-                self._put(made)
-                if self._stopped.is_set():
-                    return
-            self._put(StopIteration())
+            while self._room.acquire() and not self._stopped.is_set():
+                self._ready.put(next(made))
+        except StopIteration:
+            self._ready.put(StopIteration())
         except BaseException as error:
-            self._put(error)
-
-    def _put(self, made: tuple[Batch, int] | BaseException) -> None:
-        while not self._stopped.is_set():
-            try:
-                return self.ready.put(made, timeout=0.1)
-            except Full:
-                continue
+            self._ready.put(error)
 
 
 def _hand_over(batch: Batch) -> None:
@@ -261,10 +285,17 @@ def _reader(spec: LoaderSpec, *, substitute: bool) -> Reader:
     return Reader(spec.shards, substitute=substitute, patience_seconds=spec.patience_seconds)
 
 
-def _maker(
-    spec: LoaderSpec, reader: Reader, plan: Plan, share: int, labeled: Bool[np.ndarray, " n"] | None = None
-) -> BatchMaker:
-    return BatchMaker(
+def _loader(
+    spec: LoaderSpec,
+    reader: Reader,
+    plan: Plan,
+    share: int,
+    num_samples: int,
+    start: int = 0,
+    identity: dict[str, int] | None = None,
+    labeled: Bool[np.ndarray, " n"] | None = None,
+) -> Loader:
+    maker = BatchMaker(
         reader,
         plan,
         spec.views,
@@ -274,7 +305,11 @@ def _maker(
         num_threads=spec.num_threads,
         max_bad_fraction=spec.max_bad_fraction,
         labeled=labeled,
+        decode=spec.decode,
+        nvjpeg=spec.nvjpeg,
+        dtype=torch.bfloat16 if spec.bf16 else torch.float32,
     )
+    return Loader(maker, num_samples, start, spec.batch_size, identity or {}, batches_ahead(spec, share))
 
 
 def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> int:
@@ -292,6 +327,10 @@ def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> in
 
 
 def _check(spec: LoaderSpec) -> None:
+    if spec.device == "cpu" and spec.decode == "gpu":
+        raise UserError("data.decode gpu: this run is on the CPU; set it to auto, or --device cuda")
+    if spec.device == "cpu" and spec.bf16:
+        raise ValueError("views are float32 on the CPU")
     if spec.device != "cpu":
         available = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         if spec.device not in available:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
@@ -55,6 +55,23 @@ def resize_views(
         views[flip] = views[flip, :, :, ::-1]  # cheaper than before the copy, when channels still came last
 
 
+@torch.inference_mode()
+def resize_pixels(
+    crops: Sequence[UInt8[np.ndarray, "_ _ 3"]], geometry: Geometry, out: UInt8[np.ndarray, "b size size 3"]
+) -> None:
+    """Writes one 8-bit view of each image into ``out``, flipped where it is to be: what DALI makes on a GPU.
+
+    ``finish_views`` and ``fill_borders`` make of it what ``resize_views`` gives, but for the flip, which is last there.
+    """
+    size = out.shape[1]
+    step = GROUP_PIXELS // size**2 if size < SMALL else 1
+    for begin in range(0, len(crops), step):
+        rows = slice(begin, begin + step)
+        pixels = torch.cat(_resized(crops[rows], geometry.rows(rows), size))
+        out[rows] = pixels.permute(0, 2, 3, 1).numpy()
+    out[geometry.flip] = out[geometry.flip, :, ::-1]
+
+
 def _resized(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]], geometry: Geometry, size: int
 ) -> list[UInt8[Tensor, "1 3 size size"]]:
@@ -69,7 +86,7 @@ def _resized(
     return views
 
 
-def fill_borders(views: Float32[Tensor, "b 3 h w"], geometry: Geometry, mean: Color, std: Color) -> None:
+def fill_borders(views: Float[Tensor, "b 3 h w"], geometry: Geometry, mean: Color, std: Color) -> None:
     """Gives what lies outside of the resized images the mean colour, as timm rounds it; in place, normalised views."""
     if (geometry.offset >= 0).all():
         return
@@ -85,12 +102,16 @@ def fill_borders(views: Float32[Tensor, "b 3 h w"], geometry: Geometry, mean: Co
 
 
 def finish_views(
-    pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color
-) -> Float32[Tensor, "b 3 h w"]:
-    """Alters and normalises what DALI has resized, in memory of its own."""
+    pixels: UInt8[Tensor, "b 3 h w"],
+    alteration: Alteration | None,
+    mean: Color,
+    std: Color,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "b 3 h w"]:
+    """Alters and normalises, in fp32, what DALI has resized; as ``dtype``, in memory of its own."""
     levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     _finish(levels, alteration, mean, std)
-    return levels
+    return levels.to(dtype)
 
 
 def _finish(levels: Float32[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color) -> None:

@@ -119,7 +119,15 @@ class RunData:
             max_bad_fraction=data.max_bad_fraction,
             patience_seconds=patience_seconds(self.run, self.world),
             shuffle_window=data.shuffle_window,
+            decode=data.decode,
+            nvjpeg=data.nvjpeg,
+            ready_mb=data.ready_mb,
         )
+
+    def training_spec(self, spec: LoaderSpec, objective: Objective) -> LoaderSpec:
+        """That of the steps themselves: views may be bf16 in them, where autocast rounds what the encoder reads."""
+        on_gpu = self.world.device.type == "cuda"
+        return replace(spec, bf16=on_gpu and self.run.precision == "bf16" and objective.only_encodes)
 
 
 def open_data(run: Run, world: World, shards: Opened = None) -> RunData:

@@ -63,6 +63,13 @@ class StepMeter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
+def replaced_samples(loader: Loader) -> dict[str, int]:
+    """Samples so far, over all ranks: those that stand in for damaged ones, and those that the GPU would not decode,
+    where there are any. Every rank calls it."""
+    bad, refused = rank_sum(torch.tensor([loader.bad_samples, loader.refused_samples])).tolist()
+    return {"bad_samples": bad, **({"refused_samples": refused} if refused else {})}
+
+
 class HostCopy:
     """A copy on the CPU of what a device has yet to compute; nobody waits for it before it is read."""
 
@@ -209,7 +216,7 @@ class StepLog:
             "samples_seen": step * batch_size,
             "epoch": round(step * batch_size / self._loader.num_samples, 4),
             "sample_digest": passed.digest(),
-            "bad_samples": int(rank_sum(torch.tensor(self._loader.bad_samples))),
+            **replaced_samples(self._loader),
             **self._meter.close_interval(),
             **self._watch.close_interval(),
         }

@@ -64,7 +64,7 @@ def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) ->
         max_bad_fraction=1.0,
     )
     try:
-        return [batch.views for batch, _ in maker]
+        return [made.batch.views for made in maker]
     finally:
         maker.close()
 

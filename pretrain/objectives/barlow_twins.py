@@ -35,6 +35,8 @@ _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2
 class BarlowTwins(Contrastive):
     """Outputs for two views are alike, and no output repeats another."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults (section 2.2, views as BYOL's)."""

@@ -40,6 +40,8 @@ _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2
 class BYOL(Objective):
     """A student predicts, from one view, what its slow copy makes of the other."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's defaults (section 3.3, views from table 6)."""

@@ -45,6 +45,8 @@ from eyespot.pretrain.objective import About, Objective
 class DeepCluster(Objective):
     """Names the cluster that its own features put an image into."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's numbers (section 4.1)."""

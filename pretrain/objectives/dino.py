@@ -46,6 +46,7 @@ class DINO(Objective):
     """Says of any view of an image what its slow teacher says of another, large one."""
 
     picture_rows = CROP_ROWS
+    only_encodes = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):

@@ -40,6 +40,8 @@ MAX_EXEMPLARS = 100_000
 class Exemplar(Objective):
     """Says of which image a strongly altered view was made."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """Views about as strong as the paper's (section 2.1)."""

@@ -44,6 +44,8 @@ from eyespot.pretrain.skipped_step import Taken
 class Instance(Objective):
     """Tells every image from all others, by what it made of them when it last saw them."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's numbers (sections 3 and 4)."""

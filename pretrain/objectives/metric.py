@@ -56,6 +56,8 @@ ANY_LENGTH = ("n_pair", "lifted")
 class Metric(Contrastive):
     """Views that belong together lie closer than others."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """Which loss, and what it counts as alike."""

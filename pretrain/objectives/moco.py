@@ -49,6 +49,8 @@ from eyespot.pretrain.skipped_step import Taken
 class MoCo(Objective):
     """A query finds its own key, made by a slow copy of the encoder, among a queue of older ones."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """v2's defaults (section 3 of the second paper); what it does not name is as in the first (section 3.3)."""

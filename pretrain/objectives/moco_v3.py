@@ -45,6 +45,8 @@ _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), jitter_probab
 class MoCoV3(Contrastive):
     """Each view's prediction finds the key that a slow copy of the encoder makes of the other, among the batch's."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The authors' settings for vision transformers; ResNets: see the recipe."""

@@ -34,6 +34,7 @@ class Rotation(Objective):
     """Says by how many quarter turns an image was rotated."""
 
     picture_rows = PICTURE_ROWS
+    only_encodes = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):

@@ -45,6 +45,7 @@ class S4L(Contrastive):
     """Names what is in the labelled images, and solves a pretext task on all of them."""
 
     picture_rows = PICTURE_ROWS
+    only_encodes = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):

@@ -38,6 +38,8 @@ from eyespot.pretrain.objective import About
 class SimCLR(Contrastive):
     """Two views of an image agree, among all other views of the batch."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults for ImageNet (section 2 and appendix A)."""

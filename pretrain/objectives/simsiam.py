@@ -33,6 +33,8 @@ from eyespot.pretrain.objective import About, Objective
 class SimSiam(Objective):
     """Predicts, from one view, what the same network makes of the other."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's defaults (section 3)."""

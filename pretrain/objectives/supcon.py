@@ -37,6 +37,8 @@ from eyespot.pretrain.objective import About, Labels
 class SupCon(Contrastive):
     """Views of images with the same label agree, among all other views of the batch."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults for ImageNet (section 4), with SimCLR's views."""

@@ -49,6 +49,7 @@ class SwAV(Contrastive):
     """Predicts, from any view of an image, to which prototypes a large view of it was assigned."""
 
     picture_rows = CROP_ROWS
+    only_encodes = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):

@@ -44,6 +44,7 @@ class UDA(Contrastive):
     """Names what is in the labelled images, and says the same of any image when it is augmented."""
 
     picture_rows = ("weakly augmented", "strongly augmented")
+    only_encodes = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):

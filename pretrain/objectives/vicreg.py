@@ -34,6 +34,8 @@ _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2
 class VICReg(Contrastive):
     """Outputs for two views are alike; each varies, and none together with another."""
 
+    only_encodes = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's defaults (section 4.2, views as BYOL's)."""

@@ -1,8 +1,9 @@
 """DALI's graphs against torchvision on real photographs, and where each operator of them runs."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torchvision.transforms import v2
 from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading import dali_graphs
+from eyespot.data_pipeline.loading.nvjpeg import NvjpegConfig
+from eyespot.data_pipeline.shards.manifest import ImageStats
 
 NUM_PHOTOS = 24
 
@@ -93,15 +96,28 @@ def test_crops_are_the_photographs_own_pixels(photo_folder, num_views):
             assert difference.max() <= 8  # another build of libjpeg
 
 
-def devices(pipeline) -> dict[str, set[str]]:
-    """Operator name -> where its output lies, by walking the graph back from its outputs."""
-    found: dict[str, set[str]] = {}
+def graph(pipeline) -> Iterator[tuple[str, Any]]:
+    """Each operator's name and node, by walking the graph back from its outputs."""
     nodes = list(pipeline._graph_out)
     while nodes:
         node = nodes.pop()
-        found.setdefault(node.name.strip("_").rpartition("_")[0].split("[")[0], set()).add(node.device)
+        yield node.name.strip("_").rpartition("_")[0].split("[")[0], node
         nodes += node.source.inputs if isinstance(node.source.inputs, list) else list(node.source.inputs or [])
+
+
+def devices(pipeline) -> dict[str, set[str]]:
+    """Operator name -> where its output lies."""
+    found: dict[str, set[str]] = {}
+    for name, node in graph(pipeline):
+        found.setdefault(name, set()).add(node.device)
     return found
+
+
+def decoder(pipeline) -> tuple[str, dict[str, str]]:
+    """The decoder's name, and what it is told."""
+    (name, node), *_ = [(name, node) for name, node in graph(pipeline) if name in ("Image", "ImageSlice")]
+    lines = str(node.source.spec).partition("Arguments:")[2].splitlines()
+    return name, {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 @pytest.mark.parametrize("num_views", [1, 2])
@@ -114,6 +130,36 @@ def test_one_switch_moves_every_heavy_operator_to_the_gpu(num_views):
     assert set(on_gpu) == set(on_cpu) == heavy | {"ExternalSource"}
     assert {name for name, where in on_gpu.items() if where == {"gpu"}} == heavy
     assert all(where == {"cpu"} for where in on_cpu.values())
+
+
+@pytest.mark.parametrize(
+    ("num_views", "regions", "operator"), [(1, True, "ImageSlice"), (1, False, "Image"), (2, True, "Image")]
+)
+def test_the_gpus_decoder_is_told_its_settings(num_views, regions, operator):
+    """A decoder that cannot decode regions gets whole images: of regions nvJPEG below 13.2 leaves all to the CPU."""
+    spec = ViewSpec(views=(RandomView(size=64),) * num_views)
+    stats = ImageStats(mean=(0.5,) * 3, std=(0.2,) * 3, height=(8, 300, 400), width=(8, 200, 600))
+    config = NvjpegConfig(hw_decoder_load=0.75, hybrid_huffman_threshold=0)
+    options = dict(source=lambda: None, batch_size=64, num_threads=1, regions=regions)
+    told = config.decoder_arguments(stats, 64)
+    name, arguments = decoder(dali_graphs.view_pipeline(spec, device_id=0, nvjpeg=told, **options))
+    expected = dict(device="mixed", jpeg_fancy_upsampling="True", adjust_orientation="False")
+    expected |= dict(hw_decoder_load="0.750000", hybrid_huffman_threshold="0")
+    expected |= dict(preallocate_height_hint="400", preallocate_width_hint="600")
+    assert name == operator
+    assert expected.items() <= arguments.items()
+    name, arguments = decoder(dali_graphs.view_pipeline(spec, device_id=None, nvjpeg=told, **options))
+    assert arguments["device"] == "cpu" and not told.keys() & arguments.keys()
+
+
+def test_whole_images_give_the_same_views(photo_folder):
+    spec, files = ViewSpec(views=(RandomView(size=48),)), photo_files(photo_folder)
+    made = []
+    for regions in (True, False):
+        source = once(dali_graphs.view_inputs(spec, files, geometry_of(spec, files)))
+        options = dict(batch_size=NUM_PHOTOS, num_threads=2, device_id=None, regions=regions)
+        made.append(levels(dali_graphs.view_pipeline(spec, source, **options).run()[0]))
+    assert torch.equal(*made)
 
 
 def test_what_cannot_be_decoded_is_named(photo_folder):

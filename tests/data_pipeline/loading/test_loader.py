@@ -378,6 +378,7 @@ next(loader)
         (dict(num_threads=0), "num_threads 0: must be at least 1"),
         (dict(device="cuda:99"), "device cuda:99: not on this machine"),
         (dict(device="tpu"), "device tpu: not on this machine"),
+        (dict(decode="gpu"), "data.decode gpu: this run is on the CPU; set it to auto"),
         (dict(views=ViewSpec(views=(CenterView(resize=32, size=64),))), "size 64: larger than resize 32"),
         (dict(views=ViewSpec(views=(RandomView(scale=(0.0, 1.0)),))), "scale"),
         (dict(views=ViewSpec(views=())), "need a view"),

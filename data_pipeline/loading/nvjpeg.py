@@ -1,0 +1,89 @@
+"""How nvJPEG decodes on a GPU: its settings, how much memory it reserves, and which version of it there is.
+
+What the hardware decoders do is for A100, H100 and their like only; other GPUs decode with CUDA and leave the numbers
+for them unused. No setting changes an image beyond what hardware and CUDA decoders round differently.
+"""
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.manifest import ImageStats
+
+Decode = Literal["auto", "gpu", "cpu"]
+
+REGIONS_SINCE = (13, 2)
+"""The first nvJPEG that decodes a part of an image and smooths its colours as libjpeg does; to older ones nvImageCodec
+gives no such image, and decodes it on the CPU without a word."""
+LIBRARY = "libnvjpeg.so.13"
+BYTES_PER_PIXEL = 3
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class NvjpegConfig:
+    """How nvJPEG decodes on a GPU; the CPU's decoder has no such settings."""
+
+    hw_decoder_load: Annotated[float, Ge(0), Le(1)] = 0.65
+    """Share of each batch for the GPU's JPEG engines (A100: 5, H100: 7); CUDA decodes the rest, with the CPU's help.
+    DALI's default; a GPU with more engines or few CPU cores beside it may want more: measure."""
+    hybrid_huffman_threshold: Annotated[int, Ge(0)] = 1_000_000
+    """Images of more pixels than this leave a part of their entropy decoding to the GPU, smaller ones do it on the CPU;
+    0 = all of them do: for nodes with few CPU cores per GPU."""
+    preallocate_mb: Annotated[int, Ge(0)] = 512
+    """GPU memory that the JPEG engines reserve at the start, at most: as much as a batch of the shards' largest image
+    takes. They take more when they need it, and stall meanwhile. 0 = none."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.nvjpeg.")
+
+    def decoder_arguments(self, stats: ImageStats, batch_size: int) -> dict[str, Any]:
+        """What DALI's decoder is told, for batches of so many of the shards' images."""
+        height, width = largest_reserved(stats, batch_size, self.preallocate_mb * 1_000_000)
+        return dict(
+            hw_decoder_load=self.hw_decoder_load,
+            hybrid_huffman_threshold=self.hybrid_huffman_threshold,
+            preallocate_height_hint=height,
+            preallocate_width_hint=width,
+        )
+
+
+def largest_reserved(stats: ImageStats, batch_size: int, most_bytes: int) -> tuple[int, int]:
+    """Height and width to reserve memory for, pixels: the largest image's, made smaller until a batch of them fits.
+
+    One photograph of 60 megapixels among a million small ones would ask for 46 GB at a batch of 256. (0, 0) = none.
+    """
+    height, width = stats.height[2], stats.width[2]
+    shrink = min(1.0, (most_bytes / (batch_size * BYTES_PER_PIXEL * height * width)) ** 0.5)
+    return int(height * shrink), int(width * shrink)
+
+
+def decodes_regions() -> bool:
+    """Whether this process's nvJPEG can decode no more than a region; not so where nobody knows which it is."""
+    found = version()
+    return found is not None and found >= REGIONS_SINCE
+
+
+@lru_cache(maxsize=1)
+def version() -> tuple[int, int, int] | None:
+    """Of the nvJPEG that this process uses from now on: DALI's companion, if it lies where pip puts it; None = unknown.
+
+    It is loaded here, by its path, for a library that is loaded is not looked for again: else LD_LIBRARY_PATH would win
+    (``module load cuda``), with the toolkit's older one. So this is called before DALI is imported.
+    """
+    beside = (Path(folder) / "nvidia" / "cu13" / "lib" / LIBRARY for folder in sys.path)
+    for name in (*(str(path) for path in beside if path.is_file()), LIBRARY):
+        try:
+            library = ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        numbers = [ctypes.c_int(-1) for _ in range(3)]
+        if all(library.nvjpegGetProperty(which, ctypes.byref(number)) == 0 for which, number in enumerate(numbers)):
+            major, minor, patch = (number.value for number in numbers)
+            return major, minor, patch
+    return None
