@@ -7,7 +7,7 @@ from rich.text import Text
 
 from eyespot.cluster.planning.planner import Plan
 from eyespot.data_pipeline.console import Console
-from eyespot.pretrain.planning.memory import PREFETCH, shard_ranks
+from eyespot.pretrain.planning.memory import shard_ranks
 from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.speed import Scale, exchange_seconds
 
@@ -182,8 +182,9 @@ def assumptions(plan: Plan) -> list[str]:
         " last block's hide behind the pass they run beside",
         "parameters, gradients and optimiser state are fp32; "
         + (f"what {_engine(plan)} cuts up is cut over {shards:,} GPUs" if shards > 1 else "each GPU holds them whole"),
-        f"memory: the most that is alive at once in torch, the loader's {PREFETCH} ready batches, and"
-        f" {question.fixed_gb:g} GB for CUDA, NCCL, cuDNN and decoding",
+        f"memory: the most that is alive at once in torch, the loader's ready batches (up to"
+        f" {run.data.ready_mb:,} MB), the images in its decoder, and {question.fixed_gb:g} GB for CUDA, NCCL, cuDNN and"
+        f" nvJPEG",
         "not counted: the statistics of batch norm that cross the network (kilobytes per layer; but a wait at each),"
         " logs, pictures, checkpoints, restarts",
         f"the loader keeps up: {per_node:,.0f} images/s per node",

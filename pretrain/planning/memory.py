@@ -3,16 +3,19 @@
 Activations come from a ``Trace``; what an engine cuts over ranks, and what it holds for a while, from formulas here.
 """
 
+import bisect
 from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import MOST_AHEAD
+from eyespot.data_pipeline.loading.nvjpeg import BYTES_PER_PIXEL
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning.meter import Number
-from eyespot.pretrain.planning.trace import Sizes, Trace
+from eyespot.pretrain.planning.trace import SMALL_IMAGES, Sizes, Trace
 
 SLOTS = {"adamw": 2, "sgd": 1, "lars": 1}
 """Tensors as large as a parameter that the optimiser keeps of it."""
@@ -20,8 +23,10 @@ STEP_COUNTER = 4
 """AdamW counts steps per tensor, bytes."""
 DEEPSPEED_BUCKET = 4 * 50_000_000
 """Most gradients that our DeepSpeed engine reduces at once, bytes."""
-PREFETCH = 2
-"""Batches that the loader holds ready."""
+IN_DALI = 3
+"""Batches of 8-bit views that DALI holds: two that are ready, one that is read."""
+BEING_DECODED = 2
+"""Batches of whole images that DALI holds."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -35,7 +40,7 @@ class Fleet:
     memory_gb: Number
     """Per GPU, 10^9 bytes."""
     fixed_gb: Number = 1.5
-    """CUDA's context, NCCL's buffers, cuDNN's workspace, the loader's decoder: 10^9 bytes."""
+    """CUDA's context, NCCL's buffers, cuDNN's workspace, nvJPEG's own buffers: 10^9 bytes."""
     spare_share: Number = 0.1
     """Of the memory, left to the allocator's fragmentation."""
 
@@ -99,18 +104,31 @@ def temporary_bytes(run: Run, sizes: Sizes, fleet: Fleet, accumulate: int) -> di
     return parts
 
 
-def image_bytes(trace: Trace, images: Number, accumulate: int) -> dict[str, Number]:
+def image_bytes(run: Run, trace: Trace, images: Number, accumulate: int) -> dict[str, Number]:
     """What grows with the micro-batch, by name."""
-    waiting = PREFETCH + (accumulate - 1 if _kept(trace) else 0)
-    return {
-        "activations": max(0.0, trace.at(images).activations),
-        "images made ready": waiting * images * trace.image_bytes,
+    batch = images * trace.image_bytes
+    parts = {
+        "activations": max(0.0, trace.activations(images)),
+        "images made ready": max(batch, min(MOST_AHEAD * batch, run.data.ready_mb * 1e6)),
+        "images in the decoder (DALI)": _decoding_bytes(run, trace, images),
     }
+    if accumulate > 1 and trace.steps[0].first_pass.kernels:
+        parts["images of the other micro-batches, for the second pass"] = (accumulate - 1) * batch
+    return parts
 
 
-def _kept(trace: Trace) -> bool:
-    """A contrastive loss keeps the images of all micro-batches for its second pass."""
-    return bool(trace.steps[0].first_pass.kernels)
+def _decoding_bytes(run: Run, trace: Trace, images: Number) -> Number:
+    """8-bit views that the CPU hands over; or, where a GPU decodes, DALI's, whole images and nvJPEG's reserve.
+
+    Photographs are taken to be as large as ImageNet's mostly are, small ones as CIFAR-10's.
+    """
+    views = images * trace.image_bytes / (2 if trace.bf16_views else 4)
+    if run.data.decode == "cpu" or trace.device == "cpu":
+        return views
+    height, width = (32, 32) if run.encoder.image_size <= SMALL_IMAGES else (375, 500)
+    whole = images * BYTES_PER_PIXEL * height * width
+    reserve = min(run.data.nvjpeg.preallocate_mb * 1e6, whole if height == 32 else float("inf"))
+    return IN_DALI * views + BEING_DECODED * whole + reserve
 
 
 def parts_of(run: Run, trace: Trace, fleet: Fleet, images: Number, accumulate: int) -> dict[str, Number]:
@@ -118,18 +136,25 @@ def parts_of(run: Run, trace: Trace, fleet: Fleet, images: Number, accumulate: i
     return {
         **state_bytes(run, trace.sizes, fleet),
         **temporary_bytes(run, trace.sizes, fleet, accumulate),
-        **image_bytes(trace, images, accumulate),
+        **image_bytes(run, trace, images, accumulate),
     }
+
+
+def fits(run: Run, trace: Trace, fleet: Fleet, images: int, accumulate: int) -> bool:
+    """Whether a GPU has room for micro-batches of so many images."""
+    return sum(parts_of(run, trace, fleet, images, accumulate).values()) <= fleet.usable_bytes
 
 
 def largest_micro_batch(run: Run, trace: Trace, fleet: Fleet, accumulate: int) -> int:
     """The most images that fit at once on one GPU; 0 where not even one does."""
-    none, one = (sum(parts_of(run, trace, fleet, images, accumulate).values()) for images in (0, 1))
-    fits = int((fleet.usable_bytes - none) / (one - none))
-    # At few images the line of the activations may lie below zero, where it was cut off.
-    while fits > 0 and sum(parts_of(run, trace, fleet, fits, accumulate).values()) > fleet.usable_bytes:
-        fits -= 1
-    return max(0, fits)
+
+    def too_many(images: int) -> bool:
+        return not fits(run, trace, fleet, images, accumulate)
+
+    beyond = 1
+    while not too_many(beyond):
+        beyond *= 2
+    return max(0, bisect.bisect_left(range(beyond), True, lo=beyond // 2, key=too_many) - 1)
 
 
 def fitting_accumulation(run: Run, trace: Trace, fleet: Fleet, per_gpu: int) -> int:
@@ -139,7 +164,7 @@ def fitting_accumulation(run: Run, trace: Trace, fleet: Fleet, per_gpu: int) -> 
         UserError: not even one image at a time fits.
     """
     for accumulate in range(run.data.accumulate, per_gpu + 1):
-        if per_gpu % accumulate == 0 and per_gpu // accumulate <= largest_micro_batch(run, trace, fleet, accumulate):
+        if per_gpu % accumulate == 0 and fits(run, trace, fleet, per_gpu // accumulate, accumulate):
             return accumulate
     parts = parts_of(run, trace, fleet, 1, per_gpu)
     name, size = max(parts.items(), key=lambda part: part[1])

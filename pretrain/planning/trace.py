@@ -87,22 +87,31 @@ class Trace:
 
     sizes: Sizes
     image_bytes: int
-    """All views of one image."""
+    """All views of one image, as the objective gets them."""
     ranks: int
     images: tuple[int, int]
     steps: tuple[Step, Step]
     """At those two micro-batches."""
     measured_because: str | None = None
     """Why real images had to be run; None = fake ones did."""
+    device: Device = "cuda"
+    """Whose kernels and casts it has."""
+    bf16_views: bool = False
+    """Whether the objective gets its views in bf16, else in fp32."""
 
     def at(self, images: Number) -> Step:
         """One micro-batch of so many images."""
         (low, high), (one, two) = self.images, self.steps
         share = (images - low) / (high - low)
         return Step(
-            activations=one.activations + (two.activations - one.activations) * share,
+            activations=self.activations(images),
             **{name: blend(getattr(one, name), getattr(two, name), share) for name in _PHASES},
         )
+
+    def activations(self, images: Number) -> Number:
+        """Those of one micro-batch of so many images, bytes; below zero where there are few."""
+        (low, high), (one, two) = self.images, self.steps
+        return one.activations + (two.activations - one.activations) * (images - low) / (high - low)
 
 
 _PHASES = ("forward", "backward", "first_pass", "update")
@@ -155,8 +164,9 @@ def _trace(
     for parameter in objective.parameters():
         if parameter.requires_grad:  # so that gradients are no part of the activations
             parameter.grad = torch.zeros_like(parameter)
-    steps = tuple(_step(objective, precision, device, count) for count in images)
-    image_bytes = sum(3 * view.size**2 * 4 for view in objective.views().views)
+    bf16 = device == "cuda" and precision == "bf16" and objective.only_encodes
+    steps = tuple(_step(objective, precision, device, count, bf16) for count in images)
+    image_bytes = sum(3 * view.size**2 for view in objective.views().views) * (2 if bf16 else 4)
     return Trace(
         sizes=sizes(objective),
         image_bytes=image_bytes,
@@ -164,15 +174,17 @@ def _trace(
         images=images,
         steps=(steps[0], steps[1]),
         measured_because=reason,
+        device=device,
+        bf16_views=bf16,
     )
 
 
-def _step(objective: Objective, precision: Precision, device: Device, count: int) -> Step:
+def _step(objective: Objective, precision: Precision, device: Device, count: int, bf16: bool = False) -> Step:
     """Forward, backward and update of one micro-batch, under a meter."""
     autocast = _autocast(precision, device)
     meter = Meter()
     with meter:
-        batch = _batch(objective, count)
+        batch = _batch(objective, count, torch.bfloat16 if bf16 else torch.float32)
         with meter.phase("forward"), autocast():
             loss = objective(batch)["loss"]
         with meter.phase("backward"):
@@ -213,8 +225,8 @@ class _PlannedBatch(Batch):
         return torch.rand(len(self), count)
 
 
-def _batch(objective: Objective, count: int) -> Batch:
-    views = [torch.randn(count, 3, view.size, view.size) for view in objective.views().views]
+def _batch(objective: Objective, count: int, dtype: torch.dtype = torch.float32) -> Batch:
+    views = [torch.randn(count, 3, view.size, view.size, dtype=dtype) for view in objective.views().views]
     ids = torch.arange(count)
     return _PlannedBatch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 2, seed=0)
 

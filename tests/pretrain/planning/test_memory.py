@@ -16,8 +16,8 @@ SIZES = Sizes(
 )
 
 
-def make(engine: str, **changes) -> Run:
-    run = dataclasses.replace(make_run("mae_tiny"), engine=engine)
+def make(engine: str, recipe: str = "mae_tiny", precision: str = "fp32", **changes) -> Run:
+    run = dataclasses.replace(make_run(recipe), engine=engine, precision=precision)
     for name, value in changes.items():
         part, _, field = name.partition("__")
         setattr(getattr(run, part), field, value)
@@ -90,6 +90,42 @@ def test_accumulation_is_the_least_that_fits(found):
     assert memory.fitting_accumulation(run, found, small, 8) == 1
     run.data.accumulate = 4
     assert memory.fitting_accumulation(run, found, small, 8) == 4, "the run's own is kept"
+
+
+def test_images_that_wait_are_bounded_by_bytes():
+    run = make("ddp", recipe="simclr_tiny", precision="bf16")
+    found = trace(run, 2)
+    image = found.image_bytes
+    assert found.bf16_views and image == 2 * 2 * 3 * run.encoder.image_size**2  # two views
+
+    def parts(images, accumulate=1):
+        return memory.image_bytes(run, found, images, accumulate)
+
+    ready, kept = "images made ready", "images of the other micro-batches, for the second pass"
+    assert parts(100)[ready] == 3 * 100 * image
+    run.data.ready_mb = 1
+    many = 2 * 10**6 // image
+    assert parts(many // 4)[ready] == 1e6, "two batches may wait; three would take more"
+    assert parts(many)[ready] == many * image, "one batch is always made ahead"
+    assert kept not in parts(100) and parts(100, accumulate=8)[kept] == 7 * 100 * image
+
+
+def test_a_method_that_compares_no_samples_keeps_no_images_of_other_micro_batches():
+    run = make_run("mae_tiny")
+    found = trace(run, 2)
+    assert not found.bf16_views and found.image_bytes == 4 * 3 * run.encoder.image_size**2
+    one, eight = (memory.image_bytes(run, found, 64, accumulate) for accumulate in (1, 8))
+    assert one == eight
+
+
+def test_the_decoder_holds_images_too(found):
+    run, name, small = make_run("simclr_tiny"), "images in the decoder (DALI)", 3 * 32**2
+    views = 2 * 3 * run.encoder.image_size**2
+    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (3 * views + 2 * small) + 10 * small
+    run.data.decode = "cpu"
+    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * views
+    run.data.decode, run.encoder.image_size = "auto", 224
+    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (3 * views + 2 * 3 * 375 * 500) + 512e6
 
 
 def test_what_cannot_fit_says_what_is_too_big_and_what_to_do(found):
