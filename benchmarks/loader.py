@@ -132,7 +132,7 @@ class ResizedByDali(BatchMaker):
         return dali_graphs.view_inputs(self._views, job.files, job.geometry)
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
-        return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])
+        return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])[0]
 
 
 def dali_batches(task: Task, shards: Path) -> Iterator[Any]:

@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from eyespot.cluster.cli import main
+from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.finish_views import ViewFinisher, finish_by_torch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -46,6 +49,18 @@ def test_views_agree_with_the_cpus(photographs, views):
             assert levels.quantile(0.99) < 8
     with_gpu.close()
     with_cpu.close()
+
+
+def test_tritons_kernels_give_the_cpus_values():
+    """Tolerance: a rounding. Views of every kind, so that all three kernels run."""
+    view = RandomView(size=96, jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
+    alteration = view_alteration(view, "view0", 0, np.zeros(64, np.int64), np.arange(64))
+    pixels = torch.randint(0, 256, (64, 96, 96, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    finish = ViewFinisher(RANDOM.mean, RANDOM.std)
+    (found,), _ = finish([pixels.cuda()], [alteration])
+    assert list(finish._proven.values()) == [True]
+    expected = finish_by_torch(pixels, alteration, RANDOM.mean, RANDOM.std)
+    assert (found.cpu() - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("views", [RANDOM, PAIR, LABELLED], ids=["one", "pair", "labelled"])

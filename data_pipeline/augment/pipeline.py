@@ -5,17 +5,27 @@ then the steps of self-supervised methods. The operations themselves are in ``co
 same torch code runs on the CPU and on a GPU, many views at a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int8, Int64, Integer
+from jaxtyping import Float32, Float64, Int8, Integer
 from torch import Tensor
 
 from eyespot.data_pipeline.augment import rand_augment
-from eyespot.data_pipeline.augment.color import Amounts, Levels, blur, brightness, contrast, hue, saturation, solarize
+from eyespot.data_pipeline.augment.color import (
+    Levels,
+    Operation,
+    blur,
+    brightness,
+    contrast,
+    hue,
+    saturation,
+    solarize,
+)
+from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.random_erasing import Erasing, view_erasing
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, View
 from eyespot.data_pipeline.random_numbers import normals, uniforms
@@ -25,7 +35,7 @@ NUM_COLOR_DRAWS = 10
 
 _RAND_AUGMENT = [operation for operation, _ in rand_augment.CHOICES]
 _COLOR = [brightness, contrast, saturation, hue, blur, solarize]
-OPERATIONS: tuple[Callable[[Tensor, Amounts], None], ...] = tuple(dict.fromkeys([*_COLOR, *_RAND_AUGMENT]))
+OPERATIONS: tuple[Operation, ...] = tuple(dict.fromkeys([*_COLOR, *_RAND_AUGMENT]))
 NOTHING, SATURATION, BLUR, SOLARIZE = (-1, *(OPERATIONS.index(each) for each in (saturation, blur, solarize)))
 ORDERS = np.array(list(permutations(range(4))), np.int8)
 """Of the jitter's operations, which are the first four."""
@@ -106,25 +116,56 @@ def _jitter(
     return np.where(wanted, order, np.int8(NOTHING)), amounts
 
 
-def alter(levels: Levels, alteration: Alteration) -> None:
-    """Does all steps, in place. Before each, the views are sorted, so that those with the same operation go together.
+@dataclass(kw_only=True, slots=True)
+class Plan:
+    """All steps of an alteration, one after another, and the numbers that they need where the levels lie.
 
-    To sort is cheaper than to pick the views of one operation and put them back: one plain copy of whole views.
+    Before each step the views are sorted, so that those with the same operation go together. To sort is cheaper than to
+    pick the views of one operation and put them back: one plain copy of whole views.
     """
-    views, spare, rows = levels, torch.empty_like(levels), np.arange(len(levels))  # views[i] came as number rows[i]
+
+    changes: list[tuple[Operation | None, slice]]
+    """Of which of the views, as they are sorted then; None = the views are put into another order."""
+    arrays: list[np.ndarray]
+    """For each change its numbers, or the order: the rows of the views that come first, second, ..."""
+
+    def carry_out(self, levels: Levels, numbers: Sequence[Tensor]) -> None:
+        """Changes levels in place, with ``arrays`` as tensors on their device."""
+        views = spare = levels
+        for (operation, part), own in zip(self.changes, numbers, strict=True):
+            if operation is not None:
+                operation.apply(views[part], own)
+                continue
+            if spare is views:
+                spare = torch.empty_like(views)
+            views, spare = torch.index_select(views, 0, own, out=spare), views
+        if views is not levels:
+            levels.copy_(views)
+
+
+def planned(alteration: Alteration, size: int) -> Plan:
+    """What ``alter`` does to views of this size, pixels."""
+    rows = np.arange(len(alteration.steps))  # a view came as number rows[i]
+    changes: list[tuple[Operation | None, slice]] = []
+    arrays: list[np.ndarray] = []
     for column in range(alteration.steps.shape[1]):
         steps = alteration.steps[rows, column]
         if (steps[1:] < steps[:-1]).any():
             order = np.argsort(steps, kind="stable")
-            views, spare = _pick(views, order, spare), views
             rows, steps = rows[order], steps[order]
-        for operation in np.unique(steps[steps != NOTHING]).tolist():
-            part = slice(*np.searchsorted(steps, (operation, operation + 1)))
-            OPERATIONS[operation](views[part], alteration.amounts[rows[part], column])
-    moved = views is not levels or (rows[1:] < rows[:-1]).any()
-    if moved and (restored := _pick(views, np.argsort(rows), spare)) is not levels:
-        levels.copy_(restored)
+            changes.append((None, slice(None)))
+            arrays.append(order)
+        for step in np.unique(steps[steps != NOTHING]).tolist():
+            part = slice(*np.searchsorted(steps, (step, step + 1)).tolist())
+            changes.append((OPERATIONS[step], part))
+            arrays.append(OPERATIONS[step].numbers(alteration.amounts[rows[part], column], size))
+    if sum(operation is None for operation, _ in changes) % 2 or (rows[1:] < rows[:-1]).any():
+        changes.append((None, slice(None)))
+        arrays.append(np.argsort(rows))
+    return Plan(changes=changes, arrays=arrays)
 
 
-def _pick(views: Levels, rows: Int64[np.ndarray, " b"], out: Levels) -> Levels:
-    return torch.index_select(views, 0, torch.from_numpy(rows).to(views.device), out=out)
+def alter(levels: Levels, alteration: Alteration) -> None:
+    """Does all steps, in place."""
+    plan = planned(alteration, levels.shape[3])
+    plan.carry_out(levels, copied(plan.arrays, levels.device))

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int8
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.color import Amounts, Levels, brightness, contrast, per_view, saturation
+from eyespot.data_pipeline.augment.color import (
+    Levels,
+    Numbers,
+    Operation,
+    brightness,
+    contrast,
+    operation,
+    per_view,
+    saturation,
+)
 
 NUM_STEPS = 2
 """Operations per view."""
@@ -32,10 +41,12 @@ NUM_DRAWS = 3 * NUM_STEPS
 OUTSIDE = 128
 """Level of what lies outside the view."""
 
-Numbers = Float64[np.ndarray, "*views"]
+Doubles = Float64[np.ndarray, "*views"]
+Moves = Float32[Tensor, "6 b lines"]
 
 
-def autocontrast(levels: Levels, _: Amounts) -> None:
+@operation()
+def autocontrast(levels: Levels, _: Numbers) -> None:
     """Each channel stretched to 0..255; one whose levels are all the same stays."""
     low, high = levels.amin((2, 3), keepdim=True), levels.amax((2, 3), keepdim=True)
     spread = high - low
@@ -44,81 +55,95 @@ def autocontrast(levels: Levels, _: Amounts) -> None:
     levels.sub_(low).mul_(factor).clamp_(0, 255)
 
 
-def equalize(levels: Levels, _: Amounts) -> None:
+@operation()
+def equalize(levels: Levels, _: Numbers) -> None:
     """Each channel's whole levels mapped so that they are about equally frequent: PIL's table, in whole numbers."""
     planes = levels.flatten(2).flatten(0, 1)
-    pixels = planes.round().int()
+    pixels = planes.round().long()
     top = pixels.amax(1, keepdim=True)
-    pixels += 256 * torch.arange(len(planes), device=levels.device, dtype=torch.int32)[:, None]
-    counts = torch.bincount(pixels.flatten(), minlength=256 * len(planes)).view(-1, 256)
-    step = (planes.shape[1] - counts.gather(1, top.long())) // 255
+    one = torch.ones((), dtype=torch.int64, device=levels.device)
+    counts = one.new_zeros(len(planes), 256).scatter_add_(1, pixels, one.expand_as(pixels))  # bincount would wait
+    pixels += 256 * torch.arange(len(planes), device=levels.device)[:, None]
+    step = (planes.shape[1] - counts.gather(1, top)) // 255
     below = counts.cumsum(1) - counts
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
     table = torch.where(step > 0, table, torch.arange(256, device=levels.device))
     levels.copy_(table.float().flatten().index_select(0, pixels.flatten()).view_as(levels))
 
 
-def invert(levels: Levels, _: Amounts) -> None:
+@operation()
+def invert(levels: Levels, _: Numbers) -> None:
     """255 minus the level."""
     levels.neg_().add_(255)
 
 
-def posterize(levels: Levels, bits: Amounts) -> None:
-    """Only so many of the highest bits of each level stay."""
-    step = per_view(2 ** (8 - bits), levels)
+@operation(lambda bits, _: 2 ** (8 - bits))
+def posterize(levels: Levels, steps: Numbers) -> None:
+    """Only so many of the highest bits of each level stay: multiples of the step."""
+    step = per_view(steps)
     levels.div_(step).floor_().mul_(step)
 
 
-def invert_above(levels: Levels, thresholds: Amounts) -> None:
+@operation()
+def invert_above(levels: Levels, thresholds: Numbers) -> None:
     """Levels at the threshold and above it are inverted."""
-    side = torch.copysign(torch.ones((), device=levels.device), levels - per_view(thresholds, levels))
+    side = torch.copysign(torch.ones((), device=levels.device), levels - per_view(thresholds))
     levels.sub_(127.5).mul_(side.neg_()).add_(127.5)  # torch.where takes ten times as long on the CPU
 
 
-def add_below(levels: Levels, additions: Amounts) -> None:
+@operation(lambda additions, _: additions / 2)
+def add_below(levels: Levels, halves: Numbers) -> None:
     """Levels below 128 become lighter."""
-    half = per_view(additions / 2, levels)
+    half = per_view(halves)
     levels.add_(torch.copysign(half, 127.5 - levels).add_(half))
 
 
-def sharpness(levels: Levels, factors: Amounts) -> None:
+@operation()
+def sharpness(levels: Levels, factors: Numbers) -> None:
     """The distance from the smoothed view times the factor; pixels at the border stay."""
-    factor, inner = per_view(factors, levels), levels[:, :, 1:-1, 1:-1]
+    factor, inner = per_view(factors), levels[:, :, 1:-1, 1:-1]
     columns = (levels[:, :, :-2] + levels[:, :, 1:-1]).add_(levels[:, :, 2:])
     smooth = (columns[:, :, :, :-2] + columns[:, :, :, 1:-1]).add_(columns[:, :, :, 2:])
-    smooth.add_(inner * 4).mul_((1 - factor) / 13)
+    smooth.add_(inner * 4).mul_((1 - factor) / torch.full((), 13.0, device=levels.device))
     inner.mul_(factor).add_(smooth).clamp_(0, 255)
 
 
-def shear_x(levels: Levels, slopes: Amounts) -> None:
+@operation(lambda slopes, size: _moves(slopes[:, None] * (np.arange(size) + 0.5)))
+def shear_x(levels: Levels, moves: Moves) -> None:
     """Each row moved to the left by its distance from the top times the slope."""
-    _move(levels, 3, slopes[:, None] * (np.arange(levels.shape[2]) + 0.5))
+    _move(levels, 3, moves)
 
 
-def shear_y(levels: Levels, slopes: Amounts) -> None:
+@operation(lambda slopes, size: _moves(slopes[:, None] * (np.arange(size) + 0.5)))
+def shear_y(levels: Levels, moves: Moves) -> None:
     """Each column moved up by its distance from the left edge times the slope."""
-    _move(levels, 2, slopes[:, None] * (np.arange(levels.shape[3]) + 0.5))
+    _move(levels, 2, moves)
 
 
-def translate_x(levels: Levels, shares: Amounts) -> None:
+@operation(lambda shares, size: _moves(np.outer(shares, np.full(size, float(size)))))
+def translate_x(levels: Levels, moves: Moves) -> None:
     """Moved to the left by a share of the width."""
-    _move(levels, 3, np.outer(shares, np.full(levels.shape[2], float(levels.shape[3]))))
+    _move(levels, 3, moves)
 
 
-def translate_y(levels: Levels, shares: Amounts) -> None:
+@operation(lambda shares, size: _moves(np.outer(shares, np.full(size, float(size)))))
+def translate_y(levels: Levels, moves: Moves) -> None:
     """Moved up by a share of the height."""
-    _move(levels, 2, np.outer(shares, np.full(levels.shape[3], float(levels.shape[2]))))
+    _move(levels, 2, moves)
 
 
-def _move(levels: Levels, axis: int, distances: Float64[np.ndarray, "b lines"]) -> None:
+def _moves(distances: Float64[np.ndarray, "b lines"]) -> Float32[np.ndarray, "6 b lines"]:
+    """By how many whole pixels each line is moved, by what share of one more, and the weights of the pixels there."""
+    begin = np.floor(distances)
+    return np.stack([begin, distances - begin, *cubic_weights(distances - begin)]).astype(np.float32)
+
+
+def _move(levels: Levels, axis: int, moves: Moves) -> None:
     """Moves each row (``axis`` 3) or column (2) along itself by so many pixels: a third of the time of rotate's way."""
-    size, device = levels.shape[axis], levels.device
-    across, along = ((-1, 1), (1, -1)) if axis == 3 else ((1, -1), (-1, 1))
-    distance = distances.reshape(len(distances), 1, *across)
-    begin = np.floor(distance)
-    numbers = np.stack([begin, distance - begin, *cubic_weights(distance - begin)]).astype(np.float32)
-    whole, offset, *weights = torch.from_numpy(numbers).to(device)
-    places = torch.arange(-1, size + 2, device=device).view(along) + whole.long()
+    size = levels.shape[axis]
+    along = (-1, 1) if axis == 2 else (1, -1)
+    whole, offset, *weights = moves[:, :, None, :, None] if axis == 3 else moves[:, :, None, None, :]
+    places = torch.arange(-1, size + 2, device=levels.device).view(along) + whole.long()
     inside = (places.narrow(axis, 1, size) + (offset + (0.5 - size / 2))).abs_() <= size / 2
     near = levels.gather(axis, places.clamp_(0, size - 1).expand(-1, 3, -1, -1))
     torch.mul(near.narrow(axis, 0, size), weights[0], out=levels)
@@ -135,12 +160,17 @@ def cubic_weights(offsets: Float64[np.ndarray, "*lines"]) -> Float64[np.ndarray,
     return np.stack([before, first, second, after])
 
 
-def rotate(levels: Levels, degrees: Amounts) -> None:
-    """Turned counterclockwise around the middle; views are square."""
+def _turns(degrees: Float32[np.ndarray, " b"], _: int) -> Float32[np.ndarray, "2 b"]:
     angles = np.radians(degrees.astype(np.float64)).astype(np.float32)
-    cos, sin = per_view(np.cos(angles), levels)[:, 0], per_view(np.sin(angles), levels)[:, 0]
-    size = levels.shape[3]
-    line = (torch.arange(size, device=levels.device) * 2 + 1) / size - 1
+    return np.stack([np.cos(angles), np.sin(angles)])
+
+
+@operation(_turns)
+def rotate(levels: Levels, turns: Float32[Tensor, "2 b"]) -> None:
+    """Turned counterclockwise around the middle, by angles of these cosines and sines; views are square."""
+    size = torch.full((), float(levels.shape[3]), device=levels.device)
+    cos, sin = turns[:, :, None, None]
+    line = (torch.arange(levels.shape[3], device=levels.device) * 2 + 1) / size - 1
     x, y = line[None, None, :], line[None, :, None]
     right, down = x * cos - y * sin, x * sin + y * cos
     grid = torch.stack([right, down], dim=3)
@@ -153,15 +183,15 @@ def _gray_outside(levels: Levels, inside: Bool[Tensor, "b 1 h w"]) -> None:
     levels.clamp_(0, 255).sub_(OUTSIDE).mul_(inside.float()).add_(OUTSIDE)
 
 
-def _no_amount(strengths: Numbers, _: Numbers) -> Numbers:
+def _no_amount(strengths: Doubles, _: Doubles) -> Doubles:
     return 0 * strengths
 
 
-def _factor(strengths: Numbers, signs: Numbers) -> Numbers:
+def _factor(strengths: Doubles, signs: Doubles) -> Doubles:
     return np.maximum(1 + 0.9 * strengths * signs, 0.1)
 
 
-CHOICES: tuple[tuple[Callable[[Tensor, Amounts], None], Callable[[Numbers, Numbers], Numbers]], ...] = (
+CHOICES: tuple[tuple[Operation, Callable[[Doubles, Doubles], Doubles]], ...] = (
     (autocontrast, _no_amount),
     (equalize, _no_amount),
     (invert, _no_amount),

@@ -7,10 +7,10 @@ numbers, one per pixel and channel, in the values that the encoder sees.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float32, Int32, Integer
+from jaxtyping import Float, Float32, Int32, Integer
 from torch import Tensor
 
+from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.random_numbers import normals, uniforms
 
 AREA = (0.02, 1 / 3)
@@ -84,14 +84,27 @@ def random_boxes(probability: float, size: int, numbers: Float32[np.ndarray, "b 
     return (np.concatenate([start, shape], axis=1) * wanted[:, None]).astype(np.int32)
 
 
-def erase(views: Float32[Tensor, "b 3 h w"], erasing: Erasing) -> None:
+def erase(views: Float[Tensor, "b 3 h w"], erasing: Erasing) -> None:
     """Overwrites the rectangles of normalised views, in place."""
-    rows = np.flatnonzero(erasing.boxes[:, 2:].all(1))
+    overwrite(views, erasing, *copied([erasing_noise(erasing)], views.device))
+
+
+def erasing_noise(erasing: Erasing) -> Float32[np.ndarray, "n count"]:
+    """For each view of which something is erased, as many numbers as for the largest rectangle."""
+    rows = _erased(erasing)
     if not len(rows):
-        return
-    boxes = erasing.boxes[rows]
-    count = 3 * int(boxes[:, 2:].prod(1).max())
-    noise = torch.from_numpy(normals(erasing.seed, erasing.epochs[rows], erasing.ids[rows], erasing.stream, count))
-    for row, (top, left, height, width), own in zip(rows.tolist(), boxes.tolist(), noise, strict=True):
+        return np.zeros((0, 0), np.float32)
+    count = 3 * int(erasing.boxes[rows, 2:].prod(1).max())
+    return normals(erasing.seed, erasing.epochs[rows], erasing.ids[rows], erasing.stream, count)
+
+
+def overwrite(views: Float[Tensor, "b 3 h w"], erasing: Erasing, noise: Float32[Tensor, "n count"]) -> None:
+    """Puts noise that lies on the views' device into the rectangles."""
+    rows = _erased(erasing)
+    for row, (top, left, height, width), own in zip(rows.tolist(), erasing.boxes[rows].tolist(), noise, strict=True):
         patch = own[: 3 * height * width].view(3, height, width)
-        views[row, :, top : top + height, left : left + width] = patch.to(views.device)
+        views[row, :, top : top + height, left : left + width] = patch
+
+
+def _erased(erasing: Erasing) -> Integer[np.ndarray, " n"]:
+    return np.flatnonzero(erasing.boxes[:, 2:].all(1))

@@ -22,9 +22,10 @@ from eyespot.data_pipeline.augment.pipeline import Alteration, view_alteration
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.finish_views import ViewFinisher
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, decodes_regions
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
-from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, finish_views, resize_pixels, resize_views
+from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
 
 log = logging.getLogger("eyespot")
 
@@ -32,6 +33,8 @@ Ids = Int64[np.ndarray, " b"]
 
 READ_AHEAD = 3
 """Batches whose files are being read while earlier ones are decoded."""
+BEING_READ = 2
+"""Batches whose decoded pixels a GPU may still be reading when the next one is decoded."""
 FEW_SAMPLES = 1000
 """Damage is judged as a share of at least this many samples, so that one bad file among the first ten stops nothing."""
 MOST_REFUSED = 10
@@ -46,6 +49,8 @@ class Made(NamedTuple):
     """Samples that stand in for damaged ones."""
     num_refused: int
     """Samples that the CPU decoded because nvJPEG would not."""
+    ready: torch.cuda.Event | None
+    """What a stream has to wait for before it reads a GPU's batch; the CPU's is there."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -106,11 +111,14 @@ class BatchMaker:
         self._graphs = dali_graphs
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
-        self._labeled, self._dtype = labeled, dtype
+        self._labeled = labeled
         self._on_gpu, self._may_refuse = device.type == "cuda" and decode != "cpu", decode == "auto"
         self._nvjpeg = nvjpeg or NvjpegConfig()
         self._regions = self._on_gpu and decodes_regions()
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Of high priority: else each of its kernels would queue behind the trainer's, which fill the whole GPU.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
+        self._finisher = ViewFinisher(views.mean, views.std, dtype=dtype)
+        self._being_read: deque[tuple[torch.cuda.Event, Any]] = deque()
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
         self._jobs = self._read_ahead(iter(plan))
@@ -133,6 +141,7 @@ class BatchMaker:
             except (RuntimeError, MemoryError) as error:
                 if not self._repair():
                     yield self._decoded_here(error)
+                self._wait_for_pixels(0)
                 pipeline = self._pipeline()
                 continue
             self._refused_in_a_row = 0
@@ -143,12 +152,14 @@ class BatchMaker:
         self._num_made += len(job.ids)
         self._num_bad += num_bad
         self._stop_if_too_bad(self._num_bad)
-        return Made(self._batch(job, outputs, by_gpu=self._on_gpu and not refused), num_bad, len(job.ids) * refused)
+        batch, ready = self._batch(job, outputs, by_gpu=self._on_gpu and not refused)
+        return Made(batch, num_bad, len(job.ids) * refused, ready)
 
     def close(self) -> None:
         """Ends all threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
+        self._wait_for_pixels(0)
 
     def _read_ahead(self, plan: Iterator[tuple[Ids, Ids]]) -> Iterator[_Job]:
         reading: deque[tuple[Ids, Ids, Reading]] = deque()
@@ -205,28 +216,38 @@ class BatchMaker:
             return self._graphs.crop_inputs(job.files, job.geometry)
         return self._graphs.view_inputs(self._views, job.files, job.geometry)
 
-    def _batch(self, job: _Job, outputs: Any, *, by_gpu: bool) -> Batch:
+    def _batch(self, job: _Job, outputs: Any, *, by_gpu: bool) -> tuple[Batch, torch.cuda.Event | None]:
+        ready = None
         if self._stream is not None:
-            # On a stream of its own, so as not to wait for the trainer's; ready for every stream once it is through.
+            # On a stream of its own, so as not to wait for the trainer's. Nobody waits here either: who takes the batch
+            # does so on the GPU, and DALI gets its memory back once it has been read.
             with torch.cuda.stream(self._stream):
                 pixels = (
                     [torch.from_dlpack(each.as_tensor()) for each in outputs] if by_gpu else self._pixels(job, outputs)
                 )
-                views, labels = self._gpu_views(job, pixels), torch.from_numpy(job.labels).to(self._device)
-            self._stream.synchronize()
+                views, labels = self._gpu_views(job, pixels)
+                ready = torch.cuda.Event()
+                ready.record(self._stream)
+            self._being_read.append((ready, outputs if by_gpu else None))
+            self._wait_for_pixels(BEING_READ)
         else:
             views, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
         ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
-        return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed)
+        return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed), ready
 
-    def _gpu_views(self, job: _Job, pixels: list[Tensor]) -> list[Tensor]:
-        """Copies of 8-bit HWC views, which DALI cannot overwrite: altered, normalised."""
-        made: list[Tensor] = []
-        for geometry, alteration, each in zip(job.geometry, job.alterations, pixels, strict=True):
-            there = each.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
-            made.append(finish_views(there, alteration, self._views.mean, self._views.std, self._dtype))
-            fill_borders(made[-1], geometry, self._views.mean, self._views.std)
-        return made
+    def _wait_for_pixels(self, left: int) -> None:
+        """Lets go of decoded pixels that have been read; waits until no more than ``left`` batches are not."""
+        while self._being_read and (len(self._being_read) > left or self._being_read[0][0].query()):
+            ready, _ = self._being_read.popleft()
+            ready.synchronize()
+
+    def _gpu_views(self, job: _Job, pixels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Views, made of 8-bit HWC ones, and labels, in memory of their own, which DALI cannot overwrite."""
+        there = [each.to(self._device, non_blocking=True).permute(0, 3, 1, 2) for each in pixels]
+        views, (labels,) = self._finisher(there, job.alterations, [job.labels])
+        for view, geometry in zip(views, job.geometry, strict=True):
+            fill_borders(view, geometry, self._views.mean, self._views.std)
+        return views, labels
 
     def _pixels(self, job: _Job, outputs: Any) -> list[Tensor]:
         """The crops, resized and flipped here for a GPU: 8-bit HWC views in pinned memory, whence copies do not block.

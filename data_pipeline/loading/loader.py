@@ -219,7 +219,7 @@ class Loader:
         if self._end is None:
             made = self._worker.take()
             if not isinstance(made, BaseException):
-                _hand_over(made.batch)
+                _hand_over(made.batch, made.ready)
                 self.bad_samples += made.num_bad
                 self.refused_samples += made.num_refused
                 self._samples_consumed += self._samples_per_batch
@@ -271,14 +271,17 @@ class _Worker:
             self._ready.put(error)
 
 
-def _hand_over(batch: Batch) -> None:
-    """Tells torch's allocator that the caller's stream reads what another stream made.
+def _hand_over(batch: Batch, ready: torch.cuda.Event | None) -> None:
+    """Lets the caller's stream wait for what another stream makes, and tells torch's allocator that it reads it.
 
-    Else its memory would be given to a later batch while kernels that read it still wait to run.
+    Else the batch's memory would be given to a later one while kernels that read it still wait to run.
     """
+    if ready is None:
+        return
+    stream = torch.cuda.current_stream(batch.labels.device)
+    stream.wait_event(ready)
     for tensor in (*batch.views, batch.labels):
-        if tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+        tensor.record_stream(stream)
 
 
 def _reader(spec: LoaderSpec, *, substitute: bool) -> Reader:

@@ -1,7 +1,7 @@
-"""From crops to views on the CPU: resize, cut, alter, normalise, erase, flip. On a GPU: alter, normalise, erase.
+"""From crops to views on the CPU: resize, cut, alter, normalise, erase, flip.
 
-On the CPU, torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision
-gives (docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes as well (dali.py).
+Torch's 8-bit bicubic kernel is up to five times faster than DALI's, and gives exactly what torchvision gives
+(docs/decisions/0004-where-views-are-made.md). On a GPU, DALI resizes and mirrors; the rest is in finish_views.py.
 """
 
 import weakref
@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
+from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.pipeline import Alteration, alter
 from eyespot.data_pipeline.augment.random_erasing import erase
 from eyespot.data_pipeline.augment.views import Color
@@ -61,7 +62,7 @@ def resize_pixels(
 ) -> None:
     """Writes one 8-bit view of each image into ``out``, flipped where it is to be: what DALI makes on a GPU.
 
-    ``finish_views`` and ``fill_borders`` make of it what ``resize_views`` gives, but for the flip, which is last there.
+    ``ViewFinisher`` and ``fill_borders`` make of it what ``resize_views`` gives, but for the flip, which is last there.
     """
     size = out.shape[1]
     step = GROUP_PIXELS // size**2 if size < SMALL else 1
@@ -90,8 +91,8 @@ def fill_borders(views: Float[Tensor, "b 3 h w"], geometry: Geometry, mean: Colo
     """Gives what lies outside of the resized images the mean colour, as timm rounds it; in place, normalised views."""
     if (geometry.offset >= 0).all():
         return
-    offset, factor = _offset_and_factor(mean, std)
-    ground = ((offset.round() - offset) * factor).to(views.device)
+    offset, factor = offset_and_factor(mean, std)
+    (ground,) = copied([(offset.round() - offset) * factor], views.device)
     for view, (top, left), (height, width) in zip(
         views, (-geometry.offset).tolist(), geometry.resized.tolist(), strict=True
     ):
@@ -101,33 +102,20 @@ def fill_borders(views: Float[Tensor, "b 3 h w"], geometry: Geometry, mean: Colo
             outside.copy_(ground.expand_as(outside))
 
 
-def finish_views(
-    pixels: UInt8[Tensor, "b 3 h w"],
-    alteration: Alteration | None,
-    mean: Color,
-    std: Color,
-    dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "b 3 h w"]:
-    """Alters and normalises, in fp32, what DALI has resized; as ``dtype``, in memory of its own."""
-    levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    _finish(levels, alteration, mean, std)
-    return levels.to(dtype)
-
-
 def _finish(levels: Float32[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color) -> None:
     if alteration is not None:
         alter(levels, alteration)
-    offset, factor = _offset_and_factor(mean, std)
-    levels.sub_(offset.to(levels.device)).mul_(factor.to(levels.device))
+    offset, factor = map(torch.from_numpy, offset_and_factor(mean, std))
+    levels.sub_(offset).mul_(factor)
     if alteration is not None and alteration.erasing is not None:
         erase(levels, alteration.erasing)
 
 
 @lru_cache
-def _offset_and_factor(mean: Color, std: Color) -> tuple[Float32[Tensor, "3 1 1"], Float32[Tensor, "3 1 1"]]:
-    """In 8-bit levels."""
+def offset_and_factor(mean: Color, std: Color) -> tuple[Float32[np.ndarray, "3 1 1"], Float32[np.ndarray, "3 1 1"]]:
+    """What is subtracted from 8-bit levels of each channel, and what they are multiplied by then."""
     levels_mean, levels_std = (255 * np.array(color, np.float32)[:, None, None] for color in (mean, std))
-    return torch.from_numpy(levels_mean), torch.from_numpy(1 / levels_std)
+    return levels_mean, 1 / levels_std
 
 
 class Buffers:

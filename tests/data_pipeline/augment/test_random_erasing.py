@@ -11,7 +11,7 @@ from timm.data.random_erasing import RandomErasing
 from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.random_erasing import erase, random_boxes, view_erasing
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView
-from eyespot.data_pipeline.loading.resize import finish_views
+from eyespot.data_pipeline.loading.finish_views import finish_by_torch
 
 
 def drawn(probability: float, size: int, count: int, epoch: int = 0):
@@ -82,8 +82,8 @@ def test_noise_is_in_the_values_that_the_encoder_sees():
     alteration = view_alteration(view, "view0", 0, ids, ids)
     assert alteration is not None and alteration.erasing is not None and alteration.steps.shape == (6, 0)
     black = torch.zeros(6, 3, 48, 48, dtype=torch.uint8)
-    found = finish_views(black, alteration, IMAGENET_MEAN, IMAGENET_STD)
-    plain = finish_views(black, None, IMAGENET_MEAN, IMAGENET_STD)
+    found = finish_by_torch(black, alteration, IMAGENET_MEAN, IMAGENET_STD)
+    plain = finish_by_torch(black, None, IMAGENET_MEAN, IMAGENET_STD)
     expected = plain.clone()
     erase(expected, alteration.erasing)
     assert torch.equal(found, expected) and not torch.equal(found, plain)

@@ -32,7 +32,7 @@ class Crossing(BatchMaker):
     """Decodes and resizes as for a GPU that decodes nothing, and finishes as the GPU would."""
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
-        return self._gpu_views(job, self._pixels(job, outputs))
+        return self._gpu_views(job, self._pixels(job, outputs))[0]
 
 
 class PlayedGPU(BatchMaker):
@@ -59,7 +59,7 @@ class PlayedGPU(BatchMaker):
         return Refusing()
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
-        return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])
+        return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])[0]
 
 
 def make(kind: type[BatchMaker], shards: Path, views: ViewSpec, num_batches: int = 4, **options: Any) -> list[Made]:

@@ -11,7 +11,8 @@ from eyespot.data_pipeline.augment import crop_geometry
 from eyespot.data_pipeline.augment.crop_geometry import center_crops, view_geometry
 from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
-from eyespot.data_pipeline.loading.resize import Buffers, finish_views, resize_views
+from eyespot.data_pipeline.loading.finish_views import finish_by_torch
+from eyespot.data_pipeline.loading.resize import Buffers, resize_views
 
 SHAPES = [(190, 300), (33, 32), (8, 8), (500, 41), (300, 300)]
 
@@ -52,8 +53,8 @@ def test_views_are_altered_between_resize_and_normalisation(size, count):
     resize_views(crops, geometry, None, (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255), levels)
     resize_views(crops, geometry, alteration, IMAGENET_MEAN, IMAGENET_STD, found)
     pixels = torch.from_numpy(levels).byte()
-    assert torch.equal(torch.from_numpy(found), finish_views(pixels, alteration, IMAGENET_MEAN, IMAGENET_STD))
-    assert not torch.equal(torch.from_numpy(found), finish_views(pixels, None, IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(torch.from_numpy(found), finish_by_torch(pixels, alteration, IMAGENET_MEAN, IMAGENET_STD))
+    assert not torch.equal(torch.from_numpy(found), finish_by_torch(pixels, None, IMAGENET_MEAN, IMAGENET_STD))
 
 
 @pytest.mark.parametrize("view", [CenterView(resize=40, size=32), CenterView(resize=37, size=20)])
@@ -134,6 +135,10 @@ def test_whatever_shares_memory_keeps_it(alias):
 def test_normalised_pixels():
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)).permute(0, 3, 1, 2)
     expected = v2.functional.normalize(pixels.double() / 255, IMAGENET_MEAN, IMAGENET_STD)
-    found = finish_views(pixels, None, IMAGENET_MEAN, IMAGENET_STD)
-    assert found.dtype == torch.float32 and found.is_contiguous() and not found.is_inference()
+    found = finish_by_torch(pixels, None, IMAGENET_MEAN, IMAGENET_STD)
+    assert (
+        found.dtype == torch.float32
+        and found.is_contiguous(memory_format=torch.channels_last)
+        and not found.is_inference()
+    )
     assert torch.allclose(found.double(), expected, atol=2e-6)
