@@ -31,12 +31,14 @@ class GpuWork(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.kernels: Counter[str] = Counter()
-        self.copies = self.waits = 0
+        self.copies = self.waits = self.inverses = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
         tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if name in ("div", "div_"):  # by a Python number: a GPU multiplies by its inverse, which rounds otherwise
+            self.inverses += not isinstance(args[1], torch.Tensor)
         devices = {tensor.device.type for tensor in tensors if tensor.ndim}
         if devices == {"cpu", "cuda"}:
             self.copies += 1

@@ -73,17 +73,22 @@ def test_what_goes_wrong_with_triton_ends_no_run(interpreted):
     assert interpreted["fallbacks"] == [True, True]
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [80, 90, 100])
 def test_kernels_are_compiled_for_a_gpu_without_fused_operations_or_loose_divisions(capability, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     for kernel in (view_kernels.gray_totals, view_kernels.sharp_views, view_kernels.blurred_views):
-        types = {name: TYPES.get(name, "*fp32" if name == "out" else "*i32") for name in kernel.arg_names}
-        types |= {name: "constexpr" for name in SHAPE if name in types}
-        constants = {name: value for name, value in SHAPE.items() if name in types}
-        source = ASTSource(kernel, types, constants)
-        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=view_kernels.EXACT)
-        assert made.asm["cubin"]
-        code = made.asm["ptx"]
+        code = compiled(kernel, capability, SHAPE)
         assert "div.rn.f32" in code
         assert not any(word in code for word in ("fma.rn.f32", "div.full.f32", "div.approx", ".ftz"))
-        assert made.metadata.shared <= 48 * 1024
+    assert "st.global" in compiled(view_kernels.sharp_views, capability, {**SHAPE, "STEPS": 0}), "nothing is altered"
+
+
+def compiled(kernel, capability: int, shape: dict[str, int]) -> str:
+    """Its PTX, which has gone through the assembler, too."""
+    types = {name: TYPES.get(name, "*bf16" if name == "out" else "*i32") for name in kernel.arg_names}
+    types |= {name: "constexpr" for name in shape if name in types}
+    constants = {name: value for name, value in shape.items() if name in types}
+    target = GPUTarget("cuda", capability, 32)
+    made = triton.compile(ASTSource(kernel, types, constants), target=target, options=view_kernels.EXACT)
+    assert made.asm["cubin"] and made.metadata.shared <= 48 * 1024
+    return made.asm["ptx"]

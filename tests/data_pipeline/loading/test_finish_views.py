@@ -29,7 +29,7 @@ def test_all_numbers_of_a_batch_reach_a_gpu_by_one_copy(specs, method, kernels):
     with FakeTensorMode(allow_non_fake_inputs=True), GpuWork() as work:
         pixels = [torch.empty(COUNT, v.size, v.size, 3, dtype=torch.uint8, device="cuda") for v in spec.views]
         views, (labels,) = finish([each.permute(0, 3, 1, 2) for each in pixels], alterations, [ids])
-    assert (work.copies, work.waits) == (1, 0)
+    assert (work.copies, work.waits, work.inverses) == (1, 0, 0)
     assert work.kernels.total() <= kernels, work.kernels
     for asked, view in zip(spec.views, views, strict=True):
         assert view.device.type == "cuda" and tuple(view.shape) == (COUNT, 3, asked.size, asked.size)
