@@ -9,11 +9,13 @@ others; where torch has none, it refuses, and so does the run: a promise of bits
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -58,6 +60,7 @@ def set_arithmetic(
     # torch would write NaN into each new tensor: a kernel more for each, to show who reads what nobody wrote. Nobody
     # here does: a test trains all methods with it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    _Resampling.replace("CUDA" if deterministic and device.type == "cuda" else None)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = training and not deterministic and device.type == "cuda"
 
@@ -83,3 +86,49 @@ def refusals_in_words() -> Iterator[None]:
         raise UserError(
             f"deterministic True: torch has no deterministic {operator}; leave it out, or take another encoder"
         ) from error
+
+
+class _Resampling:
+    """The gradient of antialiased bicubic resampling, by which vision transformers fit positions to small views.
+
+    torch's CUDA kernel of it adds up by atomic additions and refuses to be deterministic. It is linear, and rows and
+    columns go by themselves: sums over two small matrices, which the resampling itself gives for unit vectors.
+    """
+
+    _library: torch.library.Library | None = None
+
+    @classmethod
+    def replace(cls, device_key: str | None) -> None:
+        """Takes the kernel's place on "CUDA" (or "CPU"), or gives it back."""
+        if cls._library is not None:
+            cls._library._destroy()
+            cls._library = None
+        if device_key is not None:
+            cls._library = torch.library.Library("aten", "IMPL")
+            with warnings.catch_warnings():  # that there was another, which is the point
+                warnings.simplefilter("ignore")
+                cls._library.impl("_upsample_bicubic2d_aa_backward", _bicubic_gradient, device_key)
+
+
+def _bicubic_gradient(
+    slope: Tensor,
+    output_size: list[int],
+    input_size: list[int],
+    align_corners: bool,
+    scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Tensor:
+    """The gradient (n, c, h, w) of the input, of that of the output, as torch's kernel computes it."""
+    scales = ((scales_h, None), (None, scales_w))
+    rows, columns = (
+        torch.ops.aten._upsample_bicubic2d_aa(
+            torch.eye(before, dtype=slope.dtype, device=slope.device)[None, None],
+            [after, before] if scale is scales[0] else [before, after],
+            align_corners,
+            *scale,
+        )[0, 0]
+        for before, after, scale in zip(input_size[2:], output_size, scales, strict=True)
+    )  # (output rows, input rows) and (input columns, output columns)
+    # Products and sums, no matrix products: those may be rounded to TF32.
+    by_rows = (slope[..., :, None, :] * rows[:, :, None]).sum(-3)
+    return (by_rows[..., None, :] * columns).sum(-1)

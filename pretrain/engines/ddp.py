@@ -35,6 +35,9 @@ def _wrap(objective: Objective, device: torch.device) -> DistributedDataParallel
     On a GPU the copies into a bucket are two kernels, not one for each tensor; its division by the number of ranks
     takes the last bit otherwise than a CPU's product with the inverse.
     """
-    on_gpu = device.type == "cuda"
-    options = {"forward_sync_buffers": False, "gradient_as_bucket_view": True, "batched_grad_copy": on_gpu}
-    return DistributedDataParallel(objective, **options)
+    return DistributedDataParallel(
+        objective,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        batched_grad_copy=device.type == "cuda",
+    )

@@ -18,6 +18,8 @@ from eyespot.pretrain.engine import ReadTensors
 
 PART_BYTES = 1 << 30
 """How much of a saved state is in memory at once while it is loaded."""
+BUCKET_BYTES = 1 << 26
+"""How much of a state meets at once, on the rank that is to write it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,16 +70,20 @@ class ZeroState:
 
     @torch.no_grad()
     def save(self) -> dict[str, Tensor]:
-        """Whole tensors on the CPU, each on one rank, so that all hold about as many bytes. Collective."""
-        kept: dict[str, Tensor] = {}
-        load = [0] * self._world.size
-        for name, entry in self._entries().items():
-            owner = load.index(min(load))
-            load[owner] += entry.num_bytes
-            whole = self._whole(entry, owner)
-            if owner == self._world.rank:
-                kept[name] = whole.to("cpu", copy=True)
-        return kept
+        """Whole tensors on the CPU, each on one rank, so that all hold about as many bytes. Collective.
+
+        On a GPU a bucket goes to pinned memory while the next one meets, and the host waits once, for the last.
+        """
+        dealt = _dealt(self._entries(), self._world.size)
+        copies = _HostCopies(dealt[self._world.rank], self._world.device)
+        for owner, entries in enumerate(dealt):
+            cut = {name: entry for name, entry in entries.items() if entry.start is not None}
+            for part in _parts(cut, BUCKET_BYTES):
+                wholes = self._met(part, owner)
+                if owner == self._world.rank:
+                    copies.take(wholes)
+        copies.take({name: entry.share for name, entry in dealt[self._world.rank].items() if entry.start is None})
+        return copies.finish()
 
     @torch.no_grad()
     def load(self, read: ReadTensors) -> None:
@@ -104,15 +110,16 @@ class ZeroState:
                 zero.averaged_gradients[group] = zero.all_grad_tensors[group] = None
         zero.zero_grad(set_to_none=True)
 
-    def _whole(self, entry: _Entry, owner: int) -> Tensor:
-        """The tensor, on its owner; elsewhere something of its shape."""
-        if entry.start is None:
-            return entry.share
+    def _met(self, part: dict[str, _Entry], owner: int) -> dict[str, Tensor]:
+        """Tensors of 4-byte numbers whose shares have met on their owner; elsewhere something of their shapes."""
+        sizes = [entry.shape.numel() for entry in part.values()]
         # The shares of other ranks are zero: a sum of integers carries every bit, that of a negative zero too.
-        whole = torch.zeros(entry.shape.numel(), dtype=entry.share.dtype, device=self._world.device)
-        whole[entry.start : entry.start + entry.share.numel()] = entry.share
-        dist.reduce(whole.view(torch.int32), owner)
-        return whole.view(entry.shape)
+        bucket = torch.zeros(sum(sizes), dtype=torch.int32, device=self._world.device)
+        for entry, whole in zip(part.values(), bucket.split(sizes), strict=True):
+            whole[entry.start or 0 :][: entry.share.numel()] = entry.share.view(torch.int32)
+        dist.reduce(bucket, owner)
+        wholes = zip(part.items(), bucket.split(sizes), strict=True)
+        return {name: whole.view(entry.share.dtype).view(entry.shape) for (name, entry), whole in wholes}
 
     def _entries(self) -> dict[str, _Entry]:
         """All of the state in an order, with shapes and types, that are the same on every rank."""
@@ -210,6 +217,54 @@ class ZeroState:
             optimizer.param_groups, flat.grad = groups, None
             for slot in optimizer.state[flat].values():
                 slot.zero_()
+
+
+class _HostCopies:
+    """Copies of tensors in host memory, in one piece: pinned where they come from a GPU, on a stream of their own.
+
+    Args:
+        entries: what there will be copies of.
+        device: where it comes from.
+    """
+
+    def __init__(self, entries: dict[str, _Entry], device: torch.device) -> None:
+        on_gpu = device.type == "cuda"
+        sizes = [-(-entry.num_bytes // 16) * 16 for entry in entries.values()]  # each begins aligned
+        memory = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=on_gpu)
+        self._copies = {
+            name: place[: entry.num_bytes].view(entry.share.dtype).view(entry.shape)
+            for (name, entry), place in zip(entries.items(), memory.split(sizes), strict=True)
+        }
+        self._stream = torch.cuda.Stream(device) if on_gpu else None
+
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """Copies them; on a GPU once what is queued now has made them."""
+        if self._stream is None:
+            for name, tensor in tensors.items():
+                self._copies[name].copy_(tensor)
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for name, tensor in tensors.items():
+                self._copies[name].copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._stream)  # its memory is free only then
+
+    def finish(self) -> dict[str, Tensor]:
+        """All copies, by name, once they are there."""
+        if self._stream is not None:
+            self._stream.record_event().synchronize()
+        return self._copies
+
+
+def _dealt(entries: dict[str, _Entry], num_ranks: int) -> list[dict[str, _Entry]]:
+    """Which rank is to hold what: each tensor falls to the one that has least so far."""
+    dealt: list[dict[str, _Entry]] = [{} for _ in range(num_ranks)]
+    load = [0] * num_ranks
+    for name, entry in entries.items():
+        owner = load.index(min(load))
+        load[owner] += entry.num_bytes
+        dealt[owner][name] = entry
+    return dealt
 
 
 def _slot(value: Tensor, place: _Place, shape: torch.Size) -> _Entry:

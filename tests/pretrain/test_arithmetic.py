@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.arithmetic import WORKSPACE, refusals_in_words, rounds_to_tf32, set_arithmetic
+from eyespot.pretrain.arithmetic import WORKSPACE, _Resampling, refusals_in_words, rounds_to_tf32, set_arithmetic
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -81,6 +81,40 @@ def test_an_operator_without_a_deterministic_kernel_is_named():
         quantised.resize_(4)
     with pytest.raises(RuntimeError, match="another"), refusals_in_words():
         raise RuntimeError("another")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((14, 14), (6, 6)), ((7, 5), (3, 9)), ((4, 6), (4, 11)), ((2, 2), (7, 1))]
+)
+@pytest.mark.parametrize("given", ["size", "scale"])
+def test_positions_are_resampled_with_a_gradient_that_torch_has_on_a_cpu(before, after, given):
+    """Of a GPU's kernel it takes the place; here, for once, of a CPU's."""
+    generator = torch.Generator().manual_seed(sum(before))
+    images = torch.randn(2, 3, *before, generator=generator, dtype=torch.float64, requires_grad=True)
+    how = {"size": after} if given == "size" else {"scale_factor": (after[0] / before[0], after[1] / before[1])}
+    gradients = []
+    try:
+        for device_key in (None, "CPU", None):
+            _Resampling.replace(device_key)
+            resampled = torch.nn.functional.interpolate(images, mode="bicubic", antialias=True, **how)
+            gradients += torch.autograd.grad(resampled.sin().sum(), images)
+    finally:
+        _Resampling.replace(None)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-13)
+    assert not torch.equal(gradients[1], gradients[0]) and torch.equal(gradients[2], gradients[0])
+
+
+def test_the_gradient_is_replaced_on_a_gpu_alone():
+    def whose() -> str:
+        return torch._C._dispatch_dump("aten::_upsample_bicubic2d_aa_backward")
+
+    before = whose()
+    set_arithmetic(CPU, deterministic=True)
+    assert whose() == before
+    set_arithmetic(GPU, deterministic=True)
+    assert whose() != before
+    set_arithmetic(GPU)
+    assert whose() == before
 
 
 def test_it_starts_no_cuda():

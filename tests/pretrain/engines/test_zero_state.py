@@ -32,7 +32,9 @@ def bits_of(name: str, like: Tensor) -> Tensor:
 
 def there_and_back(world: World) -> dict[str, Any]:
     """By stage: what each rank saves of a new engine, and what it saves of one that has loaded ``bits_of``."""
-    zero_state.PART_BYTES = 4096
+    zero_state.PART_BYTES = zero_state.BUCKET_BYTES = 4096
+    reduce, meetings = zero_state.dist.reduce, []
+    zero_state.dist.reduce = lambda bucket, owner: (meetings.append(bucket.nbytes), reduce(bucket, owner))
     found: dict[str, Any] = {}
     plain = make_single_engine("moco", "ddp", world)
     found["ddp"] = {name: tuple(tensor.shape) for name, tensor in plain.save_tensors().items()}
@@ -47,7 +49,15 @@ def there_and_back(world: World) -> dict[str, Any]:
                 tensor.copy_(bits_of(name, tensor))
 
         engine.load_tensors(read)
+        meetings.clear()
         saved = engine.save_tensors()
+        found[f"{stage} small buckets"] = list(meetings)
+        zero_state.BUCKET_BYTES = 1 << 26
+        meetings.clear()
+        at_once = engine.save_tensors()
+        found[f"{stage} large buckets"] = list(meetings)
+        zero_state.BUCKET_BYTES = 4096
+        assert list(at_once) == list(saved) and all(same_bits(saved[name], at_once[name]) for name in saved)
         wrong = [name for name, tensor in saved.items() if not same_bits(tensor, bits_of(name, tensor))]
         found[f"{stage} wrong"], found[f"{stage} parts"] = wrong, len(parts)
         engine.close()
@@ -85,6 +95,19 @@ def test_what_is_loaded_is_saved_again_to_the_bit(ranks, stage):
     for rank in ranks:
         assert rank[f"{stage} wrong"] == []
         assert rank[f"{stage} parts"] > 10
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_shares_meet_in_buckets(ranks, stage):
+    """Of a state that fits into one, each rank's part meets at once; small buckets hold more than their size only
+    where one tensor does."""
+    shapes = {name: shape for rank in ranks for name, shape in rank[f"{stage} shapes"].items()}
+    for rank in ranks:
+        assert len(rank[f"{stage} large buckets"]) == len(ranks)
+        assert sum(rank[f"{stage} small buckets"]) == sum(rank[f"{stage} large buckets"])
+        above = [num_bytes for num_bytes in rank[f"{stage} small buckets"] if num_bytes > 4096]
+        assert {num_bytes // 4 for num_bytes in above} <= {math.prod(shape) for shape in shapes.values()}
+        assert 4 < len(rank[f"{stage} small buckets"]) < len(shapes)
 
 
 @pytest.mark.parametrize("limit", [0, 4, 40, 100, 10_000])
