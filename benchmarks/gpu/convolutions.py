@@ -25,8 +25,8 @@ WAYS = {
 
 def run(note: Note) -> None:
     for name, (layout, search) in WAYS.items():
-        torch.backends.cudnn.benchmark = search
         engine = made_engine(changed_run(RECIPE, IMAGES), lambda module, to=layout: module.to(memory_format=to))
+        torch.backends.cudnn.benchmark = search  # which the engine has chosen for itself
         batch = made_batch(engine.objective, IMAGES)
         batch = replace(batch, views=[view.contiguous(memory_format=layout) for view in batch.views])
         taken = milliseconds(lambda e=engine, b=batch: one_step(e, b))

@@ -112,11 +112,11 @@ def made_engine(run: Run, change: Callable[[nn.Module], Any] | None = None) -> E
 
 
 def one_step(engine: Engine, batch: Batch, seed: int = 0) -> None:
-    """Forward, backward, optimiser, and what the objective does after it."""
+    """Forward, backward, optimiser, and what the objective does after it: as the trainer does, without its records."""
     loss = engine.forward(MicroBatch(batch=batch, seed=seed))["loss"]
     engine.backward(loss)
-    engine.step(1e-4)
-    engine.objective.after_step(0.5)
+    _, taken = engine.step(1e-4, loss.detach().isfinite())
+    engine.objective.after_step(0.5, taken)
 
 
 def give_back() -> None:
