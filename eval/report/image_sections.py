@@ -18,7 +18,7 @@ from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, Look
 from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, draw_plate, enlarged, heat, visible
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.sample_images import images_of
-from eyespot.pretrain.checkpoints.reader import read_meta, read_module
+from eyespot.pretrain.checkpoints.reader import read_meta, read_module, sizes
 from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views
 from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, view_grid
@@ -185,8 +185,10 @@ def whole_objective(look: Look) -> Objective:
     """The whole method with the checkpoint's weights."""
     trained = read_module(look.checkpoint)
     check_size(look.run, look.checkpoint)
+    num_samples = read_meta(look.checkpoint).loader.get("num_samples", 0)
+    most = max(sizes(look.checkpoint).values())  # what keeps something of each sample has a tensor of so many numbers
     with torch.random.fork_rng(devices=[]):
-        objective = fresh_objective(look.run, torch.arange(read_meta(look.checkpoint).loader.get("num_samples", 0)))
+        objective = fresh_objective(look.run, torch.arange(min(num_samples, most)))
     try:
         objective.load_state_dict(trained)
     except RuntimeError as error:

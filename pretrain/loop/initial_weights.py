@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _SPARE = 1_000_000
-"""Numbers that a tensor may have beside the stored ones: a smaller difference is found when it is loaded."""
+"""Numbers that a tensor, or all together, may have beside the stored ones: a smaller difference is found when it is loaded."""
 
 log = logging.getLogger("eyespot")
 
@@ -82,17 +82,18 @@ def check_size(run: "Run", folder: Path) -> None:
     try:
         with torch.device("meta"):
             objective = _built(run)
-    except MemoryError as error:  # tables of positions are computed by numpy, in earnest
-        raise UserError(
-            f"checkpoint {folder}: run.json asks for more memory than there is ({error}); it was written by another run"
-        ) from error
-    except Exception:  # some are built in earnest only; what is wrong with the settings is said then
-        return
-    for name, tensor in objective.state_dict().items():
-        if tensor.numel() > stored.get(name, 0) + _SPARE:
+    except Exception as error:
+        if isinstance(error, MemoryError) or "overflow" in str(error):  # a tensor of more numbers than can be counted
+            why = f"run.json asks for more memory than there is ({' '.join(str(error).split())[:200]})"
+            raise UserError(f"checkpoint {folder}: {why}; it was written by another run") from error
+        return  # some are built in earnest only; what is wrong with the settings is said then
+    asked = {name: tensor.numel() for name, tensor in objective.state_dict().items()}
+    all_of_it = ("it", sum(stored.values()), sum(asked.values()))
+    for name, there, wanted in [*((name, stored.get(name, 0), asked[name]) for name in asked), all_of_it]:
+        if wanted > there + _SPARE:
             raise UserError(
-                f"checkpoint {folder}: {name} has {stored.get(name, 0):,} numbers there and {tensor.numel():,} by"
-                " run.json; it was written by another run"
+                f"checkpoint {folder}: {name} has {there:,} numbers there and {wanted:,} by run.json; it was written by"
+                " another run"
             )
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import timm
 import torch
 from jaxtyping import Float64
+from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -20,19 +21,22 @@ def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
     height, width = vit.patch_embed.grid_size
     with torch.no_grad():
         positions.zero_()
-        positions[0, -height * width :] = torch.from_numpy(sincos_positions(positions.shape[-1], height, width))
+        positions[0, -height * width :] = sincos_positions(positions.shape[-1], height, width)
     positions.requires_grad_(False)
 
 
-def sincos_positions(dim: int, height: int, width: int) -> Float64[np.ndarray, "n dim"]:
+def sincos_positions(dim: int, height: int, width: int) -> Float64[Tensor, "n dim"]:
     """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
 
     The first half of the channels encodes the column, the second the row, as in the authors' code; each half is
-    sin(p w_i), cos(p w_i) with w_i = 10000^(-i / (dim / 4)) (Vaswani et al. 2017).
+    sin(p w_i), cos(p w_i) with w_i = 10000^(-i / (dim / 4)) (Vaswani et al. 2017). On the meta device, where a
+    stranger's settings are measured, it takes no memory either.
     """
     if dim % 4:
         raise UserError(f"position embedding of dim {dim}: must be a multiple of 4")
+    if torch.get_default_device().type == "meta":
+        return torch.empty((height * width, dim), dtype=torch.float64)
     frequencies = 10000.0 ** (-np.arange(dim // 4) / (dim / 4))
     rows, columns = np.mgrid[:height, :width].reshape(2, -1)
     angles = [position[:, None] * frequencies for position in (columns, rows)]
-    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
+    return torch.from_numpy(np.concatenate([part(angle) for angle in angles for part in (np.sin, np.cos)], axis=1))

@@ -96,7 +96,7 @@ class MAE(Objective):
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        positions = torch.from_numpy(sincos_positions(dim, *self.grid)).float()
+        positions = sincos_positions(dim, *self.grid).float()
         self.register_buffer("decoder_positions", positions[None], persistent=False)
         self.decoder_blocks = nn.Sequential(
             *(

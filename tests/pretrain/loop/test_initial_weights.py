@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 from dataclasses import replace
 
 import pytest
@@ -121,8 +122,21 @@ def test_the_log_says_how_many_tensors_and_copies(tmp_path, caplog):
 
 WIDER = [
     ("encoder", "name", "vit_base_patch16_224"),
-    ("objective", "decoder_dim", 10**12),
+    ("objective", "decoder_dim", 10**9),  # a matrix of 10^18 numbers
+    ("objective", "decoder_dim", 10**6),
+    ("objective", "decoder_depth", 1000),  # each of its tensors is small
     ("encoder", "image_size", 960),
+    ("encoder", "image_size", 100_000),
+]
+SIBLINGS = [
+    *(("dino", "out_dim"), ("moco", "queue_size"), ("swav", "queue_size"), ("swav", "num_prototypes")),
+    *(
+        ("simclr", "hidden_dim"),
+        ("byol", "hidden_dim"),
+        ("vae", "latent_dim"),
+        ("simsiam", "dim"),
+        ("jigsaw", "tile_dim"),
+    ),
 ]
 
 
@@ -142,6 +156,23 @@ def test_what_a_strangers_record_makes_larger_takes_no_memory(part, field, value
         trained_encoder(larger, folder)
     with pytest.raises(UserError, match="by another run"):
         check_size(larger, folder)
+
+
+@pytest.mark.parametrize("value", [10**9 // 256 * 256, 2**24])
+@pytest.mark.parametrize(("method", "field"), SIBLINGS)
+def test_widths_queues_and_prototypes_too(method, field, value, tmp_path):
+    """Whatever the method: each of these would take over a gigabyte."""
+    run = make_run(f"{method}_tiny")
+    tensors = {f"model.{name}": tensor for name, tensor in fresh_objective(run).state_dict().items()}
+    CheckpointWriter(tmp_path, keep=2).save(
+        tensors, checkpoint.Meta(step=1, loader={}, world_size=1, run_key="k"), wait=True
+    )
+    check_size(run, checkpoint.newest(tmp_path))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    larger = replace(run, objective=replace(run.objective, **{field: value}))
+    with pytest.raises(UserError, match="by another run"):
+        check_size(larger, checkpoint.newest(tmp_path))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000, "kilobytes"
 
 
 def test_whole_numbers_are_no_weights(tmp_path):

@@ -15,13 +15,20 @@ def test_positions_tell_rows_from_columns():
     assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
 
 
+def test_on_the_meta_device_they_take_no_memory():
+    with torch.device("meta"):
+        table = sincos_positions(10**9, 1000, 1000)
+    assert table.is_meta and table.dtype == sincos_positions(4, 1, 1).dtype == torch.float64
+    assert table.shape == (10**6, 10**9)
+
+
 def test_fixed_positions_follow_the_prefix_and_do_not_learn():
     config = EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=8)
     vit = make_encoder(config)
     fix_positions(vit, "a test")
     assert not vit.pos_embed.requires_grad
     assert (vit.pos_embed[0, 0] == 0).all()
-    assert torch.equal(vit.pos_embed[0, 1:], torch.from_numpy(sincos_positions(192, 4, 4)).float())
+    assert torch.equal(vit.pos_embed[0, 1:], sincos_positions(192, 4, 4).float())
     vit.pos_embed = None
     with pytest.raises(UserError, match="a test needs an absolute position embedding"):
         fix_positions(vit, "a test")
