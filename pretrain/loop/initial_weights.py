@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _SPARE = 1_000_000
-"""Numbers that a tensor, or all together, may have beside the stored ones: a smaller difference is found when it is loaded."""
+"""Numbers that a tensor, or all together, may have beside the stored ones; a smaller difference is found on loading."""
 
 log = logging.getLogger("eyespot")
 
