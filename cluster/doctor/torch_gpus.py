@@ -10,6 +10,7 @@ from typing import Any
 
 from eyespot.cluster.doctor.checks import CheckContext, in_one_line
 from eyespot.cluster.doctor.findings import Finding
+from eyespot.data_pipeline.loading.nvjpeg import REGIONS_SINCE
 
 CHECK = "GPUs in torch"
 
@@ -29,6 +30,7 @@ def probe() -> None:
     """Asks torch, and prints what came of it as JSON."""
     import torch
 
+    from eyespot.data_pipeline.loading import nvjpeg
     from eyespot.pretrain.distributed.devices import remedy, why_no_cuda
 
     try:
@@ -36,10 +38,12 @@ def probe() -> None:
     except Exception as error:  # whatever CUDA says at its start
         why_not = in_one_line(error)
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "why_not": why_not}
+    found["nvjpeg"] = nvjpeg.version()
     if why_not:
         found["fix"] = remedy()
     else:
         found["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        found["jpeg_engines"] = nvjpeg.jpeg_engines()
     print(json.dumps(found))
 
 
@@ -60,6 +64,20 @@ def torch_findings(context: CheckContext, process: subprocess.Popen[str], sign: 
     else:
         names = ", ".join(sorted(set(answer["gpus"])))
         yield context.ok(CHECK, f"torch {answer['torch']} uses {len(answer['gpus'])} x {names}, CUDA {answer['cuda']}")
+    if "nvjpeg" in answer:
+        yield _nvjpeg(context, answer["nvjpeg"], answer.get("jpeg_engines"))
+
+
+def _nvjpeg(context: CheckContext, version: list[int] | None, engines: int | None) -> Finding:
+    """Which nvJPEG decodes, and with the help of what."""
+    fix = "pip install nvidia-nvjpeg, beside nvidia-dali: LD_LIBRARY_PATH (module load cuda) brings others"
+    if version is None:
+        return context.warn("nvJPEG", "there is none: the CPU decodes", fix)
+    name = "nvJPEG " + ".".join(map(str, version))
+    if tuple(version) < REGIONS_SINCE:
+        return context.warn("nvJPEG", f"{name} decodes whole images only, where one region of each would do", fix)
+    parts = "" if engines is None else f", {engines or 'no'} JPEG engines (NVJPG) per GPU"
+    return context.ok("nvJPEG", name + parts)
 
 
 def _answer(context: CheckContext, process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -87,3 +87,17 @@ def version() -> tuple[int, int, int] | None:
             major, minor, patch = (number.value for number in numbers)
             return major, minor, patch
     return None
+
+
+def jpeg_engines() -> int | None:
+    """JPEG engines (NVJPG) of the current GPU, which decode beside its cores: 0 = it has none; None = nobody knows."""
+    if version() is None:
+        return None
+    library, handle, engines, cores = ctypes.CDLL(LIBRARY), ctypes.c_void_p(), ctypes.c_uint(0), ctypes.c_uint(0)
+    if library.nvjpegCreateSimple(ctypes.byref(handle)):
+        return None
+    try:
+        refused = library.nvjpegGetHardwareDecoderInfo(handle, ctypes.byref(engines), ctypes.byref(cores))
+    finally:
+        library.nvjpegDestroy(handle)
+    return None if refused else engines.value

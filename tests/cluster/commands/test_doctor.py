@@ -111,6 +111,8 @@ def test_gpus_that_torch_cannot_use_stop_the_run(machine, tmp_path, monkeypatch,
     expected = [(check, level, said.format(torch=torch.__version__)) for check, level, said in MACHINES[machine]]
     assert [row for row in found if row in expected] == expected, found
     assert {row for row in found if row[1] != "ok"} <= set(expected)
+    nvjpeg = [f["found"] for f in findings if f["check"] == "nvJPEG"]
+    assert [found.startswith("nvJPEG 13.") for found in nvjpeg] == [True] * (machine != "no driver")
     failed = [finding for finding in findings if finding["level"] == "fail"]
     assert code == (2 if failed else 0)
     what = "install the torch of PyPI, which holds CUDA" if machine == "CPU-only torch" else "driver 580 or newer"

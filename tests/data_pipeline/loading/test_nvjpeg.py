@@ -39,6 +39,11 @@ print(*{{line.split()[-1] for line in open("/proc/self/maps") if "libnvjpeg.so" 
     return run.stdout.splitlines()
 
 
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU here")
+def test_where_nobody_can_ask_a_gpu_its_engines_are_not_known():
+    assert nvjpeg.jpeg_engines() is None
+
+
 def test_the_librarys_own_is_loaded_though_the_toolkits_comes_first(older):
     said, files = told(older)
     assert said.endswith("True")
