@@ -57,11 +57,13 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken
 def _parts(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     """Cuts the list so that a part holds little beyond PART_ELEMENTS, or one tensor."""
     part: list[Tensor] = []
+    count = 0
     for tensor in tensors:
         part.append(tensor)
-        if sum(each.numel() for each in part) >= PART_ELEMENTS:
+        count += tensor.numel()
+        if count >= PART_ELEMENTS:
             yield part
-            part = []
+            part, count = [], 0
     if part:
         yield part
 

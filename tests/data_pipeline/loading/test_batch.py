@@ -1,8 +1,11 @@
 """The one thing that every objective reads."""
 
-import torch
+from unittest.mock import patch
 
-from eyespot.data_pipeline.loading.batch import Batch
+import torch
+from torch import Tensor
+
+from eyespot.data_pipeline.loading.batch import Batch, send
 
 
 def make_batch(ids: list[int], epochs: list[int]) -> Batch:
@@ -27,3 +30,19 @@ def test_to_moves_tensors_and_leaves_the_rest():
     assert moved.ids.device.type == moved.epochs.device.type == "cpu"
     assert len(moved) == len(batch) == 2
     assert moved.seed == 9
+
+
+def test_what_a_device_needs_travels_through_pinned_memory():
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    batch = make_batch([1, 2], [0, 0])
+    with patch.object(Tensor, "pin_memory", pin):
+        assert batch.ids_on_device() is batch.ids and not pinned, "on the CPU it is there"
+        moved = batch.to("meta")
+        found = [moved.ids_on_device(), moved.uniforms("mask", 3), send(batch.ids, torch.device("meta"))]
+    assert [tensor.device.type for tensor in found] == ["meta"] * 3
+    assert len(pinned) == 3 and pinned[0] is batch.ids

@@ -137,6 +137,16 @@ def test_what_any_rank_raises(on_ranks):
     assert on_ranks(flags, 3) == [[True, False, True]] * 3
 
 
+def agreements(world: World) -> list[bool]:
+    answer = collectives.any_rank_later([world.rank == 1])
+    said = [bool(collectives.all_ranks(torch.tensor(flag))) for flag in (True, world.rank == 0)]
+    return [*said, *answer()]
+
+
+def test_what_all_ranks_say_and_what_is_asked_for_before_it_is_needed(on_ranks):
+    assert on_ranks(agreements, 2) == [[True, False, True]] * 2
+
+
 def test_one_process_alone_keeps_its_own():
     own = torch.arange(3.0, requires_grad=True)
     assert torch.equal(rank_sum(own), own)
@@ -147,7 +157,8 @@ def test_one_process_alone_keeps_its_own():
     assert gather_rows(rows) is rows
     assert in_batch_order(torch.tensor([[[0], [1]], [[2], [3]]])).tolist() == [[0], [1], [2], [3]]
     assert collectives.gather_objects("mine") == collectives.gather_objects_to_first("mine") == ["mine"]
-    assert collectives.any_rank([True, False]) == [True, False]
+    assert collectives.any_rank([True, False]) == collectives.any_rank_later([True, False])() == [True, False]
+    assert not collectives.all_ranks(torch.tensor(False))
     assert (collectives.num_ranks(), collectives.group_name(None)) == (1, "")
     with pytest.raises(UserError, match=r"^bad shard$"), collectives.agreed():
         raise UserError("bad shard")

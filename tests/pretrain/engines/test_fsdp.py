@@ -117,7 +117,7 @@ def two(world: World, folder: Path) -> dict[str, Any]:
         found[f"{precision} {checkpointing}"] = train(engine, world), whole(engine)
     found["shares"] = [(own_share(t).nbytes, t.nbytes) for t in engine.save_tensors().values()]
     found["alone"] = looked_at(world)
-    found["nan"] = with_a_nan(world)
+    found["nan"], found["nan on the device"] = with_a_nan(world), with_a_nan(world, on_device=True)
     found["teacher"] = [with_a_teacher(world, optim) for optim in ("sgd", "lars")]
     engine = make("fsdp", mae(), world, accumulate=2)
     found["accumulated"] = train(engine, world, FEW, accumulate=2), whole(engine)
@@ -148,9 +148,11 @@ def looked_at(world: World) -> tuple[State, np.ndarray]:
     return whole(engine), look().numpy()
 
 
-def with_a_nan(world: World) -> tuple[State, State]:
+def with_a_nan(world: World, on_device: bool = False) -> tuple[State, State]:
     """Two runs of the steps 0, 1, 3, 4, and in the first a step with a NaN on rank 1 and one that is dropped."""
-    engines = [make("fsdp", mae(), world) for _ in range(2)]
+    engines = [make("fsdp", mae(), world, clip=CLIP if on_device else None) for _ in range(2)]
+    for engine in engines:
+        engine.decides_on_device = on_device  # as on a GPU
     train(engines[0], world, [0, 1])
     ((batch, seed),) = batches(engines[0], world, 2)
     if world.rank == 1:
@@ -288,6 +290,7 @@ def test_looking_between_steps_changes_nothing_and_sees_the_newest_weights(two_r
 def test_a_nan_on_one_rank_is_a_step_that_never_was(two_ranks):
     for found in two_ranks:
         assert different(*found["nan"]) == []
+        assert different(*found["nan on the device"]) == []
 
 
 @pytest.mark.parametrize(("number", "optim"), [(0, "sgd"), (1, "lars")])

@@ -90,6 +90,61 @@ def test_a_gradient_that_is_not_finite_is_applied_nowhere(bad):
     assert engine.step(0.1) == (pytest.approx(2.0), True), "nothing of the skipped step is left in the gradient"
 
 
+OPTIMISERS = [
+    OptimConfig(name="adamw", weight_decay=0.5),
+    OptimConfig(name="sgd", weight_decay=0.5),
+    OptimConfig(name="sgd", momentum=0.0, weight_decay=0.0),
+    OptimConfig(name="lars", weight_decay=0.5),
+]
+
+
+def told_by_the_device(optim: OptimConfig, **settings) -> Bare:
+    """The path of a GPU, on the CPU's tensors."""
+    engine = make(optim, **settings)
+    engine.decides_on_device = True
+    return engine
+
+
+@pytest.mark.parametrize("optim", OPTIMISERS, ids=lambda optim: f"{optim.name} {optim.momentum}")
+@pytest.mark.parametrize("clip", [None, 1.0, 100.0])
+def test_the_device_steps_as_the_host_does(optim, clip):
+    host, device = make(optim, clip=clip), told_by_the_device(optim, clip=clip)
+    for value in (3.0, -1.0, 2.0):
+        found = []
+        for engine in (host, device):
+            take(engine, value, value + 1)
+            found.append(tuple(map(float, engine.step(0.1))))
+        assert found[1] == pytest.approx(found[0])
+    for name, tensor in host.save_tensors().items():
+        assert torch.allclose(device.save_tensors()[name], tensor, rtol=1e-6), name
+
+
+@pytest.mark.parametrize("optim", OPTIMISERS, ids=lambda optim: f"{optim.name} {optim.momentum}")
+@pytest.mark.parametrize(("bad", "finite"), [(math.nan, True), (math.inf, True), (1.0, False)])
+def test_what_the_device_skips_leaves_no_trace(optim, bad, finite):
+    engine = told_by_the_device(optim, clip=1.0)
+    take(engine, 1.0)
+    engine.step(0.1)
+    before = {name: tensor.clone() for name, tensor in engine.save_tensors().items()}
+    take(engine, bad)
+    norm, taken = engine.step(0.1, torch.tensor(finite))
+    assert isinstance(norm, torch.Tensor) and not taken
+    after = engine.save_tensors()
+    assert [name for name in before if not torch.equal(after[name], before[name])] == []
+    take(engine, 1.0)
+    assert engine.step(0.1)[1], "the optimiser has not been told for good"
+
+
+def test_the_host_skips_what_the_loss_says():
+    engine = make()
+    take(engine, 1.0)
+    norm, taken = engine.step(0.1, torch.tensor(False))
+    assert math.isnan(norm) and taken is False
+    assert weights(engine) == [1.0] * 4
+    take(engine, 1.0)
+    assert engine.step(0.1)[0] == pytest.approx(2.0)
+
+
 def test_discarded_gradients_leave_no_trace():
     engine = make()
     take(engine, 100.0)

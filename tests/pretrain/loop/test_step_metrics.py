@@ -1,13 +1,25 @@
 """What a line of metrics says, on one process; over ranks: tests/pretrain/test_trainer.py."""
 
 import hashlib
+import itertools
+import json
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file
 
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.engines.torch_engine import TorchEngine
+from eyespot.pretrain.loop.run_end import TrainingError
 from eyespot.pretrain.loop.step_metrics import StepMeter, StepRecord
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.trainer import fit
 
 
 def make_batch(*ids: int) -> Batch:
@@ -54,3 +66,98 @@ def test_meter_measures_an_interval():
     assert 0.05 / 2 < values["data_wait_share"] <= 0.05 / 0.2
     assert values["peak_memory_gb"] > 0.01
     assert meter.close_interval()["images_per_second"] == 0
+
+
+def small_run(shards: Path, run_dir: Path, **changes) -> Run:
+    run = make_run("byol_tiny")
+    run.data.shards, run.data.batch_size, run.run_dir = shards, 8, run_dir
+    run.steps, run.log_every, run.save_every, run.picture_every, run.track = 6, 1, 100, 0, False
+    run.encoder.name, run.encoder.image_size, run.encoder.patch_size = "resnet10t", 16, None
+    run.optim.warmup_steps, run.device, run.precision, run.monitor_every = 0, "cpu", "fp32", 0
+    for name, value in changes.items():
+        setattr(run, name, value)
+    return run
+
+
+def lines(run: Run) -> list[dict]:
+    return [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def warnings(run: Run) -> list[str]:
+    found = (run.run_dir / "logs" / "rank-0.log").read_text().splitlines()
+    return [line.split("WARNING ")[1] for line in found if "skipped" in line]
+
+
+@pytest.fixture
+def told_late(monkeypatch) -> Callable[[], None]:
+    """From its call on engines decide as on a GPU, and the loop looks at each step when the next is under way."""
+    make = TorchEngine.__init__
+
+    def make_and_defer(self, *arguments) -> None:
+        make(self, *arguments)
+        self.decides_on_device = True
+
+    return lambda: monkeypatch.setattr(TorchEngine, "__init__", make_and_defer)
+
+
+@pytest.fixture
+def broken_at(monkeypatch) -> Callable[..., None]:
+    """Makes the images of some steps NaN, or what it is given."""
+    forward = TorchEngine.forward
+
+    def break_at(*steps: int, error: Exception | None = None) -> None:
+        calls = itertools.count(1)
+
+        def forward_or_break(self, part):
+            if next(calls) in steps:
+                if error is not None:
+                    raise error
+                part.batch.views[0].fill_(math.nan)
+            return forward(self, part)
+
+        monkeypatch.setattr(TorchEngine, "forward", forward_or_break)
+
+    return break_at
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 4])
+def test_every_line_is_written_where_the_device_tells_late(log_every, digits, tmp_path, told_late, broken_at):
+    runs = [small_run(digits, tmp_path / name, log_every=log_every, max_skipped_steps=2) for name in ("host", "device")]
+    for run in runs:
+        broken_at(3, 6)  # the last one, too
+        fit(run, "test")
+        told_late()
+    host, device = map(lines, runs)
+    assert [line["step"] for line in device] == [line["step"] for line in host]
+    assert [list(line) for line in device] == [list(line) for line in host]
+    for name in ("loss", "grad_norm", "lr", "sample_digest", "epoch"):
+        for one, other in zip(device, host, strict=True):
+            same = one[name] == other[name] or one[name] == pytest.approx(float(other[name]), rel=1e-3)
+            assert same, (name, one["step"])
+    assert warnings(runs[1]) == warnings(runs[0]) != []
+
+
+def test_too_many_bad_steps_stop_a_step_later_and_nothing_of_them_is_saved(digits, tmp_path, told_late, broken_at):
+    told_late()
+    run = small_run(digits, tmp_path / "run", max_skipped_steps=1)
+    broken_at(2, 3)
+    with pytest.raises(TrainingError, match=r"^step 3: .* the checkpoint of step 3 is the last good one$"):
+        fit(run, "test")
+    assert checkpoint.read_meta(checkpoint.newest(run.run_dir)).step == 3
+    good = small_run(digits, tmp_path / "good", stop_after=1)
+    broken_at()
+    fit(good, "test")
+    saved, expected = (load_file(checkpoint.newest(each.run_dir) / "rank-00000.safetensors") for each in (run, good))
+    seen = [name for name in saved if "running_" not in name and "num_batches" not in name]
+    assert len(seen) > 50
+    unequal = [name for name in seen if not torch.allclose(saved[name], expected[name], atol=1e-6)]
+    assert unequal == [], "the weights, moments and the teacher of the only step that was taken"
+
+
+def test_a_run_that_breaks_off_has_the_line_of_its_last_whole_step(digits, tmp_path, told_late, broken_at):
+    told_late()
+    run = small_run(digits, tmp_path / "run")
+    broken_at(4, error=RuntimeError("a broken card"))
+    with pytest.raises(RuntimeError, match="a broken card"):
+        fit(run, "test")
+    assert [line["step"] for line in lines(run)] == [1, 2, 3]

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import stop_signals
-from eyespot.pretrain.loop.stop_signals import StopSignals
+from eyespot.pretrain.loop.stop_signals import StopSignals, StopVote
 
 
 def wait_for(there):
@@ -117,3 +118,29 @@ def test_closing_brings_the_old_handlers_back():
     before = {number: signal.getsignal(number) for number in StopSignals.SIGNALS}
     StopSignals().close()
     assert {number: signal.getsignal(number) for number in StopSignals.SIGNALS} == before
+
+
+def test_a_process_alone_knows_at_once(stop):
+    vote = StopVote(stop)
+    assert vote.look() == (False, False)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert vote.look() == (True, False)
+    assert vote.look(lost=True) == (True, True)
+    assert vote.look() == (True, True), "what is lost stays so"
+
+
+def looks(world: World) -> list[tuple[bool, bool]]:
+    """Rank 1 is asked to stop before its third look; the fifth one waits."""
+    stop = StopSignals()
+    vote, found = StopVote(stop), []
+    for number in range(6):
+        if world.rank == 1 and number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        found.append(vote.look(lost=world.rank == 0 and number == 4, at_once=number == 4))
+    stop.close()
+    return found
+
+
+def test_all_ranks_stop_at_the_same_look_the_next_one(on_ranks):
+    nothing, stopping = (False, False), (True, False)
+    assert on_ranks(looks, 2) == [[nothing, nothing, nothing, stopping, (True, True), (True, True)]] * 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from eyespot.pretrain.networks import ema_teacher
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
 
 NUM_STEPS = 20
@@ -28,6 +29,23 @@ def test_it_equals_the_closed_form_after_many_steps():
             total += (1 - momentum) * momentum ** (NUM_STEPS - step) * parameter.detach()
     for parameter, total in zip(teacher.parameters(), expected, strict=True):
         assert torch.allclose(parameter, total, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("elements", [1, 10, 10**6])
+def test_where_the_device_knows_whether_it_moves_it_moves_so_or_not_at_all(elements, monkeypatch):
+    monkeypatch.setattr(ema_teacher, "PART_ELEMENTS", elements)
+    student = make_student()
+    known, told, skipped = (make_teacher(student) for _ in range(3))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += torch.randn_like(parameter)
+    follow(known, student, 0.9)
+    follow(told, student, 0.9, torch.tensor(True))
+    before = [parameter.clone() for parameter in skipped.parameters()]
+    follow(skipped, student, 0.9, torch.tensor(False))
+    for one, other in zip(told.parameters(), known.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-14, atol=0)
+    assert all(map(torch.equal, skipped.parameters(), before))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 1.0])

@@ -48,6 +48,16 @@ def test_the_smallest_epsilon_underflows_nowhere():
     assert balanced(cosines, 0.025, 3).isfinite().all()
 
 
+def test_rows_that_do_not_count_are_as_if_they_were_not_there():
+    few, rows = make_cosines(), make_cosines().flip(0)
+    counted = torch.arange(2 * COUNT) < COUNT
+    found = balanced(torch.cat([few, rows]), 0.05, 3, counted)
+    assert torch.allclose(found[:COUNT], balanced(few, 0.05, 3), rtol=1e-12)
+    assert not found[COUNT:].any()
+    everything = balanced(torch.cat([few, rows]), 0.05, 3, torch.ones_like(counted))
+    assert torch.allclose(everything, balanced(torch.cat([few, rows]), 0.05, 3), rtol=1e-12)
+
+
 def own_assignments(world: World) -> torch.Tensor:
     """Unequal shares: 8 rows here, 4 there."""
     return balanced(make_cosines().split([8, 4])[world.rank], 0.05, 3)
