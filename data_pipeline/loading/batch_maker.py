@@ -5,6 +5,7 @@ views, which the GPU colours and normalises like its own.
 """
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,8 @@ BEING_READ = 2
 """Batches whose decoded pixels a GPU may still be reading when the next one is decoded."""
 FEW_SAMPLES = 1000
 """Damage is judged as a share of at least this many samples, so that one bad file among the first ten stops nothing."""
+OUT_OF_MEMORY = re.compile("Can't allocate|allocation failed|out of memory")
+"""What DALI says then, in an error of any kind."""
 MOST_REFUSED = 10
 """Batches in a row that nvJPEG refuses before it is asked no more: each costs seconds."""
 
@@ -306,8 +309,11 @@ class BatchMaker:
         """The batch that DALI failed at, decoded on the CPU: nothing is wrong with its files, so nvJPEG refused them.
 
         Raises:
-            Exception: ``error``, where it was the CPU that failed, memory is short, or only the GPU may decode.
+            MemoryError: that was all; the CPU would only hide it.
+            Exception: ``error``, where it was the CPU that failed, or only the GPU may decode.
         """
+        if OUT_OF_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from error
         if not (self._on_gpu and self._may_refuse) or isinstance(error, MemoryError):
             raise error
         job, *others = self._running

@@ -38,9 +38,11 @@ class Crossing(BatchMaker):
 class PlayedGPU(BatchMaker):
     """The GPU's graph on the CPU; it refuses every batch that has one of these samples."""
 
-    def __init__(self, *args: Any, refused: set[int], decode: Any = "auto", **options: Any) -> None:
+    def __init__(
+        self, *args: Any, refused: set[int], why: str = "nvJPEG error (6): unsupported\nfurther lines", **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self._on_gpu, self._may_refuse, self._refused, self.runs = True, decode == "auto", refused, 0
+        self._on_gpu, self._refused, self._why = True, refused, why
 
     def _pipeline(self) -> Any:
         if not self._on_gpu:
@@ -50,10 +52,9 @@ class PlayedGPU(BatchMaker):
 
         class Refusing:
             def run(self) -> Any:
-                maker.runs += 1
                 outputs = pipeline.run()
                 if maker._refused & set(maker._running[0].ids.tolist()):
-                    raise RuntimeError("nvJPEG error (6): unsupported\nfurther lines")
+                    raise RuntimeError(maker._why)
                 return outputs
 
         return Refusing()
@@ -121,6 +122,11 @@ def test_a_gpu_that_refuses_all_is_asked_no_more(photo_shards, caplog):
 def test_who_asks_for_the_gpu_alone_hears_of_a_refusal(photo_shards):
     with pytest.raises(RuntimeError, match="nvJPEG error"):
         make(PlayedGPU, photo_shards, CENTER, refused={13}, decode="gpu")
+
+
+def test_a_lack_of_memory_is_no_refusal(photo_shards):
+    with pytest.raises(MemoryError, match="Can't allocate 10 bytes on device 0"):
+        make(PlayedGPU, photo_shards, CENTER, refused={13}, why="Critical error: Can't allocate 10 bytes on device 0.")
 
 
 def test_trainer_losses_and_engines_need_no_dali():
