@@ -23,8 +23,8 @@ STEP_COUNTER = 4
 """AdamW counts steps per tensor, bytes."""
 DEEPSPEED_BUCKET = 4 * 50_000_000
 """Most gradients that our DeepSpeed engine reduces at once, bytes."""
-IN_DALI = 3
-"""Batches of 8-bit views that DALI holds: two that are ready, one that is read."""
+IN_DALI = 5
+"""Batches of 8-bit views that DALI holds: two that are ready, three that kernels may still be reading."""
 BEING_DECODED = 2
 """Batches of whole images that DALI holds."""
 

@@ -121,11 +121,11 @@ def test_a_method_that_compares_no_samples_keeps_no_images_of_other_micro_batche
 def test_the_decoder_holds_images_too(found):
     run, name, small = make_run("simclr_tiny"), "images in the decoder (DALI)", 3 * 32**2
     views = 2 * 3 * run.encoder.image_size**2
-    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (3 * views + 2 * small) + 10 * small
+    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (5 * views + 2 * small) + 10 * small
     run.data.decode = "cpu"
     assert memory.image_bytes(run, found, 10, 1)[name] == 10 * views
     run.data.decode, run.encoder.image_size = "auto", 224
-    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (3 * views + 2 * 3 * 375 * 500) + 512e6
+    assert memory.image_bytes(run, found, 10, 1)[name] == 10 * (5 * views + 2 * 3 * 375 * 500) + 512e6
 
 
 def test_what_cannot_fit_says_what_is_too_big_and_what_to_do(found):
