@@ -51,7 +51,7 @@ def fit(
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
     """
     console = Console(stderr=True)
-    world = process_group.start(run.device, run.rank_timeout_seconds)
+    world = process_group.start(run.device, run.rank_timeout_seconds, deterministic=run.deterministic)
     signals = StopSignals()
     folder: RunFolder | None = None
     try:

@@ -109,7 +109,8 @@ def _train_and_judge(
         changed=changed,
     )
     code = ExitCode.DONE
-    world = process_group.start(job.run.device, job.run.rank_timeout_seconds)
+    run = job.run
+    world = process_group.start(run.device, run.rank_timeout_seconds, deterministic=run.deterministic)
     try:
         if prepare(job, world):
             code = train(job.recipe, job.run, judge, job.data.train.shards)

@@ -34,12 +34,13 @@ class World:
     """Whether it was bound to CPU cores near its GPU, and to which, in words; empty = that chooses nothing here."""
 
 
-def start(device: str, timeout_seconds: float = 600) -> World:
+def start(device: str, timeout_seconds: float = 600, *, deterministic: bool = False) -> World:
     """Joins the process group, if there is one, and takes this process's device.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu" or "cuda", see ``own_device``.
         timeout_seconds: a rank that is silent for longer makes the others stop.
+        deterministic: see ``set_arithmetic``; NCCL wants to know before it begins, lest switches add up in any order.
 
     Raises:
         UserError: the device cannot be used, or two ranks have the same GPU.
@@ -50,7 +51,7 @@ def start(device: str, timeout_seconds: float = 600) -> World:
     if chosen.type == "cuda":
         own_cores()  # before there are fewer
         cores = bind_near(pci_address(chosen), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    set_arithmetic(chosen)
+    set_arithmetic(chosen, deterministic=deterministic)
     if size > 1 and not dist.is_initialized():
         store, timeout = fresh_store(rank, size, timeout_seconds), timedelta(seconds=timeout_seconds)
         if chosen.type == "cuda":

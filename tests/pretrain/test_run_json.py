@@ -97,6 +97,17 @@ def test_what_changes_a_recorded_run_is_named():
     assert change_of(record, "mae_tiny", run) == "optim.trust is 0.5, was 0.001"
 
 
+def test_a_run_keeps_its_promise_of_bits():
+    """Which one of before did not give."""
+    run = make_run("mae_tiny")
+    record = RunRecord(recipe="mae_tiny", run=recorded_values(run))
+    del record.run["deterministic"]
+    assert change_of(record, "mae_tiny", run) is None
+    run.deterministic, run.precision = True, "tf32"
+    said = f"deterministic is True, was False; precision is 'tf32', was {record.run['precision']!r}"
+    assert change_of(record, "mae_tiny", run) == said
+
+
 def test_a_secret_is_the_same_run_and_is_not_recorded(monkeypatch, tmp_path):
     monkeypatch.setenv("SOME_TOKEN", "very-secret-words")
     run = make_run("mae_tiny")

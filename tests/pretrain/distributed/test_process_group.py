@@ -22,6 +22,18 @@ def test_each_rank_knows_itself_and_its_share(on_ranks):
     ]
 
 
+def test_deterministic_is_known_before_a_group_begins(monkeypatch):
+    """torch tells NCCL of it when the group is made, and never again."""
+    known = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(process_group, "fresh_store", lambda *_: None)
+    told = lambda *_, **__: known.append(torch.are_deterministic_algorithms_enabled())  # noqa: E731
+    monkeypatch.setattr(process_group.dist, "init_process_group", told)
+    for deterministic in (True, False):
+        process_group.start("cpu", deterministic=deterministic)
+    assert known == [True, False]
+
+
 def test_one_process_needs_no_group():
     assert process_group.start("cpu") == process_group.World(rank=0, size=1, device=torch.device("cpu"))
     assert not torch.distributed.is_initialized()
