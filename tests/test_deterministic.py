@@ -63,7 +63,7 @@ class Called(TorchDispatchMode):
 
 def test_the_list_is_that_of_this_torch():
     """A version that refuses more makes the list grow."""
-    _, _, text = (torch.use_deterministic_algorithms.__doc__ or "").partition("will throw a")
+    _, _, text = (torch.use_deterministic_algorithms.__doc__ or "").partition("operations will throw a")
     text, _, _ = text.partition("In addition, several operations")
     named = [line.split("`")[1].split(".")[-1] for line in text.splitlines() if line.strip().startswith("* :")]
     modes = [line.split("``")[1] for line in text.splitlines() if line.strip().startswith("- ``")]
