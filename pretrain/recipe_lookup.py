@@ -98,10 +98,11 @@ def _own(recipe: str) -> Callable[[], Run]:
     if found is not None and module in ("", found.__module__):
         return found
     close = difflib.get_close_matches(name, recipes, n=1)
-    hint = f"perhaps you meant {close[0]}" if close else f"there are {', '.join(sorted(recipes))}"
+    nearest = difflib.get_close_matches(name, recipes, n=3, cutoff=0.0)
+    hint = f"perhaps you meant {close[0]}" if close else f"the nearest are {', '.join(nearest)}"
     if name.endswith(".py") or "." in name:
         hint = "a recipe of your own is named as package.module:function"
-    raise UserError(f"recipe {recipe!r}: unknown; {hint}; see eyespot recipes")
+    raise UserError(f"recipe {recipe!r}: unknown; {hint}; all are listed by: eyespot recipes")
 
 
 def _function(recipe: str) -> Callable[[], object]:

@@ -19,7 +19,7 @@ from eyespot.pretrain.loop.feature_refresh import Refresh
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
 from eyespot.pretrain.loop.run_data import Opened, open_data, pictured_batch
-from eyespot.pretrain.loop.run_end import REFUSALS, TrainingError, in_words
+from eyespot.pretrain.loop.run_end import REFUSALS, TrainingError, in_words, last_word
 from eyespot.pretrain.loop.run_folder import RunFolder
 from eyespot.pretrain.loop.schedule import due, rate_at
 from eyespot.pretrain.loop.step_batches import StepBatches, StepCut
@@ -189,7 +189,7 @@ class Trainer:
             progress.advance(done)
             if stop and done < run.steps:
                 return self._stopped()
-        log.info("done: step %d of %d", max(self.start, last), run.steps)
+        log.info("%s", last_word(max(self.start, last), run.steps))
         return "done"
 
     def _stopped(self) -> Outcome:

@@ -252,14 +252,16 @@ def _order_notes(folder: Path) -> list[str]:
 def _info(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.verify import shard_folders
 
-    asked, refused = parse(Info, argv, "eyespot shards info"), list[str]()
+    asked, refused, said = parse(Info, argv, "eyespot shards info"), list[str](), list[str]()
     folders = shard_folders(asked.folder, refused)
     if not folders:
         raise UserError(f"shards {asked.folder}: none there; {how_to_shard(asked.folder)}")
     for folder in folders:
         shards = ShardFolder(folder)
         manifest, labels = shards.manifest, shards.index["label"]
-        print("\n".join([_summary(folder, manifest), *_remarks(manifest)]))
+        remarks = _remarks(manifest)
+        print("\n".join([_summary(folder, manifest), *(remarks if remarks != said else [])]))
+        said = remarks
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         if manifest.classes:
             print("  classes      with their images:")

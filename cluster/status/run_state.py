@@ -23,7 +23,7 @@ _TELLING = ("M parameters, in ", "going on after step ", "done: step ", "stopped
 """One of these is in every line that the next two tell of: most lines are none of them."""
 _STARTS = re.compile(r"\S+: .* M parameters, in |.*going on after step \d+, from ")
 _ENDS: tuple[tuple[Literal["done", "stopped", "failed"], re.Pattern[str]], ...] = (
-    ("done", re.compile(r"done: step \d+ of \d+")),
+    ("done", re.compile(r"done: step \d+ of \d+|stopped as asked after step")),
     ("stopped", re.compile(r"stopped by \S+ after step")),
     ("failed", re.compile(r"stopped: ")),
 )

@@ -98,12 +98,7 @@ def index_folder(
         UserError: there are no plain tars, one is cut, they can be read in several ways or are of several splits, no
             image can be used, or the folder cannot be written.
     """
-    beside = Tally()
-    contents = read_contents(_find_tars(folder, beside), reading)
-    contents.skipped.add_all(beside)
-    if contents.problems:
-        raise UserError(f"{contents.problems[0]}; fetch or write it again")
-    check_one_split(f"shards {folder}", [tar.name for tar in contents.tars], contents.layout)
+    contents = indexable(folder, reading)
     measured = measure(contents, workers, "indexing", max_pixels)
     if measured.stats is None:
         raise UserError(
@@ -113,6 +108,21 @@ def index_folder(
         return _write(folder, contents, measured, measured.stats)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; the index must lie beside the tars") from error
+
+
+def indexable(folder: Path, reading: Reading) -> Contents:
+    """What the tars of a folder hold, where they can have one index; by their headers, no image is decoded.
+
+    Raises:
+        UserError: they cannot, see ``index_folder``.
+    """
+    beside = Tally()
+    contents = read_contents(_find_tars(folder, beside), reading)
+    contents.skipped.add_all(beside)
+    if contents.problems:
+        raise UserError(f"{contents.problems[0]}; fetch or write it again")
+    check_one_split(f"shards {folder}", [tar.name for tar in contents.tars], contents.layout)
+    return contents
 
 
 def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:

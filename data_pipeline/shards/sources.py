@@ -178,7 +178,7 @@ def how_to_shard(path: Path) -> str:
 def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     files: list[_File] = []
     tars: list[Path] = []
-    skipped = Tally()
+    skipped, others = Tally(), list[str]()
     for name, path, size in _walk(root, skipped):
         parts = path_parts(name)
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
@@ -191,6 +191,10 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         elif TAR.search(name):
             tars.append(Path(path))
         else:
+            others.append(name)
+    ours = {str(path.relative_to(root)) for tar in map(Path, tars) for path in _made_beside(tar)}
+    for name in others:
+        if name not in ours:
             skipped.add(no_image(name), name)
     name = printable(root.resolve().name)
     if tars and not files:
@@ -198,6 +202,11 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     for path in tars:
         skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
     return _arrange(name, files, f"source {root}", skipped, reading)
+
+
+def _made_beside(tar: Path) -> list[Path]:
+    """What ``eyespot shards index`` and ``pack`` write beside a tar: nothing of the source's."""
+    return [tar.with_suffix(".idx"), *(tar.parent / name for name in ("index.npy", "masks.npy", "manifest.json"))]
 
 
 def _walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:

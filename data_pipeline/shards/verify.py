@@ -15,8 +15,8 @@ from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.patience import words
 from eyespot.data_pipeline.shards.image_check import READABLE_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
-from eyespot.data_pipeline.shards.index_tars import Contents, Measured, measure, read_contents
-from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, INDEX_DTYPE, MOST_QUARANTINED
+from eyespot.data_pipeline.shards.index_tars import Contents, Measured, indexable, measure, read_contents
+from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, INDEX_DTYPE, MOST_QUARANTINED, Reading
 from eyespot.data_pipeline.shards.pack import WORK, sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
@@ -135,6 +135,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _verify_folder(folder: Path, workers: int) -> list[str]:
+    if not (folder / "manifest.json").exists():
+        indexable(folder, Reading())  # where an index cannot be made, that is what has to be said
     shards = ShardFolder(folder)
     _ = shards.index, shards.masks if shards.manifest.masks else None
     tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]

@@ -15,6 +15,13 @@ class TrainingError(RuntimeError):
     """The run cannot go on; the message is one line for the person who started it."""
 
 
+def last_word(step: int, steps: int) -> str:
+    """The log's last line of a run that ended at this step as it was told to."""
+    if step >= steps:
+        return f"done: step {step} of {steps}"
+    return f"stopped as asked after step {step} of {steps} (--stop-after); go on with --resume auto"
+
+
 def in_words(error: OSError) -> str:
     """One line: what could not be read or written, and why."""
     where = f"{error.filename}: " if error.filename else ""

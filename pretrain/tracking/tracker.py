@@ -16,6 +16,8 @@ from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, brief,
 _LOG = logging.getLogger("eyespot")
 _INTERVAL_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 30.0
+_QUIET_SECONDS = 5.0
+"""At its end a run says what it waits for, where that takes longer."""
 _ROUNDING = 1e-4  # what another number of ranks may change in a loss
 
 
@@ -120,11 +122,13 @@ class Tracker:
 
         Args:
             status: what MLflow shows.
-            wait_seconds: how long to wait at most until MLflow has everything. By default 15; 3 when the run is
-                stopped, for who stopped it (SLURM's ``KillWait``) kills what has not ended soon.
+            wait_seconds: how long to wait at most until MLflow has everything. By default 15, and where MLflow is a
+                file here, which is slow but never away, as long as something is being sent, up to 120; 3 when the run
+                is stopped, for who stopped it (SLURM's ``KillWait``) kills what has not ended soon.
         """
+        busy_seconds = 0.0
         if wait_seconds is None:
-            wait_seconds = 3.0 if status == "KILLED" else 15.0
+            wait_seconds, busy_seconds = (3.0, 0.0) if status == "KILLED" else (15.0, 120.0)
         if self._closed:
             return
         self._closed = True
@@ -132,7 +136,7 @@ class Tracker:
         self._file.close()
         self._record.end(status)
         self._write_record()
-        if self._follower and not self._follower.close(wait_seconds):
+        if self._follower and not self._follower.close(wait_seconds, busy_seconds):
             _LOG.warning("MLflow does not have all of this run yet; send the rest with: eyespot sync %s", self._run_dir)
 
     def _write_record(self) -> None:
@@ -197,18 +201,22 @@ class _Follower:
 
     def __init__(self, run_dir: Path, uri: str) -> None:
         self.mirror = Mirror(run_dir, uri)
-        self._place = masked(uri)
+        self._place, self._is_file = masked(uri), uri.startswith("sqlite:")
         self._closing = threading.Event()
         self._deadline = float("inf")
         self._complete = False
         self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
         self._thread.start()
 
-    def close(self, wait_seconds: float) -> bool:
-        """Waits until all is sent, ``wait_seconds`` at most; True if it is."""
+    def close(self, wait_seconds: float, busy_seconds: float) -> bool:
+        """Waits until all is sent, ``wait_seconds`` at most, or ``busy_seconds`` for a file here; True if it is."""
         self._deadline = time.monotonic() + wait_seconds
         self._closing.set()
-        self._thread.join(wait_seconds)
+        self._thread.join(min(wait_seconds, _QUIET_SECONDS))
+        if self._thread.is_alive():
+            longest = max(wait_seconds, busy_seconds) if self._is_file else wait_seconds
+            _LOG.info("sending the rest to MLflow at %s (%.0f s at most)", self._place, longest)
+            self._thread.join(longest - min(wait_seconds, _QUIET_SECONDS))
         return self._complete
 
     def _follow(self) -> None:

@@ -67,6 +67,10 @@ def test_what_is_left_out_and_converted_is_told(tmp_path: Path, capsys: pytest.C
     text = capsys.readouterr().out
     assert "2 cmyk" in text and "empty file: b/2.jpg" in text
     assert "skipped      1 file that" in text and "1  not an image (.txt): notes.txt" in text
+    words = ["shards", "pack", str(tmp_path / "set"), str(tmp_path / "two"), "--workers", "1", "--holdout", "0.5"]
+    assert main(words) == main(["shards", "info", str(tmp_path / "two")]) == 0
+    text = capsys.readouterr().out
+    assert text.count("notes.txt") == 2, "once when packing, once when asked, though it is of two splits"
 
 
 def test_what_can_be_read_in_two_ways_asks_and_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -51,11 +51,18 @@ def test_runs_are_found_in_folders_and_sweeps(tmp_path):
         find_runs([tmp_path / "notes"])
 
 
+STOPPED = "stopped", "stopped as asked (--stop-after)"
+
+
 @pytest.mark.parametrize(
     ("made", "state", "words"),
     [
         (dict(lines=100, log="done: step 100 of 100"), "done", "done"),
-        (dict(lines=40, log="done: step 40 of 100"), "stopped", "stopped as asked (--stop-after)"),
+        (dict(lines=40, log="done: step 40 of 100"), *STOPPED),
+        (
+            dict(lines=40, log="stopped as asked after step 40 of 100 (--stop-after); go on with --resume auto"),
+            *STOPPED,
+        ),
         (dict(lines=40, log="stopped by SIGTERM after step 40; go on"), "stopped", "stopped, saved"),
         (dict(lines=40, log="stopped: the loss is not finite"), "failed", "failed"),
         (dict(lines=40, age=60), "running", "running"),

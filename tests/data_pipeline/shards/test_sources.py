@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import encode_png
-from eyespot.data_pipeline.shards.manifest import Reading
+from eyespot.data_pipeline.shards.index_tars import index_folder
+from eyespot.data_pipeline.shards.manifest import Reading, Skipped
 from eyespot.data_pipeline.shards.sources import CALTECH10, Item, Source, hold_out, open_source, read_item, shuffled
 
 PNG = encode_png(bytes(16), (4, 4))
@@ -378,3 +379,14 @@ def test_shuffled_is_a_permutation_of_its_own():
     assert not np.array_equal(first, shuffled(1000, 1, "a")) and not np.array_equal(first, shuffled(1000, 0, "b"))
     assert shuffled(8, 0, "a").tolist() == [4, 6, 5, 1, 0, 3, 2, 7]  # shards packed today must come out alike for ever
     assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.1
+
+
+def test_what_an_index_has_written_beside_tars_is_not_among_the_skipped(tmp_path: Path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    subprocess.run(["tar", "-cf", folder / "a.tar", "-C", grow(tmp_path / "in", "1.png"), "."], check=True)
+    index_folder(folder, workers=1)
+    assert {path.name for path in folder.iterdir()} == {"a.tar", "a.idx", "index.npy", "manifest.json"}
+    (folder / "other.npy").touch()
+    skipped = [one for one in open_source(str(folder), tmp_path).skipped.listed() if one.reason != "a folder"]
+    assert skipped == [Skipped(reason="not an image (.npy)", count=1, examples=["other.npy"])]

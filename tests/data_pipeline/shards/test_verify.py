@@ -239,3 +239,14 @@ def test_splits_are_all_looked_at(sound: Path, tmp_path: Path):
     assert "test/shard-000000.idx" in verify(tmp_path)[0]
     (tmp_path / "train" / "manifest.json").unlink()
     assert len(verify(tmp_path)) == 2
+
+
+def test_tars_without_an_index_hear_what_index_would_say(sound: Path, tmp_path: Path):
+    for name in ("mixed", "plain"):
+        (tmp_path / name).mkdir()
+        for number, split in enumerate(("train", "val") if name == "mixed" else ("a", "b")):
+            shutil.copyfile(sound / f"shard-{number:06d}.tar", tmp_path / name / f"{split}.tar")
+    (mixed,) = verify(tmp_path / "mixed")
+    assert "of several splits by their names (train.tar, val.tar)" in mixed and "shards index" not in mixed
+    (plain,) = verify(tmp_path / "plain")
+    assert "make it with: eyespot shards index" in plain

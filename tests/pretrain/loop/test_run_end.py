@@ -2,7 +2,7 @@
 
 import errno
 
-from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, in_words
+from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, in_words, last_word
 
 
 def test_the_file_and_the_reason():
@@ -11,6 +11,11 @@ def test_the_file_and_the_reason():
         == "RUN/metrics.jsonl: Input/output error"
     )
     assert in_words(OSError("checkpoint not written")) == "checkpoint not written"
+
+
+def test_the_last_word_tells_an_end_from_a_stop():
+    assert last_word(3000, 3000) == "done: step 3000 of 3000"
+    assert last_word(14, 3000) == "stopped as asked after step 14 of 3000 (--stop-after); go on with --resume auto"
 
 
 def test_what_an_outage_is_and_what_is_not():

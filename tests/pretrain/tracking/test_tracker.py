@@ -2,14 +2,16 @@ import json
 import logging
 import math
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from eyespot.pretrain.tracking.mlflow_mirror import sync
+from eyespot.pretrain.tracking.mlflow_mirror import open_store, sync
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -124,6 +126,23 @@ assert time.monotonic() - start < 8, "close waited"
         connection.close()
     assert process.returncode == 0 and time.monotonic() - start < 20
     assert errors.strip().endswith(f"send the rest with: eyespot sync {tmp_path}")
+
+
+def test_the_end_waits_for_a_file_that_is_only_slow(tmp_path: Path, caplog, monkeypatch):
+    """A local mlflow.db is never away: what is on its way is waited for, and the log says so."""
+    monkeypatch.setattr("eyespot.pretrain.tracking.tracker._QUIET_SECONDS", 0.2)
+    place = f"sqlite:///{tmp_path}/m.db"
+    open_store(place)
+    other = sqlite3.connect(tmp_path / "m.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    tracker = open_tracker(tmp_path / "run", place)
+    tracker.log(0, {"loss": 1.0})
+    timer = threading.Timer(2.0, other.rollback)
+    timer.start()
+    assert tracker._follower.close(0.5, 60.0), "not sent"
+    timer.join()
+    other.close()
+    assert f"sending the rest to MLflow at {place} (60 s at most)" in caplog.text
 
 
 def test_the_constructor_does_not_wait_for_mlflow(tmp_path: Path):
