@@ -114,7 +114,7 @@ class Run:
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
-    """Compile the encoder's blocks: faster steps after a slow start."""
+    """Compile the encoder's blocks, heads and contrastive losses: faster steps after a slow start."""
     rank_timeout_seconds: Annotated[float, Ge(1), Le(999_999)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

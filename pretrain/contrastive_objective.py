@@ -7,7 +7,7 @@ puts them together where a step has more than one micro-batch.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class Contrastive(Objective):
 
     ``compare`` may use no parameter except through the rows: expand a learnable scale to a row per sample.
     """
+
+    compiled: ClassVar[tuple[str, ...]] = ("compare",)
 
     @abstractmethod
     def embed(self, batch: Batch) -> Rows:

@@ -14,8 +14,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.arithmetic import Precision, set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
-from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
+from eyespot.pretrain.networks.repeated_blocks import choose_attention, compiled_pieces
+from eyespot.pretrain.networks.sync_batchnorm import SYNCHRONIZED, synchronize_batch_norm
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.skipped_step import Taken
 
@@ -57,7 +57,7 @@ class Settings:
     deterministic: bool = False
     """The same bits again, on a GPU, too; see ``set_arithmetic``."""
     compile: bool = False
-    """Compile each repeated block."""
+    """Compile blocks, heads and contrastive losses."""
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
@@ -147,6 +147,9 @@ class Engine(Protocol):
         ...
 
 
+VARIANTS = 8
+"""Of a compiled piece: training and not, with and without gradient, sizes of multi-crop views."""
+
 ENGINES = ("ddp", "deepspeed", "fsdp")
 
 
@@ -178,14 +181,31 @@ def make_engine(
         synchronize_batch_norm(objective)
     module = importlib.import_module(f"eyespot.pretrain.engines.{name}")
     if settings.compile:
-        _compile_blocks(objective)
+        compile_objective(objective)
     return module.make(objective, world, make_optimizer, settings)
 
 
-def _compile_blocks(objective: Objective) -> None:
-    """In place: names and hooks stay, and blocks of one shape share their code."""
-    blocks = repeated_blocks(objective)
-    if not blocks:
-        raise UserError("compile True: this encoder has no repeated blocks to compile; leave it out")
-    for block in blocks:
-        block.compile()
+def compile_objective(objective: Objective, backend: str = "inductor") -> None:
+    """In place: names and hooks stay, and blocks of one shape share their code.
+
+    Blocks, heads, stems, and the loss of a contrastive objective. Batch norms over ranks stay outside: their exchanges
+    are no part of a graph.
+
+    Raises:
+        UserError: there is nothing to compile.
+    """
+    pieces = compiled_pieces(objective)
+    if not pieces:
+        raise UserError("compile True: this objective has no block and no head to compile; leave it out")
+    import torch._dynamo.config as limits  # takes seconds
+
+    # torch counts all pieces as variants of one function, and runs those beyond its limit as they are.
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS * len(pieces))
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, VARIANTS * len(pieces))
+    for part in objective.modules():
+        if type(part) in SYNCHRONIZED.values():
+            part.forward = torch.compiler.disable(part.forward)
+    for piece in pieces:
+        piece.compile(backend=backend)
+    for name in objective.compiled:
+        setattr(objective, name, torch.compile(getattr(objective, name), backend=backend))

@@ -87,6 +87,9 @@ class Objective(nn.Module, ABC):
     """Nothing but encoders reads the views, at most in another order or turned: on a GPU under bf16 they then come in
     bf16, which takes half the memory; autocast would round them so anyway."""
 
+    compiled: ClassVar[tuple[str, ...]] = ()
+    """Methods that ``--compile`` compiles beside the modules: tensors in, tensors out."""
+
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
 

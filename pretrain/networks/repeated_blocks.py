@@ -29,6 +29,24 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
+def compiled_pieces(module: nn.Module) -> list[nn.Module]:
+    """What of ``module`` is compiled one by one: its repeated blocks, and what stands whole beside them.
+
+    That is a head, a stem, a stage of one block: the largest modules that hold no block, have parameters and more than
+    one layer, and are called as they are. An encoder of timm's is not: heads want its features, MAE some patches.
+    """
+    blocks = set(repeated_blocks(module))
+    found: list[nn.Module] = []
+    for child in module.children():
+        whole = not isinstance(child, nn.ModuleList | nn.ModuleDict) and not hasattr(child, "forward_features")
+        layers = next(child.children(), None) is not None and next(child.parameters(), None) is not None
+        if child in blocks or (whole and layers and not blocks & set(child.modules())):
+            found.append(child)
+        else:
+            found += compiled_pieces(child)
+    return list(dict.fromkeys(found))
+
+
 def choose_attention(module: nn.Module, device: torch.device) -> None:
     """Fused attention on a GPU, plain matrix products on a CPU, in every timm block of ``module``.
 

@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -53,8 +53,7 @@ class OwnWork:
             return
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         self._events = begin, end
-        blocks[0].register_forward_pre_hook(lambda *_: begin.record())
-        blocks[-1].register_forward_hook(lambda *_: end.record())
+        around(blocks[0], blocks[-1], begin.record, end.record)
 
     def waited_for_data(self, seconds: float) -> None:
         """So long it took until the next micro-batch was there."""
@@ -100,6 +99,17 @@ class OwnWork:
         if self._queue_file is not None:
             os.close(self._queue_file)
             self._queue_file = None
+
+
+def around(first: nn.Module, last: nn.Module, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    """Calls ``begin`` before each pass of ``first`` and ``end`` after each of ``last``; never from compiled code.
+
+    Hooks are part of what ``Module.compile`` compiles, and no compiler knows what an event's record is.
+    """
+    if getattr(first, "_compiled_call_impl", None) is not None:
+        begin, end = torch.compiler.disable(begin), torch.compiler.disable(end)
+    first.register_forward_pre_hook(lambda *_: begin())
+    last.register_forward_hook(lambda *_: end())
 
 
 def _open_schedstat() -> int | None:

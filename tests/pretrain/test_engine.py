@@ -4,16 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 import eyespot.pretrain.engines
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.process_group import World, stop
-from eyespot.pretrain.engine import Engine, MicroBatch, Settings, engine_names, make_engine
-from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.engine import Engine, MicroBatch, Settings, compile_objective, engine_names, make_engine
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.repeated_blocks import compiled_pieces, repeated_blocks
 from eyespot.pretrain.networks.sync_batchnorm import SynchronizedBatchNorm1d
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.recipe_lookup import make_run
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
@@ -60,9 +63,12 @@ def test_an_unknown_engine_is_named_beside_those_there_are():
 
 
 def test_nothing_to_compile_is_said():
-    assert not repeated_blocks(Plain())
-    with pytest.raises(UserError, match="compile True: this encoder has no repeated blocks"):
-        make(compile=True)
+    class Layer(Plain):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(12, 4))
+
+    with pytest.raises(UserError, match="compile True: this objective has no block and no head"):
+        make(objective=Layer(), compile=True)
 
 
 def test_batch_norm_is_of_all_ranks_where_there_are_several():
@@ -95,3 +101,57 @@ def test_a_forward_pass_obeys_its_micro_batch(name):
     assert not _bf16()
     engine.close()
     stop()  # the group of one that fsdp makes would be met by the tests that follow
+
+
+def convnet_simclr() -> Objective:
+    """One block a stage, so no block repeats; and a head with batch norms."""
+    torch.manual_seed(0)
+    run = make_run("simclr_tiny")
+    run.encoder.name = "resnet10t"
+    return fresh_objective(run, torch.arange(64))
+
+
+def gradient_of(objective: Objective) -> tuple[Tensor, list[Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    views = [torch.randn(8, 3, v.size, v.size, generator=generator) for v in objective.views().views]
+    ids = torch.arange(8)
+    loss = objective(Batch(views=views, ids=ids, epochs=ids, labels=ids, seed=0))["loss"]
+    loss.backward()
+    return loss.detach(), [p.grad for p in objective.parameters() if p.grad is not None]
+
+
+@pytest.mark.slow
+def test_compiled_heads_stages_and_loss_are_the_same_function():
+    plain, compiled = convnet_simclr(), convnet_simclr()
+    assert not repeated_blocks(compiled)
+    torch._dynamo.reset()
+    counters.clear()
+    compile_objective(compiled, backend="aot_eager")
+    assert len(compiled_pieces(compiled)) == 6  # stem, four stages, head
+    loss, gradients = gradient_of(compiled)
+    assert counters["stats"]["unique_graphs"] >= 7  # and the loss
+    assert not [reason for reason in counters["graph_break"] if "recompile_limit" in reason]
+    wanted, wanted_gradients = gradient_of(plain)
+    torch.testing.assert_close(loss, wanted)
+    assert len(gradients) == len(wanted_gradients)
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    torch._dynamo.reset()
+
+
+def test_more_pieces_than_torch_keeps_variants_are_all_compiled():
+    """torch's own limit of 8 would leave half of a ResNet-50's sixteen blocks as they are."""
+
+    class Many(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.ReLU()) for width in range(1, 13))
+
+    torch._dynamo.reset()
+    counters.clear()
+    objective = Many()
+    compile_objective(objective, backend="aot_eager")
+    for head in objective.heads:
+        head(torch.ones(2, head[0].in_features))
+    assert counters["stats"]["unique_graphs"] == 12
+    torch._dynamo.reset()

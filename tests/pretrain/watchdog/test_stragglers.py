@@ -2,12 +2,13 @@
 
 import itertools
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from eyespot.pretrain.watchdog import stragglers as stragglers_module
-from eyespot.pretrain.watchdog.stragglers import INTERVALS, OwnWork, Stragglers
+from eyespot.pretrain.watchdog.stragglers import INTERVALS, OwnWork, Stragglers, around
 
 
 def rows(*seconds: tuple[float, float]) -> torch.Tensor:
@@ -89,3 +90,22 @@ def test_a_pass_through_the_blocks_on_a_gpu():
     blocks[1](blocks[0](images))
     assert 0 < work.close_interval()[1] < 10
     work.close()
+
+
+def test_what_compiled_blocks_call_stays_outside_of_their_code():
+    """A record of a CUDA event cannot be compiled; a file's position can neither, and stands for it here."""
+    torch._dynamo.reset()
+    blocks = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()) for _ in range(2)))
+    called: list[str] = []
+    for block in blocks:
+        block.compile(backend="aot_eager")
+    around(blocks[0], blocks[1], lambda: called.append(f"begin {open_files()}"), lambda: called.append("end"))
+    rows = torch.randn(2, 3, requires_grad=True)
+    for _ in range(3):
+        blocks(rows).sum().backward()
+    assert called == [f"begin {open_files()}", "end"] * 3
+    torch._dynamo.reset()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
