@@ -118,7 +118,7 @@ class Run:
     rank_timeout_seconds: Annotated[float, Ge(1), Le(999_999)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = a GPU where there is one."""
+    """auto = a GPU where there is one; one that torch cannot use stops the command. cpu = the CPU is meant."""
     precision: Precision = "bf16"
     """bf16 = autocast around the forward pass; parameters, optimiser and loss stay fp32. tf32 = a GPU rounds what it
     multiplies to TF32, in matrix products and convolutions; fp32 = in neither. On a CPU tf32 is fp32."""

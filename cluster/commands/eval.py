@@ -96,7 +96,7 @@ class Evaluation:
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = a GPU where there is one."""
+    """auto = a GPU where there is one; one that torch cannot use stops the command. cpu = the CPU is meant."""
     precision: Literal["fp32", "tf32"] = "fp32"
     """tf32 = a GPU rounds what it multiplies to TF32: faster, and other features than fp32's. On a CPU it is fp32."""
 

@@ -84,6 +84,7 @@ def test_a_rank_that_the_supervisor_killed_is_not_the_cause():
     [
         ("ValueError: what a pity", ()),
         ("AcceleratorError: CUDA error: unspecified launch failure", ("b",)),
+        ("RuntimeError: No CUDA GPUs are available", ("b",)),
         ("RuntimeError: NCCL communicator was aborted", ("b",)),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", ()),
         ("RuntimeError: CUDA error: device-side assert triggered", ()),
