@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import subprocess
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from eyespot.cluster.cli import main
 from eyespot.cluster.launch.submission import Submission
 from eyespot.cluster.launch.submit import (
     _outside_of_jobs,
@@ -19,6 +21,7 @@ from eyespot.cluster.launch.submit import (
     freeze,
     job_words,
     scripts,
+    submit,
 )
 from eyespot.cluster.launch.sweep import SweepMember, members, single
 from eyespot.cluster.status.records import JobLine, Records
@@ -172,10 +175,57 @@ def test_in_a_container_run_code_and_shards_are_seen_and_a_stop_is_requeued_outs
 
 
 def test_the_job_in_which_launch_is_typed_is_not_handed_on(monkeypatch):
-    for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "RANK", "SLURM_CONF", "OTHER"):
+    """And what a shell sets for sbatch does not overrule what launch decides; an account is the user's to set."""
+    handed_on = {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "RANK"}
+    owned = {f"SBATCH_{name}" for name in ("ARRAY_INX", "OUTPUT", "ERROR", "REQUEUE", "NO_REQUEUE", "SIGNAL", "WAIT")}
+    kept = {"SLURM_CONF", "OTHER", "SBATCH_ACCOUNT", "SBATCH_PARTITION"}
+    for name in handed_on | owned | kept:
         monkeypatch.setenv(name, "5")
     before = dict(os.environ)
     with _outside_of_jobs():
-        assert {"SLURM_CONF", "OTHER"} <= set(os.environ)
-        assert set(os.environ).isdisjoint({"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "RANK"})
+        assert kept <= set(os.environ)
+        assert set(os.environ).isdisjoint(handed_on | owned)
     assert dict(os.environ) == before
+
+
+@pytest.fixture
+def sbatch(monkeypatch, tmp_path) -> Path:
+    """Programs of SLURM that say what real ones say; what sbatch was given lies in the folder, as ``environment``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    said = {
+        "sbatch": f"env > {folder}/environment\necho Submitted batch job 123",
+        "scontrol": "echo 'MaxArraySize            = 2'",
+    }
+    for name, script in said.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_job_files_are_the_users_alone_and_sbatch_hears_no_orders_of_the_shell(member, sbatch, monkeypatch):
+    """They hold settings, code that runs, and lines of the user's own."""
+    monkeypatch.setenv("SBATCH_REQUEUE", "no")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "vision")
+    folder, before = member.run.run_dir, os.umask(0o022)
+    try:
+        code = code_folder(folder, [member])
+        freeze(code, [member])
+        assert submit(folder, code, Submission(), [member])
+    finally:
+        os.umask(before)
+    records = Records(folder)
+    files = [records.run_file, records.submission_file, *records.submitit.glob("*submi*")]
+    assert len(files) >= 4
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in files} == {path.name: 0o600 for path in files}
+    heard = (sbatch / "environment").read_text()
+    assert "SBATCH_ACCOUNT=vision" in heard and "SBATCH_REQUEUE" not in heard
+
+
+def test_a_sweep_beyond_the_clusters_arrays_is_refused_before_anything_is_copied(digits, sbatch, tmp_path, capsys):
+    words = ["mae_tiny", "--data.shards", str(digits), "--run-dir", str(tmp_path / "rates"), "--data.batch-size", "16"]
+    assert main(["launch", "--sweep", "seed=0,1,2", "--", "pretrain", *words]) == 2
+    said = capsys.readouterr().err
+    assert "sweep: 3 runs, and an array of this cluster has at most 2 (MaxArraySize)" in said
+    assert not (tmp_path / "rates").exists() and not (sbatch / "environment").exists()
