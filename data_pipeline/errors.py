@@ -9,7 +9,7 @@ class UserError(Exception):
 
 
 class Outage(Exception):
-    """A file system did not give what it has, for longer than anybody wants to wait. The message is one line.
+    """A file system or a device does not give what it has, for longer than anybody wants to wait. One line.
 
     Nobody's input is wrong: the console command exits with code 1, and whoever watches over a run starts it again.
     """

@@ -26,7 +26,7 @@ FLOORS = {
 """From above: what each is for, in a few words, and its colour."""
 WIDTH, MARGIN, SIDE = 1000, 20, 110
 """Pixels: the whole picture, around a floor, right of the floors."""
-BOX, GAP, ROW, HEAD, LETTER = 40, 20, 76, 52, 7.6
+BOX, GAP, ROW, HEAD, LETTER = 40, 18, 76, 52, 7.6
 """Pixels: height of a box, between two of them, between two rows, above a floor's first row, a letter's width."""
 SWEEPS, PULL = 100, 0.02
 """How often each row is put in order and in place by what its boxes are joined to; the share of the floor's middle."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 from dataclasses import field
 from typing import Annotated, Literal, TypeVar
 
-from eyespot.pretrain.arithmetic import Precision
+from eyespot.pretrain.distributed.arithmetic import Precision
 from eyespot.pretrain.engine import DeepSpeedConfig, FSDPConfig, Settings
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.optim.optimizers import OptimConfig

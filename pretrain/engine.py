@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.arithmetic import Precision, set_arithmetic
+from eyespot.pretrain.distributed.arithmetic import Precision, set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, compiled_pieces
 from eyespot.pretrain.networks.sync_batchnorm import SYNCHRONIZED, synchronize_batch_norm

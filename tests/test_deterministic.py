@@ -9,7 +9,7 @@ from step_passes import take_passes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import eyespot.pretrain.objectives
-from eyespot.pretrain.arithmetic import set_arithmetic
+from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.optim.optimizers import make_optimizer

@@ -115,8 +115,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
-    from eyespot.pretrain.arithmetic import set_arithmetic
     from eyespot.pretrain.distributed import process_group
+    from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 
     world = process_group.start(wanted.device)
     try:

@@ -21,7 +21,7 @@ from torch import Tensor
 from eyespot.cluster.doctor.checks import in_one_line
 from eyespot.cluster.doctor.findings import Answer, Finding, Level
 from eyespot.cluster.doctor.nccl_log import transport
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed import process_group
@@ -67,7 +67,7 @@ class Report:
         begin, first = time.monotonic(), len(self.findings)
         try:
             yield
-        except UserError as error:
+        except (UserError, Outage) as error:
             self.add(check, "fail", str(error), fix)
         except Exception as error:  # DALI's, NCCL's, gloo's
             self.add(check, "fail", in_one_line(error), fix)

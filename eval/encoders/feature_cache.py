@@ -29,7 +29,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import OneKind, Subject, encode_all
-from eyespot.pretrain.arithmetic import rounds_to_tf32
+from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import pools_itself

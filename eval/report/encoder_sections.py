@@ -17,9 +17,9 @@ from eyespot.eval.report.image_grid import Plate
 from eyespot.eval.report.rendering import Section
 from eyespot.eval.report.run_data import Story, nothing_seen
 from eyespot.eval.report.sample_images import Few, Specimens, choose_specimens, features_of_few, images_of
-from eyespot.pretrain.arithmetic import set_arithmetic
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.run_json import load_run
 

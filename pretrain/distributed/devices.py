@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.distributed.nvidia_devices import driver_version, hidden_by, oldest_driver, sign_of_devices
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
@@ -24,6 +24,8 @@ def own_device(asked: str, local_rank: int = 0) -> torch.device:
     Raises:
         UserError: torch can use no GPU, and "cuda" is asked for, or "auto" where something says that there are NVIDIA
             devices; or there are fewer than processes.
+        Outage: so, with device files, a driver and a torch that fit: then it is the GPU that has failed, and another
+            start, perhaps on another node, may go better.
     """
     if asked == "cpu":
         return torch.device("cpu")
@@ -33,7 +35,7 @@ def own_device(asked: str, local_rank: int = 0) -> torch.device:
         sign = sign_of_devices()
         if asked == "auto" and not sign:
             return torch.device("cpu")
-        raise UserError(unusable(asked, sign, why_not))
+        raise (Outage if _has_failed(sign, why_not) else UserError)(unusable(asked, sign, why_not))
     count, processes = torch.cuda.device_count(), max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if 1 < count < processes:  # a single one may be this process's own: ``require_apart`` finds out
         raise UserError(
@@ -54,6 +56,12 @@ def why_no_cuda() -> str:
         except (RuntimeError, AssertionError) as error:
             return re.split(r"\s(?=Please |Alternatively)", " ".join(str(error).split()))[0].rstrip(". ")
     return "" if available else "torch.cuda.is_available() is False"
+
+
+def _has_failed(sign: str, why_not: str) -> bool:
+    """Whether it is a device that fails here, and neither a setting nor what is installed."""
+    lasting = hidden_by() or torch.version.cuda is None or re.search(r"too old|no NVIDIA driver|not compiled", why_not)
+    return sign.startswith("/dev/") and not lasting
 
 
 def unusable(asked: str, sign: str, why_not: str) -> str:

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from eyespot.data_pipeline.loading.cpu_share import own_cores
-from eyespot.pretrain.arithmetic import set_arithmetic
+from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.devices import name_of, own_device, pci_address, require_apart
 from eyespot.pretrain.distributed.numa import bind_near
 from eyespot.pretrain.distributed.rendezvous import fresh_store

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.arithmetic import refusals_in_words
+from eyespot.pretrain.distributed.arithmetic import refusals_in_words
 from eyespot.pretrain.distributed.process_group import World, ensure_group
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.engines.zero_state import ZeroState

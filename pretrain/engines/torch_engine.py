@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eyespot.pretrain.arithmetic import refusals_in_words
+from eyespot.pretrain.distributed.arithmetic import refusals_in_words
 from eyespot.pretrain.distributed.process_group import own_share
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.objective import Objective

@@ -14,8 +14,8 @@ from annotated_types import Gt, Le
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
-from eyespot.pretrain.arithmetic import Precision
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.arithmetic import Precision
 from eyespot.pretrain.planning.memory import shard_ranks
 from eyespot.pretrain.planning.meter import Number, Work, all_reduce_bytes
 from eyespot.pretrain.planning.trace import Sizes, Trace

@@ -23,9 +23,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.arithmetic import Precision
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive_objective import Contrastive
+from eyespot.pretrain.distributed.arithmetic import Precision
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks

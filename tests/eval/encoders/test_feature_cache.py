@@ -9,7 +9,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders import feature_cache
 from eyespot.eval.encoders.subject import Subject, encode_all
-from eyespot.pretrain.arithmetic import set_arithmetic
+from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, last_tokens, make_encoder
 

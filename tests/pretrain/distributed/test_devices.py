@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.distributed import devices, process_group
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -46,6 +46,28 @@ def test_who_hides_the_devices_is_named(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_GPUS", "0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
     with pytest.raises(UserError, match="; unset CUDA_VISIBLE_DEVICES=NoDevFiles, which hides them, or mean the CPU"):
+        devices.own_device("auto")
+
+
+@no_gpu
+@pytest.mark.parametrize(
+    ("why_not", "kind"),
+    [
+        ("No CUDA GPUs are available", Outage),
+        ("Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", Outage),
+        ("The NVIDIA driver on your system is too old (found version 12040)", UserError),
+        ("Found no NVIDIA driver on your system", UserError),
+        ("Torch not compiled with CUDA enabled", UserError),
+    ],
+)
+def test_a_gpu_that_has_failed_is_nobodys_wrong_input(monkeypatch, why_not, kind):
+    """On one node of many it would else end the run for good."""
+    monkeypatch.setattr(devices, "sign_of_devices", lambda: "/dev/nvidia0")
+    monkeypatch.setattr(devices, "why_no_cuda", lambda: why_not)
+    with pytest.raises(kind, match=r"^device auto: /dev/nvidia0 says that there are NVIDIA devices, but torch"):
+        devices.own_device("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "NoDevFiles")
+    with pytest.raises(UserError, match="unset CUDA_VISIBLE_DEVICES"):
         devices.own_device("auto")
 
 

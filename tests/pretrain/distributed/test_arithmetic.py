@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.arithmetic import WORKSPACE, _Resampling, refusals_in_words, rounds_to_tf32, set_arithmetic
+from eyespot.pretrain.distributed.arithmetic import (
+    WORKSPACE,
+    _Resampling,
+    refusals_in_words,
+    rounds_to_tf32,
+    set_arithmetic,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -119,6 +125,6 @@ def test_the_gradient_is_replaced_on_a_gpu_alone():
 
 def test_it_starts_no_cuda():
     """The workspace must be set before; a process that trains on a CPU need not know of GPUs."""
-    code = "import torch; from eyespot.pretrain.arithmetic import set_arithmetic as s;"
+    code = "import torch; from eyespot.pretrain.distributed.arithmetic import set_arithmetic as s;"
     code += "s(torch.device('cuda'), 'tf32', deterministic=True); assert not torch.cuda.is_initialized()"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
