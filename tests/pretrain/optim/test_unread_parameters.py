@@ -1,12 +1,17 @@
 """What a method does not read of an encoder is frozen, and nothing else is."""
 
+import numpy as np
 import pytest
 import timm
 import torch
+from engine_states import COUNT, ENGINES, own_batches, whole_state
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.engine import DeepSpeedConfig, MicroBatch, Settings, make_engine
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.networks.encoders import EncoderConfig, features, last_tokens, make_encoder
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -93,3 +98,57 @@ def test_the_log_names_what_is_left_out(tmp_path, caplog):
     with caplog.at_level("INFO", logger="eyespot"):
         first_objective(run, torch.arange(64))
     assert "parameters are not read by this method and stay as they are: fc_norm.weight, fc_norm.bias" in caplog.text
+
+
+BESIDE = (("simclr", "test_vit2", "mask"), ("denoising", "test_vit3", "encoder.attn_pool"))
+"""Methods, encoders, and the beginning of names of parameters that get no gradient."""
+
+
+def objective_of(method, name):
+    """With a parameter that nobody reads beside those that this encoder brings."""
+    run = make_run(f"{method}_tiny")
+    torch.manual_seed(0)
+    run.encoder = EncoderConfig(name=name, image_size=32, patch_size=8)
+    encoder = make_encoder(run.encoder)
+    encoder.mask_token = torch.nn.Parameter(torch.ones(5))  # as BEiT's
+    objective = run.objective.build(encoder, 32)
+    freeze_unread(encoder, objective.read, 32)
+    return objective
+
+
+def train_on_every_engine(world: World) -> dict:
+    """Losses and the whole state after two steps, the encoder's unread parameters among it."""
+    results = {}
+    for method, name, _ in BESIDE:
+        for engine_name in ENGINES:
+            kind, _, stage = engine_name.partition(" ")
+            settings = Settings(micro_batch_size=COUNT // world.size, deepspeed=DeepSpeedConfig(stage=int(stage or 2)))
+            optim, objective = OptimConfig(name="adamw", weight_decay=0.5), objective_of(method, name)
+            engine = make_engine(kind, objective, world, lambda m, o=optim: make_optimizer(m, o), settings)
+            losses = []
+            for step, batch in enumerate(own_batches(engine, world)[:2]):
+                scalars = engine.forward(MicroBatch(batch=batch, seed=step))
+                engine.backward(scalars["loss"])
+                assert engine.step(1e-2)[1]
+                losses.append(scalars["loss"].item())
+            results[method, engine_name] = losses, whole_state(engine)
+            engine.close()
+    return results
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_every_engine(on_ranks):
+    """Nobody waits for a gradient that never comes; and what is not read does not decay."""
+    for rank in on_ranks(train_on_every_engine, 2):
+        for method, name, unread in BESIDE:
+            before = objective_of(method, name).state_dict()
+            expected, state = rank[method, "ddp"]
+            for engine_name in ENGINES:
+                losses, found = rank[method, engine_name]
+                assert losses == pytest.approx(expected, rel=1e-5), engine_name
+                frozen = [key for key in before if key.startswith((unread, "encoder.mask_token"))]
+                assert frozen
+                for key in frozen:
+                    assert (found[f"model.{key}"] == before[key].numpy()).all(), (engine_name, key)
+                for key, tensor in state.items():
+                    np.testing.assert_allclose(found[key], tensor, rtol=1e-4, atol=1e-5, err_msg=f"{engine_name} {key}")
