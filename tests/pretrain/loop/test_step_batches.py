@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import weakref
 from pathlib import Path
 
@@ -103,6 +104,48 @@ def test_images_are_let_go_as_soon_as_nobody_needs_them(method, held, digits, tm
         second = list(range(parts, 0, -1))
         assert alive["passes"] == 2 * [*range(1, parts + 1), *second]
     assert alive["step"] == [0, 0]
+
+
+def train_on_rank(shards: Path, run_dir: Path, engine: str, stop_after: int | None, cut: bool) -> None:
+    """What each rank does; rank 1 is asked to stop in the second step, while it takes the second micro-batch."""
+    torch.set_num_threads(1)
+    name, _, stage = engine.partition(" ")
+    run = small_run("byol", shards, run_dir, engine=name, stop_after=stop_after, resume="auto")
+    run.deepspeed.stage = int(stage or 2)
+    take, taken = Loader.__next__, 0
+
+    def take_and_signal(self):
+        nonlocal taken
+        taken += 1
+        if cut and taken == PARTS + 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self)
+
+    Loader.__next__ = take_and_signal
+    ended = fit(run, "test")
+    sys.exit(ended != ("stopped" if cut else "done"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fsdp"])
+def test_two_ranks_cut_the_same_step(engine, digits, tmp_path, start_ranks):
+    """One of them hears the signal; the state of both is that of the step before, and the run goes on as if uncut."""
+    plan = [("whole", None, False), ("one", 1, False), ("cut", None, True)]
+    for name, stop_after, cut in [*plan, ("cut", None, False)]:
+        if name == "cut" and not cut:  # it goes on
+            assert checkpoint.newest(tmp_path / "cut").name == "step-00000001"
+            for file in sorted(checkpoint.newest(tmp_path / "one").glob("*.safetensors")):
+                was, now = load_file(file), load_file(checkpoint.newest(tmp_path / "cut") / file.name)
+                assert was.keys() == now.keys() and all(torch.equal(was[key], now[key]) for key in was)
+        processes = start_ranks(train_on_rank, 2, digits, tmp_path / name, engine, stop_after, cut)
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0], name
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
 def test_running_statistics_go_back():
