@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ def around(first: nn.Module, last: nn.Module, begin: Callable[[], None], end: Ca
     Hooks are part of what ``Module.compile`` compiles, and no compiler knows what an event's record is.
     """
     if getattr(first, "_compiled_call_impl", None) is not None:
-        begin, end = torch.compiler.disable(begin), torch.compiler.disable(end)
+        begin, end = (cast(Any, torch.compiler.disable(hook)) for hook in (begin, end))
     first.register_forward_pre_hook(lambda *_: begin())
     last.register_forward_hook(lambda *_: end())
 
