@@ -2,15 +2,11 @@
 
 import errno
 import os
-from typing import TYPE_CHECKING
 
+from eyespot.cluster.start_run import requested, train
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import leave_words
-
-if TYPE_CHECKING:
-    pass
-from eyespot.cluster.start_run import requested, train
 
 HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
        eyespot pretrain --from RUN/run.json --run-dir NEW [--field value ...]

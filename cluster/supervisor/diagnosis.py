@@ -18,6 +18,7 @@ CUT_OFF = "cut off: SLURM does not answer"
 _FROM_PEOPLE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT)
 _HARDWARE = re.compile(
     r"CUDA error|CUDA driver|cudaError|NCCL|ECC error|Xid|CUBLAS_STATUS|CUDNN_STATUS|NVML|No CUDA GPUs|Bus error|"
+    r"NVIDIA devices, but torch|"
     r"(?:Remote|Input/output|Stale file handle|Transport endpoint).*error"
 )
 _PROGRAM = re.compile(r"device-side assert|out of memory|illegal memory access")

@@ -8,6 +8,7 @@ import pytest
 from eyespot.cluster.processes import Place, Words
 from eyespot.cluster.status.records import Attempt, Beat
 from eyespot.cluster.supervisor.diagnosis import CUT_OFF, Report, diagnose, diagnose_lost
+from eyespot.pretrain.distributed.devices import unusable
 
 PLACE = Place(index=0, nodes=("a", "b"), processes=2, job="7", requeues=0)
 HEARD = "rank 2 (b, process 5) does not answer (dead, frozen or cut off)"
@@ -85,6 +86,7 @@ def test_a_rank_that_the_supervisor_killed_is_not_the_cause():
         ("ValueError: what a pity", ()),
         ("AcceleratorError: CUDA error: unspecified launch failure", ("b",)),
         ("RuntimeError: No CUDA GPUs are available", ("b",)),
+        (f"Outage: {unusable('auto', '/dev/nvidia0', 'Unexpected error. Error 802')}", ("b",)),
         ("RuntimeError: NCCL communicator was aborted", ("b",)),
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", ()),
         ("RuntimeError: CUDA error: device-side assert triggered", ()),
