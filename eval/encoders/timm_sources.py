@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import huggingface_hub.constants
 import timm
 import torch
 from safetensors import SafetensorError
@@ -19,9 +20,9 @@ from torch import nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.eval.release.bounds import check_folder
-from eyespot.eval.release.fetch import cached
+from eyespot.eval.release.fetch import cached, is_outage
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
@@ -62,7 +63,8 @@ def untrained(name: str, seed: int) -> nn.Module:
         seed: of the weights.
 
     Raises:
-        UserError: it is the hub's, which has none of that name or does not answer.
+        UserError: it is the hub's, which has none of that name.
+        Outage: the hub does not answer.
     """
     try:
         with seeded(seed):
@@ -70,16 +72,22 @@ def untrained(name: str, seed: int) -> nn.Module:
     except Exception as error:
         if not name.startswith(HUB):
             raise
-        raise UserError(
+        raise _kind(error)(
             f"model {name!r}: cannot be had from the hub ({_brief(error)}); name a folder instead"
         ) from error
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """What the failure of the hub's client is to the user; who has told it to stay offline means it."""
+    return Outage if is_outage(error) and not huggingface_hub.constants.HF_HUB_OFFLINE else UserError
 
 
 def published(name: str) -> nn.Module:
     """The encoder with its published weights, downloaded where they are not on this machine yet.
 
     Raises:
-        UserError: there are none, or no network.
+        UserError: there are none, or this machine has no network.
+        Outage: the hub does not answer.
     """
     silenced = [logging.getLogger(place) for place in ("timm", "huggingface_hub", "httpx")]
     levels = [logger.level for logger in silenced]
@@ -88,7 +96,7 @@ def published(name: str) -> nn.Module:
             logger.setLevel(logging.CRITICAL)
         return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises a dozen kinds, of three libraries, without a common base
-        raise UserError(
+        raise _kind(error)(
             f"model {name!r}: no published weights could be had ({_brief(error)}); without a network try"
             " --no-pretrained"
         ) from error

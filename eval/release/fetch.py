@@ -10,7 +10,9 @@ It arrives beside the wanted place and is renamed when it is verified: there is 
 """
 
 import base64
+import errno
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -18,13 +20,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException, HTTPMessage, InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 import eyespot
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.release import registry
 from eyespot.eval.release.archive import SUFFIXES, unpack
@@ -40,6 +42,9 @@ MIN_BYTES_PER_SECOND = 10_000
 """On the average of a file, after a minute: a server that sends a byte now and then would hold us for ever."""
 MAX_SECONDS = 86_400
 """Of a file."""
+BUSY = {429, 500, 502, 503, 504}
+"""What a server answers that may have the thing, and cannot give it now."""
+_UNREACHABLE = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _PART = 1 << 20
 
 
@@ -75,7 +80,8 @@ def fetched(
         ``into``.
 
     Raises:
-        UserError: it cannot be had, or does not match; then nothing is left behind.
+        UserError: it is not there, or does not match; then nothing is left behind.
+        Outage: the network or the server fails; the same.
     """
     source = masked(f"release {address}")
     if into.exists():
@@ -106,6 +112,19 @@ def fetched(
     return into
 
 
+def is_outage(error: object) -> bool:
+    """Whether what failed, or what that came from, is a network or a server that may work again."""
+    while isinstance(error, BaseException):
+        if isinstance(error, socket.gaierror):
+            return error.errno == socket.EAI_AGAIN  # else there is no such name, or no network at all
+        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _UNREACHABLE:
+            return True
+        if getattr(getattr(error, "response", None), "status_code", None) in BUSY:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def cached(address: str, cache: Path, uri: str | None = None) -> Path:
     """The release of a registry address, fetched only where ``cache`` does not hold it yet; verified either way.
 
@@ -115,7 +134,7 @@ def cached(address: str, cache: Path, uri: str | None = None) -> Path:
         uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
 
     Raises:
-        UserError: as ``fetched``.
+        UserError, Outage: as ``fetched``.
     """
     found = registry.find(address, uri)
     folder = cache / found.digest
@@ -135,7 +154,8 @@ def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: in
         return registry.download(address, folder, uri)
     try:
         parts = urlsplit(address)
-    except ValueError as error:  # http://[::1/x
+        _ = parts.port
+    except ValueError as error:  # http://[::1/x, or a port that is none
         raise UserError(f"{source}: is no web address ({error})") from error
     if parts.scheme in ("http", "https"):
         if parts.path.lower().endswith(SUFFIXES):
@@ -206,7 +226,7 @@ def _download(address: str, path: Path, way: _Way, max_bytes: int) -> None:
         seconds = time.monotonic() - begin
         num_bytes = path.stat().st_size if path.exists() else 0
         if thread.is_alive() and seconds > min(MAX_SECONDS, TIMEOUT_SECONDS + num_bytes / MIN_BYTES_PER_SECOND):
-            raise UserError(
+            raise Outage(
                 f"{way.source}: {path.name}: {num_bytes:,} bytes in {seconds:.0f} s, the server is too slow; try again"
             )
     if failed:
@@ -236,13 +256,16 @@ def _receive(address: str, path: Path, way: _Way, max_bytes: int) -> None:
                 file.write(part)
     except urllib.error.HTTPError as error:
         reason = " ".join(str(error.reason).split())[:200]
-        raise UserError(f"{source}: {path.name}: the server answers {error.code} {reason}") from error
+        kind = Outage if error.code in BUSY else UserError
+        raise kind(f"{source}: {path.name}: the server answers {error.code} {reason}") from error
     except urllib.error.URLError as error:
-        raise UserError(f"{source}: the server cannot be reached ({error.reason})") from error
+        kind = Outage if is_outage(error.reason) else UserError
+        raise kind(f"{source}: the server cannot be reached ({error.reason})") from error
     except (HTTPException, TimeoutError, ConnectionError, ValueError, OverflowError) as error:
-        raise UserError(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
+        kind = UserError if isinstance(error, ValueError | OverflowError | InvalidURL) else Outage
+        raise kind(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
     if length >= 0 and num_bytes != length:
-        raise UserError(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")
+        raise Outage(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")
 
 
 def _request(address: str) -> urllib.request.Request:

@@ -1,9 +1,12 @@
 """Releases from folders, archives and a real web server: whole and verified, or nothing."""
 
 import base64
+import errno
 import io
 import os
 import shutil
+import socket
+import ssl
 import tarfile
 import threading
 import time
@@ -16,7 +19,7 @@ from pathlib import Path
 import pytest
 from released_runs import content, copy_of
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.eval.release import fetch
 from eyespot.eval.release.fetch import _Redirects, _Way, fetched
 from eyespot.eval.release.layout import digest_of
@@ -55,6 +58,8 @@ class Web:
                     self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"" if "head" in self.path else b"\r\n"))
                     while not web.over.wait(0.05):
                         self.wfile.write(b"x")
+                elif self.path.startswith("/says/"):  # /says/503/path
+                    self.send_error(int(self.path.split("/")[2]))
                 elif self.path.startswith("/private/") and login != LOGIN:
                     self.send_error(401)
                 elif self.path.startswith("/cut/"):  # the line goes dead after 10,000 bytes
@@ -87,8 +92,8 @@ def web(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[We
     web.server.shutdown()
 
 
-def refuse(address: str, tmp_path: Path, words: str, **options) -> str:
-    with pytest.raises(UserError, match=words) as error:
+def refuse(address: str, tmp_path: Path, words: str, kind: type[Exception] = UserError, **options) -> str:
+    with pytest.raises(kind, match=words) as error:
         fetched(address, tmp_path / "pulled" / "here", **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "pulled").exists() or not list((tmp_path / "pulled").iterdir())
@@ -114,9 +119,27 @@ def test_what_the_web_does_not_have(web: Web, tmp_path: Path):
     refuse(f"{web.uri}/absent", tmp_path, "SHA256SUMS: the server answers 404")
     refuse(f"{web.uri}/absent.zip", tmp_path, "the server answers 404")
     refuse(f"{web.uri}/page.tar", tmp_path, "damaged or cut short")
-    refuse("http://127.0.0.1:9/release", tmp_path, "the server cannot be reached")
-    said = refuse("http://me:hunter22@127.0.0.1:9/release", tmp_path, r"http://\*\*\*@127")
+    refuse("http://127.0.0.1:9/release", tmp_path, "the server cannot be reached", Outage)
+    said = refuse("http://me:hunter22@127.0.0.1:9/release", tmp_path, r"http://\*\*\*@127", Outage)
     assert "hunter22" not in said
+
+
+def test_a_network_that_fails_is_told_from_an_address_that_is_wrong():
+    def said(error: BaseException, cause: BaseException | None = None) -> bool:
+        error.__cause__ = cause
+        return fetch.is_outage(error)
+
+    assert said(ConnectionResetError()) and said(TimeoutError()) and said(OSError(errno.ENETUNREACH, "away"))
+    assert said(FileNotFoundError(2, "not in the cache"), ConnectionRefusedError())
+    assert said(socket.gaierror(socket.EAI_AGAIN, "later"))
+    assert not said(socket.gaierror(socket.EAI_NONAME, "no such host"))
+    assert not said(FileNotFoundError(2, "not in the cache"), socket.gaierror(socket.EAI_NONAME, "no such host"))
+    assert not said(ssl.SSLCertVerificationError("not to be trusted")) and not fetch.is_outage("a word")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(503, Outage), (429, Outage), (404, UserError), (410, UserError)])
+def test_a_server_that_is_busy_is_no_wrong_input(web: Web, tmp_path: Path, code: int, kind: type):
+    refuse(f"{web.uri}/says/{code}/release.tar.gz", tmp_path, f"the server answers {code}", kind)
 
 
 def test_a_login_goes_to_the_host_it_is_for_and_nowhere_else(web: Web, released: Path, tmp_path: Path):
@@ -130,8 +153,8 @@ def test_a_login_goes_to_the_host_it_is_for_and_nowhere_else(web: Web, released:
 
 
 def test_a_line_that_goes_dead(web: Web, tmp_path: Path):
-    refuse(f"{web.uri}/cut/release.tar.gz", tmp_path, "archive broke off")
-    refuse(f"{web.uri}/cut/release", tmp_path, "model.safetensors broke off")
+    refuse(f"{web.uri}/cut/release.tar.gz", tmp_path, "archive broke off", Outage)
+    refuse(f"{web.uri}/cut/release", tmp_path, "model.safetensors broke off", Outage)
 
 
 @pytest.mark.parametrize("where", ["head", "body"])
@@ -139,7 +162,7 @@ def test_a_line_that_goes_dead(web: Web, tmp_path: Path):
 def test_a_server_that_sends_a_byte_now_and_then(web: Web, tmp_path: Path, monkeypatch, where: str, name: str):
     monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.4)
     begin = time.monotonic()
-    refuse(f"{web.uri}/slow/{where}/{name}", tmp_path, "too slow")
+    refuse(f"{web.uri}/slow/{where}/{name}", tmp_path, "too slow", Outage)
     assert time.monotonic() - begin < 5
 
 
