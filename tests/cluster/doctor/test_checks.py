@@ -17,13 +17,13 @@ def test_a_check_that_crashes_or_hangs_is_a_finding_and_stops_no_other(make_cont
         yield context.warn("works", "so so", "do this")
 
     begin = time.monotonic()
-    found = run_checks(make_context(seconds=1), {"crashes": crashes, "hangs": hangs, "works": works})
-    assert time.monotonic() - begin < 5
+    found = run_checks(make_context(seconds=4), {"crashes": crashes, "hangs": hangs, "works": works})
+    assert time.monotonic() - begin < 20
     assert [(finding.check, finding.level) for finding in found] == [
         *(("first", "ok"), ("crashes", "fail")),
         *(("hangs", "fail"), ("works", "warn")),
     ]
     assert "ZeroDivisionError: of all things" in found[1].found
-    assert found[2].found == "no answer after 1 s"
-    assert 0.2 <= found[3].seconds < 1
+    assert found[2].found == "no answer after 4 s"
+    assert 0.2 <= found[3].seconds < 4
     assert all(finding.node == "n1" for finding in found)
