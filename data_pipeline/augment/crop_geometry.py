@@ -36,6 +36,18 @@ class Geometry:
     """Whether left and right are swapped."""
     interpolation: Interpolation = "bicubic"
     """How the region is resized."""
+    flips_last: bool = False
+    """Whether the view is altered in ways that do not look the same from both sides: it is rotated, moved, erased."""
+
+    @property
+    def flip_resized(self) -> Bool[np.ndarray, " b"]:
+        """Who may be flipped before colours change, which costs nothing where DALI resizes: it mirrors on the way."""
+        return self.flip & (not self.flips_last)
+
+    @property
+    def flip_finished(self) -> Bool[np.ndarray, " b"]:
+        """Who has to be flipped after all else, as everybody is on the CPU."""
+        return self.flip & self.flips_last
 
     def rows(self, rows: slice) -> "Geometry":
         """The geometry of some of the images."""
@@ -46,6 +58,7 @@ class Geometry:
             offset=self.offset[rows],
             flip=self.flip[rows],
             interpolation=self.interpolation,
+            flips_last=self.flips_last,
         )
 
 
@@ -95,6 +108,7 @@ def random_crops(view: RandomView, numbers: Float32[np.ndarray, "b 23"], image_s
         resized=np.full_like(image_sizes, view.size),
         offset=np.zeros_like(image_sizes),
         flip=numbers[:, 0] < view.flip,
+        flips_last=view.rand_augment > 0 or view.erase > 0,
     )
 
 

@@ -247,7 +247,8 @@ class BatchMaker:
     def _gpu_views(self, job: _Job, pixels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Views, made of 8-bit HWC ones, and labels, in memory of their own, which DALI cannot overwrite."""
         there = [each.to(self._device, non_blocking=True).permute(0, 3, 1, 2) for each in pixels]
-        views, (labels,) = self._finisher(there, job.alterations, [job.labels])
+        last = [place.flip_finished for place in job.geometry]
+        views, (labels,) = self._finisher(there, job.alterations, [job.labels], last)
         for view, geometry in zip(views, job.geometry, strict=True):
             fill_borders(view, geometry, self._views.mean, self._views.std)
         return views, labels

@@ -50,7 +50,7 @@ def view_pipeline(
     regions: bool = True,
     nvjpeg: dict[str, Any] | None = None,
 ) -> Pipeline:
-    """Decodes, crops, resizes and flips: one dense batch of 8-bit HWC views per view.
+    """Decodes, crops, resizes and flips who need not be flipped last: one dense batch of 8-bit HWC views per view.
 
     Args:
         views: what is asked for.
@@ -83,7 +83,8 @@ def view_inputs(views: ViewSpec, files: Sequence[File], geometry: list[Geometry]
     for view, place in zip(views.views, geometry, strict=True):
         scale = place.shape / place.resized
         first, last = place.offset * scale, (place.offset + view.size) * scale
-        first[place.flip, 1], last[place.flip, 1] = last[place.flip, 1], first[place.flip, 1]
+        flip = place.flip_resized
+        first[flip, 1], last[flip, 1] = last[flip, 1], first[flip, 1]
         inputs += [place.start, place.shape, first.astype(np.float32), last.astype(np.float32)]
     return inputs
 

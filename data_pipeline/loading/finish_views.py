@@ -1,5 +1,6 @@
 """The last part of a GPU's views: what DALI has cropped, resized and mirrored is altered, normalised and erased.
 
+What is moved or erased is mirrored here, at the very end, as on the CPU: else the noise would lie on the other side.
 By two or three Triton kernels a view where these can do it, else by torch's operators one after another. Either way the
 numbers of all views of a batch go to the GPU by one copy from pinned memory, and nobody waits for it.
 """
@@ -11,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.one_copy import copied
@@ -63,6 +64,7 @@ class ViewFinisher:
         pixels: Sequence[UInt8[Tensor, "b 3 _ _"]],
         alterations: Sequence[Alteration | None],
         others: Sequence[np.ndarray] = (),
+        flip: Sequence[Bool[np.ndarray, " b"]] = (),
     ) -> tuple[list[Float[Tensor, "b 3 _ _"]], list[Tensor]]:
         """The views, channels last, and other arrays that travel with their numbers.
 
@@ -70,14 +72,21 @@ class ViewFinisher:
             pixels: of each view, all on one device.
             alterations: of each view.
             others: are to come to that device, too.
+            flip: of each view, who is mirrored at the end; none given = nobody is.
         """
+        mirrored = [np.flatnonzero(each) for each in flip]
         works = [self._work(*view) for view in zip(pixels, alterations, strict=True)]
-        numbers = iter(copied([*others, *(array for work in works for array in work.arrays)], pixels[0].device))
+        arrays = [*others, *mirrored, *(array for work in works for array in work.arrays)]
+        numbers = iter(copied(arrays, pixels[0].device))
         arrived = [next(numbers).clone() for _ in others]  # else they would keep all numbers in memory
+        rows = [next(numbers) for _ in mirrored]
         views = [
             work.finished(view, [next(numbers) for _ in work.arrays], self._dtype)
             for work, view in zip(works, pixels, strict=True)
         ]
+        for view, some in zip(views, rows, strict=bool(flip)):
+            if len(some):
+                view.index_copy_(0, some, view.index_select(0, some).flip(3))
         return views, arrived
 
     def _work(self, pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None) -> "_TorchWork | _KernelWork":

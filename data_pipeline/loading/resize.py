@@ -60,9 +60,9 @@ def resize_views(
 def resize_pixels(
     crops: Sequence[UInt8[np.ndarray, "_ _ 3"]], geometry: Geometry, out: UInt8[np.ndarray, "b size size 3"]
 ) -> None:
-    """Writes one 8-bit view of each image into ``out``, flipped where it is to be: what DALI makes on a GPU.
+    """Writes one 8-bit view of each image into ``out``, flipped unless that comes last: what DALI makes on a GPU.
 
-    ``ViewFinisher`` and ``fill_borders`` make of it what ``resize_views`` gives, but for the flip, which is last there.
+    ``ViewFinisher`` and ``fill_borders`` make of it what ``resize_views`` gives, which flips all of them last.
     """
     size = out.shape[1]
     step = GROUP_PIXELS // size**2 if size < SMALL else 1
@@ -70,7 +70,8 @@ def resize_pixels(
         rows = slice(begin, begin + step)
         pixels = torch.cat(_resized(crops[rows], geometry.rows(rows), size))
         out[rows] = pixels.permute(0, 2, 3, 1).numpy()
-    out[geometry.flip] = out[geometry.flip, :, ::-1]
+    flip = geometry.flip_resized
+    out[flip] = out[flip, :, ::-1]
 
 
 def _resized(

@@ -25,6 +25,10 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 CENTER = ViewSpec(views=(CenterView(resize=56, size=48),))
 RANDOM = ViewSpec(views=(RandomView(size=48), RandomView(size=200)))
+LABELLED = ViewSpec(
+    views=(RandomView(size=64, rand_augment=9.0, erase=0.5), RandomView(size=40, jitter=(0.4, 0.4, 0.4, 0.1)))
+)
+ERASED, PLAIN = (ViewSpec(views=(RandomView(size=64, erase=erase),)) for erase in (1.0, 0.0))
 SIZE = 12
 
 
@@ -59,7 +63,13 @@ class PlayedGPU(BatchMaker):
 
         return Refusing()
 
+    def _batch(self, job: Any, outputs: Any, *, by_gpu: bool) -> Any:
+        self._by_gpu = by_gpu
+        return super()._batch(job, outputs, by_gpu=by_gpu)
+
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
+        if not self._by_gpu:
+            return self._gpu_views(job, self._pixels(job, outputs))[0]
         return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])[0]
 
 
@@ -84,6 +94,25 @@ def test_pixels_that_cross_to_a_gpu_become_the_cpus_views(photo_shards, views):
     usual, crossed = (make(kind, photo_shards, views) for kind in (BatchMaker, Crossing))
     assert len(usual[0].batch.views) == len(views.views)
     assert all(map(same, usual, crossed))
+
+
+def test_what_randaugment_and_erasing_do_is_mirrored_with_the_view(photo_shards):
+    """So that a GPU's views are the CPU's, of those that are flipped and of the others."""
+    usual, crossed = (make(kind, photo_shards, LABELLED) for kind in (BatchMaker, Crossing))
+    assert all(map(same, usual, crossed))
+
+
+def test_dali_leaves_the_flip_of_erased_views_to_the_end(photo_shards):
+    """It resizes a little otherwise; the noise is the same, number by number."""
+    usual, played = (
+        torch.cat([each.batch.views[0] for each in made])
+        for made in (make(BatchMaker, photo_shards, ERASED), make(PlayedGPU, photo_shards, ERASED, refused=set()))
+    )
+    plain = torch.cat([each.batch.views[0] for each in make(BatchMaker, photo_shards, PLAIN)])
+    erased = (usual != plain).any(1, keepdim=True).expand_as(usual)
+    assert 0.02 < erased.float().mean() < 0.4
+    assert torch.equal(usual[erased], played[erased])
+    assert ((usual - played).abs() * 255 * 0.225).mean((1, 2, 3)).max() < 0.5  # levels
 
 
 def test_on_a_cpu_decode_says_nothing_new(photo_shards):

@@ -6,7 +6,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from view_counts import GpuWork, views_of_recipes
 
+from eyespot.data_pipeline.augment.crop_geometry import view_geometry
 from eyespot.data_pipeline.augment.pipeline import view_alteration
+from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher, kernels_can_run
 
 COUNT = 64
@@ -19,22 +21,40 @@ def specs():
 
 @pytest.mark.parametrize(
     ("method", "kernels"),
-    [("simclr", 651), ("byol", 645), ("swav", 2457), ("dino", 3655), ("mae", 4), ("finetune", 335)],
+    [("simclr", 651), ("byol", 645), ("swav", 2457), ("dino", 3655), ("mae", 4), ("finetune", 338)],
 )
 def test_all_numbers_of_a_batch_reach_a_gpu_by_one_copy(specs, method, kernels):
     """And how many kernels torch starts; Triton's are counted in augment/test_view_kernels.py."""
     spec, ids = specs[method], np.arange(COUNT)
     alterations = [view_alteration(view, f"view{n}", 0, 0 * ids, ids) for n, view in enumerate(spec.views)]
-    finish = ViewFinisher(spec.mean, spec.std)
+    sizes = np.full((COUNT, 2), 300, np.int32)
+    places = [view_geometry(view, f"view{n}", 0, 0 * ids, ids, sizes) for n, view in enumerate(spec.views)]
+    finish, flip = ViewFinisher(spec.mean, spec.std), [place.flip_finished for place in places]
+    assert any(each.any() for each in flip) == (method == "finetune")
     with FakeTensorMode(allow_non_fake_inputs=True), GpuWork() as work:
         pixels = [torch.empty(COUNT, v.size, v.size, 3, dtype=torch.uint8, device="cuda") for v in spec.views]
-        views, (labels,) = finish([each.permute(0, 3, 1, 2) for each in pixels], alterations, [ids])
+        views, (labels,) = finish([each.permute(0, 3, 1, 2) for each in pixels], alterations, [ids], flip)
     assert (work.copies, work.waits, work.inverses) == (1, 0, 0)
     assert work.kernels.total() <= kernels, work.kernels
     for asked, view in zip(spec.views, views, strict=True):
         assert view.device.type == "cuda" and tuple(view.shape) == (COUNT, 3, asked.size, asked.size)
         assert view.is_contiguous(memory_format=torch.channels_last) and view.dtype == torch.float32
     assert labels.device.type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_who_is_named_is_mirrored_at_the_end(specs, dtype):
+    ids, view = np.arange(6), specs["finetune"].views[0]
+    alteration = view_alteration(view, "view0", 0, 0 * ids, ids)
+    assert alteration is not None and alteration.erasing is not None and alteration.erasing.boxes.any()
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), np.uint8)).permute(0, 3, 1, 2)
+    finish, flip = ViewFinisher(IMAGENET_MEAN, IMAGENET_STD, dtype=dtype), np.array([1, 0, 0, 1, 1, 0], bool)
+    plain, _ = finish([pixels, pixels], [alteration, None])
+    found, (label,) = finish([pixels, pixels], [alteration, None], [ids], [flip, ~flip])
+    for one, other, rows in zip(plain, found, (flip, ~flip), strict=True):
+        assert other.dtype == dtype and other.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(other[rows], one[rows].flip(3)) and torch.equal(other[~rows], one[~rows])
+    assert label.tolist() == ids.tolist()
 
 
 def test_without_a_gpu_triton_is_not_asked():
