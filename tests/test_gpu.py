@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU he
 
 RANDOM = ViewSpec(views=(RandomView(size=224),))
 PAIR = ViewSpec(views=(RandomView(size=96), RandomView(size=64, scale=(0.05, 0.4))))
+ERASED = ViewSpec(views=(RandomView(size=96, erase=1.0),))
 LABELLED = ViewSpec(views=(RandomView(size=96, rand_augment=9.0, erase=0.25),))
 CENTER = ViewSpec(views=(CenterView(resize=256, size=224),))
 
@@ -34,7 +35,7 @@ def spec(shards: Path, views: ViewSpec, device: str, batch_size: int = 32) -> Lo
     return LoaderSpec(shards=ShardFolder(shards), views=views, batch_size=batch_size, device=device, seed=3)
 
 
-@pytest.mark.parametrize("views", [RANDOM, PAIR, CENTER], ids=["one", "pair", "center"])
+@pytest.mark.parametrize("views", [RANDOM, PAIR, ERASED, CENTER], ids=["one", "pair", "erased", "center"])
 def test_views_agree_with_the_cpus(photographs, views):
     """nvJPEG and the CPU's decoder round differently: a few levels at edges, half a level on the mean."""
     make = make_pass if views is CENTER else make_loader
