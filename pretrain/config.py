@@ -115,6 +115,9 @@ class Run:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     compile: bool = False
     """Compile the encoder's blocks, heads and contrastive losses: faster steps after a slow start."""
+    cuda_graph: bool = False
+    """Launch the two passes of a step as one CUDA graph: for small steps, in which the GPU waits for launches. One
+    process, engine ddp, one micro-batch; takes the memory of a step twice."""
     rank_timeout_seconds: Annotated[float, Ge(1), Le(999_999)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -157,6 +160,7 @@ def engine_settings(run: Run, world_size: int) -> Settings:
         precision=run.precision,
         deterministic=run.deterministic,
         compile=run.compile,
+        cuda_graph=run.cuda_graph,
         fsdp=run.fsdp,
         deepspeed=run.deepspeed,
     )

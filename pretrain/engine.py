@@ -58,6 +58,8 @@ class Settings:
     """The same bits again, on a GPU, too; see ``set_arithmetic``."""
     compile: bool = False
     """Compile blocks, heads and contrastive losses."""
+    cuda_graph: bool = False
+    """Both passes of a step as one CUDA graph; see ``engines/cuda_graph.py``."""
     fsdp: FSDPConfig = field(default_factory=FSDPConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
@@ -175,6 +177,8 @@ def make_engine(
     """
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
+    if settings.cuda_graph:
+        _check_cuda_graph(name, world, settings)
     set_arithmetic(world.device, settings.precision, deterministic=settings.deterministic, training=True)
     choose_attention(objective, world.device)
     if world.size > 1:
@@ -183,6 +187,20 @@ def make_engine(
     if settings.compile:
         compile_objective(objective)
     return module.make(objective, world, make_optimizer, settings)
+
+
+def _check_cuda_graph(name: str, world: World, settings: Settings) -> None:
+    """Raises UserError where a step cannot be a graph."""
+    if world.device.type != "cuda":
+        raise UserError("cuda_graph True: there are none on a CPU; leave it out, or --device cuda")
+    if name != "ddp":
+        raise UserError(f"cuda_graph True: not with engine {name}; take --engine ddp, or leave it out")
+    if world.size > 1:
+        raise UserError(f"cuda_graph True: works in one process, and these are {world.size}; leave it out")
+    if settings.accumulate > 1:
+        raise UserError(f"cuda_graph True: not with data.accumulate {settings.accumulate}; leave one of them out")
+    if settings.compile:
+        raise UserError("cuda_graph True: not with compile True; leave one of them out")
 
 
 def compile_objective(objective: Objective, backend: str = "inductor") -> None:

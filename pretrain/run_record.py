@@ -22,7 +22,7 @@ LARGEST = 16 * 2**20
 # What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
 FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
-    *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile"),
+    *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile", "cuda_graph"),
     *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
     *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
     *("data.read_patience_seconds", "data.decode", "data.ready_mb"),

@@ -1,6 +1,7 @@
 """The same code on a GPU: skipped where there is none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,18 @@ import torch
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher, finish_by_torch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.pretrain.config import engine_settings
+from eyespot.pretrain.distributed.arithmetic import set_arithmetic
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.engine import MicroBatch, make_engine
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.optim.optimizers import make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -112,3 +121,39 @@ def test_a_run_trains_resumes_and_is_judged(digits, tmp_path):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
     assert lines["whole"][-1]["loss"] < 0.8 * lines["whole"][0]["loss"]
     assert main(["eval", "knn", str(tmp_path / "whole"), str(digits)]) == 0
+
+
+@pytest.mark.parametrize("method", ["mae", "moco", "dino", "vae"])
+def test_a_cuda_graph_trains_as_the_passes_without_it(method):
+    """Batch norm, drop path and drawn noise among them; steps 3, 5, 6 and 7 are the graph's alone."""
+    states = []
+    for graphed in (False, True):
+        run = replace(
+            make_run(f"{method}_tiny"), cuda_graph=graphed, device="cuda", precision="fp32", deterministic=True
+        )
+        run = replace(run, data=replace(run.data, batch_size=16, accumulate=1))
+        torch.manual_seed(0)
+        objective, world = (
+            fresh_objective(run, torch.arange(1000)),
+            World(rank=0, size=1, device=torch.device("cuda:0")),
+        )
+        settings = engine_settings(run, 1)
+        engine = make_engine(
+            "ddp", objective, world, lambda module, run=run: make_optimizer(module, run.optim), settings
+        )
+        for step in range(7):
+            drawn = torch.Generator("cuda").manual_seed(step)
+            views = [
+                torch.randn(16, 3, view.size, view.size, device="cuda", generator=drawn)
+                for view in objective.views().views
+            ]
+            ids = torch.arange(16) + 16 * step
+            batch = Batch(views=views, ids=ids, epochs=ids * 0, labels=ids.cuda() % 3, seed=0)
+            loss = engine.forward(MicroBatch(batch=batch, seed=step))["loss"]
+            engine.backward(loss)
+            _, taken = engine.step(1e-3, loss.detach().isfinite())
+            objective.after_step(0.1 * step, taken)
+        states.append({name: tensor.double().cpu().clone() for name, tensor in engine.save_tensors().items()})
+    set_arithmetic(torch.device("cuda:0"))
+    for name, tensor in states[0].items():
+        assert (states[1][name] - tensor).norm() <= 1e-3 * tensor.norm() + 1e-6, name

@@ -1,4 +1,4 @@
-"""MAE's step: eager, sharded and compiled; where the host waits for the GPU, and how long it is busy."""
+"""MAE's step: eager, sharded and compiled; where the host waits for the GPU, how long it is busy; CUDA graphs."""
 
 import warnings
 from collections import Counter
@@ -19,8 +19,9 @@ from gpu.instruments import (
     synchronize,
 )
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.engine import Engine
+from eyespot.pretrain.engine import Engine, MicroBatch
 from eyespot.pretrain.watchdog.stragglers import OwnWork
 
 RECIPE, IMAGES = ("mae_tiny", 32) if DRY else ("mae_vitb16_in1k", 256)
@@ -52,6 +53,27 @@ def run(note: Note) -> None:
         one_step(engine, batch)
         note(f"{method}: host synchronisations a step", host_syncs(engine, batch))
         engine.close()
+    for method in SYNCS_OF[: 1 if DRY else None]:
+        by_graph(note, method)
+
+
+def by_graph(note: Note, method: str) -> None:
+    """A small step without a CUDA graph and with one, and how far apart their losses are after the same steps."""
+    took, losses = [], []
+    for graphed in (False, not DRY):
+        engine = made_engine(changed_run(f"{method}_tiny", 32, cuda_graph=graphed))
+        batch = made_batch(engine.objective, 32)
+        try:
+            took.append(milliseconds(lambda e=engine, b=batch: one_step(e, b), warm=8, count=7))
+            losses.append(engine.forward(MicroBatch(batch=batch))["loss"].item())
+        except UserError as error:
+            note(f"{method}: by a CUDA graph", str(error))
+            return
+        finally:
+            engine.close()
+            del engine
+    told = f"{took[1]:.2f} ms, eager {took[0]:.2f}; loss {losses[1]:.5f}, eager {losses[0]:.5f} after the same steps"
+    note(f"{method}: by a CUDA graph", "not measured" if DRY else told)
 
 
 def host_syncs(engine: Engine, batch: Batch) -> str:

@@ -1,10 +1,14 @@
 """DDP: every process holds the whole objective, gradients are averaged. Also the engine of a single process."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.engine import MakeOptimizer, Settings
+from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, Settings
+from eyespot.pretrain.engines.cuda_graph import GraphedPasses
 from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.networks.repeated_blocks import choose_layout
 from eyespot.pretrain.objective import Objective
@@ -18,6 +22,17 @@ class DDPEngine(TorchEngine):
         choose_layout(objective, world.device)  # here alone: FSDP and ZeRO cut flat weights
         self._wrapped = _wrap(objective, world.device) if world.size > 1 else None
         super().__init__(objective, self._wrapped or objective, make_optimizer, settings, world.device)
+        graphed = settings.cuda_graph
+        self._graphed = GraphedPasses(objective, self._forward, super().backward, self._parameters) if graphed else None
+
+    def forward(self, part: MicroBatch) -> dict[str, Any]:
+        """The objective's forward pass; with ``cuda_graph`` the backward pass as well."""
+        return super().forward(part) if self._graphed is None else self._graphed(part.batch, part.seed)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds its gradient, unless a graph has computed it."""
+        if self._graphed is None:
+            super().backward(loss)
 
     def sync_gradients(self, last: bool) -> None:
         """Gradients cross the network with the last micro-batch only."""

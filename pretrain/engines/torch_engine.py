@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.arithmetic import refusals_in_words
 from eyespot.pretrain.distributed.process_group import own_share
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
@@ -50,8 +51,11 @@ class TorchEngine(ABC):
         """The objective's forward pass in the run's precision."""
         torch.manual_seed(part.seed)
         self.sync_gradients(part.last)
+        return self._forward(part.batch, **part.known)
+
+    def _forward(self, batch: Batch, **known: Any) -> dict[str, Any]:
         with refusals_in_words(), self.autocast():
-            return self._call(part.batch, **part.known)
+            return self._call(batch, **known)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient."""

@@ -52,7 +52,8 @@ class OwnWork:
         blocks = repeated_blocks(encoder)
         if self._device.type != "cuda" or not blocks:
             return
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        # External: captured in a CUDA graph they are recorded by each replay.
+        begin, end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(2))
         self._events = begin, end
         around(blocks[0], blocks[-1], begin.record, end.record)
 

@@ -32,7 +32,8 @@ class TimeShares:
         self._passes_began, self._own, self._forward_began, self._forward, self._num_forward = 0.0, 0.0, 0.0, 0.0, 0
         self._events: list[torch.cuda.Event] | None = None
         if device.type == "cuda":
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            # External: they may be captured in a CUDA graph, whose forward passes then count as backward passes.
+            self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(2)]
 
     def time_forward(self, objective: nn.Module) -> None:
         """Measures the objective's forward passes from now on."""
