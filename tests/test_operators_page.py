@@ -16,13 +16,15 @@ from eyespot.pretrain.recipe_lookup import make_run
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "operators.md").read_text()
 OF_OTHERS = {
+    "--cpu-bind",
     "--full",
+    "--gpus-per-task",
     "--gpus",
     "--shm-size",
     "--allowed-hosts",
     "--signal",
     "--uri",
-}  # docker, mlflow, scancel, eyespot sync
+}  # docker, mlflow, scancel, srun, eyespot sync
 
 
 def flags(config: Any, prefix: str = "") -> Iterator[str]:

@@ -94,7 +94,7 @@ def test_sparkline():
     assert sparkline([1e308, 1.0, -1e308, 8.0], 10) == " ▁ █", "a sum of them would be infinite"
 
 
-def test_a_terminal_that_knows_ascii_only():
-    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    console = Console(file=file, width=130)
-    console.print(survey_page(Survey(time=time.time(), runs=(status(), WAITS), slurm_error=None), console))
+def test_a_terminal_that_knows_ascii_only(tmp_path):
+    with (tmp_path / "shown").open("w", encoding="ascii") as file:
+        console = Console(file=file, width=130)
+        console.print(survey_page(Survey(time=time.time(), runs=(status(), WAITS), slurm_error=None), console))
