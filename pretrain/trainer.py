@@ -210,7 +210,9 @@ class Trainer:
         if self.skipped <= self.run.max_skipped_steps:
             log.warning("%s; step skipped", what)
             return
-        self.engine.discard()  # of the step that is under way
+        if passed.is_late:
+            self.batches.undo()  # the step that is under way
+        self.engine.discard()
         self.engine.objective.after_skip()
         self._save(must_work=False)
         raise TrainingError(f"{what}; the checkpoint of step {self.done} is the last good one")

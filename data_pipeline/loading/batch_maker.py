@@ -135,6 +135,8 @@ class BatchMaker:
         Raises:
             UserError: too many samples are damaged.
         """
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # else this thread opens a context on the first GPU
         pipeline = self._pipeline()
         while True:
             try:

@@ -113,6 +113,8 @@ class ViewFinisher:
             found = work.finished(few, copied(work.arrays, few.device), self._dtype)
             right = torch.isclose(found.float(), expected, rtol=ROUNDING[self._dtype], atol=AGREED).all().item()
             why = "they give other values"
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # of a compiler, a driver, a file system
             right, why = False, f"{type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
         if not right:

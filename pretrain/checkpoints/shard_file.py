@@ -95,6 +95,7 @@ class RankShard:
         if not self._own:
             return {}
         if self._copied is not None:
+            torch.cuda.set_device(self._copied.device)  # else this thread opens a context on the first GPU
             self._copied.synchronize()
         path, digest = folder / f"rank-{self.rank:05d}.safetensors", hashlib.sha256()
         data = self._buffer.numpy().data

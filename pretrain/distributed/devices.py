@@ -9,7 +9,13 @@ import torch
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.pretrain.distributed.nvidia_devices import driver_version, hidden_by, oldest_driver, sign_of_devices
+from eyespot.pretrain.distributed.nvidia_devices import (
+    driver_version,
+    hidden_by,
+    is_denied,
+    oldest_driver,
+    sign_of_devices,
+)
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -61,7 +67,7 @@ def why_no_cuda() -> str:
 def _has_failed(sign: str, why_not: str) -> bool:
     """Whether it is a device that fails here, and neither a setting nor what is installed."""
     lasting = hidden_by() or torch.version.cuda is None or re.search(r"too old|no NVIDIA driver|not compiled", why_not)
-    return sign.startswith("/dev/") and not lasting
+    return sign.startswith("/dev/") and not lasting and not is_denied(sign)
 
 
 def unusable(asked: str, sign: str, why_not: str) -> str:
@@ -74,11 +80,17 @@ def unusable(asked: str, sign: str, why_not: str) -> str:
     """
     there = f"{sign} says that there are NVIDIA devices, but" if sign else "no NVIDIA device shows here, and"
     found = f"device {asked}: {there} torch {torch.__version__} cannot use them: {why_not}"
-    return f"{found}; {remedy()}, or mean the CPU with --device cpu"
+    return f"{found}; {remedy(sign)}, or mean the CPU with --device cpu"
 
 
-def remedy() -> str:
-    """What makes GPUs usable for this torch, with the driver that its wheels need."""
+def remedy(sign: str = "") -> str:
+    """What makes GPUs usable for this torch, with the driver that its wheels need.
+
+    Args:
+        sign: from ``sign_of_devices``.
+    """
+    if sign.startswith("/dev/") and is_denied(sign):
+        return "they are kept from this job: ask for one, as in --gpus-per-node"
     if hidden := hidden_by():
         return f"unset {hidden}, which hides them"
     if torch.version.cuda is None:

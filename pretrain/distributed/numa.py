@@ -12,7 +12,7 @@ def bind_near(pci_address: str, num_processes: int, root: Path = ROOT) -> str:
 
     Only where that chooses something: the machine has several memory nodes, and nobody has chosen cores. A job's
     cgroup gives cores and chooses none; an affinity narrower than it was set by somebody (``srun --cpu-bind``, taskset,
-    numactl) and stays. It stays, too, where fewer cores are near than a process's share of all.
+    numactl) and stays. It stays, too, where a process's share of the near cores is less than its share of all.
 
     Args:
         pci_address: of the GPU, "0000:18:00.0".
@@ -29,13 +29,25 @@ def bind_near(pci_address: str, num_processes: int, root: Path = ROOT) -> str:
         return ""
     if given := given_cores(root) - allowed:
         return f"cores {listed(allowed)} were chosen by the launcher ({len(given)} more were to be had): not bound anew"
-    if len(near) < len(allowed) // num_processes:
-        return f"only {len(near)} of {len(allowed)} cores are near GPU {pci_address}: not bound"
+    sharing = max(1, min(num_processes, _gpus_near(pci_address, root)))
+    if len(near) // sharing < len(allowed) // num_processes:
+        return f"only {len(near)} of {len(allowed)} cores are near GPU {pci_address}, for {sharing}: not bound"
     for thread in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # one that has just ended
             os.sched_setaffinity(int(thread.name), near)
     node = _read(root / f"sys/bus/pci/devices/{pci_address}/numa_node").strip()
     return f"bound to {len(near)} cores of memory node {node}, near GPU {pci_address}: {listed(near)}"
+
+
+def _gpus_near(pci_address: str, root: Path) -> int:
+    """How many NVIDIA GPUs have the same cores near them."""
+    devices = root / "sys/bus/pci/devices"
+    own = _read(devices / pci_address / "local_cpulist")
+    found = [path for path in devices.glob("*") if _read(path / "vendor").strip() == "0x10de"]
+    return sum(
+        _read(path / "class").startswith(("0x0300", "0x0302")) and _read(path / "local_cpulist") == own
+        for path in found
+    )
 
 
 def nodes_of(root: Path = ROOT) -> list[set[int]]:

@@ -35,6 +35,17 @@ def sign_of_devices(root: Path = Path("/")) -> str:
     return "nvidia-smi" if _listed() else ""
 
 
+def is_denied(path: str) -> bool:
+    """Whether this process may not open a device file: SLURM's cgroup keeps GPUs from a job that asked for none."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def hidden_by() -> str:
     """The setting by which somebody hides all devices from CUDA, as in ``CUDA_VISIBLE_DEVICES=``; empty = none."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -39,7 +39,8 @@ class StepBatches:
     ) -> None:
         self._run, self._world, self._engine, self._loader = run, world, engine, loader
         self._meter, self._watch, self._stop = meter, watch, stop
-        self._statistics = RunningStatistics(engine.objective if run.data.accumulate > 1 else None)
+        undone = run.data.accumulate > 1 or world.device.type != "cpu"
+        self._statistics = RunningStatistics(engine.objective if undone else None)
 
     def of(self, step: int) -> Iterable[MicroBatch]:
         """One step's; where their rows are compared with each other, after a first look at all of them.
@@ -51,6 +52,10 @@ class StepBatches:
         parts = self._read(step)
         looks_twice = self._run.data.accumulate > 1 and isinstance(self._engine.objective, Contrastive)
         return _let_go(self._cuttable(compared(self._engine, parts)) if looks_twice else parts)
+
+    def undo(self) -> None:
+        """Puts running statistics back to where they were before the step that is under way."""
+        self._statistics.put_back()
 
     def _cuttable(self, parts: list[MicroBatch]) -> Iterator[MicroBatch]:
         for number, part in enumerate(parts):

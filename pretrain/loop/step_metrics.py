@@ -243,7 +243,7 @@ class StepLog:
         try:
             yield
         except BaseException:
-            if self._open is not None and self._open.is_there:
-                with suppress(Exception):
+            with suppress(Exception):  # a device that is broken breaks on each question anew
+                if self._open is not None and self._open.is_there:
                     self.settle(progress)
             raise

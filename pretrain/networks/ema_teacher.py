@@ -47,7 +47,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken
         if taken:
             torch._foreach_lerp_(ours, theirs, 1 - momentum)
         return
-    weight = taken * (1 - momentum)
+    weight = taken.to(ours[0].dtype) * (1 - momentum)
     for some_of_ours, some_of_theirs in zip(_parts(ours), _parts(theirs), strict=True):
         ways = torch._foreach_sub(some_of_theirs, some_of_ours)
         torch._foreach_mul_(ways, weight)

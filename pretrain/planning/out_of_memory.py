@@ -22,7 +22,10 @@ from eyespot.pretrain.loop.run_end import TrainingError
 if TYPE_CHECKING:  # a run that has memory needs none of it
     from eyespot.pretrain.planning.trace import Trace
 
-_SAID = re.compile(r"CUDA out of memory|DefaultCPUAllocator|bad_alloc|CUDA error: out of memory")
+_SAID = re.compile(
+    r"CUDA out of memory|DefaultCPUAllocator|bad_alloc|CUDA error: out of memory|_STATUS_ALLOC_FAILED|"
+    r"Failed to CUDA malloc"
+)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

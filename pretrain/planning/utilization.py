@@ -73,6 +73,8 @@ def peak_tflops(device_name: str, run: Run) -> float:
 
     words = re.split(r"[\s-]+", device_name.lower())
     known = [gpu for name, gpu in GPUS.items() if name in words]
-    if not known or (_NARROWER & set(words) and known[0].name != "a100"):  # an A100 is as fast on every board
+    if (
+        not known or "mig" in words or (_NARROWER & set(words) and known[0].name != "a100")
+    ):  # an A100 is as fast on every board
         return 0.0
     return float(known[0].tflops(run.precision))

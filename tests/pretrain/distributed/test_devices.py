@@ -71,6 +71,16 @@ def test_a_gpu_that_has_failed_is_nobodys_wrong_input(monkeypatch, why_not, kind
         devices.own_device("auto")
 
 
+@no_gpu
+def test_gpus_that_slurm_keeps_from_a_job_are_asked_for(monkeypatch):
+    """The node is sound: nobody may be blamed for it, nor start again."""
+    monkeypatch.setattr(devices, "sign_of_devices", lambda: "/dev/nvidia0")
+    monkeypatch.setattr(devices, "why_no_cuda", lambda: "No CUDA GPUs are available")
+    monkeypatch.setattr(devices, "is_denied", lambda path: True)
+    with pytest.raises(UserError, match="kept from this job: ask for one, as in --gpus-per-node, or mean the CPU"):
+        devices.own_device("auto")
+
+
 CPU_WHEEL = """
 import os, torch
 # How torch itself knows a build without CUDA.

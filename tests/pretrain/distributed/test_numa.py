@@ -55,6 +55,16 @@ def test_all_threads_are_bound_near_the_gpu_and_it_is_said(tree, cores):
         other.join()
 
 
+def test_where_all_gpus_hang_on_one_of_two_sockets_nobody_is_bound(tree, cores):
+    """Each would have its share of one socket, and the other would be idle."""
+    for address in (GPU, "0000:19:00.0"):
+        for name, text in (("vendor", "0x10de\n"), ("class", "0x030200\n"), ("local_cpulist", str(cores[1]))):
+            write(tree, f"sys/bus/pci/devices/{address}/{name}", text)
+    before = os.sched_getaffinity(0)
+    assert numa.bind_near(GPU, len(before), tree).endswith(f"are near GPU {GPU}, for 2: not bound")
+    assert os.sched_getaffinity(0) == before
+
+
 def test_cores_that_somebody_chose_stay(tree, cores):
     write(tree, "sys/devices/system/cpu/online", "0-4095")
     before = os.sched_getaffinity(0)

@@ -75,3 +75,15 @@ def test_driver(tmp_path, line):
 
 def test_oldest_drivers():
     assert [nvidia_devices.oldest_driver(cuda) for cuda in ("13.0", "12.8", "99.1")] == ["580", "525", ""]
+
+
+def test_a_device_that_may_not_be_opened_is_denied(monkeypatch, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    assert not nvidia_devices.is_denied(str(tmp_path / "nvidia0"))
+    assert not nvidia_devices.is_denied(str(tmp_path / "nvidia1")), "it is gone"
+
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")  # as a cgroup does, to root as well
+
+    monkeypatch.setattr(nvidia_devices.os, "open", refused)
+    assert nvidia_devices.is_denied(str(tmp_path / "nvidia0"))

@@ -19,6 +19,7 @@ from eyespot.pretrain.recipe_lookup import make_run
         ("NVIDIA H200", "bf16", 989),
         ("NVIDIA A100-SXM4-40GB", "tf32", 156),
         ("NVIDIA A100-PCIE-40GB", "bf16", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", 0),
         ("NVIDIA L40S", "bf16", 362),
         ("NVIDIA H100 PCIe", "bf16", 0),
         ("NVIDIA H100 NVL", "bf16", 0),
