@@ -61,6 +61,8 @@ def look(context: CheckContext) -> Iterator[Finding]:
     asked = torch_gpus.start_asking() if sign else None
     answer, complaint = ask()
     fleet = parse(answer) if answer else None
+    if fleet is not None and visible(fleet) and asked is None:
+        sign, asked = "nvidia-smi", torch_gpus.start_asking()
     context.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
     if fleet is not None:
         context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda

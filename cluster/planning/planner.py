@@ -46,6 +46,7 @@ class Question:
     inter_gb_s: float = 50.0
     """Between nodes, 10^9 bytes per second, GPU and direction."""
     efficiency: Efficiency = Efficiency()  # noqa: RUF009 - frozen
+    """Shares of the GPU's and the network's figures that a run reaches."""
     fixed_gb: float = 1.5
     """Memory per GPU that is not torch's: CUDA's context, NCCL, cuDNN, the loader, 10^9 bytes."""
     spare_share: Annotated[float, Ge(0), Lt(1)] = 0.1
