@@ -51,7 +51,9 @@ def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments:
         # A help text has colours, and values that came out of a run folder.
         styled = FilteredStream(unfiltered(sys.stdout), styled=True)
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(styled):
-            return tyro.cli(target, args=argv, prog=prog, **arguments)
+            # A config that may be None keeps its flags where it is given, and has none where it is not.
+            config = (tyro.conf.AvoidSubcommands,)
+            return tyro.cli(target, args=argv, prog=prog, config=config, **arguments)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from eyespot.data_pipeline.augment.views import is_said
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.config import C, Run
@@ -55,7 +56,7 @@ def change_of(record: RunRecord, recipe: str, run: Run) -> str | None:
 def to_values(config: Any) -> Any:
     """A config as plain JSON values."""
     if dataclasses.is_dataclass(config):
-        return {f.name: to_values(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {f.name: to_values(getattr(config, f.name)) for f in dataclasses.fields(config) if is_said(f, config)}
     if isinstance(config, (list, tuple)):
         return [to_values(value) for value in config]
     return str(config) if isinstance(config, Path) else config
@@ -75,6 +76,9 @@ def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") ->
     """
     hints = typing.get_type_hints(type(config))
     changes: dict[str, Any] = {}
+    for one in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        if one.metadata.get("said_if_set") and one.name not in values:
+            changes[one.name] = one.default  # else ``to_values`` had said it
     for name, value in values.items():
         path = f"{prefix}{name}"
         if name not in hints or not hasattr(config, name):
@@ -138,6 +142,8 @@ def with_defaults(values: dict[str, Any], config: Any) -> dict[str, Any]:
         if known.name in filled:
             if dataclasses.is_dataclass(current) and isinstance(filled[known.name], dict):
                 filled[known.name] = with_defaults(filled[known.name], current)
+        elif known.metadata.get("said_if_set"):
+            continue
         elif known.default is not dataclasses.MISSING:
             filled[known.name] = to_values(known.default)
         elif known.default_factory is not dataclasses.MISSING:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
 from eyespot.pretrain.loop.initial_weights import fresh_objective
@@ -29,8 +29,7 @@ def make_objective(method: str) -> Objective:
 
 
 def make_batch(objective: Objective, count: int = COUNT, seed: int = 0) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    views = [torch.randn(count, 3, view.size, view.size, generator=generator) for view in objective.views().views]
+    views = noise_views(objective.views(), count, generator=torch.Generator().manual_seed(seed))
     ids = torch.arange(count)
     return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 3, seed=0)
 

@@ -25,6 +25,7 @@ VIEWS = ViewSpec(views=(RandomView(),))
 STATS = ImageStats(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), height=(8, 8, 8), width=(8, 8, 8))
 MANIFEST = Manifest(name="a", num_samples=1, num_labeled=0, classes=[], shards=[], image_stats=STATS, index_sha256="")
 NEEDED = {
+    "Clip": lambda digits: dict(frames=2),
     "Run": lambda digits: {"objective": make_run("mae_tiny").objective},
     "Fleet": lambda digits: {"gpus": 1, "node_gpus": 1, "memory_gb": 80},
     "Question": lambda digits: {"run": make_run("mae_tiny")},

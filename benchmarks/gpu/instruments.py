@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Engine, MicroBatch, make_engine
@@ -85,10 +85,7 @@ def photographs() -> Path:
 def made_batch(objective: Objective, images: int) -> Batch:
     """Views of noise on the device."""
     generator = torch.Generator(DEVICE).manual_seed(0)
-    views = [
-        torch.randn(images, 3, view.size, view.size, device=DEVICE, generator=generator)
-        for view in objective.views().views
-    ]
+    views = noise_views(objective.views(), images, device=DEVICE, generator=generator)
     ids = torch.arange(images)
     return Batch(views=views, ids=ids, epochs=ids * 0, labels=(ids % 2).to(DEVICE), seed=0)
 

@@ -1,7 +1,9 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from math import prod
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -15,12 +17,59 @@ Deviation = Annotated[float, Gt(0)]
 
 Mode = Literal["center", "squash", "border"]
 Interpolation = Literal["bicubic", "bilinear"]
+Pick = Literal["even", "ordered", "near_far"]
+
+FRAMES_OF: Mapping[Pick, int] = {"ordered": 5, "near_far": 3}
+"""How many frames those ways to pick them give; "even" gives as many as are asked for."""
+
+SAID_IF_SET: Mapping[str, bool] = {"said_if_set": True}
+"""Of a field that came later: where it has its default, texts and run.json leave it out, and stay what they were."""
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 
 MIN_BLURRED = 20
 """Smallest view that can be blurred, pixels: the kernel's radius is a twentieth of the size."""
+
+
+def is_said(one: Field[Any], config: Any) -> bool:
+    """Whether the field of a config is written down: as ever, unless it came later and has its default."""
+    return not one.metadata.get("said_if_set") or getattr(config, one.name) != one.default
+
+
+def _said(config: Any) -> str:
+    """As ``repr`` of a dataclass, without what is not to be said."""
+    values = [f"{one.name}={getattr(config, one.name)!r}" for one in fields(config) if is_said(one, config)]
+    return f"{type(config).__name__}({', '.join(values)})"
+
+
+@dataclass(slots=True, frozen=True)
+class Clip:
+    """Some frames of a video, in place of its first: which ones is a pure function of (seed, epoch, sample id).
+
+    Views whose clips differ in nothing but ``stream`` show the same moments. ``clip_frames.py`` has the exact rules.
+    """
+
+    frames: Annotated[int, Ge(1)]
+    """How many."""
+    stride: Annotated[int, Ge(1)] = 1
+    """From one frame to the next, in frames of the video."""
+    place: Literal["random", "center"] = "random"
+    """Where in the video the clip lies."""
+    pick: Pick = "even"
+    """even = every ``stride``-th frame; ordered = the five of "shuffle and learn"; near_far = anchor, positive and
+    negative of a time-contrastive network."""
+    stream: Annotated[int, Ge(0)] = 0
+    """Of several cameras that saw the same: which, counted from 0 in the order of their names."""
+    by_motion: bool = False
+    """Whether windows in which much moves are drawn more often."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.frames != (count := FRAMES_OF.get(self.pick, self.frames)):
+            raise UserError(f"frames {self.frames}: pick {self.pick!r} gives {count} frames; set it to {count}")
+        if self.by_motion and self.place != "random":
+            raise UserError(f"by_motion True: place {self.place!r} draws nothing; set place to 'random'")
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -64,6 +113,10 @@ class RandomView:
     """Standard deviation of that magnitude, which is drawn anew for each operation."""
     erase: Probability = 0.0
     """Probability that a rectangle, a fiftieth to a third of the view, is overwritten with noise (Random Erasing)."""
+    clip: Clip | None = field(default=None, metadata=SAID_IF_SET)
+    """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
+    partner: bool = field(default=False, metadata=SAID_IF_SET)
+    """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -75,6 +128,8 @@ class RandomView:
                 f" or size to {MIN_BLURRED} or more"
             )
 
+    __repr__ = _said
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class CenterView:
@@ -84,20 +139,36 @@ class CenterView:
     """Length of the image's short side after the resize, pixels; of its long side with "border"."""
     size: int = 224
     """Height and width of the centre crop, pixels."""
-    mode: Mode = "center"
+    mode: Mode = field(default="center", metadata=SAID_IF_SET)
     """squash = both sides become ``resize`` long: nothing is cut away, and shapes change; border = the whole image lies
     on a ground of the mean colour."""
-    interpolation: Interpolation = "bicubic"
+    interpolation: Interpolation = field(default="bicubic", metadata=SAID_IF_SET)
     """Antialiased either way."""
+    clip: Clip | None = field(default=None, metadata=SAID_IF_SET)
+    """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
+    partner: bool = field(default=False, metadata=SAID_IF_SET)
+    """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
 
-    def __repr__(self) -> str:
-        """Says of mode and interpolation only what is not the default: digests of older versions stay what they are."""
-        odd = [f", {name}={getattr(self, name)!r}" for name in ("mode", "interpolation")]
-        known = (", mode='center'", ", interpolation='bicubic'")
-        return f"CenterView(resize={self.resize}, size={self.size}{''.join(o for o in odd if o not in known)})"
+    __repr__ = _said
 
 
-View = RandomView | CenterView
+@dataclass(kw_only=True, slots=True, frozen=True)
+class MaskView:
+    """The segmentation masks of what another view shows, cut and flipped as that is: class numbers, not normalised.
+
+    Each pixel has the class of the mask's pixel under its centre (nearest neighbour); ``Masks.ignored`` where the view
+    shows no image, and all over where a sample or a frame has no mask.
+    """
+
+    of: Annotated[int, Ge(0)]
+    """Which view of the view spec; it must move no pixels after they were cut (``rand_augment`` 0)."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+ImageView = RandomView | CenterView
+View = ImageView | MaskView
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -111,6 +182,56 @@ class ViewSpec:
     """Per-channel standard deviation that is divided by, pixel values in 0..1, RGB."""
     fixed: bool = field(default=False, repr=False)
     """Who reads the views counts on exactly this mean and standard deviation: it computes with colours."""
+
+    def __post_init__(self) -> None:
+        for number, view in enumerate(self.views):
+            if isinstance(view, MaskView):
+                _check_mask_view(number, view, self.views)
+
+    @property
+    def num_frames(self) -> int:
+        """Of the longest clip that a view asks for; 1 = images."""
+        return max((view.clip.frames if view.clip else 1 for view in self.images), default=1)
+
+    @property
+    def images(self) -> "list[ImageView]":
+        """The views that show the images themselves."""
+        return [view for view in self.views if not isinstance(view, MaskView)]
+
+    def shown(self, number: int) -> "ImageView":
+        """The view of that number, or that whose masks it shows."""
+        view = self.views[number]
+        found = self.views[view.of] if isinstance(view, MaskView) else view
+        assert not isinstance(found, MaskView)
+        return found
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of each view of one sample: (channels, size, size), of a clip (frames, channels, size, size)."""
+        found: list[tuple[int, ...]] = []
+        for number, view in enumerate(self.views):
+            shown, channels = self.shown(number), 1 if isinstance(view, MaskView) else 3
+            frames = (shown.clip.frames,) if shown.clip else ()
+            found.append((*frames, channels, shown.size, shown.size))
+        return found
+
+    def sample_bytes(self, float_bytes: int) -> int:
+        """Of all views of one sample, where a number of an image takes so many bytes; of a mask it takes one."""
+        return sum(
+            prod(shape) * (1 if isinstance(view, MaskView) else float_bytes)
+            for view, shape in zip(self.views, self.shapes(), strict=True)
+        )
+
+
+def _check_mask_view(number: int, view: MaskView, views: tuple[View, ...]) -> None:
+    name = f"views[{number}].of {view.of}"
+    shown = views[view.of] if view.of < len(views) else None
+    if shown is None or isinstance(shown, MaskView):
+        images = [str(place) for place, each in enumerate(views) if not isinstance(each, MaskView)]
+        raise UserError(f"{name}: is no view of images; choose one of {', '.join(images) or 'them'}")
+    if isinstance(shown, RandomView) and shown.rand_augment:
+        raise UserError(
+            f"{name}: rand_augment {shown.rand_augment} of that view moves pixels, its masks do not; set it to 0"
+        )
 
 
 def sized_views(image_size: int, *views: RandomView) -> ViewSpec:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
 from eyespot.data_pipeline.random_numbers import uniforms
 
 
@@ -16,6 +17,24 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def noise_views(
+    spec: ViewSpec,
+    count: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> list[Shaped[Tensor, "_ ..."]]:
+    """What ``Batch.views`` may be of so many samples, where nothing has to be seen: normal noise, masks of 0 and 1."""
+    how = dict(device=device, generator=generator)
+    return [
+        torch.randint(2, (count, *shape), dtype=torch.uint8, **how)
+        if isinstance(view, MaskView)
+        else torch.randn(count, *shape, dtype=dtype, **how)
+        for view, shape in zip(spec.views, spec.shapes(), strict=True)
+    ]
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
     """One micro-batch of one rank.
@@ -23,10 +42,12 @@ class Batch:
     Sample ids are row numbers of the shard folder's index, so they mean the same on every rank and in every run.
     """
 
-    views: list[Float[Tensor, "_ 3 _ _"]]
-    """One normalised float32 tensor (B, 3, H, W) per view of the view spec, all with the samples in the same order.
+    views: list[Shaped[Tensor, "_ ..."]]
+    """One tensor per view of the view spec, all with the samples in the same order.
 
-    A GPU's may be bfloat16 in a training step (``Objective.only_encodes``); after the step's pass the list is emptied.
+    Of images normalised float32 (B, 3, H, W), of clips of T frames (B, T, 3, H, W); of masks uint8 class numbers,
+    (B, 1, H, W) or (B, T, 1, H, W). A GPU's floats may be bfloat16 in a training step (``Objective.only_encodes``);
+    after the step's pass the list is emptied.
     """
     ids: Int[Tensor, " _"]
     """(B,) int64 on the CPU: which samples these are."""

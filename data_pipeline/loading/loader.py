@@ -41,9 +41,9 @@ READY_MB = 1024
 
 
 def batches_ahead(spec: "LoaderSpec", share: int) -> int:
-    """How many finished batches of so many images may wait for the consumer: as many as fit, one at least."""
-    image_bytes = sum(3 * view.size**2 for view in spec.views.views) * (2 if spec.bf16 else 4)
-    return max(1, min(MOST_AHEAD, spec.ready_mb * 1_000_000 // (share * image_bytes)))
+    """How many finished batches of so many samples may wait for the consumer: as many as fit, one at least."""
+    batch_bytes = share * spec.views.sample_bytes(2 if spec.bf16 else 4)
+    return max(1, min(MOST_AHEAD, spec.ready_mb * 1_000_000 // batch_bytes))
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -44,7 +44,7 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
     parts = [FORMAT, str(BLOCK), subject.digest(), shards.manifest.index_sha256]
     if num_blocks != 1 and subject.role != "pixels":
         parts.append(f"{num_blocks} blocks")
-    if not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.views[0].size):
+    if not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.images[0].size):
         parts.append("own pooling")  # which older versions did not keep
     if rounds_to_tf32():
         parts.append("tf32")
@@ -94,7 +94,7 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
     partial = folder.with_suffix(".tmp")
     layout = _layout(subject.encoder)
     encoder = subject.encoder.to(world.device).to(memory_format=layout)
-    size, num_samples = subject.views.views[0].size, shards.manifest.num_samples
+    size, num_samples = subject.views.images[0].size, shards.manifest.num_samples
     with torch.inference_mode():
         blank = torch.zeros(1, 3, size, size, device=world.device)
         widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank, num_blocks).items()}

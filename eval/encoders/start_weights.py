@@ -69,7 +69,7 @@ def start_encoder(target: str, *, scratch: bool, pretrained: bool) -> StartEncod
         UserError: there is no such encoder, or a recipe could not make it.
     """
     subject = subjects_of(target, seed=0, pretrained=pretrained and not scratch)[0]
-    config = config_of(subject.encoder, subject.views.views[0].size, target)
+    config = config_of(subject.encoder, subject.views.images[0].size, target)
     known: dict[str, Any] = dict(
         target=masked(target), encoder=config, mean=tuple(subject.views.mean), std=tuple(subject.views.std)
     )

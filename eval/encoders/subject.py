@@ -115,7 +115,7 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
     """
     found = _found(target, seed, pretrained)
     views = found[0].views
-    shrunk = f" at {MAX_PIXEL_SIDE} px" if views.views[0].size > MAX_PIXEL_SIDE else ""
+    shrunk = f" at {MAX_PIXEL_SIDE} px" if views.images[0].size > MAX_PIXEL_SIDE else ""
     found.append(_raw_pixels(views, shrunk))
     for subject in found:
         subject.encoder.eval().requires_grad_(False)

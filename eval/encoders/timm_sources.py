@@ -117,7 +117,7 @@ def in_folder(folder: Path) -> nn.Module:
     check_folder(folder, read_config(folder))
     try:
         encoder: Any = untrained(f"{LOCAL}{folder.resolve()}", 0)
-        size = views_of(encoder.pretrained_cfg).views[0].size
+        size = views_of(encoder.pretrained_cfg).images[0].size
     except Exception as error:  # config.json can say anything, and timm raises whatever that leads to
         raise UserError(
             f"model {folder}: timm {timm.__version__} cannot build what {CONFIG} says ({_brief(error)})"

@@ -65,7 +65,7 @@ def dense_subjects(subjects: list[Subject]) -> list[Subject]:
         UserError: an encoder has no patches, or they are no square grid.
     """
     encoders = [subject for subject in subjects if subject.role != "pixels"]
-    first, size = encoders[0], encoders[0].views.views[0].size
+    first, size = encoders[0], encoders[0].views.images[0].size
     with torch.inference_mode():
         height, width = last_tokens(first.encoder, torch.zeros(1, 3, size, size))[-1].patches.shape[2:]
     if height != width or height < 2:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed.arithmetic import Precision
@@ -166,7 +166,7 @@ def _trace(
             parameter.grad = torch.zeros_like(parameter)
     bf16 = device == "cuda" and precision == "bf16" and objective.only_encodes
     steps = tuple(_step(objective, precision, device, count, bf16) for count in images)
-    image_bytes = sum(3 * view.size**2 for view in objective.views().views) * (2 if bf16 else 4)
+    image_bytes = objective.views().sample_bytes(2 if bf16 else 4)
     return Trace(
         sizes=sizes(objective),
         image_bytes=image_bytes,
@@ -226,8 +226,7 @@ class _PlannedBatch(Batch):
 
 
 def _batch(objective: Objective, count: int, dtype: torch.dtype = torch.float32) -> Batch:
-    views = [torch.randn(count, 3, view.size, view.size, dtype=dtype) for view in objective.views().views]
-    ids = torch.arange(count)
+    ids, views = torch.arange(count), noise_views(objective.views(), count, dtype=dtype)
     return _PlannedBatch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 2, seed=0)
 
 

@@ -54,3 +54,19 @@ def test_what_is_wrong_is_one_line(words, answer):
     assert answer in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("(see eyespot x --help)")
+
+
+@dataclass
+class Optional:
+    """Optional."""
+
+    inner: Inner | None = None
+    flag: bool = False
+
+
+def test_a_config_that_may_be_left_out_has_flags_only_where_it_is_given():
+    given = parse(Optional, ["--inner.rate", "2", "--flag"], "p", default=Optional(inner=Inner()))
+    assert given == Optional(inner=Inner(rate=2.0), flag=True)
+    assert parse(Optional, ["--flag"], "p", default=Optional()) == Optional(flag=True)
+    with pytest.raises(UserError, match=r"--inner\.rate"):
+        parse(Optional, ["--inner.rate", "4"], "p", default=Optional())

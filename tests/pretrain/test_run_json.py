@@ -1,10 +1,12 @@
 """A Run survives its JSON; fields of other versions are named, or count with their defaults; secrets stay out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
 from eyespot.pretrain.run_json import change_of, load_run, overlay, recorded_values, to_values, with_defaults
@@ -115,3 +117,23 @@ def test_a_secret_is_the_same_run_and_is_not_recorded(monkeypatch, tmp_path):
     record = RunRecord(recipe="mae_tiny", run=recorded_values(run))
     assert "very-secret-words" not in record.text()
     assert change_of(record, "mae_tiny", run) is None
+
+
+def test_a_clip_is_recorded_where_there_is_one_and_comes_back(tmp_path):
+    run = make_run("simclr_tiny")
+    assert not {"clip", "partner"} & to_values(run)["objective"]["view"].keys()
+    run.objective.view = replace(run.objective.view, clip=Clip(8, stride=2), partner=True)
+    RunRecord(recipe="simclr_tiny", run=to_values(run)).write(tmp_path)
+    assert load_run(tmp_path)[1].objective.view == run.objective.view
+    shorter = replace(run, objective=replace(run.objective, view=replace(run.objective.view, clip=Clip(4, stride=2))))
+    record = RunRecord(recipe="simclr_tiny", run=recorded_values(run))
+    assert change_of(record, "simclr_tiny", run) is None
+    assert change_of(record, "simclr_tiny", shorter) == "objective.view.clip.frames is 4, was 8"
+
+
+def test_what_a_record_leaves_out_is_not_what_the_recipe_says():
+    """A recipe of clips that was run on images."""
+    recipe = make_run("simclr_tiny")
+    values = to_values(recipe)
+    recipe.objective.view = replace(recipe.objective.view, clip=Clip(8))
+    assert overlay(recipe, values, "run.json").objective.view.clip is None

@@ -5,7 +5,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from eyespot.data_pipeline.loading.batch import Batch, send
+from eyespot.data_pipeline.augment.views import Clip, MaskView, RandomView, ViewSpec
+from eyespot.data_pipeline.loading.batch import Batch, noise_views, send
 
 
 def make_batch(ids: list[int], epochs: list[int]) -> Batch:
@@ -46,3 +47,11 @@ def test_what_a_device_needs_travels_through_pinned_memory():
         found = [moved.ids_on_device(), moved.uniforms("mask", 3), send(batch.ids, torch.device("meta"))]
     assert [tensor.device.type for tensor in found] == ["meta"] * 3
     assert len(pinned) == 3 and pinned[0] is batch.ids
+
+
+def test_noise_has_the_shapes_and_types_of_views():
+    views = (RandomView(size=8), RandomView(size=6, clip=Clip(4)), MaskView(of=1))
+    image, clip, mask = noise_views(ViewSpec(views=views), 2, dtype=torch.bfloat16)
+    assert (image.shape, clip.shape, mask.shape) == ((2, 3, 8, 8), (2, 4, 3, 6, 6), (2, 4, 1, 6, 6))
+    assert (image.dtype, clip.dtype, mask.dtype) == (torch.bfloat16, torch.bfloat16, torch.uint8)
+    assert set(mask.unique().tolist()) == {0, 1} and clip.float().std() > 0.8
