@@ -170,6 +170,7 @@ class Trainer:
             self.lost = self.lost or self.folder.lost()
             stop, lost = self.vote.look(lost=self.lost is not None, at_once=logged or pictured or saved)
             norm, taken = engine.step(rate, passed.finite())  # 2. clip, optimise
+            self.batches.undo(unless=taken)
             passed.close(norm, taken, logged=logged)
             if taken is False:
                 engine.objective.after_skip()

@@ -31,6 +31,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.engine import MicroBatch, Settings
 from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.loop.step_metrics import StepRecord
+from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.operators import FUNCTIONS
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
@@ -164,19 +165,22 @@ def second_step(method: str, prepare: Callable[[Objective], None] = lambda objec
     prepare(objective)
     with watched():
         engine = StandInEngine(objective, run.optim)
-        _take_step(engine, batch)
+        statistics = RunningStatistics(objective)
+        _take_step(engine, batch, statistics)
     with watched() as waits:
-        _take_step(engine, batch)
+        _take_step(engine, batch, statistics)
     return waits
 
 
-def _take_step(engine: StandInEngine, batch: Batch) -> None:
+def _take_step(engine: StandInEngine, batch: Batch, statistics: RunningStatistics) -> None:
     """What the loop does in a step that is not logged."""
+    statistics.keep()
     passed = StepRecord(0)
     scalars = engine.forward(MicroBatch(batch=batch))
     engine.backward(scalars["loss"])
     passed.add(batch, scalars)
     norm, taken = engine.step(1e-3, passed.finite())
+    statistics.put_back_unless(taken)
     passed.close(norm, taken, logged=False)
     engine.objective.after_step(0.5, taken)
 

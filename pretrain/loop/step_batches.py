@@ -12,6 +12,7 @@ from eyespot.pretrain.loop.schedule import micro_seed
 from eyespot.pretrain.loop.step_metrics import StepMeter
 from eyespot.pretrain.loop.stop_signals import StopVote
 from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
+from eyespot.pretrain.skipped_step import Taken
 from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
 
@@ -22,8 +23,8 @@ class StepCut(Exception):
 class StepBatches:
     """Takes them from the loader one by one; between two of them a step can be cut.
 
-    Nothing of a cut step stays: its gradients are dropped, and the running statistics of batch norm, which are all that
-    a forward pass changes, go back to where they were. So the state is that of the step before.
+    Nothing of a step that is cut or skipped stays: its gradients are dropped, and the running statistics of batch norm,
+    which are all that a forward pass changes, go back to where they were. So the state is that of the step before.
     """
 
     def __init__(
@@ -39,8 +40,7 @@ class StepBatches:
     ) -> None:
         self._run, self._world, self._engine, self._loader = run, world, engine, loader
         self._meter, self._watch, self._stop = meter, watch, stop
-        undone = run.data.accumulate > 1 or world.device.type != "cpu"
-        self._statistics = RunningStatistics(engine.objective if undone else None)
+        self._statistics = RunningStatistics(engine.objective)
 
     def of(self, step: int) -> Iterable[MicroBatch]:
         """One step's; where their rows are compared with each other, after a first look at all of them.
@@ -53,9 +53,9 @@ class StepBatches:
         looks_twice = self._run.data.accumulate > 1 and isinstance(self._engine.objective, Contrastive)
         return _let_go(self._cuttable(compared(self._engine, parts)) if looks_twice else parts)
 
-    def undo(self) -> None:
-        """Puts running statistics back to where they were before the step that is under way."""
-        self._statistics.put_back()
+    def undo(self, *, unless: Taken = False) -> None:
+        """Puts running statistics back to where they were before the step, unless it was taken."""
+        self._statistics.put_back_unless(unless)
 
     def _cuttable(self, parts: list[MicroBatch]) -> Iterator[MicroBatch]:
         for number, part in enumerate(parts):
@@ -65,7 +65,7 @@ class StepBatches:
 
     def _cut_if_asked(self) -> None:
         if self._stop.look()[0]:
-            self._statistics.put_back()
+            self.undo()
             raise StepCut
 
     def _read(self, step: int) -> Iterator[MicroBatch]:

@@ -28,6 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed.collectives import all_gather, group_name
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
 class _Synchronized(_BatchNorm):
@@ -126,29 +127,42 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 class RunningStatistics:
     """A copy of what batch norms have gathered, to go back to. It is made anew at each ``keep``, in the same memory.
 
+    Numbers of one type lie in one tensor: a handful of operators, whatever the number of layers.
+
     Args:
-        module: whose batch norms; None = of none.
+        module: whose batch norms; they keep their tensors.
     """
 
-    def __init__(self, module: nn.Module | None) -> None:
-        norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if module is not None else []
-        self._live = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._copies = [buffer.clone() for buffer in self._live]
+    def __init__(self, module: nn.Module) -> None:
+        norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+        live = [buffer.detach().view(-1) for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._live = [[one for one in live if one.dtype == kind] for kind in {one.dtype: None for one in live}]
+        self._copies = [torch.cat(group) for group in self._live]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remembers them as they are now."""
-        _copy_all(self._live, self._copies)
+        for live, copy in zip(self._live, self._copies, strict=True):
+            torch.cat(live, out=copy)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Makes them again what they were."""
-        _copy_all(self._copies, self._live)
+        for live, copy in zip(self._live, self._copies, strict=True):
+            _scatter(copy, live)
+
+    @torch.no_grad()
+    def put_back_unless(self, taken: Taken) -> None:
+        """Makes them again what they were where a step was not taken; no host waits to hear whether it was."""
+        if isinstance(taken, bool):
+            return None if taken else self.put_back()
+        for live, copy in zip(self._live, self._copies, strict=True):
+            _scatter(if_taken(taken, torch.cat(live), copy), live)
+        return None
 
 
-def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.copy_(source)
+def _scatter(flat: Tensor, targets: list[Tensor]) -> None:
+    torch._foreach_copy_(targets, flat.split([len(target) for target in targets]))  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()
@@ -160,13 +174,18 @@ def pooled_statistics(
     zeros, ones = (fill(x.shape[1], dtype=precise, device=x.device) for fill in (torch.zeros, torch.ones))
     # They only tell torch in which precision to add up; at momentum 0 they stay as they are.
     mean, variance = torch.batch_norm_update_stats(x, zeros, ones, 0.0)
-    own = torch.cat([mean, variance, mean.new_full((1,), x.numel() / x.shape[1])])
-    means, variances, counts = all_gather(own[None], group_name(None)).split([x.shape[1], x.shape[1], 1], dim=1)
+    means, variances, counts = _of_all_ranks(mean, variance, x)
     count = counts.sum()
     shares = counts / count
     mean = (shares * means).sum(0)
     variance = (shares * (variances + (means - mean).square())).sum(0)
     return mean, variance, count
+
+
+def _of_all_ranks(mean: Float[Tensor, " c"], spread: Float[Tensor, " c"], x: Tensor) -> tuple[Tensor, ...]:
+    """Every rank's mean, measure of spread, (ranks, c) each, and number of values per channel of x, (ranks, 1)."""
+    own = torch.cat([mean, spread, mean.new_full((1,), x.numel() // len(mean))])
+    return all_gather(own[None], group_name(None)).split([len(mean), len(mean), 1], dim=1)
 
 
 class _Normalize(torch.autograd.Function):
@@ -226,9 +245,7 @@ class _NormalizeByKernels(torch.autograd.Function):
     ) -> Tensor:
         x = _dense(x)
         mean, inverse = torch.batch_norm_stats(x, eps)
-        channels = len(mean)
-        own = torch.cat([mean, inverse, mean.new_full((1,), x.numel() // channels)])
-        means, inverses, counts = all_gather(own[None], group_name(None)).split([channels, channels, 1], dim=1)
+        means, inverses, counts = _of_all_ranks(mean, inverse, x)
         counts = counts.flatten()
         # The kernel asks its first argument for nothing but the type of the counts, and bf16 cannot count.
         mean, inverse = torch.batch_norm_gather_stats_with_counts(

@@ -1,11 +1,13 @@
 """A step of several micro-batches is cut where a stop is asked for, and nothing of it stays: bit for bit."""
 
 import json
+import math
 import os
 import signal
 import sys
 import weakref
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from eyespot.data_pipeline.loading.loader import Loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.engines.torch_engine import TorchEngine
+from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.sync_batchnorm import RunningStatistics
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
@@ -64,6 +67,55 @@ def test_the_state_is_that_of_the_step_before(method, calls, digits, tmp_path, m
         for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def train_spoiled(shards: Path, run_dir: Path, engine: str, decides_on_device: bool) -> str:
+    """Three steps, the second with NaN in an image of the last rank; each is saved."""
+    torch.set_num_threads(1)
+    run = small_run("byol", shards, run_dir, engine=engine, save_every=1, keep_checkpoints=4, max_skipped_steps=1)
+    run.data.accumulate = 1
+    step, take, taken = TorchEngine.step, Loader.__next__, 0
+
+    def decide(self, *arguments):
+        self.decides_on_device = decides_on_device
+        return step(self, *arguments)
+
+    def take_spoiled(self):
+        nonlocal taken
+        taken += 1
+        batch = take(self)
+        if taken == 2 and int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+            batch.views[0][0] = math.nan
+        return batch
+
+    with patch.object(TorchEngine, "step", decide), patch.object(Loader, "__next__", take_spoiled):
+        return fit(run, "test")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["ddp", "ddp, on the device", "fsdp", "fsdp, on the device", pytest.param("deepspeed", marks=pytest.mark.slow)],
+)
+def test_a_skipped_step_leaves_the_statistics_of_the_step_before(engine, digits, tmp_path, start_ranks):
+    """Images with NaN make the batch norms' statistics NaN: they go back, whoever decides that the step is skipped."""
+    arguments = digits, tmp_path / "run", engine.partition(",")[0], "device" in engine
+    if engine == "deepspeed":  # it is started once in a process
+        processes = start_ranks(train_spoiled, 2, *arguments)
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0]
+    else:
+        assert train_spoiled(*arguments) == "done"
+    steps = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    one, two, three = (
+        {k: v for file in step.glob("*.safetensors") for k, v in load_file(file).items()} for step in steps
+    )
+    statistics = [name for name in one if "running_" in name]
+    assert len(statistics) > 20 and [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert all(three[name].isfinite().all() and not torch.equal(two[name], three[name]) for name in statistics)
+    objective = fresh_objective(small_run("byol", digits, tmp_path), torch.arange(4)).eval()
+    objective.encoder.load_state_dict(checkpoint.read_encoder(steps[-1]))
+    assert objective.encode(torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))).isfinite().all()
 
 
 @pytest.mark.parametrize(("method", "held"), [("mae", 1), ("simclr", 8)])
@@ -158,3 +210,18 @@ def test_running_statistics_go_back():
     assert not torch.equal(layers.state_dict()["1.running_mean"], before["1.running_mean"])
     statistics.put_back()
     assert all(torch.equal(value, before[name]) for name, value in layers.state_dict().items())
+
+
+@pytest.mark.parametrize("tell", [bool, torch.tensor], ids=["host", "device"])
+def test_running_statistics_go_back_unless_the_step_was_taken(tell):
+    layers = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    statistics = RunningStatistics(layers)
+    for taken, rows in [(True, torch.randn(8, 3)), (False, torch.full((8, 3), math.nan)), (True, torch.randn(8, 3))]:
+        statistics.keep()
+        before = {name: value.clone() for name, value in layers.state_dict().items()}
+        layers(rows)
+        after = {name: value.clone() for name, value in layers.state_dict().items()}
+        assert any(not torch.equal(after[name], before[name]) for name in after)
+        statistics.put_back_unless(tell(taken))
+        expected = after if taken else before
+        assert all(torch.equal(value, expected[name]) for name, value in layers.state_dict().items())
