@@ -113,7 +113,8 @@ class Trainer:
         folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
         self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
-        watch.time_forward(self.engine.objective)
+        if not run.cuda_graph:  # a graph's launch runs no hook
+            watch.time_forward(self.engine.objective)
         self.meter, self.vote = StepMeter(world.device, Utilization.of(run, world)), StopVote(signals)
         self.skipped, self.lost = 0, None
         looks = [partial(monitor_of(data), self.engine.objective, world) for monitor_of in monitors]

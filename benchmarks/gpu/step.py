@@ -38,7 +38,7 @@ def run(note: Note) -> None:
         engine = made_engine(asked)
         batch, watch = made_batch(engine.objective, IMAGES), OwnWork(DEVICE)
         watch.time_forward(engine.objective)  # as a run does: CUDA events, also beside compiled blocks
-        taken = milliseconds(lambda e=engine, b=batch: one_step(e, b))
+        taken = milliseconds(lambda w=watch, e=engine, b=batch: (w.begin_compute(), one_step(e, b)))
         memory = peak_mebibytes(lambda e=engine, b=batch: one_step(e, b))
         note(name, f"{taken:.1f} ms, {1000 * IMAGES / taken:.0f} images/s, {memory} above the state")
         if name == "eager":

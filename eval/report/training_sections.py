@@ -44,6 +44,7 @@ PART_NAMES = {
     "optimiser": "optimiser, teacher",
     "checkpoint": "checkpoints",
     "other": "logs, monitors",
+    "passes": "forward and backward",
 }
 """Of the parts that ``pretrain/watchdog/time_breakdown.py`` measures, which needs torch as no report does."""
 

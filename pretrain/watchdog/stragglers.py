@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.collectives import all_gather, group_name
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.watchdog.pass_timer import PassTimer
 
 FACTOR = 1.5
 """A rank is slow when its own work takes this many times the median."""
@@ -32,30 +33,26 @@ class OwnWork:
     - compute, on a CPU: processor time of the main thread in forward and backward, plus the time it was ready to run
       and another process had the core. An exchange sleeps and counts for nothing, in any engine. It does not see what
       sleeps without computing (a page that is read from disk), nor waits for the intra-op threads that do not spin.
-    - compute, on a GPU: CUDA events around the encoder's blocks, in the last pass of the interval. Exact where that
-      pass holds no exchange (transformers under DDP and ZeRO-1/2); where it holds one (FSDP, ZeRO-3, batch norm over
-      ranks) the fast ranks wait inside it and the difference is levelled: then only data is told apart.
+    - compute, on a GPU: CUDA events around the encoder's blocks, in the newest training pass that is known to be done;
+      0 before there is one. Exact where that pass holds no exchange (transformers under DDP and ZeRO-1/2); where it
+      holds one (FSDP, ZeRO-3, batch norm over ranks) the fast ranks wait inside it and the difference is levelled: then
+      only data is told apart.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self._timer = PassTimer() if device.type == "cuda" else None
         self._queue_file = _open_schedstat()
         self._begun = 0.0
         self._data, self._compute, self._steps = 0.0, 0.0, 0
 
     def time_forward(self, encoder: nn.Module) -> None:
-        """On a GPU: measures passes through this encoder's blocks. Two event records per pass, no synchronisation.
+        """On a GPU: measures passes through this encoder's blocks. Two event records per micro-batch, no waiting.
 
         Through its blocks, because nobody calls the encoder as a whole: heads want its features, MAE some patches.
         """
         blocks = repeated_blocks(encoder)
-        if self._device.type != "cuda" or not blocks:
-            return
-        # External: captured in a CUDA graph they are recorded by each replay.
-        begin, end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(2))
-        self._events = begin, end
-        around(blocks[0], blocks[-1], begin.record, end.record)
+        if self._timer is not None and blocks:
+            around(blocks[0], blocks[-1], self._timer.begin, self._timer.end)
 
     def waited_for_data(self, seconds: float) -> None:
         """So long it took until the next micro-batch was there."""
@@ -63,6 +60,8 @@ class OwnWork:
 
     def begin_compute(self) -> None:
         """Forward and backward of a micro-batch begin."""
+        if self._timer is not None:
+            self._timer.allow()
         self._begun = self.processor_seconds()
 
     def end_compute(self) -> None:
@@ -77,17 +76,10 @@ class OwnWork:
         """(data, compute) in seconds per step since the last call."""
         steps = max(1, self._steps)
         data, compute = self._data / steps, self._compute / steps
-        if self._device.type == "cuda":
-            compute = self._forward_seconds()
+        if self._timer is not None:
+            compute = self._timer.seconds() or 0.0
         self._data, self._compute, self._steps = 0.0, 0.0, 0
         return data, compute
-
-    def _forward_seconds(self) -> float:
-        if self._events is None:
-            return 0.0
-        begin, end = self._events
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000
 
     def processor_seconds(self) -> float:
         """A clock: seconds of this thread running, or ready to run and kept from it."""

@@ -7,8 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from eyespot.pretrain.watchdog.pass_timer import PassTimer
+
 PARTS = ("data", "forward", "backward", "communication", "optimiser", "checkpoint", "other")
 """Each is logged as ``time_share/<part>``; together they are 1."""
+UNDIVIDED = "passes"
+"""Stands in for forward and backward where nobody knows their border."""
 _OF_PLACE = {"reading data": "data", "optimiser": "optimiser", "saving": "checkpoint"}
 _PASSES = "forward and backward"
 
@@ -18,8 +22,8 @@ class TimeShares:
 
     On a CPU, "communication" is the time inside forward and backward in which the main thread neither ran nor waited
     for a core: there it sleeps until the other ranks have answered. On a GPU exchanges overlap with computing and
-    cannot be told apart from outside: they are part of forward and backward. Their border is a CUDA event in the
-    interval's last micro-batch.
+    cannot be told apart from outside: they are part of forward and backward. How much of both is forward, CUDA events
+    say of one pass of the interval, or of the one before where the device has not got so far.
 
     Args:
         device: of this process.
@@ -30,18 +34,18 @@ class TimeShares:
         self._alone, self._clock = own_seconds is None, own_seconds or time.monotonic
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._passes_began, self._own, self._forward_began, self._forward, self._num_forward = 0.0, 0.0, 0.0, 0.0, 0
-        self._events: list[torch.cuda.Event] | None = None
-        if device.type == "cuda":
-            # External: they may be captured in a CUDA graph, whose forward passes then count as backward passes.
-            self._events = [torch.cuda.Event(enable_timing=True, external=True) for _ in range(2)]
+        self._is_timed, self._timer = False, PassTimer() if device.type == "cuda" else None
 
     def time_forward(self, objective: nn.Module) -> None:
-        """Measures the objective's forward passes from now on."""
+        """Measures the objective's forward passes from now on; else their border with backward passes is unknown."""
+        self._is_timed = True
         objective.register_forward_pre_hook(self._begin_forward)
         objective.register_forward_hook(self._end_forward)
 
     def begin_passes(self) -> None:
         """Forward and backward of a micro-batch begin."""
+        if self._timer is not None:
+            self._timer.allow()
         self._passes_began = self._clock()
 
     def leave(self, place: str, seconds: float) -> None:
@@ -54,35 +58,35 @@ class TimeShares:
 
     def close_interval(self) -> dict[str, float]:
         """{"time_share/data": 0..1, ...} since the last call."""
-        seconds, forward, own = self._seconds, self._forward, self._own
-        if self._events is not None:
-            forward = self._seconds_on_gpu() * self._num_forward
-        if self._alone or self._events is not None:
-            own = seconds["backward"]
-        seconds["communication"] = max(0.0, seconds["backward"] - own)
-        seconds["forward"] = min(forward, own)
-        seconds["backward"] = max(0.0, own - forward)
+        seconds, forward = self._seconds, self._forward_seconds()
+        passes = seconds["backward"]
+        own = passes if self._alone or self._timer is not None else self._own
+        seconds["communication"] = max(0.0, passes - own)
+        if forward is None:
+            del seconds["forward"], seconds["backward"]
+            seconds[UNDIVIDED] = own
+        else:
+            seconds["forward"] = min(forward, own)
+            seconds["backward"] = max(0.0, own - forward)
         total = max(1e-9, sum(seconds.values()))
-        shares = {f"time_share/{part}": round(seconds[part] / total, 5) for part in PARTS}
         self._seconds = dict.fromkeys(PARTS, 0.0)
         self._own, self._forward, self._num_forward = 0.0, 0.0, 0
-        return shares
+        return {f"time_share/{part}": round(value / total, 5) for part, value in seconds.items()}
 
     def _begin_forward(self, *_: Any) -> None:
-        if self._events is not None:
-            self._events[0].record()
+        if self._timer is not None:
+            self._timer.begin()
         self._forward_began = self._clock()
 
     def _end_forward(self, *_: Any) -> None:
-        if self._events is not None:
-            self._events[1].record()
+        if self._timer is not None:
+            self._timer.end()
         self._forward += self._clock() - self._forward_began
         self._num_forward += 1
 
-    def _seconds_on_gpu(self) -> float:
-        """Of the last forward pass."""
-        if self._events is None or not self._num_forward:
-            return 0.0
-        begin, end = self._events
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000
+    def _forward_seconds(self) -> float | None:
+        """Of all forward passes of the interval; None where nobody knows."""
+        if not self._is_timed or self._timer is None:
+            return self._forward if self._is_timed else None
+        one = self._timer.seconds()
+        return None if one is None else one * self._num_forward

@@ -7,11 +7,11 @@ from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, PART_NAMES, curves, speed
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.watchdog.gpu_health import METRICS
-from eyespot.pretrain.watchdog.time_breakdown import PARTS
+from eyespot.pretrain.watchdog.time_breakdown import PARTS, UNDIVIDED
 
 
 def test_every_part_that_is_measured_has_a_name():
-    assert tuple(PART_NAMES) == PARTS
+    assert tuple(PART_NAMES) == (*PARTS, UNDIVIDED)
 
 
 def test_every_figure_of_a_gpu_has_its_chart(tmp_path):

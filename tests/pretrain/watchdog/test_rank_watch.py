@@ -20,7 +20,6 @@ from eyespot.pretrain.distributed.rendezvous import fresh_store, restarted
 from eyespot.pretrain.loop.stop_signals import StopSignals
 from eyespot.pretrain.watchdog import heartbeats, rank_watch
 from eyespot.pretrain.watchdog.rank_watch import RankFailure, RankWatch
-from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
 pytestmark = pytest.mark.slow
 
@@ -292,7 +291,7 @@ def test_one_process_needs_no_store_and_a_note_costs_microseconds(tmp_path):
             watch.at("forward and backward")
             watch.at("optimiser")
         each = (time.thread_time() - begun) / 6000
-        assert watch.close_interval().keys() == {f"time_share/{part}" for part in PARTS}
+        assert "time_share/passes" in watch.close_interval()
     assert each < 50e-6, f"{each * 1e6:.1f} us"
     with pytest.raises(ValueError, match="own"), RankWatch(world, tmp_path, 60.0):
         raise ValueError("own")

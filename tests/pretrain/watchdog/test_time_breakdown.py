@@ -2,10 +2,11 @@ import time
 
 import pytest
 import torch
+from device_queue import DeviceQueue
 from torch import nn
 
 from eyespot.pretrain.watchdog.stragglers import OwnWork
-from eyespot.pretrain.watchdog.time_breakdown import PARTS, TimeShares
+from eyespot.pretrain.watchdog.time_breakdown import PARTS, UNDIVIDED, TimeShares
 
 
 class Clock:
@@ -20,6 +21,14 @@ class Clock:
     def pass_by(self, seconds: float) -> float:
         self.now += seconds
         return seconds
+
+
+BORDERED = {"time_share/forward", "time_share/backward"}
+
+
+@pytest.fixture
+def queue(monkeypatch):
+    return DeviceQueue.instead(monkeypatch)
 
 
 class Slow(nn.Module):
@@ -65,9 +74,39 @@ def test_shares_of_two_micro_batches():
 
 def test_who_is_alone_waits_for_nobody():
     shares = TimeShares(torch.device("cpu"), None)
+    shares.time_forward(nn.Identity())
     shares.begin_passes()
     shares.leave("forward and backward", 5.0)
     assert shares.close_interval()["time_share/backward"] == 1
+
+
+def test_where_no_hook_runs_nothing_is_said_of_the_border():
+    shares = TimeShares(torch.device("cpu"), None)
+    shares.begin_passes()
+    shares.leave("forward and backward", 3.0)
+    shares.leave("reading data", 1.0)
+    found = shares.close_interval()
+    assert found.keys() == {f"time_share/{part}" for part in (*PARTS, UNDIVIDED)} - BORDERED
+    assert (found["time_share/passes"], found["time_share/data"]) == (0.75, 0.25)
+
+
+def test_a_gpu_that_is_behind_is_not_waited_for(queue):
+    """A line is written before the device has done a pass; the next one knows how long it took."""
+    shares, layer = TimeShares(torch.device("cuda"), None), nn.Identity()
+    shares.time_forward(layer)
+    layer.register_forward_pre_hook(lambda *_: queue.add(0.5))
+
+    def interval():
+        for _ in range(2):
+            shares.begin_passes()
+            layer(None)
+            shares.leave("forward and backward", 2.0)
+        return shares.close_interval()
+
+    first = interval()
+    assert first["time_share/passes"] == 1 and not BORDERED & first.keys()
+    queue.work_off()
+    assert (interval()["time_share/forward"], interval()["time_share/backward"]) == (0.25, 0.75)
 
 
 def test_sleeping_in_an_exchange_is_communication():
