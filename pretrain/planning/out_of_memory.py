@@ -2,9 +2,11 @@
 
 import ctypes
 import gc
+import json
 import os
 import re
 import resource
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateImportUsage]
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
@@ -26,6 +29,11 @@ _SAID = re.compile(
     r"CUDA out of memory|DefaultCPUAllocator|bad_alloc|CUDA error: out of memory|_STATUS_ALLOC_FAILED|"
     r"Failed to CUDA malloc"
 )
+TRACE_SECONDS = 15.0
+"""For a trace while other ranks wait."""
+MEETING_SECONDS = 1.0
+"""In which ranks that lack memory in the same step hear of each other."""
+_KEY = "eyespot/out of memory"
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -54,11 +62,38 @@ def in_words(run: Run, world: World) -> Iterator[None]:
         forget(error)
     else:
         return
+    raise _words(run, world, said) if world.size == 1 else _words_of_one_rank(run, world, said)
+
+
+def _words(run: Run, world: World, said: str, **limit: float) -> UserError | TrainingError:
     from eyespot.pretrain.planning.trace_apart import trace_apart
 
     left = room(world.device)
-    found = trace_apart(run, "cuda" if world.device.type == "cuda" else "cpu")
-    raise explanation(run, world, left, found, said)
+    found = trace_apart(run, "cuda" if world.device.type == "cuda" else "cpu", **limit)
+    return explanation(run, world, left, found, said)
+
+
+def _words_of_one_rank(run: Run, world: World, said: str) -> UserError | TrainingError:
+    """What the lowest of the ranks that lack memory finds, on all of these.
+
+    They meet in torch's store: the others wait in an exchange, for no longer than one trace may take.
+    """
+    with suppress(RuntimeError):  # the store is gone
+        store = _get_default_store()
+        store.set(f"{_KEY}/{world.rank}", "")
+        time.sleep(MEETING_SECONDS)
+        lowest = next(rank for rank in range(world.size) if store.check([f"{_KEY}/{rank}"]))
+        if lowest == world.rank:
+            error = _words(run, world, said, seconds=TRACE_SECONDS)
+            store.set(f"{_KEY}/words", json.dumps([isinstance(error, UserError), str(error)]))
+            return error
+        until = time.monotonic() + 2 * TRACE_SECONDS
+        while time.monotonic() < until:
+            if store.check([f"{_KEY}/words"]):
+                wrong_input, words = json.loads(store.get(f"{_KEY}/words"))
+                return (UserError if wrong_input else TrainingError)(f"{words} (rank {lowest})")
+            time.sleep(0.1)
+    return explanation(run, world, room(world.device), None, said)
 
 
 def is_lack(error: BaseException) -> bool:

@@ -11,22 +11,27 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning.trace import Device, Trace, trace
 
 SECONDS = 180
-"""A trace that takes longer is given up."""
+"""A trace that takes longer is given up where nobody waits for it."""
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PROGRAM = "from eyespot.pretrain.planning.trace_apart import answer; answer()"
 
 
-def trace_apart(run: Run, device: Device) -> Trace | None:
+def trace_apart(run: Run, device: Device, seconds: float = SECONDS) -> Trace | None:
     """``trace`` of the run on one rank; None where it fails or takes too long. Uses no GPU; some seconds of a core.
 
     On one rank: what more of them compare in their losses is missing, which beside an encoder is little.
+
+    Args:
+        run: that is traced.
+        device: of it.
+        seconds: in which it is given up.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     environment |= {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "CUDA_VISIBLE_DEVICES": ""}
     given = pickle.dumps((run, device))
     command = [sys.executable, "-c", _PROGRAM]
     try:
-        asked = subprocess.run(command, input=given, capture_output=True, env=environment, timeout=SECONDS, check=True)
+        asked = subprocess.run(command, input=given, capture_output=True, env=environment, timeout=seconds, check=True)
         return pickle.loads(asked.stdout)
     except (OSError, subprocess.SubprocessError, pickle.UnpicklingError, EOFError):
         return None

@@ -5,15 +5,19 @@ import os
 import re
 import subprocess
 import sys
+import time
 import weakref
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.run_end import TrainingError
+from eyespot.pretrain.planning import trace_apart
 from eyespot.pretrain.planning.out_of_memory import Room, explanation, forget, in_words, is_lack, room
 from eyespot.pretrain.planning.trace import Trace, trace
 from eyespot.pretrain.recipe_lookup import make_run
@@ -95,6 +99,30 @@ def test_the_allocators_words_are_known_and_other_errors_stay_what_they_are():
     world = World(rank=0, size=1, device=CPU)
     with pytest.raises(RuntimeError, match="shapes"), in_words(make_run("mae_tiny"), world):
         raise RuntimeError("shapes cannot be multiplied")
+
+
+def lack(world: World) -> tuple[str, list[float]]:
+    """Two of three ranks lack memory, one a little later: their words, and for how long they may have traced."""
+    limits: list[float] = []
+
+    def noted(run, device, seconds):
+        limits.append(seconds)
+
+    words = ""
+    if world.rank:
+        time.sleep(0.3 * (2 - world.rank))
+        traced, run = patch.object(trace_apart, "trace_apart", noted), make_run("mae_tiny")
+        with pytest.raises(TrainingError) as raised, traced, in_words(run, world):
+            raise MemoryError(f"of rank {world.rank}")
+        words = str(raised.value)
+    barrier()  # the first rank hosts the store
+    return words, limits
+
+
+def test_one_rank_traces_for_all_that_lack_memory_and_not_for_long(on_ranks):
+    (_, nothing), (words, limits), (others, theirs) = on_ranks(lack, 3)
+    assert "images per process; of rank 1" in words and others == f"{words} (rank 1)"
+    assert (nothing, limits, theirs) == ([], [15.0], [])
 
 
 def test_what_the_broken_step_held_is_given_back():
