@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-GPU = """<gpu id="00000000:18:00.0"><product_name>NVIDIA H100 80GB HBM3</product_name><uuid>GPU-1</uuid>
+GPU = """<gpu id="00000000:18:00.0"><product_name>NVIDIA H100 80GB HBM3</product_name><uuid>GPU-{number}</uuid>
 <fb_memory_usage><total>81559 MiB</total><used>1 MiB</used><free>81000 MiB</free></fb_memory_usage>
 <temperature><gpu_temp>{celsius} C</gpu_temp></temperature>
 <ecc_errors><volatile><dram_uncorrectable>{ecc}</dram_uncorrectable></volatile></ecc_errors>
@@ -18,18 +18,36 @@ FAULTS: dict[str, dict[str, str]] = {
 }
 
 
-def nvidia_smi(folder: Path, fault: str) -> None:
-    """Writes ``folder/nvidia-smi``, which speaks of one H100 with this one of FAULTS, or finds "no driver"."""
+def nvidia_smi(folder: Path, fault: str, count: int = 1, way: str = "NV18") -> None:
+    """Writes ``folder/nvidia-smi``, which speaks of so many H100s with this one of FAULTS, or finds "no driver".
+
+    It knows ``-L``, ``topo -m``, which says that one way leads between any two, and ``-q -x``.
+    """
     script = folder / "nvidia-smi"
     if fault == "no driver":
         script.write_text('#!/bin/sh\necho "NVIDIA-SMI couldn\'t communicate with the NVIDIA driver."\nexit 9\n')
     else:
         values = {**HEALTHY, **FAULTS[fault]}
-        xml = "<nvidia_smi_log><driver_version>{driver}</driver_version><cuda_version>{cuda}</cuda_version>" + GPU
-        (folder / "smi.xml").write_text(xml.format(**values) + "</nvidia_smi_log>")
-        listed = "echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'"
-        script.write_text(f"#!/bin/sh\nif [ \"$1\" = -L ]; then {listed}; else cat '{folder}/smi.xml'; fi\n")
+        gpus = "".join(GPU.format(number=number + 1, **values) for number in range(count))
+        versions = "<driver_version>{driver}</driver_version><cuda_version>{cuda}</cuda_version>".format(**values)
+        (folder / "smi.xml").write_text(f"<nvidia_smi_log>{versions}{gpus}</nvidia_smi_log>")
+        (folder / "smi.topo").write_text(topology(count, way))
+        listed = "".join(f"GPU {i}: NVIDIA H100 80GB HBM3 (UUID: GPU-{i + 1})\n" for i in range(count))
+        (folder / "smi.list").write_text(listed)
+        answers = f"-L) cat '{folder}/smi.list';; topo) cat '{folder}/smi.topo';; *) cat '{folder}/smi.xml';;"
+        script.write_text(f'#!/bin/sh\ncase "$1" in {answers} esac\n')
     script.chmod(0o755)
+
+
+def topology(count: int, way: str) -> str:
+    """The table of ``nvidia-smi topo -m`` for GPUs between any two of which this way leads, and one network device."""
+    names = [f"GPU{number}" for number in range(count)]
+    lines = ["\t" + "\t".join([f"\x1b[4m{names[0]}", *names[1:], "NIC0", "CPU Affinity", "NUMA Affinity\x1b[0m"])]
+    for row, name in enumerate(names):
+        ways = [" X " if row == column else way for column in range(count)]
+        lines.append("\t".join([name, *ways, "PXB", "0-31", "0"]))
+    lines.append("NIC0\t" + "\t".join(["PXB"] * count) + "\t X \t\t")
+    return "\n".join([*lines, "", "Legend:", "", "  X    = Self", "  SYS  = Connection traversing PCIe as well as ..."])
 
 
 OLD_DRIVER = """

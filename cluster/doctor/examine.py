@@ -235,8 +235,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _told_once(findings: list[Finding]) -> list[Finding]:
     """Without what only repeats: ranks can decode no image of shards that are found wrong, nor use GPUs like those."""
     failed = {(finding.check, finding.node) for finding in findings if finding.level == "fail"}
-    cause = {"data pipeline": "shards", "device": torch_gpus.CHECK}
-    return [f for f in findings if not (f.level == "fail" and (cause.get(f.check, ""), f.node) in failed)]
+    causes = {"data pipeline": ("shards",), "device": (torch_gpus.CHECK, "GPUs")}
+    return [
+        f
+        for f in findings
+        if f.level != "fail" or not any((cause, f.node) in failed for cause in causes.get(f.check, ()))
+    ]
 
 
 def _since(began: float) -> float:

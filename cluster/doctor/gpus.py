@@ -1,15 +1,17 @@
 """The GPUs of a node, as nvidia-smi sees them: how many, how well, how free."""
 
 import os
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from eyespot.cluster.doctor import torch_gpus
+from eyespot.cluster.doctor import gpu_links, torch_gpus
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
-from eyespot.pretrain.distributed.nvidia_devices import SECONDS, sign_of_devices
+from eyespot.pretrain.distributed.nvidia_devices import SECONDS, hidden_by, oldest_driver, sign_of_devices
 
 FREE_SHARE = 0.9
 """Of a GPU's memory, that should be free before the run starts."""
@@ -59,18 +61,22 @@ def look(context: CheckContext) -> Iterator[Finding]:
         return
     sign = sign_of_devices()
     asked = torch_gpus.start_asking() if sign else None
-    answer, complaint = ask()
-    fleet = parse(answer) if answer else None
-    if fleet is not None and visible(fleet) and asked is None:
-        sign, asked = "nvidia-smi", torch_gpus.start_asking()
-    context.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
-    if fleet is not None:
-        context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda
-        yield from gpu_findings(context, fleet)
-    else:
-        yield _none(context, sign, complaint)
-    if asked is not None:
-        yield from torch_gpus.torch_findings(context, asked, sign)
+    try:
+        fleet, complaint = ask()
+        if fleet is not None and visible(fleet) and asked is None:
+            sign, asked = "nvidia-smi", torch_gpus.start_asking()
+        answer = torch_gpus.answer_of(context, asked) if asked is not None else {}
+        context.facts["gpus"] = [gpu.name for gpu in visible(fleet)] if fleet else []
+        if fleet is not None:
+            context.facts["driver"], context.facts["cuda"] = fleet.driver, fleet.cuda
+            yield from gpu_findings(context, fleet, answer)
+        else:
+            yield _none(context, sign, complaint)
+        if answer:
+            yield from torch_gpus.torch_findings(context, answer, sign)
+    finally:
+        if asked is not None:
+            torch_gpus.end(asked)
 
 
 def _none(context: CheckContext, sign: str, complaint: str) -> Finding:
@@ -84,6 +90,8 @@ def _none(context: CheckContext, sign: str, complaint: str) -> Finding:
         return context.warn("GPUs", complaint, fix)
     if sign:
         fix = "open them to the job or container: --gpus-per-node; docker's --gpus all; Apptainer's --nv"
+        if sign.startswith("CUDA_VISIBLE_DEVICES="):
+            fix = f"unset it where there is no GPU; else {fix}"
         return context.warn("GPUs", f"nvidia-smi finds none, but {sign} says that there are some", fix)
     if context.device == "cuda" and context.place.job:
         fix = "ask for nodes with GPUs (--gpus-per-node), or use --device cpu"
@@ -97,19 +105,77 @@ def _exclude(context: CheckContext) -> str:
     return f"--exclude {context.node}"
 
 
-def gpu_findings(context: CheckContext, fleet: Fleet) -> Iterator[Finding]:
-    """What is wrong with the GPUs that the job may use."""
-    gpus = visible(fleet)
-    if len(gpus) < context.place.processes:
-        yield context.fail(
-            "GPUs",
-            f"{len(gpus)} to use where {context.place.processes} processes need one each",
-            "ask for as many with --gpus-per-node, or start fewer with --processes-per-node",
-        )
-    for gpu in gpus[: context.place.processes]:
+def gpu_findings(context: CheckContext, fleet: Fleet, answer: Mapping[str, Any] = {}) -> Iterator[Finding]:
+    """What is wrong with the GPUs that the job may use.
+
+    Args:
+        context: of this node.
+        fleet: the node's.
+        answer: torch's, from ``torch_gpus.answer_of``.
+    """
+    gpus, tasks = visible(fleet), tasks_here()
+    yield from _enough(context, gpus, tasks)
+    for gpu in _own(context, gpus, tasks):
         yield from _judge_one(context, gpu)
+    if not gpus:
+        return
     names = ", ".join(sorted({gpu.name for gpu in gpus}))
-    yield context.ok("GPUs", f"{len(gpus)} x {names}, driver {fleet.driver}, CUDA {fleet.cuda}")
+    whose = f" for this task, one of {tasks} on this node" if tasks > 1 else ""
+    found = f"{len(gpus)} x {names}{whose}, driver {fleet.driver}, CUDA {fleet.cuda}"
+    needed = oldest_driver(answer.get("cuda") or "") if answer.get("why_not") else ""
+    if needed and fleet.driver and _version(fleet.driver) < _version(needed):
+        fix = f"that needs driver {needed} or newer: have it updated, or leave the node out ({_exclude(context)})"
+        yield context.fail("GPUs", f"{found}: too old for torch's CUDA {answer['cuda']}", fix)
+    else:
+        yield context.ok("GPUs", found)
+    if len(gpus) > 1 and (link := gpu_links.ask([gpu.index for gpu in gpus])).words:
+        yield context.ok("GPU links", link.words)
+
+
+def _enough(context: CheckContext, gpus: list[GPU], tasks: int) -> Iterator[Finding]:
+    """Whether each rank of the node has a GPU, by what this task sees: SLURM may show each task others."""
+    processes, count = context.place.processes, len(gpus)
+    if processes == 1 and 1 < count < tasks:
+        found = f"{count} to use where the {tasks} tasks of this node need one each"
+        yield context.fail("GPUs", found, f"show each its own (srun --gpus-per-task=1), or start {count} tasks")
+    if count >= processes:
+        return
+    fix = "ask for as many with --gpus-per-node, or start fewer with --processes-per-node"
+    chosen, per_task = os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("SLURM_GPUS_PER_TASK")
+    if hidden := hidden_by():
+        fix = f"unset {hidden}, which hides them"
+    elif per_task:
+        fix = (
+            f"SLURM_GPUS_PER_TASK={per_task}, and one task starts all ranks of a node: leave --gpus-per-task out, and"
+            f" ask with --gpus-per-node {processes}; or start fewer with --processes-per-node"
+        )
+    elif chosen is not None:
+        fix = f"CUDA_VISIBLE_DEVICES={chosen} shows no more: unset it, or {fix}"
+    need = f"{processes} processes need one each" if processes > 1 else "the run needs one"
+    yield context.fail("GPUs", f"{count} to use where {need}", fix)
+
+
+def _own(context: CheckContext, gpus: list[GPU], tasks: int) -> list[GPU]:
+    """Those that this task's ranks take: where each task is a rank and sees all GPUs, the one of its number."""
+    number = os.environ.get("SLURM_LOCALID", "")
+    if context.place.processes == 1 and 1 < tasks <= len(gpus) and number.isdecimal():
+        return gpus[int(number) :][:1]
+    return gpus[: context.place.processes]
+
+
+def tasks_here() -> int:
+    """Tasks of SLURM's step on this node, as ``srun --ntasks-per-node`` starts them; 1 outside of a step."""
+    counts: list[int] = []
+    for part in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        if (found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)) is None:  # "4(x2),3" = 4, 4, 3
+            return 1
+        counts += [int(found[1])] * int(found[2] or 1)
+    node = os.environ.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else counts[0]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", text)))
 
 
 def _judge_one(context: CheckContext, gpu: GPU) -> Iterator[Finding]:
@@ -149,20 +215,28 @@ def visible(fleet: Fleet) -> list[GPU]:
     return found if found or not any(word.startswith("MIG") for word in words) else fleet.gpus
 
 
-def ask() -> tuple[str | None, str]:
-    """nvidia-smi's answer as XML, None where it shows no GPU; and what it complains of in place of an answer."""
+def ask() -> tuple[Fleet | None, str]:
+    """What nvidia-smi says, None where it shows no GPU; and what it complains of in place of an answer."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "-q", "-x"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
         )
     except FileNotFoundError:
         return None, ""
-    except subprocess.TimeoutExpired:
-        return None, f"nvidia-smi: no answer after {SECONDS} s"
+    except OSError as error:
+        return None, f"nvidia-smi: cannot be run ({error.strerror})"
+    except (subprocess.TimeoutExpired, UnicodeDecodeError) as error:
+        late = isinstance(error, subprocess.TimeoutExpired)
+        return None, f"nvidia-smi: no answer after {SECONDS} s" if late else "nvidia-smi: its answer is no text"
     said = " ".join((done.stderr or done.stdout).split())[:300]
     if done.returncode:
         return None, "" if "No devices were found" in said else f"nvidia-smi: {said}"
-    return (done.stdout, "") if "<gpu " in done.stdout else (None, "")
+    if "<gpu " not in done.stdout:
+        return None, ""
+    try:
+        return parse(done.stdout), ""
+    except ElementTree.ParseError as error:  # it was cut off, or something has written into it
+        return None, f"nvidia-smi: its answer is no whole XML ({error})"
 
 
 def parse(xml: str) -> Fleet:

@@ -8,7 +8,7 @@ from eyespot.data_pipeline.console import Console
 
 ORDER = (
     *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),
-    *("GPUs in torch", "nvJPEG", "device"),
+    *("GPU links", "GPUs in torch", "nvJPEG", "device"),
     *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "imports", "recipe", "data pipeline"),
     *("all-reduce", "MLflow"),
 )

@@ -18,6 +18,7 @@ import torch.distributed
 from jaxtyping import Float64
 from torch import Tensor
 
+from eyespot.cluster.doctor import gpu_links, gpus
 from eyespot.cluster.doctor.checks import in_one_line
 from eyespot.cluster.doctor.findings import Answer, Finding, Level
 from eyespot.cluster.doctor.nccl_log import transport
@@ -26,7 +27,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import all_gather, barrier, group_name
-from eyespot.pretrain.distributed.devices import own_device
+from eyespot.pretrain.distributed.devices import name_of, own_device, pci_address
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views, open_shards
 from eyespot.pretrain.objective import Objective
@@ -37,9 +38,10 @@ from eyespot.pretrain.run_json import load_run
 REDUCE_SECONDS = 1.5
 GPU_BYTES, CPU_BYTES = 64 << 20, 8 << 20
 """Of a large all-reduce: what it takes to fill the link."""
-SLOW_IN_NODE, SLOW_BETWEEN_NODES, SLOW_GLOO = 20e9, 10e9, 50e6
-"""Bus bandwidth, bytes per second. Of NCCL inside a node: PCIe 4 gives about 20, NVLink more than 200 GB/s; between
-nodes: one InfiniBand port of 100 Gbit/s. Of gloo: less than 1 Gbit/s would give."""
+SLOW_BETWEEN_NODES, SLOW_GLOO = 10e9, 50e6
+"""Bus bandwidth, bytes per second. Of NCCL between nodes: one InfiniBand port of 100 Gbit/s; inside a node: see
+``gpu_links.py``. Of gloo: less than 1 Gbit/s would give."""
+DEVICE_FIX = "give the run a GPU that torch can use, or --device cpu"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,8 +97,10 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
             held = sizes(objective)
             report.facts["state_bytes"] = held.parameters + held.buffers + optimizer_bytes(run, held)
     if run is not None:
-        with report.stage("device", "give the run a GPU that torch can use, or --device cpu"):
+        with report.stage("device", DEVICE_FIX):
             device = own_device(run.device, int(os.environ.get("LOCAL_RANK", 0)))
+            if device.type == "cuda":
+                report.facts["gpu"] = f"{pci_address(device)} {name_of(device)}"
     if run is not None and device is not None:
         if objective is not None:
             fix = "see eyespot shards verify; DALI must fit the driver: pip list | grep dali"
@@ -104,7 +108,12 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
                 report.add("data pipeline", "ok", _decode(run, objective, rank, device))
         with report.stage("all-reduce", _network_fix(run)):
             nccl_log = _listen_to_nccl(folder) if rank == 0 else None
-            _exchange(report, process_group.start(run.device, seconds), nccl_log)
+            try:
+                world = process_group.start(run.device, seconds)
+            except UserError as error:  # two ranks have one GPU
+                report.add("device", "fail", str(error), DEVICE_FIX)
+            else:
+                _exchange(report, world, nccl_log)
     report.write("end")
     os._exit(0)  # a process group with a broken member may never close
 
@@ -169,28 +178,40 @@ def _exchange(report: Report, world: process_group.World, nccl_log: Path | None 
         _sum_is_right(world, device)
     report.facts["clocks"] = _clock_offsets(world).tolist()
     speed = _bandwidth(world)
-    name, slow, fix = _expected(world)
+    way = transport(nccl_log) if nccl_log is not None else ""
+    name, link = _expected(world, way)
     found = f"{name}: right on all {world.size} ranks, {speed / 1e9:.2f} GB/s"
-    if nccl_log is not None and (way := transport(nccl_log)):
+    if way:
         report.facts["transport"] = way
         found += f", by {way}"
-    if speed < slow:
-        report.add("all-reduce", "warn", f"{found}: slow, {slow / 1e9:g} GB/s were to be expected", fix)
+    if link.words:
+        found += f", {link.words}"
+    if speed < link.slow and world.rank == 0:  # all measured the same, and one knows the way
+        report.add("all-reduce", "warn", f"{found}: slow, {link.slow / 1e9:g} GB/s were to be expected", link.fix)
     else:
         report.add("all-reduce", "ok", found)
 
 
-def _expected(world: process_group.World) -> tuple[str, float, str]:
-    """Who exchanges, how many bytes per second it should do at least, and what to look at where it does not."""
+def _expected(world: process_group.World, transport: str) -> tuple[str, gpu_links.Link]:
+    """Who exchanges, by which link, and how many bytes per second that should do at least.
+
+    Args:
+        world: this process among the ranks; the first alone asks nvidia-smi.
+        transport: NCCL's word; empty = not known.
+    """
     if world.device.type == "cpu":
-        return "gloo", SLOW_GLOO, "is it the fast network? choose it with GLOO_SOCKET_IFNAME"
+        fix = "is it the fast network? choose it with GLOO_SOCKET_IFNAME"
+        return "gloo", gpu_links.Link(words="", slow=SLOW_GLOO, fix=fix)
     if world.size == int(os.environ.get("LOCAL_WORLD_SIZE", world.size)):
-        return "NCCL", SLOW_IN_NODE, "do the GPUs see each other? nvidia-smi topo -m; a container needs --ipc host"
+        fleet = gpus.ask()[0] if world.rank == 0 else None
+        used = gpus.visible(fleet)[: world.size] if fleet is not None else []
+        link = gpu_links.ask([gpu.index for gpu in used]) if used else gpu_links.UNKNOWN
+        return "NCCL", gpu_links.as_used(link, transport)
     fix = (
         "is it the fast network? NCCL_IB_HCA and NCCL_SOCKET_IFNAME choose it. NET/Socket where there is InfiniBand:"
         " node or container lacks libibverbs1, ibverbs-providers or /dev/infiniband; EFA wants the host's aws-ofi-nccl"
     )
-    return "NCCL", SLOW_BETWEEN_NODES, fix
+    return "NCCL", gpu_links.Link(words="", slow=SLOW_BETWEEN_NODES, fix=fix)
 
 
 def _listen_to_nccl(folder: Path) -> Path | None:

@@ -35,6 +35,8 @@ class Probes:
         )
         self._ranks = Ranks(words, context.place, port, stdout=self._said, stderr=self._said)
         self._begin = time.monotonic()
+        self._gpus: list[str] = []
+        """Of each rank that got as far as to take one."""
 
     def judge(self, context: CheckContext) -> Iterator[Finding]:
         """Waits for them, until ``context.until`` at most."""
@@ -42,6 +44,9 @@ class Probes:
         self._ranks.kill()
         for number, code in enumerate(codes):
             yield from self._judge_one(context, self._ranks.first + number, code)
+        if self._gpus:
+            taken = f"{len(self._gpus)} rank{'s' * (len(self._gpus) > 1)} on {len(set(self._gpus))} GPU"
+            yield context.ok("device", f"{taken}{'s' * (len(set(self._gpus)) > 1)}, as the ranks report")
 
     def close(self) -> None:
         """Ends what still runs."""
@@ -52,6 +57,7 @@ class Probes:
     def _judge_one(self, context: CheckContext, rank: int, code: int | None) -> Iterator[Finding]:
         path = Path(self._folder.name) / f"rank-{rank}.json"
         answer = Answer.read(path) if path.exists() else Answer(node="", findings=[], facts={"stage": "imports"})
+        self._gpus += [answer.facts.pop("gpu")] if "gpu" in answer.facts else []
         context.facts.update((name, value) for name, value in answer.facts.items() if name != "stage")
         yield from (
             replace(finding, node=context.node, found=_named(context, rank, finding)) for finding in answer.findings

@@ -5,7 +5,7 @@ driver may crash or hang whoever starts CUDA.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eyespot.cluster.doctor.checks import CheckContext, in_one_line
@@ -32,6 +32,7 @@ def probe() -> None:
 
     from eyespot.data_pipeline.loading import nvjpeg
     from eyespot.pretrain.distributed.devices import remedy, why_no_cuda
+    from eyespot.pretrain.distributed.nvidia_devices import sign_of_devices
 
     try:
         why_not = why_no_cuda()
@@ -40,22 +41,21 @@ def probe() -> None:
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "why_not": why_not}
     found["nvjpeg"] = nvjpeg.version()
     if why_not:
-        found["fix"] = remedy()
+        found["fix"] = remedy(sign_of_devices())
     else:
         found["gpus"] = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         found["jpeg_engines"] = nvjpeg.jpeg_engines()
     print(json.dumps(found))
 
 
-def torch_findings(context: CheckContext, process: subprocess.Popen[str], sign: str) -> Iterator[Finding]:
+def torch_findings(context: CheckContext, answer: Mapping[str, Any], sign: str) -> Iterator[Finding]:
     """What came of ``start_asking``.
 
     Args:
         context: of this node.
-        process: that was started.
+        answer: from ``answer_of``.
         sign: what says that there are GPUs.
     """
-    answer = _answer(context, process)
     if "why_not" not in answer:
         yield context.fail(CHECK, answer["said"], "try it alone there: python -c 'import torch; torch.cuda.init()'")
     elif answer["why_not"]:
@@ -80,8 +80,8 @@ def _nvjpeg(context: CheckContext, version: list[int] | None, engines: int | Non
     return context.ok("nvJPEG", name + parts)
 
 
-def _answer(context: CheckContext, process: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the process printed, or under "said" what it did in place of that."""
+def answer_of(context: CheckContext, process: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the process of ``start_asking`` printed, or under "said" what it did in place of that. Ends it."""
     seconds = context.seconds_left()
     try:
         printed, complaint = process.communicate(timeout=seconds)
@@ -94,5 +94,13 @@ def _answer(context: CheckContext, process: subprocess.Popen[str]) -> dict[str, 
     except ValueError:
         return {"said": "starting CUDA left no answer"}
     finally:
-        process.kill()
-        process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Leaves nothing of the process of ``start_asking`` behind, whatever it does."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()

@@ -93,12 +93,15 @@ def remedy(sign: str = "") -> str:
         return "they are kept from this job: ask for one, as in --gpus-per-node"
     if hidden := hidden_by():
         return f"unset {hidden}, which hides them"
+    # A shell's start file may say so on every machine.
+    doubt = "nothing else here speaks for a GPU: unset it where there is none; else "
+    doubt = doubt if sign.startswith("CUDA_VISIBLE_DEVICES=") else ""
     if torch.version.cuda is None:
-        return "install the torch of PyPI, which holds CUDA"
+        return f"{doubt}install the torch of PyPI, which holds CUDA"
     needed, driver = oldest_driver(torch.version.cuda), driver_version()
     here = f" (here {driver})" if driver else ""
     return (
-        f"CUDA {torch.version.cuda}, with which torch and DALI are built, needs driver {needed} or newer{here};"
+        f"{doubt}CUDA {torch.version.cuda}, with which torch and DALI are built, needs driver {needed} or newer{here};"
         " a container needs --gpus all (Apptainer: --nv), and LD_LIBRARY_PATH no other CUDA"
     )
 

@@ -17,8 +17,8 @@ _HIDDEN = {"", "-1", "none", "void", "nodevfiles"}
 def sign_of_devices(root: Path = Path("/")) -> str:
     """The first thing that says that there are NVIDIA devices, in words; empty where nothing does.
 
-    Device files, the kernel's driver (which a container sees that was started without its GPUs), what CUDA or SLURM was
-    told to show, and an nvidia-smi that finds some.
+    Device files, the kernel's driver (which a container sees that was started without its GPUs), what SLURM gave, an
+    nvidia-smi that finds some, and last, because anybody may have left it there, what CUDA was told to show.
 
     Args:
         root: of the file system.
@@ -27,12 +27,13 @@ def sign_of_devices(root: Path = Path("/")) -> str:
         return f"/dev/{files[0].name}"
     if any((root / "proc/driver/nvidia/gpus").glob("*")):
         return "/proc/driver/nvidia/gpus"
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES", "")).strip().lower() not in _HIDDEN:
-        return f"CUDA_VISIBLE_DEVICES={chosen}"
     for name in ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS"):
         if chosen := os.environ.get(name, ""):
             return f"{name}={chosen}"
-    return "nvidia-smi" if _listed() else ""
+    if _listed():
+        return "nvidia-smi"
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"CUDA_VISIBLE_DEVICES={chosen}" if chosen.strip().lower() not in _HIDDEN else ""
 
 
 def is_denied(path: str) -> bool:

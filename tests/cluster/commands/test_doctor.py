@@ -66,7 +66,7 @@ MACHINES = {
         ("GPUs in torch", "fail", BUT + NO_DRIVER),
     ],
     "old driver": [
-        ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 550.54.15, CUDA 12.4"),
+        ("GPUs", "fail", "1 x NVIDIA H100 80GB HBM3, driver 550.54.15, CUDA 12.4: too old for torch's CUDA 13.0"),
         ("GPUs in torch", "fail", f"{BUT}The NVIDIA driver on your system is too old (found version 12040)"),
     ],
     "ECC errors": [
@@ -81,6 +81,10 @@ MACHINES = {
     "no --gpus": [
         ("GPUs", "warn", "nvidia-smi finds none, but SLURM_JOB_GPUS=0 says that there are some"),
         ("GPUs in torch", "fail", BUT.replace("nvidia-smi", "SLURM_JOB_GPUS=0") + NO_DRIVER),
+    ],
+    "only CUDA_VISIBLE_DEVICES": [
+        ("GPUs", "warn", "nvidia-smi finds none, but CUDA_VISIBLE_DEVICES=0 says that there are some"),
+        ("GPUs in torch", "fail", BUT.replace("nvidia-smi", "CUDA_VISIBLE_DEVICES=0") + NO_DRIVER),
     ],
     "CPU-only torch": [
         ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 580.82.07, CUDA 13.0"),
@@ -97,6 +101,8 @@ def test_gpus_that_torch_cannot_use_stop_the_run(machine, tmp_path, monkeypatch,
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     if machine == "no --gpus":
         monkeypatch.setenv("SLURM_JOB_GPUS", "0")
+    elif machine == "only CUDA_VISIBLE_DEVICES":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     else:
         nvidia_stand_ins.nvidia_smi(tmp_path, "healthy" if machine == "CPU-only torch" else machine)
     if machine == "old driver":
@@ -116,7 +122,11 @@ def test_gpus_that_torch_cannot_use_stop_the_run(machine, tmp_path, monkeypatch,
     failed = [finding for finding in findings if finding["level"] == "fail"]
     assert code == (2 if failed else 0)
     what = "install the torch of PyPI, which holds CUDA" if machine == "CPU-only torch" else "driver 580 or newer"
-    assert all(what in finding["fix"] and finding["fix"].endswith("with --device cpu") for finding in failed)
+    if machine == "only CUDA_VISIBLE_DEVICES":
+        what = "unset it where there is none"
+    assert all(what in finding["fix"] for finding in failed)
+    fixes = [finding["fix"] for finding in failed if finding["check"] == "GPUs in torch"]
+    assert all(fix.endswith("with --device cpu") for fix in fixes)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

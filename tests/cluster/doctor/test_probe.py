@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from nvidia_stand_ins import nvidia_smi
 
 from eyespot.cluster.doctor import probe
 from eyespot.cluster.doctor.findings import Answer
@@ -61,14 +62,52 @@ def test_ranks_sum_and_compare_clocks(on_ranks, tmp_path):
         assert abs(report.facts["clocks"][1]) < 2
 
 
-@pytest.mark.parametrize(("world", "local", "least"), [(8, "8", 20e9), (16, "8", 10e9), (8, None, 20e9)])
-def test_nccl_is_to_be_faster_inside_a_node(monkeypatch, world, local, least):
+@pytest.mark.parametrize(
+    ("ranks", "local", "way", "transport", "least"),
+    [
+        (2, "2", "NV18", "P2P/CUMEM", 20e9),
+        (2, None, "NV18", "", 20e9),
+        (2, "2", "PIX", "P2P/IPC", 6e9),
+        (2, "2", "SYS", "SHM/direct/direct", 2e9),
+        (4, "2", "NV18", "NET/IB (mlx5_0)", 10e9),
+    ],
+)
+def test_nccl_is_bound_by_the_link_inside_a_node(monkeypatch, tmp_path, ranks, local, way, transport, least):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     if local:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-    name, slow, fix = probe._expected(World(rank=0, size=world, device=torch.device("cuda", 0)))
-    assert (name, slow) == ("NCCL", least)
-    assert ("libibverbs1" in fix) == (least == 10e9)
+    nvidia_smi(tmp_path, "healthy", count=2, way=way)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    name, link = probe._expected(World(rank=0, size=ranks, device=torch.device("cuda", 0)), transport)
+    assert (name, link.slow) == ("NCCL", least)
+    assert ("libibverbs1" in link.fix) == (least == 10e9)
+
+
+def test_a_slow_link_is_told_once_by_the_first_rank(monkeypatch, tmp_path):
+    """PCIe boards without P2P reach what they can, and that is no fault."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    nvidia_smi(tmp_path, "healthy", count=2, way="PHB")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    (tmp_path / "nccl.log").write_text("NCCL INFO Channel 00 : 0[0] -> 1[1] via SHM/direct/direct\n")
+    monkeypatch.setattr(probe, "_sum_is_right", lambda *_: None)
+    monkeypatch.setattr(probe, "_clock_offsets", lambda _: torch.zeros(2).numpy())
+
+    def told(rank: int, speed: float) -> tuple[str, str]:
+        monkeypatch.setattr(probe, "_bandwidth", lambda _: speed)
+        report = probe.Report(path=tmp_path / "rank.json", rank=rank)
+        world = World(rank=rank, size=2, device=torch.device("cuda", rank))
+        probe._exchange(report, world, tmp_path / "nccl.log" if rank == 0 else None)
+        (finding,) = report.findings
+        return finding.level, finding.found
+
+    way = "by SHM/direct/direct, PCIe through the host (PHB), without P2P, through the host's memory"
+    assert told(0, 5e9) == ("ok", f"NCCL: right on all 2 ranks, 5.00 GB/s, {way}")
+    assert told(0, 1e9) == (
+        "warn",
+        f"NCCL: right on all 2 ranks, 1.00 GB/s, {way}: slow, 2 GB/s were to be expected",
+    )
+    assert told(1, 1e9) == ("ok", "NCCL: right on all 2 ranks, 1.00 GB/s")
 
 
 def test_nccl_says_what_it_uses_unless_the_user_has_it_say_something(monkeypatch, tmp_path):

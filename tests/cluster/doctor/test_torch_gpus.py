@@ -13,7 +13,8 @@ def judged(context, script):
     process = subprocess.Popen(
         [sys.executable, "-S", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    finding, *others = torch_gpus.torch_findings(context, process, "/dev/nvidia0")
+    answer = torch_gpus.answer_of(context, process)
+    finding, *others = torch_gpus.torch_findings(context, answer, "/dev/nvidia0")
     assert process.poll() is not None, "it was not left behind"
     return finding.level, finding.found, *((other.level, other.found) for other in others)
 

@@ -99,7 +99,8 @@ except UserError as error:
 
 def test_a_torch_without_cuda():
     done = subprocess.run([sys.executable, "-c", CPU_WHEEL], capture_output=True, text=True, check=True)
-    assert "Torch not compiled with CUDA enabled; install the torch of PyPI, which holds CUDA" in done.stdout
+    assert "Torch not compiled with CUDA enabled; nothing else here speaks for a GPU: unset it where" in done.stdout
+    assert "else install the torch of PyPI, which holds CUDA" in done.stdout
 
 
 ALLOCATOR = """

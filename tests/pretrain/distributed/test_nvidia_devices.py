@@ -1,5 +1,6 @@
 """What speaks for devices: a tree of files, the environment, a stand-in nvidia-smi."""
 
+import nvidia_stand_ins
 import pytest
 
 from eyespot.pretrain.distributed import nvidia_devices
@@ -43,6 +44,15 @@ def test_environment(tmp_path, monkeypatch, name, value, there):
     monkeypatch.setenv(name, value)
     assert nvidia_devices.sign_of_devices(tmp_path) == (f"{name}={value}" if there else "")
     assert bool(nvidia_devices.hidden_by()) == (not there)
+
+
+def test_what_anybody_may_have_set_is_believed_last(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert nvidia_devices.sign_of_devices(tmp_path) == "CUDA_VISIBLE_DEVICES=0"
+    nvidia_stand_ins.nvidia_smi(tmp_path, "healthy")
+    assert nvidia_devices.sign_of_devices(tmp_path) == "nvidia-smi"
+    monkeypatch.setenv("SLURM_STEP_GPUS", "4")
+    assert nvidia_devices.sign_of_devices(tmp_path) == "SLURM_STEP_GPUS=4"
 
 
 @pytest.mark.parametrize(
