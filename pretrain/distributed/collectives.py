@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
@@ -64,7 +63,10 @@ def require_equal_batches(rows: Tensor, name: str) -> None:
     """Compares the ranks' numbers of rows, 8 bytes each: unequal ones would hang, abort or mix rows up.
 
     Where rows are not on the CPU, the host would wait for the device each time: so a number that all ranks had once is
-    not compared again, and whoever changes it changes it on all ranks.
+    not compared again. One rank alone could not tell the others that its number has changed: they do not look, and it
+    cannot know that they do not. It need not, because nothing changes there: micro-batches have one length for the
+    whole run (``StepBatches`` sees to it), rows are a fixed multiple of them, and all ranks come to the same calls in
+    the same order. So ranks that differ do so at the first call, when none knows any number, and all compare.
 
     Raises:
         UserError: on every rank, when one has another number of rows.
@@ -78,9 +80,11 @@ def require_equal_batches(rows: Tensor, name: str) -> None:
     known.add(len(rows))
 
 
-@operator(
-    "gather_rows", fake=lambda rows, name: rows.new_empty((named_group(name).size() * len(rows), *rows.shape[1:]))
-)
+def _fake_gather(rows: Tensor, name: str) -> Tensor:
+    return rows.new_empty((named_group(name).size() * len(rows), *rows.shape[1:]))
+
+
+@operator("gather_rows", fake=_fake_gather)
 def _gather_rows(rows: Tensor, name: str) -> Tensor:
     require_equal_batches(rows, name)
     return all_gather(rows, name)
@@ -100,27 +104,6 @@ def gather_rows(
     """
     name = group_name(group)
     return _gather_rows(rows, name) if name else rows
-
-
-def gather_with_gradient(rows: Float[Tensor, "b d"], *, group: dist.ProcessGroup | None = None) -> Float[Tensor, "n d"]:
-    """The rows of all ranks, rank after rank, on each of them.
-
-    Its gradient is that of the sum over ranks of what each makes of them.
-
-    Args:
-        rows: this rank's.
-        group: the ranks; None = the default group, or this process alone.
-
-    Raises:
-        UserError: the ranks' numbers of rows differ.
-    """
-    name = group_name(group)
-    if not name:
-        return rows
-    require_equal_batches(rows, name)
-    ranks, count = named_group(name), len(rows)
-    before, after = ranks.rank() * count, (ranks.size() - ranks.rank() - 1) * count
-    return _rank_sum(F.pad(rows, (0, 0, before, after)), name)
 
 
 def in_batch_order(micro_batches: Shaped[Tensor, "parts b *rest"]) -> Shaped[Tensor, "n *rest"]:
@@ -150,6 +133,36 @@ def _rank_sum(part: Tensor, name: str) -> Tensor:
     if name:
         dist.all_reduce(total, group=named_group(name))
     return total
+
+
+def _backward_of_gather(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    """Every rank's loss depends on this rank's rows."""
+    ranks = named_group(ctx.name)
+    return _rank_sum(upstream.contiguous(), ctx.name).chunk(ranks.size())[ranks.rank()].clone(), None
+
+
+@operator("gather_with_gradient", fake=_fake_gather, keep=_keep_name, backward=_backward_of_gather)
+def _gather_with_gradient(rows: Tensor, name: str) -> Tensor:
+    require_equal_batches(rows, name)
+    return all_gather(rows, name)
+
+
+def gather_with_gradient(
+    rows: Float[Tensor, "b *rest"], *, group: dist.ProcessGroup | None = None
+) -> Float[Tensor, "n *rest"]:
+    """The rows of all ranks, rank after rank, on each of them.
+
+    Its gradient is that of the sum over ranks of what each makes of them. One operator, for losses.
+
+    Args:
+        rows: this rank's.
+        group: the ranks; None = the default group, or this process alone.
+
+    Raises:
+        UserError: the ranks' numbers of rows differ.
+    """
+    name = group_name(group)
+    return _gather_with_gradient(rows, name) if name else rows
 
 
 def rank_sum(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:

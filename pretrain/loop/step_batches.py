@@ -40,6 +40,7 @@ class StepBatches:
     ) -> None:
         self._run, self._world, self._engine, self._loader = run, world, engine, loader
         self._meter, self._watch, self._stop = meter, watch, stop
+        self._share = run.data.batch_size // (run.data.accumulate * world.size)
         self._statistics = RunningStatistics(engine.objective)
 
     def of(self, step: int) -> Iterable[MicroBatch]:
@@ -76,6 +77,8 @@ class StepBatches:
                 self._cut_if_asked()
             self._watch.at("reading data", step + 1)
             batch = next(self._loader)
+            if len(batch) != self._share:  # what ``require_equal_batches`` relies on
+                raise RuntimeError(f"a micro-batch of {len(batch)} images on this rank, where all have {self._share}")
             waited = self._watch.at("forward and backward")
             self._meter.add(self._run.data.batch_size // count, waited)
             seed = micro_seed(self._run.seed, step, part * self._world.size + self._world.rank)

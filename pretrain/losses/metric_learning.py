@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient, group_name, named_group
+from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient, num_ranks
 
 Mining = Literal["semi-hard", "hardest"]
 
@@ -48,12 +49,11 @@ class Pairs:
         Raises:
             UserError: the ranks' numbers of rows differ.
         """
-        name = group_name(None)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         all_ids, all_labels = (gather_rows(part) for part in (ids, labels))
         same = ids[:, None] == all_ids
         same |= (labels[:, None] == all_labels) & (labels[:, None] >= 0)
-        first = named_group(name).rank() * len(rows) if name else 0
+        first = dist.get_rank() * len(rows) if num_ranks() > 1 else 0
         places = torch.arange(len(all_ids), device=ids.device)
         itself = places[first : first + len(rows), None] == places
         return cls(rows=rows, others=gather_with_gradient(rows), positives=same & ~itself, negatives=~same)

@@ -200,6 +200,7 @@ def all_reduce_bytes(size: Number, ranks: int) -> Number:
 
 _EXCHANGES: dict[str, Callable[..., Number]] = {  # bytes that a rank gets from others
     "eyespot.gather_rows": lambda rows, name: _from_others(_ranks(name), rows.nbytes),
+    "eyespot.gather_with_gradient": lambda rows, name: _from_others(_ranks(name), rows.nbytes),
     "eyespot.gathered_lse": _lse_received,
     "eyespot.gathered_lse_backward": _lse_backward_received,
     "eyespot.label_sums": _label_sums_received,

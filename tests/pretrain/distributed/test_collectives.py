@@ -1,5 +1,6 @@
 """What ranks tell each other, on real process groups of gloo, and what a process alone makes of it."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,27 @@ def test_every_rank_has_all_rows_and_the_gradient_is_of_the_sum_over_ranks(on_ra
     for own, everybody, gradient in ranks:
         assert (everybody == np.concatenate([rows for rows, _, _ in ranks])).all()
         assert (gradient == (1 + 2 + 3) * 2 * own).all()
+
+
+def compiled_or_not(world: World) -> list[tuple]:
+    """A loss of rows against everybody's, and its gradient: as it is, and compiled as one graph."""
+    torch.compiler.reset()
+    jaxtyping.config.update("jaxtyping_disable", True)  # in this process; no compiler knows what it looks at
+
+    def loss_of(rows):
+        return (world.rank + 1) * (rows @ gather_with_gradient(rows).T).logsumexp(1).sum()
+
+    found = []
+    for run in (loss_of, torch.compile(loss_of, fullgraph=True, backend="aot_eager")):
+        own = (torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + world.rank).requires_grad_()
+        loss = run(own)
+        found.append((loss.item(), torch.autograd.grad(loss, own)[0].tolist()))
+    return found
+
+
+def test_gathered_rows_are_part_of_a_compiled_loss(on_ranks):
+    for plain, compiled in on_ranks(compiled_or_not, 2):
+        assert plain == compiled
 
 
 def means(world: World) -> tuple:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -67,6 +68,18 @@ def test_the_state_is_that_of_the_step_before(method, calls, digits, tmp_path, m
         for name in ("whole", "cut")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 3
+
+
+def test_a_micro_batch_of_another_length_ends_the_run_before_an_exchange_could_hang(digits, tmp_path, monkeypatch):
+    take = Loader.__next__
+
+    def take_less(self):
+        batch = take(self)
+        return replace(batch, ids=batch.ids[:-1])
+
+    monkeypatch.setattr(Loader, "__next__", take_less)
+    with pytest.raises(RuntimeError, match=r"^a micro-batch of 3 images on this rank, where all have 4$"):
+        fit(small_run("simclr", digits, tmp_path / "run"), "test")
 
 
 def train_spoiled(shards: Path, run_dir: Path, engine: str, decides_on_device: bool) -> str:
