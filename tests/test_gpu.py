@@ -73,6 +73,19 @@ def test_tritons_kernels_give_the_cpus_values():
     assert (found.cpu() - expected).abs().max() < 1e-5
 
 
+def test_tritons_rand_augment_gives_torchs_values():
+    """Tolerance: a rounding, which a threshold after a rotation may turn into another level of a few pixels."""
+    view, flip = RandomView(size=96, rand_augment=9.0, erase=0.25), np.arange(64) % 2 == 0
+    alteration = view_alteration(view, "view0", 0, np.zeros(64, np.int64), np.arange(64))
+    pixels = torch.randint(0, 256, (64, 96, 96, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    finish = ViewFinisher(RANDOM.mean, RANDOM.std)
+    (found,), _ = finish([pixels.cuda()], [alteration], flip=[flip])
+    assert list(finish._proven.values()) == [True]
+    expected = finish_by_torch(pixels, alteration, RANDOM.mean, RANDOM.std)
+    expected[flip] = expected[flip].flip(3)
+    assert ((found.cpu() - expected).abs() > 1e-4).float().mean() < 0.01
+
+
 @pytest.mark.parametrize("views", [RANDOM, PAIR, LABELLED], ids=["one", "pair", "labelled"])
 def test_ranks_and_resume_do_not_change_a_bit(photographs, views):
     whole = make_loader(spec(photographs, views, "cuda:0"))

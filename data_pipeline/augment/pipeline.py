@@ -57,7 +57,7 @@ class Alteration:
     erasing: Erasing | None = None
     """After normalisation."""
 
-    def rows(self, rows: slice) -> "Alteration":
+    def rows(self, rows: slice | Integer[np.ndarray, " n"]) -> "Alteration":
         """The alteration of some of the images."""
         erasing = self.erasing and self.erasing.rows(rows)
         return Alteration(steps=self.steps[rows], amounts=self.amounts[rows], erasing=erasing)

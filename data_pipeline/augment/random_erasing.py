@@ -37,7 +37,7 @@ class Erasing:
     stream: str
     """Of the noise."""
 
-    def rows(self, rows: slice) -> "Erasing":
+    def rows(self, rows: slice | Integer[np.ndarray, " n"]) -> "Erasing":
         """The erasing of some of the images."""
         return Erasing(
             boxes=self.boxes[rows],

@@ -1,7 +1,7 @@
 """The last part of a GPU's views: what DALI has cropped, resized and mirrored is altered, normalised and erased.
 
 What is moved or erased is mirrored here, at the very end, as on the CPU: else the noise would lie on the other side.
-By two or three Triton kernels a view where these can do it, else by torch's operators one after another. Either way the
+By one to eight Triton kernels a view where these can do it, else by torch's operators one after another. Either way the
 numbers of all views of a batch go to the GPU by one copy from pinned memory, and nobody waits for it.
 """
 
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.pipeline import Alteration, planned
+from eyespot.data_pipeline.augment.rand_augment import NUM_STEPS
+from eyespot.data_pipeline.augment.rand_augment_tables import proving_steps
 from eyespot.data_pipeline.augment.random_erasing import erasing_noise, overwrite
-from eyespot.data_pipeline.augment.view_tables import ViewTables, view_tables
+from eyespot.data_pipeline.augment.view_tables import NUM_COLOR_ARRAYS, ViewTables, view_tables
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.loading.resize import offset_and_factor
 
@@ -28,6 +30,8 @@ AGREED = 1e-3
 """Largest difference of normalised values between kernels and torch's operators; in float32 they should have none."""
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-7}
 """Of the views' type, as a share of a value."""
+AS_LEVELS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+"""What is taken away from levels, and by what they are multiplied, so that they stay levels."""
 NUM_TRIED = 8
 """Views of each kind that are made both ways."""
 
@@ -36,8 +40,8 @@ def finish_by_torch(
     pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color
 ) -> Float32[Tensor, "b 3 h w"]:
     """The reference: one view of each image, altered and normalised by torch's operators, in memory of its own."""
-    work = _TorchWork(alteration, pixels.shape[3], mean, std)
-    return work.finished(pixels, copied(work.arrays, pixels.device), torch.float32)
+    work = _TorchWork(alteration, pixels.shape[3], mean, std, None)
+    return work.made(pixels, torch.float32)
 
 
 class ViewFinisher:
@@ -74,43 +78,57 @@ class ViewFinisher:
             others: are to come to that device, too.
             flip: of each view, who is mirrored at the end; none given = nobody is.
         """
-        mirrored = [np.flatnonzero(each) for each in flip]
-        works = [self._work(*view) for view in zip(pixels, alterations, strict=True)]
-        arrays = [*others, *mirrored, *(array for work in works for array in work.arrays)]
+        last = [None] * len(pixels) if not flip else [each if each.any() else None for each in flip]
+        works = [self._work(*view) for view in zip(pixels, alterations, last, strict=True)]
+        arrays = [*others, *(array for work in works for array in work.arrays)]
         numbers = iter(copied(arrays, pixels[0].device))
         arrived = [next(numbers).clone() for _ in others]  # else they would keep all numbers in memory
-        rows = [next(numbers) for _ in mirrored]
         views = [
             work.finished(view, [next(numbers) for _ in work.arrays], self._dtype)
             for work, view in zip(works, pixels, strict=True)
         ]
-        for view, some in zip(views, rows, strict=bool(flip)):
-            if len(some):
-                view.index_copy_(0, some, view.index_select(0, some).flip(3))
         return views, arrived
 
-    def _work(self, pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None) -> "_TorchWork | _KernelWork":
+    def _work(
+        self, pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mirrored: Bool[np.ndarray, " b"] | None
+    ) -> "_TorchWork | _KernelWork":
         size = pixels.shape[3]
-        tables = view_tables(alteration, len(pixels), size) if kernels_can_run(pixels.device) else None
+        tables = view_tables(alteration, len(pixels), size, mirrored) if kernels_can_run(pixels.device) else None
         if tables is not None:
             case = size, *tables.kernels
             if case not in self._proven:
-                self._proven[case] = self._agree(tables, pixels, alteration)
+                self._proven[case] = self._agree(tables, pixels, alteration, mirrored)
             if self._proven[case]:
                 return _KernelWork(tables, self._mean, self._std)
-        return _TorchWork(alteration, size, self._mean, self._std)
+        return _TorchWork(alteration, size, self._mean, self._std, mirrored)
 
-    def _agree(self, tables: ViewTables, pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None) -> bool:
-        """Makes a few views of each kind both ways."""
-        kinds = tables.gray_rows, tables.sharp_rows, tables.blurred_rows
+    def _agree(
+        self,
+        tables: ViewTables,
+        pixels: UInt8[Tensor, "b 3 h w"],
+        alteration: Alteration | None,
+        mirrored: Bool[np.ndarray, " b"] | None,
+    ) -> bool:
+        """Makes a few views of each kind both ways; of RandAugment, every step and some pairs instead of those drawn.
+
+        For what is drawn, a posterize after a rotation say, may make a rounding as large as half the levels.
+        """
+        ended = np.flatnonzero(tables.ends[:, 2:].any(1))
+        kinds = tables.gray_rows, tables.sharp_rows, tables.blurred_rows, ended
         rows = np.unique(np.concatenate([kind[:NUM_TRIED] for kind in kinds])).astype(np.int64)
+        steps, amounts = proving_steps()
+        if tables.augment:
+            rows = np.arange(len(steps)) % len(pixels)
+        same = alteration and alteration.rows(rows)
+        if tables.augment and same is not None:
+            same.steps[:, :NUM_STEPS], same.amounts[:, :NUM_STEPS] = steps, amounts
         few = pixels.index_select(0, torch.from_numpy(rows).to(pixels.device))
-        same = alteration and Alteration(steps=alteration.steps[rows], amounts=alteration.amounts[rows])
-        expected, tried = finish_by_torch(few, same, self._mean, self._std), view_tables(same, len(few), few.shape[3])
-        assert tried is not None and tried.kernels == tables.kernels
-        work = _KernelWork(tried, self._mean, self._std)
+        some = None if mirrored is None else mirrored[rows]
+        expected = _TorchWork(same, few.shape[3], self._mean, self._std, some).made(few, torch.float32)
+        tried = view_tables(same, len(few), few.shape[3], some)
+        assert tried is not None
         try:
-            found = work.finished(few, copied(work.arrays, few.device), self._dtype)
+            found = _KernelWork(tried, self._mean, self._std).made(few, self._dtype)
             right = torch.isclose(found.float(), expected, rtol=ROUNDING[self._dtype], atol=AGREED).all().item()
             why = "they give other values"
         except torch.OutOfMemoryError:
@@ -131,14 +149,40 @@ def kernels_can_run(device: torch.device) -> bool:
     return (real or os.environ.get("TRITON_INTERPRET") == "1") and find_spec("triton") is not None
 
 
-class _TorchWork:
-    """One view of each image by torch's operators."""
+class _Work:
+    """One view of each image, in two parts: the numbers of all views of a batch travel together in between."""
 
-    def __init__(self, alteration: Alteration | None, size: int, mean: Color, std: Color):
+    arrays: list[np.ndarray]
+    """What has to be on the pixels' device."""
+
+    def finished(
+        self, pixels: UInt8[Tensor, "b 3 h w"], numbers: list[Tensor], dtype: torch.dtype
+    ) -> Float[Tensor, "b 3 h w"]:
+        """The views, with ``arrays`` as tensors there."""
+        raise NotImplementedError
+
+    def made(self, pixels: UInt8[Tensor, "b 3 h w"], dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
+        """The views alone."""
+        return self.finished(pixels, copied(self.arrays, pixels.device), dtype)
+
+
+class _TorchWork(_Work):
+    """By torch's operators."""
+
+    def __init__(
+        self,
+        alteration: Alteration | None,
+        size: int,
+        mean: Color,
+        std: Color,
+        mirrored: Bool[np.ndarray, " b"] | None,
+    ):
         self._plan = alteration and planned(alteration, size)
         self._erasing = alteration and alteration.erasing
+        self._mirrored = mirrored is not None
         self.arrays = [
             *offset_and_factor(mean, std),
+            *([np.flatnonzero(mirrored)] if mirrored is not None else []),
             *([erasing_noise(self._erasing)] if self._erasing else []),
             *(self._plan.arrays if self._plan else []),
         ]
@@ -148,6 +192,7 @@ class _TorchWork:
     ) -> Float[Tensor, "b 3 h w"]:
         levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         offset, factor, *rest = numbers
+        mirrored = rest.pop(0) if self._mirrored else None
         noise = rest.pop(0) if self._erasing else None
         if self._plan:
             self._plan.carry_out(levels, rest)
@@ -155,11 +200,13 @@ class _TorchWork:
         torch.mul(levels.sub_(offset), factor, out=out)
         if self._erasing and noise is not None:
             overwrite(out, self._erasing, noise)
+        if mirrored is not None:
+            out.index_copy_(0, mirrored, out.index_select(0, mirrored).flip(3))
         return out
 
 
-class _KernelWork:
-    """One view of each image by Triton's kernels."""
+class _KernelWork(_Work):
+    """By Triton's kernels."""
 
     def __init__(self, tables: ViewTables, mean: Color, std: Color):
         self._tables, self.arrays = tables, tables.arrays
@@ -168,9 +215,20 @@ class _KernelWork:
     def finished(
         self, pixels: UInt8[Tensor, "b 3 h w"], numbers: list[Tensor], dtype: torch.dtype
     ) -> Float[Tensor, "b 3 h w"]:
-        from eyespot.data_pipeline.augment.view_kernels import finish_by_kernels  # with Triton, which needs a GPU
+        # here, for they import Triton, which needs a GPU
+        from eyespot.data_pipeline.augment.rand_augment_kernels import augment_by_kernels
+        from eyespot.data_pipeline.augment.view_kernels import finish_by_kernels
 
         out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
-        channels_last = pixels.permute(0, 2, 3, 1).contiguous()
-        finish_by_kernels(channels_last, self._tables, numbers, self._offset, self._factor, out)
+        source, tables = pixels.permute(0, 2, 3, 1).contiguous(), self._tables
+        colors, augment = numbers[:NUM_COLOR_ARRAYS], numbers[NUM_COLOR_ARRAYS:]
+        ends, noise, *_ = colors
+        if tables.augment and not tables.steps.shape[1]:
+            augment_by_kernels(source, tables.augment, augment, self._offset, self._factor, ends, noise, out)
+            return out
+        if tables.augment:
+            levels = torch.empty_like(out, dtype=torch.float32)
+            augment_by_kernels(source, tables.augment, augment, *AS_LEVELS, ends[:0], noise, levels)
+            source = levels.permute(0, 2, 3, 1)
+        finish_by_kernels(source, tables, colors, self._offset, self._factor, out)
         return out

@@ -131,11 +131,12 @@ class Traffic:
 
 def costs(spec: ViewSpec, traffic: Traffic) -> list[dict[str, float]]:
     """Of each different view of a recipe made small: launches, and bytes in units of reading and writing it once."""
-    count, size, found = 10, 32, []
+    size, found = 32, []
     for view in dict.fromkeys(spec.views):
+        count, flips = (24, 12) if isinstance(view, RandomView) and view.rand_augment else (10, 0)
         for dtype, width in ((torch.float32, 4), (torch.bfloat16, 2)):
             finish = ViewFinisher(spec.mean, spec.std, dtype=dtype)
-            batch = [photographs(count, size)], [drawn(replace(view, size=size), count)]
+            batch = [photographs(count, size)], [drawn(replace(view, size=size), count)], (), [np.arange(count) < flips]
             finish(*batch)
             traffic.launches.clear()
             finish(*batch)

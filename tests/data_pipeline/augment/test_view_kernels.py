@@ -8,23 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from compiled_kernels import compiled
 from view_counts import views_of_recipes
 
 from eyespot.data_pipeline.augment import view_kernels
 
 PROGRAM = Path(__file__).with_name("interpreted_views.py")
-COLORS = {f"{name}{channel}": "fp32" for name in ("offset", "factor") for channel in range(3)}
-TYPES = {"pixels": "*u8", "weights": "*fp32", "amounts": "*fp32", "area": "i32", "size": "i32", **COLORS}
-SHAPE = {"STEPS": 7, "TILE": view_kernels.TILE, "BLUR": 5, "TAPS": 12, "HEIGHT": 4, "WIDTH": 256}
+SHAPE = {"STEPS": 7, "TILE": view_kernels.TILE, "BLUR": 5, "TAPS": 12, "HEIGHT": 4, "WIDTH": 256, "ENDS": True}
 
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory) -> dict:
     specs = tmp_path_factory.mktemp("views") / "specs"
-    specs.write_bytes(pickle.dumps({name: spec for name, spec in views_of_recipes().items() if name != "finetune"}))
+    specs.write_bytes(pickle.dumps(views_of_recipes()))
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(specs)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
@@ -61,11 +57,16 @@ def test_bfloat16_differs_by_its_rounding_only(interpreted):
 
 
 def test_launches_and_bytes_of_a_view(interpreted):
-    """At most three kernels; no more than 1.4 times the bytes of one that reads and writes everything once."""
-    assert set(interpreted["costs"]) == {"simclr", "byol", "swav", "dino", "mae"}
+    """At most four kernels; no more than 1.4 times the bytes of one that reads and writes everything once.
+
+    Of RandAugment at most two for what its two steps have to know of whole views, one for who is moved twice, and one
+    that finishes, erases and mirrors.
+    """
+    most = {"mae": 1, "finetune": 4}
+    assert set(interpreted["costs"]) == {"simclr", "byol", "swav", "dino", *most}
     for method, views in interpreted["costs"].items():
         for view in views:
-            assert view["launches"] <= (1 if method == "mae" else 3)
+            assert view["launches"] <= most.get(method, 3)
             assert 1 < view["passes"] < 1.4
 
 
@@ -81,14 +82,3 @@ def test_kernels_are_compiled_for_a_gpu_without_fused_operations_or_loose_divisi
         assert "div.rn.f32" in code
         assert not any(word in code for word in ("fma.rn.f32", "div.full.f32", "div.approx", ".ftz"))
     assert "st.global" in compiled(view_kernels.sharp_views, capability, {**SHAPE, "STEPS": 0}), "nothing is altered"
-
-
-def compiled(kernel, capability: int, shape: dict[str, int]) -> str:
-    """Its PTX, which has gone through the assembler, too."""
-    types = {name: TYPES.get(name, "*bf16" if name == "out" else "*i32") for name in kernel.arg_names}
-    types |= {name: "constexpr" for name in shape if name in types}
-    constants = {name: value for name, value in shape.items() if name in types}
-    target = GPUTarget("cuda", capability, 32)
-    made = triton.compile(ASTSource(kernel, types, constants), target=target, options=view_kernels.EXACT)
-    assert made.asm["cubin"] and made.metadata.shared <= 48 * 1024
-    return made.asm["ptx"]

@@ -24,7 +24,7 @@ def specs():
     [("simclr", 651), ("byol", 645), ("swav", 2457), ("dino", 3655), ("mae", 4), ("finetune", 338)],
 )
 def test_all_numbers_of_a_batch_reach_a_gpu_by_one_copy(specs, method, kernels):
-    """And how many kernels torch starts; Triton's are counted in augment/test_view_kernels.py."""
+    """And how many kernels torch starts where Triton's do not work, which augment/test_view_kernels.py counts."""
     spec, ids = specs[method], np.arange(COUNT)
     alterations = [view_alteration(view, f"view{n}", 0, 0 * ids, ids) for n, view in enumerate(spec.views)]
     sizes = np.full((COUNT, 2), 300, np.int32)
