@@ -8,7 +8,7 @@ import zlib
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float32, Integer, UInt32
+from jaxtyping import Float32, Int64, Integer, UInt32
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -45,7 +45,7 @@ def uniforms(
         stream: a name; different names give independent numbers.
         count: how many numbers per sample.
     """
-    return (_words(seed, epochs, ids, stream, count) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    return (words(seed, epochs, ids, stream, count) >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
 
 
 def normals(
@@ -56,7 +56,7 @@ def normals(
     Each is one of 65,536 equally likely quantiles, up to 4.2 on either side: a table gives the same bits everywhere,
     and takes a fraction of the time of logarithms and cosines.
     """
-    halves = _words(seed, epochs, ids, stream, -(-count // 2)).view(np.uint16)
+    halves = words(seed, epochs, ids, stream, -(-count // 2)).view(np.uint16)
     return _normal_quantiles()[halves[:, :count]]
 
 
@@ -67,15 +67,26 @@ def _normal_quantiles() -> Float32[np.ndarray, " 65536"]:
     return ndtri((np.arange(2**16) + 0.5) / 2**16).astype(np.float32)
 
 
-def _words(
+def words(
     seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"], stream: str, count: int
 ) -> UInt32[np.ndarray, "b count"]:
+    """(B, count) words of 32 random bits, one row per sample; arguments as for ``uniforms``."""
     num_blocks = -(-count // 4)
     counter = np.empty((4, len(ids), num_blocks), np.uint32)
     counter[0] = np.arange(num_blocks, dtype=np.uint32)
     counter[1] = zlib.crc32(stream.encode())
     counter[2] = epochs.astype(np.uint32)[:, None]
     counter[3] = ids.astype(np.uint32)[:, None]
-    words = philox(counter.reshape(4, -1), (seed & _WORD, (seed >> 32) & _WORD))
-    words = words.reshape(4, len(ids), num_blocks).transpose(1, 2, 0).reshape(len(ids), 4 * num_blocks)
-    return np.ascontiguousarray(words[:, :count])
+    found = philox(counter.reshape(4, -1), (seed & _WORD, (seed >> 32) & _WORD))
+    found = found.reshape(4, len(ids), num_blocks).transpose(1, 2, 0).reshape(len(ids), 4 * num_blocks)
+    return np.ascontiguousarray(found[:, :count])
+
+
+def numbers_below(bounds: Integer[np.ndarray, " b"], drawn: UInt32[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
+    """(B,) whole numbers from 0 to each bound less one, which is below 2^32: of as many equal parts of what was drawn.
+
+    Args:
+        bounds: at least 1.
+        drawn: ``words``.
+    """
+    return ((drawn.astype(np.uint64) * bounds.astype(np.uint64)) >> _SHIFT).astype(np.int64)

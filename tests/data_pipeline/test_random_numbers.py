@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from eyespot.data_pipeline.random_numbers import normals, philox, uniforms
+from eyespot.data_pipeline.random_numbers import normals, numbers_below, philox, uniforms, words
 
 # Random123's kat_vectors, philox4x32 with 10 rounds: counter, key, output.
 KNOWN_ANSWERS = [
@@ -59,3 +59,13 @@ def test_normals_are_normal_and_the_same_wherever_a_sample_sits():
     many = normals(0, np.zeros(500, np.int64), np.arange(500), "x", 101).ravel()
     assert kstest(many, "norm").pvalue > 1e-3
     assert np.abs(many).max() < 4.3 and abs(many.std() - 1) < 0.01
+
+
+def test_whole_numbers_below_others_are_exact_parts_of_32_bits():
+    bounds = np.array([1, 2, 7, 2**31 + 11, 2**32 - 1])
+    drawn = words(4, np.arange(5), np.arange(5), "clip", 1)[:, 0]
+    assert numbers_below(bounds, drawn).tolist() == [
+        word * bound // 2**32 for word, bound in zip(drawn.tolist(), bounds.tolist(), strict=True)
+    ]
+    highest = np.full(5, 2**32 - 1, np.uint32)
+    assert (numbers_below(bounds, highest) == bounds - 1).all() and not numbers_below(bounds, highest * 0).any()
