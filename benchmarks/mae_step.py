@@ -19,9 +19,10 @@ from results import write_results
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.images.patchify import take
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
 from eyespot.pretrain.networks.repeated_blocks import choose_attention
-from eyespot.pretrain.objectives.mae import MAE, take
+from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer, parameter_groups
 
 
@@ -64,7 +65,7 @@ class ReferenceMAE(MAE):
 class FullMAE(MAE):
     """The encoder sees all patches; the decoder then gets mask tokens in place of the masked ones."""
 
-    def reconstruct(self, images: Tensor, order: Tensor) -> Tensor:
+    def reconstruct(self, view: Tensor, order: Tensor) -> Tensor:
         tokens = self.decoder_embed(encode_visible(self.encoder, images, order))
         masked = self.mask_token.to(tokens.dtype).expand(len(order), self.num_patches - self.num_visible, -1)
         patches = torch.cat([tokens[:, 1 : 1 + self.num_visible], masked], dim=1)

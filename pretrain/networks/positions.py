@@ -40,3 +40,14 @@ def sincos_positions(dim: int, height: int, width: int) -> Float64[Tensor, "n di
     rows, columns = np.mgrid[:height, :width].reshape(2, -1)
     angles = [position[:, None] * frequencies for position in (columns, rows)]
     return torch.from_numpy(np.concatenate([part(angle) for angle in angles for part in (np.sin, np.cos)], axis=1))
+
+
+def sincos_times(dim: int, count: int) -> Float64[Tensor, "n dim"]:
+    """Fixed sine-cosine embedding of the times of a clip, to be added to that of places; the first is nothing.
+
+    Time t is sin(t w_i), cos(t w_i) - 1 with w_i = 10000^(-i / (dim / 2)): so an image is the first time of a clip.
+    """
+    if torch.get_default_device().type == "meta":
+        return torch.empty((count, dim), dtype=torch.float64)
+    angles = np.arange(count)[:, None] * 10000.0 ** (-np.arange(dim // 2) / (dim / 2))
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles) - 1], axis=1))

@@ -1,11 +1,13 @@
 """Positions that are computed: which is which, and that they do not learn."""
 
+import math
+
 import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
+from eyespot.pretrain.networks.positions import fix_positions, sincos_positions, sincos_times
 
 
 def test_positions_tell_rows_from_columns():
@@ -32,3 +34,13 @@ def test_fixed_positions_follow_the_prefix_and_do_not_learn():
     vit.pos_embed = None
     with pytest.raises(UserError, match="a test needs an absolute position embedding"):
         fix_positions(vit, "a test")
+
+
+def test_times_follow_the_formula_and_the_first_is_nothing():
+    table = sincos_times(6, 3)
+    assert (table[0] == 0).all()
+    for time, row in enumerate(table.tolist()):
+        angles = [time * 10000 ** (-place / 3) for place in range(3)]
+        assert row == pytest.approx([*map(math.sin, angles), *(math.cos(angle) - 1 for angle in angles)])
+    with torch.device("meta"):
+        assert sincos_times(10**9, 10**6).is_meta
