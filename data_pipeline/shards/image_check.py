@@ -49,6 +49,7 @@ MAX_PIXELS = 178_956_970
 READABLE_PIXELS = 2**28
 """Of a stored image: the loader takes no larger one (reader.py)."""
 REWRITE = "would have to be rewritten"
+MISREAD = "DALI cannot read its header as other programs do"
 
 _TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
 _LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
@@ -107,6 +108,26 @@ class Examined:
     """EXIF's, 1..8, of the source: how the image was turned, or would have to be where nothing is rewritten."""
     mask: StoredMask | None = None
     """What is stored beside the image (pack_masks.py)."""
+    luma: np.ndarray | None = None
+    """(height, width) uint8, where it was asked for."""
+    clip: "ExaminedClip | None" = None
+    """Where this is the first frame of many."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ExaminedClip:
+    """The frames of one sample as they are to be stored (frames.py)."""
+
+    streams: tuple[str, ...]
+    """Sorted by name; each has as many frames."""
+    frames: list[Examined]
+    """Stream after stream, each in the order of time."""
+    motion: list[float]
+    """Of each frame, to the next one of its stream."""
+    rate: float
+    """Frames per second; 0 = unknown."""
+    sound: tuple[str, bytes] | None = None
+    """Suffix and bytes of the file."""
 
 
 def examine(
@@ -116,6 +137,7 @@ def examine(
     in_place: bool = False,
     rewrite: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    luma: bool = False,
 ) -> Examined:
     """Decodes an image completely and rewrites it where that is needed (see the top of this file).
 
@@ -126,6 +148,7 @@ def examine(
             loader ignores it.
         rewrite: a reason to rewrite even a file that could be kept.
         max_pixels: height times width of the largest image that is decoded.
+        luma: whether to return that too, of the image as it is to be stored.
 
     Raises:
         BadImage: the bytes are no image, a broken one, or one of absurd size.
@@ -133,7 +156,7 @@ def examine(
     try:
         with warnings.catch_warnings(), _limit(max_pixels):
             warnings.simplefilter("ignore")  # PIL warns of every odd tag; what matters raises
-            return _examine(data, resize, in_place, rewrite, max_pixels)
+            return _examine(data, resize, in_place, rewrite, max_pixels, luma)
     except BadImage:
         raise
     except UnidentifiedImageError:
@@ -151,7 +174,9 @@ def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
     return _encode(image, "png")
 
 
-def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int) -> Examined:
+def _examine(
+    data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int, luma: bool
+) -> Examined:
     if not data:
         raise BadImage("empty file")
     image = _open(data)
@@ -180,12 +205,12 @@ def _examine(data: bytes, resize: int | None, in_place: bool, rewrite: str | Non
         kind = kind or "resized"
     kind = kind or rewrite
     if kind is None:
-        return replace(_measure(data, image, "png" if source_format == "PNG" else "jpg"), orientation=orientation)
+        return replace(_measure(data, image, "png" if source_format == "PNG" else "jpg", luma), orientation=orientation)
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         image = _to_rgb(image)
     lossless = source_format in _LOSSLESS or (source_format == "WEBP" and b"VP8L" in data[:256])
     stored = _encode(_shrink(image, resize), "png" if lossless else "jpg")
-    measured = _examine(stored, None, True, None, READABLE_PIXELS)  # what readers will decode
+    measured = _examine(stored, None, True, None, READABLE_PIXELS, luma)  # what readers will decode
     return replace(measured, kind=kind, orientation=orientation)
 
 
@@ -326,7 +351,7 @@ def _encode(image: Any, extension: str) -> bytes:
     return stream.getvalue()
 
 
-def _measure(data: bytes, image: Any, extension: str) -> Examined:
+def _measure(data: bytes, image: Any, extension: str, luma: bool) -> Examined:
     histogram = np.array(image.histogram(), np.int64).reshape(-1, 256)
     values = np.arange(256, dtype=np.int64)
     sums, squares = (histogram @ values).tolist(), (histogram @ values**2).tolist()
@@ -341,4 +366,5 @@ def _measure(data: bytes, image: Any, extension: str) -> Examined:
         crc32=zlib.crc32(data),
         sums=tuple(sums),
         squares=tuple(squares),
+        luma=np.asarray(image.convert("L")) if luma else None,
     )

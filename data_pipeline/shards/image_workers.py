@@ -14,15 +14,16 @@ from itertools import islice
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, BadImage, Examined, examine
+from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, MISREAD, BadImage, Examined, examine
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
 from eyespot.data_pipeline.shards.sources import Item, read_item
 from eyespot.data_pipeline.terminal import filter_output
 
 NUM_WORKERS = len(os.sched_getaffinity(0))
-CHUNK = 32  # items a worker takes at once
-_MISREAD = "DALI cannot read its header as other programs do"
+CHUNK = 32  # items a worker takes at once; of those with many frames, one
 FEW = 2048  # so many small images are done before a pool of processes has started
+FEW_BYTES = 20_000_000  # and so many bytes of frames
 
 
 def examine_items(
@@ -45,9 +46,11 @@ def examine_items(
     Raises:
         UserError: a worker process was killed.
     """
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    long = [item.frames.size for item in items if item.frames]
+    chunk = 1 if long else CHUNK  # one video can be as much work, and as many bytes, as a thousand images
+    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
     work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels)
-    if workers == 1 or len(items) <= FEW:
+    if workers == 1 or len(chunks) == 1 or (sum(long) <= FEW_BYTES if long else len(items) <= FEW):
         for chunk in chunks:
             yield from work(chunk)
         return
@@ -56,7 +59,7 @@ def examine_items(
     try:
         waiting = iter(chunks)
         running: deque[Future[list[Examined | str]]] = deque(
-            pool.submit(work, chunk) for chunk in islice(waiting, 3 * workers)
+            pool.submit(work, chunk) for chunk in islice(waiting, workers + 1 if long else 3 * workers)
         )
         while running:
             yield from running.popleft().result()
@@ -85,7 +88,7 @@ def _die_with_parent() -> None:
 def _examine_chunk(items: Sequence[Item], *, in_place: bool, **options: Any) -> list[Examined | str]:
     found = [_examine_item(item, in_place=in_place, **options) for item in items]
     for place in _misread(found):
-        found[place] = _MISREAD if in_place else _rewritten(items[place], **options)
+        found[place] = MISREAD if in_place else _rewritten(items[place], **options)
     return [_without_data(image) if in_place and isinstance(image, Examined) else image for image in found]
 
 
@@ -95,6 +98,8 @@ def _without_data(image: Examined) -> Examined:
 
 def _examine_item(item: Item, **options: Any) -> Examined | str:
     try:
+        if item.frames is not None:
+            return examine_clip(item.frames, **options)
         image = examine(read_item(item), **options)
         if item.mask is None:
             return image
@@ -110,14 +115,14 @@ def _examine_item(item: Item, **options: Any) -> Examined | str:
 
 
 def _misread(images: Sequence[Examined | str]) -> list[int]:
-    """Which of them DALI would not decode as they were examined."""
+    """Which of them DALI would not decode as they were examined; frames were asked for as they were examined."""
     from eyespot.data_pipeline.shards.header_check import header_sizes
 
-    places = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined)]
+    places = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined) and not image.clip]
     sizes = header_sizes([image.data for _, image in places])
     return [place for (place, image), size in zip(places, sizes, strict=True) if size != (image.height, image.width)]
 
 
 def _rewritten(item: Item, **options: Any) -> Examined | str:
     image = _examine_item(item, rewrite="unusual header", **options)
-    return _MISREAD if _misread([image]) else image
+    return MISREAD if _misread([image]) else image

@@ -5,8 +5,9 @@
     SHARDS/shard-000000.tar     plain WebDataset
     SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
 
-Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py). A data set with splits is a folder of
-shard folders, ``SHARDS/train`` and ``SHARDS/test``. shard_folder.py opens them.
+Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py); where they have many frames, further
+tables (frames.py). A data set with splits is a folder of shard folders, ``SHARDS/train`` and ``SHARDS/test``.
+shard_folder.py opens them.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.frames import Frames
 
 FORMAT = "eyespot-shards/1"
 SPLITS = ("train", "test")
@@ -185,12 +187,16 @@ class Manifest:
     """How tars of another tool were read; None = eyespot wrote them, or did not write this down yet."""
     notes: list[str] = field(default_factory=list)
     """What follows from the files as they are, a line each."""
+    frames: Frames | None = None
+    """Of samples that have many; None = each is one image."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.num_labeled > self.num_samples:
             raise UserError(f"num_labeled {self.num_labeled}: more than num_samples {self.num_samples}")
+        if self.frames and self.frames.num_frames < self.num_samples * len(self.frames.streams):
+            raise UserError(f"frames.num_frames {self.frames.num_frames}: too few for {self.num_samples} samples")
         (tar, count), *_ = Counter(shard.tar for shard in self.shards).most_common(1) or [("", 0)]
         if count > 1:
             raise UserError(f"shards: {tar!r} stands there {count} times")
@@ -223,7 +229,7 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
         fields = asdict(self)
-        for name in ("masks", "skipped", "reading", "notes"):  # as it was before there were any
+        for name in ("masks", "skipped", "reading", "notes", "frames"):  # as it was before there were any
             if not fields[name]:
                 del fields[name]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"

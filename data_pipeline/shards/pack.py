@@ -11,30 +11,21 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline import atomic_files, file_locks, foreign_json
+from eyespot.data_pipeline import atomic_files, file_locks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, Examined
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
-from eyespot.data_pipeline.shards.manifest import (
-    IGNORED,
-    INDEX_DTYPE,
-    MASK_DTYPE,
-    MOST_QUARANTINED,
-    Manifest,
-    Masks,
-    Reading,
-    Shard,
-    image_stats,
-)
+from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Manifest, Masks, Reading, image_stats
+from eyespot.data_pipeline.shards.members.footage import of_same_streams
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
 from eyespot.data_pipeline.shards.pack_masks import add_masks
+from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, Item, Source, hold_out, open_source, shuffled
@@ -43,54 +34,8 @@ WORK = ".packing"
 SPLITS = ("test", "train", "val")
 
 
-class _Noted(TypedDict):
-    """What of a ``PackedShard`` is kept as JSON."""
-
-    next: int
-    sums: list[int]
-    squares: list[int]
-    converted: dict[str, int]
-    quarantined: list[dict[str, str]]
-    mask_counts: list[int]
-    shard: Shard
-
-
-@dataclass(kw_only=True, slots=True)
-class PackedShard:
-    """What one finished shard adds to its split; kept on disk, so that a killed pack goes on behind it."""
-
-    next: int = 0
-    """Position in the split's order of the first item that is not in this part."""
-    shard: Shard | None = None
-    rows: np.ndarray = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
-    sums: list[int] = field(default_factory=lambda: [0, 0, 0])
-    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
-    converted: dict[str, int] = field(default_factory=dict)
-    quarantined: list[dict[str, str]] = field(default_factory=list)
-    masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
-    mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
-
-    def save(self, stem: Path) -> None:
-        """Writes STEM.npy, of masks STEM.masks.npy, then STEM.json; the last makes the part count."""
-        atomic_files.write_bytes(stem.with_suffix(".npy"), atomic_files.npy_bytes(self.rows))
-        if len(self.masks):
-            atomic_files.write_bytes(stem.with_suffix(".masks.npy"), atomic_files.npy_bytes(self.masks))
-        fields = {name: getattr(self, name) for name in _Noted.__annotations__}
-        text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
-        atomic_files.write_bytes(stem.with_suffix(".json"), text.encode())
-
-    @classmethod
-    def load(cls, stem: Path) -> "PackedShard":
-        """Reads what ``save`` wrote; UserError, OSError or ValueError where it is damaged."""
-        fields = foreign_json.read(stem.with_suffix(".json"), _Noted)
-        part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
-        if stem.with_suffix(".masks.npy").exists():
-            part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
-        return part
-
-
 def pack(
-    source: str,
+    source: str | Callable[[Path], Source],
     destination: Path,
     *,
     masks: Path | None = None,
@@ -108,7 +53,8 @@ def pack(
     """Writes a source as shards, shuffled; goes on where an earlier, killed call with the same arguments stopped.
 
     Args:
-        source: a name or a path, see ``sources.open_source``.
+        source: a name or a path, see ``sources.open_source``; or a function that makes a source, given an empty folder
+            for what it must keep meanwhile.
         destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
         masks: a folder with the segmentation mask of each image, see pack_masks.py; those without are quarantined.
         mask_ignored: the class number of pixels that say nothing.
@@ -131,14 +77,10 @@ def pack(
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
     _check({**options, "max_pixels": max_pixels, "workers": workers}, mask_ignored)
     options |= {"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}
-    if masks is not None:
-        options |= {"masks": masks.resolve().name, "mask_ignored": mask_ignored}
     with _os_errors(destination), _locked(destination) as work:
-        found = open_source(source, work, downloads, reading)
-        if masks is not None:
-            add_masks(found, masks)
-        elif any(item.mask for items in found.splits.values() for item in items):
-            options["mask_ignored"] = mask_ignored
+        found = open_source(source, work, downloads, reading) if isinstance(source, str) else source(work)
+        found.splits = of_same_streams(found.splits)
+        options |= _mask_options(found, masks, mask_ignored)
         found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}
         if (manifests := _already_packed(destination, found, options["plan"])) is not None:
@@ -164,6 +106,15 @@ def _check(options: dict[str, Any], mask_ignored: int) -> None:
         raise UserError(f"mask_ignored {mask_ignored}: must lie in 0..255, as the values of a mask do")
     if options["holdout"] is not None and not 0 < options["holdout"] < 1:
         raise UserError(f"holdout {options['holdout']}: must lie between 0 and 1, as in 0.2")
+
+
+def _mask_options(found: Source, folder: Path | None, ignored: int) -> dict[str, Any]:
+    """What to note of masks; those of a folder are named to the items."""
+    if folder is not None:
+        add_masks(found, folder)
+        return {"masks": folder.resolve().name, "mask_ignored": ignored}
+    has_masks = any(item.has_masks for items in found.splits.values() for item in items)
+    return {"mask_ignored": ignored} if has_masks else {}
 
 
 @contextmanager
@@ -220,8 +171,9 @@ def _plan(found: Source, options: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps([options, found.classes]).encode())
     for split, items in sorted(found.splits.items()):
         for item in items:
-            mask = f"\0{item.mask.size}" if item.mask else ""
-            digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}{mask}\n".encode())
+            more = f"\0{item.mask.size}" if item.mask else ""
+            more += f"\0{item.frames.plan}" if item.frames else ""
+            digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}{more}\n".encode())
     return digest.hexdigest()
 
 
@@ -293,7 +245,7 @@ def _pack_split(
                     part, writer = PackedShard(next=part.next), None
                 writer = writer or ShardWriter(folder, len(parts), first_id)
                 writer.add(image, item)
-                _count(part, image)
+                part.count(image)
             part.next += 1
             advance()
         if writer is not None:
@@ -307,17 +259,8 @@ def _pack_split(
     return parts
 
 
-def _count(part: PackedShard, image: Examined) -> None:
-    part.sums = [a + b for a, b in zip(part.sums, image.sums, strict=True)]
-    part.squares = [a + b for a, b in zip(part.squares, image.squares, strict=True)]
-    if image.mask is not None:
-        part.mask_counts = [a + b for a, b in zip(part.mask_counts, image.mask.counts, strict=True)]
-    if image.kind is not None:
-        part.converted[image.kind] = part.converted.get(image.kind, 0) + 1
-
-
 def _finish(part: PackedShard, writer: ShardWriter, stem: Path, parts: list[PackedShard]) -> int:
-    part.shard, part.rows, part.masks = writer.close()
+    part.shard, part.rows, part.masks, part.frames = writer.close()
     part.save(_numbered(stem, len(parts)))
     parts.append(part)
     return len(part.rows)
@@ -363,18 +306,17 @@ def _commit(
     manifests: dict[str, Manifest] = {}
     for split, done in sorted(parts.items()):
         sums, squares = (np.sum([getattr(part, name) for part in done], 0).tolist() for name in ("sums", "squares"))
-        rows = np.concatenate([part.rows for part in done]) if done else np.empty(0, INDEX_DTYPE)
+        rows, masks, frames = PackedShard.tables(done)
         quarantined = sorted((bad for part in done for bad in part.quarantined), key=lambda bad: bad["source"])
         if not len(rows):
             example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
             which = f" of {split}" if split else ""
             raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
-        data = atomic_files.npy_bytes(rows)
-        atomic_files.write_bytes(destination / split / "index.npy", data)
-        masks_of_parts = [part.masks if len(part.masks) else np.zeros(len(part.rows), MASK_DTYPE) for part in done]
-        masks = np.concatenate(masks_of_parts) if any(len(part.masks) for part in done) else masks_of_parts[0][:0]
-        if len(masks):
-            atomic_files.write_bytes(destination / split / "masks.npy", atomic_files.npy_bytes(masks))
+        files = {"index.npy": atomic_files.npy_bytes(rows)}
+        files |= {"masks.npy": atomic_files.npy_bytes(masks)} if len(masks) else {}
+        files |= (tables := frames.files() if frames else {})
+        for name, data in files.items():
+            atomic_files.write_bytes(destination / split / name, data)
         counts = np.sum([part.mask_counts for part in done], 0).tolist()
         manifests[split] = Manifest(
             name=found.name,
@@ -382,14 +324,15 @@ def _commit(
             num_labeled=int((rows["label"] >= 0).sum()),
             classes=found.classes,
             shards=[part.shard for part in done if part.shard],
-            image_stats=image_stats(rows, sums, squares),
-            index_sha256=hashlib.sha256(data).hexdigest(),
+            image_stats=image_stats(frames.rows if frames else rows, sums, squares),
+            index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
             quarantined=quarantined[:MOST_QUARANTINED],
             converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
             packing={"split": split, **options, "skipped": found.skipped.total},
             skipped=found.skipped.listed() + quarantined_beyond(quarantined),
             notes=found.notes,
             masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
+            frames=frames.summary(tables) if frames else None,
         )
     for split, manifest in manifests.items():
         atomic_files.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())

@@ -9,6 +9,7 @@ Shards without masks have none of these.
 
 import io
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from eyespot.data_pipeline.shards.image_check import (
     turn,
 )
 from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.sources import Source
+from eyespot.data_pipeline.shards.members.footage import FrameFiles, mask_beside
+from eyespot.data_pipeline.shards.sources import Item, Source
 
 _PLAIN = {("L", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
 """PIL's modes and the file's bits whose values PIL leaves as they are; gray of fewer bits it stretches to 0..255."""
@@ -33,6 +35,8 @@ _PLAIN = {("L", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
 def add_masks(source: Source, folder: Path) -> None:
     """Names the mask of each image of a source: the PNG of the same path and name in ``folder``, there or not.
 
+    Of frames too; of those, some may have none.
+
     Raises:
         UserError: there is no such folder, or it has the mask of no image.
     """
@@ -40,15 +44,28 @@ def add_masks(source: Source, folder: Path) -> None:
         raise UserError(f"masks {folder}: no such folder; it holds a PNG of class numbers for each image")
     found = 0
     for split, items in source.splits.items():
-        paths = [folder / f"{item.name.rpartition('.')[0] or item.name}.png" for item in items]
-        sizes = [path.stat().st_size if path.is_file() else -1 for path in paths]
-        found += sum(size >= 0 for size in sizes)
-        places = zip(items, paths, sizes, strict=True)
-        source.splits[split] = [item._replace(mask=Place(str(path), 0, size)) for item, path, size in places]
+        if any(isinstance(item.frames, FrameFiles) for item in items):
+            source.splits[split] = [_with_masks_of_frames(item, folder) for item in items]
+        else:
+            source.splits[split] = [item._replace(mask=mask_beside(item.name, folder)) for item in items]
+        found += sum(place.size >= 0 for item in source.splits[split] for _, place in _masks(item))
     if not found:
-        example = next(item for items in source.splits.values() for item in items)
-        expected = example.mask and example.mask.path
-        raise UserError(f"masks {folder}: holds the mask of no image; that of {example.name} would be {expected}")
+        name, expected = next(named for items in source.splits.values() for item in items for named in _masks(item))
+        raise UserError(f"masks {folder}: holds the mask of no image; that of {name} would be {expected.path}")
+
+
+def _with_masks_of_frames(item: Item, folder: Path) -> Item:
+    if not isinstance(item.frames, FrameFiles):
+        return item
+    return item._replace(frames=item.frames.with_masks(folder))
+
+
+def _masks(item: Item) -> Iterator[tuple[str, Place]]:
+    """Names of an item's images, with where their masks would lie."""
+    if isinstance(item.frames, FrameFiles):
+        yield from ((file.name, file.mask) for files in item.frames.files.values() for file in files if file.mask)
+    elif item.mask:
+        yield item.name, item.mask
 
 
 def examine_mask(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import stat
 from functools import cached_property
@@ -13,6 +14,16 @@ import numpy as np
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage, words
+from eyespot.data_pipeline.shards.frames import (
+    CLIP_DTYPE,
+    CLIPS,
+    FRAME_MASKS,
+    FRAMES,
+    MOTION,
+    MOTION_DTYPE,
+    Frames,
+    wrong_clips,
+)
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest
 from eyespot.data_pipeline.shards.sources import how_to_shard
 
@@ -25,7 +36,7 @@ class ShardFolder:
 
     To open it reads ``manifest.json`` alone; index and masks are read, and checked, when they are first asked for.
     All of it stays as it then was, should the folder be replaced or cut meanwhile: what differs in the tars fails its
-    checksum. That takes 28 bytes of memory per sample in each process.
+    checksum. That takes 28 bytes of memory per sample in each process, and 32 per frame where views have clips.
 
     Args:
         path: the folder with ``manifest.json``.
@@ -121,16 +132,8 @@ class ShardFolder:
         Raises:
             UserError: it is missing, damaged, does not agree with the manifest, or says what cannot be.
         """
-        rows, num_classes = self._rows("index.npy", INDEX_DTYPE, self.manifest.index_sha256), len(self.manifest.classes)
-        num_shards = len(self.manifest.shards)
-        self._refuse("index.npy", rows, "tar", rows["tar"] >= num_shards, f"the manifest lists {num_shards} shards")
-        self._check_places("index.npy", rows["tar"], rows)
-        self._refuse("index.npy", rows, "size", rows["size"] == 0, "no image is so small")
-        for side in ("height", "width"):
-            self._refuse("index.npy", rows, side, rows[side] == 0, "no image is so small")
-        beyond = (rows["label"] < -1) | (rows["label"] >= num_classes)
-        self._refuse("index.npy", rows, "label", beyond, f"the manifest lists {num_classes} classes")
-        return rows
+        manifest = self.manifest
+        return self._images("index.npy", self._rows("index.npy", INDEX_DTYPE, manifest.index_sha256))
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -148,6 +151,62 @@ class ShardFolder:
         rows = self._rows("masks.npy", MASK_DTYPE, self.manifest.masks.sha256)
         self._check_places("masks.npy", self.index["tar"], rows)
         return rows
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Sample after sample, each stream in the order of time: (num_frames,) of INDEX_DTYPE, read-only.
+
+        Raises:
+            UserError: the samples are single images, or ``frames.npy`` is missing, damaged, not the manifest's, or says
+                what cannot be. So with ``clips``, ``motion`` and ``frame_masks``.
+        """
+        told = self._frames()
+        return self._images(FRAMES, self._rows(FRAMES, INDEX_DTYPE, told.frames_sha256, (told.num_frames,), "frame"))
+
+    @cached_property
+    def clips(self) -> np.ndarray:
+        """Row = sample id, column = stream: (num_samples, num_streams) of CLIP_DTYPE, read-only."""
+        told, index, frames = self._frames(), self.index, self.frames
+        clips = self._rows(CLIPS, CLIP_DTYPE, told.clips_sha256, (self.manifest.num_samples, len(told.streams)))
+        if (found := wrong_clips(clips, told.num_frames)) is not None:
+            self._refuse(CLIPS, clips, *found)
+        wrong = frames[clips["first"][:, 0]] != index
+        self._refuse(CLIPS, clips, "first", wrong, "that frame is not the sample's image in index.npy")
+        sample = np.repeat(np.arange(len(clips)), clips["count"].sum(1, dtype=np.int64))
+        for name in ("tar", "height", "width", "label"):
+            differs = frames[name] != index[name][sample]
+            self._refuse(FRAMES, frames, name, differs, "the first frame of its sample has another", "frame")
+        return clips
+
+    @cached_property
+    def motion(self) -> np.ndarray:
+        """From each frame to the next of its stream, levels 0..255; 0 at the last: (num_frames,) float32, read-only."""
+        told = self._frames()
+        rows = self._rows(MOTION, MOTION_DTYPE, told.motion_sha256, (told.num_frames,), "frame")
+        self._refuse(MOTION, rows, None, ~((rows >= 0) & (rows <= 255)), "must lie between 0 and 255", "frame")
+        return rows
+
+    @cached_property
+    def frame_masks(self) -> np.ndarray:
+        """Of each frame: (num_frames,) of MASK_DTYPE, read-only."""
+        told = self._frames()
+        if not told.masks_sha256:
+            raise UserError(
+                f"shards {self.path}: have no masks of frames; pack frames with theirs:"
+                f" eyespot shards pack FRAMES DST --frames folder --masks MASKS"
+            )
+        rows = self._rows(FRAME_MASKS, MASK_DTYPE, told.masks_sha256, (told.num_frames,), "frame")
+        self._check_places(FRAME_MASKS, self.frames["tar"], rows, "frame")
+        return rows
+
+    def _frames(self) -> Frames:
+        """What the manifest says of them."""
+        if self.manifest.frames is None:
+            raise UserError(
+                f"shards {self.path}: have no frames; each sample is one image, and clips need many: pack videos, or"
+                f" folders of their frames: eyespot shards pack FRAMES DST --frames folder"
+            )
+        return self.manifest.frames
 
     def tar_path(self, number: int) -> Path:
         """The tar that the index calls ``number``."""
@@ -180,20 +239,20 @@ class ShardFolder:
         _ = self.index
         self.check_tars()
 
-    def _rows(self, name: str, dtype: np.dtype, sha256: str) -> np.ndarray:
+    def _rows(
+        self, name: str, dtype: np.dtype, sha256: str, wanted: tuple[int, ...] | None = None, of: str = "sample"
+    ) -> np.ndarray:
         """Read, never mapped: a file that is cut short while mapped kills the process with SIGBUS."""
-        path, count, again = (
-            self.path / name,
-            self.manifest.num_samples,
-            f"make it anew: eyespot shards index {self.path}",
-        )
+        path, again = self.path / name, f"make it anew: eyespot shards index {self.path}"
+        wanted = wanted or (self.manifest.num_samples,)
+        count = math.prod(wanted)
         largest = LARGEST_HEADER + 2 * count * dtype.itemsize
         try:
             content = self._patience.read(path, lambda: foreign_json.read_bytes(path, largest), is_outage)
             shape, found, offset = _npy_header(content)
-            if found != dtype or shape != (count,):
-                raise UserError(f"{path}: {shape} rows of {found} where the manifest says {count} samples; {again}")
-            rows = np.frombuffer(content, dtype, count, offset)
+            if found != dtype or shape != wanted:
+                raise UserError(f"{path}: {shape} rows of {found} where the manifest says {wanted[0]} {of}s; {again}")
+            rows = np.frombuffer(content, dtype, count, offset).reshape(wanted)
         except foreign_json.ForeignJsonError as error:
             raise UserError(f"{path}: unreadable ({error.why}); {again}") from error
         except (OSError, ValueError) as error:
@@ -203,19 +262,35 @@ class ShardFolder:
             raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
         return rows
 
-    def _check_places(self, name: str, tars: np.ndarray, rows: np.ndarray) -> None:
+    def _images(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """The rows of INDEX_DTYPE, if they say what can be."""
+        num_shards, num_classes = len(self.manifest.shards), len(self.manifest.classes)
+        of = "frame" if name == FRAMES else "sample"
+        self._refuse(name, rows, "tar", rows["tar"] >= num_shards, f"the manifest lists {num_shards} shards", of)
+        self._check_places(name, rows["tar"], rows, of)
+        for column in ("size", "height", "width"):
+            self._refuse(name, rows, column, rows[column] == 0, "no image is so small", of)
+        beyond = (rows["label"] < -1) | (rows["label"] >= num_classes)
+        self._refuse(name, rows, "label", beyond, f"the manifest lists {num_classes} classes", of)
+        return rows
+
+    def _check_places(self, name: str, tars: np.ndarray, rows: np.ndarray, of: str = "sample") -> None:
         """Whether the bytes that the rows name lie inside the tars."""
         ends = np.array([shard.bytes for shard in self.manifest.shards], np.uint64)[tars]
         outside = (rows["offset"] > ends) | (rows["size"] > ends - np.minimum(rows["offset"], ends))
-        self._refuse(name, rows, "offset", outside & (rows["size"] > 0), "its bytes lie beyond the end of its tar")
+        beyond = outside & (rows["size"] > 0)
+        self._refuse(name, rows, "offset", beyond, "its bytes lie beyond the end of its tar", of)
 
-    def _refuse(self, name: str, rows: np.ndarray, column: str, wrong: np.ndarray, why: str) -> None:
+    def _refuse(
+        self, name: str, rows: np.ndarray, column: str | None, wrong: np.ndarray, why: str, of: str = "sample"
+    ) -> None:
         """Says of the first wrong row what is wrong with it."""
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
+            value = f"{column} {rows[column][row]}" if column else rows[row]
             more = f", as of {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
             raise UserError(
-                f"{self.path / name}: {column} {rows[column][row]} of sample {row}{more}: {why};"
+                f"{self.path / name}: {value} of {of} {row}{more}: {why};"
                 f" make it anew: eyespot shards index {self.path}"
             )
 
@@ -252,7 +327,9 @@ def _npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     try:
         # Versions 2 and 3 have a longer length; 3 is in UTF-8, which is ASCII where a type's names are ours.
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, by_columns, dtype = read(file)
     except (TokenError, SyntaxError, MemoryError, RecursionError) as error:  # what NumPy lets through of a hostile one
         raise ValueError(f"its header is no header ({type(error).__name__})") from error
+    if by_columns and len(shape) > 1:
+        raise ValueError("its rows are stored column by column")
     return shape, dtype, file.tell()

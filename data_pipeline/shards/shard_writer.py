@@ -11,7 +11,8 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.atomic_files import sync
-from eyespot.data_pipeline.shards.image_check import Examined
+from eyespot.data_pipeline.shards.frames import CLIP_DTYPE, MOTION_DTYPE, FrameTables, frame_names
+from eyespot.data_pipeline.shards.image_check import Examined, ExaminedClip
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
 from eyespot.data_pipeline.shards.sources import Item
@@ -39,6 +40,11 @@ class ShardWriter:
         self._rows: list[tuple[int, ...]] = []
         self._masks: list[tuple[int, ...]] = []
         self._samples: list[list[tuple[str, int, int, str]]] = []
+        self._streams: tuple[str, ...] = ()
+        self._frames: list[tuple[int, ...]] = []
+        self._frame_masks: list[tuple[int, ...]] = []
+        self._motion: list[float] = []
+        self._clips: list[list[tuple[int, int, float]]] = []
 
     def has_room(self, image: Examined, item: Item, max_samples: int, max_bytes: int) -> bool:
         """Whether one more sample keeps the tar within its limits."""
@@ -46,34 +52,63 @@ class ShardWriter:
         return len(self._rows) < max_samples and self._offset + needed <= max_bytes
 
     def add(self, image: Examined, item: Item) -> None:
-        """Writes one sample: the image, its label, and where it comes from."""
+        """Writes one sample: the image or its frames, its label, and where it comes from."""
         key = f"{self._next_id:08d}"
         members = _members(image, item)
-        offset, sample = self._offset, []
-        self._masks.append((0, 0, 0))
+        offset, sample, places = self._offset, [], dict[str, tuple[int, int]]()
         for extension, data in sorted(members.items()):  # TarWriter's own order
             offset += BLOCK
             sample.append((extension, offset, len(data), f"{key}.{extension}"))
-            if extension == image.extension:
-                row = (self._number, offset, len(data), image.crc32, image.height, image.width, item.label)
-                self._rows.append(row)
-            if extension == MASK_EXTENSION and image.mask is not None:
-                self._masks[-1] = (offset, len(data), image.mask.crc32)
+            places[extension] = offset, len(data)
             offset += _padded(len(data))
         self._tar.write({"__key__": key, **members})
         assert self._offset == offset, "the tar writer did not write plain USTAR headers"
         self._samples.append(sample)
         self._next_id += 1
+        names = _frame_names(image.clip) if image.clip else [""]
+        for name, frame in zip(names, image.clip.frames if image.clip else [image], strict=True):
+            place, mask = places[_named(name, frame.extension)], frame.mask
+            mask_row = (*places[_named(name, MASK_EXTENSION)], mask.crc32) if mask else (0, 0, 0)
+            row = (self._number, *place, frame.crc32, frame.height, frame.width, item.label)
+            if name == names[0]:
+                self._rows.append(row)
+                self._masks.append(mask_row)
+            if image.clip:
+                self._frames.append(row)
+                self._frame_masks.append(mask_row)
+        if image.clip:
+            self._add_clip(image.clip)
 
-    def close(self) -> tuple[Shard, np.ndarray, np.ndarray]:
-        """Completes the tar and its index; returns its line in the manifest, its rows of index, and of masks if any."""
+    def _add_clip(self, clip: ExaminedClip) -> None:
+        count = len(clip.frames) // len(clip.streams)
+        first = len(self._motion)
+        self._streams = clip.streams
+        self._motion += clip.motion
+        self._clips.append([(first + n * count, count, clip.rate) for n in range(len(clip.streams))])
+
+    def close(self) -> tuple[Shard, np.ndarray, np.ndarray, FrameTables | None]:
+        """Completes the tar and its index.
+
+        Returns:
+            Its line in the manifest, its rows of the index, of masks if any, and its tables of frames if any.
+        """
         self._tar.close()
         size, sha256 = self._file.finish()
         atomic_files.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
         atomic_files.commit(self._temporary, self._path)
         shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
-        masks = np.array(self._masks, MASK_DTYPE)
-        return shard, np.array(self._rows, INDEX_DTYPE), masks if masks["size"].any() else masks[:0]
+        masks, frame_masks = np.array(self._masks, MASK_DTYPE), np.array(self._frame_masks, MASK_DTYPE)
+        masks = masks if masks["size"].any() or frame_masks["size"].any() else masks[:0]
+        return shard, np.array(self._rows, INDEX_DTYPE), masks, self._tables(frame_masks) if self._clips else None
+
+    def _tables(self, masks: np.ndarray) -> FrameTables:
+        return FrameTables(
+            streams=self._streams,
+            rows=np.array(self._frames, INDEX_DTYPE),
+            clips=np.array(self._clips, CLIP_DTYPE),
+            motion=np.array(self._motion, MOTION_DTYPE),
+            masks=masks,
+        )
 
     def discard(self) -> None:
         """Leaves nothing of an unfinished shard."""
@@ -87,12 +122,28 @@ class ShardWriter:
 
 
 def _members(image: Examined, item: Item) -> dict[str, bytes]:
-    members = {image.extension: image.data, "json": json.dumps({"source": item.name}).encode()}
+    notes: dict[str, str | float] = {"source": item.name}
+    members: dict[str, bytes] = {}
+    if clip := image.clip:
+        notes |= {"rate": clip.rate} if clip.rate else {}
+        members |= {clip.sound[0]: clip.sound[1]} if clip.sound else {}
+    for name, frame in zip(_frame_names(clip), clip.frames, strict=True) if clip else [("", image)]:
+        members[_named(name, frame.extension)] = frame.data
+        if frame.mask is not None:
+            members[_named(name, MASK_EXTENSION)] = frame.mask.data
+    members["json"] = json.dumps(notes).encode()
     if item.label >= 0:
         members["cls"] = str(item.label).encode()
-    if image.mask is not None:
-        members[MASK_EXTENSION] = image.mask.data
     return members
+
+
+def _frame_names(clip: ExaminedClip) -> list[str]:
+    return frame_names(clip.streams, len(clip.frames) // len(clip.streams))
+
+
+def _named(frame: str, extension: str) -> str:
+    """What follows the key of a member: 007.jpg, or jpg of a sample that is one image."""
+    return f"{frame}.{extension}" if frame else extension
 
 
 def _padded(size: int) -> int:

@@ -22,6 +22,7 @@ from eyespot.data_pipeline.shards.image_check import SUFFIXES, encode_png
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
+from eyespot.data_pipeline.shards.members.footage import FrameSource
 from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
@@ -54,6 +55,13 @@ class Item(NamedTuple):
     """(H, W) or (H, W, 3) where the bytes are raw pixels; None = an image file."""
     mask: Place | None = None
     """Of its segmentation mask."""
+    frames: FrameSource | None = None
+    """Where the sample is many images one after another, a video (members/footage.py); ``path`` may then be empty."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there may be one."""
+        return self.mask is not None or (self.frames is not None and self.frames.has_masks)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,94 @@
+"""What one finished shard adds to its split: kept beside the shards while packing, so that a killed pack goes on."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from eyespot.data_pipeline import atomic_files, foreign_json
+from eyespot.data_pipeline.shards.frames import FrameTables
+from eyespot.data_pipeline.shards.image_check import Examined
+from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Shard
+
+
+class _Noted(TypedDict):
+    """What of a ``PackedShard`` is kept as JSON."""
+
+    next: int
+    sums: list[int]
+    squares: list[int]
+    converted: dict[str, int]
+    quarantined: list[dict[str, str]]
+    mask_counts: list[int]
+    shard: Shard
+
+
+@dataclass(kw_only=True, slots=True)
+class PackedShard:
+    """What one finished shard adds to its split."""
+
+    next: int = 0
+    """Position in the split's order of the first item that is not in this part."""
+    shard: Shard | None = None
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, INDEX_DTYPE))
+    sums: list[int] = field(default_factory=lambda: [0, 0, 0])
+    squares: list[int] = field(default_factory=lambda: [0, 0, 0])
+    converted: dict[str, int] = field(default_factory=dict)
+    quarantined: list[dict[str, str]] = field(default_factory=list)
+    masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
+    mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
+    frames: FrameTables | None = None
+
+    def count(self, image: Examined) -> None:
+        """Takes in what a sample adds to the statistics."""
+        self.sums = [a + b for a, b in zip(self.sums, image.sums, strict=True)]
+        self.squares = [a + b for a, b in zip(self.squares, image.squares, strict=True)]
+        for frame in image.clip.frames if image.clip else [image]:
+            if frame.mask is not None:
+                self.mask_counts = [a + b for a, b in zip(self.mask_counts, frame.mask.counts, strict=True)]
+            if frame.kind is not None:
+                self.converted[frame.kind] = self.converted.get(frame.kind, 0) + 1
+
+    def save(self, stem: Path) -> None:
+        """Writes STEM.npy, of masks STEM.masks.npy, of frames STEM.npz, then STEM.json; the last makes it count."""
+        atomic_files.write_bytes(stem.with_suffix(".npy"), atomic_files.npy_bytes(self.rows))
+        if len(self.masks):
+            atomic_files.write_bytes(stem.with_suffix(".masks.npy"), atomic_files.npy_bytes(self.masks))
+        if self.frames:
+            stream = io.BytesIO()
+            np.savez(stream, **_fields(self.frames))
+            atomic_files.write_bytes(stem.with_suffix(".npz"), stream.getvalue())
+        fields = {name: getattr(self, name) for name in _Noted.__annotations__}
+        text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
+        atomic_files.write_bytes(stem.with_suffix(".json"), text.encode())
+
+    @classmethod
+    def load(cls, stem: Path) -> "PackedShard":
+        """Reads what ``save`` wrote; UserError, OSError or ValueError where it is damaged."""
+        fields = foreign_json.read(stem.with_suffix(".json"), _Noted)
+        part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        if stem.with_suffix(".masks.npy").exists():
+            part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
+        if stem.with_suffix(".npz").exists():
+            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as kept:
+                tables = {name: kept[name] for name in ("rows", "clips", "motion", "masks")}
+                part.frames = FrameTables(streams=tuple(kept["streams"].tolist()), **tables)
+        return part
+
+    @staticmethod
+    def tables(parts: Sequence["PackedShard"]) -> tuple[np.ndarray, np.ndarray, FrameTables | None]:
+        """Of all parts of a split: rows of the index, of masks (none = no sample has one), and the frames' if any."""
+        rows = np.concatenate([part.rows for part in parts]) if parts else np.empty(0, INDEX_DTYPE)
+        masks_of_parts = [part.masks if len(part.masks) else np.zeros(len(part.rows), MASK_DTYPE) for part in parts]
+        masks = np.concatenate(masks_of_parts) if any(len(part.masks) for part in parts) else np.empty(0, MASK_DTYPE)
+        frames = [part.frames for part in parts if part.frames]
+        return rows, masks, FrameTables.joined(frames) if frames else None
+
+
+def _fields(tables: FrameTables) -> dict[str, Any]:
+    arrays = {"rows": tables.rows, "clips": tables.clips, "motion": tables.motion, "masks": tables.masks}
+    return {**arrays, "streams": np.array(tables.streams)}
