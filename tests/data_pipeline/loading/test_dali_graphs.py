@@ -1,6 +1,8 @@
 """DALI's graphs against torchvision on real photographs, and where each operator of them runs."""
 
+import gc
 import io
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +162,38 @@ def test_whole_images_give_the_same_views(photo_folder):
         options = dict(batch_size=NUM_PHOTOS, num_threads=2, device_id=None, regions=regions)
         made.append(levels(dali_graphs.view_pipeline(spec, source, **options).run()[0]))
     assert torch.equal(*made)
+
+
+class Watched(bytearray):
+    __hash__ = object.__hash__
+
+    """A file that can be asked for whether anybody still has it."""
+
+
+def test_a_gpus_graph_reads_files_where_they_lie(photo_folder):
+    """Nobody copies them while all of Python waits; and nobody keeps more than a few batches of them."""
+    spec, files = ViewSpec(views=(RandomView(size=48),)), photo_files(photo_folder)
+    geometry = geometry_of(spec, files)
+    alive: weakref.WeakSet[Watched] = weakref.WeakSet()
+
+    def inputs() -> list:
+        watched = [Watched(file) for file in files]
+        alive.update(watched)
+        return dali_graphs.view_inputs(spec, watched, geometry)
+
+    pipeline = dali_graphs.view_pipeline(spec, inputs, batch_size=NUM_PHOTOS, num_threads=2, device_id=None)
+    first = levels(pipeline.run()[0])
+    assert all(torch.equal(levels(pipeline.run()[0]), first) for _ in range(12))
+    held = dali_graphs.QUEUE_DEPTH + 2
+    assert held * NUM_PHOTOS <= len(alive) <= (held + 3) * NUM_PHOTOS
+    del pipeline
+    gc.collect()
+    assert not len(alive)
+    crops = dali_graphs.crop_pipeline(spec, lambda: None, batch_size=4, num_threads=1)
+    views = dali_graphs.view_pipeline(spec, lambda: None, batch_size=4, num_threads=1, device_id=0)
+    for pipeline, no_copy in ((crops, "False"), (views, "True")):
+        sources = [str(node.source.spec) for name, node in graph(pipeline) if name == "ExternalSource"]
+        assert sources and all(f"no_copy: {no_copy}" in source for source in sources)
 
 
 def test_what_cannot_be_decoded_is_named(photo_folder):
