@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "gpu"))
 import gpu_check
+import kit_tree
 from fat_binary import CUBIN, entries
 from stub_libraries import replace, symbols
 from trim_libraries import trimmed
@@ -70,6 +71,45 @@ def test_all_fit_into_ten_minutes_and_what_is_left_over_is_said(tmp_path):
     rows = gpu_check.check(gpu_check.PHASES, tmp_path, deadline=0)
     assert [row[2] for row in rows] == ["not measured: no time was left"] * len(gpu_check.PHASES)
     assert sum(phase.seconds for phase in gpu_check.PHASES if phase.name != "suite") <= 600
+
+
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+@needs_git
+def test_the_kit_and_its_part_of_the_tree_fit_into_what_is_carried():
+    names = kit_tree.carried()
+    tree = sum(kit_tree.archived_bytes(kit_tree.ROOT / name) for name in names)
+    assert tree < 4_000_000, "photographs, pages or results are among it"
+    assert tree + kit_tree.KIT_BYTES < 0.9 * kit_tree.MOST_BYTES
+    assert not [name for name in names if Path(name).suffix in (".png", ".webp", ".svg", ".md", ".gz", ".jsonl")]
+
+
+ALL_OF_IT = """
+import importlib, sys
+sys.path[:0] = ["benchmarks", "benchmarks/gpu"]
+import eyespot, gpu_check, pytest
+assert eyespot.__file__.startswith(sys.argv[1]), eyespot.__file__
+for phase in gpu_check.PHASES:
+    importlib.import_module(f"gpu.{phase.name}")
+sys.exit(pytest.main(["--collect-only", "-q", "tests/test_gpu.py"]))
+"""
+
+
+@needs_git
+def test_what_is_carried_is_enough_and_more_than_that_is_refused(tmp_path, monkeypatch):
+    """All phases and tests can be imported there, with nothing else of the tree."""
+    kit_tree.write(tmp_path / "kit.tar")
+    tree = tmp_path / "there" / "eyespot"
+    shutil.unpack_archive(tmp_path / "kit.tar", tree, filter="data")
+    environment = {**os.environ, "DRY": "1", "PYTHONPATH": str(tree.parent)}
+    command = [sys.executable, "-c", ALL_OF_IT, str(tree)]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(kit_tree, "MOST_BYTES", 1_000_000)
+    with pytest.raises(SystemExit, match="more than 1000000; leave more out"):
+        kit_tree.write(tmp_path / "large.tar")
+    assert not (tmp_path / "large.tar").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -3,17 +3,7 @@
 from dataclasses import replace
 
 import torch
-from gpu.instruments import (
-    DRY,
-    Note,
-    changed_run,
-    give_back,
-    made_batch,
-    made_engine,
-    milliseconds,
-    one_step,
-    peak_mebibytes,
-)
+from gpu.instruments import DRY, Note, changed_run, give_back, made_batch, made_engine, timed_step
 
 RECIPE, IMAGES = ("simclr_tiny", 8) if DRY else ("simclr_r50_in1k", 128)
 WAYS = {
@@ -29,9 +19,7 @@ def run(note: Note) -> None:
         torch.backends.cudnn.benchmark = search  # which the engine has chosen for itself
         batch = made_batch(engine.objective, IMAGES)
         batch = replace(batch, views=[view.contiguous(memory_format=layout) for view in batch.views])
-        taken = milliseconds(lambda e=engine, b=batch: one_step(e, b))
-        memory = peak_mebibytes(lambda e=engine, b=batch: one_step(e, b))
-        note(name, f"{taken:.1f} ms, {1000 * len(batch.views) * IMAGES / taken:.0f} views/s, {memory} above the state")
+        timed_step(note, name, engine, batch, "views")
         engine.close()
         del engine, batch
         give_back()

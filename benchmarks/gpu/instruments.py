@@ -116,6 +116,29 @@ def one_step(engine: Engine, batch: Batch, seed: int = 0) -> None:
     engine.objective.after_step(0.5, taken)
 
 
+def timed_step(
+    note: Note,
+    name: str,
+    engine: Engine,
+    batch: Batch,
+    unit: str = "images",
+    before: Callable[[], None] = lambda: None,
+) -> float:
+    """Notes how long a step takes, how many images or views that is a second, and its memory. Returns milliseconds.
+
+    What a run does ``before`` each of its steps is part of them.
+    """
+
+    def step() -> None:
+        before()
+        one_step(engine, batch)
+
+    taken, memory = milliseconds(step), peak_mebibytes(step)
+    count = len(batch) * (len(batch.views) if unit == "views" else 1)
+    note(name, f"{taken:.1f} ms, {1000 * count / taken:.0f} {unit}/s, {memory} above the state")
+    return taken
+
+
 def give_back() -> None:
     """Memory that torch keeps for later; what was deleted before it counts as free then."""
     if not DRY:

@@ -1,6 +1,8 @@
 #!/bin/bash
 # Makes .kit/ in the root of a checkout: what a bare machine with one GPU (torch 2.11 or later with CUDA 13, Python 3.12,
-# no network) lacks to run eyespot, so small that it goes into 64 MiB together with the tree. There: run_kit.sh.
+# no network) lacks to run eyespot; and .kit.tar, that with what of the tree is needed: at most 64 MiB. There:
+#
+#     mkdir eyespot && tar -C eyespot -xf .kit.tar && bash eyespot/benchmarks/gpu/run_kit.sh
 #
 #     bash benchmarks/gpu/make_kit.sh           3 minutes on 2 cores; needs pip, unzip, xz, binutils, gcc; 270 MB of wheels
 #     KIT_WHEELS=FOLDER bash ...                keeps the downloaded wheels there, and takes what is already there
@@ -38,4 +40,5 @@ find nvidia -type f -name '*.so*' -print0 | xargs -0 "$python" "$here/trim_libra
 $python "$here/stub_libraries.py" "$work"
 tar -cf - nvidia | xz -5 -T1 > "$root/.kit/dali.tar.xz"
 cd "$root"
-echo ".kit has $(du -sb .kit | cut -f1) bytes, the tree $(git archive HEAD | wc -c)"
+echo ".kit has $(du -sb .kit | cut -f1) bytes"
+$python "$here/kit_tree.py" .kit.tar

@@ -15,8 +15,8 @@ from gpu.instruments import (
     made_engine,
     milliseconds,
     one_step,
-    peak_mebibytes,
     synchronize,
+    timed_step,
 )
 
 from eyespot.data_pipeline.errors import UserError
@@ -38,9 +38,7 @@ def run(note: Note) -> None:
         engine = made_engine(asked)
         batch, watch = made_batch(engine.objective, IMAGES), OwnWork(DEVICE)
         watch.time_forward(engine.objective)  # as a run does: CUDA events, also beside compiled blocks
-        taken = milliseconds(lambda w=watch, e=engine, b=batch: (w.begin_compute(), one_step(e, b)))
-        memory = peak_mebibytes(lambda e=engine, b=batch: one_step(e, b))
-        note(name, f"{taken:.1f} ms, {1000 * IMAGES / taken:.0f} images/s, {memory} above the state")
+        taken = timed_step(note, name, engine, batch, before=watch.begin_compute)
         if name == "eager":
             busy_share(note, engine, batch, taken)
         watch.close()
