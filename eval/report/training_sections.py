@@ -11,28 +11,26 @@ from eyespot.eval.report.diagrams import share_bar
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 
-# metric, title, unit, whether the axis begins at 0
-_CURVES = (("lr", "Learning rate", "", True), ("grad_norm", "Gradient norm", "", False))
-_THROUGHPUT = (
-    ("images_per_second", "Images per second", "", True),
-    ("data_wait_share", "Share of time spent waiting for data (%)", "%", True),
-    ("gpu/memory_gb", "Memory in use on the fullest GPU, by whomever (GB)", "", True),
-    ("gpu/power_watts", "Power of a GPU, mean over the ranks (W)", "", True),
-    ("gpu/temperature_celsius", "Hottest GPU (°C)", "", False),
-    ("gpu/clock_mhz", "Slowest clock of a GPU (MHz)", "", True),
-    ("gpu/slowed_share", "Share of time in which a GPU was slowed down by heat or its supply (%)", "%", True),
-    ("gpu/ecc_errors", "Memory errors (ECC) that GPUs could not correct", "", True),
-)
-_WATCHED = (
-    ("online/linear", "Linear probe (%)", "%", False),
-    ("online/knn", "Nearest neighbours (%)", "%", False),
-    ("health/positive_similarity", "Cosine of two views of one image", "", False),
-    ("health/negative_similarity", "Cosine of different images", "", False),
-    ("health/alignment", "Alignment: distance of two views, squared", "", False),
-    ("health/uniformity", "Uniformity (lower = more spread out)", "", False),
-    ("health/effective_rank", "Effective rank", "", False),
-    ("health/effective_rank_centered", "Effective rank, centred", "", False),
-)
+_CHARTS = {  # by metric: which section shows it, its title and unit, whether the axis begins at 0
+    "lr": ("curves", "Learning rate", "", True),
+    "grad_norm": ("curves", "Gradient norm", "", False),
+    "images_per_second": ("speed", "Images per second", "", True),
+    "data_wait_share": ("speed", "Share of time spent waiting for data (%)", "%", True),
+    "gpu/memory_gb": ("speed", "Memory in use on the fullest GPU, by whomever (GB)", "", True),
+    "gpu/power_watts": ("speed", "Power of a GPU, mean over the ranks (W)", "", True),
+    "gpu/temperature_celsius": ("speed", "Hottest GPU (°C)", "", False),
+    "gpu/clock_mhz": ("speed", "Slowest clock of a GPU (MHz)", "", True),
+    "gpu/slowed_share": ("speed", "Share of time in which a GPU was slowed down by heat or its supply (%)", "%", True),
+    "gpu/ecc_errors": ("speed", "Memory errors (ECC) that GPUs could not correct", "", True),
+    "online/linear": ("watched", "Linear probe (%)", "%", False),
+    "online/knn": ("watched", "Nearest neighbours (%)", "%", False),
+    "health/positive_similarity": ("watched", "Cosine of two views of one image", "", False),
+    "health/negative_similarity": ("watched", "Cosine of different images", "", False),
+    "health/alignment": ("watched", "Alignment: distance of two views, squared", "", False),
+    "health/uniformity": ("watched", "Uniformity (lower = more spread out)", "", False),
+    "health/effective_rank": ("watched", "Effective rank", "", False),
+    "health/effective_rank_centered": ("watched", "Effective rank, centred", "", False),
+}
 _SHOWN_ELSEWHERE = {"step", "time", "epoch", "samples_seen", "loss", "bad_samples", "peak_memory_gb"}
 MAX_OTHER_CHARTS = 40
 """Of scalars that nobody here knows by name."""
@@ -62,14 +60,14 @@ def curves(stories: Sequence[Story]) -> Section:
         "wide": line_chart(lines, title="Loss", width=1040, height=300),
         "narrow": line_chart(lines, title="Loss"),
         "notes": notes,
-        "charts": _charts(stories, [*_CURVES, *((name, name, "", False) for name in others[:MAX_OTHER_CHARTS])]),
+        "charts": _charts(stories, "curves", others[:MAX_OTHER_CHARTS]),
     }
     return Section(title="Training", template="curves", data=data)
 
 
 def watched(stories: Sequence[Story]) -> Section | None:
     """What the monitors saw, where the runs had any."""
-    charts = _charts(stories, _WATCHED)
+    charts = _charts(stories, "watched")
     if not charts:
         return None
     title = "The encoder while it learned" if len(stories) == 1 else "The encoders while they learned"
@@ -79,7 +77,7 @@ def watched(stories: Sequence[Story]) -> Section | None:
 
 def speed(stories: Sequence[Story]) -> Section | None:
     """Throughput, and where the time went."""
-    charts = _charts(stories, _THROUGHPUT)
+    charts = _charts(stories, "speed")
     if not charts:
         return None
     known = [(number, story, _time_shares(story)) for number, story in enumerate(stories)]
@@ -119,7 +117,7 @@ def _time_shares(story: Story) -> dict[str, float]:
 
 def _other_scalars(stories: Sequence[Story]) -> list[str]:
     """Names of the numbers that no other chart of the page shows, sorted: all that an objective of anybody's logs."""
-    drawn = _SHOWN_ELSEWHERE | {name for name, *_ in (*_CURVES, *_THROUGHPUT, *_WATCHED)}
+    drawn = _SHOWN_ELSEWHERE | _CHARTS.keys()
     known = drawn | {f"time_share/{part}" for part in PART_NAMES} | {"health/collapsed"}
     return sorted(set[str]().union(*(story.names() for story in stories)) - known)
 
@@ -131,9 +129,11 @@ def _lines(stories: Sequence[Story], metric: str, factor: float) -> list[Line]:
     ]
 
 
-def _charts(stories: Sequence[Story], wanted: Sequence[tuple[str, str, str, bool]]) -> list[tuple[str, Markup]]:
-    """Those charts for which there are numbers, each with its title; shares are drawn in percent."""
+def _charts(stories: Sequence[Story], section: str, others: Sequence[str] = ()) -> list[tuple[str, Markup]]:
+    """Those of a section's charts for which there are numbers, each with its title; shares are drawn in percent."""
     charts = []
+    wanted = [(name, title, unit, zero) for name, (of, title, unit, zero) in _CHARTS.items() if of == section]
+    wanted += [(name, name, "", False) for name in others]
     for name, title, unit, zero in wanted:
         lines = _lines(stories, name, 100.0 if unit else 1.0)
         if any(math.isfinite(value) for line in lines for _, value in line.points):
