@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.loader import or_gpu
 from eyespot.pretrain.distributed.arithmetic import Precision, set_arithmetic
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, compiled_pieces
@@ -175,10 +176,7 @@ def make_engine(
     Raises:
         UserError: there is no such engine, or it cannot do what the settings ask for.
     """
-    if name not in engine_names():
-        raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
-    if settings.cuda_graph:
-        _check_cuda_graph(name, world, settings)
+    _check_settings(name, world, settings)
     set_arithmetic(world.device, settings.precision, deterministic=settings.deterministic, training=True)
     choose_attention(objective, world.device)
     if world.size > 1:
@@ -189,10 +187,37 @@ def make_engine(
     return module.make(objective, world, make_optimizer, settings)
 
 
-def _check_cuda_graph(name: str, world: World, settings: Settings) -> None:
-    """Raises UserError where a step cannot be a graph."""
+def check_engine(name: str, objective: Objective, world: World, settings: Settings, optimizer: str) -> None:
+    """Whether ``make_engine`` could make it, as far as settings, ranks and modules tell.
+
+    Args:
+        name: of the engine.
+        objective: which may lie on the meta device; it is changed.
+        world: this process and its device.
+        settings: of the run.
+        optimizer: its name.
+
+    Raises:
+        UserError: it could not.
+    """
+    _check_settings(name, world, settings)
+    if settings.compile:
+        _compiled_pieces(objective)
+    if world.size > 1:
+        synchronize_batch_norm(objective)
+    module = importlib.import_module(f"eyespot.pretrain.engines.{name}")
+    if hasattr(module, "check"):
+        module.check(objective, world, settings, optimizer)
+
+
+def _check_settings(name: str, world: World, settings: Settings) -> None:
+    """Raises UserError where there is no such engine, or its step cannot be a graph."""
+    if name not in engine_names():
+        raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
+    if not settings.cuda_graph:
+        return
     if world.device.type != "cuda":
-        raise UserError("cuda_graph True: there are none on a CPU; leave it out, or --device cuda")
+        raise UserError(f"cuda_graph True: there are none on a CPU; leave it out{or_gpu()}")
     if name != "ddp":
         raise UserError(f"cuda_graph True: not with engine {name}; take --engine ddp, or leave it out")
     if world.size > 1:
@@ -201,6 +226,14 @@ def _check_cuda_graph(name: str, world: World, settings: Settings) -> None:
         raise UserError(f"cuda_graph True: not with data.accumulate {settings.accumulate}; leave one of them out")
     if settings.compile:
         raise UserError("cuda_graph True: not with compile True; leave one of them out")
+
+
+def _compiled_pieces(objective: Objective) -> list[nn.Module]:
+    """What ``compile`` compiles; raises a UserError where that is nothing."""
+    pieces = compiled_pieces(objective)
+    if not pieces:
+        raise UserError("compile True: this objective has no block and no head to compile; leave it out")
+    return pieces
 
 
 def compile_objective(objective: Objective, backend: str = "inductor") -> None:
@@ -212,9 +245,7 @@ def compile_objective(objective: Objective, backend: str = "inductor") -> None:
     Raises:
         UserError: there is nothing to compile.
     """
-    pieces = compiled_pieces(objective)
-    if not pieces:
-        raise UserError("compile True: this objective has no block and no head to compile; leave it out")
+    pieces = _compiled_pieces(objective)
     import torch._dynamo.config as limits  # takes seconds
 
     # torch counts all pieces as variants of one function, and runs those beyond its limit as they are.

@@ -16,6 +16,7 @@ from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.engine import make_engine
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.feature_refresh import Refresh
+from eyespot.pretrain.loop.first_checks import before_folder
 from eyespot.pretrain.loop.initial_weights import first_objective
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
 from eyespot.pretrain.loop.run_data import Opened, open_data, pictured_batch
@@ -56,6 +57,7 @@ def fit(
     folder: RunFolder | None = None
     try:
         with agreed():
+            shards = before_folder(run, world, shards)
             folder = RunFolder(run, recipe, world.rank)
         folder.start_logging(console)
         with RankWatch(world, folder.path / "logs", run.rank_timeout_seconds) as watch:

@@ -154,6 +154,7 @@ def test_a_value_just_outside_is_refused_and_the_end_is_taken(bound: Bound, digi
         assert "\n" not in message
         (limit,) = dataclasses.astuple(bound.end)
         assert f"{limit:g}" in message or str(limit) in message
+        assert " must " in message, "what would be right is said, not only what is wrong"
     if end is not None:
         build, whole = bound.build(end, digits)
         try:

@@ -54,10 +54,11 @@ def check(submission: Submission, member: SweepMember) -> None:
     run = member.run
     shards = open_shards(run.data)
     ranks, data, num_samples = submission.world_size, run.data, shards.manifest.num_samples
-    if data.batch_size % (ranks * data.accumulate):
+    if data.batch_size % (parts := ranks * data.accumulate):
         raise UserError(
-            f"data.batch_size {data.batch_size}: must be a multiple of {ranks * data.accumulate} ({submission.nodes}"
-            f" nodes x {submission.processes} processes x {data.accumulate} micro-batches)"
+            f"data.batch_size {data.batch_size}: must be a multiple of {parts} ({submission.nodes} nodes x"
+            f" {submission.processes} processes x {data.accumulate} micro-batches), for instance"
+            f" {parts * max(1, round(data.batch_size / parts))}"
         )
     if data.batch_size // data.accumulate > num_samples:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")

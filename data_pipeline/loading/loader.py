@@ -102,11 +102,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
         raise UserError(f"batch_size {spec.batch_size}: {world_size} ranks do not divide it; choose a multiple")
     manifest = spec.shards.manifest
     num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
-    if spec.batch_size > num_samples:
-        raise UserError(
-            f"batch_size {spec.batch_size}: more than the {num_samples} samples in {spec.shards.path};"
-            " choose a smaller one"
-        )
+    check_enough(spec.batch_size, num_samples, spec.shards)
     checksum = zlib.crc32(manifest.index_sha256.encode())
     if spec.ids is not None:
         checksum = zlib.crc32(spec.ids.tobytes(), checksum)
@@ -330,8 +326,7 @@ def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> in
 
 
 def _check(spec: LoaderSpec) -> None:
-    if spec.device == "cpu" and spec.decode == "gpu":
-        raise UserError("data.decode gpu: this run is on the CPU; set it to auto, or --device cuda")
+    check_decode(spec.decode, spec.device)
     if spec.device == "cpu" and spec.bf16:
         raise ValueError("views are float32 on the CPU")
     if spec.device != "cpu":
@@ -340,10 +335,42 @@ def _check(spec: LoaderSpec) -> None:
             raise UserError(
                 f"device {spec.device}: not on this machine; choose one of {', '.join(['cpu', *available])}"
             )
-    for number, view in enumerate(spec.views.views):
+    check_views(spec.views)
+
+
+def check_enough(batch_size: int, num_samples: int, shards: ShardFolder) -> None:
+    """Raises a UserError where a micro-batch over all ranks holds more than the samples there are."""
+    if batch_size > num_samples:
+        raise UserError(
+            f"batch_size {batch_size}: more than the {num_samples} samples in {shards.path}; choose a smaller one"
+        )
+
+
+def check_decode(decode: Decode, device: str) -> None:
+    """Whether images can be decoded as asked.
+
+    Raises:
+        UserError: by nvJPEG, for views that are made on the CPU.
+    """
+    if device == "cpu" and decode == "gpu":
+        raise UserError(f"data.decode gpu: this run is on the CPU; set it to auto{or_gpu()}")
+
+
+def or_gpu() -> str:
+    """What else can be done where something cannot be on the CPU: nothing without a GPU."""
+    return ", or --device cuda" if torch.cuda.is_available() else " (torch finds no GPU on this machine)"
+
+
+def check_views(views: ViewSpec) -> None:
+    """Whether such views can be made of any image.
+
+    Raises:
+        UserError: a view is larger than what it is cut from, or of no size; or there is none.
+    """
+    for number, view in enumerate(views.views):
         if isinstance(view, CenterView) and not (1 <= view.size <= view.resize or view.mode == "border"):
             raise UserError(f"views[{number}].size {view.size}: larger than resize {view.resize}; lower it")
         if isinstance(view, RandomView) and not (view.size >= 1 and 0 < view.scale[0] <= view.scale[1] <= 1):
             raise UserError(f"views[{number}]: size {view.size}, scale {view.scale}; need size >= 1, 0 < scale <= 1")
-    if not spec.views.views or min(spec.views.std) <= 0:
-        raise UserError(f"views: {len(spec.views.views)} views, std {spec.views.std}; need a view and a positive std")
+    if not views.views or min(views.std) <= 0:
+        raise UserError(f"views: {len(views.views)} views, std {views.std}; need a view and a positive std")

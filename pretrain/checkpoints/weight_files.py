@@ -110,10 +110,24 @@ def _named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _content(path: Path, source: str, largest: int) -> bytes:
-    """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
+def check_file(path: Path) -> None:
+    """Whether there is such a file of first weights; what is in it is another question.
+
+    Raises:
+        UserError: there is none, or it is no file.
+    """
+    source = f"start.weights {path}"
     if path.exists() and not path.is_file():
         raise UserError(f"{source}: is {'a folder' if path.is_dir() else 'no regular file'}; name a file of weights")
+    try:
+        path.stat()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror})") from error
+
+
+def _content(path: Path, source: str, largest: int) -> bytes:
+    """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
+    check_file(path)
     try:
         if (size := path.stat().st_size) > largest:
             raise UserError(

@@ -67,19 +67,34 @@ REFUSED = {
 """Settings of DeepSpeed's that are the run's own business, and what to do instead."""
 
 
+_NO_LARS = "optim.name lars: needs the norms of whole tensors, which ZeRO cuts; use --engine fsdp"
+
+
+def check(objective: Objective, world: World, settings: Settings, optimizer: str) -> None:
+    """Raises a UserError where it could not be made; see ``check_engine``."""
+    _check_settings(settings)
+    make_config(settings, 0, world.device)
+    if optimizer == "lars":
+        raise UserError(_NO_LARS)
+
+
+def _check_settings(settings: Settings) -> None:
+    if settings.compile and settings.deepspeed.stage == 3:
+        raise UserError("compile True: ZeRO-3 cannot run compiled blocks; use --deepspeed.stage 2 or --engine fsdp")
+
+
 class DeepSpeedEngine:
     """The engine (see engine.py) around DeepSpeed's own."""
 
     def __init__(self, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings) -> None:
         stage = settings.deepspeed.stage
-        if settings.compile and stage == 3:
-            raise UserError("compile True: ZeRO-3 cannot run compiled blocks; use --deepspeed.stage 2 or --engine fsdp")
+        _check_settings(settings)
         num_trainable = sum(p.numel() for p in objective.parameters() if p.requires_grad)
         config = make_config(settings, num_trainable, world.device)
         self.objective, self._settings, self._device = objective.to(world.device), settings, world.device
         optimizer = make_optimizer(objective)
         if isinstance(optimizer, LARS):
-            raise UserError("optim.name lars: needs the norms of whole tensors, which ZeRO cuts; use --engine fsdp")
+            raise UserError(_NO_LARS)
         tensors: dict[str, Tensor] = dict(objective.state_dict(keep_vars=True))
         ensure_group(world.device)
         self._calls = _Calls(objective)

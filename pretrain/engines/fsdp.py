@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,9 +32,7 @@ class FSDPEngine(TorchEngine):
     """
 
     def __init__(self, objective: Objective, world: World, make_optimizer: MakeOptimizer, settings: Settings) -> None:
-        blocks = repeated_blocks(objective)
-        if settings.fsdp.gather == "bf16" and any(isinstance(part, _BatchNorm) for b in blocks for part in b.modules()):
-            raise UserError("fsdp.gather 'bf16': this encoder's blocks hold batch norms, which need fp32; leave it out")
+        blocks = _blocks(objective, settings)
         mesh = _mesh(world, settings.fsdp)
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=_POLICIES[settings.fsdp.gather])
@@ -50,20 +49,41 @@ make = FSDPEngine
 """The engine of this file."""
 
 
+def check(objective: Objective, world: World, settings: Settings, optimizer: str) -> None:
+    """Raises a UserError where it could not be made; see ``check_engine``."""
+    _blocks(objective, settings)
+    if settings.fsdp.shard_over == "node":
+        _ranks_per_node(world)
+
+
+def _blocks(objective: Objective, settings: Settings) -> list[nn.Module]:
+    """What is cut up one by one; raises a UserError where it cannot be gathered as asked."""
+    blocks = repeated_blocks(objective)
+    if settings.fsdp.gather == "bf16" and any(isinstance(part, _BatchNorm) for b in blocks for part in b.modules()):
+        raise UserError("fsdp.gather 'bf16': this encoder's blocks hold batch norms, which need fp32; leave it out")
+    return blocks
+
+
 def _mesh(world: World, config: FSDPConfig) -> DeviceMesh:
     """All ranks in a row, or a row for each node."""
     ensure_group(world.device)
     if config.shard_over == "all":
         return init_device_mesh(world.device.type, (world.size,))
+    per_node = _ranks_per_node(world)
+    return init_device_mesh(
+        world.device.type, (world.size // per_node, per_node), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def _ranks_per_node(world: World) -> int:
+    """By the launcher; raises a UserError where it does not say, or nodes differ."""
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", 1 if world.size == 1 else 0))
     if not per_node or world.size % per_node:
         told = (
             f"{per_node} ranks on this node do not divide {world.size}" if per_node else "LOCAL_WORLD_SIZE is not set"
         )
         raise UserError(f"fsdp.shard_over 'node': {told}; start as many ranks on each node with torchrun, or use 'all'")
-    return init_device_mesh(
-        world.device.type, (world.size // per_node, per_node), mesh_dim_names=("replicate", "shard")
-    )
+    return per_node
 
 
 def _gather_for(objective: Objective, root: FSDPModule) -> None:

@@ -57,11 +57,7 @@ class RunData:
         """
         data, needs, method = self.run.data, self.run.objective.needs_labels(), type(objective).__name__
         manifest, shards = self.shards.manifest, self.shards.path
-        if data.labeled_ids is not None and needs != "some":
-            instead = "leave it out" if needs == "none" else "name them in data.ids"
-            raise UserError(
-                f"data.labeled_ids {data.labeled_ids}: {method} learns from {needs} of the labels; {instead}"
-            )
+        check_which_labels(data, self.run.objective, method)
         if needs == "none":
             return
         if not manifest.num_labeled:
@@ -100,12 +96,8 @@ class RunData:
             UserError: the batch cannot be dealt evenly to ranks and micro-batches, or the method computes with colours
                 and the run counts on a mean of its own.
         """
-        data, parts = self.run.data, self.world.size * self.run.data.accumulate
-        if data.batch_size % parts:
-            raise UserError(
-                f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
-                f" ({self.world.size} ranks x {data.accumulate} micro-batches)"
-            )
+        data = self.run.data
+        check_dealt(data, self.world.size)
         own = shards is None or shards is self.shards
         return LoaderSpec(
             shards=shards or self.shards,
@@ -225,16 +217,39 @@ def normalized_views(views: ViewSpec, data: DataConfig, manifest: Manifest) -> V
     Raises:
         UserError: the method computes with colours and counts on its own.
     """
-    if views.fixed and (data.mean is not None or data.normalize != "imagenet"):
-        asked = "data.normalize 'dataset'" if data.mean is None else f"data.mean {data.mean}"
-        raise UserError(
-            f"{asked}: this method computes with colours; leave data.normalize at imagenet, data.mean unset"
-        )
+    check_colours(views, data)
     if data.mean is not None and data.std is not None:
         return replace(views, mean=data.mean, std=data.std)
     if data.normalize == "imagenet":
         return views
     return replace(views, mean=manifest.image_stats.mean, std=manifest.image_stats.std)
+
+
+def check_colours(views: ViewSpec, data: DataConfig) -> None:
+    """Raises a UserError where the method computes with colours, counts on its own mean, and the run has another."""
+    if views.fixed and (data.mean is not None or data.normalize != "imagenet"):
+        asked = "data.normalize 'dataset'" if data.mean is None else f"data.mean {data.mean}"
+        raise UserError(
+            f"{asked}: this method computes with colours; leave data.normalize at imagenet, data.mean unset"
+        )
+
+
+def check_dealt(data: DataConfig, num_ranks: int) -> None:
+    """Raises a UserError where the batch cannot be dealt evenly to ranks and micro-batches."""
+    if data.batch_size % (parts := num_ranks * data.accumulate):
+        nearest = parts * max(1, round(data.batch_size / parts))
+        raise UserError(
+            f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
+            f" ({num_ranks} ranks x {data.accumulate} micro-batches), for instance {nearest}"
+        )
+
+
+def check_which_labels(data: DataConfig, objective: Objective.Config, method: str) -> None:
+    """Raises a UserError where the run may see some of the labels, and its method asks for none or all."""
+    needs = objective.needs_labels()
+    if data.labeled_ids is not None and needs != "some":
+        instead = "leave it out" if needs == "none" else "name them in data.ids"
+        raise UserError(f"data.labeled_ids {data.labeled_ids}: {method} learns from {needs} of the labels; {instead}")
 
 
 def pictured_batch(spec: LoaderSpec, world: World) -> Batch:

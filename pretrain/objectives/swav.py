@@ -40,7 +40,7 @@ from eyespot.pretrain.networks.prototypes import Prototypes, balanced
 from eyespot.pretrain.objective import About
 from eyespot.pretrain.skipped_step import Taken, if_taken
 
-ShareOfRun = Annotated[float, Ge(0), Le(1), "is a share of the run, 0 to 1"]
+ShareOfRun = Annotated[float, Ge(0), Le(1), "is a share of the run, so it must lie in 0..1"]
 
 _VIEW = RandomView(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5)
 

@@ -1,0 +1,83 @@
+"""What can be said against a run before anything of it is on disk: by what was asked for, and by this machine."""
+
+from pathlib import Path
+
+import torch
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.weight_files import check_file
+from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.distributed.rendezvous import restarted
+from eyespot.pretrain.engine import check_engine
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import (
+    Opened,
+    check_colours,
+    check_dealt,
+    check_which_labels,
+    open_shards,
+    patience_seconds,
+)
+from eyespot.pretrain.networks.encoders import check_patches
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.run_record import RunRecord
+
+
+def before_folder(run: Run, world: World, shards: Opened) -> Opened:
+    """Refuses a new run that could not begin, so that it leaves no folder behind; one that goes on has its folder.
+
+    The objective is made on torch's meta device, in a fraction of a second and no memory. What only the
+    contents of files tell is found out later: which labels there are, say, or whether first weights fit.
+
+    Args:
+        run: what was asked for.
+        world: this process; the first, which alone makes the folder, alone looks.
+        shards: the run's, where they are open already.
+
+    Returns:
+        The shards, opened by now where this process has looked at them.
+
+    Raises:
+        UserError: a setting cannot be had on this machine, with these ranks, or together with another; or there are no
+            such shards, first weights or checkpoint to branch off from.
+        Outage: the file system does not give them.
+    """
+    if world.rank != 0 or restarted() or RunRecord.path(run.run_dir).exists():
+        return shards
+    check_decode(run.data.decode, str(world.device))
+    check_dealt(run.data, world.size)
+    branches = run.resume not in ("never", "auto")
+    if branches:
+        checkpoint.read_meta(Path(run.resume))
+    if run.start.weights is not None and not branches:
+        check_file(run.start.weights)
+    if shards is None or shards.named != run.data.shards:
+        shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
+    if run.data.ids is None:
+        check_enough(run.data.batch_size // run.data.accumulate, shards.manifest.num_samples, shards)
+    objective = _objective(run)
+    if objective is not None:
+        if not branches:
+            check_patches(objective.encoder, run.encoder)
+        check_which_labels(run.data, run.objective, type(objective).__name__)
+        check_colours(objective.views(), run.data)
+        check_views(objective.views())
+        check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
+    return shards
+
+
+def _objective(run: Run) -> Objective | None:
+    """Without its numbers; None where that goes wrong in a way that the start itself should tell."""
+    try:
+        with torch.device("meta"):
+            return fresh_objective(run)
+    except Exception:  # some are built in earnest only, and a refusal may be of the meta device
+        try:
+            return fresh_objective(run)
+        except UserError:
+            raise
+        except Exception:
+            return None
