@@ -1,5 +1,6 @@
 """DDP: every process holds the whole objective, gradients are averaged. Also the engine of a single process."""
 
+import logging
 from typing import Any
 
 import torch
@@ -8,10 +9,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, Settings
-from eyespot.pretrain.engines.cuda_graph import GraphedPasses
+from eyespot.pretrain.engines.cuda_graph import GraphDoubtedError, GraphedPasses
 from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.networks.repeated_blocks import choose_layout
 from eyespot.pretrain.objective import Objective
+
+log = logging.getLogger("eyespot")
 
 
 class DDPEngine(TorchEngine):
@@ -26,8 +29,14 @@ class DDPEngine(TorchEngine):
         self._graphed = GraphedPasses(objective, self._forward, super().backward, self._parameters) if graphed else None
 
     def forward(self, part: MicroBatch) -> dict[str, Any]:
-        """The objective's forward pass; with ``cuda_graph`` the backward pass as well."""
-        return super().forward(part) if self._graphed is None else self._graphed(part.batch, part.seed)
+        """The objective's forward pass; with ``cuda_graph`` the backward pass as well, as long as it is not doubted."""
+        if self._graphed is not None:
+            try:
+                return self._graphed(part.batch, part.seed)
+            except GraphDoubtedError as doubt:
+                log.warning("cuda_graph True: %s; from here on the run goes on without", doubt)
+            self._graphed = None  # and its memory
+        return super().forward(part)
 
     def backward(self, loss: Tensor) -> None:
         """Adds its gradient, unless a graph has computed it."""

@@ -3,8 +3,9 @@
 Rajbhandari et al. 2019 (arXiv:1910.02054). Only this file imports DeepSpeed. It runs on a CPU too, compiles nothing,
 and says nothing unless something is wrong.
 
-With two or more ranks the results equal DDP's to the bit. What it cannot: lars (ZeRO flattens tensors, and lars needs
-their norms), and blocks compiled one by one in stage 3.
+On two ranks on a CPU the results equal DDP's to the bit, unless gradients are clipped or micro-batches accumulated in
+stages 2 and 3: docs/engines.md says how far apart they are then. On a GPU nobody has measured it. What it cannot: lars
+(ZeRO flattens tensors, and lars needs their norms), and blocks compiled one by one in stage 3.
 """
 
 import contextlib

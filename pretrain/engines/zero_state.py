@@ -230,6 +230,7 @@ class _HostCopies:
     def __init__(self, entries: dict[str, _Entry], device: torch.device) -> None:
         on_gpu = device.type == "cuda"
         sizes = [-(-entry.num_bytes // 16) * 16 for entry in entries.values()]  # each begins aligned
+        # One piece: torch rounds each that is pinned up to a power of two, so this one takes up to twice its size.
         memory = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=on_gpu)
         self._copies = {
             name: place[: entry.num_bytes].view(entry.share.dtype).view(entry.shape)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -36,7 +37,7 @@ def captured(monkeypatch):
     return made
 
 
-def engine_around(objective, *, graphed=True, device=CPU):
+def engine_around(objective, graphed=True, device=CPU):
     world, settings = World(rank=0, size=1, device=device), Settings(cuda_graph=graphed, clip=0.5)
     return DDPEngine(objective, world, lambda module: make_optimizer(module, OPTIM), settings)
 
@@ -105,10 +106,10 @@ def test_a_step_that_is_not_finite_is_skipped_like_any_other():
 class Scaled(Objective):
     """Its loss depends on what each test wants."""
 
-    def __init__(self, forward=None) -> None:
+    def __init__(self, forward=None, make_encoder=lambda: nn.Linear(4, 2)) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.encoder, self.own, self.factor, self.num_passes = nn.Linear(4, 2), forward, 1.0, 0
+        self.encoder, self.own, self.factor, self.num_passes = make_encoder(), forward, 1.0, 0
         self.register_buffer("shift", torch.ones(()))
 
     def views(self):
@@ -145,7 +146,7 @@ def test_what_lies_elsewhere_or_has_another_shape_is_captured_anew(captured):
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
-        (lambda objective, batch: objective.factor, " of a graph: .*reads on the host"),
+        (lambda objective, batch: objective.factor**8, " of a graph: .*reads on the host"),
         (lambda objective, batch: float(batch.ids[0] + 1), " of a graph: .*reads on the host"),
         (lambda objective, batch: 1 + torch.randint(9, ()).item(), " of a graph: .*reads on the host"),
         (counting, "Scaled.num_passes changes with each pass"),
@@ -156,6 +157,44 @@ def test_what_lies_elsewhere_or_has_another_shape_is_captured_anew(captured):
 def test_what_a_graph_would_not_see_stops_the_run(forward, words):
     with pytest.raises(UserError, match=f"^cuda_graph True: .*{words}.*leave it out$"):
         take_steps(engine_around(Scaled(forward)), 17, shape=SMALL)
+
+
+def normed():
+    """With running statistics, which a doubted step has moved by then."""
+    return nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+
+
+def test_a_small_difference_late_in_a_run_ends_the_graph_and_not_the_run(caplog, captured):
+    """Step 19, the second graph's 16th, finds it: from there on all is as without a graph, that step included."""
+    seen_late, seen_at_19 = (
+        lambda objective, batch, since=since: 1.005 if objective.factor > since else 1.0 for since in (1.03, 1.08)
+    )
+    graphed, plain = engine_around(Scaled(seen_late, normed)), engine_around(Scaled(seen_at_19, normed), False)
+    for engine in (graphed, plain):
+        take_steps(engine, 20, shape=SMALL)
+    assert captured == [1, 1] and states_apart(graphed, plain) == []
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "eyespot")
+    assert re.search("True: loss .* after 19 steps; from here on the run goes on without", line)
+
+
+@pytest.mark.parametrize(
+    ("apart", "step", "ends"), [(0.02, 8, True), (0.02, 16, False), (0.2, 16, True), (math.nan, 16, True)]
+)
+def test_what_ends_a_run_depends_on_the_step_and_the_difference(apart, step, ends, monkeypatch):
+    engine, compared = engine_around(Scaled()), []
+
+    def difference(found, expected):
+        compared.append(found)
+        return apart if len(compared) > 4 * (step.bit_length() - 1) else 0.0  # four of each comparison
+
+    monkeypatch.setattr(cuda_graph, "_apart", difference)
+    engine.objective.after_step = lambda *_: None  # nothing is captured anew
+    assert take_steps(engine, step - 1, shape=SMALL)
+    if ends:
+        with pytest.raises(UserError, match=r"^cuda_graph True: loss of a graph: "):
+            take_steps(engine, 1, shape=SMALL)
+    else:
+        assert take_steps(engine, 2, shape=SMALL) and engine._graphed is None
 
 
 def test_mixed_images_are_drawn_on_the_host():
