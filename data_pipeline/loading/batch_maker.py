@@ -134,6 +134,7 @@ class BatchMaker:
 
         Raises:
             UserError: too many samples are damaged.
+            RuntimeError: the GPU has failed.
         """
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # else this thread opens a context on the first GPU
@@ -144,6 +145,8 @@ class BatchMaker:
             except StopIteration:
                 return
             except (RuntimeError, MemoryError) as error:
+                if self._stream is not None:
+                    check_gpu(self._stream.synchronize, error)
                 if not self._repair():
                     yield self._decoded_here(error)
                 self._wait_for_pixels(0)
@@ -366,6 +369,25 @@ class BatchMaker:
                 f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
                 f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"
             )
+
+
+def check_gpu(wait: Callable[[], None], error: Exception) -> None:
+    """After DALI failed: whether the GPU itself did, which then fails whatever it is asked.
+
+    Args:
+        wait: for some of its work.
+        error: DALI's.
+
+    Raises:
+        RuntimeError: it has. No image is at fault, and the CPU would decode them for a GPU that takes nothing.
+    """
+    try:
+        wait()
+    except RuntimeError as failure:
+        first, *_ = str(failure).strip().splitlines() or [type(failure).__name__]
+        raise RuntimeError(
+            f"the GPU has failed, seen while images were decoded on it, none of which is at fault: {first}"
+        ) from error
 
 
 def _one_openmp_thread() -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
-from eyespot.data_pipeline.loading.batch_maker import MOST_REFUSED, BatchMaker, Made, _one_openmp_thread
+from eyespot.data_pipeline.loading.batch_maker import MOST_REFUSED, BatchMaker, Made, _one_openmp_thread, check_gpu
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.nvjpeg import NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
@@ -156,6 +156,52 @@ def test_who_asks_for_the_gpu_alone_hears_of_a_refusal(photo_shards):
 def test_a_lack_of_memory_is_no_refusal(photo_shards):
     with pytest.raises(MemoryError, match="Can't allocate 10 bytes on device 0"):
         make(PlayedGPU, photo_shards, CENTER, refused={13}, why="Critical error: Can't allocate 10 bytes on device 0.")
+
+
+class DeadStream:
+    """Of a GPU that has failed: as torch, it says so whatever it is asked."""
+
+    def synchronize(self) -> None:
+        raise torch.AcceleratorError(
+            "CUDA error: uncorrectable ECC error encountered\nCompile with `TORCH_USE_CUDA_DSA`"
+        )
+
+
+class FailedGPU(PlayedGPU):
+    """From the first batch that it refuses on it is dead."""
+
+    def _pipeline(self) -> Any:
+        pipeline, maker = super()._pipeline(), self
+
+        class Failing:
+            def run(self) -> Any:
+                try:
+                    return pipeline.run()
+                except RuntimeError:
+                    maker._stream = DeadStream()
+                    raise
+
+        return Failing()
+
+    def _repair(self) -> bool:
+        raise AssertionError("images are looked at, though the GPU is dead")
+
+
+def test_a_dead_gpu_is_named_as_one_and_no_image_is_looked_at(photo_shards, caplog):
+    """Neither is its batch decoded on the CPU, nor said to be refused; the supervisor knows torch's words."""
+    why = "CUDA runtime API error cudaErrorECCUncorrectable (214):\nuncorrectable ECC error encountered"
+    with pytest.raises(RuntimeError) as caught:
+        make(FailedGPU, photo_shards, CENTER, refused={13}, why=why)
+    said = "the GPU has failed, seen while images were decoded on it, none of which is at fault: "
+    assert str(caught.value) == said + "CUDA error: uncorrectable ECC error encountered"
+    assert "cudaErrorECCUncorrectable" in str(caught.value.__cause__)
+    assert not caplog.messages
+
+
+def test_a_gpu_that_answers_is_not_dead():
+    waited: list[bool] = []
+    check_gpu(lambda: waited.append(True), RuntimeError("nvJPEG error (6): unsupported"))
+    assert waited
 
 
 def test_trainer_losses_and_engines_need_no_dali():
