@@ -116,8 +116,10 @@ class Run:
     compile: bool = False
     """Compile the encoder's blocks, heads and contrastive losses: faster steps after a slow start."""
     cuda_graph: bool = False
-    """Launch the two passes of a step as one CUDA graph: for small steps, in which the GPU waits for launches. One
-    process, engine ddp, one micro-batch; takes the memory of a step twice."""
+    """Capture a step's two passes once, and launch them as one CUDA graph from then on: for small encoders, images or
+    batches, whose step is shorter than the host takes to launch its kernels one by one (nvidia-smi shows a GPU that is
+    not busy, and time_share/data is small). Long steps gain nothing. One process, engine ddp, one micro-batch, no
+    compile; takes the memory of a step twice."""
     rank_timeout_seconds: Annotated[float, Ge(1), Le(999_999)] = 600.0
     """A process that is silent for longer makes the others stop."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

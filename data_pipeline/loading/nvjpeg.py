@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.manifest import ImageStats
 
+LOAD = "must lie between 0 and 1, as it is a share of each batch; leave it out for DALI's 0.65"
 Decode = Literal["auto", "gpu", "cpu"]
 
 REGIONS_SINCE = (13, 2)
@@ -29,9 +30,10 @@ BYTES_PER_PIXEL = 3
 class NvjpegConfig:
     """How nvJPEG decodes on a GPU; the CPU's decoder has no such settings."""
 
-    hw_decoder_load: Annotated[float, Ge(0), Le(1)] = 0.65
-    """Share of each batch for the GPU's JPEG engines (A100: 5, H100: 7); CUDA decodes the rest, with the CPU's help.
-    DALI's default; a GPU with more engines or few CPU cores beside it may want more: measure."""
+    hw_decoder_load: Annotated[float, Ge(0), Le(1), LOAD] = 0.65
+    """Share of each batch that the JPEG engines of an A100 (5) or H100 (7) decode, beside its cores; CUDA decodes the
+    rest, for which the CPU does a part. Change it where steps wait for data: up, to 0.9 say, if the CPU's cores are
+    busy; down if they are not, for then the engines hold it up. 0 = no engines. Other GPUs have none, and leave it."""
     hybrid_huffman_threshold: Annotated[int, Ge(0)] = 1_000_000
     """Images of more pixels than this leave a part of their entropy decoding to the GPU, smaller ones do it on the CPU;
     0 = all of them do: for nodes with few CPU cores per GPU."""
