@@ -214,8 +214,12 @@ def _check_settings(name: str, world: World, settings: Settings) -> None:
     """Raises UserError where there is no such engine, or its step cannot be a graph."""
     if name not in engine_names():
         raise UserError(f"engine {name!r}: not one of {', '.join(engine_names())}")
-    if not settings.cuda_graph:
-        return
+    if settings.cuda_graph:
+        _check_cuda_graph(name, world, settings)
+
+
+def _check_cuda_graph(name: str, world: World, settings: Settings) -> None:
+    """Raises UserError where a step cannot be a graph."""
     if world.device.type != "cuda":
         raise UserError(f"cuda_graph True: there are none on a CPU; leave it out{or_gpu()}")
     if name != "ddp":

@@ -233,7 +233,7 @@ def test_what_stands_before_a_replay_waits_for_nothing(method, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "size", "device", "settings", "words"),
     [
-        ("ddp", 1, "cpu", {}, "on a CPU; leave it out, or --device cuda"),
+        ("ddp", 1, "cpu", {}, "on a CPU; leave it out"),
         ("fsdp", 1, "cuda", {}, "not with engine fsdp; take --engine ddp"),
         ("ddp", 2, "cuda", {}, "in one process, and these are 2; leave it out"),
         ("ddp", 1, "cuda", {"accumulate": 4}, "not with data.accumulate 4; leave one"),
