@@ -108,11 +108,7 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
                 report.add("data pipeline", "ok", _decode(run, objective, rank, device))
         with report.stage("all-reduce", _network_fix(run)):
             nccl_log = _listen_to_nccl(folder) if rank == 0 else None
-            try:
-                world = process_group.start(run.device, seconds)
-            except UserError as error:  # two ranks have one GPU
-                report.add("device", "fail", str(error), DEVICE_FIX)
-            else:
+            if (world := _meet(report, run, seconds)) is not None:
                 _exchange(report, world, nccl_log)
     report.write("end")
     os._exit(0)  # a process group with a broken member may never close
@@ -160,6 +156,15 @@ def _decode(run: Run, objective: Objective, rank: int, device: torch.device) -> 
         if images.shape != (1, 3, view.size, view.size) or not bool(images.isfinite().all()):
             raise ValueError(f"a view of shape {tuple(images.shape)}, finite: {bool(images.isfinite().all())}")
     return f"one image decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
+
+
+def _meet(report: Report, run: Run, seconds: float) -> process_group.World | None:
+    """The world of all ranks; None where two have one GPU, which is no fault of the network."""
+    try:
+        return process_group.start(run.device, seconds)
+    except UserError as error:
+        report.add("device", "fail", str(error), "a GPU for each: --gpus-per-node as many as --processes-per-node")
+        return None
 
 
 def _exchange(report: Report, world: process_group.World, nccl_log: Path | None = None) -> None:

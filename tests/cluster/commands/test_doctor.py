@@ -86,6 +86,10 @@ MACHINES = {
         ("GPUs", "warn", "nvidia-smi finds none, but CUDA_VISIBLE_DEVICES=0 says that there are some"),
         ("GPUs in torch", "fail", BUT.replace("nvidia-smi", "CUDA_VISIBLE_DEVICES=0") + NO_DRIVER),
     ],
+    "a GPU per task": [
+        ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3 for this task, one of 4 on this node, driver 580.82.07, CUDA 13.0"),
+        ("GPUs in torch", "fail", BUT + NO_DRIVER),
+    ],
     "CPU-only torch": [
         ("GPUs", "ok", "1 x NVIDIA H100 80GB HBM3, driver 580.82.07, CUDA 13.0"),
         ("GPUs in torch", "fail", f"{BUT}Torch not compiled with CUDA enabled"),
@@ -103,6 +107,12 @@ def test_gpus_that_torch_cannot_use_stop_the_run(machine, tmp_path, monkeypatch,
         monkeypatch.setenv("SLURM_JOB_GPUS", "0")
     elif machine == "only CUDA_VISIBLE_DEVICES":
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    elif machine == "a GPU per task":  # as ``srun --ntasks-per-node=4 --gpus-per-task=1`` tells the third
+        nvidia_stand_ins.nvidia_smi(tmp_path, "healthy", count=4)
+        told = {"STEP_TASKS_PER_NODE": "4(x2)", "NODEID": "1", "LOCALID": "2", "GPUS_PER_TASK": "1"}
+        for name, value in told.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     else:
         nvidia_stand_ins.nvidia_smi(tmp_path, "healthy" if machine == "CPU-only torch" else machine)
     if machine == "old driver":

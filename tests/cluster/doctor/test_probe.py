@@ -110,6 +110,19 @@ def test_a_slow_link_is_told_once_by_the_first_rank(monkeypatch, tmp_path):
     assert told(1, 1e9) == ("ok", "NCCL: right on all 2 ranks, 1.00 GB/s")
 
 
+def test_ranks_on_one_gpu_are_no_fault_of_the_network(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise UserError("device cuda: ranks share a GPU (ranks 0, 1 on n1 GPU-a); start one process for each GPU")
+
+    monkeypatch.setattr(probe.process_group, "start", refuse)
+    report = probe.Report(path=tmp_path / "rank-0.json", rank=0)
+    with report.stage("all-reduce", "look at the network"):
+        assert probe._meet(report, make_run("mae_tiny"), 1.0) is None
+    (finding,) = report.findings
+    assert (finding.check, finding.level) == ("device", "fail")
+    assert "ranks share a GPU" in finding.found and "network" not in finding.fix
+
+
 def test_nccl_says_what_it_uses_unless_the_user_has_it_say_something(monkeypatch, tmp_path):
     for name in ("NCCL_DEBUG", "NCCL_DEBUG_FILE"):
         monkeypatch.setenv(name, "")  # what is set below is taken back

@@ -29,9 +29,10 @@ def test_a_rank_that_crashes_and_one_that_hangs_are_findings(make_context, tmp_p
         time.sleep(0.1)
     # What the hanging one had told by then: it got as far as the all-reduce.
     good = Finding(check="data pipeline", node="rank 1", level="ok", found="fine", seconds=0.3)
-    Answer(node="rank 1", findings=[good], facts={"stage": "all-reduce", "clocks": [0.0]}).write(folder / "rank-1.json")
+    facts = {"stage": "all-reduce", "clocks": [0.0], "gpu": "0000:18:00.0 n1 GPU-a"}
+    Answer(node="rank 1", findings=[good], facts=facts).write(folder / "rank-1.json")
     context.until -= context.seconds_left() - 0.5
-    crashed, told, hung = probes.judge(context)
+    crashed, told, hung, taken = probes.judge(context)
     pids = [process.pid for process in probes._ranks._processes]
     probes.close()
     assert (crashed.check, crashed.level) == ("imports", "fail")
@@ -39,6 +40,7 @@ def test_a_rank_that_crashes_and_one_that_hangs_are_findings(make_context, tmp_p
     assert (told.check, told.node, told.found, told.seconds) == ("data pipeline", "n1", "fine", 0.3)
     assert (hung.check, hung.level) == ("all-reduce", "fail")
     assert hung.found.startswith("rank 1 hung for ")
+    assert (taken.check, taken.level, taken.found) == ("device", "ok", "1 rank on 1 GPU, as the ranks report")
     assert context.facts == {"clocks": [0.0]}
     assert not folder.exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
