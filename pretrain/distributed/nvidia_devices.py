@@ -47,10 +47,21 @@ def is_denied(path: str) -> bool:
     return False
 
 
-def hidden_by() -> str:
-    """The setting by which somebody hides all devices from CUDA, as in ``CUDA_VISIBLE_DEVICES=``; empty = none."""
+def hidden_by(root: Path = Path("/")) -> str:
+    """The setting by which somebody hides all devices from CUDA, as in ``CUDA_VISIBLE_DEVICES=``; empty = none.
+
+    CUDA stops reading at the first number that it does not have: in a container that is shown the fourth GPU alone,
+    which is its first, "3" hides it.
+
+    Args:
+        root: of the file system.
+    """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return f"CUDA_VISIBLE_DEVICES={chosen}" if chosen is not None and chosen.strip().lower() in _HIDDEN else ""
+    if chosen is None:
+        return ""
+    first, count = chosen.partition(",")[0].strip(), len(list((root / "dev").glob("nvidia[0-9]*")))
+    beyond = first.isdecimal() and 0 < count <= int(first)
+    return f"CUDA_VISIBLE_DEVICES={chosen}" if beyond or chosen.strip().lower() in _HIDDEN else ""
 
 
 def driver_version(root: Path = Path("/")) -> str:

@@ -46,6 +46,17 @@ def test_environment(tmp_path, monkeypatch, name, value, there):
     assert bool(nvidia_devices.hidden_by()) == (not there)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "hidden"),
+    [("3", True), ("1,0", True), ("0,3", False), ("0", False), ("GPU-3f2a", False), ("none", True)],
+)
+def test_a_number_of_the_host_hides_the_only_device_of_a_container(tmp_path, monkeypatch, chosen, hidden):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia3").touch()
+    assert nvidia_devices.hidden_by(tmp_path) == (f"CUDA_VISIBLE_DEVICES={chosen}" if hidden else "")
+
+
 def test_what_anybody_may_have_set_is_believed_last(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert nvidia_devices.sign_of_devices(tmp_path) == "CUDA_VISIBLE_DEVICES=0"
