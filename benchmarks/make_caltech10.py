@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from eyespot.data_pipeline.shards.sources import CALTECH10, shuffled
+from eyespot.data_pipeline.shards.members.items import shuffled
+from eyespot.data_pipeline.shards.sources import CALTECH10
 
 SIDE, QUALITY = 72, 85
 MOST_OF_A_CLASS, TEST_SHARE, SEED = 450, 0.3, 0

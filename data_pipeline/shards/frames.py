@@ -174,7 +174,7 @@ def wrong_clips(clips: np.ndarray, num_frames: int) -> tuple[str, np.ndarray, st
     )
     for column, wrong, why in rules:
         if wrong.any():
-            return column, wrong, why
+            return column, np.asarray(wrong), why
     if int(ends[-1]) != num_frames:
         return "count", np.arange(len(clips)) == len(clips) - 1, f"of {num_frames} frames some belong to no sample"
     return None

@@ -16,8 +16,8 @@ from typing import Any
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, MISREAD, BadImage, Examined, examine
+from eyespot.data_pipeline.shards.members.items import Item, read_item
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
-from eyespot.data_pipeline.shards.sources import Item, read_item
 from eyespot.data_pipeline.terminal import filter_output
 
 NUM_WORKERS = len(os.sched_getaffinity(0))

@@ -30,12 +30,13 @@ from eyespot.data_pipeline.shards.manifest import (
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
+from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.members.samples import Sample, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
 from eyespot.data_pipeline.shards.pack import sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import Item, how_to_shard
+from eyespot.data_pipeline.shards.sources import how_to_shard
 
 
 @dataclass(kw_only=True, slots=True)

@@ -23,12 +23,13 @@ from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Manifest, Masks, Reading, image_stats
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
+from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out, shuffled
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
 from eyespot.data_pipeline.shards.pack_masks import add_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
-from eyespot.data_pipeline.shards.sources import DOWNLOADS, Item, Source, hold_out, open_source, shuffled
+from eyespot.data_pipeline.shards.sources import DOWNLOADS, open_source
 
 WORK = ".packing"
 SPLITS = ("test", "train", "val")
@@ -80,6 +81,7 @@ def pack(
     with _os_errors(destination), _locked(destination) as work:
         found = open_source(source, work, downloads, reading) if isinstance(source, str) else source(work)
         found.splits = of_same_streams(found.splits)
+        options |= found.options
         options |= _mask_options(found, masks, mask_ignored)
         found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}

@@ -26,7 +26,7 @@ from eyespot.data_pipeline.shards.image_check import (
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameFiles, mask_beside
-from eyespot.data_pipeline.shards.sources import Item, Source
+from eyespot.data_pipeline.shards.members.items import Item, Source
 
 _PLAIN = {("L", 8), ("P", 1), ("P", 2), ("P", 4), ("P", 8)}
 """PIL's modes and the file's bits whose values PIL leaves as they are; gray of fewer bits it stretches to 0..255."""

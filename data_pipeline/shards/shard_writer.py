@@ -14,8 +14,8 @@ from eyespot.data_pipeline.atomic_files import sync
 from eyespot.data_pipeline.shards.frames import CLIP_DTYPE, MOTION_DTYPE, FrameTables, frame_names
 from eyespot.data_pipeline.shards.image_check import Examined, ExaminedClip
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
+from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
-from eyespot.data_pipeline.shards.sources import Item
 
 
 class ShardWriter:

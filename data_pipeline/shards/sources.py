@@ -10,19 +10,17 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.random_numbers import uniforms
-from eyespot.data_pipeline.shards.image_check import SUFFIXES, encode_png
+from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
-from eyespot.data_pipeline.shards.members.footage import FrameSource
+from eyespot.data_pipeline.shards.members.items import Item, Source, array_items, hold_out
 from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
@@ -39,46 +37,7 @@ _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", 
 _IDX = re.compile(r"(train|t10k|test)-images[.-]idx3-ubyte(\.gz)?")
 
 
-class Item(NamedTuple):
-    """One image of the source and where its bytes lie."""
-
-    name: str
-    """Its path inside the source; ends up in the shards so that a sample can be traced back."""
-    label: int
-    """Index into the source's classes; -1 = none."""
-    path: str
-    """The file that holds the bytes."""
-    offset: int
-    size: int
-    """Bytes."""
-    shape: tuple[int, ...] | None = None
-    """(H, W) or (H, W, 3) where the bytes are raw pixels; None = an image file."""
-    mask: Place | None = None
-    """Of its segmentation mask."""
-    frames: FrameSource | None = None
-    """Where the sample is many images one after another, a video (members/footage.py); ``path`` may then be empty."""
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether there may be one."""
-        return self.mask is not None or (self.frames is not None and self.frames.has_masks)
-
-
-@dataclass(kw_only=True, slots=True)
-class Source:
-    """Everything that is to be packed."""
-
-    name: str
-    splits: dict[str, list[Item]]
-    """By split; the only key is "" where the source has no splits. Items are sorted by name."""
-    classes: list[str] = field(default_factory=list)
-    skipped: Tally = field(default_factory=Tally)
-    """Files that are not named like images, or lie outside the split folders."""
-    notes: list[str] = field(default_factory=list)
-    """What to tell of how it was understood, a line each."""
-
-
-class _File(NamedTuple):
+class FoundFile(NamedTuple):
     """One image file that was found."""
 
     name: str
@@ -131,36 +90,6 @@ def open_source(
     return _folder(path, spool, reading)
 
 
-def read_item(item: Item) -> bytes:
-    """The bytes of an image file; raw pixels come as PNG."""
-    data = Place(item.path, item.offset, item.size).read()
-    return data if item.shape is None else encode_png(data, item.shape)
-
-
-def hold_out(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """Splits items into (train, test) so that ``share`` of each class lands in test; seeded, order kept.
-
-    Every class of two or more items keeps at least one on either side.
-    """
-    labels = np.array([item.label for item in items], np.int64)
-    held = np.zeros(len(items), bool)
-    priority = shuffled(len(items), seed, "holdout")
-    for label in np.unique(labels):
-        members = priority[labels[priority] == label]
-        count = min(max(round(len(members) * share), 1), len(members) - 1)
-        held[members[:count]] = True
-    return (
-        [item for item, out in zip(items, held, strict=True) if not out],
-        [item for item, out in zip(items, held, strict=True) if out],
-    )
-
-
-def shuffled(count: int, seed: int, stream: str) -> np.ndarray:
-    """A permutation of range(count) that no library's next version changes: sorted by counter-based draws."""
-    draws = uniforms(seed, np.zeros(count, np.int64), np.arange(count), stream, 2)
-    return np.lexsort((draws[:, 1], draws[:, 0]))
-
-
 # ------------------------------------------------------------------------------------------ folders and tars
 
 
@@ -184,10 +113,10 @@ def how_to_shard(path: Path) -> str:
 
 
 def _folder(root: Path, spool: Path, reading: Reading) -> Source:
-    files: list[_File] = []
+    files: list[FoundFile] = []
     tars: list[Path] = []
     skipped, others = Tally(), list[str]()
-    for name, path, size in _walk(root, skipped):
+    for name, path, size in walk(root, skipped):
         parts = path_parts(name)
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
         if (reason := hidden(parts)) is not None:
@@ -195,7 +124,7 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         elif suffix in SUFFIXES and size is None:
             skipped.add("a device, a pipe or the like", name)
         elif suffix in SUFFIXES and size is not None:
-            files.append(_File(name, parts, Place(path, 0, size)))
+            files.append(FoundFile(name, parts, Place(path, 0, size)))
         elif TAR.search(name):
             tars.append(Path(path))
         else:
@@ -209,7 +138,7 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         return _tars(name, sorted(tars), root, spool, reading, skipped)
     for path in tars:
         skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
-    return _arrange(name, files, f"source {root}", skipped, reading)
+    return arrange(name, files, f"source {root}", skipped, reading)
 
 
 def _made_beside(tar: Path) -> list[Path]:
@@ -217,7 +146,7 @@ def _made_beside(tar: Path) -> list[Path]:
     return [tar.with_suffix(".idx"), *(tar.parent / name for name in ("index.npy", "masks.npy", "manifest.json"))]
 
 
-def _walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
+def walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
     """Name inside of the root, path, and bytes (None = no plain file) of all files; links are followed once."""
 
     def unreadable(error: OSError) -> None:
@@ -242,8 +171,8 @@ def _walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
 def _archive(path: Path, spool: Path, reading: Reading) -> Source:
     if zipfile.is_zipfile(path):
         skipped = Tally()
-        files = [_File(name, path_parts(name), place) for name, place in zip_files(path, spool, skipped)]
-        return _arrange(printable(path.stem), files, f"source {path}", skipped, reading)
+        files = [FoundFile(name, path_parts(name), place) for name, place in zip_files(path, spool, skipped)]
+        return arrange(printable(path.stem), files, f"source {path}", skipped, reading)
     return _tars(printable(TAR.sub("", path.name)), [path], None, spool, reading, Tally())
 
 
@@ -260,7 +189,7 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     said = reading.key or reading.image_extension or reading.label_extension != Reading().label_extension
     ends = (f".{reading.label_extension}", f".{MASK_EXTENSION}")
     has_samples = said or any(member.name.lower().endswith(ends) for found in scans for member in found.files)
-    files: list[_File] = []
+    files: list[FoundFile] = []
     for tar, path, found, split in zip(shown, plain, scans, splits, strict=True):
         prefix = f"{printable(tar)}/" if root else ""
         skipped.add_all(found.skipped, prefix)
@@ -268,37 +197,37 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
             _samples(path, Path(tar), found, reading, skipped) if has_samples else _images(path, found, prefix, skipped)
         )
         files += [file._replace(name=f"{prefix}{file.name}", split=split) for file in read]
-    return _arrange(name, files, where, skipped, reading)
+    return arrange(name, files, where, skipped, reading)
 
 
-def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> list[_File]:
+def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> list[FoundFile]:
     """The WebDataset samples of a tar."""
-    files: list[_File] = []
+    files: list[FoundFile] = []
     for sample, text in samples_of(path, shown, found.files, reading, skipped):
         if image := sample.image:
             mask = sample.mask and Place(str(path), sample.mask.offset, sample.mask.size)
             place = Place(str(path), image.offset, image.size)
-            files.append(_File(sample.name, path_parts(image.name), place, text, mask))
+            files.append(FoundFile(sample.name, path_parts(image.name), place, text, mask))
     return files
 
 
-def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[_File]:
+def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[FoundFile]:
     """Each image of a tar, which is that of a folder."""
     check_plain(path, found.files)
-    files: list[_File] = []
+    files: list[FoundFile] = []
     for name, offset, size in found.files:
         parts = path_parts(name)
         reason = hidden(parts)
         if reason is None and os.path.splitext(name)[1].lower() not in SUFFIXES:  # noqa: PTH122
             reason = no_image(name)
         if reason is None:
-            files.append(_File(name, parts, Place(str(path), offset, size)))
+            files.append(FoundFile(name, parts, Place(str(path), offset, size)))
         else:
             skipped.add(reason, f"{prefix}{name}")
     return files
 
 
-def _arrange(name: str, files: list[_File], where: str, skipped: Tally, reading: Reading) -> Source:
+def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, reading: Reading) -> Source:
     """Reads splits and classes off the paths: [shared folders/][split/][class/...]image."""
     if not files:
         most = ", ".join(f"{one.count} {one.reason}" for one in skipped.listed()[:3])
@@ -327,7 +256,7 @@ def _digits(spool: Path) -> Source:
 
     data: Any = load_digits()
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the values are 0..16
-    items = _array_items(pixels, data.target, "digits", spool)
+    items = array_items(pixels, data.target, "digits", spool)
     train, test = hold_out(items, 0.2, seed=0)
     return Source(name="digits", splits={"train": train, "test": test}, classes=[str(digit) for digit in range(10)])
 
@@ -348,7 +277,7 @@ def _torchvision(name: str, downloads: Path, spool: Path) -> Source:
                 " name another folder with --downloads, or pack a folder or archive of images"
             ) from error
         classes = list(data.classes)
-        items[split] = _array_items(np.asarray(data.data), np.asarray(data.targets), split, spool)
+        items[split] = array_items(np.asarray(data.data), np.asarray(data.targets), split, spool)
     return Source(name=name, splits=items, classes=classes)
 
 
@@ -365,7 +294,7 @@ def _idx_folder(folder: Path, name: str, classes: Sequence[str], spool: Path) ->
         labels = _read_idx(labels_path).astype(int) if labels_path.exists() else np.full(len(pixels), -1)
         if labels.shape != (len(pixels),) or pixels.ndim != 3:
             raise UserError(f"source {folder}: {path.name} and {labels_path.name} do not belong together")
-        items[split] = _array_items(pixels, labels, split, spool)
+        items[split] = array_items(pixels, labels, split, spool)
         num_classes = max(num_classes, int(labels.max(initial=-1)) + 1)
     if "train" not in items:
         items = {"": items["test"]}
@@ -383,14 +312,3 @@ def _read_idx(path: Path) -> np.ndarray:
         return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise UserError(f"source {path}: not a whole IDX file ({error}); fetch it again") from error
-
-
-def _array_items(pixels: np.ndarray, labels: np.ndarray, name: str, spool: Path) -> list[Item]:
-    """Writes (N, H, W[, 3]) uint8 pixels into the spool; one item per image."""
-    path = spool / f"{name}.raw"
-    path.write_bytes(np.ascontiguousarray(pixels, np.uint8).tobytes())
-    shape = tuple(pixels.shape[1:])
-    size = int(np.prod(shape))
-    return [
-        Item(f"{name}/{row:06d}", int(label), str(path), row * size, size, shape) for row, label in enumerate(labels)
-    ]

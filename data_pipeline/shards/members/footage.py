@@ -1,6 +1,6 @@
 """Where the frames of one sample come from: files of their own, or whatever else makes them when they are packed.
 
-``sources.Item.frames`` is a ``FrameSource``: it can be pickled (a worker process reads it) and gives the same bytes
+``items.Item.frames`` is a ``FrameSource``: it can be pickled (a worker process reads it) and gives the same bytes
 each time. A video, say, is a subclass that keeps the name of its file and decodes it in ``read``.
 
 ``Footage`` is what it then gives, and is one itself, of what already lies in memory:
@@ -10,7 +10,7 @@ each time. A video, say, is a subclass that keeps the name of its file and decod
 
 Frames are image files of any kind that images may be; they are examined, shrunk and rewritten as images are. They are
 asked for one after another, so a decoder need not hold a whole video: ``frames`` may hold generators, which may raise
-BadImage half-way. A ``sources.Source`` lists such items; ``pack.pack`` takes a function that returns it:
+BadImage half-way. An ``items.Source`` lists such items; ``pack.pack`` takes a function that returns it:
 
     pack(lambda spool: Source(name="films", splits={"train": items}, classes=["0", "1"]), destination)
 """
@@ -189,7 +189,7 @@ class Refused(FrameSource):
 
 
 def of_same_streams(splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Items of sources.py, where those of other streams than most have are refused: one table serves all samples.
+    """Items of items.py, where those of other streams than most have are refused: one table serves all samples.
 
     Raises:
         UserError: some are images and others have frames.

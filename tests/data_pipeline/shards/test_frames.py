@@ -17,9 +17,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.frames import CLIP_DTYPE, Frames, frame_names, is_stream, motion_of
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.data_pipeline.shards.members.footage import Footage
+from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import Item, Source
 
 COUNTS = (5, 1, 3, 12)
 

@@ -10,7 +10,7 @@ from PIL import Image
 from eyespot.data_pipeline.shards.header_check import header_sizes
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.image_workers import FEW, examine_items
-from eyespot.data_pipeline.shards.sources import Item
+from eyespot.data_pipeline.shards.members.items import Item
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.members.footage import Footage
+from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
-from eyespot.data_pipeline.shards.sources import Item
 
 
 def finished(folder: Path, number: int, count: int) -> PackedShard:

@@ -18,7 +18,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import encode_png
 from eyespot.data_pipeline.shards.index_tars import index_folder
 from eyespot.data_pipeline.shards.manifest import Reading, Skipped
-from eyespot.data_pipeline.shards.sources import CALTECH10, Item, Source, hold_out, open_source, read_item, shuffled
+from eyespot.data_pipeline.shards.members.items import Source, read_item
+from eyespot.data_pipeline.shards.sources import CALTECH10, open_source
 
 PNG = encode_png(bytes(16), (4, 4))
 
@@ -352,33 +353,6 @@ def test_pipes_and_tars_beside_the_images_are_named(tmp_path: Path):
     source = open_source(str(root), tmp_path)
     assert [item.name for item in source.splits[""]] == ["1.png"]
     assert sorted(one.examples[0] for one in source.skipped.listed()) == ["2.png", "more.tar"]
-
-
-def items_of(counts: dict[int, int]) -> list[Item]:
-    return [Item(f"{label}/{number}", label, "", 0, 0) for label, count in counts.items() for number in range(count)]
-
-
-def test_holdout_is_stratified_seeded_and_complete():
-    items = items_of({0: 100, 1: 10, 2: 2, 3: 1, -1: 20})
-    train, test = hold_out(items, 0.2, seed=1)
-    assert sorted(train + test) == sorted(items)
-    assert {label: sum(item.label == label for item in test) for label in range(-1, 4)} == {
-        -1: 4,
-        0: 20,
-        1: 2,
-        2: 1,
-        3: 0,
-    }
-    assert (train, test) == hold_out(items, 0.2, seed=1)
-    assert test != hold_out(items, 0.2, seed=2)[1]
-
-
-def test_shuffled_is_a_permutation_of_its_own():
-    first = shuffled(1000, 0, "a")
-    assert np.array_equal(np.sort(first), np.arange(1000))
-    assert not np.array_equal(first, shuffled(1000, 1, "a")) and not np.array_equal(first, shuffled(1000, 0, "b"))
-    assert shuffled(8, 0, "a").tolist() == [4, 6, 5, 1, 0, 3, 2, 7]  # shards packed today must come out alike for ever
-    assert abs(np.corrcoef(first, np.arange(1000))[0, 1]) < 0.1
 
 
 def test_what_an_index_has_written_beside_tars_is_not_among_the_skipped(tmp_path: Path):

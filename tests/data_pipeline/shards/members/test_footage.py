@@ -8,7 +8,7 @@ import pytest
 from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import Footage, FrameFile, FrameFiles, Refused, of_same_streams
-from eyespot.data_pipeline.shards.sources import Item
+from eyespot.data_pipeline.shards.members.items import Item
 
 
 def files(folder: Path) -> FrameFiles:
