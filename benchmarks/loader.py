@@ -123,13 +123,13 @@ def eyespot_batches(task: Task, shards: Path) -> Iterator[Any]:
 class ResizedByDali(BatchMaker):
     """What docs/decisions/0004 decided against: on the CPU, too, DALI resizes."""
 
-    def _pipeline(self) -> Any:
+    def _pipeline(self, number: int, shown: Any) -> Any:
         options = dict(batch_size=self._batch_size, num_threads=self._num_threads)
-        return dali_graphs.view_pipeline(self._views, self._next_inputs, device_id=None, **options)
+        return dali_graphs.view_pipeline(self._views, self._inputs, device_id=None, **options)
 
-    def _next_inputs(self) -> list[Any]:
+    def _inputs(self) -> list[Any]:
         self._running.append(job := next(self._jobs))
-        return dali_graphs.view_inputs(self._views, job.files, job.geometry)
+        return dali_graphs.view_inputs(self._views, job.parts[0].files, job.geometry)
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
         return self._gpu_views(job, [torch.from_dlpack(output.as_tensor()) for output in outputs])[0]

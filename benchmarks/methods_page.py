@@ -26,7 +26,7 @@ from eyespot.eval.report.image_sections import task_pictures, whole_objective
 from eyespot.eval.report.run_data import read_story
 from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.images.image_grid import write_picture
-from eyespot.pretrain.loop.view_sheet import view_grid
+from eyespot.pretrain.loop.view_sheet import num_columns, view_grid
 from eyespot.pretrain.run_record import RunRecord
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -147,7 +147,7 @@ def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"] | No
         return None
     run = next(run for name, run in card.recipes.items() if name.endswith("_cifar10"))
     grid, spec = view_grid(run, ShardFolder.find(shards), FIRST_COLUMNS)
-    return visible(grid[:, : 1 + len(spec.views)], spec).transpose(0, 1)
+    return visible(grid[:, : 1 + num_columns(spec)], spec).transpose(0, 1)
 
 
 def _gate(card: Card) -> str:

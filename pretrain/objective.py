@@ -166,8 +166,10 @@ class Objective(nn.Module, ABC):
     def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"] | None:
         """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing.
 
-        By default the views of a few samples, where there is more than one view.
+        By default the views of a few samples, where there is more than one view; of clips the frames below each other.
         """
-        if len(batch.views) < 2 or len({view.shape for view in batch.views}) > 1:
+        images = [view[:NUM_PICTURED].float() for view in batch.views if view.is_floating_point()]
+        rows = [row for view in images for row in ([view] if view.ndim == 4 else view.unbind(1))]
+        if len(rows) < 2 or len({row.shape for row in rows}) > 1:
             return None
-        return torch.stack([view[:NUM_PICTURED].float() for view in batch.views])
+        return torch.stack(rows)

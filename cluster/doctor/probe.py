@@ -152,10 +152,11 @@ def _decode(run: Run, objective: Objective, rank: int, device: torch.device) -> 
         batch = next(loader)
     finally:
         loader.close()
-    for view, images in zip(views.views, batch.views, strict=True):
-        if images.shape != (1, 3, view.size, view.size) or not bool(images.isfinite().all()):
+    for shape, images in zip(views.shapes(), batch.views, strict=True):
+        if images.shape != (1, *shape) or not bool(images.isfinite().all()):
             raise ValueError(f"a view of shape {tuple(images.shape)}, finite: {bool(images.isfinite().all())}")
-    return f"one image decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
+    what = "image" if views.num_frames == 1 else f"clip of {views.num_frames} frames"
+    return f"one {what} decoded on {device}, {len(batch.views)} view{'s' if len(batch.views) > 1 else ''} of it made"
 
 
 def _meet(report: Report, run: Run, seconds: float) -> process_group.World | None:

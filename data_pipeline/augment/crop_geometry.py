@@ -6,9 +6,9 @@ A view is made in four steps: cut a region out of the image, resize it, cut the 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Integer, Shaped
+from jaxtyping import Bool, Float32, Int32, Int64, Integer, Shaped
 
-from eyespot.data_pipeline.augment.views import CenterView, Interpolation, RandomView, View
+from eyespot.data_pipeline.augment.views import CenterView, ImageView, Interpolation, RandomView
 from eyespot.data_pipeline.random_numbers import uniforms
 
 NUM_TRIES = 10
@@ -49,7 +49,7 @@ class Geometry:
         """Who has to be flipped after all else, as everybody is on the CPU."""
         return self.flip & self.flips_last
 
-    def rows(self, rows: slice) -> "Geometry":
+    def rows(self, rows: slice | Int64[np.ndarray, " n"]) -> "Geometry":
         """The geometry of some of the images."""
         return Geometry(
             start=self.start[rows],
@@ -63,7 +63,7 @@ class Geometry:
 
 
 def view_geometry(
-    view: View,
+    view: ImageView,
     name: str,
     seed: int,
     epochs: Integer[np.ndarray, " b"],

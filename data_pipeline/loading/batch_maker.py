@@ -9,7 +9,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,22 +19,21 @@ from jaxtyping import Bool, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
-from eyespot.data_pipeline.augment.pipeline import Alteration, view_alteration
-from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher
+from eyespot.data_pipeline.loading.jobs import Job, Jobs
+from eyespot.data_pipeline.loading.mask_views import see_masks
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, decodes_regions
-from eyespot.data_pipeline.loading.reader import File, Reader, Reading
+from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
+from eyespot.data_pipeline.loading.sample_files import SampleFiles, Shown
 
 log = logging.getLogger("eyespot")
 
 Ids = Int64[np.ndarray, " b"]
 
-READ_AHEAD = 3
-"""Batches whose files are being read while earlier ones are decoded."""
 BEING_READ = 2
 """Batches whose decoded pixels a GPU may still be reading when the next one is decoded."""
 FEW_SAMPLES = 1000
@@ -56,22 +56,6 @@ class Made(NamedTuple):
     """What a stream has to wait for before it reads a GPU's batch; the CPU's is there."""
 
 
-@dataclass(kw_only=True, slots=True)
-class _Job:
-    """One batch on its way."""
-
-    wanted: Ids
-    epochs: Ids
-    ids: Ids
-    """What was read: ``wanted``, or what stands in for damaged samples."""
-    files: list[File]
-    geometry: list[Geometry]
-    alterations: list[Alteration | None]
-    labels: Ids
-    sound: bool = False
-    """Each of its files was decoded on its own, and nothing was found."""
-
-
 class BatchMaker:
     """Turns planned ids into batches. One thread at a time may use it."""
 
@@ -90,6 +74,7 @@ class BatchMaker:
         decode: Decode = "auto",
         nvjpeg: NvjpegConfig | None = None,
         dtype: torch.dtype = torch.float32,
+        files: SampleFiles | None = None,
     ):
         """Starts nothing yet.
 
@@ -106,6 +91,7 @@ class BatchMaker:
             decode: for a GPU: gpu = nvJPEG decodes; auto = it does, and the CPU what it refuses; cpu = the CPU does.
             nvjpeg: how nvJPEG decodes; None = as it does where nobody says otherwise.
             dtype: of the views that a GPU makes.
+            files: of the views, which the reader reads; None = the images of its shards.
         """
         # Here, for whoever trains on other batches has no need of DALI; and before its user's exit handler is
         # registered, which must run before DALI's own.
@@ -113,6 +99,9 @@ class BatchMaker:
 
         self._graphs = dali_graphs
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
+        self._files = files or SampleFiles(reader.shards, views, seed)
+        self._images = [views.shown(number) for each in self._files.shown for number in each.views]
+        """The views of images, as the parts of a job have them."""
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
         self._labeled = labeled
         self._on_gpu, self._may_refuse = device.type == "cuda" and decode != "cpu", decode == "auto"
@@ -124,10 +113,18 @@ class BatchMaker:
         self._being_read: deque[tuple[torch.cuda.Event, Any]] = deque()
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
-        self._jobs = self._read_ahead(iter(plan))
-        self._running: deque[_Job] = deque()
-        self._again: deque[_Job] = deque()
+        self._read = Jobs(reader, self._files, views, seed, labeled)
+        self._jobs = self._read.ahead(plan)
+        self._running: deque[Job] = deque()
+        self._taken = [0] * len(self._files.shown)
+        """How many of the running jobs each part's pipeline has begun."""
+        self._again: deque[Job] = deque()
         self._num_made = self._num_bad = self._num_refused = self._refused_in_a_row = 0
+
+    @property
+    def num_frames(self) -> int:
+        """Of the longest clip that a view shows of each sample; 1 = views are images."""
+        return self._views.num_frames
 
     def __iter__(self) -> Iterator[Made]:
         """Yields each batch.
@@ -138,10 +135,11 @@ class BatchMaker:
         """
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # else this thread opens a context on the first GPU
-        pipeline = self._pipeline()
+        pipelines = self._pipelines()
         while True:
             try:
-                outputs = pipeline.run()
+                outputs = [view for pipeline in pipelines for view in pipeline.run()]
+                masks = self._masks(self._running[0])
             except StopIteration:
                 return
             except (RuntimeError, MemoryError) as error:
@@ -150,17 +148,17 @@ class BatchMaker:
                 if not self._repair():
                     yield self._decoded_here(error)
                 self._wait_for_pixels(0)
-                pipeline = self._pipeline()
+                pipelines = self._pipelines()
                 continue
             self._refused_in_a_row = 0
-            yield self._made(self._running.popleft(), outputs)
+            yield self._made(self._next_job(), outputs, masks)
 
-    def _made(self, job: _Job, outputs: Any, *, refused: bool = False) -> Made:
+    def _made(self, job: Job, outputs: Any, masks: list[Tensor], *, refused: bool = False) -> Made:
         num_bad = int((job.ids != job.wanted).sum())
         self._num_made += len(job.ids)
         self._num_bad += num_bad
         self._stop_if_too_bad(self._num_bad)
-        batch, ready = self._batch(job, outputs, by_gpu=self._on_gpu and not refused)
+        batch, ready = self._batch(job, outputs, masks, by_gpu=self._on_gpu and not refused)
         return Made(batch, num_bad, len(job.ids) * refused, ready)
 
     def close(self) -> None:
@@ -169,62 +167,47 @@ class BatchMaker:
         self._reader.close()
         self._wait_for_pixels(0)
 
-    def _read_ahead(self, plan: Iterator[tuple[Ids, Ids]]) -> Iterator[_Job]:
-        reading: deque[tuple[Ids, Ids, Reading]] = deque()
-        for wanted, epochs in plan:
-            reading.append((wanted, epochs, self._reader.start(wanted)))
-            if len(reading) > READ_AHEAD:
-                yield self._job(*reading.popleft())
-        while reading:
-            yield self._job(*reading.popleft())
+    def _pipelines(self) -> list[Any]:
+        """One for the views that show the same frames: a sample may have more frames in one than in another."""
+        self._taken = [0] * len(self._files.shown)
+        return [self._pipeline(number, shown) for number, shown in enumerate(self._files.shown)]
 
-    def _job(self, wanted: Ids, epochs: Ids, reading: Reading) -> _Job:
-        ids, files = reading.result()
-        rows = self._reader.index[ids]
-        image_sizes = np.stack([rows["height"], rows["width"]], axis=1).astype(np.int32)
-        geometry = [
-            view_geometry(view, f"view{number}", self._seed, epochs, ids, image_sizes)
-            for number, view in enumerate(self._views.views)
-        ]
-        alterations = [
-            view_alteration(view, f"view{number}", self._seed, epochs, ids)
-            for number, view in enumerate(self._views.views)
-        ]
-        labels = rows["label"].astype(np.int64)
-        if self._labeled is not None:
-            labels[~self._labeled[ids]] = -1
-        return _Job(
-            wanted=wanted,
-            epochs=epochs,
-            ids=ids,
-            files=files,
-            geometry=geometry,
-            alterations=alterations,
-            labels=labels,
-        )
-
-    def _pipeline(self) -> Any:
-        options: dict[str, int] = dict(batch_size=self._batch_size, num_threads=self._num_threads)
+    def _pipeline(self, number: int, shown: Shown) -> Any:
+        views, size = self._spec(shown), self._batch_size * shown.num_frames
+        options: dict[str, int] = dict(batch_size=size, num_threads=self._num_threads)
         if not self._on_gpu:
-            return self._graphs.crop_pipeline(self._views, self._next_inputs, **options)
+            return self._graphs.crop_pipeline(views, lambda: self._next_inputs(number), **options)
         return self._graphs.view_pipeline(
-            self._views,
-            self._next_inputs,
+            views,
+            lambda: self._next_inputs(number),
             device_id=self._device.index or 0,
             regions=self._regions,
-            nvjpeg=self._nvjpeg.decoder_arguments(self._reader.shards.manifest.image_stats, self._batch_size),
+            nvjpeg=self._nvjpeg.decoder_arguments(self._reader.shards.manifest.image_stats, size),
             **options,
         )
 
-    def _next_inputs(self) -> list[Any]:
-        """What DALI calls when it is ready for another batch."""
-        job = self._again.popleft() if self._again else next(self._jobs)
-        self._running.append(job)
-        if not self._on_gpu:
-            return self._graphs.crop_inputs(job.files, job.geometry)
-        return self._graphs.view_inputs(self._views, job.files, job.geometry)
+    def _spec(self, shown: Shown) -> ViewSpec:
+        """What one pipeline makes."""
+        return replace(self._views, views=tuple(self._views.shown(number) for number in shown.views))
 
-    def _batch(self, job: _Job, outputs: Any, *, by_gpu: bool) -> tuple[Batch, torch.cuda.Event | None]:
+    def _next_inputs(self, number: int) -> list[Any]:
+        """What DALI calls when the pipeline of that part is ready for another batch."""
+        if self._taken[number] == len(self._running):
+            self._running.append(self._again.popleft() if self._again else next(self._jobs))
+        part = self._running[self._taken[number]].parts[number]
+        self._taken[number] += 1
+        if not self._on_gpu:
+            return self._graphs.crop_inputs(part.files, part.geometry)
+        return self._graphs.view_inputs(self._spec(part.shown), part.files, part.geometry)
+
+    def _next_job(self) -> Job:
+        """The first of those that are running, which is over now."""
+        self._taken = [taken - 1 for taken in self._taken]
+        return self._running.popleft()
+
+    def _batch(
+        self, job: Job, outputs: Any, masks: list[Tensor], *, by_gpu: bool
+    ) -> tuple[Batch, torch.cuda.Event | None]:
         ready = None
         if self._stream is not None:
             # On a stream of its own, so as not to wait for the trainer's. Nobody waits here either: who takes the batch
@@ -233,13 +216,15 @@ class BatchMaker:
                 pixels = (
                     [torch.from_dlpack(each.as_tensor()) for each in outputs] if by_gpu else self._pixels(job, outputs)
                 )
-                views, labels = self._gpu_views(job, pixels)
+                images, labels = self._gpu_views(job, pixels)
+                views = job.arranged(self._views, images, [send(mask, self._device) for mask in masks])
                 ready = torch.cuda.Event()
                 ready.record(self._stream)
             self._being_read.append((ready, outputs if by_gpu else None))
             self._wait_for_pixels(BEING_READ)
         else:
-            views, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
+            images, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
+            views = job.arranged(self._views, images, masks)
         ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
         return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed), ready
 
@@ -249,7 +234,7 @@ class BatchMaker:
             ready, _ = self._being_read.popleft()
             ready.synchronize()
 
-    def _gpu_views(self, job: _Job, pixels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    def _gpu_views(self, job: Job, pixels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Views, made of 8-bit HWC ones, and labels, in memory of their own, which DALI cannot overwrite."""
         there = [each.to(self._device, non_blocking=True).permute(0, 3, 1, 2) for each in pixels]
         last = [place.flip_finished for place in job.geometry]
@@ -258,13 +243,14 @@ class BatchMaker:
             fill_borders(view, geometry, self._views.mean, self._views.std)
         return views, labels
 
-    def _pixels(self, job: _Job, outputs: Any) -> list[Tensor]:
+    def _pixels(self, job: Job, outputs: Any) -> list[Tensor]:
         """The crops, resized and flipped here for a GPU: 8-bit HWC views in pinned memory, whence copies do not block.
 
         Torch's allocator gives that memory to no later batch before a copy out of it is through.
         """
         pinned = self._device.type == "cuda"
-        shapes = [(len(job.ids), view.size, view.size, 3) for view in self._views.views]
+        images = zip(job.geometry, self._images, strict=True)
+        shapes = [(len(place.flip), view.size, view.size, 3) for place, view in images]
         made = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for shape in shapes]
         self._in_parts(
             job,
@@ -275,9 +261,10 @@ class BatchMaker:
         )
         return made
 
-    def _cpu_views(self, job: _Job, outputs: Any) -> list[Tensor]:
+    def _cpu_views(self, job: Job, outputs: Any) -> list[Tensor]:
         """Resizes and alters the crops."""
-        made = [self._buffers.take((len(job.ids), 3, view.size, view.size)) for view in self._views.views]
+        images = zip(job.geometry, self._images, strict=True)
+        made = [self._buffers.take((len(place.flip), 3, view.size, view.size)) for place, view in images]
 
         def resize(number: int, crops: list[np.ndarray], rows: slice) -> None:
             alteration = job.alterations[number]
@@ -287,16 +274,41 @@ class BatchMaker:
         self._in_parts(job, outputs, resize)
         return made
 
-    def _in_parts(self, job: _Job, outputs: Any, resize: Callable[[int, list[np.ndarray], slice], None]) -> None:
+    def _in_parts(self, job: Job, outputs: Any, resize: Callable[[int, list[np.ndarray], slice], None]) -> None:
         """Hands each view's crops, the batch divided among the threads, to ``resize``: view, crops, their rows."""
-        size = -(-len(job.ids) // self._num_threads)
-        parts = [slice(begin, begin + size) for begin in range(0, len(job.ids), size)]
         tasks: list[Future[None]] = []
         for number, crops in enumerate(outputs):
             regions = [np.asarray(crop) for crop in crops]
+            parts = self._parts(len(regions))
             tasks += [self._pool.submit(resize, number, regions[part], part) for part in parts]
         for task in tasks:
             task.result()
+
+    def _parts(self, count: int) -> list[slice]:
+        """So many rows, divided among the threads."""
+        size = -(-count // self._num_threads)
+        return [slice(begin, begin + size) for begin in range(0, count, size)]
+
+    def _masks(self, job: Job) -> list[Tensor]:
+        """(files, 1, size, size) 8-bit: what each mask view shows, in the order of the parts.
+
+        Raises:
+            RuntimeError: a mask cannot be decoded.
+        """
+        made: list[Tensor] = []
+        tasks: list[Future[None]] = []
+        for part in job.parts:
+            for number in part.shown.masks:
+                view, size = self._views.views[number], self._views.shown(number).size
+                assert isinstance(view, MaskView)
+                place = part.geometry[part.shown.views.index(view.of)]
+                out = torch.empty((len(part.masks), 1, size, size), dtype=torch.uint8)
+                made.append(out)
+                see = partial(see_masks, part.masks, place, out.numpy()[:, 0], self._files.ignored)
+                tasks += [self._pool.submit(see, rows) for rows in self._parts(len(out))]
+        for task in tasks:
+            task.result()
+        return made
 
     def _repair(self) -> bool:
         """After DALI failed: finds the samples that it cannot decode, and has their batches read again.
@@ -308,7 +320,7 @@ class BatchMaker:
         if not sum(self._reject_undecodable(job) for job in jobs if not job.sound):
             return False
         self._running.clear()
-        self._again = deque(self._job(job.wanted, job.epochs, self._reader.start(job.wanted)) for job in jobs)
+        self._again = deque(map(self._read.again, jobs))
         return True
 
     def _decoded_here(self, error: Exception) -> Made:
@@ -326,12 +338,16 @@ class BatchMaker:
         self._running.clear()
         self._again.extendleft(reversed(others))
         self._say_refused(job, error)
-        files = iter([self._graphs.crop_inputs(job.files, job.geometry)])
-        options = dict(batch_size=len(job.ids), num_threads=self._num_threads)
-        crops: Any = self._graphs.crop_pipeline(self._views, lambda: next(files), **options).run()
-        return self._made(job, crops, refused=True)
+        crops: list[Any] = []
+        for part in job.parts:
+            files = iter([self._graphs.crop_inputs(part.files, part.geometry)])
+            options = dict(batch_size=len(part.files), num_threads=self._num_threads)
+            crops += self._graphs.crop_pipeline(
+                self._spec(part.shown), lambda files=files: next(files), **options
+            ).run()
+        return self._made(job, crops, self._masks(job), refused=True)
 
-    def _say_refused(self, job: _Job, error: Exception) -> None:
+    def _say_refused(self, job: Job, error: Exception) -> None:
         """Once; and once more where nvJPEG is given up."""
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         if not self._num_refused:
@@ -350,13 +366,12 @@ class BatchMaker:
                 MOST_REFUSED,
             )
 
-    def _reject_undecodable(self, job: _Job) -> int:
+    def _reject_undecodable(self, job: Job) -> int:
         """Decodes each file on its own; returns how many failed."""
         num_rejected = 0
-        for sample, file in zip(job.ids.tolist(), job.files, strict=True):
-            height, width = self._reader.index[["height", "width"]][sample].item()
-            if reason := self._graphs.why_undecodable(file, height, width):
-                self._reader.reject(sample, reason)
+        for part in job.parts:
+            for sample, row, reason in part.undecodable(self._reader.index, self._graphs.undecodable):
+                self._reader.reject(sample, row, reason)
                 num_rejected += 1
                 self._stop_if_too_bad(self._reader.num_rejected)
         job.sound = not num_rejected

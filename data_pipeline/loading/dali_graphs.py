@@ -17,7 +17,7 @@ from nvidia.dali.tensors import TensorCPU, TensorListCPU
 from PIL import Image
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
-from eyespot.data_pipeline.augment.views import CenterView, View, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, ImageView, ViewSpec
 
 fn: Any = nvidia.dali.fn  # DALI makes its functions and types at run time: no type checker can see them
 types: Any = nvidia.dali.types
@@ -35,8 +35,8 @@ def crop_pipeline(views: ViewSpec, source: Source, *, batch_size: int, num_threa
         batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=QUEUE_DEPTH
     )
     with pipeline:
-        files, *places = _inputs(source, _CROP_INPUTS * len(views.views))
-        pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu", whole=len(views.views) > 1, nvjpeg={}))
+        files, *places = _inputs(source, _CROP_INPUTS * len(views.images))
+        pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu", whole=len(views.images) > 1, nvjpeg={}))
     return pipeline
 
 
@@ -72,11 +72,11 @@ def view_pipeline(
         batch_size=batch_size, num_threads=num_threads, device_id=device_id, prefetch_queue_depth=QUEUE_DEPTH
     )
     with pipeline:
-        files, *places = _shared_inputs(source, _VIEW_INPUTS * len(views.views))
+        files, *places = _shared_inputs(source, _VIEW_INPUTS * len(views.images))
         starts, shapes, firsts, lasts = (places[number :: len(_VIEW_INPUTS)] for number in range(len(_VIEW_INPUTS)))
-        whole = len(views.views) > 1 or not regions
+        whole = len(views.images) > 1 or not regions
         crops = _crops(files, starts, shapes, device, whole=whole, nvjpeg=nvjpeg or {})
-        resized = zip(views.views, crops, firsts, lasts, strict=True)
+        resized = zip(views.images, crops, firsts, lasts, strict=True)
         pipeline.set_outputs(*(_resize(view, *nodes, device=device) for view, *nodes in resized))
     return pipeline
 
@@ -87,7 +87,7 @@ def view_inputs(views: ViewSpec, files: Sequence[File], geometry: list[Geometry]
     DALI resizes the part of the crop between two corners, and mirrors it where the second lies left of the first.
     """
     inputs: list[Any] = [_batch(files)]
-    for view, place in zip(views.views, geometry, strict=True):
+    for view, place in zip(views.images, geometry, strict=True):
         scale = place.shape / place.resized
         first, last = place.offset * scale, (place.offset + view.size) * scale
         flip = place.flip_resized
@@ -156,7 +156,7 @@ def _crops(
     return [fn.slice(images, start=start, shape=shape, axes=[0, 1], device=device) for start, shape in places]
 
 
-def _resize(view: View, crop: Any, first: Any, last: Any, *, device: str) -> Any:
+def _resize(view: ImageView, crop: Any, first: Any, last: Any, *, device: str) -> Any:
     linear = isinstance(view, CenterView) and view.interpolation == "bilinear"
     return fn.resize(
         crop,
@@ -169,18 +169,48 @@ def _resize(view: View, crop: Any, first: Any, last: Any, *, device: str) -> Any
     )
 
 
-def why_undecodable(file: File, height: int, width: int) -> str | None:
-    """Decodes one file on its own and says what is wrong with it; None where nothing is."""
-    try:  # first by Pillow: DALI's libraries write what they think of a file to the terminal
+def undecodable(files: Sequence[File], sizes: Sequence[tuple[int, int]]) -> dict[int, str]:
+    """Which of some files cannot be decoded, and what is wrong with each.
+
+    Args:
+        files: of images.
+        sizes: their heights and widths, as they should be.
+    """
+    found = {place: reason for place, file in enumerate(files) if (reason := _pillow_says(file))}
+    asked = [[place for place in range(len(files)) if place not in found]]
+    while asked:
+        if not (some := asked.pop()):
+            continue
+        shapes = _decoded_shapes([files[place] for place in some])
+        if shapes is None and len(some) > 1:  # by halves: a pipeline for each file would take seconds
+            asked += [some[: len(some) // 2], some[len(some) // 2 :]]
+            continue
+        for place, shape in zip(some, shapes or [None], strict=True):
+            if shape is None:
+                found[place] = "DALI cannot decode it"
+            elif shape != tuple(sizes[place]):
+                told = "{1} x {0}".format(*shape), "{1} x {0}".format(*sizes[place])
+                found[place] = f"{told[0]} pixels where the index says {told[1]}"
+    return dict(sorted(found.items()))
+
+
+def _pillow_says(file: File) -> str | None:
+    """First by Pillow: DALI's libraries write what they think of a file to the terminal."""
+    try:
         with Image.open(io.BytesIO(file)) as image:
             image.load()
     except (OSError, SyntaxError):
         return "Pillow cannot decode it"
     except (ValueError, RuntimeError, MemoryError, Image.DecompressionBombError):
         pass  # DALI has the last word
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    return None
+
+
+def _decoded_shapes(files: list[File]) -> list[tuple[int, int]] | None:
+    """Height and width of each file as DALI decodes it; None where one cannot be."""
+    pipeline = Pipeline(batch_size=len(files), num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
-        node = fn.external_source(source=lambda: _batch([file]), dtype=types.UINT8, ndim=1)
+        node = fn.external_source(source=lambda: _batch(files), dtype=types.UINT8, ndim=1)
         whole = fn.peek_image_shape(node, dtype=types.INT32, adjust_orientation=False)[
             0:2
         ]  # fails cleanly, and the decoder has to wait for it
@@ -190,10 +220,7 @@ def why_undecodable(file: File, height: int, width: int) -> str | None:
             )
         )
     try:
-        output: Any = pipeline.run()
-        shape = output[0].at(0).shape
+        (images,) = pipeline.run()
+        return [tuple(np.asarray(image).shape[:2]) for image in images]
     except (RuntimeError, MemoryError):
-        return "DALI cannot decode it"
-    if shape[:2] != (height, width):
-        return f"{shape[1]} x {shape[0]} pixels where the index says {width} x {height}"
-    return None
+        return None

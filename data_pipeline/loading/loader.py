@@ -24,6 +24,7 @@ from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrder, num_blocks
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
@@ -53,13 +54,13 @@ class LoaderSpec:
     shards: ShardFolder
     """Where the samples are."""
     views: ViewSpec
-    """What to make of each image."""
+    """What to make of each sample."""
     ids: Int64[np.ndarray, " n"] | None = None
     """The samples that the endless stream is made of; None = all."""
     labeled_ids: Int64[np.ndarray, " n"] | None = None
     """The samples whose labels the endless stream shows; None = all that have one."""
     batch_size: Count
-    """Images of one micro-batch over all ranks; the world size must divide it."""
+    """Samples of one micro-batch over all ranks; the world size must divide it."""
     seed: int = 0
     """Of the order and of every random crop."""
     device: str = "cpu"
@@ -103,7 +104,8 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     manifest = spec.shards.manifest
     num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
     check_enough(spec.batch_size, num_samples, spec.shards)
-    checksum = zlib.crc32(manifest.index_sha256.encode())
+    files = _files(spec)
+    checksum = zlib.crc32("".join([manifest.index_sha256, *files.identity()]).encode())
     if spec.ids is not None:
         checksum = zlib.crc32(spec.ids.tobytes(), checksum)
     labeled: Bool[np.ndarray, " n"] | None = None
@@ -125,8 +127,7 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             yield places if spec.ids is None else spec.ids[places], epochs
             position += spec.batch_size
 
-    reader = _reader(spec, substitute=True)
-    return _loader(spec, reader, plan(), share, num_samples, start, identity, labeled)
+    return _loader(spec, files, plan(), share, substitute=True, start=start, identity=identity, labeled=labeled)
 
 
 def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
@@ -147,8 +148,7 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
             ids = np.arange(begin, min(begin + share, end))
             yield ids, np.zeros_like(ids)
 
-    reader = _reader(spec, substitute=False)
-    return _loader(spec, reader, plan(), share, num_samples)
+    return _loader(spec, _files(spec), plan(), share, substitute=False)
 
 
 def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
@@ -170,8 +170,7 @@ def make_selection(spec: LoaderSpec, ids: Int64[np.ndarray, " n"]) -> "Loader":
             chosen = ids[begin : begin + spec.batch_size]
             yield chosen, np.zeros_like(chosen)
 
-    reader, num_samples = _reader(spec, substitute=True), spec.shards.manifest.num_samples
-    return _loader(spec, reader, plan(), spec.batch_size, num_samples)
+    return _loader(spec, _files(spec), plan(), spec.batch_size, substitute=True)
 
 
 class Loader:
@@ -182,6 +181,8 @@ class Loader:
 
     num_samples: int
     """Samples in the data set."""
+    num_frames: int
+    """Of the longest clip that a view shows of each; 1 = views are images."""
     bad_samples: int
     """Delivered samples of this rank that stand in for damaged ones."""
     refused_samples: int
@@ -196,7 +197,7 @@ class Loader:
         identity: dict[str, int],
         ahead: int = MOST_AHEAD,
     ):
-        self.num_samples = num_samples
+        self.num_samples, self.num_frames = num_samples, maker.num_frames
         self.bad_samples = self.refused_samples = 0
         self._samples_consumed = start
         self._samples_per_batch = samples_per_batch
@@ -280,20 +281,23 @@ def _hand_over(batch: Batch, ready: torch.cuda.Event | None) -> None:
         tensor.record_stream(stream)
 
 
-def _reader(spec: LoaderSpec, *, substitute: bool) -> Reader:
-    return Reader(spec.shards, substitute=substitute, patience_seconds=spec.patience_seconds)
+def _files(spec: LoaderSpec) -> SampleFiles:
+    return SampleFiles(spec.shards, spec.views, spec.seed, None if spec.ids is None else np.sort(spec.ids))
 
 
 def _loader(
     spec: LoaderSpec,
-    reader: Reader,
+    files: SampleFiles,
     plan: Plan,
     share: int,
-    num_samples: int,
+    *,
+    substitute: bool,
     start: int = 0,
     identity: dict[str, int] | None = None,
     labeled: Bool[np.ndarray, " n"] | None = None,
 ) -> Loader:
+    patience = spec.patience_seconds
+    reader = Reader(spec.shards, substitute=substitute, index=files.table, patience_seconds=patience)
     maker = BatchMaker(
         reader,
         plan,
@@ -307,7 +311,9 @@ def _loader(
         decode=spec.decode,
         nvjpeg=spec.nvjpeg,
         dtype=torch.bfloat16 if spec.bf16 else torch.float32,
+        files=files,
     )
+    num_samples = (identity or {}).get("num_samples", spec.shards.manifest.num_samples)
     return Loader(maker, num_samples, start, spec.batch_size, identity or {}, batches_ahead(spec, share))
 
 

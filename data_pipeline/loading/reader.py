@@ -1,4 +1,4 @@
-"""Reads the image files of samples out of the tars, checks them, and stands in for those that are damaged.
+"""Reads the files of samples out of the tars, checks them, and stands in for samples with a file that is damaged.
 
 Damage is bytes that came and are not what was packed. A read that fails is none, and is tried again: see patience.py.
 
@@ -10,7 +10,7 @@ import os
 import threading
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,14 @@ MAX_NAMED = 5
 File = bytearray
 Row = tuple[int, ...]
 """Of the index."""
+Ids = Int64[np.ndarray, " b"]
+RowsOf = Callable[[Ids, Ids], Int64[np.ndarray, "b k"]]
+"""Ids and epochs in; of each sample the rows of the index where its files stand out."""
+
+
+def _own_row(ids: Ids, epochs: Ids) -> Int64[np.ndarray, "b 1"]:
+    """The image of each sample."""
+    return ids[:, None]
 
 
 class _OpenTar:
@@ -51,7 +59,7 @@ class _OpenTar:
 
 
 class Reader:
-    """Sample ids in, the bytes of their image files out, a few batches ahead of the need."""
+    """Sample ids in, the bytes of their files out, a few batches ahead of the need: of each sample all, or none."""
 
     def __init__(
         self,
@@ -66,7 +74,7 @@ class Reader:
         Args:
             shards: where to read.
             substitute: replace damaged samples by others; otherwise they are errors.
-            index: what to read of each sample; None = its image, as the shards' index says.
+            index: the files that can be read; None = the image of each sample, as the shards' index says.
             patience_seconds: for how long a read that fails is tried again.
 
         Raises:
@@ -83,32 +91,53 @@ class Reader:
         self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar, failures: _OpenTar(shards.tar_path(tar)))
         self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-read")
 
-    def start(self, ids: Int64[np.ndarray, " b"]) -> "Reading":
-        """Takes what the system has in memory at once, and begins to read the rest in the background."""
-        files = list(map(self._read_from_memory, ids.tolist(), self.index[ids].tolist()))
-        places = np.array([place for place, file in enumerate(files) if file is None], np.int64)
-        parts = np.array_split(places, min(NUM_THREADS, len(places))) if len(places) else []
-        late = [(part.tolist(), self._pool.submit(self._read_all, ids[part].tolist())) for part in parts]
-        return Reading(ids, files, late)
+    def start(
+        self,
+        ids: Ids,
+        epochs: Ids | None = None,
+        rows_of: RowsOf = _own_row,
+        other_than: Ids | None = None,
+    ) -> "Reading":
+        """Takes what the system has in memory at once, and begins to read the rest in the background.
 
-    def reject(self, sample: int, reason: str) -> None:
-        """Remembers that a sample's bytes are as packed but cannot be decoded.
+        Args:
+            ids: of the samples.
+            epochs: how often each had been seen before; None = never.
+            rows_of: the files of each; usually its image.
+            other_than: of each sample, whom nothing may stand in for it that is this one.
+        """
+        epochs = np.zeros_like(ids) if epochs is None else epochs
+        rows = rows_of(ids, epochs)
+        each, flat = rows.shape[1], rows.ravel()
+        files = list(map(self._read_from_memory, flat.tolist(), self.index[flat].tolist()))
+        places = np.unique([place // each for place, file in enumerate(files) if file is None]).astype(np.int64)
+        parts = np.array_split(places, min(NUM_THREADS, len(places))) if len(places) else []
+        others = [-1] * len(ids) if other_than is None else other_than.tolist()
+        wanted = list(zip(ids.tolist(), epochs.tolist(), others, strict=True))
+        late = [
+            (part.tolist(), self._pool.submit(self._read_all, [wanted[place] for place in part], rows_of))
+            for part in parts
+        ]
+        return Reading(ids, files, each, late)
+
+    def reject(self, sample: int, row: int, reason: str) -> None:
+        """Remembers that the bytes of a sample's file are as packed but cannot be decoded.
 
         Raises:
             UserError: damaged samples are errors here.
         """
-        self._undecodable.add(sample)
-        self._complain(sample, reason)
+        self._undecodable.add(row)
+        self._complain(sample, row, reason)
 
     @property
     def num_rejected(self) -> int:
-        """How many samples were rejected."""
+        """How many files were rejected."""
         return len(self._undecodable)
 
-    def describe(self, sample: int) -> str:
-        """Names a sample for people: its id, tar and place."""
-        row = self.index[sample]
-        return f"sample {sample} ({self.shards.tar_path(int(row['tar']))}, offset {row['offset']})"
+    def describe(self, sample: int, row: int | None = None) -> str:
+        """Names a sample for people: its id, tar and place; or those of one of its files."""
+        place = self.index[sample if row is None else row]
+        return f"sample {sample} ({self.shards.tar_path(int(place['tar']))}, offset {place['offset']})"
 
     def close(self) -> None:
         """Ends the threads and closes the tars."""
@@ -116,40 +145,54 @@ class Reader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._open.cache_clear()
 
-    def _read_from_memory(self, sample: int, row: Row) -> File | None:
-        """The sample, if no disk has to be waited for and nothing is wrong with it.
+    def _read_from_memory(self, number: int, row: Row) -> File | None:
+        """The file, if no disk has to be waited for and nothing is wrong with it.
 
         Handing a small file to a thread costs several times what reading it from the page cache costs.
         """
-        if sample in self._undecodable:
+        if number in self._undecodable:
             return None
         try:
             return self._read(row, os.RWF_NOWAIT)
         except (OSError, ValueError):
             return None
 
-    def _read_all(self, ids: Sequence[int]) -> list[tuple[int, File]]:
-        return [self._read_or_substitute(sample) for sample in ids]
+    def _read_all(self, wanted: Sequence[tuple[int, int, int]], rows_of: RowsOf) -> list[tuple[int, list[File]]]:
+        return [self._read_or_substitute(*each, rows_of) for each in wanted]
 
-    def _read_or_substitute(self, wanted: int) -> tuple[int, File]:
+    def _read_or_substitute(self, wanted: int, epoch: int, other_than: int, rows_of: RowsOf) -> tuple[int, list[File]]:
         """The sample, or the first good one at distance 1, 2, 4, ... behind it: near, then beyond a bad tar."""
-        num_samples = len(self.index)
+        num_samples = self.shards.manifest.num_samples
         for sample in [wanted] + [(wanted + 2**k) % num_samples for k in range(num_samples.bit_length())]:
-            if sample in self._undecodable:
+            if sample == other_than:
                 continue
-            row = self.index[sample].item()
-            try:
-                return sample, self._patience.read(self.shards.tar_path(row[0]), lambda row=row: self._read(row))
-            except ValueError as error:
-                self._complain(sample, str(error))
+            (rows,) = rows_of(np.array([sample]), np.array([epoch])).tolist()
+            if not self._undecodable.isdisjoint(rows):
+                continue
+            if (files := self._all_of(sample, rows)) is not None:
+                return sample, files
         raise UserError(
             f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged;"
             f" run: eyespot shards verify {self.shards.path}"
         )
 
+    def _all_of(self, sample: int, rows: Sequence[int]) -> list[File] | None:
+        """A sample's files; None where one is damaged."""
+        files: list[File] = []
+        for number in rows:
+            row = self.index[number].item()
+            try:
+                files.append(self._patience.read(self.shards.tar_path(row[0]), lambda row=row: self._read(row)))
+            except ValueError as error:
+                self._complain(sample, number, str(error))
+                return None
+        return files
+
     def _read(self, row: Row, flags: int = 0) -> File:
         """Raises OSError where it cannot be read, ValueError where it is not what was packed."""
         tar, offset, size, crc32, height, width, _ = row
+        if not size:  # a mask that is not there: no image is so small
+            return bytearray()
         if not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
         data = bytearray(size)
@@ -168,9 +211,9 @@ class Reader:
             raise ValueError(f"{told} where the index says {width} x {height}")
         return data
 
-    def _complain(self, sample: int, reason: str) -> None:
+    def _complain(self, sample: int, row: int, reason: str) -> None:
         """Names each damaged sample once: the first few everywhere, the others in the log."""
-        message = f"{self.describe(sample)} is damaged: {reason}"
+        message = f"{self.describe(sample, row)} is damaged: {reason}"
         if not self._substitute:
             raise UserError(f"{message}; find all damage with: eyespot shards verify {self.shards.path}")
         with self._naming:
@@ -191,28 +234,30 @@ class Reading:
 
     def __init__(
         self,
-        ids: Int64[np.ndarray, " b"],
+        ids: Ids,
         files: list[File | None],
-        late: list[tuple[list[int], Future[list[tuple[int, File]]]]],
+        each: int,
+        late: list[tuple[list[int], Future[list[tuple[int, list[File]]]]]],
     ):
         """Gathers them.
 
         Args:
             ids: what was asked for.
-            files: those that are there already.
-            late: places of those that are still being read, and what will come.
+            files: those that are there already, those of a sample behind each other.
+            each: how many files a sample has.
+            late: places of the samples that are still being read, and what will come.
         """
-        self._ids, self._files, self._late = ids, files, late
+        self._ids, self._files, self._each, self._late = ids, files, each, late
 
-    def result(self) -> tuple[Int64[np.ndarray, " b"], list[File]]:
+    def result(self) -> tuple[Ids, list[File]]:
         """Waits for them: the ids of what was read, in the order asked for, and the files.
 
         Raises:
             UserError: samples are damaged, and none may or can take their place.
             Outage: they could not be read for so long.
         """
-        ids, files = self._ids.copy(), self._files
+        ids, files, each = self._ids.copy(), self._files, self._each
         for places, samples in self._late:
-            for place, (sample, file) in zip(places, samples.result(), strict=True):
-                ids[place], files[place] = sample, file
+            for place, (sample, found) in zip(places, samples.result(), strict=True):
+                ids[place], files[place * each : (place + 1) * each] = sample, found
         return ids, cast(list[File], files)

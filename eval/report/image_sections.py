@@ -21,7 +21,7 @@ from eyespot.eval.report.sample_images import images_of
 from eyespot.pretrain.checkpoints.reader import read_meta, read_module, sizes
 from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views
-from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, view_grid
+from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, num_columns, view_grid
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
@@ -35,7 +35,7 @@ def views(look: Look) -> Exhibit:
     """A plate for each of the first samples of the run: the image's middle, then its views in three epochs."""
     grid, spec = view_grid(look.run, look.shards, NUM_VIEWED)
     images = visible(grid, spec)
-    num_views = len(spec.views)
+    num_views = num_columns(spec)
     if num_views == 1:
         heads = ["image", *(f"epoch {epoch}" for epoch in range(1, NUM_EPOCHS + 1))]
         plates = [

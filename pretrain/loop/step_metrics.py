@@ -217,7 +217,7 @@ class StepLog:
             "epoch": round(step * batch_size / self._loader.num_samples, 4),
             "sample_digest": passed.digest(),
             **replaced_samples(self._loader),
-            **self._meter.close_interval(),
+            **self._throughput(),
             **self._watch.close_interval(),
         }
         if due(step, self._run.monitor_every):
@@ -225,6 +225,13 @@ class StepLog:
             for monitor in self._monitors:
                 passed.line |= monitor()
             self._meter.restart()
+
+    def _throughput(self) -> dict[str, float]:
+        """What the meter knows; of samples that are clips, how many of their frames were seen, too."""
+        values, frames = self._meter.close_interval(), self._loader.num_frames
+        return (
+            values if frames == 1 else {**values, "frames_per_second": round(values["images_per_second"] * frames, 2)}
+        )
 
     def settle(self, progress: TrainingProgress) -> StepRecord | None:
         """The open step, if there is one, whose line is written now."""

@@ -1,5 +1,6 @@
 """The views that a recipe makes, as a picture: augmentation is best judged by eye."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
@@ -25,36 +27,43 @@ def draw_views(run: Run, shards: ShardFolder, path: Path, num_samples: int) -> t
     """Writes a PNG of ``view_grid``.
 
     Returns:
-        How many rows, and how many views each epoch has.
+        How many rows, and how many images of views each epoch has.
     """
     grid, spec = view_grid(run, shards, num_samples)
     write_picture(grid, spec, path)
-    return len(grid), len(spec.views)
+    return len(grid), num_columns(spec)
+
+
+def num_columns(spec: ViewSpec) -> int:
+    """How many images the views of one epoch take: one for each view, of a clip one for each frame."""
+    return sum(view.clip.frames if view.clip else 1 for view in spec.images)
 
 
 def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
     """A row for each of the first samples that the run sees: the image's middle, then its views.
 
-    The views are those of the first NUM_EPOCHS epochs, in order. A view smaller than the largest lies on white.
+    The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; masks are left out.
+    A view smaller than the largest lies on white.
 
     Returns:
         The grid, in the normalised values of the views, and the views.
     """
     manifest = shards.manifest
     spec = fresh_objective(run).views()
-    size = max(view.size for view in spec.views)
+    size = max(view.size for view in spec.images)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
     order = SampleOrder(manifest.num_samples, run.seed, window=num_blocks(run.data.shuffle_window))
     ids, _ = order.ids(0, min(num_samples, manifest.num_samples))
     epochs = _batches(with_image, shards, ids, run.seed)
-    columns = [epochs[0][-1], *(view for views in epochs for view in views[:-1])]
+    columns = [epochs[0][-1], *(image for views in epochs for view in views[:-1] for image in _images(view))]
     return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec
 
 
 def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) -> list[list[Tensor]]:
     """The views of the same samples in each epoch."""
+    files = SampleFiles(shards, spec, seed)
     maker = BatchMaker(
-        Reader(shards, substitute=True),
+        Reader(shards, substitute=True, index=files.table),
         [(ids, np.full_like(ids, epoch)) for epoch in range(NUM_EPOCHS)],
         spec,
         batch_size=len(ids),
@@ -62,11 +71,17 @@ def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) ->
         device=torch.device("cpu"),
         num_threads=cpu_share(),
         max_bad_fraction=1.0,
+        files=files,
     )
     try:
         return [made.batch.views for made in maker]
     finally:
         maker.close()
+
+
+def _images(view: Tensor) -> Sequence[Float[Tensor, "b 3 h w"]]:
+    """Of a view itself, of a clip's frames, of masks none."""
+    return () if not view.is_floating_point() else (view,) if view.ndim == 4 else view.unbind(1)
 
 
 def _on_white(view: Float[Tensor, "b 3 h w"], size: int, spec: ViewSpec) -> Float[Tensor, "b 3 size size"]:

@@ -126,9 +126,13 @@ def is_collapsed(found: dict[str, float], num_samples: int, dim: int) -> bool:
 
 
 def _training_samples(data: RunData, objective: Objective, world: World) -> FixedSamples:
-    """In the method's first view, and a second one of that size: multi-crop's small views are left out."""
+    """In the method's first view, and a second one of that size: multi-crop's small views are left out.
+
+    Of clips their videos' first frames, for an encoder sees one image at a time.
+    """
     views = objective.views()
-    alike = [view for view in views.views if view.size == views.views[0].size]
+    stills = [replace(view, clip=None, partner=False) for view in views.images]
+    alike = [view for view in stills if view.size == stills[0].size]
     spec, own = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.sample_ids.numpy()
     chosen = np.random.default_rng(data.run.seed).permutation(len(own))[:MAX_SAMPLES]
     return FixedSamples(spec, own[chosen], world)

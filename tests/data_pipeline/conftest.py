@@ -4,6 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from films import pack_films
 from shapes import draw_striped
 
 from eyespot.data_pipeline.shards.pack import pack
@@ -47,3 +48,9 @@ def packed(striped, tmp_path) -> Path:
     images, masks = striped
     pack(str(images), tmp_path / "shards", masks=masks, max_samples=5, workers=1)
     return tmp_path / "shards"
+
+
+@pytest.fixture(scope="session")
+def film_shards(tmp_path_factory) -> Path:
+    """24 films of two cameras, 1 to 30 frames each, with masks of two frames in three."""
+    return pack_films(tmp_path_factory.mktemp("films") / "shards")

@@ -48,11 +48,12 @@ class PlayedGPU(BatchMaker):
         super().__init__(*args, **options)
         self._on_gpu, self._refused, self._why = True, refused, why
 
-    def _pipeline(self) -> Any:
+    def _pipeline(self, number: int, shown: Any) -> Any:
         if not self._on_gpu:
-            return super()._pipeline()
-        options = dict(batch_size=self._batch_size, num_threads=self._num_threads, device_id=None)
-        pipeline, maker = self._graphs.view_pipeline(self._views, self._next_inputs, **options), self
+            return super()._pipeline(number, shown)
+        size, views = self._batch_size * shown.num_frames, self._spec(shown)
+        options = dict(batch_size=size, num_threads=self._num_threads, device_id=None)
+        pipeline, maker = self._graphs.view_pipeline(views, lambda: self._next_inputs(number), **options), self
 
         class Refusing:
             def run(self) -> Any:
@@ -63,9 +64,9 @@ class PlayedGPU(BatchMaker):
 
         return Refusing()
 
-    def _batch(self, job: Any, outputs: Any, *, by_gpu: bool) -> Any:
+    def _batch(self, job: Any, outputs: Any, masks: Any, *, by_gpu: bool) -> Any:
         self._by_gpu = by_gpu
-        return super()._batch(job, outputs, by_gpu=by_gpu)
+        return super()._batch(job, outputs, masks, by_gpu=by_gpu)
 
     def _cpu_views(self, job: Any, outputs: Any) -> list[torch.Tensor]:
         if not self._by_gpu:
@@ -225,9 +226,12 @@ class Spoiled(BatchMaker):
 
     failed: ClassVar[list[list[int]]] = []
 
-    def _job(self, *args: Any) -> Any:
-        job = super()._job(*args)
-        for sample, file in zip(job.ids.tolist(), job.files, strict=True):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._jobs = map(self._spoil, self._jobs)
+
+    def _spoil(self, job: Any) -> Any:
+        for sample, file in zip(job.ids.tolist(), job.parts[0].files, strict=True):
             if sample == 3 * SIZE + 5:
                 file[41:-16] = b"x" * (len(file) - 57)
         return job

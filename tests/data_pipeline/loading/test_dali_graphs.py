@@ -199,7 +199,12 @@ def test_a_gpus_graph_reads_files_where_they_lie(photo_folder):
 def test_what_cannot_be_decoded_is_named(photo_folder):
     file = photo_files(photo_folder)[0]
     width, height = Image.open(io.BytesIO(file)).size
-    assert dali_graphs.why_undecodable(file, height, width) is None
-    assert "cannot decode" in str(dali_graphs.why_undecodable(file[: len(file) // 2], height, width))
-    assert "cannot decode" in str(dali_graphs.why_undecodable(bytes(1000), height, width))
-    assert f"{width} x {height} pixels" in str(dali_graphs.why_undecodable(file, width + 1, height))
+    size = height, width
+    files, sizes = (
+        [file, file[: len(file) // 2], file, bytes(1000), file],
+        [size, size, (width + 1, height), size, size],
+    )
+    found = dali_graphs.undecodable(files, sizes)
+    assert list(found) == [1, 2, 3]
+    assert "cannot decode" in found[1] and "cannot decode" in found[3]
+    assert f"{width} x {height} pixels" in found[2]

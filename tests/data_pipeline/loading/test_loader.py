@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from streams import global_stream, stream, take
 from torchvision.transforms import v2
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
@@ -41,25 +42,6 @@ def shards(digit_shards, tmp_path) -> Path:
 def digits_spec(shards: Path, /, **changes) -> LoaderSpec:
     views = ViewSpec(views=(RandomView(size=16),))
     return LoaderSpec(**{**dict(shards=ShardFolder(shards), views=views, batch_size=48, num_threads=2), **changes})
-
-
-def take(loader, num_batches: int) -> list:
-    batches = [next(loader) for _ in range(num_batches)]
-    loader.close()
-    return batches
-
-
-def stream(batches) -> tuple:
-    """Everything that a list of batches holds, sample by sample, as bytes."""
-    views = [torch.cat(view).numpy().tobytes() for view in zip(*(batch.views for batch in batches), strict=True)]
-    rest = [torch.cat([getattr(batch, name) for batch in batches]).tolist() for name in ("ids", "epochs", "labels")]
-    return *views, *rest
-
-
-def global_stream(spec: LoaderSpec, world_size: int, num_batches: int, state=None) -> tuple:
-    """What all ranks together deliver, in the order of the stream."""
-    ranks = [take(make_loader(spec, rank, world_size, state), num_batches) for rank in range(world_size)]
-    return stream([batch for step in zip(*ranks, strict=True) for batch in step])
 
 
 PNG_HEADER, PNG_END = 41, 16  # bytes, with the frame of the one data chunk

@@ -259,7 +259,7 @@ def test_absurd_sizes_are_never_decoded(shards):
 
 def test_rejected_samples_are_replaced_from_then_on(shards):
     reader = open_reader(shards)
-    reader.reject(20, "not an image")
+    reader.reject(20, 20, "not an image")
     assert read(reader, [20, 19]) == (read(reader, [21, 19]))
     assert reader.num_rejected == 1
     assert Image.open(io.BytesIO(read(reader, [20])[1][0])).size == (8, 8)

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from films import pack_films
 from PIL import Image
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import Clip, MaskView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import GAP
-from eyespot.pretrain.loop.view_sheet import draw_views
+from eyespot.pretrain.loop.view_sheet import draw_views, num_columns, view_grid
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objective import Objective
 
@@ -52,3 +53,17 @@ def test_a_row_is_the_image_and_the_views_that_a_run_trains_on(digits, tmp_path)
         assert (cells[row][2][:, :margin] == 255).all()
         for place in range(3, 7):
             assert not torch.equal(cells[row][place], cells[row][place - 2]), "another epoch, other views"
+
+
+def test_a_clip_is_the_strip_of_its_frames(tmp_path, monkeypatch):
+    clip = RandomView(size=LARGE, clip=Clip(3, 2))
+    views = ViewSpec(views=(clip, MaskView(of=0), RandomView(size=SMALL)))
+    monkeypatch.setattr(TwoSizes, "views", lambda self: views)
+    run = Run(objective=TwoSizes.Config(), encoder=EncoderConfig(name="test_vit", image_size=32), seed=3)
+    shards = ShardFolder(pack_films(tmp_path / "films", 6))
+    grid, _ = view_grid(run, shards, 2)
+    assert num_columns(views) == 4 and grid.shape == (2, 1 + 3 * 4, 3, LARGE, LARGE)
+    loader = make_loader(LoaderSpec(shards=shards, views=views, batch_size=2, seed=3))
+    batch = next(loader)
+    loader.close()
+    assert torch.equal(grid[:, 1:4], batch.views[0])

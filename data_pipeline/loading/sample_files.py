@@ -1,0 +1,165 @@
+"""Which files the views of a sample are made of: rows of one table, which a ``Reader`` reads and checks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
+from eyespot.data_pipeline.augment.views import Clip, MaskView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+Ids = Int64[np.ndarray, " b"]
+Rows = Int64[np.ndarray, "b k"]
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Shown:
+    """Views that show the same frames of the same sample: one decode is enough for all of them."""
+
+    clip: Clip | None
+    partner: bool
+    views: tuple[int, ...]
+    """Their numbers in the view spec."""
+    masks: tuple[int, ...]
+    """The numbers of the views that show these views' masks."""
+
+    @property
+    def num_frames(self) -> int:
+        """Of one sample."""
+        return self.clip.frames if self.clip else 1
+
+    @property
+    def num_files(self) -> int:
+        """Of one sample: images, then masks."""
+        return self.num_frames * (2 if self.masks else 1)
+
+
+def shown_together(spec: ViewSpec) -> tuple[Shown, ...]:
+    """The views of a spec, those of equal clips together."""
+    images: dict[tuple[Clip | None, bool], list[int]] = {}
+    for number, view in enumerate(spec.views):
+        if not isinstance(view, MaskView):
+            images.setdefault((view.clip, view.partner), []).append(number)
+    return tuple(
+        Shown(clip=clip, partner=partner, views=tuple(views), masks=tuple(_masks_of(spec, views)))
+        for (clip, partner), views in images.items()
+    )
+
+
+def _masks_of(spec: ViewSpec, views: Sequence[int]) -> list[int]:
+    return [number for number, view in enumerate(spec.views) if isinstance(view, MaskView) and view.of in views]
+
+
+class SampleFiles:
+    """Of each sample of a shard folder the files that a view spec asks for.
+
+    Args:
+        shards: where the samples are.
+        spec: what is to be made of them.
+        seed: of the run.
+        among: the samples that may be partners, ascending; None = all.
+
+    Raises:
+        UserError: a view asks for frames, masks, a stream or a partner that there is not; or a table is damaged.
+    """
+
+    def __init__(self, shards: ShardFolder, spec: ViewSpec, seed: int, among: Ids | None = None):
+        self.shown = shown_together(spec)
+        self._shards, self._seed, self._among = shards, seed, among
+        self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
+        """The class number of what no mask says anything about."""
+        self._check(spec)
+        kinds = dict.fromkeys(kind for each in self.shown for kind in _kinds(each))
+        tables = [self._table(*kind) for kind in kinds]
+        self.table = tables[0] if len(tables) == 1 else np.concatenate(tables)
+        """Of INDEX_DTYPE; where no view asks for more than images, the shards' index."""
+        ends = np.cumsum([0, *(len(table) for table in tables)]).tolist()
+        self._first = dict(zip(kinds, ends, strict=False))
+        self._sizes = {kind: table["size"] for kind, table in zip(kinds, tables, strict=True)}
+
+    @cached_property
+    def sample_bytes(self) -> float:
+        """Of a sample's files, on average."""
+        means = {kind: float(sizes.mean()) for kind, sizes in self._sizes.items()}
+        return sum(each.num_frames * means[kind] for each in self.shown for kind in _kinds(each))
+
+    @property
+    def has_partners(self) -> bool:
+        """Whether a view shows another sample."""
+        return any(each.partner for each in self.shown)
+
+    def identity(self) -> list[str]:
+        """The sha256 of each table, beside the index, that says what the views show."""
+        frames, masks = self._shards.manifest.frames, self._shards.manifest.masks
+        found: list[str] = []
+        if frames is not None and any(each.clip for each in self.shown):
+            found += [frames.frames_sha256, frames.clips_sha256]
+            if any(each.clip and each.clip.by_motion for each in self.shown):
+                found.append(frames.motion_sha256)
+        for each in self.shown:
+            if each.masks and each.clip and frames is not None:
+                found.append(frames.masks_sha256)
+            elif each.masks and masks is not None:
+                found.append(masks.sha256)
+        return found
+
+    def partners(self, ids: Ids, epochs: Ids) -> Ids:
+        """The other sample that stands beside each."""
+        return partner_ids(self._seed, epochs, ids, self._shards.manifest.num_samples, self._among)
+
+    def rows(self, ids: Ids, epochs: Ids, *, partner: bool = False) -> Rows:
+        """Of the table, those of each sample's files: what is shown together, one after another, images before masks.
+
+        Args:
+            ids: of the samples; where partners are asked for, of these.
+            epochs: how often each had been seen before.
+            partner: whether what partners show is asked for, or what the samples themselves show.
+        """
+        columns = [np.empty((len(ids), 0), np.int64)]
+        for each in self.shown:
+            if each.partner == partner:
+                own = self._own_rows(each.clip, ids, epochs)
+                columns += [self._first[kind] + own for kind in _kinds(each)]
+        return columns[1] if len(columns) == 2 else np.concatenate(columns, axis=1)
+
+    def _own_rows(self, clip: Clip | None, ids: Ids, epochs: Ids) -> Rows:
+        if clip is None:
+            return ids[:, None]
+        rows = self._shards.clips[ids]
+        motion = self._motion if clip.by_motion else None
+        numbers = frame_numbers(clip, self._seed, epochs, ids, rows["count"][:, 0], motion)
+        return rows["first"][:, clip.stream].astype(np.int64)[:, None] + numbers
+
+    def _motion(self, sample: int) -> Float32[np.ndarray, " count"]:
+        """That of the first stream, so that all streams show the same moments."""
+        first, count, _ = self._shards.clips[sample, 0].item()
+        return self._shards.motion[first : first + count]
+
+    def _table(self, clips: bool, masks: bool) -> np.ndarray:
+        images = self._shards.frames if clips else self._shards.index
+        if not masks:
+            return images
+        table, places = images.copy(), self._shards.frame_masks if clips else self._shards.masks
+        for name in ("offset", "size", "crc32"):
+            table[name] = places[name]
+        return table
+
+    def _check(self, spec: ViewSpec) -> None:
+        samples = self._shards.manifest.num_samples if self._among is None else len(self._among)
+        for each in self.shown:
+            name = f"views[{each.views[0]}]"
+            if each.partner and samples < 2:
+                raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
+            if each.clip is not None and each.clip.stream >= (count := self._shards.clips.shape[1]):
+                raise UserError(
+                    f"{name}.clip.stream {each.clip.stream}: {self._shards.path} has {count}; choose 0 to {count - 1}"
+                )
+
+
+def _kinds(shown: Shown) -> list[tuple[bool, bool]]:
+    """The tables that its files stand in: of clips or images; images, then their masks."""
+    return [(shown.clip is not None, masks) for masks in ([False, True] if shown.masks else [False])]
