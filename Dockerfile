@@ -3,6 +3,10 @@
 # The base holds Python and no CUDA: torch, DALI and NCCL bring their CUDA libraries from PyPI, and the driver (libcuda,
 # nvidia-smi) comes from the host through the NVIDIA container toolkit, enroot or Apptainer. NVIDIA's CUDA images would
 # add a second copy of the same libraries, of another version than the one that constraints.txt pins.
+#
+# PyAV's wheel brings an FFmpeg of its own with GPL encoders (x264, x265), which eyespot never calls. In an image for
+# yourself that is of no consequence. One that is published says so and follows the GPL, or holds PyAV built against
+# an FFmpeg without them (pip install --no-binary av av; not tried, and Debian bookworm's FFmpeg 5.1 is too old for it).
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 # hadolint ignore=DL3006
 FROM ${BASE}

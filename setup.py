@@ -19,6 +19,7 @@ PACKAGES = [
 ]
 
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
+VIDEO = ["av>=18", "opencv-python-headless>=5"]
 
 
 class BuildPackage(build_py):
@@ -79,8 +80,10 @@ setup(
             *("ruff", "uv"),
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *ONNX,  # tests export and run it
+            *VIDEO,  # tests make and pack videos
         ],
         "heic": ["pillow-heif>=1.0"],
         "onnx": ONNX,
+        "video": VIDEO,
     },
 )

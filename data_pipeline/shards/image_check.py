@@ -174,6 +174,11 @@ def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
     return _encode(image, "png")
 
 
+def encode_jpeg(image: Image.Image, resize: int | None = None) -> bytes:
+    """JPEG as this project writes it, of an RGB or gray image; shrunk so that its short side has ``resize`` pixels."""
+    return _encode(_shrink(image, resize), "jpg")
+
+
 def _examine(
     data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int, luma: bool
 ) -> Examined:

@@ -55,7 +55,7 @@ def examine_items(
             yield from work(chunk)
         return
     # Spawned, not forked: the caller may have started threads (torch, DALI), which do not survive a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
         waiting = iter(chunks)
         running: deque[Future[list[Examined | str]]] = deque(
@@ -72,7 +72,8 @@ def examine_items(
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
+    """What a process does first that works for another one: it dies with it, and leaves Ctrl-C to it."""
     filter_output()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
