@@ -12,7 +12,7 @@ from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
-    "shards": "pack images into shards, check them, look at them",
+    "shards": "pack images and videos into shards, check them, look at them",
     "pretrain": "train an encoder with a recipe",
     "eval": "judge an encoder: probes, kNN, fine-tuning, segmentation; compare encoders",
     "launch": "submit a run to SLURM, or start it here under torchrun",

@@ -72,3 +72,48 @@ def levels(jpegs: list[bytes]) -> list[int]:
     """The number of the frame that each JPEG shows."""
     grays = [float(np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))[-4:].mean()) for jpeg in jpegs]
     return [round((gray - 20) / 5) for gray in grays]
+
+
+def wandering(count: int, *, seed: int = 0, pan: float = 1.0, speed: tuple[float, float] = (3.0, 1.5)) -> Any:
+    """A textured square that wanders over a textured ground, which the camera pans over.
+
+    Args:
+        count: frames.
+        seed: of the textures.
+        pan: pixels per frame by which the camera moves.
+        speed: of the square in the picture, pixels per frame, right and down.
+
+    Returns:
+        Frames (count, 120, 160) uint8, and where the square is in each: (count, 120, 160) bool.
+    """
+    draws = np.random.default_rng(seed)
+
+    def texture(height: int, width: int) -> Image.Image:
+        noise = draws.integers(0, 256, (height // 4, width // 4)).astype(np.uint8)
+        return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+    ground, square = texture(160, 320), texture(40, 40)
+    frames, places = [], []
+    for number in range(count):
+        frame = ground.transform(
+            (160, 120), Image.Transform.AFFINE, (1, 0, pan * number, 0, 1, 10), Image.Resampling.BICUBIC
+        )
+        left, top = 20 + speed[0] * number, 20 + speed[1] * number
+        shift = (1, 0, -left, 0, 1, -top)
+        there = np.asarray(Image.new("L", (40, 40), 255).transform((160, 120), Image.Transform.AFFINE, shift)) > 0
+        moved = square.transform((160, 120), Image.Transform.AFFINE, shift, Image.Resampling.BICUBIC)
+        frames.append(np.where(there, np.asarray(moved), np.asarray(frame)))
+        places.append(there)
+    return np.stack(frames), np.stack(places)
+
+
+def write_film(path: Path, frames: np.ndarray, rate: int) -> None:
+    """Writes (count, H, W) uint8 as a gray video that looks nearly as they do."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": "10"})
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            pixels: Any = av.VideoFrame.from_ndarray(np.repeat(frame[..., None], 3, -1), "rgb24")
+            container.mux(stream.encode(pixels))
+        container.mux(stream.encode(None))

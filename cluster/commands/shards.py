@@ -1,7 +1,9 @@
-"""``eyespot shards``: packs images into shards, checks them, looks at them."""
+"""``eyespot shards``: packs images and videos into shards, checks them, looks at them."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +12,7 @@ import tyro
 from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.commands.clip_shards import Videos, motion, tracks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -22,17 +25,20 @@ from eyespot.data_pipeline.terminal import one_line
 
 USAGE = """usage: eyespot shards COMMAND ...
 
-  pack SRC DST    write images as shards: WebDataset tars, indexes, a manifest
+  pack SRC DST    write images or videos as shards: WebDataset tars, indexes, a manifest
   index DIR       index tars that another tool wrote, where they lie
   verify DIR      check every byte, image and number; exit code 2 if something is wrong
   info DIR        show what a shard folder holds
   show DIR        draw the views that a recipe makes of its images
+  motion DIR DST  write clips again, with masks of what moves in them
+  tracks DIR DST  write pairs of patches: what moves in clips, and the same some frames later
 
   eyespot shards COMMAND --help   what a command takes
 
 For example:
   eyespot shards pack caltech10 data/caltech10
   eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
+  eyespot shards pack films/ data/films --fps 8 --resize 256
   eyespot shards pack VOC/JPEGImages data/voc --masks VOC/SegmentationClass --holdout 0.5
   eyespot shards info data/photos
   eyespot shards show data/photos --recipe mae_vitb16_in1k
@@ -76,12 +82,12 @@ class Readings:
 
 
 @dataclass(kw_only=True, slots=True)
-class Pack(Readings):
-    """Write images as shards that the loader reads.
+class Pack(Readings, Videos):
+    """Write images or videos as shards that the loader reads.
 
     SRC is a folder of images, a tar (also .tar.gz, .tar.bz2, .tar.xz) or zip of such a folder, WebDataset tars or a
     folder of them, a folder of MNIST's IDX files, or one of the names digits, caltech10 (2,000 photographs that come
-    with eyespot), cifar10, cifar100, mnist, fashion-mnist.
+    with eyespot), falling-digits (1,000 generated clips of two cameras), cifar10, cifar100, mnist, fashion-mnist.
     Folders inside are classes; train/, test/ or val/ above them are splits, written as DST/train and DST/test. Images
     that are no RGB or gray JPEG or PNG are converted (transparency is laid on white, EXIF rotation applied, animations
     give their first frame); broken ones are left out and named. HEIC is read with pip install "eyespot[heic]". Run the
@@ -90,6 +96,12 @@ class Pack(Readings):
     With --masks, the segmentation mask of each image is packed beside it (KEY.jpg, KEY.seg.png): for SRC/a/1.jpg that
     is MASKS/a/1.png, an 8-bit gray or palette PNG of the image's size, whose values are class numbers. Images whose
     mask is missing, broken or of another size are left out and named.
+
+    SRC may also be a video (mp4, mov, mkv, webm, avi, gif), a folder of them, or a tar of such a folder: each becomes a
+    sample of many frames (KEY.000.jpg, KEY.001.jpg, ...), turned upright, JPEG of quality 95. Videos are decoded once
+    from end to end, in processes that a hostile file may crash; those that are cut, damaged or of absurd size are left
+    out and named. Beside images, or where there are GIFs only, videos are meant if --fps, --segment, --sound or
+    --max-frames is given. Frames lie twice on the disk while packing. Needs pip install "eyespot[video]".
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -178,6 +190,7 @@ class Show:
 def main(argv: list[str]) -> int:
     """Runs ``eyespot shards`` and returns the exit code."""
     commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info, "show": _show}
+    commands |= {"motion": partial(_derive, motion), "tracks": partial(_derive, tracks)}
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
@@ -192,7 +205,7 @@ def _pack(argv: list[str]) -> int:
 
     asked = parse(Pack, argv, "eyespot shards pack")
     manifests = pack(
-        asked.source,
+        asked.opened(asked.source, asked.resize, asked.max_pixels, asked.workers, asked.reading),
         asked.destination,
         masks=asked.masks,
         mask_ignored=asked.mask_ignored,
@@ -211,6 +224,13 @@ def _pack(argv: list[str]) -> int:
     print("\n".join(_remarks(next(iter(manifests.values())))), end="")
     for overlap in overlaps(asked.destination / split for split in manifests):
         print(overlap)
+    return ExitCode.DONE
+
+
+def _derive(command: Callable[[list[str]], tuple[Path, dict[str, Manifest]]], argv: list[str]) -> int:
+    destination, manifests = command(argv)
+    for split, manifest in manifests.items():
+        print("\n".join([_summary(destination / split, manifest), *_remarks(manifest)]))
     return ExitCode.DONE
 
 

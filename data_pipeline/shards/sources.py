@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digits
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
@@ -25,7 +26,7 @@ from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
 
-NAMED = ("digits", "caltech10", "cifar10", "cifar100", "mnist", "fashion-mnist")
+NAMED = ("digits", "falling-digits", "caltech10", "cifar10", "cifar100", "mnist", "fashion-mnist")
 CALTECH10 = Path(__file__).with_name("caltech10.tar.gz")
 """2,000 photographs that come with the package; benchmarks/make_caltech10.py says how they were made."""
 DOWNLOADS = Path("~/.cache/eyespot/downloads")
@@ -73,6 +74,8 @@ def open_source(
     """
     if source == "digits":
         return _digits(spool)
+    if source == "falling-digits":
+        return open_falling_digits()
     if source == "caltech10":
         return _archive(CALTECH10, spool, reading)
     if source in _TORCHVISION:

@@ -57,7 +57,7 @@ def each(jobs: Sequence[Job], work: Work, workers: int, seconds: int = SECONDS) 
         for _ in range(min(workers, len(todo))):
             start()
         while running:
-            for ready in wait(list(running)):
+            for ready in [connection for connection in wait(list(running)) if isinstance(connection, Connection)]:
                 process, job = running.pop(ready)
                 try:
                     result = ready.recv()
