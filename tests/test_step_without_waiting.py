@@ -104,7 +104,6 @@ def after(engine: Engine, batch: Batch) -> dict[str, Tensor]:
 def test_a_forward_pass_on_cuda_mixes_no_devices(method):
     """An operator on fake tensors raises where one is the CPU's; a backward pass asks for a real driver."""
     objective = make_objective(method)
-    views = objective.views().views
     with FakeTensorMode(), patch.object(torch, "randint", lambda *_, **__: 7), patch.object(Tensor, "pin_memory", here):
         for part in objective.modules():
             for name, parameter in part.named_parameters(recurse=False):
@@ -114,7 +113,7 @@ def test_a_forward_pass_on_cuda_mixes_no_devices(method):
                 setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
         ids = torch.empty(COUNT, dtype=torch.int64)
         batch = FakeBatch(
-            views=[torch.empty(COUNT, 3, view.size, view.size, device="cuda") for view in views],
+            views=[torch.empty(COUNT, *shape, device="cuda") for shape in objective.views().shapes()],
             ids=ids,
             epochs=ids,
             labels=torch.empty(COUNT, dtype=torch.int64, device="cuda"),

@@ -76,6 +76,16 @@ def thinned(lab: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "n c"]:
     return F.interpolate(lab, (size, size), mode="nearest-exact").permute(0, 2, 3, 1).flatten(0, 2)
 
 
+@torch.no_grad()
+def make_colorblind(encoder: nn.Module) -> None:
+    """Gives the first convolution the same weights for all three channels: their root mean square is what it was."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            weight = module.weight.mean(1, keepdim=True) * 3**0.5
+            module.weight.copy_(weight.expand_as(module.weight))
+            return
+
+
 def _mixed(channels: Float[Tensor, "b 3 h w"], matrix: np.ndarray) -> Float[Tensor, "b 3 h w"]:
     """Each pixel times the matrix: sums, because a matrix product would be cast to bf16 under autocast."""
     return torch.stack([sum(float(weight) * channels[:, n] for n, weight in enumerate(row)) for row in matrix], dim=1)  # pyright: ignore[reportCallIssue, reportArgumentType]

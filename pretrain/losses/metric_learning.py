@@ -106,6 +106,26 @@ def triplet_loss(pairs: Pairs, margin: float, mining: Mining) -> Float[Tensor, "
     return _mean_where(pairs.positives, (squares - chosen + margin).clamp_min(0))
 
 
+def few_negatives_loss(pairs: Pairs, order: Float[Tensor, "m n"], margin: float, count: int) -> Float[Tensor, " m"]:
+    """A positive is nearer than each of a few negatives by a margin (Wang & Gupta 2015, arXiv:1505.00687, equation 2).
+
+    With D = 1 - cosine, the mean over positives p and ``count`` negatives n of max(0, D(a, p) - D(a, n) + margin).
+
+    Args:
+        pairs: unit vectors that belong together or not.
+        order: of each pair a number: the negatives with the least are taken.
+        margin: a difference of cosine distances.
+        count: of negatives, or as many as there can be.
+    """
+    distances = 1 - pairs.products()
+    most = min(count, max(1, distances.shape[1] - 2))
+    chosen = torch.where(pairs.negatives, order, torch.inf).topk(most, dim=1, largest=False).indices
+    apart, is_negative = distances.gather(1, chosen), pairs.negatives.gather(1, chosen)
+    losses = (distances[:, :, None] - apart[:, None] + margin).clamp_min(0)
+    each = torch.where(is_negative[:, None], losses, 0).sum(2) / is_negative.sum(1, keepdim=True).clamp_min(1)
+    return _mean_where(pairs.positives, each)
+
+
 def batch_hard_loss(pairs: Pairs) -> Float[Tensor, " m"]:
     """The farthest positive nearer than the nearest negative, with a soft margin (Hermans et al. 2017).
 

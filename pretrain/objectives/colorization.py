@@ -33,7 +33,16 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
-from eyespot.pretrain.images.lab_color import ColorNames, normalized, pixels, thinned, to_gray, to_lab, to_rgb
+from eyespot.pretrain.images.lab_color import (
+    ColorNames,
+    make_colorblind,
+    normalized,
+    pixels,
+    thinned,
+    to_gray,
+    to_lab,
+    to_rgb,
+)
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
 from eyespot.pretrain.objective import About, Objective
@@ -131,13 +140,3 @@ class Colorization(Objective):
         ab = F.interpolate(ab, lightness.shape[2:], mode="bilinear")
         given = normalized(to_rgb(torch.cat([lightness, ab], dim=1)))
         return torch.stack([normalized(to_gray(lightness)), given, images])
-
-
-@torch.no_grad()
-def make_colorblind(encoder: nn.Module) -> None:
-    """Gives the first convolution the same weights for all three channels: their root mean square is what it was."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            weight = module.weight.mean(1, keepdim=True) * 3**0.5
-            module.weight.copy_(weight.expand_as(module.weight))
-            return
