@@ -45,6 +45,9 @@ class Evaluation:
 
     dense-knn: each patch takes the classes of its nearest training patches. Needs shards with masks, too.
 
+    propagate: how far do patches carry the first frame's mask through a video? J and F, beside colours and the mask
+    unmoved. Needs videos whose frames have masks.
+
     Results of a run appear in MLflow as children of the run, each once.
 
     For example:
@@ -71,9 +74,12 @@ class Evaluation:
             "dense-knn",
             "linear-grid",
             "low-shot",
+            "propagate",
         ],
         Positional,
-        arg(metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot}"),
+        arg(
+            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot,propagate}"
+        ),
     ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
@@ -81,7 +87,7 @@ class Evaluation:
     models:/NAME@ALIAS of MLflow's registry, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
-    unlabeled; dense-linear and dense-knn want masks (eyespot shards pack --masks)."""
+    unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks)."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: Annotated[int, Ge(0)] = 0
@@ -92,7 +98,7 @@ class Evaluation:
     """low-shot: how many draws; by default 5, the fewest."""
     image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None
     """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
-    from tiles, say. Vision transformers resample their positions."""
+    from tiles, say. Vision transformers resample their positions. propagate: the frames' shorter side."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -140,4 +146,8 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     known: dict[str, Any] = {name: getattr(wanted, name) for name in ("out", "seed", "pretrained", "image_size")}
     if wanted.protocol == "low-shot":
         return judge_low_shot(wanted.model, wanted.shards, shots=shots, world=world, **known)
+    if wanted.protocol == "propagate":
+        from eyespot.eval.propagate import judge_propagation
+
+        return judge_propagation(wanted.model, wanted.shards, world=world, **known)
     return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)

@@ -60,4 +60,4 @@ def print_table(results: "list[Result]") -> None:
     for words in poolings(results):
         print(one_line(words))
     train = f"{first.num_train:,} training images, " if first.num_train else ""
-    print(one_line(f"{train}{first.num_test:,} test images ({first.split})."))
+    print(one_line(f"{train}{first.tested} ({first.split})."))

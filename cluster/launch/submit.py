@@ -145,6 +145,9 @@ def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
             raise UserError(
                 f"then eval {protocol}: {path} has no masks; name shards that eyespot shards pack --masks made"
             )
+    elif protocol == "propagate":
+        if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
+            raise UserError(f"then eval propagate: {path} has no videos with masks of their frames; name such shards")
     elif protocol != "unlabeled" and not shards.manifest.num_labeled:
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 

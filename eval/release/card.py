@@ -148,9 +148,7 @@ def _numbers(results: list[Result]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     settings = {
-        f"{r.protocol}: `{r.metric}`, {r.chosen()}, {r.num_test:,} test images ({r.split})"
-        for r in results
-        if r.role == "encoder"
+        f"{r.protocol}: `{r.metric}`, {r.chosen()}, {r.tested} ({r.split})" for r in results if r.role == "encoder"
     }
     said = "\n".join(f"- {line}" for line in sorted(settings))
     return "\n".join(lines) + f"\n\n{said}\n\n{_ABOUT_NUMBERS}"

@@ -33,7 +33,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
     if path.is_dir():
         path = path / "report.html"
     exhibits = _exhibits(stories, device) if look else []
-    sections = [judgement(stories), *exhibits]
+    sections = [judgement(stories), *(_carried_masks(story, len(stories) > 1) for story in stories), *exhibits]
     if not any(shown.plates for section in exhibits for *_, shown in section.data["exhibits"]):
         sections += [_last_picture(story, len(stories) > 1) for story in stories]
     sections += [watched(stories), curves(stories), speed(stories)]
@@ -63,6 +63,22 @@ def _exhibits(stories: Sequence[Story], device: str) -> list[Section]:
     return exhibit_sections(stories, [*image_sections.PARTS, *class_sections.PARTS], device)
 
 
+def _carried_masks(story: Story, named: bool) -> Section | None:
+    """The first videos through which ``eyespot eval propagate`` carried masks by the newest encoder that it judged."""
+    steps = [str(each.origin.get("checkpoint")) for each in story.results if each.protocol == "propagate"]
+    sheets = sorted((story.run_dir / "eval" / "propagated").glob(f"*_{max(steps, default='none')}*_00.png"))
+    if not sheets:
+        return None
+    caption = f"{sheets[0].stem}. A row for each video: frames from its first, whose mask was given, to its last."
+    caption += " Coloured: where the features carried it. White: the true outline."
+    title = f"Carried masks of {story.label}" if named else "Carried masks"
+    return Section(title=title, template="picture", data={"caption": caption, "source": _inlined(sheets[0])})
+
+
+def _inlined(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _last_picture(story: Story, named: bool) -> Section | None:
     """The newest picture that training left."""
     found = sorted((story.run_dir / "pictures").glob("*.png"), key=lambda path: (path.stat().st_mtime_ns, path.name))
@@ -72,6 +88,5 @@ def _last_picture(story: Story, named: bool) -> Section | None:
     if story.setting("objective", "mask_ratio") is not None:
         caption += ". Each column is one image. Top: what the image is. Middle: the patches that the encoder sees."
         caption += " Bottom: the masked patches as the decoder fills them in, beside those it saw."
-    source = f"data:image/png;base64,{base64.b64encode(found[-1].read_bytes()).decode()}"
     title = f"Pictures of {story.label}" if named else "Pictures"
-    return Section(title=title, template="picture", data={"caption": caption, "source": source})
+    return Section(title=title, template="picture", data={"caption": caption, "source": _inlined(found[-1])})

@@ -28,6 +28,7 @@ _NAMES = {
     "low-shot": "Few labels",
     "dense-linear": "Segmentation, linear",
     "dense-knn": "Segmentation, nearest patches",
+    "propagate": "Masks carried through videos",
     "unlabeled": "Features without labels",
 }
 
@@ -152,7 +153,8 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     numbers = Table(header=header, rows=cells, numbers=range(1, len(header) - 1), strong=strong)
     chance = 1 / first.num_classes if _of_classes(first) else None
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
-    about = f"{first.num_classes} classes, {first.num_train:,} training images, {first.num_test:,} test images"
+    learned = f"{first.num_classes} classes, {first.num_train:,} training images, " if first.num_train else ""
+    about = f"{learned}{first.tested}"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
     about += "".join(f" {pooling}." for pooling in poolings(results))
     words = [*_over_baselines(group), *_differences(group)]

@@ -38,6 +38,7 @@ Protocol = Literal[
     "attentive",
     "linear-grid",
     "low-shot",
+    "propagate",
 ]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
@@ -51,6 +52,7 @@ _SHARES = {
     "retrieval": "recall@1",
     "dense-linear": "mIoU",
     "dense-knn": "mIoU",
+    "propagate": "J&F",
 }  # what the share of right answers is called where it is not "accuracy"
 
 
@@ -136,6 +138,11 @@ class Result:
     def share(self) -> str:
         """What the accuracy is called: "accuracy", in retrieval "recall@1"."""
         return _SHARES.get(self.protocol, "accuracy")
+
+    @property
+    def tested(self) -> str:
+        """What the test samples are, in words."""
+        return f"{self.num_test:,} test {'videos' if self.protocol == 'propagate' else 'images'}"
 
     def all_scores(self) -> dict[str, Score]:
         """Every number of the reported setting: the accuracy, where there is one, and then the others."""

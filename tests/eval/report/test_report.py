@@ -86,6 +86,22 @@ def plain_report(run_dir) -> Page:
     return read(write_report([run_dir], look=False))
 
 
+def test_carried_masks_of_the_newest_step_are_shown(run_dir):
+    assert "Carried masks" not in plain_report(run_dir).headings
+    folder = run_dir / "eval" / "propagated"
+    folder.mkdir(parents=True)
+    known = {"protocol": "propagate", "role": "encoder", "num_classes": 0, "num_train": 0, "num_correct": None}
+    for step in (3, 12):
+        name = f"step-{step:08d}"
+        write_result(run_dir, name, some_result(key=name, origin={"step": step, "checkpoint": name}, **known))
+        for sheet in (0, 1):
+            (folder / f"squares-abc_{name}_{sheet:02d}.png").write_bytes(b"a picture")
+    page = plain_report(run_dir)
+    assert "Carried masks" in page.headings and "squares-abc_step-00000012_00" in page.words
+    assert page.sources == ["data:image/png;base64,YSBwaWN0dXJl"]
+    assert "test videos" in page.words and "0 classes" not in page.words
+
+
 def test_a_complete_run(run_dir, digits):
     write_metrics(run_dir, shares={f"time_share/{part}": 1 / len(TIMED) for part in TIMED})
     world = World(rank=0, size=1, device=torch.device("cpu"))

@@ -1,0 +1,87 @@
+"""Pictures of masks carried through videos: a row for each video, some of its frames from first to last."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.protocols.masked_videos import BACKGROUND, MaskedVideo
+from eyespot.eval.protocols.propagation import nearest
+from eyespot.eval.protocols.region_boundary import outline
+
+COLUMNS = 5
+VIDEOS = 4
+"""In one sheet."""
+HEIGHT = 120
+GAP = 4
+COLORS = np.array(
+    [(230, 60, 50), (50, 120, 230), (250, 190, 40), (60, 180, 90), (160, 80, 200), (240, 130, 40)], np.float64
+)
+
+Strip = list[UInt8[np.ndarray, "_ _ 3"]]
+"""One video's row."""
+
+
+def strip_of(video: MaskedVideo, answers: list[UInt8[np.ndarray, "h w"]]) -> Strip:
+    """Frames of equal distance, from the first to the last: coloured where an object is thought to be, and where masks
+    are known with the true outline in white.
+
+    Args:
+        video: its frames and true masks.
+        answers: the mask of every frame.
+    """
+    numbers = np.linspace(0, len(video.frames) - 1, COLUMNS).round().astype(int).tolist()
+    return [_painted(video.frames[n], answers[n], video.masks.get(n), video.ignored) for n in numbers]
+
+
+def _painted(
+    frame: UInt8[np.ndarray, "h w 3"],
+    answer: UInt8[np.ndarray, "h w"],
+    true: UInt8[np.ndarray, "h w"] | None,
+    ignored: int,
+) -> UInt8[np.ndarray, "shown wide 3"]:
+    width = max(1, round(HEIGHT * frame.shape[1] / frame.shape[0]))
+    pixels = np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)
+    small = nearest(answer, HEIGHT, width)
+    inside = small != BACKGROUND
+    pixels[inside] = (pixels[inside] + COLORS[(small[inside].astype(int) - 1) % len(COLORS)]) / 2
+    if true is not None:
+        mask = nearest(true, HEIGHT, width)
+        pixels[outline((mask != BACKGROUND) & (mask != ignored))] = 255
+    return pixels.round().astype(np.uint8)
+
+
+def write_sheets(strips: list[Strip], folder: Path, name: str) -> list[Path]:
+    """Writes FOLDER/NAME_00.png and so on, of VIDEOS rows each; those of an earlier evaluation that are left go away.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(strips), VIDEOS):
+            path = folder / f"{name}_{start // VIDEOS:02d}.png"
+            partial = path.with_suffix(".tmp")
+            Image.fromarray(sheet(strips[start : start + VIDEOS])).save(partial, format="PNG")
+            partial.replace(path)
+            paths.append(path)
+        for old in set(folder.glob(f"{name}_[0-9][0-9].png")) - set(paths):
+            old.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    return paths
+
+
+def sheet(strips: list[Strip]) -> UInt8[np.ndarray, "h w 3"]:
+    """The rows below each other, on white."""
+    width = max(sum(picture.shape[1] + GAP for picture in strip) - GAP for strip in strips)
+    canvas = np.full((len(strips) * (HEIGHT + GAP) - GAP, width, 3), 255, np.uint8)
+    for row, strip in enumerate(strips):
+        left = 0
+        for picture in strip:
+            canvas[row * (HEIGHT + GAP) :][:HEIGHT, left : left + picture.shape[1]] = picture
+            left += picture.shape[1] + GAP
+    return canvas

@@ -1,0 +1,114 @@
+"""Videos whose frames have masks, read whole from clip shards: what propagation carries on, and is held against."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+BACKGROUND = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class MaskedVideo:
+    """One video: its frames, and the masks of those that have one."""
+
+    sample: int
+    frames: list[UInt8[np.ndarray, "h w 3"]]
+    masks: dict[int, UInt8[np.ndarray, "h w"]]
+    """By frame number; the first frame's among them."""
+    ignored: int
+
+    @property
+    def objects(self) -> list[int]:
+        """The numbers that the first mask shows, without the ground and what is ignored."""
+        return [number for number in np.unique(self.masks[0]).tolist() if number not in (BACKGROUND, self.ignored)]
+
+    def counted(self) -> list[int]:
+        """The frames that are judged: not the first, and the last only where there is no other."""
+        known = sorted(self.masks)[1:]
+        last = len(self.frames) - 1
+        return [frame for frame in known if frame != last] or known
+
+
+class MaskedVideos:
+    """The videos of a shard folder whose first frame and a later one have masks; of several streams the first.
+
+    Args:
+        shards: clip shards with masks of frames.
+
+    Raises:
+        UserError: no clips, no masks of frames, or no video that has two.
+    """
+
+    def __init__(self, shards: ShardFolder) -> None:
+        self.shards = shards
+        if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
+            raise UserError(
+                f"shards {shards.named}: have no masks of frames; propagate carries the first frame's mask through a"
+                " video, so pack videos or folders of frames with --masks"
+            )
+        rows, clips = shards.frame_masks["size"] > 0, shards.clips[:, 0]
+        self.ids = [
+            sample
+            for sample, (first, count) in enumerate(zip(clips["first"].tolist(), clips["count"].tolist(), strict=True))
+            if rows[first] and rows[first + 1 : first + count].any()
+        ]
+        if not self.ids:
+            raise UserError(f"shards {shards.named}: no video has masks of its first frame and of a later one")
+        self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else -1
+
+    def digest(self) -> str:
+        """sha256 of which videos and masks these are."""
+        frames = self.shards.manifest.frames
+        assert frames is not None
+        parts = self.shards.manifest.index_sha256, frames.frames_sha256, frames.clips_sha256, frames.masks_sha256
+        return hashlib.sha256("\n".join((*parts, str(self.ignored))).encode()).hexdigest()
+
+    def read(self, ids: list[int]) -> Iterator[MaskedVideo]:
+        """Those videos, one after the other.
+
+        Raises:
+            UserError: a frame or a mask is damaged or missing, or the first mask shows no object.
+        """
+        masks, index = self.shards.frame_masks, self.shards.frames.copy()
+        frame_reader = Reader(self.shards, substitute=False, index=self.shards.frames)
+        for name in ("offset", "size", "crc32"):
+            index[name] = masks[name]
+        mask_reader = Reader(self.shards, substitute=False, index=index)
+        try:
+            for sample in ids:
+                yield self._read(sample, frame_reader, mask_reader)
+        finally:
+            frame_reader.close()
+            mask_reader.close()
+
+    def _read(self, sample: int, frame_reader: Reader, mask_reader: Reader) -> MaskedVideo:
+        clip = self.shards.clips[sample, 0]
+        rows = int(clip["first"]) + np.arange(int(clip["count"]))
+        _, files = frame_reader.start(rows).result()
+        there = np.flatnonzero(self.shards.frame_masks["size"][rows])
+        _, mask_files = mask_reader.start(rows[there]).result()
+        video = MaskedVideo(
+            sample=sample,
+            frames=[np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files],
+            masks=dict(zip(there.tolist(), map(_decoded, mask_files), strict=True)),
+            ignored=self.ignored,
+        )
+        if not video.objects:
+            raise UserError(
+                f"shards {self.shards.named}: video {sample}: the mask of its first frame shows no object (a number"
+                f" other than {BACKGROUND} and {self.ignored}); leave the video out"
+            )
+        return video
+
+
+def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:
+    return np.asarray(Image.open(io.BytesIO(file), formats=("PNG",)))

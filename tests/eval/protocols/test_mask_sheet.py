@@ -1,0 +1,37 @@
+"""Sheets of carried masks: which frames, what is coloured, and which files stay."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.protocols.mask_sheet import COLORS, COLUMNS, GAP, HEIGHT, VIDEOS, strip_of, write_sheets
+from eyespot.eval.protocols.masked_videos import MaskedVideo
+
+
+def test_a_strip_shows_answer_and_truth():
+    frames = [np.full((HEIGHT, 160, 3), 20 * number, np.uint8) for number in range(9)]
+    answers = [np.zeros((HEIGHT, 160), np.uint8) for _ in frames]
+    answers[2][10:20, 10:20], answers[2][10:20, 40:50] = 1, 2
+    true = np.zeros((HEIGHT, 160), np.uint8)
+    true[60:80, 60:80], true[:5] = 1, 255
+    strip = strip_of(MaskedVideo(sample=0, frames=frames, masks={2: true}, ignored=255), answers)
+    assert [picture[-1, -1, 0] for picture in strip] == [0, 40, 80, 120, 160] and len(strip) == COLUMNS
+    shown = strip[1]
+    for number, column in ((1, 15), (2, 45)):
+        assert shown[15, column].tolist() == ((40 + COLORS[number - 1]) / 2).round().tolist()
+    assert (shown[59, 60:80] == 255).all() and (shown[70, 70] == 40).all() and (shown[2, 100] == 40).all()
+    assert (strip[2] == 80).all(), "no mask is known there, and none is thought to be"
+
+
+def test_sheets_hold_a_few_videos_each_and_old_ones_go(tmp_path):
+    strip = [np.zeros((HEIGHT, width, 3), np.uint8) for width in (30, 40)]
+    assert len(write_sheets([strip] * (2 * VIDEOS + 1), tmp_path / "out", "name")) == 3
+    paths = write_sheets([strip] * (VIDEOS + 1), tmp_path / "out", "name")
+    assert paths == sorted((tmp_path / "out").iterdir()) and len(paths) == 2
+    first, last = (np.asarray(Image.open(path)) for path in paths)
+    assert first.shape == (VIDEOS * (HEIGHT + GAP) - GAP, 30 + GAP + 40, 3) and len(last) == HEIGHT
+    assert (first[:, 30 : 30 + GAP] == 255).all() and (first[:HEIGHT, :30] == 0).all()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_sheets([strip], tmp_path / "file", "name")
