@@ -122,7 +122,7 @@ def carriers_of(subjects: list[Subject], image_size: int | None, device: torch.d
     """The encoders among the subjects, and the two baselines: blocks of colour at the encoder's stride, and nothing.
 
     Raises:
-        UserError: an encoder sees images of one size only, has no feature map, or a stride that does not divide the size.
+        UserError: an encoder sees images of one size only, has no feature map, or its stride does not divide the size.
     """
     encoders = [subject for subject in subjects if not isinstance(subject.encoder, OneKind)]
     first = encoders[0]

@@ -25,7 +25,7 @@ from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher
 from eyespot.data_pipeline.loading.jobs import Job, Jobs
 from eyespot.data_pipeline.loading.mask_views import see_masks
-from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, decodes_regions
+from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
 from eyespot.data_pipeline.loading.sample_files import SampleFiles, Shown
@@ -384,25 +384,6 @@ class BatchMaker:
                 f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
                 f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"
             )
-
-
-def check_gpu(wait: Callable[[], None], error: Exception) -> None:
-    """After DALI failed: whether the GPU itself did, which then fails whatever it is asked.
-
-    Args:
-        wait: for some of its work.
-        error: DALI's.
-
-    Raises:
-        RuntimeError: it has. No image is at fault, and the CPU would decode them for a GPU that takes nothing.
-    """
-    try:
-        wait()
-    except RuntimeError as failure:
-        first, *_ = str(failure).strip().splitlines() or [type(failure).__name__]
-        raise RuntimeError(
-            f"the GPU has failed, seen while images were decoded on it, none of which is at fault: {first}"
-        ) from error
 
 
 def _one_openmp_thread() -> None:

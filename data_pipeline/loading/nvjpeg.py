@@ -1,4 +1,5 @@
-"""How nvJPEG decodes on a GPU: its settings, how much memory it reserves, and which version of it there is.
+"""How nvJPEG decodes on a GPU: its settings, how much memory it reserves, which version of it there is,
+and whether it was the GPU that failed.
 
 What the hardware decoders do is for A100, H100 and their like only; other GPUs decode with CUDA and leave the numbers
 for them unused. No setting changes an image beyond what hardware and CUDA decoders round differently.
@@ -6,6 +7,7 @@ for them unused. No setting changes an image beyond what hardware and CUDA decod
 
 import ctypes
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -103,3 +105,22 @@ def jpeg_engines() -> int | None:
     finally:
         library.nvjpegDestroy(handle)
     return None if refused else engines.value
+
+
+def check_gpu(wait: Callable[[], None], error: Exception) -> None:
+    """After DALI failed: whether the GPU itself did, which then fails whatever it is asked.
+
+    Args:
+        wait: for some of its work.
+        error: DALI's.
+
+    Raises:
+        RuntimeError: it has. No image is at fault, and the CPU would decode them for a GPU that takes nothing.
+    """
+    try:
+        wait()
+    except RuntimeError as failure:
+        first, *_ = str(failure).strip().splitlines() or [type(failure).__name__]
+        raise RuntimeError(
+            f"the GPU has failed, seen while images were decoded on it, none of which is at fault: {first}"
+        ) from error

@@ -9,7 +9,7 @@ import pytest
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading import nvjpeg
-from eyespot.data_pipeline.loading.nvjpeg import NvjpegConfig, largest_reserved
+from eyespot.data_pipeline.loading.nvjpeg import NvjpegConfig, check_gpu, largest_reserved
 from eyespot.data_pipeline.shards.manifest import ImageStats
 
 PHOTOGRAPHS = ImageStats(mean=(0.5,) * 3, std=(0.2,) * 3, height=(20, 375, 6530), width=(30, 500, 9331))
@@ -80,3 +80,9 @@ def test_a_load_beyond_all_is_refused():
         UserError, match=r"^data.nvjpeg.hw_decoder_load 1.5: must lie between 0 and 1, .*; leave it out for .*0\.65$"
     ):
         NvjpegConfig(hw_decoder_load=1.5)
+
+
+def test_a_gpu_that_answers_is_not_dead():
+    waited: list[bool] = []
+    check_gpu(lambda: waited.append(True), RuntimeError("nvJPEG error (6): unsupported"))
+    assert waited
