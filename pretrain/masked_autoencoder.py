@@ -84,8 +84,8 @@ class MaskedAutoencoder(Objective):
         self.encoder = require_vit(encoder, method)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.patch_size: int = self.encoder.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.encoder.patch_embed.grid_size
-        self.num_patches = times * self.grid[0] * self.grid[1]
-        self.num_visible = times * self.visible_of(self.grid[0] * self.grid[1])
+        self.times, self.per_time = times, self.grid[0] * self.grid[1]
+        self.num_patches, self.num_visible = times * self.per_time, times * self.visible_of(self.per_time)
         if not 0 < self.num_visible < self.num_patches:
             raise UserError(f"objective.mask_ratio {config.mask_ratio}: nothing visible of {self.num_patches} patches")
         dim = config.decoder_dim

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
@@ -173,3 +174,24 @@ class Objective(nn.Module, ABC):
         if len(rows) < 2 or len({row.shape for row in rows}) > 1:
             return None
         return torch.stack(rows)
+
+
+def require_clip(view: RandomView, pick: Pick = "even", least: int = 2) -> Clip:
+    """The clip of ``objective.view``, if it has the frames that a method needs.
+
+    Args:
+        view: the config's.
+        pick: how they must be chosen.
+        least: how many there must be.
+
+    Raises:
+        UserError: it asks for an image, or for other frames.
+    """
+    clip = view.clip
+    if clip is None:
+        raise UserError(f"objective.view.clip None: this method learns from videos; set it to Clip({least}) or more")
+    if clip.pick != pick:
+        raise UserError(f"objective.view.clip.pick {clip.pick!r}: this method needs {pick!r}")
+    if clip.frames < least:
+        raise UserError(f"objective.view.clip.frames {clip.frames}: this method needs {least} or more")
+    return clip

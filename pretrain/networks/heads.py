@@ -32,6 +32,24 @@ def mlp(*dims: int, batch_norm: bool = False, last_norm: bool = False) -> nn.Seq
     return nn.Sequential(*layers)
 
 
+class GridHead(nn.Sequential):
+    """A vector of a feature map that says where things are, which an average over places forgets.
+
+    A 1x1 convolution to few channels, then a linear layer on all of them at all places, as the first fully connected
+    one of AlexNet. (N, width, height, width) in, (N, dim) out.
+
+    Args:
+        width: channels of the map.
+        grid: its height and width.
+        channels: of each place that the linear layer sees.
+        dim: channels of the vector.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int], channels: int, dim: int) -> None:
+        convolution, linear = nn.Conv2d(width, channels, 1), nn.Linear(channels * grid[0] * grid[1], dim)
+        super().__init__(convolution, nn.ReLU(inplace=True), nn.Flatten(), linear, nn.ReLU(inplace=True))
+
+
 class AttentivePool(nn.Module):
     """Learned queries attend once to all tokens: the mean of their answers.
 

@@ -14,6 +14,7 @@ CIFAR10_IMAGES = 50_000
 IMAGENET_IMAGES = 1_281_167
 DIGITS_IMAGES = 1_438  # that eyespot shards pack digits puts into train/
 CALTECH10_IMAGES = 1_401  # that come with the package
+KINETICS400_VIDEOS = 240_436  # of the training split, as VideoMAE's authors had them (from memory)
 
 
 def steps(epochs: int, images: int, batch_size: int) -> int:
@@ -121,4 +122,48 @@ def on_caltech10(objective: Objective.Config, *, encoder: EncoderConfig | None =
         precision="fp32",
         save_every=80,
         picture_every=80,
+    )
+
+
+def on_videos(
+    objective: Objective.Config, *, encoder: str = "resnet50", steps: int, batch_size: int, **optim: Any
+) -> Run:
+    """A run on videos, frames of 224 pixels; 100 checkpoints, 20 pictures.
+
+    Args:
+        objective: the method.
+        encoder: timm's name.
+        steps: of the whole run.
+        batch_size: videos per step, over all ranks.
+        optim: OptimConfig's further fields; ``lr`` is per 256 videos.
+    """
+    return Run(
+        objective=objective,
+        encoder=EncoderConfig(name=encoder),
+        data=DataConfig(batch_size=batch_size),
+        optim=OptimConfig(**optim),
+        steps=steps,
+        log_every=50,
+        save_every=steps // 100,
+        picture_every=steps // 20,
+    )
+
+
+def on_falling_digits(objective: Objective.Config, *, encoder: EncoderConfig | None = None, **optim: Any) -> Run:
+    """A run of minutes on two cores: ``eyespot shards pack falling-digits``, 400 steps of 32 clips.
+
+    Args:
+        objective: the method, with narrow heads and few frames.
+        encoder: a ViT of timm's for tests, if nothing is named: it knows where things are.
+        optim: OptimConfig's fields, in place of a rate of 8e-3 with 20 steps of warm-up.
+    """
+    return Run(
+        objective=objective,
+        encoder=encoder or EncoderConfig(name="test_vit", image_size=48, patch_size=8),
+        data=DataConfig(batch_size=32, normalize="dataset"),
+        optim=OptimConfig(**({"lr": 8e-3, "warmup_steps": 20} | optim)),
+        steps=400,
+        precision="fp32",
+        save_every=100,
+        picture_every=100,
     )

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, Clip, RandomView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.objective import NUM_PICTURED, Objective
+from eyespot.pretrain.objective import NUM_PICTURED, Objective, require_clip
 
 
 class Mean(Objective):
@@ -101,3 +102,21 @@ class Pooling(nn.Module):
 
     def forward(self, images):
         return self.forward_head(self.forward_features(images), pre_logits=True)
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (None, "clip None: this method learns from videos; set it to Clip(4) or more"),
+        (Clip(4, pick="even"), "clip.pick 'even': this method needs 'ordered'"),
+        (Clip(5, pick="ordered"), None),
+    ],
+)
+def test_a_method_of_videos_says_what_clip_it_needs(clip, said):
+    view = RandomView(clip=clip)
+    if said is None:
+        assert require_clip(view, pick="ordered", least=4) == clip
+        return
+    with pytest.raises(UserError) as caught:
+        require_clip(view, pick="ordered", least=4)
+    assert str(caught.value) == f"objective.view.{said}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.pretrain.networks.heads import mlp
+from eyespot.pretrain.networks.heads import GridHead, mlp
 
 
 def slow_norm(x: torch.Tensor) -> torch.Tensor:
@@ -46,3 +46,14 @@ def test_no_bias_before_a_norm_and_one_elsewhere():
     assert [layer.bias is None for layer in plain if isinstance(layer, nn.Linear)] == [False, False]
     assert [layer.bias is None for layer in normed if isinstance(layer, nn.Linear)] == [True, True]
     assert [layer.affine for layer in normed if isinstance(layer, nn.BatchNorm1d)] == [True, False]
+
+
+def test_a_grid_head_sees_every_place_apart():
+    head, maps = GridHead(5, (2, 3), 4, 6), torch.randn(2, 5, 2, 3)
+    convolution, linear = head[0], head[3]
+    for vector, one in zip(head(maps), maps, strict=True):
+        seen = [
+            (convolution.weight[:, :, 0, 0] @ one[:, y, x] + convolution.bias).relu() for y in (0, 1) for x in range(3)
+        ]
+        expected = (linear.weight @ torch.stack(seen, dim=1).flatten() + linear.bias).relu()
+        assert torch.allclose(vector, expected, atol=1e-6)

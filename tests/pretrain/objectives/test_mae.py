@@ -1,11 +1,10 @@
 """MAE against a slow, obvious reference in float64, written patch by patch from the paper."""
 
-import math
-
 import numpy as np
 import pytest
 import timm
 import torch
+from slow_vit import slow_block, slow_linear, slow_norm, slow_positions
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -37,44 +36,6 @@ def make_batch(count: int = 3, dtype: torch.dtype = torch.float64, first_id: int
     return Batch(views=[images], ids=ids, epochs=torch.zeros_like(ids), labels=torch.zeros_like(ids), seed=0)
 
 
-def slow_linear(x, layer):
-    return x @ layer.weight.T + layer.bias
-
-
-def slow_norm(x, layer):
-    centred = x - x.mean(-1, keepdim=True)
-    return centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + 1e-6) * layer.weight + layer.bias
-
-
-def slow_block(tokens, block, num_heads):
-    """Pre-norm transformer block on (T, D) tokens of one image, head by head."""
-    x = slow_norm(tokens, block.norm1)
-    dim = x.shape[-1] // num_heads
-    query, key, value = slow_linear(x, block.attn.qkv).chunk(3, dim=-1)
-    heads = []
-    for head in range(num_heads):
-        part = slice(head * dim, (head + 1) * dim)
-        weights = torch.exp(query[:, part] @ key[:, part].T / math.sqrt(dim))
-        heads.append(weights / weights.sum(-1, keepdim=True) @ value[:, part])
-    tokens = tokens + slow_linear(torch.cat(heads, dim=-1), block.attn.proj)
-    x = slow_linear(slow_norm(tokens, block.norm2), block.mlp.fc1)
-    x = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-    return tokens + slow_linear(x, block.mlp.fc2)
-
-
-def slow_positions(dim):
-    table = torch.zeros(GRID * GRID, dim, dtype=torch.float64)
-    quarter = dim // 4
-    for row in range(GRID):
-        for column in range(GRID):
-            for i in range(quarter):
-                frequency = 1 / 10000 ** (i / quarter)
-                entry = table[row * GRID + column]
-                entry[i], entry[quarter + i] = math.sin(column * frequency), math.cos(column * frequency)
-                entry[2 * quarter + i], entry[3 * quarter + i] = math.sin(row * frequency), math.cos(row * frequency)
-    return table
-
-
 def slow_loss(mae: MAE, batch: Batch, normalize: bool):
     """One image at a time, in image order, predicting every patch: the paper as it is written."""
     vit, losses = mae.encoder, []
@@ -88,12 +49,12 @@ def slow_loss(mae: MAE, batch: Batch, normalize: bool):
             pixels.append(square.permute(1, 2, 0).reshape(-1))  # row, column, channel
             projection = vit.patch_embed.proj
             tokens.append((projection.weight * square).sum(dim=(1, 2, 3)) + projection.bias)
-        positions = slow_positions(vit.embed_dim)
+        positions = slow_positions(vit.embed_dim, GRID)
         encoded = torch.stack([vit.cls_token[0, 0]] + [tokens[patch] + positions[patch] for patch in visible])
         for block in vit.blocks:
             encoded = slow_block(encoded, block, 3)
         embedded = slow_linear(slow_norm(encoded, vit.norm), mae.decoder_embed)
-        positions = slow_positions(24)
+        positions = slow_positions(24, GRID)
         decoded = [embedded[0]]
         for patch in range(GRID * GRID):
             token = embedded[1 + visible.index(patch)] if patch in visible else mae.mask_token[0, 0]
@@ -116,8 +77,8 @@ def test_loss_and_gradients_equal_the_slow_reference(normalize):
     mae, batch = make_mae(normalize_targets=normalize).double(), make_batch()
     # sin-cos tables are float32 parameters; the reference has them exactly
     with torch.no_grad():
-        mae.encoder.pos_embed[0, 1:] = slow_positions(mae.encoder.embed_dim)
-        mae.decoder_positions.copy_(slow_positions(24)[None])
+        mae.encoder.pos_embed[0, 1:] = slow_positions(mae.encoder.embed_dim, GRID)
+        mae.decoder_positions.copy_(slow_positions(24, GRID)[None])
     fast = mae(batch)["loss"]
     names, parameters = zip(*((n, p) for n, p in mae.named_parameters() if p.requires_grad), strict=True)
     fast_gradients = torch.autograd.grad(fast, parameters)
@@ -130,7 +91,7 @@ def test_loss_and_gradients_equal_the_slow_reference(normalize):
 
 def test_positions_equal_the_formula():
     mae = make_mae()
-    assert torch.allclose(mae.encoder.pos_embed[0, 1:].double(), slow_positions(mae.encoder.embed_dim), atol=1e-7)
+    assert torch.allclose(mae.encoder.pos_embed[0, 1:].double(), slow_positions(mae.encoder.embed_dim, GRID), atol=1e-7)
     assert (mae.encoder.pos_embed[0, 0] == 0).all()
     assert not mae.encoder.pos_embed.requires_grad
 
