@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.commands.clip_shards import Videos, motion, tracks
+from eyespot.cluster.commands.clip_shards import Videos, frame_lines, motion, show_frames, tracks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.frames import FASTEST, FrameNames
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
@@ -29,7 +30,7 @@ USAGE = """usage: eyespot shards COMMAND ...
   index DIR       index tars that another tool wrote, where they lie
   verify DIR      check every byte, image and number; exit code 2 if something is wrong
   info DIR        show what a shard folder holds
-  show DIR        draw the views that a recipe makes of its images
+  show DIR        draw the views that a recipe makes of its images, or the frames of its videos
   motion DIR DST  write clips again, with masks of what moves in them
   tracks DIR DST  write pairs of patches: what moves in clips, and the same some frames later
 
@@ -40,6 +41,7 @@ For example:
   eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
   eyespot shards pack films/ data/films --fps 8 --resize 256
   eyespot shards pack VOC/JPEGImages data/voc --masks VOC/SegmentationClass --holdout 0.5
+  eyespot shards pack DAVIS/JPEGImages/480p data/davis --frames folder --rate 24 --masks DAVIS/Annotations/480p
   eyespot shards info data/photos
   eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
@@ -64,6 +66,12 @@ class Readings:
     """Which members of a tar are the labels: what follows the key."""
     class_folder: Literal["top", "last"] = "top"
     """Which folder is the class, where folders lie in folders and there are no labels."""
+    frames: FrameNames | None = None
+    """Which images are the frames of one sample, as of a video: folder (VIDEO/000.jpg), camera (VIDEO/LEFT/000.jpg,
+    VIDEO/RIGHT/000.jpg), dot (VIDEO.000.jpg, VIDEO.left.000.jpg), underscore (VIDEO_000.jpg); none: each image is a
+    sample. Where nobody says, dot is understood in tars where it can be nothing else, and none in folders and zips."""
+    rate: Annotated[float, Ge(0), Le(FASTEST)] | None = None
+    """Frames per second, where the files do not say."""
     max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
     """Images with more pixels (height times width) are left out and named."""
 
@@ -75,6 +83,8 @@ class Readings:
             image_extension=self.image_extension,
             label_extension=self.label_extension,
             class_folder=self.class_folder,
+            frames=self.frames,
+            rate=self.rate,
         )
 
     def __post_init__(self) -> None:
@@ -102,6 +112,10 @@ class Pack(Readings, Videos):
     from end to end, in processes that a hostile file may crash; those that are cut, damaged or of absurd size are left
     out and named. Beside images, or where there are GIFs only, videos are meant if --fps, --segment, --sound or
     --max-frames is given. Frames lie twice on the disk while packing. Needs pip install "eyespot[video]".
+
+    With --frames, images are the frames of samples: SRC/CLASS/VIDEO/00000.jpg with --frames folder. They are sorted by
+    the number at the end of their names. A sample with a bad frame, or frames of several sizes, is left out and named;
+    with --masks some of its frames must have one.
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -168,15 +182,16 @@ class Info:
 
 @dataclass(kw_only=True, slots=True)
 class Show:
-    """Write a PNG with the views that a recipe makes, so that you can see its augmentation.
+    """Write a PNG with the views that a recipe makes, so that you can see its augmentation; or the frames of videos.
 
-    One row per image: its middle as it is, then the recipe's views of it in the first three epochs of a run. They are
-    exactly those that a run with the recipe's seed trains on.
+    With a recipe, one row per image: its middle as it is, then the recipe's views of it in the first three epochs of a
+    run. They are exactly those that a run with the recipe's seed trains on. Without one, a row of frames for each of
+    the first samples, and for each camera, where samples have frames.
     """
 
     folder: Folder
     """A shard folder, or a folder with train/ inside."""
-    recipe: str
+    recipe: str | None = None
     """A name from eyespot recipes, or package.module:function."""
     out: Path = Path("views.png")
     """Where to write; by default into the current folder."""
@@ -296,6 +311,9 @@ def _show(argv: list[str]) -> int:
     asked = parse(Show, argv, "eyespot shards show")
     shards = ShardFolder.find(asked.folder)  # before torch is imported, which takes seconds
 
+    if asked.recipe is None:
+        return show_frames(shards, asked.out, asked.samples)
+
     from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views
     from eyespot.pretrain.recipe_lookup import make_run
 
@@ -308,10 +326,10 @@ def _show(argv: list[str]) -> int:
 
 
 def _summary(folder: Path, manifest: Manifest) -> str:
-    stats = manifest.image_stats
+    stats, kind = manifest.image_stats, "sample" if manifest.frames else "image"
     size = sum(shard.bytes for shard in manifest.shards)
     lines = [
-        f"{folder}: {one_line(manifest.name)}, {_plural(manifest.num_samples, 'image')},"
+        f"{folder}: {one_line(manifest.name)}, {_plural(manifest.num_samples, kind)},"
         f" {_plural(manifest.num_labeled, 'label')}, {_plural(len(manifest.classes), 'class', 'classes')}",
         f"  tars         {len(manifest.shards)}, {size / 1e6:,.1f} MB",
         f"  height       {_sides(stats.height)}",
@@ -323,6 +341,8 @@ def _summary(folder: Path, manifest: Manifest) -> str:
         shares = ", ".join(f"class {number} {count / sum(masks.pixels):.1%}" for number, count in most if count)
         more = ", ..." if len(masks.pixels) > len(most) else ""
         lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; of the pixels {shares}{more}")
+    if frames := manifest.frames:
+        lines += frame_lines(frames)
     if manifest.converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")

@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Le, Len
@@ -46,6 +46,8 @@ STREAM = re.compile(r"(?!\d+$)[a-z0-9_-]{1,32}")
 
 FRAMES, CLIPS, MOTION, FRAME_MASKS = "frames.npy", "clips.npy", "motion.npy", "frame_masks.npy"
 
+FrameNames = Literal["dot", "folder", "camera", "underscore", "none"]
+"""How frames of one sample are called (members/frame_names.py); none = each image is a sample."""
 Rate = Annotated[float, Ge(0), Le(FASTEST)]
 Frames3 = Annotated[int, Ge(1), Le(2**32 - 1)]
 
@@ -109,10 +111,15 @@ class FrameTables:
             masks=np.concatenate([part.masks for part in parts]),
         )
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any frame has one."""
+        return bool(self.masks["size"].any())
+
     def files(self) -> dict[str, bytes]:
         """The tables' names and bytes."""
         tables = {FRAMES: self.rows, CLIPS: self.clips, MOTION: self.motion}
-        if self.masks["size"].any():
+        if self.has_masks:
             tables[FRAME_MASKS] = self.masks
         return {name: atomic_files.npy_bytes(table) for name, table in tables.items()}
 

@@ -5,8 +5,8 @@ What is a sample, its image, its mask, its label: see samples.py and class_names
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,9 @@ import numpy as np
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, REWRITE
+from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows, Row
+from eyespot.data_pipeline.shards.frames import FrameTables
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, REWRITE, Examined
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import (
     IGNORED,
@@ -30,8 +32,9 @@ from eyespot.data_pipeline.shards.manifest import (
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
+from eyespot.data_pipeline.shards.members.footage import FrameFiles, FrameSource, of_same_streams
 from eyespot.data_pipeline.shards.members.items import Item
-from eyespot.data_pipeline.shards.members.samples import Sample, path_parts, samples_of
+from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
 from eyespot.data_pipeline.shards.pack import sha256
@@ -72,10 +75,13 @@ class Measured:
     """Pixels of each value 0..255 in all masks."""
     num_turned: int
     """Images that EXIF says lie on their side, upside down or mirrored."""
+    frames: FrameTables | None
+    """Where samples have many."""
 
     def masks(self, ignored: int) -> Masks | None:
         """Their lines in the manifest; None where no sample has one."""
-        return Masks.of(self.mask_rows, self.mask_counts, ignored) if self.mask_rows["size"].any() else None
+        has_masks = self.mask_rows["size"].any() or (self.frames and self.frames.has_masks)
+        return Masks.of(self.mask_rows, self.mask_counts, ignored) if has_masks else None
 
 
 def index_folder(
@@ -99,7 +105,7 @@ def index_folder(
         UserError: there are no plain tars, one is cut, they can be read in several ways or are of several splits, no
             image can be used, or the folder cannot be written.
     """
-    contents = indexable(folder, reading)
+    contents = indexable(folder, reading_of(folder, reading))
     measured = measure(contents, workers, "indexing", max_pixels)
     if measured.stats is None:
         raise UserError(
@@ -109,6 +115,16 @@ def index_folder(
         return _write(folder, contents, measured, measured.stats)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; the index must lie beside the tars") from error
+
+
+def reading_of(folder: Path, asked: Reading) -> Reading:
+    """How tars are read that eyespot may have packed: what it wrote as frames are frames, be it one a sample."""
+    try:
+        manifest = ShardFolder(folder).manifest
+    except UserError:
+        return asked
+    is_ours = manifest.frames is not None and bool(manifest.packing)
+    return replace(asked, frames="dot") if is_ours and asked.frames is None else asked
 
 
 def indexable(folder: Path, reading: Reading) -> Contents:
@@ -132,32 +148,39 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
     Raises:
         UserError: a file is no plain tar, or can be read in several ways.
     """
-    contents = Contents(tars=list(tars), reading=reading)
-    found: list[tuple[Path, str, Member, Member | None]] = []  # not the samples: those of all tars fill the memory
+    contents, asked = Contents(tars=list(tars), reading=reading), reading
+    found: list[tuple[Path, str, Member, Member | None, FrameSource | None]] = []  # not the samples: those of all tars
+    paths: list[tuple[str, ...]] = []  # fill the memory
     texts: list[str | None] = []
     for tar in tars:
         scanned = scan(tar)
         if scanned.problem:
             contents.problems.append(f"{tar}: {scanned.problem}")
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
+        contents.reading = reading = with_frames(scanned.files, reading) if not found else reading
         samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
         contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
-        found += [(tar, sample.name, sample.image, sample.mask) for sample, _ in samples if sample.image]
+        found += [
+            (tar, sample.name, sample.image, sample.mask, sample.footage(str(tar), reading))
+            for sample, _ in samples
+            if sample.image
+        ]
+        paths += [sample.path for sample, _ in samples if sample.image]
         texts += [text for sample, text in samples if sample.image]
-    paths = [path_parts(image.name) for _, _, image, _ in found]
     contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
-    for (tar, name, image, mask), label in zip(found, labels, strict=True):
+    contents.notes += frame_notes(sum(frames is not None for *_, frames in found), asked)
+    for (tar, name, image, mask, frames), label in zip(found, labels, strict=True):
         place = mask and Place(str(tar), mask.offset, mask.size)
         shown = f"{printable(tar.name)}/{name}"
-        contents.items.append(Item(shown, label, str(tar), image.offset, image.size, mask=place))
+        contents.items.append(Item(shown, label, str(tar), image.offset, image.size, mask=place, frames=frames))
+    contents.items = of_same_streams({"": contents.items})[""]
     return contents
 
 
 def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS) -> Measured:
     """Decodes every image; one of more pixels is quarantined."""
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-    rows: list[tuple[int, ...]] = []
-    masks: list[tuple[int, ...]] = []
+    rows, masks, frames = list[Row](), list[Row](), FrameRows()
     mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
@@ -169,29 +192,47 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
             if isinstance(image, str):
                 quarantined.append({"source": item.name, "reason": image})
                 continue
-            place = (numbers[item.path], item.offset, item.size)
-            rows.append((*place, image.crc32, image.height, image.width, item.label))
+            found = list(_stored(item, image))
+            lines = [
+                (numbers[item.path], *place, one.crc32, one.height, one.width, item.label) for place, _, one in found
+            ]
+            mask_lines = [
+                (mask.offset, mask.size, one.mask.crc32) if mask and one.mask else (0, 0, 0) for _, mask, one in found
+            ]
+            rows.append(lines[0])
+            masks.append(mask_lines[0])
+            if image.clip:
+                frames.add(image.clip, lines, mask_lines)
             sums, squares = sums + image.sums, squares + image.squares
-            num_turned += image.orientation != 1
-            if item.mask and image.mask:
-                masks.append((item.mask.offset, item.mask.size, image.mask.crc32))
-                mask_counts += image.mask.counts
-            else:
-                masks.append((0, 0, 0))
-    table = np.array(rows, INDEX_DTYPE)
-    stats = image_stats(table, sums.tolist(), squares.tolist()) if rows else None
+            num_turned += sum(one.orientation != 1 for _, _, one in found)
+            for _, _, one in found:
+                mask_counts += one.mask.counts if one.mask else 0
+    table, tables = np.array(rows, INDEX_DTYPE), frames.tables()
+    stats = image_stats(tables.rows if tables else table, sums.tolist(), squares.tolist()) if rows else None
     return Measured(
         rows=table,
         stats=stats,
         quarantined=quarantined,
         mask_rows=np.array(masks, MASK_DTYPE),
+        frames=tables,
         mask_counts=mask_counts.tolist(),
         num_turned=num_turned,
     )
 
 
+def _stored(item: Item, image: Examined) -> Iterator[tuple[tuple[int, int], Place | None, Examined]]:
+    """Offset and size, place of the mask, and what was found, of an image, or of each frame."""
+    if image.clip and isinstance(item.frames, FrameFiles):
+        files = [file for stream in item.frames.streams for file in item.frames.files[stream]]
+        for file, frame in zip(files, image.clip.frames, strict=True):
+            yield (file.place.offset, file.place.size), file.mask, frame
+    else:
+        yield (item.offset, item.size), item.mask, image
+
+
 def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageStats) -> Manifest:
-    index = atomic_files.npy_bytes(measured.rows)
+    files = {"index.npy": atomic_files.npy_bytes(measured.rows)}
+    files |= (tables := measured.frames.files() if measured.frames else {})
     counts = np.bincount(measured.rows["tar"], minlength=len(contents.tars)).tolist()
     manifest = Manifest(
         name=printable(folder.resolve().name),
@@ -203,20 +244,22 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
             for tar, count in zip(contents.tars, counts, strict=True)
         ],
         image_stats=stats,
-        index_sha256=hashlib.sha256(index).hexdigest(),
+        index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
         quarantined=measured.quarantined[:MOST_QUARANTINED],
         masks=measured.masks(IGNORED),
         skipped=contents.skipped.listed() + quarantined_beyond(measured.quarantined),
         reading=contents.reading,
         notes=_notes(folder, contents, measured),
+        frames=measured.frames.summary(tables) if measured.frames else None,
     )
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
     for tar, text in contents.idx.items():
         atomic_files.write_bytes(tar.with_suffix(".idx"), text.encode())
-    atomic_files.write_bytes(folder / "index.npy", index)
     if manifest.masks:
-        atomic_files.write_bytes(folder / "masks.npy", atomic_files.npy_bytes(measured.mask_rows))
+        files["masks.npy"] = atomic_files.npy_bytes(measured.mask_rows)
+    for name, data in files.items():
+        atomic_files.write_bytes(folder / name, data)
     atomic_files.write_bytes(folder / "manifest.json", manifest.to_json().encode())
     return manifest
 

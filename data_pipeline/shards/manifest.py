@@ -25,7 +25,7 @@ from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
-from eyespot.data_pipeline.shards.frames import Frames
+from eyespot.data_pipeline.shards.frames import FrameNames, Frames, Rate
 
 FORMAT = "eyespot-shards/1"
 SPLITS = ("train", "test")
@@ -152,8 +152,13 @@ class Reading:
     """What follows the key in a label's name."""
     class_folder: Literal["top", "last"] = "top"
     """Which folder is the class, where folders lie in folders: a or abbey in a/abbey/1.jpg."""
+    frames: FrameNames | None = None
+    """Which images are the frames of one sample; None = those of tars that can be nothing else, called as with dot."""
+    rate: Rate | None = None
+    """Frames per second, where the files do not say."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         given = [name for text in self.image_extension for name in text.split(",")]
         object.__setattr__(self, "image_extension", tuple(name.strip().lstrip(".").lower() for name in given))
         object.__setattr__(self, "label_extension", self.label_extension.strip().lstrip(".").lower())
@@ -232,6 +237,9 @@ class Manifest:
         for name in ("masks", "skipped", "reading", "notes", "frames"):  # as it was before there were any
             if not fields[name]:
                 del fields[name]
+        for name in ("frames", "rate"):
+            if "reading" in fields and fields["reading"][name] is None:
+                del fields["reading"][name]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.atomic_files import sync
-from eyespot.data_pipeline.shards.frames import CLIP_DTYPE, MOTION_DTYPE, FrameTables, frame_names
+from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows
+from eyespot.data_pipeline.shards.frames import FrameTables, frame_names
 from eyespot.data_pipeline.shards.image_check import Examined, ExaminedClip
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.shards.members.items import Item
@@ -40,11 +41,7 @@ class ShardWriter:
         self._rows: list[tuple[int, ...]] = []
         self._masks: list[tuple[int, ...]] = []
         self._samples: list[list[tuple[str, int, int, str]]] = []
-        self._streams: tuple[str, ...] = ()
-        self._frames: list[tuple[int, ...]] = []
-        self._frame_masks: list[tuple[int, ...]] = []
-        self._motion: list[float] = []
-        self._clips: list[list[tuple[int, int, float]]] = []
+        self._frames = FrameRows()
 
     def has_room(self, image: Examined, item: Item, max_samples: int, max_bytes: int) -> bool:
         """Whether one more sample keeps the tar within its limits."""
@@ -66,25 +63,19 @@ class ShardWriter:
         self._samples.append(sample)
         self._next_id += 1
         names = _frame_names(image.clip) if image.clip else [""]
-        for name, frame in zip(names, image.clip.frames if image.clip else [image], strict=True):
-            place, mask = places[_named(name, frame.extension)], frame.mask
-            mask_row = (*places[_named(name, MASK_EXTENSION)], mask.crc32) if mask else (0, 0, 0)
-            row = (self._number, *place, frame.crc32, frame.height, frame.width, item.label)
-            if name == names[0]:
-                self._rows.append(row)
-                self._masks.append(mask_row)
-            if image.clip:
-                self._frames.append(row)
-                self._frame_masks.append(mask_row)
+        images = image.clip.frames if image.clip else [image]
+        named = list(zip(names, images, strict=True))
+        rows = [self._row(places[_named(name, one.extension)], one, item.label) for name, one in named]
+        masks = [
+            (*places[_named(name, MASK_EXTENSION)], one.mask.crc32) if one.mask else (0, 0, 0) for name, one in named
+        ]
+        self._rows.append(rows[0])
+        self._masks.append(masks[0])
         if image.clip:
-            self._add_clip(image.clip)
+            self._frames.add(image.clip, rows, masks)
 
-    def _add_clip(self, clip: ExaminedClip) -> None:
-        count = len(clip.frames) // len(clip.streams)
-        first = len(self._motion)
-        self._streams = clip.streams
-        self._motion += clip.motion
-        self._clips.append([(first + n * count, count, clip.rate) for n in range(len(clip.streams))])
+    def _row(self, place: tuple[int, int], image: Examined, label: int) -> tuple[int, ...]:
+        return (self._number, *place, image.crc32, image.height, image.width, label)
 
     def close(self) -> tuple[Shard, np.ndarray, np.ndarray, FrameTables | None]:
         """Completes the tar and its index.
@@ -97,18 +88,10 @@ class ShardWriter:
         atomic_files.write_bytes(self._path.with_suffix(".idx"), idx_text(self._samples).encode())
         atomic_files.commit(self._temporary, self._path)
         shard = Shard(tar=self._path.name, num_samples=len(self._rows), bytes=size, sha256=sha256)
-        masks, frame_masks = np.array(self._masks, MASK_DTYPE), np.array(self._frame_masks, MASK_DTYPE)
-        masks = masks if masks["size"].any() or frame_masks["size"].any() else masks[:0]
-        return shard, np.array(self._rows, INDEX_DTYPE), masks, self._tables(frame_masks) if self._clips else None
-
-    def _tables(self, masks: np.ndarray) -> FrameTables:
-        return FrameTables(
-            streams=self._streams,
-            rows=np.array(self._frames, INDEX_DTYPE),
-            clips=np.array(self._clips, CLIP_DTYPE),
-            motion=np.array(self._motion, MOTION_DTYPE),
-            masks=masks,
-        )
+        masks, frames = np.array(self._masks, MASK_DTYPE), self._frames.tables()
+        if not masks["size"].any() and not (frames and frames.has_masks):
+            masks = masks[:0]
+        return shard, np.array(self._rows, INDEX_DTYPE), masks, frames
 
     def discard(self) -> None:
         """Leaves nothing of an unfinished shard."""

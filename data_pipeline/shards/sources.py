@@ -21,8 +21,17 @@ from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
+from eyespot.data_pipeline.shards.members.footage import FrameSource, Refused
+from eyespot.data_pipeline.shards.members.frame_names import SOUNDS, frame_source, frames_of
 from eyespot.data_pipeline.shards.members.items import Item, Source, array_items, hold_out
-from eyespot.data_pipeline.shards.members.samples import check_plain, path_parts, samples_of
+from eyespot.data_pipeline.shards.members.samples import (
+    check_plain,
+    frame_notes,
+    path_parts,
+    samples_of,
+    split_name,
+    with_frames,
+)
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
 
@@ -50,6 +59,8 @@ class FoundFile(NamedTuple):
     mask: Place | None = None
     split: str | None = None
     """Of the tar that it lies in."""
+    frames: FrameSource | None = None
+    """Where it is a sample of many; ``parts`` is then the path of the sample."""
 
 
 def open_source(
@@ -119,14 +130,15 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     files: list[FoundFile] = []
     tars: list[Path] = []
     skipped, others = Tally(), list[str]()
+    wanted = SUFFIXES | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
     for name, path, size in walk(root, skipped):
         parts = path_parts(name)
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
         if (reason := hidden(parts)) is not None:
             skipped.add(reason, name)
-        elif suffix in SUFFIXES and size is None:
+        elif suffix in wanted and size is None:
             skipped.add("a device, a pipe or the like", name)
-        elif suffix in SUFFIXES and size is not None:
+        elif suffix in wanted and size is not None:
             files.append(FoundFile(name, parts, Place(path, 0, size)))
         elif TAR.search(name):
             tars.append(Path(path))
@@ -141,7 +153,30 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         return _tars(name, sorted(tars), root, spool, reading, skipped)
     for path in tars:
         skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
-    return arrange(name, files, f"source {root}", skipped, reading)
+    return arrange(name, _joined(files, reading, skipped), f"source {root}", skipped, reading)
+
+
+def _joined(files: list[FoundFile], reading: Reading, skipped: Tally) -> list[FoundFile]:
+    """Files that are frames, as the samples that they make; others as they are."""
+    if reading.frames in (None, "none"):
+        return files
+    found: dict[str, dict[str, FoundFile]] = {}
+    twice: dict[str, str] = {}
+    for file in sorted(files):
+        key, extension = split_name(file.parts, reading)
+        other = found.setdefault(key, {}).setdefault(extension.lower(), file)
+        if other is not file:
+            twice[key] = f"two frames have one number: {other.name}, {file.name}"
+    samples: list[FoundFile] = []
+    for key, members in found.items():
+        named = frames_of(members)
+        for extension in members.keys() - named.used if named.streams else members:
+            skipped.add(f"not named like a frame (--frames {reading.frames})", members[extension].name)
+        if named.streams:
+            files_of_key = {extension: (file.name, file.place) for extension, file in members.items()}
+            frames = Refused(twice[key]) if key in twice else frame_source(named, files_of_key, reading.rate or 0.0)
+            samples.append(FoundFile(key, path_parts(key), Place("", 0, 0), frames=frames))
+    return samples
 
 
 def _made_beside(tar: Path) -> list[Path]:
@@ -175,7 +210,7 @@ def _archive(path: Path, spool: Path, reading: Reading) -> Source:
     if zipfile.is_zipfile(path):
         skipped = Tally()
         files = [FoundFile(name, path_parts(name), place) for name, place in zip_files(path, spool, skipped)]
-        return arrange(printable(path.stem), files, f"source {path}", skipped, reading)
+        return arrange(printable(path.stem), _joined(files, reading, skipped), f"source {path}", skipped, reading)
     return _tars(printable(TAR.sub("", path.name)), [path], None, spool, reading, Tally())
 
 
@@ -189,7 +224,13 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     for tar, found in zip(tars, scans, strict=True):
         if found.problem:
             raise UserError(f"source {tar}: {found.problem}; fetch the archive again")
-    said = reading.key or reading.image_extension or reading.label_extension != Reading().label_extension
+    asked, reading = reading, with_frames((member for found in scans for member in found.files), reading)
+    said = (
+        reading.frames not in (None, "none")
+        or reading.key
+        or reading.image_extension
+        or reading.label_extension != Reading().label_extension
+    )
     ends = (f".{reading.label_extension}", f".{MASK_EXTENSION}")
     has_samples = said or any(member.name.lower().endswith(ends) for found in scans for member in found.files)
     files: list[FoundFile] = []
@@ -200,7 +241,9 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
             _samples(path, Path(tar), found, reading, skipped) if has_samples else _images(path, found, prefix, skipped)
         )
         files += [file._replace(name=f"{prefix}{file.name}", split=split) for file in read]
-    return arrange(name, files, where, skipped, reading)
+    source = arrange(name, files, where, skipped, reading)
+    source.notes += frame_notes(sum(file.frames is not None for file in files), asked)
+    return source
 
 
 def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> list[FoundFile]:
@@ -210,7 +253,8 @@ def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Ta
         if image := sample.image:
             mask = sample.mask and Place(str(path), sample.mask.offset, sample.mask.size)
             place = Place(str(path), image.offset, image.size)
-            files.append(FoundFile(sample.name, path_parts(image.name), place, text, mask))
+            frames = sample.footage(str(path), reading)
+            files.append(FoundFile(sample.name, sample.path, place, text, mask, frames=frames))
     return files
 
 
@@ -247,7 +291,9 @@ def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, readi
         if split is None:
             skipped.add("outside the folders of the splits", file.name)
         else:
-            items.setdefault(split, []).append(Item(printable(file.name), label, *file.place, mask=file.mask))
+            items.setdefault(split, []).append(
+                Item(printable(file.name), label, *file.place, None, file.mask, file.frames)
+            )
     return Source(name=name, splits=items, classes=classes, skipped=skipped, notes=notes)
 
 

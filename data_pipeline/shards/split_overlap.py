@@ -25,9 +25,18 @@ class Overlap:
     samples: list[tuple[int, int]]
     """Ids of the held-out folder, ascending, each with that of one of its copies in the other."""
     num_held_out: int
+    of_frames: bool = False
+    """Whether samples have frames; those are listed of which at least half are in the other folder too."""
 
     def __str__(self) -> str:
         held_out, learned = self.samples[0]
+        if self.of_frames:
+            return (
+                f"{self.held_out}: {len(self.samples):,} of {self.num_held_out:,} samples have at least half of their"
+                f" frames in {self.learned} too, byte by byte (sample {held_out} shares some with sample {learned}"
+                f" there): results on them are too good; pack without the copies, or leave them out of the training"
+                f" with --data.ids"
+            )
         count, ending = len(self.samples), "is" if len(self.samples) == 1 else "are"
         return (
             f"{self.held_out}: {count:,} of {self.num_held_out:,} images {ending} in {self.learned} too, byte by byte"
@@ -56,24 +65,44 @@ def shared(learned: ShardFolder, held_out: ShardFolder) -> Overlap | None:
     Raises:
         UserError, Outage: as ``ShardFolder`` does.
     """
-    keys, candidates = _keys(learned.index), _keys(held_out.index)
+    of_frames = learned.manifest.frames is not None and held_out.manifest.frames is not None
+    ours, theirs = (shards.frames if of_frames else shards.index for shards in (learned, held_out))
+    owners, their_owners = (_owners(shards) if of_frames else None for shards in (learned, held_out))
+    keys, candidates = _keys(ours), _keys(theirs)
     common = np.intersect1d(keys, candidates)
+    rows = np.flatnonzero(np.isin(candidates, common))
+    if their_owners is not None:  # a black frame says nothing: half of a sample's must be there
+        hits, counts = np.bincount(their_owners[rows], minlength=their_owners[-1] + 1), np.bincount(their_owners)
+        first = np.unique(their_owners[rows], return_index=True)[1]
+        rows = rows[first[2 * hits[their_owners[rows[first]]] >= counts[their_owners[rows[first]]]]]
     places = defaultdict[int, list[int]](list)
     for row in np.flatnonzero(np.isin(keys, common)).tolist():
         places[int(keys[row])].append(row)
     found: list[tuple[int, int]] = []
     with ExitStack() as stack:
-        read_learned, read_held_out = (stack.enter_context(_Files(shards)).read for shards in (learned, held_out))
-        for row in np.flatnonzero(np.isin(candidates, common)).tolist():
+        read_learned, read_held_out = (
+            stack.enter_context(_Files(shards, table)).read for shards, table in ((learned, ours), (held_out, theirs))
+        )
+        for row in rows.tolist():
             content = read_held_out(row)
             copy = next((other for other in places[int(candidates[row])] if read_learned(other) == content), None)
             if copy is not None:
-                found.append((row, copy))
+                pair = (row, copy) if their_owners is None else (int(their_owners[row]), int(owners[copy]))
+                found.append(pair)
     if not found:
         return None
     return Overlap(
-        learned=learned.path, held_out=held_out.path, samples=found, num_held_out=held_out.manifest.num_samples
+        learned=learned.path,
+        held_out=held_out.path,
+        samples=found,
+        num_held_out=held_out.manifest.num_samples,
+        of_frames=of_frames,
     )
+
+
+def _owners(shards: ShardFolder) -> np.ndarray:
+    """The sample of each frame."""
+    return np.repeat(np.arange(len(shards.clips)), shards.clips["count"].sum(1, dtype=np.int64))
 
 
 def _keys(index: np.ndarray) -> np.ndarray:
@@ -82,13 +111,14 @@ def _keys(index: np.ndarray) -> np.ndarray:
 
 
 class _Files:
-    """The files of a shard folder's samples."""
+    """The files of a shard folder that a table of INDEX_DTYPE lists."""
 
-    def __init__(self, shards: ShardFolder) -> None:
+    def __init__(self, shards: ShardFolder, table: np.ndarray) -> None:
+        self._table = table
         self._shards, self._open, self._patience = shards, dict[int, int](), Patience(10.0)
 
     def read(self, row: int) -> bytes:
-        tar, offset, size, *_ = self._shards.index[row].item()
+        tar, offset, size, *_ = self._table[row].item()
         return self._patience.read(self._shards.tar_path(tar), lambda: os.pread(self._descriptor(tar), size, offset))
 
     def _descriptor(self, tar: int) -> int:

@@ -13,9 +13,10 @@ import numpy as np
 
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.patience import words
+from eyespot.data_pipeline.shards.frames import CLIPS, FRAME_MASKS, FRAMES, MOTION
 from eyespot.data_pipeline.shards.image_check import READABLE_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
-from eyespot.data_pipeline.shards.index_tars import Contents, Measured, indexable, measure, read_contents
+from eyespot.data_pipeline.shards.index_tars import Contents, Measured, indexable, measure, read_contents, reading_of
 from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, INDEX_DTYPE, MOST_QUARANTINED, Reading
 from eyespot.data_pipeline.shards.pack import WORK, sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -139,13 +140,15 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
         indexable(folder, Reading())  # where an index cannot be made, that is what has to be said
     shards = ShardFolder(folder)
     _ = shards.index, shards.masks if shards.manifest.masks else None
+    if (told := shards.manifest.frames) is not None:
+        _ = shards.clips, shards.motion, shards.frame_masks if told.masks_sha256 else None
     tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]
     problems = [f"{path}: not in the manifest; {_index(folder)}" for path in _strangers(shards)]
     problems += chain.from_iterable(_verify_tar(shards, number) for number in range(len(tars)))
     problems += _verify_manifest(shards)
     if problems:  # the rest would only repeat them
         return problems + list(_changed_samples(shards))
-    contents = read_contents(tars, shards.manifest.reading or BEFORE_READINGS)
+    contents = read_contents(tars, reading_of(folder, shards.manifest.reading or BEFORE_READINGS))
     problems = contents.problems + list(_verify_idx(contents)) + list(_verify_rows(shards, contents))
     return problems or _verify_images(shards, contents, workers)
 
@@ -189,19 +192,19 @@ def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
 
 
 def _changed_samples(shards: ShardFolder) -> Iterator[str]:
-    """Names the samples whose bytes are no longer what was packed."""
-    index = shards.index
+    """Names the samples, or frames, whose bytes are no longer what was packed."""
+    rows, of = (shards.frames, "frame") if shards.manifest.frames else (shards.index, "sample")
     for number in range(len(shards.manifest.shards)):
         path = shards.tar_path(number)
         if not path.is_file():
             continue
         with path.open("rb") as file:
             changed = (
-                f"{path}: sample {row} (offset {index['offset'][row]}) differs from what was packed"
+                f"{path}: {of} {row} (offset {rows['offset'][row]}) differs from what was packed"
                 f" (crc32); pack or fetch the tar again"
-                for row in np.flatnonzero(index["tar"] == number).tolist()
-                if zlib.crc32(os.pread(file.fileno(), int(index["size"][row]), int(index["offset"][row])))
-                != index["crc32"][row]
+                for row in np.flatnonzero(rows["tar"] == number).tolist()
+                if zlib.crc32(os.pread(file.fileno(), int(rows["size"][row]), int(rows["offset"][row])))
+                != rows["crc32"][row]
             )
             yield from islice(changed, MAX_LINES)
 
@@ -256,6 +259,7 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
         return problems
     problems += _wrong_rows(shards, measured.rows)
     problems += _verify_masks(shards, measured)
+    problems += _verify_frames(shards, measured)
     told, actual = manifest.image_stats, measured.stats
     for name in ("mean", "std", "height", "width"):
         pairs = zip(getattr(told, name), getattr(actual, name), strict=True)
@@ -279,6 +283,34 @@ def _wrong_rows(shards: ShardFolder, measured: np.ndarray) -> Iterator[str]:
             f"{shards.path / 'index.npy'}: {name} {index[name][row]} of sample {row} is not the image's, {image[name]}"
             f" ({len(wrong)} such); {_index(shards.path)}"
         )
+
+
+def _verify_frames(shards: ShardFolder, measured: Measured) -> Iterator[str]:
+    """Whether the tables of frames say what the tars do, sample by sample, however these are ordered."""
+    told, actual = shards.manifest.frames, measured.frames
+    if told is None or actual is None:
+        if told is not None or actual is not None:
+            which = "frames that the manifest does not list" if told is None else "none of the frames in the manifest"
+            yield f"{shards.path}: the tars hold {which}; {_index(shards.path)}"
+        return
+    place = ["tar", "offset"]
+    listed, found = np.argsort(shards.frames, order=place), np.argsort(actual.rows, order=place)
+    masks = shards.frame_masks if told.masks_sha256 else np.zeros_like(actual.masks)
+    tables = ((FRAMES, shards.frames, actual.rows), (FRAME_MASKS, masks, actual.masks))
+    wrong = [name for name, ours, theirs in tables if not np.array_equal(ours[listed], theirs[found])]
+    if not wrong and not np.allclose(shards.motion[listed], actual.motion[found], atol=0.1):
+        wrong = [MOTION]  # to a tenth of a level: another version of a decoder rounds otherwise
+    samples = np.argsort(shards.index, order=place), np.argsort(measured.rows, order=place)
+    ours, theirs = shards.clips[samples[0]], actual.clips[samples[1]]
+    if not np.array_equal(ours[["count", "rate"]], theirs[["count", "rate"]]):
+        wrong.append(CLIPS)
+    for name in wrong:
+        yield f"{shards.path / name}: does not say what the frames in the tars are; {_index(shards.path)}"
+    counted = actual.summary(actual.files())
+    for name in ("num_frames", "streams", "rate", "count"):
+        if getattr(told, name) != getattr(counted, name):
+            what = f"frames.{name} {getattr(told, name)} should be {getattr(counted, name)}"
+            yield f"{shards.path / 'manifest.json'}: {what}; {_index(shards.path)}"
 
 
 def _verify_masks(shards: ShardFolder, measured: Measured) -> Iterator[str]:

@@ -6,22 +6,38 @@ member; where there are none of these, folders are the classes. Where a tar can 
 the error names the flag that decides. Each member that becomes no part of a sample is counted, with the reason.
 """
 
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.frames import FASTEST
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
+from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.footage import FrameSource
+from eyespot.data_pipeline.shards.members.frame_names import (
+    NamedFrames,
+    are_frames,
+    dotted,
+    frame_source,
+    frames_of,
+    is_frame,
+)
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Member
 
 LONGEST_LABEL = 1024
 """Bytes of a .cls member; a longer one is no label."""
+NOTES = "json"
+"""What follows the key in the name of the member that may say the rate of the frames."""
+LONGEST_NOTES = 1 << 20
+"""Bytes of it."""
 _LAST_DOT = "--key last-dot, where the dots belong to the names"
 
 
@@ -35,6 +51,22 @@ class Sample(NamedTuple):
     mask: Member | None
     members: list[tuple[str, Member]]
     """All of them, with what follows the key in their names."""
+    path: tuple[str, ...] = ()
+    """That its class is read off, split at its slashes."""
+    frames: NamedFrames | None = None
+    """Where it has many; ``image`` is then the first."""
+    rate: float = 0.0
+    """Of the frames, where a .json member says it."""
+
+    def footage(self, tar: str, reading: Reading) -> FrameSource | None:
+        """Its frames, which lie in that tar; None = it is an image."""
+        if self.frames is None:
+            return None
+        members = {
+            extension.lower(): (member.name, Place(tar, member.offset, member.size))
+            for extension, member in self.members
+        }
+        return frame_source(self.frames, members, self.rate if reading.rate is None else reading.rate)
 
 
 @dataclass(slots=True)
@@ -98,9 +130,29 @@ def samples_of(
     """
     with path.open("rb") as file:
         return [
-            (sample, sample.label and _text(shown, sample.label, file.fileno(), skipped))
+            (_with_rate(sample, file.fileno()), sample.label and _text(shown, sample.label, file.fileno(), skipped))
             for sample in group(shown, files, reading, skipped)
         ]
+
+
+def with_frames(files: Iterable[Member], reading: Reading) -> Reading:
+    """Where nobody said whether samples have frames: they do if all of their images can be nothing else."""
+    if reading.frames or reading.key or reading.image_extension:
+        return reading
+    found: dict[str, list[str]] = {}
+    for member in files:
+        parts = path_parts(member.name) or ("",)
+        key, extension = split_name(parts, reading)
+        if is_image(extension) and hidden(parts) is None:
+            found.setdefault(key, []).append(extension)
+    return replace(reading, frames="dot") if are_frames(found.values()) else reading
+
+
+def frame_notes(count: int, asked: Reading) -> list[str]:
+    """What to tell of so many samples that were found to have frames, a line each."""
+    if not count or asked.frames is not None:
+        return []
+    return [f"{count:,} samples have frames (KEY.000.jpg, KEY.001.jpg, ...); with --frames none they are not read so"]
 
 
 def check_plain(tar: Path, files: Sequence[Member]) -> None:
@@ -111,7 +163,7 @@ def check_plain(tar: Path, files: Sequence[Member]) -> None:
     """
     found: dict[str, dict[bool, str]] = {}
     for member in files:
-        key, extension = _split(path_parts(member.name) or ("",), Reading())
+        key, extension = split_name(path_parts(member.name) or ("",), Reading())
         if is_image(extension):
             both = found.setdefault(key, {})
             both["." in extension] = extension
@@ -146,7 +198,7 @@ def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) 
     """The members that may belong to a sample, with key and extension."""
     for member in files:
         parts = path_parts(member.name) or ("",)
-        key, extension = _split(parts, reading)
+        key, extension = split_name(parts, reading)
         reason = hidden(parts)
         if reason is None and re.fullmatch(r"__.*__", parts[0]):
             reason = "WebDataset's own notes (__*__)"
@@ -158,9 +210,11 @@ def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) 
             skipped.add(reason, f"{tar.name}/{member.name}")
 
 
-def _split(parts: Sequence[str], reading: Reading) -> tuple[str, str]:
+def split_name(parts: Sequence[str], reading: Reading) -> tuple[str, str]:
     """Key and extension of a name; ``1.seg.png`` is never cut between its two suffixes."""
     *folders, last = parts
+    if reading.frames not in (None, "dot", "none") and (named := dotted(parts, reading.frames)) is not None:
+        return named
     if reading.key != "last-dot":
         stem, _, extension = last.partition(".")
     elif last.lower().endswith(f".{MASK_EXTENSION}"):
@@ -183,6 +237,8 @@ def _check_repeated(tar: Path, same: list[_Run]) -> None:
 
 
 def _sample(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated: bool) -> Sample:
+    if reading.frames not in (None, "none"):
+        return _clip(tar, run, reading, skipped, is_repeated=is_repeated)
     image = _image(tar, run, reading)
     label = mask = None
     if image is not None:
@@ -196,7 +252,40 @@ def _sample(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeat
     name = printable(chosen.name) if chosen else ""
     if chosen and is_repeated:
         name = f"{name} (at byte {chosen.offset})"
-    return Sample(name, chosen, its_label, its_mask, list(run.members.values()))
+    path = path_parts(chosen.name) if chosen else ()
+    return Sample(name, chosen, its_label, its_mask, list(run.members.values()), path)
+
+
+def _clip(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated: bool) -> Sample:
+    """A sample of frames."""
+    frames = frames_of(run.members)
+    first = next((pairs[0][0] for pairs in frames.streams.values()), None)
+    label = first and _companion(tar, run, first, reading.label_extension, "")
+    for extension, (_, member) in run.members.items():
+        if extension not in {*frames.used, label} and not (first and extension == NOTES):
+            is_odd = is_image(extension) and not is_frame(extension)
+            reason = f"not named like a frame (--frames {reading.frames})" if is_odd else ""
+            skipped.add(reason or _why_unused(extension, first, reading), f"{tar.name}/{member.name}")
+    members = list(run.members.values())
+    if first is None:
+        return Sample("", None, None, None, members)
+    chosen = run.members[first][1]
+    name = printable(run.key) + (f" (at byte {chosen.offset})" if is_repeated else "")
+    return Sample(name, chosen, run.members[label][1] if label else None, None, members, path_parts(run.key), frames)
+
+
+def _with_rate(sample: Sample, descriptor: int) -> Sample:
+    """With that of its .json member, as eyespot writes it: {"rate": 24.0}."""
+    notes = next((member for extension, member in sample.members if extension.lower() == NOTES), None)
+    if sample.frames is None or notes is None or notes.size > LONGEST_NOTES:
+        return sample
+    try:
+        found = json.loads(os.pread(descriptor, notes.size, notes.offset))
+    except (ValueError, RecursionError):
+        return sample
+    rate = found.get("rate") if isinstance(found, dict) else None
+    is_rate = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 <= rate <= FASTEST
+    return sample._replace(rate=float(rate)) if is_rate else sample
 
 
 def _image(tar: Path, run: _Run, reading: Reading) -> str | None:
@@ -214,7 +303,8 @@ def _several(tar: Path, key: str, images: list[str]) -> UserError:
     plain = next((name for name in images if "." not in name), images[0])
     return UserError(
         f"{printable(str(tar))}: sample {printable(key)} holds several images ({some}); say which is meant, as in"
-        f" --image-extension {printable(plain)}, or {_LAST_DOT} and each is a sample"
+        f" --image-extension {printable(plain)}, or {_LAST_DOT} and each is a"
+        " sample, or --frames dot, where they are numbered frames"
     )
 
 

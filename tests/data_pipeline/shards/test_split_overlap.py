@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from eyespot.cluster.commands.shards import main
+from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.split_overlap import overlaps, shared
@@ -90,3 +92,24 @@ def test_parts_that_share_nothing_are_not_spoken_of(tmp_path, capsys):
     photos(tmp_path / "in", 5, 30)
     assert main(["pack", str(tmp_path / "in"), str(tmp_path / "out"), "--holdout", "0.3", "--workers", "1"]) == 0
     assert "byte by byte" not in capsys.readouterr().out
+
+
+def test_samples_of_frames_that_share_half_of_them(tmp_path):
+    draw = np.random.default_rng(3)
+    black, held = np.zeros((10, 12, 3), np.uint8), []
+    for split, video, count in (("train", "a", 4), ("train", "b", 4), ("test", "c", 4), ("test", "d", 4)):
+        for number in range(count):
+            path = tmp_path / "in" / split / video / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, 256, black.shape, np.uint8)).save(path)
+    for video in ("train/a", "train/b", "test/c", "test/d"):  # a black frame that begins all of them says nothing
+        Image.fromarray(black).save(tmp_path / "in" / video / "0.png")
+    shutil.copy(tmp_path / "in" / "train" / "b" / "3.png", tmp_path / "in" / "test" / "d" / "1.png")
+    pack(str(tmp_path / "in"), tmp_path / "out", reading=Reading(frames="folder"))
+    (found,) = overlaps([tmp_path / "out" / "test", tmp_path / "out" / "train"])
+    for shards, sample in zip(("test", "train"), found.samples[0], strict=True):
+        tar = ShardFolder(tmp_path / "out" / shards).tar_path(0)
+        with tarfile.open(tar) as archive:
+            held.append(json.load(archive.extractfile(f"{sample:08d}.json"))["source"])
+    assert len(found.samples) == 1 and held[0] == "test/d" and held[1].startswith("train/")
+    assert "1 of 2 samples have at least half of their frames in" in str(found) and "\n" not in str(found)
