@@ -106,3 +106,4 @@ def test_doctor_makes_the_clips(shards, tmp_path):
 def test_clips_of_images_are_one_line(digits, tmp_path):
     with pytest.raises(UserError, match="have no frames"):
         fit(film_run(digits, tmp_path / "run"), "films")
+    assert not (tmp_path / "run").exists(), "refused before anything is on disk"

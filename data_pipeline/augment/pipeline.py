@@ -27,7 +27,7 @@ from eyespot.data_pipeline.augment.color import (
 )
 from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.random_erasing import Erasing, view_erasing
-from eyespot.data_pipeline.augment.views import CenterView, RandomView, View
+from eyespot.data_pipeline.augment.views import CenterView, ImageView, RandomView
 from eyespot.data_pipeline.random_numbers import normals, uniforms
 
 NUM_COLOR_DRAWS = 10
@@ -64,7 +64,7 @@ class Alteration:
 
 
 def view_alteration(
-    view: View, name: str, seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"]
+    view: ImageView, name: str, seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"]
 ) -> Alteration | None:
     """What to do to the view ``name`` of each sample: a pure function of (seed, epoch, id, name). None = nothing."""
     if isinstance(view, CenterView):

@@ -37,10 +37,10 @@ def is_said(one: Field[Any], config: Any) -> bool:
     return not one.metadata.get("said_if_set") or getattr(config, one.name) != one.default
 
 
-def _said(config: Any) -> str:
+def _said(self: Any) -> str:
     """As ``repr`` of a dataclass, without what is not to be said."""
-    values = [f"{one.name}={getattr(config, one.name)!r}" for one in fields(config) if is_said(one, config)]
-    return f"{type(config).__name__}({', '.join(values)})"
+    values = [f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if is_said(one, self)]
+    return f"{type(self).__name__}({', '.join(values)})"
 
 
 @dataclass(slots=True, frozen=True)

@@ -1,6 +1,7 @@
 """Batch: the one thing that every objective reads."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -26,11 +27,11 @@ def noise_views(
     generator: torch.Generator | None = None,
 ) -> list[Shaped[Tensor, "_ ..."]]:
     """What ``Batch.views`` may be of so many samples, where nothing has to be seen: normal noise, masks of 0 and 1."""
-    how = dict(device=device, generator=generator)
+    how: dict[str, Any] = dict(device=device, generator=generator)
     return [
         torch.randint(2, (count, *shape), dtype=torch.uint8, **how)
         if isinstance(view, MaskView)
-        else torch.randn(count, *shape, dtype=dtype, **how)
+        else torch.randn((count, *shape), dtype=dtype, **how)
         for view, shape in zip(spec.views, spec.shapes(), strict=True)
     ]
 

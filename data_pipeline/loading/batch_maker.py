@@ -23,7 +23,7 @@ from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher
-from eyespot.data_pipeline.loading.jobs import Job, Jobs
+from eyespot.data_pipeline.loading.jobs import Job, Jobs, Part
 from eyespot.data_pipeline.loading.mask_views import see_masks
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions
 from eyespot.data_pipeline.loading.reader import Reader
@@ -116,8 +116,6 @@ class BatchMaker:
         self._read = Jobs(reader, self._files, views, seed, labeled)
         self._jobs = self._read.ahead(plan)
         self._running: deque[Job] = deque()
-        self._taken = [0] * len(self._files.shown)
-        """How many of the running jobs each part's pipeline has begun."""
         self._again: deque[Job] = deque()
         self._num_made = self._num_bad = self._num_refused = self._refused_in_a_row = 0
 
@@ -154,12 +152,11 @@ class BatchMaker:
             yield self._made(self._next_job(), outputs, masks)
 
     def _made(self, job: Job, outputs: Any, masks: list[Tensor], *, refused: bool = False) -> Made:
-        num_bad = int((job.ids != job.wanted).sum())
         self._num_made += len(job.ids)
-        self._num_bad += num_bad
+        self._num_bad += job.num_bad
         self._stop_if_too_bad(self._num_bad)
         batch, ready = self._batch(job, outputs, masks, by_gpu=self._on_gpu and not refused)
-        return Made(batch, num_bad, len(job.ids) * refused, ready)
+        return Made(batch, job.num_bad, len(job.ids) * refused, ready)
 
     def close(self) -> None:
         """Ends all threads."""
@@ -170,6 +167,7 @@ class BatchMaker:
     def _pipelines(self) -> list[Any]:
         """One for the views that show the same frames: a sample may have more frames in one than in another."""
         self._taken = [0] * len(self._files.shown)
+        """How many of the running jobs each part's pipeline has begun."""
         return [self._pipeline(number, shown) for number, shown in enumerate(self._files.shown)]
 
     def _pipeline(self, number: int, shown: Shown) -> Any:
@@ -338,14 +336,14 @@ class BatchMaker:
         self._running.clear()
         self._again.extendleft(reversed(others))
         self._say_refused(job, error)
-        crops: list[Any] = []
-        for part in job.parts:
-            files = iter([self._graphs.crop_inputs(part.files, part.geometry)])
-            options = dict(batch_size=len(part.files), num_threads=self._num_threads)
-            crops += self._graphs.crop_pipeline(
-                self._spec(part.shown), lambda files=files: next(files), **options
-            ).run()
+        crops = [view for part in job.parts for view in self._crops_of(part)]
         return self._made(job, crops, self._masks(job), refused=True)
+
+    def _crops_of(self, part: Part) -> Any:
+        """Decodes and crops on the CPU."""
+        inputs = iter([self._graphs.crop_inputs(part.files, part.geometry)])
+        options = dict(batch_size=len(part.files), num_threads=self._num_threads)
+        return self._graphs.crop_pipeline(self._spec(part.shown), lambda: next(inputs), **options).run()
 
     def _say_refused(self, job: Job, error: Exception) -> None:
         """Once; and once more where nvJPEG is given up."""

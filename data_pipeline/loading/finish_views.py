@@ -65,11 +65,11 @@ class ViewFinisher:
 
     def __call__(
         self,
-        pixels: Sequence[UInt8[Tensor, "b 3 _ _"]],
+        pixels: Sequence[UInt8[Tensor, "_ 3 _ _"]],
         alterations: Sequence[Alteration | None],
         others: Sequence[np.ndarray] = (),
-        flip: Sequence[Bool[np.ndarray, " b"]] = (),
-    ) -> tuple[list[Float[Tensor, "b 3 _ _"]], list[Tensor]]:
+        flip: Sequence[Bool[np.ndarray, " _"]] = (),
+    ) -> tuple[list[Float[Tensor, "_ 3 _ _"]], list[Tensor]]:
         """The views, channels last, and other arrays that travel with their numbers.
 
         Args:

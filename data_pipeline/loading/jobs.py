@@ -50,10 +50,11 @@ class Part:
             index: the table of files.
             examine: does so with images.
         """
-        count, sizes = self.shown.num_frames, index[["height", "width"]]
+        count = self.shown.num_frames
         images, masks = (rows.ravel().tolist() for rows in (self.rows[:, :count], self.rows[:, count:]))
         samples = np.repeat(self.samples, count).tolist()
-        for place, reason in examine(self.files, [sizes[row].item() for row in images]).items():
+        heights, widths = (index[name][images].tolist() for name in ("height", "width"))
+        for place, reason in examine(self.files, list(zip(heights, widths, strict=True))).items():
             yield samples[place], images[place], reason
         for sample, row, file in zip(samples, masks, self.masks, strict=bool(masks)):
             try:
@@ -70,6 +71,8 @@ class Job:
     epochs: Ids
     ids: Ids
     """What was read: ``wanted``, or what stands in for damaged samples."""
+    num_bad: int
+    """Samples for which, or for whose partners, others stand in."""
     labels: Ids
     parts: list[Part]
     sound: bool = False
@@ -149,21 +152,25 @@ class Jobs:
 
     def _job(self, wanted: Ids, epochs: Ids, own: Reading, beside: Reading | None) -> Job:
         ids, files = own.result()
-        if beside is not None and (ids != wanted).any():  # whoever stands in has another partner
-            beside = self._start_partners(ids, epochs)
-        partners, partner_files = beside.result() if beside is not None else (ids, [])
+        bad = ids != wanted
+        if beside is None:
+            beside, partners, partner_files = own, ids, []
+        else:
+            if bad.any():  # whoever stands in has another partner
+                beside = self._start_partners(ids, epochs)
+            partners, partner_files = beside.result()
+            bad |= partners != self._files.partners(ids, epochs)
         labels = self._reader.shards.index["label"][ids].astype(np.int64)
         if self._labeled is not None:
             labels[~self._labeled[ids]] = -1
-        own_rows, partner_rows = self._files.rows(ids, epochs), self._partner_rows(partners, epochs)
         parts: list[Part] = []
         begin = [0, 0]
         for shown in self._files.shown:
-            samples, rows, read = (partners, partner_rows, partner_files) if shown.partner else (ids, own_rows, files)
+            samples, rows, read = (partners, beside.rows, partner_files) if shown.partner else (ids, own.rows, files)
             columns = slice(begin[shown.partner], begin[shown.partner] + shown.num_files)
             begin[shown.partner] = columns.stop
             parts.append(self._part(shown, samples, epochs, rows[:, columns], _columns(read, len(ids), columns)))
-        return Job(wanted=wanted, epochs=epochs, ids=ids, labels=labels, parts=parts)
+        return Job(wanted=wanted, epochs=epochs, ids=ids, num_bad=int(bad.sum()), labels=labels, parts=parts)
 
     def _part(self, shown: Shown, samples: Ids, epochs: Ids, rows: Rows, files: list[list[File]]) -> Part:
         sizes = self._reader.shards.index[samples]

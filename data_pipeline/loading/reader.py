@@ -40,6 +40,8 @@ Row = tuple[int, ...]
 Ids = Int64[np.ndarray, " b"]
 RowsOf = Callable[[Ids, Ids], Int64[np.ndarray, "b k"]]
 """Ids and epochs in; of each sample the rows of the index where its files stand out."""
+Sample = tuple[int, list[int], list[File]]
+"""Its id, the rows where its files stand, and the files."""
 
 
 def _own_row(ids: Ids, epochs: Ids) -> Int64[np.ndarray, "b 1"]:
@@ -84,7 +86,8 @@ class Reader:
         self.index = shards.index if index is None else index
         self.shards = shards
         self._substitute = substitute
-        self._undecodable: set[int] = set()
+        self._undecodable, self._rejected = set[int](), set[int]()
+        """Rows, and the samples whose they are."""
         self._named, self._naming = set[int](), threading.Lock()
         self._patience, self._failures = Patience(patience_seconds), defaultdict[int, int](int)
         # Of a tar and how often reading it has failed: after each time it is opened anew.
@@ -118,7 +121,7 @@ class Reader:
             (part.tolist(), self._pool.submit(self._read_all, [wanted[place] for place in part], rows_of))
             for part in parts
         ]
-        return Reading(ids, files, each, late)
+        return Reading(ids, rows, files, late)
 
     def reject(self, sample: int, row: int, reason: str) -> None:
         """Remembers that the bytes of a sample's file are as packed but cannot be decoded.
@@ -127,16 +130,17 @@ class Reader:
             UserError: damaged samples are errors here.
         """
         self._undecodable.add(row)
+        self._rejected.add(sample)
         self._complain(sample, row, reason)
 
     @property
     def num_rejected(self) -> int:
-        """How many files were rejected."""
-        return len(self._undecodable)
+        """How many samples were rejected."""
+        return len(self._rejected)
 
     def describe(self, sample: int, row: int | None = None) -> str:
         """Names a sample for people: its id, tar and place; or those of one of its files."""
-        place = self.index[sample if row is None else row]
+        place = self.shards.index[sample] if row is None else self.index[row]
         return f"sample {sample} ({self.shards.tar_path(int(place['tar']))}, offset {place['offset']})"
 
     def close(self) -> None:
@@ -157,10 +161,10 @@ class Reader:
         except (OSError, ValueError):
             return None
 
-    def _read_all(self, wanted: Sequence[tuple[int, int, int]], rows_of: RowsOf) -> list[tuple[int, list[File]]]:
+    def _read_all(self, wanted: Sequence[tuple[int, int, int]], rows_of: RowsOf) -> list[Sample]:
         return [self._read_or_substitute(*each, rows_of) for each in wanted]
 
-    def _read_or_substitute(self, wanted: int, epoch: int, other_than: int, rows_of: RowsOf) -> tuple[int, list[File]]:
+    def _read_or_substitute(self, wanted: int, epoch: int, other_than: int, rows_of: RowsOf) -> Sample:
         """The sample, or the first good one at distance 1, 2, 4, ... behind it: near, then beyond a bad tar."""
         num_samples = self.shards.manifest.num_samples
         for sample in [wanted] + [(wanted + 2**k) % num_samples for k in range(num_samples.bit_length())]:
@@ -170,7 +174,7 @@ class Reader:
             if not self._undecodable.isdisjoint(rows):
                 continue
             if (files := self._all_of(sample, rows)) is not None:
-                return sample, files
+                return sample, rows, files
         raise UserError(
             f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged;"
             f" run: eyespot shards verify {self.shards.path}"
@@ -235,19 +239,21 @@ class Reading:
     def __init__(
         self,
         ids: Ids,
+        rows: Int64[np.ndarray, "b k"],
         files: list[File | None],
-        each: int,
-        late: list[tuple[list[int], Future[list[tuple[int, list[File]]]]]],
+        late: list[tuple[list[int], Future[list[Sample]]]],
     ):
         """Gathers them.
 
         Args:
             ids: what was asked for.
+            rows: where the files of each stand.
             files: those that are there already, those of a sample behind each other.
-            each: how many files a sample has.
             late: places of the samples that are still being read, and what will come.
         """
-        self._ids, self._files, self._each, self._late = ids, files, each, late
+        self.rows = rows.copy()  # they may be the ids
+        """Of the files; once they are there, of those that were read."""
+        self._ids, self._files, self._late = ids, files, late
 
     def result(self) -> tuple[Ids, list[File]]:
         """Waits for them: the ids of what was read, in the order asked for, and the files.
@@ -256,8 +262,10 @@ class Reading:
             UserError: samples are damaged, and none may or can take their place.
             Outage: they could not be read for so long.
         """
-        ids, files, each = self._ids.copy(), self._files, self._each
+        ids, files, each = self._ids.copy(), self._files, self.rows.shape[1]
         for places, samples in self._late:
-            for place, (sample, found) in zip(places, samples.result(), strict=True):
-                ids[place], files[place * each : (place + 1) * each] = sample, found
+            for place, (sample, rows, found) in zip(places, samples.result(), strict=True):
+                files[place * each : (place + 1) * each] = found
+                if sample != ids[place]:
+                    ids[place], self.rows[place] = sample, rows
         return ids, cast(list[File], files)

@@ -72,7 +72,7 @@ class SampleFiles:
         self._shards, self._seed, self._among = shards, seed, among
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
-        self._check(spec)
+        check_files(spec, shards, shards.manifest.num_samples if among is None else len(among))
         kinds = dict.fromkeys(kind for each in self.shown for kind in _kinds(each))
         tables = [self._table(*kind) for kind in kinds]
         self.table = tables[0] if len(tables) == 1 else np.concatenate(tables)
@@ -148,16 +148,32 @@ class SampleFiles:
             table[name] = places[name]
         return table
 
-    def _check(self, spec: ViewSpec) -> None:
-        samples = self._shards.manifest.num_samples if self._among is None else len(self._among)
-        for each in self.shown:
-            name = f"views[{each.views[0]}]"
-            if each.partner and samples < 2:
-                raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
-            if each.clip is not None and each.clip.stream >= (count := self._shards.clips.shape[1]):
-                raise UserError(
-                    f"{name}.clip.stream {each.clip.stream}: {self._shards.path} has {count}; choose 0 to {count - 1}"
-                )
+
+def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
+    """Whether the shards have the frames, streams and masks that views ask for; reads nothing but the manifest.
+
+    Args:
+        spec: the views.
+        shards: where the samples are.
+        num_samples: how many may be seen, each the partner of another.
+
+    Raises:
+        UserError: they do not.
+    """
+    frames = shards.manifest.frames
+    for each in shown_together(spec):
+        name, clip = f"views[{each.views[0]}]", each.clip
+        if each.partner and num_samples < 2:
+            raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
+        if clip is not None:
+            if frames is None:
+                _ = shards.frames  # says so
+            elif clip.stream >= (count := len(frames.streams)):
+                raise UserError(f"{name}.clip.stream {clip.stream}: {shards.path} has {count}; choose 0 to {count - 1}")
+            elif each.masks and not frames.masks_sha256:
+                _ = shards.frame_masks
+        elif each.masks and shards.manifest.masks is None:
+            _ = shards.masks
 
 
 def _kinds(shown: Shown) -> list[tuple[bool, bool]]:

@@ -6,6 +6,7 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
+from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.weight_files import check_file
 from eyespot.pretrain.config import Run, engine_settings
@@ -65,6 +66,7 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         check_which_labels(run.data, run.objective, type(objective).__name__)
         check_colours(objective.views(), run.data)
         check_views(objective.views())
+        check_files(objective.views(), shards, shards.manifest.num_samples)
         check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
     return shards
 

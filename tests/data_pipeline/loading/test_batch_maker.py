@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, Clip, MaskView, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import MOST_REFUSED, BatchMaker, Made, _one_openmp_thread
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.nvjpeg import NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 CENTER = ViewSpec(views=(CenterView(resize=56, size=48),))
@@ -29,6 +30,15 @@ LABELLED = ViewSpec(
     views=(RandomView(size=64, rand_augment=9.0, erase=0.5), RandomView(size=40, jitter=(0.4, 0.4, 0.4, 0.1)))
 )
 ERASED, PLAIN = (ViewSpec(views=(RandomView(size=64, erase=erase),)) for erase in (1.0, 0.0))
+CLIPS = ViewSpec(
+    views=(
+        RandomView(size=40, clip=Clip(4, 2), erase=0.5),
+        RandomView(size=24),
+        MaskView(of=0),
+        RandomView(size=32, clip=Clip(4, 2), jitter=(0.4, 0.4, 0.4, 0.1)),
+        RandomView(size=24, clip=Clip(3, stream=1), partner=True),
+    )
+)
 SIZE = 12
 
 
@@ -78,7 +88,10 @@ def make(kind: type[BatchMaker], shards: Path, views: ViewSpec, num_batches: int
     ids = np.arange(num_batches * SIZE)
     plan = [(part, np.ones_like(part)) for part in np.split(ids, num_batches)]
     known = dict(batch_size=SIZE, seed=3, device=torch.device("cpu"), num_threads=2, max_bad_fraction=0.1)
-    maker = kind(Reader(ShardFolder(shards), substitute=True), plan, views, **known, **options)
+    folder = ShardFolder(shards)
+    files = SampleFiles(folder, views, 3)
+    reader = Reader(folder, substitute=True, index=files.table)
+    maker = kind(reader, plan, views, **known, **options, files=files)
     try:
         return list(maker)
     finally:
@@ -95,6 +108,17 @@ def test_pixels_that_cross_to_a_gpu_become_the_cpus_views(photo_shards, views):
     usual, crossed = (make(kind, photo_shards, views) for kind in (BatchMaker, Crossing))
     assert len(usual[0].batch.views) == len(views.views)
     assert all(map(same, usual, crossed))
+
+
+def test_clips_take_the_same_ways_to_a_gpu(film_shards):
+    usual = make(BatchMaker, film_shards, CLIPS, 2)
+    assert all(map(same, usual, make(Crossing, film_shards, CLIPS, 2)))
+    played, refused = (make(PlayedGPU, film_shards, CLIPS, 2, refused=which) for which in (set(), {3}))
+    assert [each.num_refused for each in refused] == [SIZE, 0]
+    assert same(refused[0], usual[0]) and same(refused[1], played[1])
+    for one, other in zip(usual[1].batch.views, played[1].batch.views, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert ((one.float() - other.float()).abs() * 255 * 0.225).mean() < 1  # levels
 
 
 def test_what_randaugment_and_erasing_do_is_mirrored_with_the_view(photo_shards):

@@ -186,6 +186,10 @@ def test_a_partner_that_is_damaged_is_replaced_and_never_by_the_sample_itself(sh
     assert not {sample % 3 for sample in batch.ids.tolist()} & {0} and (own != beside).all()
     good = set(own.tolist())
     assert len(good) == 16 and set(beside.tolist()) <= good
+    loader = make_selection(replace(spec, batch_size=24), np.arange(24))
+    next(loader)
+    assert 8 < loader.bad_samples < 24, "those whose partner is damaged count, too"
+    loader.close()
 
 
 def test_damage_is_an_error_where_nothing_may_stand_in(shards):
