@@ -23,14 +23,13 @@ from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Manifest, Masks, Reading, image_stats
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
-from eyespot.data_pipeline.shards.members.items import Item, Source, shuffled
+from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out, shuffled
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
 from eyespot.data_pipeline.shards.pack_masks import add_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, open_source
-from eyespot.data_pipeline.shards.video.video_sources import hold_out_whole
 
 WORK = ".packing"
 SPLITS = ("test", "train", "val")
@@ -89,7 +88,9 @@ def pack(
         if (manifests := _already_packed(destination, found, options["plan"])) is not None:
             shutil.rmtree(work)
             return manifests
-        _check_work(work, destination, options["plan"])
+        if found.prepare is not None:
+            found.prepare(found)
+        _check_work(work, destination, _plan(found, options) if found.prepare else options["plan"])
         parts = _pack_splits(found, destination, work, options, workers)
         manifests = _commit(destination, found, parts, options)
         shutil.rmtree(work)
@@ -162,7 +163,7 @@ def _with_holdout(found: Source, holdout: float | None, seed: int) -> Source:
         return found
     if set(found.splits) != {""}:
         raise UserError(f"holdout {holdout}: the source already has splits {sorted(found.splits)}; leave it out")
-    train, test = hold_out_whole(found.splits[""], holdout, seed)
+    train, test = hold_out(found.splits[""], holdout, seed)
     if not test:
         raise UserError(f"holdout {holdout}: the source has no class of two or more images")
     found.splits = {"train": train, "test": test}

@@ -1,6 +1,6 @@
 """What is to be packed: items that say where their bytes lie, in splits; which of them are held out, in which order."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,9 @@ class Source:
     """What to tell of how it was understood, a line each."""
     options: dict[str, Any] = field(default_factory=dict)
     """What was asked for in making it; goes into the manifest, beside what packing was asked for."""
+    prepare: "Callable[[Source], None] | None" = None
+    """What turns its items into those that are packed, as decoding does; done once it is known that they are not packed
+    yet, and after some were held out."""
 
 
 def read_item(item: Item) -> bytes:

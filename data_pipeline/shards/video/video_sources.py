@@ -1,7 +1,7 @@
 """Folders, tars and single files of videos as sources: found by suffix, decoded into a spool, cut into samples."""
 
 import os
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from eyespot.data_pipeline.errors import UserError
@@ -10,7 +10,7 @@ from eyespot.data_pipeline.shards.image_check import SUFFIXES as IMAGE_SUFFIXES
 from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar
 from eyespot.data_pipeline.shards.members.footage import FrameFile, FrameFiles, Refused
-from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out
+from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.members.samples import path_parts
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import scan
@@ -23,8 +23,6 @@ MAX_FRAMES = 100_000
 """Of one video, where nobody says otherwise: an hour of 28 a second."""
 LONGEST = 60.0
 """Seconds of one sample, where nobody says otherwise."""
-_PART = "#t="
-"""Stands between the name of a video and the seconds that a sample is of (W3C's media fragments)."""
 _NAMED = 3
 
 
@@ -75,7 +73,7 @@ def holds_videos(source: str) -> bool:
 
 
 def open_videos(source: str, spool: Path, wanted: Cut, workers: int, reading: Reading) -> Source:
-    """Decodes the videos of a source, and lists the samples that they make.
+    """Lists the videos of a source; prepared, they are decoded, and its items the samples that they make.
 
     Args:
         source: a video, a folder of videos (with or without class folders, with or without train/test/val above them),
@@ -101,31 +99,24 @@ def open_videos(source: str, spool: Path, wanted: Cut, workers: int, reading: Re
             f" {', '.join(sorted(SUFFIXES | {MOVING_IMAGE}))}"
         )
     found = arrange(printable(path.resolve().name), files, f"source {source}", skipped, reading)
-    videos = {split: [_video(item) for item in items] for split, items in found.splits.items()}
-    everything = [video for split in sorted(videos) for video in videos[split]]
-    decoded = dict(zip(everything, decode_all(everything, spool, wanted, workers), strict=True))
+    limits = {"max_frames": wanted.frames.max_frames} if wanted.frames.max_frames != MAX_FRAMES else {}
+    found.options = {"fps": wanted.frames.fps, "segment": wanted.longest, "sound": wanted.sound, **limits}
+    found.prepare = partial(_decode, spool=spool, wanted=wanted, workers=workers)
+    return found
+
+
+def _decode(found: Source, spool: Path, wanted: Cut, workers: int) -> None:
+    """Makes the samples of its videos a source's items."""
+    items = [item for split in sorted(found.splits) for item in found.splits[split]]
+    if any(item.mask for item in items):
+        raise UserError("masks: videos take none; pack the folders of their frames, with the folders of their masks")
+    videos = [_video(item) for item in items]
+    decoded = dict(zip(videos, decode_all(videos, spool, wanted, workers), strict=True))
     found.splits = {
         split: [part for item in items for part in _items(item, decoded[_video(item)])]
         for split, items in found.splits.items()
     }
-    found.notes += _notes(everything, decoded, spool, wanted)
-    limits = {"max_frames": wanted.frames.max_frames} if wanted.frames.max_frames != MAX_FRAMES else {}
-    found.options = {"fps": wanted.frames.fps, "segment": wanted.longest, "sound": wanted.sound, **limits}
-    return found
-
-
-def hold_out_whole(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
-    """As ``sources.hold_out``, but all samples of one video go to one side."""
-    if all(item.frames is None for item in items):
-        return hold_out(items, share, seed)
-    whole = {_whole(item): item for item in reversed(items)}
-    train, _ = hold_out([whole[name] for name in sorted(whole)], share, seed)
-    kept = {_whole(item) for item in train}
-    return [item for item in items if _whole(item) in kept], [item for item in items if _whole(item) not in kept]
-
-
-def _whole(item: Item) -> str:
-    return item.name.rpartition(_PART)[0] or item.name
+    found.notes += _notes(videos, decoded, spool, wanted)
 
 
 def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:

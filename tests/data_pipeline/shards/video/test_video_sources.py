@@ -1,5 +1,6 @@
 import importlib.util
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ from PIL import Image
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards import pack as packing
 from eyespot.data_pipeline.shards.manifest import Reading
-from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.video.video_sources import cut, hold_out_whole, holds_videos, open_videos
+from eyespot.data_pipeline.shards.video import video_sources
+from eyespot.data_pipeline.shards.video.video_sources import cut, holds_videos, open_videos
 
 
 def pack_videos(source: Path, destination: Path, *, workers: int = 2, holdout: float | None = None, **wanted):
@@ -103,16 +104,31 @@ def test_tars_and_single_files(films, tmp_path):
     assert pack_videos(films / "run" / "a.mp4", tmp_path / "one")[""].frames.num_frames == 48
 
 
-def test_parts_of_a_video_are_never_on_both_sides():
-    items = [
-        Item(f"{'ab'[n % 2]}/{n}.mp4#t={part},{part + 1}", n % 2, "", 0, 0, frames=part)
-        for n in range(20)
-        for part in range(3)
-    ]
-    train, test = hold_out_whole(items, 0.2, 0)
-    names = [{item.name.partition("#")[0] for item in side} for side in (train, test)]
-    assert len(names[0]) == 16 and len(names[1]) == 4 and not names[0] & names[1] and len(train) == 48
-    assert train + test != items and sorted(train + test) == sorted(items)
+def test_parts_of_a_video_are_never_on_both_sides(films, tmp_path):
+    manifests = pack_videos(films, tmp_path / "out", segment=1.0, holdout=0.5)
+    sides: list[set[str]] = []
+    for split in manifests:
+        with tarfile.open(tmp_path / "out" / split / "shard-000000.tar") as tar:
+            texts = [read(tar, name).decode() for name in tar.getnames() if name.endswith(".json")]
+        sides.append({text.split('"')[3].partition("#")[0] for text in texts})
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == {"run/a.mp4", "run/b.webm", "jump/c.gif"}
+    assert sum(manifest.num_samples for manifest in manifests.values()) == 4 + 1 + 2
+
+
+def test_what_is_packed_already_is_not_decoded_again(films, tmp_path, monkeypatch):
+    first = pack_videos(films, tmp_path / "out")
+    monkeypatch.setattr(video_sources, "decode_all", lambda *_: 1 / 0)
+    assert pack_videos(films, tmp_path / "out") == first
+    with pytest.raises(UserError, match="holds shards of another source or other options"):
+        pack_videos(films, tmp_path / "out", fps=3.0)
+
+
+def test_masks_of_videos_are_refused(films, tmp_path):
+    (tmp_path / "masks" / "run").mkdir(parents=True)
+    Image.new("L", (64, 48)).save(tmp_path / "masks" / "run" / "a.png")
+    opened = partial(open_videos, str(films), wanted=cut(), workers=1, reading=Reading())
+    with pytest.raises(UserError, match="masks: videos take none"):
+        pack(lambda work: opened(spool=work / "videos"), tmp_path / "out", masks=tmp_path / "masks")
 
 
 def test_images_stay_images_where_nobody_asks_for_videos(films, tmp_path):
