@@ -153,7 +153,7 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
     paths: list[tuple[str, ...]] = []  # fill the memory
     texts: list[str | None] = []
     for tar in tars:
-        scanned = scan(tar)
+        scanned, path = scan(tar), str(tar)
         if scanned.problem:
             contents.problems.append(f"{tar}: {scanned.problem}")
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
@@ -161,7 +161,7 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
         samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
         contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
         found += [
-            (tar, sample.name, sample.image, sample.mask, sample.footage(str(tar), reading))
+            (tar, sample.name, sample.image, sample.mask, sample.footage(path, reading))
             for sample, _ in samples
             if sample.image
         ]

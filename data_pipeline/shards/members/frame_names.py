@@ -63,10 +63,10 @@ def dotted(parts: Sequence[str], how: FrameNames) -> tuple[str, str] | None:
     suffix = _MASK if last.lower().endswith(f".{_MASK}") else last.rpartition(".")[2]
     stem = last[: -len(suffix) - 1]
     depth = {"folder": 1, "camera": 2}.get(how, 0)
+    if suffix.lower() in SOUNDS and (folders or not depth):
+        return "/".join(folders if depth else [*folders, stem]), suffix
     if not stem or len(folders) < depth:
         return None
-    if suffix.lower() in SOUNDS:
-        return ("/".join(folders) if depth else "/".join([*folders, stem])), suffix
     number = re.search(r"[0-9]{1,12}$", stem)
     if number is None or not _is_picture(suffix):
         return None

@@ -303,8 +303,8 @@ def _several(tar: Path, key: str, images: list[str]) -> UserError:
     plain = next((name for name in images if "." not in name), images[0])
     return UserError(
         f"{printable(str(tar))}: sample {printable(key)} holds several images ({some}); say which is meant, as in"
-        f" --image-extension {printable(plain)}, or {_LAST_DOT} and each is a"
-        " sample, or --frames dot, where they are numbered frames"
+        f" --image-extension {printable(plain)}, or {_LAST_DOT} and each is a sample,"
+        " or --frames dot, where they are numbered frames"
     )
 
 

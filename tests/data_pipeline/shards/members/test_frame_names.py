@@ -27,6 +27,7 @@ from eyespot.data_pipeline.shards.members.frame_names import (
         ("camera", "cat/v/Left/3.jpg", ("cat/v", "left.3.jpg")),
         ("camera", "v/0/3.jpg", ("v", "camera0.3.jpg")),
         ("camera", "v/3.jpg", None),
+        ("camera", "v/sound.wav", ("v", "wav")),
         ("underscore", "cat/v_1_003.jpg", ("cat/v_1", "003.jpg")),
         ("underscore", "v003.jpg", None),
         ("underscore", "_003.jpg", None),
