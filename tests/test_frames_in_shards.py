@@ -116,7 +116,7 @@ def test_what_eyespot_packed_is_indexed_alike(tmp_path: Path):
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     index_folder(tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
-    with tarfile.open(next((tmp_path / "out").glob("*.tar"))) as tar:
+    with tarfile.open(min((tmp_path / "out").glob("*.tar"))) as tar:
         assert json.load(tar.extractfile("00000000.json"))["rate"] == 5.0  # type: ignore[arg-type]
     pack(str(tmp_path / "out"), tmp_path / "again")
     again = ShardFolder(tmp_path / "again")
