@@ -92,7 +92,8 @@ def follow(frames: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     finder = MotionFinder()
     height, width = frames[0].shape
     side = max(1, round(PATCH * min(height, width)))
-    x, y = _start(finder.mask(finder.remainder(frames[0], frames[1:2])) == MOVES, side)
+    # Looked for in the second frame, which has a neighbour on either side; from the first one it is a step away.
+    x, y = _start(finder.mask(finder.remainder(frames[1], [frames[0], *frames[2:3]])) == MOVES, side)
     found = [(x / width, y / height)]
     for here, there in pairwise(frames):
         flow = finder.flow(here, there)
