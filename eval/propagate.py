@@ -126,7 +126,8 @@ def carriers_of(subjects: list[Subject], image_size: int | None, device: torch.d
     """
     encoders = [subject for subject in subjects if not isinstance(subject.encoder, OneKind)]
     first = encoders[0]
-    own = first.views.views[0].size
+    (view,) = first.views.images
+    own = view.size
     size, stride = image_size or own, 0
     found: list[Carrier] = []
     for subject in encoders:
@@ -217,7 +218,7 @@ def _streamed(
     """Features of one frame after the other."""
     for start in range(0, len(video.frames), FRAMES_AT_ONCE):
         some = [
-            np.asarray(Image.fromarray(frame).resize(shown[::-1], Image.Resampling.BICUBIC))
+            np.asarray(Image.fromarray(frame).resize((shown[1], shown[0]), Image.Resampling.BICUBIC))
             for frame in video.frames[start : start + FRAMES_AT_ONCE]
         ]
         yield from maps(torch.from_numpy(np.stack(some)).to(device).permute(0, 3, 1, 2).float() / 255)

@@ -37,7 +37,7 @@ def fit_clusters(pixels: Float32[np.ndarray, "n 3"], num_clusters: int) -> Float
     count = min(len(pixels), PIXELS_PER_CLUSTER * num_clusters)
     some = np.random.default_rng(0).choice(pixels, count, replace=False)
     ab = to_lab(torch.from_numpy(some)[:, :, None, None].double())[:, 1:, 0, 0].numpy()
-    found = KMeans(num_clusters, n_init=4, random_state=0).fit(ab).cluster_centers_
+    found = KMeans(num_clusters, random_state=0).fit(ab).cluster_centers_
     return found[np.square(found).sum(1).argsort(kind="stable")]
 
 

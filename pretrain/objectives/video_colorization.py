@@ -81,6 +81,8 @@ class VideoColorization(Objective):
             """Around any encoder with a feature map."""
             return VideoColorization(self, encoder, image_size)
 
+    clusters: Float[Tensor, "clusters 2"]
+
     picture_rows: ClassVar[tuple[str, ...]] = ("the frame before", "what the encoder sees", "copied colours", "truth")
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from relabelled import rewrite_labels
+from result_files import some_result, write
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.evaluate import judge
@@ -93,7 +94,7 @@ def test_carried_masks_of_the_newest_step_are_shown(run_dir):
     known = {"protocol": "propagate", "role": "encoder", "num_classes": 0, "num_train": 0, "num_correct": None}
     for step in (3, 12):
         name = f"step-{step:08d}"
-        write_result(run_dir, name, some_result(key=name, origin={"step": step, "checkpoint": name}, **known))
+        write(run_dir, f"{name}.json", some_result(key=name, origin={"step": step, "checkpoint": name}, **known))
         for sheet in (0, 1):
             (folder / f"squares-abc_{name}_{sheet:02d}.png").write_bytes(b"a picture")
     page = plain_report(run_dir)
