@@ -7,20 +7,20 @@ import numpy as np
 from PIL import Image
 
 from eyespot.data_pipeline.shards.members.footage import Footage
+from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import Item, Source
 
 HEIGHT, WIDTH, SIDE, FRAMES = 48, 64, 16, 9
 
 
 def draw_square(number: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask: a square of one colour goes two pixels a frame to the right, over noise that stays."""
+    """Image and mask: a square of one colour goes three pixels a frame to the right, over noise that stays."""
     pixels = np.random.default_rng(number).integers(90, 150, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    top, left = 8 + 4 * number, 4 + 3 * frame
+    top, left = (8 + 4 * number) % (HEIGHT - SIDE), 4 + 3 * frame
     mask[top : top + SIDE, left : left + SIDE] = 1
-    pixels[mask == 1] = (230, 40 + 30 * number, 20)
+    pixels[mask == 1] = (230, 40 + 30 * number % 200, 20)
     return pixels, mask
 
 

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from moving_squares import pack_squares
 
 from eyespot.cluster.cli import main
 from eyespot.pretrain.networks.encoders import make_encoder
@@ -39,3 +40,14 @@ def test_a_tiny_recipe_trains(recipe, digits, tmp_path):
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 6
     assert all(math.isfinite(loss) for loss in losses)  # test_contract.py has what learns; MoCo's queue must fill first
+
+
+@pytest.mark.parametrize("recipe", ["video_colorization_tiny", "motion_segmentation_tiny", "tracked_patches_tiny"])
+def test_a_tiny_recipe_of_clips_with_masks_trains(recipe, tmp_path):
+    shards = pack_squares(tmp_path / "squares", 12).path
+    places = ["--data.shards", str(shards), "--run-dir", str(tmp_path / "run"), "--no-track", "--device", "cpu"]
+    short = ["--steps", "4", "--log-every", "1", "--data.batch-size", "8", "--optim.warmup-steps", "1"]
+    assert main(["pretrain", recipe, *places, *short, "--picture-every", "4"]) == 0
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
+    assert len(list((tmp_path / "run" / "pictures").glob("*.png"))) == 1
