@@ -66,7 +66,8 @@ def _exhibits(stories: Sequence[Story], device: str) -> list[Section]:
 def _carried_masks(story: Story, named: bool) -> Section | None:
     """The first videos through which ``eyespot eval propagate`` carried masks by the newest encoder that it judged."""
     steps = [str(each.origin.get("checkpoint")) for each in story.results if each.protocol == "propagate"]
-    sheets = sorted((story.run_dir / "eval" / "propagated").glob(f"*_{max(steps, default='none')}*_00.png"))
+    folder, newest = story.run_dir / "eval" / "propagated", f"_{max(steps, default='')}"
+    sheets = [path for path in sorted(folder.glob("*_00.png")) if steps and newest in path.name]
     if not sheets:
         return None
     caption = f"{sheets[0].stem}. A row for each video: frames from its first, whose mask was given, to its last."

@@ -185,6 +185,8 @@ def _over_baselines(group: Sequence[Shown]) -> list[str]:
         return []
     ((_, trained),) = own.items()
     found = [(_only(group, role), words) for role, words in _BASELINES.items()]
+    if trained.protocol == "propagate":  # it has two others: colours, and the mask unmoved
+        found[1:] = [(each.result, each.result.name) for each in group if each.result.role == "pixels"]
     beside = [(result, words) for result, words in found if result is not None and result.accuracy is not None]
     return _compared("", trained, beside)
 

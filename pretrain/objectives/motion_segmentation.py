@@ -1,4 +1,4 @@
-"""Learning features by watching objects move (Pathak et al. 2017, arXiv:1612.06370).
+"""Motion segmentation: learning features by watching objects move (Pathak et al. 2017, arXiv:1612.06370).
 
 From one frame alone the network says which pixels belong to what moves. The masks to learn from are made without labels
 beforehand, of several frames of the video: by motion against that of the camera (``eyespot shards motion``). With m = 1

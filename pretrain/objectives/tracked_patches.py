@@ -1,4 +1,4 @@
-"""Unsupervised learning of visual representations using videos (Wang & Gupta 2015, arXiv:1505.00687).
+"""Tracked patches: unsupervised learning of visual representations using videos (Wang & Gupta 2015, arXiv:1505.00687).
 
 The first and the last patch of a track show the same thing, and come to lie closer together than patches of other
 tracks. With D(a, b) = 1 - cos(a, b) of the head's outputs, x and x+ of one track, x- of another,

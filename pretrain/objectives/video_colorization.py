@@ -1,4 +1,4 @@
-"""Tracking emerges by colorizing videos (Vondrick et al. 2018, arXiv:1806.09594).
+"""Video colorization: tracking emerges by colorizing videos (Vondrick et al. 2018, arXiv:1806.09594).
 
 The colours of a clip's last frame are copied from those of the frames before it, by features of gray images alone. With
 f the features of places, c the colours of the reference frames, one-hot over 16 clusters of the ab plane,

@@ -97,9 +97,13 @@ def test_carried_masks_of_the_newest_step_are_shown(run_dir):
         write(run_dir, f"{name}.json", some_result(key=name, origin={"step": step, "checkpoint": name}, **known))
         for sheet in (0, 1):
             (folder / f"squares-abc_{name}_{sheet:02d}.png").write_bytes(b"a picture")
+    for name in ("Lab colours of 8 x 8 pixels", "first mask, not moved"):
+        bare = {**known, "role": "pixels", "origin": {}, "accuracy": 0.5, "interval": (0.4, 0.6)}
+        write(run_dir, f"{name}.json", some_result(key=name, name=name, **bare))
     page = plain_report(run_dir)
     assert "Carried masks" in page.headings and "squares-abc_step-00000012_00" in page.words
     assert page.sources == ["data:image/png;base64,YSBwaWN0dXJl"]
+    assert "points above Lab colours of 8 x 8 pixels" in page.words and "above first mask, not moved" in page.words
     assert "test videos" in page.words and "0 classes" not in page.words
 
 
