@@ -87,8 +87,7 @@ def shared(learned: ShardFolder, held_out: ShardFolder) -> Overlap | None:
             content = read_held_out(row)
             copy = next((other for other in places[int(candidates[row])] if read_learned(other) == content), None)
             if copy is not None:
-                pair = (row, copy) if their_owners is None else (int(their_owners[row]), int(owners[copy]))
-                found.append(pair)
+                found.append((_sample(row, their_owners), _sample(copy, owners)))
     if not found:
         return None
     return Overlap(
@@ -98,6 +97,11 @@ def shared(learned: ShardFolder, held_out: ShardFolder) -> Overlap | None:
         num_held_out=held_out.manifest.num_samples,
         of_frames=of_frames,
     )
+
+
+def _sample(row: int, owners: np.ndarray | None) -> int:
+    """Whose file it is; of images the row itself."""
+    return row if owners is None else int(owners[row])
 
 
 def _owners(shards: ShardFolder) -> np.ndarray:

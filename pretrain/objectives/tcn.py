@@ -30,7 +30,7 @@ from annotated_types import Ge, Gt
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.pretrain.contrastive_objective import Contrastive, Rows
@@ -87,11 +87,16 @@ class TCN(Contrastive):
         def __post_init__(self) -> None:
             Contrastive.Config.__post_init__(self)
             if self.cameras == 1:
-                require_clip(self.view, pick="near_far", least=len(ONE_CAMERA))
+                require_clip(self.view, self.pick, least=len(ONE_CAMERA))
                 if self.joined > 1:
                     raise UserError(f"objective.joined {self.joined}: frames of one camera lie apart; set it to 1")
-            elif (frames := require_clip(self.view).frames) <= self.joined:
+            elif (frames := require_clip(self.view, self.pick).frames) <= self.joined:
                 raise UserError(f"objective.joined {self.joined}: must be below objective.view.clip.frames {frames}")
+
+        @property
+        def pick(self) -> Pick:
+            """How a clip's frames must be chosen."""
+            return "near_far" if self.cameras == 1 else "even"
 
         def build(self, encoder: nn.Module, image_size: int) -> "TCN":
             """A time-contrastive network of any encoder with a feature map."""
@@ -105,7 +110,7 @@ class TCN(Contrastive):
         self.config, self.image_size, self.encoder = config, image_size, encoder
         width: int = encoder.num_features  # pyright: ignore[reportAssignmentType]
         self.head = _Head(width, config.channels, config.joined, config.hidden_dim, config.out_dim)
-        self.moments = require_clip(config.view, config.view.clip.pick).frames - config.joined + 1
+        self.moments = require_clip(config.view, config.pick).frames - config.joined + 1
         if config.cameras == 1:
             relations = torch.tensor(ONE_CAMERA)
         else:
@@ -116,7 +121,7 @@ class TCN(Contrastive):
 
     def views(self) -> ViewSpec:
         """A clip of each camera, at the same times."""
-        view, clip = self.config.view, require_clip(self.config.view, self.config.view.clip.pick)
+        view, clip = self.config.view, require_clip(self.config.view, self.config.pick)
         cameras = [replace(view, clip=replace(clip, stream=camera)) for camera in range(self.config.cameras)]
         return sized_views(self.image_size, *cameras)
 

@@ -284,8 +284,9 @@ def _with_rate(sample: Sample, descriptor: int) -> Sample:
     except (ValueError, RecursionError):
         return sample
     rate = found.get("rate") if isinstance(found, dict) else None
-    is_rate = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 <= rate <= FASTEST
-    return sample._replace(rate=float(rate)) if is_rate else sample
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= FASTEST:
+        return sample
+    return sample._replace(rate=float(rate))
 
 
 def _image(tar: Path, run: _Run, reading: Reading) -> str | None:
