@@ -100,7 +100,7 @@ def kinds(owner: Any, module: ModuleType) -> list[type]:
     for _, kind in inspect.getmembers(owner, inspect.isclass):
         if kind.__module__ == module.__name__ and kind is not owner:
             found += [kind] if dataclasses.is_dataclass(kind) else kinds(kind, module)
-    return found
+    return [kind for kind in found if not inspect.isabstract(kind)]  # what follows from it is tried
 
 
 def numbers(hint: Any, place: tuple[int, int] | None = None) -> list[tuple[Any, type, tuple[Any, ...]]]:
