@@ -43,6 +43,9 @@ weights; 2 points more, intervals apart. [benchmarks/results/zoo.md](../benchmar
 and commands. It says that a method learns, not which one is better: hours on GPUs do, and the papers' numbers are of
 such. Pictures are of runs as short.
 
+Methods of videos are asked their own question about unseen clips of falling digits, which are built in:
+[benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md), by `python benchmarks/video_gates.py`.
+
 This page is written by `make methods`.
 """
 

@@ -26,9 +26,9 @@ def tcn_r50_several_frames() -> Run:
 
 
 def tcn_tiny() -> Run:
-    """A very small ViT, n-pairs of falling digits: the other camera's are turned and inverted. Minutes on two cores."""
+    """A very small ViT on falling digits, of which the other camera's are turned and inverted: minutes on two cores."""
     view = RandomView(scale=(0.9, 1.0), flip=0.0, clip=Clip(6, stride=3))
-    return on_falling_digits(TCN.Config(loss="n_pair", channels=32, hidden_dim=64, out_dim=16, view=view))
+    return on_falling_digits(TCN.Config(channels=32, hidden_dim=64, out_dim=16, view=view))
 
 
 def _videos(objective: TCN.Config, videos: int = 4) -> Run:
