@@ -9,6 +9,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -162,7 +163,8 @@ class BatchMaker:
         """Ends all threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._reader.close()
-        self._wait_for_pixels(0)
+        with suppress(RuntimeError):  # a GPU that has failed; whoever asked it for more has been told
+            self._wait_for_pixels(0)
 
     def _pipelines(self) -> list[Any]:
         """One for the views that show the same frames: a sample may have more frames in one than in another."""

@@ -183,10 +183,13 @@ def test_a_lack_of_memory_is_no_refusal(photo_shards):
         make(PlayedGPU, photo_shards, CENTER, refused={13}, why="Critical error: Can't allocate 10 bytes on device 0.")
 
 
-class DeadStream:
-    """Of a GPU that has failed: as torch, it says so whatever it is asked."""
+class Dead:
+    """A stream or event of a GPU that has failed: as torch, it says so whatever it is asked."""
 
-    def synchronize(self) -> None:
+    def query(self) -> bool:
+        return self.synchronize()
+
+    def synchronize(self) -> Any:
         raise torch.AcceleratorError(
             "CUDA error: uncorrectable ECC error encountered\nCompile with `TORCH_USE_CUDA_DSA`"
         )
@@ -195,15 +198,16 @@ class DeadStream:
 class FailedGPU(PlayedGPU):
     """From the first batch that it refuses on it is dead."""
 
-    def _pipeline(self) -> Any:
-        pipeline, maker = super()._pipeline(), self
+    def _pipeline(self, number: int, shown: Any) -> Any:
+        pipeline, maker = super()._pipeline(number, shown), self
 
         class Failing:
             def run(self) -> Any:
                 try:
                     return pipeline.run()
                 except RuntimeError:
-                    maker._stream = DeadStream()
+                    maker._stream = Dead()
+                    maker._being_read.append((Dead(), None))
                     raise
 
         return Failing()
