@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, Settings
+from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.engines.cuda_graph import GraphDoubtedError, GraphedPasses
 from eyespot.pretrain.engines.torch_engine import TorchEngine
 from eyespot.pretrain.networks.repeated_blocks import choose_layout
@@ -42,6 +42,12 @@ class DDPEngine(TorchEngine):
         """Adds its gradient, unless a graph has computed it."""
         if self._graphed is None:
             super().backward(loss)
+
+    def load_tensors(self, read: ReadTensors) -> None:
+        """Reads into the live tensors, of a run whose first steps were taken elsewhere."""
+        super().load_tensors(read)
+        if self._graphed is not None:
+            self._graphed.on_trial = False
 
     def sync_gradients(self, last: bool) -> None:
         """Gradients cross the network with the last micro-batch only."""

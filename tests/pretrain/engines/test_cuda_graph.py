@@ -178,10 +178,20 @@ def test_a_small_difference_late_in_a_run_ends_the_graph_and_not_the_run(caplog,
 
 
 @pytest.mark.parametrize(
-    ("apart", "step", "ends"), [(0.02, 8, True), (0.02, 16, False), (0.2, 16, True), (math.nan, 16, True)]
+    ("apart", "step", "resumed", "ends"),
+    [
+        (0.02, 8, False, True),
+        (0.02, 16, False, False),
+        (0.2, 16, False, True),
+        (math.nan, 16, False, True),
+        (0.02, 1, True, False),
+        (0.2, 1, True, True),
+    ],
 )
-def test_what_ends_a_run_depends_on_the_step_and_the_difference(apart, step, ends, monkeypatch):
+def test_what_ends_a_run_depends_on_the_step_and_the_difference(apart, step, resumed, ends, monkeypatch):
     engine, compared = engine_around(Scaled()), []
+    if resumed:
+        engine.load_tensors(lambda tensors: None)
 
     def difference(found, expected):
         compared.append(found)
@@ -189,7 +199,7 @@ def test_what_ends_a_run_depends_on_the_step_and_the_difference(apart, step, end
 
     monkeypatch.setattr(cuda_graph, "_apart", difference)
     engine.objective.after_step = lambda *_: None  # nothing is captured anew
-    assert take_steps(engine, step - 1, shape=SMALL)
+    take_steps(engine, step - 1, shape=SMALL)
     if ends:
         with pytest.raises(UserError, match=r"^cuda_graph True: loss of a graph: "):
             take_steps(engine, 1, shape=SMALL)
