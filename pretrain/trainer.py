@@ -99,7 +99,7 @@ class Trainer:
             data.check_labels(objective)
             spec = data.loader_spec(objective.views())
         num_parameters = sum(p.numel() for p in objective.parameters())
-        with agreed():  # how a step of it runs
+        with out_of_memory.in_words(run, world), agreed():  # how a step of it runs
             settings = engine_settings(run, world.size)
             self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
         self.writer = CheckpointWriter(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)

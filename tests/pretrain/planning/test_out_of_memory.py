@@ -12,8 +12,10 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain import trainer
 from eyespot.pretrain.distributed.collectives import barrier
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.run_end import TrainingError
@@ -62,6 +64,21 @@ def test_a_run_without_memory_names_a_micro_batch_that_fits(digits, tmp_path):
     assert BATCH // accumulate <= largest
     again = run_limited(digits, tmp_path / "parts", "--data.accumulate", str(accumulate), limit=ROOM_BYTES + ARENAS)
     assert again.returncode == ExitCode.DONE, again.stderr
+
+
+def test_a_state_that_does_not_fit_is_said_in_a_line_too(digits, tmp_path, monkeypatch, capfd):
+    """The optimiser's: before the first step, beside parameters that did fit."""
+
+    def too_large(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    monkeypatch.setattr(trainer, "make_optimizer", too_large)
+    monkeypatch.setattr(trace_apart, "trace_apart", lambda *_: None)
+    words = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "run"), "--device", "cpu", "--no-track"]
+    assert main(["pretrain", "mae_tiny", *words]) == ExitCode.FAILED
+    said = capfd.readouterr().err
+    assert "out of memory on cpu, with micro-batches of 256 images per process; CUDA out of memory. Tried" in said
+    assert "Traceback" not in said + (tmp_path / "run" / "logs" / "rank-0.log").read_text()
 
 
 @pytest.fixture(scope="module")
