@@ -111,11 +111,12 @@ class TCN(Contrastive):
         width: int = encoder.num_features  # pyright: ignore[reportAssignmentType]
         self.head = _Head(width, config.channels, config.joined, config.hidden_dim, config.out_dim)
         self.moments = require_clip(config.view, config.pick).frames - config.joined + 1
+        whole = dict(dtype=torch.int64, device="cpu")  # read here, also where only the sizes of an objective are wanted
         if config.cameras == 1:
-            relations = torch.tensor(ONE_CAMERA)
+            relations = torch.tensor(ONE_CAMERA, **whole)
         else:
-            same = torch.eye(self.moments, dtype=torch.int64).repeat(2, 2)
-            relations = 2 * same - 1 - torch.eye(2 * self.moments, dtype=torch.int64)
+            same = torch.eye(self.moments, **whole).repeat(2, 2)
+            relations = 2 * same - 1 - torch.eye(2 * self.moments, **whole)
         self.anchors = int((relations.amax(1) > 0).sum())  # those without a positive come last
         self.register_buffer("relations", relations, persistent=False)
 

@@ -113,6 +113,13 @@ def test_both_cameras_show_the_same_frames():
     assert len(make_tcn(cameras=1).views().views) == 1
 
 
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_its_sizes_are_known_without_its_numbers(cameras):
+    with torch.device("meta"):
+        objective = make_tcn(cameras=cameras)
+    assert objective.head.last[0].weight.is_meta and objective.anchors == make_tcn(cameras=cameras).anchors
+
+
 def test_the_softmax_finds_a_peak():
     maps = torch.full((1, 1, 5, 3), -50.0)
     maps[0, 0, 4, 1] = 50.0
