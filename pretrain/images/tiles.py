@@ -1,6 +1,7 @@
 """Tiles: an image cut into cells of a grid, one square out of each, for methods that ask where squares belong."""
 
 import itertools
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -65,12 +66,13 @@ def side_by_side(tiles: Float[Tensor, "b tiles c size size"]) -> Float[Tensor, "
     return torch.cat(rows, dim=2)
 
 
+@lru_cache
 def permutations(count: int) -> Int[np.ndarray, "count tiles"]:
     """Orders of the nine tiles that differ from each other as much as can be.
 
     Greedy, as in Noroozi & Favaro 2016 (arXiv:1603.09246, algorithm 1): the identity first, then always the order
     whose sum of Hamming distances to the chosen ones is largest, of those whose least distance is largest. The result
-    depends on ``count`` alone.
+    depends on ``count`` alone. It takes seconds, so it is kept, and cannot be written to.
 
     Args:
         count: how many, up to 9!.
@@ -86,4 +88,6 @@ def permutations(count: int) -> Int[np.ndarray, "count tiles"]:
         np.minimum(least, distance, out=least)
         total += distance
         chosen.append(int(np.where(least == least.max(), total, -1).argmax()))
-    return everything[:, chosen].T.astype(np.int64)
+    found = everything[:, chosen].T.astype(np.int64)
+    found.setflags(write=False)
+    return found

@@ -77,7 +77,7 @@ class Jigsaw(Objective):
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.reduce = mlp(feature_width(encoder), config.tile_dim)
         self.head = mlp(NUM_TILES * config.tile_dim, config.hidden_dim, config.num_permutations)
-        self.register_buffer("orders", torch.from_numpy(permutations(config.num_permutations)))
+        self.register_buffer("orders", torch.from_numpy(permutations(config.num_permutations).copy()))
 
     def views(self) -> ViewSpec:
         """One view, three cells wide."""

@@ -6,6 +6,8 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.images.tiles import NUM_TILES, cut_tiles, permutations, side_by_side, without_fringes
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.recipe_lookup import make_run
 
 
 def test_each_tile_lies_in_its_cell_where_its_draws_say():
@@ -60,6 +62,19 @@ def test_permutations_are_permutations_and_far_apart():
     by_chance = (drawn[:, None] != drawn[None]).sum(-1)[~np.eye(100, dtype=bool)]
     assert distances.min() >= 6 > by_chance.min()
     assert np.array_equal(permutations(10), found[:10])
+
+
+def test_permutations_are_looked_for_once_and_nobody_changes_them():
+    """An objective is made twice before a run, and a checkpoint is read into its copy."""
+    found = permutations(3)
+    assert permutations(3) is found
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 1
+    with torch.device("meta"):
+        objectives = [fresh_objective(make_run("jigsaw_tiny")) for _ in range(2)]
+    kept = permutations(objectives[0].config.num_permutations).copy()
+    objectives[0].orders.zero_()
+    assert np.array_equal(objectives[1].orders.numpy(), kept)
 
 
 def test_the_greedy_choice_is_the_best_at_each_step():
