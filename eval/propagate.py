@@ -203,13 +203,17 @@ def answers_of(carrier: Carrier, video: MaskedVideo, device: torch.device) -> li
     shown = carrier.shown(video.frames[0])
     maps = _streamed(carrier.maps, video, shown, device)
     begun = next(maps)
-    shares = one_hot(video.masks[0], int(first.max()) + 1, cast(tuple[int, int], begun.shape[1:])).to(device)
+    numbers = np.array([BACKGROUND, *video.objects], np.uint8)
+    placed = np.searchsorted(numbers, first).astype(np.uint8)
+    if video.ignored != BACKGROUND:
+        placed[video.masks[0] == video.ignored] = len(numbers)  # belongs to nothing
+    shares = one_hot(placed, len(numbers), cast(tuple[int, int], begun.shape[1:])).to(device)
 
     def again() -> Iterator[Float[Tensor, "d gh gw"]]:
         yield begun
         yield from maps
 
-    return [first, *(decided(each, shown, first.shape) for each in propagated(again(), shares))]
+    return [first, *(numbers[decided(each, shown, first.shape)] for each in propagated(again(), shares))]
 
 
 def _streamed(

@@ -53,7 +53,7 @@ class MaskedVideos:
         if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
             raise UserError(
                 f"shards {shards.named}: have no masks of frames; propagate carries the first frame's mask through a"
-                " video, so pack videos or folders of frames with --masks"
+                " video: eyespot shards pack FRAMES DST --frames folder --masks MASKS"
             )
         rows, clips = shards.frame_masks["size"] > 0, shards.clips[:, 0]
         self.ids = [

@@ -89,6 +89,23 @@ def test_a_vision_transformer_sees_whole_frames(squares):
     assert set(np.unique(answers)) == {0, 1} and np.array_equal(answers[0], video.masks[0])
 
 
+def test_it_does_not_matter_which_numbers_objects_have(squares):
+    (carrier, *_) = carriers_of(subjects_of("test_resnet", seed=0, pretrained=False), 48, torch.device("cpu"))
+    (video,) = MaskedVideos(ShardFolder(squares)).read([0])
+    video.masks[0] = np.where(np.arange(64) < 8, 254, video.masks[0]).astype(np.uint8)
+
+    def answers(number: int, ignored: int) -> list[np.ndarray]:
+        renamed = np.array([0, number, *range(2, 254), ignored, 0], np.uint8)
+        other = replace(video, masks={0: renamed[video.masks[0]]}, ignored=ignored)
+        with torch.inference_mode():
+            return [answer == number for answer in answers_of(carrier, other, torch.device("cpu"))]
+
+    first = answers(1, 255)
+    for number, ignored in ((255, 254), (200, 3)):
+        assert all(map(np.array_equal, first, answers(number, ignored)))
+    assert first[5].any() and not first[5].all()
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "frame", "shown"),
     [
