@@ -125,7 +125,8 @@ class Pack(Readings, Videos):
     masks: Path | None = None
     """Folder of segmentation masks, for dense evaluation."""
     mask_ignored: int = IGNORED
-    """The value in a mask that says nothing: 255 in Pascal VOC and Cityscapes, 0 in ADE20K."""
+    """The value in a mask that says nothing: 255 in Pascal VOC and Cityscapes, 0 in ADE20K. Where 255 is the object, as
+    in DAVIS-2016: one that no mask has, 254."""
     max_samples: int = 10_000
     """Most samples in one tar."""
     max_bytes: int = 500_000_000

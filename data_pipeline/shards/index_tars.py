@@ -38,6 +38,7 @@ from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, sa
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
 from eyespot.data_pipeline.shards.pack import sha256
+from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
 
@@ -279,7 +280,7 @@ def _inherit(manifest: Manifest, folder: Path, measured: Measured) -> None:
 
 def _notes(folder: Path, contents: Contents, measured: Measured) -> list[str]:
     pack = f"eyespot shards pack {printable(str(folder))} DST"
-    notes = list(contents.notes)
+    notes = contents.notes + notes_on_masks(measured.mask_counts, IGNORED)
     if turned := measured.num_turned:
         notes.append(
             f"{turned:,} of {len(measured.rows):,} images are turned by EXIF: in these tars they are seen as they are"

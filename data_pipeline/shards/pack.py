@@ -25,7 +25,7 @@ from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Man
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
 from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out, shuffled
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
-from eyespot.data_pipeline.shards.pack_masks import add_masks
+from eyespot.data_pipeline.shards.pack_masks import add_masks, notes_on_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
@@ -334,7 +334,7 @@ def _commit(
             converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
             packing={"split": split, **options, "skipped": found.skipped.total},
             skipped=found.skipped.listed() + quarantined_beyond(quarantined),
-            notes=found.notes,
+            notes=found.notes + (notes_on_masks(counts, options["mask_ignored"]) if len(masks) else []),
             masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
             frames=frames.summary(tables) if frames else None,
         )

@@ -9,7 +9,7 @@ Shards without masks have none of these.
 
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from eyespot.data_pipeline.shards.image_check import (
     shrunk_size,
     turn,
 )
+from eyespot.data_pipeline.shards.manifest import IGNORED
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameFiles, mask_beside
 from eyespot.data_pipeline.shards.members.items import Item, Source
@@ -66,6 +67,21 @@ def _masks(item: Item) -> Iterator[tuple[str, Place]]:
         yield from ((file.name, file.mask) for files in item.frames.files.values() for file in files if file.mask)
     elif item.mask:
         yield item.name, item.mask
+
+
+def notes_on_masks(counts: Sequence[int], ignored: int) -> list[str]:
+    """What to tell of masks, a line each: those drawn in black and white, as DAVIS-2016's, lose their white.
+
+    Args:
+        counts: pixels of each value 0..255 in all masks.
+        ignored: the class number of what says nothing.
+    """
+    if ignored != IGNORED or {value for value, count in enumerate(counts) if count} != {0, IGNORED}:
+        return []
+    return [
+        f"masks hold 0 and {IGNORED} alone, and {IGNORED} says nothing: there is no object in them; write 1 in place of"
+        f" {IGNORED}, or, for eval propagate, pack with --mask-ignored {IGNORED - 1}"
+    ]
 
 
 def examine_mask(

@@ -21,7 +21,7 @@ from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.shards.index_tars import index_folder
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest
 from eyespot.data_pipeline.shards.pack import pack
-from eyespot.data_pipeline.shards.pack_masks import examine_mask
+from eyespot.data_pipeline.shards.pack_masks import examine_mask, notes_on_masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
 
@@ -242,3 +242,23 @@ def test_tars_of_other_tools(tmp_path):
     assert verify(tmp_path / "shards", workers=1) == []
     (views,) = mask_views(ShardFolder(tmp_path / "shards"), np.array([0]), CenterView(resize=6, size=4))
     assert np.array_equal(views, np.full((1, 4, 4), 2))
+
+
+def test_masks_in_black_and_white_are_said_to_hold_no_object(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    Image.fromarray(levels(12, 9, 3)).save(tmp_path / "images/1.jpg")
+    Image.fromarray(255 * levels(12, 9, below=2)).save(tmp_path / "masks/1.png")
+    options = {"masks": tmp_path / "masks", "workers": 1}
+    found = pack(str(tmp_path / "images"), tmp_path / "white", **options)[""]
+    assert found.notes[-1].startswith("masks hold 0 and 255 alone") and "--mask-ignored 254" in found.notes[-1]
+    (tmp_path / "white/manifest.json").unlink()
+    assert found.notes[-1] in index_folder(tmp_path / "white", workers=1).notes
+    asked = pack(str(tmp_path / "images"), tmp_path / "asked", **options, mask_ignored=254)[""]
+    assert asked.notes == found.notes[:-1] and asked.masks and asked.masks.pixels[255] > 0
+
+
+def test_other_masks_are_not_spoken_of():
+    for values in ([0], [255], [0, 1], [0, 1, 255], []):
+        assert notes_on_masks([value in values for value in range(256)], 255) == []
+    assert notes_on_masks([value in (0, 255) for value in range(256)], 0) == []
