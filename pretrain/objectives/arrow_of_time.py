@@ -11,7 +11,8 @@ the image time is seen to run (class activation; the pictures).
 
 What must not give the answer away (sections 4.2 and 4.3 of the paper): black bars, in which a codec leaves traces that
 run one way, and the zooming and panning of cameras, which people do one way.
-- ``border`` of the view is cut away on each side: what a crop shows lies that far inside the image, bars or not.
+- ``border`` of the view is cut away on each side, bars or not. Of a crop that is a share of the crop, not of the image:
+  bars of an eighth of the image are up to an eighth / sqrt(scale) of a crop that lies at its edge.
 - Frames are blurred, all alike, as codecs make every few frames sharper than those between (``view``).
 - Colours, crop and flip are the same for all frames of a clip: they change no more from frame to frame than it does.
 - Cameras are not made to stand still, as the authors do with a homography: choose videos of cameras that do.
@@ -61,9 +62,9 @@ class ArrowOfTime(Objective):
             expected="VGG-16 on optical flow, UCF101, fine-tuned: 86.3 %",
         )
 
-        border: Annotated[float, Ge(0), Lt(0.5)] = 0.125
-        """Share of the view that is cut away on each of its sides; an eighth takes away the bars of a film on a screen
-        of 4:3. 0 where videos have none."""
+        border: Annotated[float, Ge(0), Lt(0.5)] = 0.18
+        """Share of the view that is cut away on each of its sides; 0.18 takes the bars of a film on a screen of 4:3, an
+        eighth of the image, from crops of half of it. 0 where videos have none."""
         frame_dim: Annotated[int, Ge(1)] = 128
         """Channels that the map of each frame is brought to before they are laid side by side."""
         hidden_dim: Annotated[int, Ge(1)] = 512

@@ -9,8 +9,8 @@ from eyespot.pretrain.recipes.datasets import on_falling_digits, on_videos
 def arrow_of_time_r50_ucf101() -> Run:
     """ResNet-50 in VGG-16's place on UCF101, 10 frames, batches of 32 as the authors'; rate and length are ours.
 
-    An eighth of every side is cut away, and all frames are blurred alike: half of UCF101's videos have black bars, and
-    all are of codecs whose frames are sharp in turns. What pans or zooms stays in.
+    So much of every side is cut away that no crop shows black bars of an eighth of the image, which many of UCF101's
+    videos have, and all frames are blurred alike: codecs make them sharp in turns. What pans or zooms stays in.
     """
     run = on_videos(
         ArrowOfTime.Config(), steps=60_000, batch_size=32, name="sgd", lr=0.08, weight_decay=5e-4, momentum=0.9

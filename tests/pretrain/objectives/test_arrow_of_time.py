@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from eyespot.data_pipeline.augment.crop_geometry import view_geometry
 from eyespot.data_pipeline.augment.views import Clip, RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -73,6 +75,17 @@ def test_a_border_is_cut_away_from_each_side():
     assert make_arrow(border=0.0).views().views[0].size == SIZE
 
 
+def test_no_crop_shows_the_bars_of_a_film_on_a_screen_of_4_to_3():
+    config = ArrowOfTime.Config()
+    objective = config.build(make_encoder(EncoderConfig(name="test_resnet", image_size=224)), 224)
+    (view,) = objective.views().views
+    ids, sizes = np.arange(5000), np.tile(np.int32([240, 320]), (5000, 1))
+    place = view_geometry(view, "view0", 0, 0 * ids, ids, sizes)
+    rim = objective.rim / view.size * place.shape[:, 0]
+    top, bottom = place.start[:, 0] + rim, place.start[:, 0] + place.shape[:, 0] - rim
+    assert top.min() >= 30 - 0.5 and bottom.max() <= 210 + 0.5 and view.scale[0] < 0.6
+
+
 def test_a_video_that_is_the_same_backwards_tells_nothing():
     objective = make_arrow()
     batch = make_batch(objective)
@@ -104,5 +117,5 @@ def test_an_image_has_no_direction():
 
 def test_the_recipe_for_real_videos_has_its_guards():
     run = make_run("arrow_of_time_r50_ucf101")
-    assert (run.data.batch_size, run.objective.view.clip.frames, run.objective.border) == (32, 10, 0.125)
+    assert (run.data.batch_size, run.objective.view.clip.frames, run.objective.border) == (32, 10, 0.18)
     assert run.objective.view.blur == 1.0  # also of those that a codec left sharp
