@@ -19,7 +19,7 @@ What differs from the authors' code: that; a class token where the encoder has o
 cubes); positions are not one row of sines over all cubes; crops are random resized ones instead of four sizes at five
 places; the decoder sees visible tokens first, as MAE's here; the mask comes from each sample's own random stream.
 
-To expect: ViT-B/16, Kinetics-400, 1600 epochs, fine-tuned: 81.5 % (the authors' README); linear probes are far below.
+To expect (from memory): ViT-B/16, Kinetics-400, 1600 epochs, fine-tuned: 81.5 %; linear probes are far below.
 """
 
 from dataclasses import dataclass
