@@ -128,7 +128,11 @@ def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:
         listed = [(path.name, Place(str(path), 0, path.stat().st_size))]
     else:
         spool.mkdir(exist_ok=True)
+        for left in spool.glob("source*.tar"):  # by a pack that was killed
+            left.unlink()
         tar = plain_tar(path, spool)
+        if tar != path:  # unpacked anew each time; its videos' frames are known by place and time
+            os.utime(tar, ns=(path.stat().st_mtime_ns,) * 2)
         members = scan(tar)
         if members.problem:
             raise UserError(f"source {path}: {members.problem}; fetch the archive again")

@@ -162,3 +162,17 @@ def test_what_is_wrong_with_a_source_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'eyespot\[video\]'"):
         pack_videos(tmp_path / "empty", tmp_path / "out")
+
+
+def test_videos_of_a_compressed_tar_are_decoded_once(tmp_path):
+    film(tmp_path / "a.mkv", 3)
+    with tarfile.open(tmp_path / "films.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "a.mkv", "a.mkv")
+    spool, decoded = tmp_path / "spool", []
+    for _ in range(2):
+        source = open_videos(str(tmp_path / "films.tar.gz"), spool, cut(), 1, Reading())
+        assert source.prepare is not None
+        source.prepare(source)
+        assert [path.name for path in spool.glob("*.tar")] == ["source.tar"]
+        decoded.append({path.name: path.stat().st_mtime_ns for path in spool.glob("*.frames")})
+    assert len(decoded[0]) == 1 and decoded[0] == decoded[1]
