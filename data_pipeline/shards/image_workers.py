@@ -112,7 +112,7 @@ def _examine_item(item: Item, **options: Any) -> Examined | str:
     except BadImage as error:
         return str(error)
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"unreadable: {error.strerror or error}"
 
 
 def _misread(images: Sequence[Examined | str]) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import shrunk_size
+from eyespot.data_pipeline.shards.image_check import BadImage, shrunk_size
 
 SIDE = 240
 """Pixels of the short side on which motion is looked for; larger frames are shrunk."""
@@ -46,8 +46,15 @@ def check_installed() -> None:
 
 
 def gray(data: bytes) -> np.ndarray:
-    """(H, W) uint8 of an image file, shrunk to ``SIDE`` pixels."""
-    image = Image.open(io.BytesIO(data)).convert("L")
+    """(H, W) uint8 of an image file, shrunk to ``SIDE`` pixels.
+
+    Raises:
+        BadImage: it is none, or a damaged one.
+    """
+    try:
+        image = Image.open(io.BytesIO(data)).convert("L")
+    except Exception as error:  # hostile bytes make PIL raise almost anything
+        raise BadImage("a frame is no whole image") from error
     return np.asarray(image.resize(shrunk_size(image.size, SIDE), Image.Resampling.BOX))
 
 

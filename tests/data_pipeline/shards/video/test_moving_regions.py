@@ -7,6 +7,7 @@ from moving_pictures import wandering
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.shards.video.moving_regions import (
     MOVES,
     RESTS,
@@ -73,3 +74,11 @@ def test_without_opencv_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=r"OpenCV.*pip install 'eyespot\[video\]'"):
         check_installed()
+
+
+def test_a_damaged_frame_is_one_line():
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(stream, "PNG")
+    for data in (b"", b"text", stream.getvalue()[:40]):
+        with pytest.raises(BadImage, match="no whole image"):
+            gray(data)
