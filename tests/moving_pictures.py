@@ -26,6 +26,7 @@ def film(
     times: list[int] | None = None,
     rotation: int = 0,
     sound: float = 0.0,
+    aspect: int = 1,
     codec: str = "",
 ) -> Path:
     """Writes a video of which frame k is gray of ``level(k)`` with a white stripe at its top.
@@ -38,6 +39,7 @@ def film(
         times: when each frame is shown, in 1/1000 s; None = evenly.
         rotation: of the display matrix, degrees counterclockwise.
         sound: seconds of a tone that begins with the first frame.
+        aspect: of a pixel, width by height.
         codec: None = the container's usual one.
     """
     codec = codec or CODECS[path.suffix]
@@ -48,6 +50,8 @@ def film(
         stream.bit_rate = 2_000_000
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if aspect != 1:
+            stream.codec_context.sample_aspect_ratio = Fraction(aspect)
         if rotation:
             stream.set_display_rotation(rotation)
         audio: Any = container.add_stream("aac", rate=16000, layout="mono") if sound else None

@@ -83,6 +83,8 @@ def frames(place: Place, wanted: Wanted, ending: Ending, alive: Callable[[], Non
         stream = next((one for one in container.streams.video if not _is_cover(one)), None)
         if stream is None:
             raise BadVideo("no video stream" + (" (sound only)" if container.streams.audio else ""))
+        if stream.codec_context is None:
+            raise BadVideo("its video is of a codec that FFmpeg does not know here")
         _check_size(stream.codec_context.width, stream.codec_context.height, wanted.max_pixels)
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(wanted.max_pixels)}
@@ -102,7 +104,9 @@ def frames(place: Place, wanted: Wanted, ending: Ending, alive: Callable[[], Non
             if total > MOST_REPEATS * counted.number:
                 raise BadVideo(f"its timestamps make {counted.number} frames last {float(begin):,.0f} s and more")
             if repeats:
-                yield Frame(float(begin), encode_jpeg(_upright(frame, stream), wanted.resize), repeats)
+                yield Frame(
+                    float(begin), encode_jpeg(_upright(frame, stream, wanted.max_pixels), wanted.resize), repeats
+                )
         _check_whole(container, stream, counted.number, ending)
 
 
@@ -216,7 +220,7 @@ def _clock(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _upright(frame: Any, stream: Any) -> Image.Image:
+def _upright(frame: Any, stream: Any, max_pixels: int) -> Image.Image:
     """As a player shows it: RGB, square pixels, turned by the display matrix."""
     if any(component.is_alpha for component in frame.format.components):
         rgba = Image.fromarray(frame.to_ndarray(format="rgba"))
@@ -225,7 +229,9 @@ def _upright(frame: Any, stream: Any) -> Image.Image:
         image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     ratio = stream.sample_aspect_ratio or 1
     if ratio != 1 and Fraction(1, 4) <= ratio <= 4:
-        image = image.resize((max(1, round(image.width * ratio)), image.height), Image.Resampling.BICUBIC)
+        width = max(1, round(image.width * ratio))
+        _check_size(width, image.height, max_pixels)
+        image = image.resize((width, image.height), Image.Resampling.BICUBIC)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return image if matrix is None else turned(image, np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
 

@@ -125,4 +125,6 @@ def _serve(connection: Connection, work: Work, seconds: int) -> None:
             result = error
         except MemoryError:
             result = Lost(f"its decoder wants more than {MEMORY // 2**30} GiB of memory")
+        except Exception as error:  # hostile bytes make PyAV and PIL raise almost anything
+            result = Lost(f"its decoder failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         connection.send(result)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.video.decode import opened
+from eyespot.data_pipeline.shards.video.decode import BadVideo, opened
 from eyespot.data_pipeline.shards.video.timing import Part
 
 _GAP = 0.05
@@ -33,6 +33,8 @@ def flac_parts(place: Place, start: float, parts: Sequence[Part], alive: Callabl
         if not container.streams.audio:
             return
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise BadVideo("its sound is of a codec that FFmpeg does not know here")
         stream.codec_context.thread_count = 1
         rate, layout = stream.codec_context.sample_rate, "mono" if stream.codec_context.channels == 1 else "stereo"
         waiting: list[np.ndarray] = []

@@ -136,3 +136,17 @@ def test_a_gif_whose_sides_are_a_lie_takes_no_memory(tmp_path):
     (tmp_path / "one.gif").write_bytes(head + b"\x2c" + bytes(9) + b"\x02\x02\x4c\x01\x00\x3b" + zlib.compress(b"x"))
     with pytest.raises(BadVideo, match=r"max-pixels|damaged"):
         decode(tmp_path / "one.gif")
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path):
+    path = film(tmp_path / "one.mkv", 3)
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/ASP", b"V_XXXX4/ISO/ASP"))
+    with pytest.raises(BadVideo, match="codec that FFmpeg does not know"):
+        decode(path)
+
+
+def test_pixels_are_made_square_within_the_limits(tmp_path):
+    path = film(tmp_path / "one.mkv", 2, size=(320, 240), aspect=2)
+    assert Image.open(io.BytesIO(decode(path)[0][0].jpeg)).size == (640, 240)
+    with pytest.raises(BadVideo, match=r"640 x 240 pixels.*--max-pixels"):
+        decode(path, max_pixels=640 * 240 - 1)

@@ -19,6 +19,8 @@ def work(job, alive):
     if job == "allocate":
         ctypes.pythonapi.PyMem_Malloc.restype = ctypes.c_void_p
         return ctypes.pythonapi.PyMem_Malloc(ctypes.c_size_t(MEMORY + 2**20)) is None
+    if job == "odd":
+        raise AttributeError("'NoneType' object\nhas no attribute")
     if job == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if job == "full":
@@ -28,11 +30,12 @@ def work(job, alive):
 
 
 def test_what_crashes_loops_or_bursts_harms_nothing_else():
-    jobs = ["a", "crash", "loop", "b", "bomb", "allocate", "c"]
+    jobs = ["a", "crash", "loop", "b", "bomb", "odd", "allocate", "c"]
     found = dict(each(jobs, work, 2, seconds=1))
     assert {name: found[name] for name in "abc"} == {name: f"{name} done" for name in "abc"}
     assert found["crash"] == "its decoder crashed (SIGSEGV)" and isinstance(found["crash"], Lost)
     assert found["loop"] == "its decoder gave no frame in 1 s of processor time"
+    assert found["odd"] == "its decoder failed: AttributeError: 'NoneType' object has no attribute"
     assert found["bomb"] == "its decoder wants more than 4 GiB of memory" and found["allocate"] is True
 
 

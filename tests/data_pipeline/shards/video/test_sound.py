@@ -6,6 +6,7 @@ import pytest
 from moving_pictures import film
 
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.video.decode import BadVideo
 from eyespot.data_pipeline.shards.video.sound import encode_flac, flac_parts
 from eyespot.data_pipeline.shards.video.timing import Part
 
@@ -46,3 +47,10 @@ def test_sound_goes_by_the_clock_of_the_frames(tmp_path):
 
 def test_a_video_without_sound_has_none(tmp_path):
     assert cut(film(tmp_path / "one.mp4", 4), [(0.0, 1.0)]) == []
+
+
+def test_sound_of_a_codec_that_nobody_knows_is_named(tmp_path):
+    path = film(tmp_path / "one.mkv", 12, sound=1.0)
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XXX"))
+    with pytest.raises(BadVideo, match="sound is of a codec that FFmpeg does not know"):
+        cut(path, [(0.0, 1.0)])
