@@ -18,6 +18,11 @@ near_far (Sermanet et al. 2017, "Time-contrastive networks": anchor, positive, n
     negative among those more than 2 s away. In a video without such frames, s becomes (count - 2) // 2; where that is 0
     (of three frames and fewer) the positive is the anchor, and of a single frame all three are that one.
 
+spread (Wang et al. 2016, "Temporal segment networks": as many segments as frames)
+    The video is cut into as many parts as the clip has frames, part k from frame k count // frames on; of each part one
+    frame is taken, all at the same place of theirs, which is drawn. The stride plays no part. A video that has fewer
+    frames than the clip shows some of them several times.
+
 by_motion
     What says where the clip lies (the first frame; of near_far the anchor) is drawn in proportion to the motion between
     the first and the last of the frames that the clip spans (of near_far: at most s from the anchor), instead of
@@ -59,7 +64,8 @@ def frame_numbers(
     name = f"clip {clip.pick} {clip.frames} {clip.stride}{' by motion' * clip.by_motion}"
     drawn, counts = words(seed, epochs, ids, name, NUM_DRAWS), counts.astype(np.int64)
     draw = _Draw(clip, drawn, ids, motion)
-    return {"even": _even, "ordered": _ordered, "near_far": _near_far}[clip.pick](clip, counts, draw)
+    picks = {"even": _even, "ordered": _ordered, "near_far": _near_far, "spread": _spread}
+    return picks[clip.pick](clip, counts, draw)
 
 
 def partner_ids(
@@ -162,3 +168,9 @@ def _near_far(clip: Clip, counts: Int64[np.ndarray, " b"], draw: _Draw) -> Int64
     place = draw.below(np.maximum(behind + beyond, 1), 2)
     negative = np.where(place < behind, place, anchor + far + place - behind)
     return np.stack([anchor, positive, np.minimum(negative, counts - 1)], axis=1)
+
+
+def _spread(clip: Clip, counts: Int64[np.ndarray, " b"], draw: _Draw) -> Int64[np.ndarray, "b t"]:
+    parts = np.arange(clip.frames) * counts[:, None] // clip.frames
+    place = draw.place(np.maximum(counts // clip.frames, 1), np.zeros_like(counts), parts[:, -1])
+    return parts + place[:, None]

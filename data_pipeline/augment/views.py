@@ -17,10 +17,10 @@ Deviation = Annotated[float, Gt(0)]
 
 Mode = Literal["center", "squash", "border"]
 Interpolation = Literal["bicubic", "bilinear"]
-Pick = Literal["even", "ordered", "near_far"]
+Pick = Literal["even", "ordered", "near_far", "spread"]
 
 FRAMES_OF: Mapping[Pick, int] = {"ordered": 5, "near_far": 3}
-"""How many frames those ways to pick them give; "even" gives as many as are asked for."""
+"""How many frames those ways to pick them give; the others give as many as are asked for."""
 
 SAID_IF_SET: Mapping[str, bool] = {"said_if_set": True}
 """Of a field that came later: where it has its default, texts and run.json leave it out, and stay what they were."""
@@ -58,7 +58,7 @@ class Clip:
     """Where in the video the clip lies."""
     pick: Pick = "even"
     """even = every ``stride``-th frame; ordered = the five of "shuffle and learn"; near_far = anchor, positive and
-    negative of a time-contrastive network."""
+    negative of a time-contrastive network; spread = as many from all over the video, however long it is."""
     stream: Annotated[int, Ge(0)] = 0
     """Of several cameras that saw the same: which, counted from 0 in the order of their names."""
     by_motion: bool = False

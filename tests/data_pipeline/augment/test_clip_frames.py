@@ -25,6 +25,10 @@ def possible(clip: Clip, count: int) -> set[tuple[int, ...]]:
         span = (clip.frames - 1) * s
         starts = [a for a in range(count) if a + span <= last] or [0]
         return {tuple(min(a + s * k, last) for k in range(clip.frames)) for a in starts}
+    if clip.pick == "spread":
+        begins = [int(count * k / clip.frames) for k in range(clip.frames)]
+        shortest = min(after - begin for begin, after in zip(begins, [*begins[1:], count], strict=True))
+        return {tuple(begin + place for begin in begins) for place in range(max(shortest, 1))}
     if clip.pick == "ordered":
         if count < 5:
             return {tuple(min(k, last) for k in range(5))}
@@ -51,7 +55,10 @@ def possible(clip: Clip, count: int) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 9, 14, 25])
 @pytest.mark.parametrize(
     "clip",
-    [Clip(1), Clip(4), Clip(3, 4), Clip(5, 2, pick="ordered"), Clip(5, 4, pick="ordered"), Clip(3, 2, pick="near_far")],
+    [
+        *(Clip(1), Clip(4), Clip(3, 4), Clip(5, 2, pick="ordered"), Clip(5, 4, pick="ordered")),
+        *(Clip(3, 2, pick="near_far"), Clip(4, pick="spread")),
+    ],
     ids=repr,
 )
 def test_every_clip_that_the_rules_allow_is_drawn_and_no_other(clip, count):
@@ -85,6 +92,7 @@ def test_places_are_drawn_uniformly():
 
 def test_the_middle_of_a_video_is_drawn_from_nothing():
     assert frames(Clip(4, 2, "center"), [10, 7, 3]).tolist() == [[1, 3, 5, 7], [0, 2, 4, 6], [0, 2, 2, 2]]
+    assert frames(Clip(4, 1, "center", "spread"), [24, 4, 2]).tolist() == [[2, 8, 14, 20], [0, 1, 2, 3], [0, 0, 1, 1]]
     for pick, count in (("ordered", 5), ("near_far", 3)):
         clip = Clip(count, 3, "center", pick)
         assert len(set(map(tuple, frames(clip, [30] * 50).tolist()))) == 1
