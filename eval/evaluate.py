@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
@@ -45,6 +47,10 @@ class Procedure:
     """What the caller chose of it ("5-shot-5-draws"): results of another choice are other results."""
     narrow: Callable[[LabeledData, int], LabeledData] | None = None
     """What it takes of the labelled data, by the seed; None = all."""
+    clips: tuple[Clip, ...] = ()
+    """Which frames of each video it looks at; none = images."""
+    pooled: bool = False
+    """Whether of those it wants the mean of their features; else the features of each."""
 
     def data(self, path: Path, seed: int, world: World) -> LabeledData:
         """What of the shards at ``path`` it learns from and is tested on. All ranks call it, and agree on an error."""
@@ -127,6 +133,7 @@ def judge_on(
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = dense_subjects(subjects) if procedure.masks else subjects
+        subjects = clip_subjects(subjects, procedure.clips, pooled=procedure.pooled) if procedure.clips else subjects
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{name}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{subject.tag}.json"

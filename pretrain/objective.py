@@ -94,6 +94,9 @@ class Objective(nn.Module, ABC):
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
 
+    chance: float | None = None
+    """How often guessing answers its question right (see ``told``), 0..1; None = it asks none that has an answer."""
+
     refresh_epochs: float | None = None
     """Epochs between two calls of ``refresh``, the first of them before the first step; None = never."""
 
@@ -132,6 +135,13 @@ class Objective(nn.Module, ABC):
         leaves nothing behind.
         """
         return torch.is_grad_enabled()
+
+    def told(self, batch: Batch) -> Float[Tensor, " b"]:
+        """Of each sample the share of the method's own questions, 0..1, that it answers right, without gradient.
+
+        For methods that have a ``chance``: whoever judges the run asks about samples that it has not seen.
+        """
+        raise NotImplementedError(f"{type(self).__name__} asks nothing that has a right answer")
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

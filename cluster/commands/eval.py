@@ -1,6 +1,7 @@
 """``eyespot eval PROTOCOL MODEL SHARDS``."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,9 @@ from eyespot.data_pipeline.ranges import check_ranges
 if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
     from eyespot.pretrain.distributed.process_group import World
+
+OF_FRAMES: tuple[Literal["action", "alignment", "order"], ...] = ("action", "alignment", "order")
+"""What takes --frames."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +52,15 @@ class Evaluation:
     propagate: how far do patches carry the first frame's mask through a video? J and F, beside colours and the mask
     unmoved. Needs videos whose frames have masks.
 
+    action: linear probe and nearest neighbours of the mean over a video's frames. Needs videos with labels.
+
+    alignment: does a frame find its moment in the other camera's frames? Needs videos of two cameras.
+
+    order: can a linear classifier tell forwards from backwards? And, of a run that asks about time, own-head too.
+
+    own-head: how well does a run's own head answer its method's question (frame_order, odd_one_out, arrow_of_time)
+    about videos that it has not seen?
+
     Results of a run appear in MLflow as children of the run, each once.
 
     For example:
@@ -75,10 +88,15 @@ class Evaluation:
             "linear-grid",
             "low-shot",
             "propagate",
+            "action",
+            "alignment",
+            "order",
+            "own-head",
         ],
         Positional,
         arg(
-            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot,propagate}"
+            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot,propagate,"
+            "action,alignment,order,own-head}"
         ),
     ]
     """How to judge."""
@@ -87,7 +105,8 @@ class Evaluation:
     models:/NAME@ALIAS of MLflow's registry, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
-    unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks)."""
+    unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks); propagate, action,
+    alignment, order and own-head want videos, all but action without labels."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: Annotated[int, Ge(0)] = 0
@@ -96,6 +115,9 @@ class Evaluation:
     """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""
     draws: int | None = None
     """low-shot: how many draws; by default 5, the fewest."""
+    frames: Annotated[int, Ge(1)] | None = None
+    """action, alignment, order: how many frames of each video, from all over it; by default 8; 32, or as many as the
+    shortest has; 4."""
     image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None
     """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
     from tiles, say. Vision transformers resample their positions. propagate: the frames' shorter side."""
@@ -121,6 +143,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
         )
+    if wanted.frames is not None and wanted.protocol not in OF_FRAMES:
+        raise UserError(f"--frames: {wanted.protocol} looks at no clips; leave it out, or take {', '.join(OF_FRAMES)}")
     from eyespot.pretrain.distributed import process_group
     from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 
@@ -131,7 +155,8 @@ def main(argv: list[str]) -> int:
     finally:
         process_group.stop()
     if results:
-        print_table(results)
+        for _, table in groupby(results, lambda result: result.protocol):
+            print_table(list(table))
         print_place(wanted.model, wanted.out)
         track(wanted.model, results)
     return ExitCode.DONE
@@ -150,4 +175,19 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
         from eyespot.eval.propagate import judge_propagation
 
         return judge_propagation(wanted.model, wanted.shards, world=world, **known)
+    if wanted.protocol in OF_FRAMES:
+        from eyespot.eval.clips import judge_clips
+
+        found = judge_clips(wanted.protocol, wanted.model, wanted.shards, frames=wanted.frames, world=world, **known)
+        return found + (_of_own_head(wanted, world, required=False) if wanted.protocol == "order" else [])
+    if wanted.protocol == "own-head":
+        return _of_own_head(wanted, world, required=True)
     return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)
+
+
+def _of_own_head(wanted: Evaluation, world: "World", *, required: bool) -> "list[Result]":
+    from eyespot.eval.own_head import judge_own_head
+
+    if required and wanted.image_size is not None:
+        raise UserError(f"--image-size {wanted.image_size}: own-head shows what training showed; leave it out")
+    return judge_own_head(wanted.model, wanted.shards, out=wanted.out, seed=wanted.seed, world=world, required=required)

@@ -59,5 +59,5 @@ def print_table(results: "list[Result]") -> None:
             print(one_line(f"Alarm, {result.name}: {alarm}"))
     for words in poolings(results):
         print(one_line(words))
-    train = f"{first.num_train:,} training images, " if first.num_train else ""
+    train = f"{first.num_train:,} training {first.samples}, " if first.num_train else ""
     print(one_line(f"{train}{first.tested} ({first.split})."))

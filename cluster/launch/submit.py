@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
@@ -27,6 +27,7 @@ from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import one_line
+from eyespot.eval.protocols.clips.needs import OfVideos, lacking
 from eyespot.eval.results.result import Protocol
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
@@ -148,6 +149,9 @@ def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     elif protocol == "propagate":
         if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
             raise UserError(f"then eval propagate: {path} has no videos with masks of their frames; name such shards")
+    elif protocol in ("action", "alignment", "order", "own-head"):
+        if why := lacking(cast(OfVideos, protocol), shards.manifest):
+            raise UserError(f"then eval {protocol}: shards {path} {why}")
     elif protocol != "unlabeled" and not shards.manifest.num_labeled:
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 

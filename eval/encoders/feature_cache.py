@@ -6,7 +6,8 @@
 
 A folder is complete or absent. Every sample is encoded at place ``id % BLOCK`` of a batch of exactly BLOCK images
 (zeros where another rank's samples would stand), so a row's last bit depends neither on the number of ranks nor on
-its neighbours: matrix products round differently in batches of another size.
+its neighbours: matrix products round differently in batches of another size. Of clips as many fewer make a block as
+they have frames.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders.subject import OneKind, Subject, encode_all
+from eyespot.eval.encoders.subject import OfClips, OneKind, Subject, encode_all
 from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
 from eyespot.pretrain.distributed.process_group import World
@@ -44,7 +45,10 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
     parts = [FORMAT, str(BLOCK), subject.digest(), shards.manifest.index_sha256]
     if num_blocks != 1 and subject.role != "pixels":
         parts.append(f"{num_blocks} blocks")
-    if not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.images[0].size):
+    frames = shards.manifest.frames
+    if isinstance(subject.encoder, OfClips) and frames is not None:
+        parts += [frames.frames_sha256, frames.clips_sha256]
+    elif not isinstance(subject.encoder, OneKind) and pools_itself(subject.encoder, subject.views.images[0].size):
         parts.append("own pooling")  # which older versions did not keep
     if rounds_to_tf32():
         parts.append("tf32")
@@ -84,6 +88,18 @@ def _last_block_first(kind: str) -> tuple[int, str]:
     return int(place or 1), name
 
 
+def _shape(subject: Subject) -> tuple[int, ...]:
+    """Of what the encoder sees of a sample: (3, size, size), of clips (frames of all views, 3, size, size)."""
+    shapes = subject.views.shapes()
+    return shapes[0] if len(shapes[0]) == 3 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+
+def _block(subject: Subject) -> int:
+    """How many samples are encoded at once."""
+    shape = _shape(subject)
+    return BLOCK if len(shape) == 3 else max(1, BLOCK // shape[0])
+
+
 def _layout(encoder: nn.Module) -> torch.memory_format:
     """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in encoder.modules())
@@ -94,9 +110,9 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
     partial = folder.with_suffix(".tmp")
     layout = _layout(subject.encoder)
     encoder = subject.encoder.to(world.device).to(memory_format=layout)
-    size, num_samples = subject.views.images[0].size, shards.manifest.num_samples
+    num_samples, block = shards.manifest.num_samples, _block(subject)
     with torch.inference_mode():
-        blank = torch.zeros(1, 3, size, size, device=world.device)
+        blank = torch.zeros(1, *_shape(subject), device=world.device)
         widths = {kind: found.shape[1] for kind, found in encode_all(encoder, blank, num_blocks).items()}
     with agreed():
         if world.rank == 0:
@@ -106,10 +122,11 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
         description, share = f"features: {subject.name}", num_samples // world.size
         with ProgressBar(description, share, transient=True, shown=world.rank == 0) as bar:
             for ids, images in _blocks(subject, shards, world):
+                images = images.contiguous(memory_format=layout) if images.ndim == 4 else images
                 with torch.inference_mode():
-                    found = encode_all(encoder, images.contiguous(memory_format=layout), num_blocks)
+                    found = encode_all(encoder, images, num_blocks)
                 for kind, rows in found.items():
-                    files[kind][ids] = rows[torch.from_numpy(ids % BLOCK).to(rows.device)].float().cpu().numpy()
+                    files[kind][ids] = rows[torch.from_numpy(ids % block).to(rows.device)].float().cpu().numpy()
                 bar.advance(len(ids))
         for file in files.values():
             file.flush()
@@ -128,30 +145,32 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
 
 def _blocks(
     subject: Subject, shards: ShardFolder, world: World
-) -> Iterator[tuple[np.ndarray, Float[Tensor, "block 3 h w"]]]:
-    """This rank's samples in batches of BLOCK, each at its own place: (ids, images)."""
-    spec = LoaderSpec(shards=shards, views=subject.views, batch_size=BLOCK * world.size, device=str(world.device))
+) -> Iterator[tuple[np.ndarray, Float[Tensor, "block *t 3 h w"]]]:
+    """This rank's samples in whole blocks, each at its own place: (ids, images)."""
+    size = _block(subject)
+    spec = LoaderSpec(shards=shards, views=subject.views, batch_size=size * world.size, device=str(world.device))
     waiting: dict[int, Tensor] = {}  # a block that is not complete yet, by sample id
     with closing(make_pass(spec, world.rank, world.size)) as batches:
         for batch in batches:
             ids = batch.ids.numpy()
-            if not waiting and len(ids) == BLOCK and ids[0] % BLOCK == 0:  # a whole block: nothing to copy
-                yield ids, batch.views[0]
+            images = batch.views[0] if len(batch.views) == 1 else torch.cat(batch.views, dim=1)
+            if not waiting and len(ids) == size and ids[0] % size == 0:  # a whole block: nothing to copy
+                yield ids, images
                 continue
-            for sample, image in zip(ids.tolist(), batch.views[0], strict=True):
-                if waiting and sample % BLOCK == 0:
-                    yield _placed(waiting)
+            for sample, image in zip(ids.tolist(), images, strict=True):
+                if waiting and sample % size == 0:
+                    yield _placed(waiting, size)
                     waiting = {}
                 waiting[sample] = image
     if waiting:
-        yield _placed(waiting)
+        yield _placed(waiting, size)
 
 
-def _placed(samples: dict[int, Tensor]) -> tuple[np.ndarray, Float[Tensor, "block 3 h w"]]:
+def _placed(samples: dict[int, Tensor], size: int) -> tuple[np.ndarray, Float[Tensor, "block *t 3 h w"]]:
     ids = np.array(list(samples))
     images = torch.stack(list(samples.values()))
-    block = images.new_zeros(BLOCK, *images.shape[1:])
-    block[torch.from_numpy(ids % BLOCK).to(images.device)] = images
+    block = images.new_zeros(size, *images.shape[1:])
+    block[torch.from_numpy(ids % size).to(images.device)] = images
     return ids, block
 
 

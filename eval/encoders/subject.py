@@ -49,6 +49,21 @@ class RawPixels(OneKind):
         return images.flatten(1)
 
 
+class OfClips(nn.Module):
+    """An encoder of images that looks at each frame of a clip by itself."""
+
+    def __init__(self, encoder: nn.Module, *, pooled: bool) -> None:
+        """Wraps ``encoder``; pooled = the mean over the frames is kept of their features, else all of them in a row."""
+        super().__init__()
+        self.encoder, self.pooled = encoder, pooled
+
+    def kinds(self, clips: Float[Tensor, "b t 3 h w"], num_blocks: int = 1) -> dict[str, Float[Tensor, "b _"]]:
+        """Every kind of features of the clips."""
+        frames = encode_all(self.encoder, clips.flatten(0, 1), num_blocks)
+        apart = {kind: rows.unflatten(0, clips.shape[:2]) for kind, rows in frames.items()}
+        return {kind: rows.mean(1) if self.pooled else rows.flatten(1) for kind, rows in apart.items()}
+
+
 @dataclass(kw_only=True, slots=True)
 class Subject:
     """An encoder, how it wants its images, and what to call it."""
@@ -75,9 +90,11 @@ class Subject:
 
 
 def encode_all(
-    encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
+    encoder: nn.Module, images: Float[Tensor, "b *t 3 h w"], num_blocks: int = 1
 ) -> dict[str, Float[Tensor, "b _"]]:
     """Every kind of features of a subject's encoder, as ``encode`` names them; of what has one kind only, that."""
+    if isinstance(encoder, OfClips):
+        return encoder.kinds(images, num_blocks)
     return {encoder.kind: encoder(images)} if isinstance(encoder, OneKind) else encode(encoder, images, num_blocks)
 
 
@@ -85,6 +102,7 @@ def pooling_in_words(encoder: nn.Module, kinds: Collection[str]) -> str:
     """What "pool" is, where an encoder has features of that kind; empty where it has none."""
     if "pool" not in kinds:
         return ""
+    encoder = encoder.encoder if isinstance(encoder, OfClips) else encoder
     own = [type(part).__name__ for name, part in encoder.named_children() if name in ("attn_pool", "fc_norm")]
     parts = ", ".join(name for name in own if name != "Identity")
     return "pool = what the encoder's own head makes of its tokens" + (f" ({parts})" if parts else "")

@@ -29,6 +29,10 @@ _NAMES = {
     "dense-linear": "Segmentation, linear",
     "dense-knn": "Segmentation, nearest patches",
     "propagate": "Masks carried through videos",
+    "action": "What videos show",
+    "alignment": "Moments seen by two cameras",
+    "order": "Forwards or backwards",
+    "own-head": "The method's own question",
     "unlabeled": "Features without labels",
 }
 
@@ -151,14 +155,22 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     header, cells = score_table(results, digits=1)
     strong = {place for place, each in enumerate(group) if each.run is not None}
     numbers = Table(header=header, rows=cells, numbers=range(1, len(header) - 1), strong=strong)
-    chance = 1 / first.num_classes if _of_classes(first) else None
+    chance = _chance(first)
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
-    learned = f"{first.num_classes} classes, {first.num_train:,} training images, " if first.num_train else ""
+    learned = f"{first.num_classes} classes, {first.num_train:,} training {first.samples}, " if first.num_train else ""
     about = f"{learned}{first.tested}"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
     about += "".join(f" {pooling}." for pooling in poolings(results))
     words = [*_over_baselines(group), *_differences(group)]
     return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about)
+
+
+def _chance(result: Result) -> float | None:
+    """What guessing gets; None where nobody knows."""
+    said = result.settings.get("chance")
+    if isinstance(said, float) and 0 <= said <= 1:
+        return said
+    return 1 / result.num_classes if _of_classes(result) else None
 
 
 def _of_classes(result: Result) -> bool:

@@ -39,11 +39,19 @@ Protocol = Literal[
     "linear-grid",
     "low-shot",
     "propagate",
+    "action",
+    "alignment",
+    "order",
+    "own-head",
 ]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
 DRAW = "draw "
 """How the scores of single draws begin, where the result is a mean over draws."""
+EACH = "mean over videos"
+"""What the score is called that says of each video what the accuracy is the mean of, where it is neither 0 nor 1."""
+OF_VIDEOS = ("propagate", "action", "alignment", "order", "own-head")
+"""Protocols whose samples are videos."""
 LARGEST = 64 * 2**20
 """Bytes of a result's file: one with a value for each of a million samples has 20 MB."""
 _READABLE = ("eyespot-result/1", FORMAT)
@@ -53,6 +61,7 @@ _SHARES = {
     "dense-linear": "mIoU",
     "dense-knn": "mIoU",
     "propagate": "J&F",
+    "alignment": "alignment",
 }  # what the share of right answers is called where it is not "accuracy"
 
 
@@ -142,7 +151,12 @@ class Result:
     @property
     def tested(self) -> str:
         """What the test samples are, in words."""
-        return f"{self.num_test:,} test {'videos' if self.protocol == 'propagate' else 'images'}"
+        return f"{self.num_test:,} test {self.samples}"
+
+    @property
+    def samples(self) -> str:
+        """What they are called: "images" or "videos"."""
+        return "videos" if self.protocol in OF_VIDEOS else "images"
 
     def all_scores(self) -> dict[str, Score]:
         """Every number of the reported setting: the accuracy, where there is one, and then the others."""

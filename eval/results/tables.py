@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eyespot.eval.results.result import DRAW, Result
+from eyespot.eval.results.result import DRAW, EACH, Result
 
 SPREAD_NAMES = {
     "rankme": "effective rank (RankMe)",
@@ -30,7 +30,7 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
     if first.accuracy is None:
         return _by_number(results)
     names = dict.fromkeys(name for result in results for name in result.all_scores())
-    shown = [name for name in names if not name.startswith(DRAW)]
+    shown = [name for name in names if not name.startswith(DRAW) and name != EACH]
     header = ["", first.share, "95% interval", *shown[1:], "chosen"]
     rows = []
     for result in results:

@@ -46,6 +46,7 @@ class ArrowOfTime(Objective):
     """Says whether a clip is played forwards."""
 
     only_encodes = True
+    chance = 0.5
     picture_rows = ("the first frame", "the last frame", "where time is seen to run forwards")
 
     @dataclass(kw_only=True, slots=True)
@@ -127,6 +128,11 @@ class ArrowOfTime(Objective):
     def decisions(self, logits: Float[Tensor, "b 2"]) -> Bool[Tensor, "b 2"]:
         """Which directions are told right."""
         return torch.stack([logits[:, 0] > 0, logits[:, 1] <= 0], dim=1)
+
+    @torch.no_grad()
+    def told(self, batch: Batch) -> Float[Tensor, " b"]:
+        """Both directions count alike."""
+        return self.decisions(self.maps(self.inside(batch.views[0])).mean((2, 3))).float().mean(1)
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "3 n 3 h w"]:

@@ -47,6 +47,7 @@ class FrameOrder(Objective):
     """Says whether three frames of a video follow each other."""
 
     only_encodes = True
+    chance = 0.5
     picture_rows = ("b", "c, between them", "d", "a, before them", "e, after them")
 
     @dataclass(kw_only=True, slots=True)
@@ -118,6 +119,12 @@ class FrameOrder(Objective):
     def decisions(self, logits: Float[Tensor, "b orders"]) -> Bool[Tensor, "b orders"]:
         """Which of the orders are told right."""
         return torch.cat([logits[:, : len(TRUE)] > 0, logits[:, len(TRUE) :] <= 0], dim=1)
+
+    @torch.no_grad()
+    def told(self, batch: Batch) -> Float[Tensor, " b"]:
+        """True orders and false ones count alike."""
+        true, false = self.decisions(self.logits(batch.views[0])).float().split((len(TRUE), len(FALSE)), dim=1)
+        return (true.mean(1) + false.mean(1)) / 2
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "5 n 3 h w"]:

@@ -87,6 +87,7 @@ class OddOneOut(Objective):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
+        self.chance = 1 / config.sequences
         width: int = encoder.num_features  # pyright: ignore[reportAssignmentType]
         self.frame_head = GridHead(width, grid_of(encoder, image_size), config.channels, config.frame_dim)
         self.sequence_head = nn.Linear(config.length * config.frame_dim, config.hidden_dim)
@@ -137,6 +138,12 @@ class OddOneOut(Objective):
     def decisions(self, logits: Float[Tensor, "b sequences"], odd: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """Of which samples the odd sequence is found."""
         return logits.argmax(1) == odd
+
+    @torch.no_grad()
+    def told(self, batch: Batch) -> Float[Tensor, " b"]:
+        """1 where the odd sequence is found."""
+        frames, odd = self.drawn(batch)
+        return self.decisions(self.logits(batch.views[0], frames), odd).float()
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "2 n 3 h w"]:

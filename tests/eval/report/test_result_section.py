@@ -108,3 +108,13 @@ def test_few_labels_are_a_comparison_for_each_number_of_them(tmp_path):
     assert (
         "<h3>Few labels on digits, 1% per class</h3>" in body and "<h3>Few labels on digits, 5 per class</h3>" in body
     )
+
+
+def test_chance_is_what_the_protocol_says_it_is(tmp_path):
+    known = {"num_classes": 0, "num_train": 0, "protocol": "alignment"}
+    said = [
+        judgement([story(tmp_path, "a", some_result(**known, settings=settings))]).data["groups"][0]
+        for settings in ({"chance": 0.6667}, {"chance": "none"}, {"chance": 7.0}, {})
+    ]
+    assert ["Dashed: chance" in group.about for group in said] == [True, False, False, False]
+    assert said[0].heading.startswith("Moments seen by two cameras on ") and "test videos" in said[0].about

@@ -54,6 +54,8 @@ def test_loss_and_gradients_equal_the_slow_reference():
     slow, found = torch.stack(losses).mean(), objective(batch)
     assert found["loss"].item() == pytest.approx(slow.item(), rel=1e-12)
     assert found["accuracy"].item() == pytest.approx(sum(right) / len(right))
+    pairs = zip(right[::2], right[1::2], strict=True)
+    assert objective.told(batch).tolist() == pytest.approx([sum(pair) / 2 for pair in pairs])
     parameters = [p for p in objective.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found["loss"], slow))
     assert all(

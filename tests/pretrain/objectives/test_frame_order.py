@@ -56,6 +56,8 @@ def test_loss_accuracy_and_gradients_equal_the_slow_reference(share):
     found = objective(make_batch(clips))
     assert found["loss"].item() == pytest.approx(slow.item(), rel=1e-12)
     assert found["accuracy"].item() == pytest.approx(sum(sum(r) / len(r) for r in right.values()) / 2)
+    each = objective.told(make_batch(clips))
+    assert each.shape == (COUNT,) and each.mean().item() == pytest.approx(found["accuracy"].item())
     parameters = [p for p in objective.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found["loss"], slow))
     assert all(

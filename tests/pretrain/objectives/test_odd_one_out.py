@@ -46,6 +46,7 @@ def test_loss_and_gradients_equal_the_slow_reference():
     slow, found = torch.stack(losses).mean(), objective(batch)
     assert found["loss"].item() == pytest.approx(slow.item(), rel=1e-9)
     assert found["accuracy"].item() == pytest.approx(hits / 3)
+    assert objective.told(batch).sum() == hits and objective.chance == pytest.approx(1 / 6)
     parameters = [p for p in objective.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in (found["loss"], slow))
     assert all(

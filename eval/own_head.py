@@ -1,0 +1,237 @@
+"""Judges a run by its method's own question, which its own head answers: of videos that it has never seen.
+
+Methods that ask something with a right answer say so (``Objective.told``): whether frames follow each other, which of
+six sequences is shuffled, whether time runs forwards. The whole objective of a checkpoint is asked once about each
+video, as training would show it in its first epoch by ``--seed``: one fixed draw of crops and questions.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.progress_bar import ProgressBar
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.encoders import timm_sources
+from eyespot.eval.encoders.subject import run_of
+from eyespot.eval.evaluate import results_folder
+from eyespot.eval.protocols.clips.needs import lacking
+from eyespot.eval.results.result import EACH, Result, Role, Score, read_result, slug
+from eyespot.eval.results.significance import wilson
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import newest
+from eyespot.pretrain.checkpoints.weight_files import check_tensors
+from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
+from eyespot.pretrain.distributed.collectives import agreed, any_rank, gather_objects_to_first
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
+from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.redaction import masked, masked_values
+from eyespot.pretrain.run_json import load_run, to_values
+from eyespot.pretrain.run_record import RunRecord
+
+FRAMES_AT_ONCE = 128
+_KEY_FORMAT = "eyespot-own-head/1"
+
+
+@dataclass(kw_only=True, slots=True)
+class Asked:
+    """An objective that is asked its own question."""
+
+    name: str
+    tag: str
+    role: Role
+    objective: Objective
+    views: ViewSpec
+    settings: str
+    """Of the method and the encoder, as JSON: beside the weights what decides its answers."""
+    origin: dict[str, str | int] = field(default_factory=dict)
+
+    def key(self, shards: ShardFolder, seed: int) -> str:
+        """Digest of all that determines the result."""
+        frames = shards.manifest.frames
+        digest = hashlib.sha256("\n".join([_KEY_FORMAT, str(seed), self.settings, repr(self.views)]).encode())
+        digest.update(shards.manifest.index_sha256.encode() + b"tf32" * rounds_to_tf32())
+        if frames is not None:
+            digest.update((frames.frames_sha256 + frames.clips_sha256 + frames.motion_sha256).encode())
+        for name, tensor in sorted(self.objective.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+
+def asked_of(target: str, seed: int) -> list[Asked]:
+    """The run's objective at its newest checkpoint, or at the one that is named, and as it begins.
+
+    Returns:
+        Nothing where ``target`` is no run, or its method asks nothing that has a right answer.
+
+    Raises:
+        UserError: the run has no checkpoint, or a damaged one.
+    """
+    run_dir = run_of(target)
+    if run_dir is None:
+        return []
+    recipe, run = load_run(run_dir)
+    folder = newest(run_dir) if run_dir == Path(target) else Path(target)
+    if folder is None:
+        raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
+    weights = checkpoint.read_module(folder)
+    check_size(run, folder)
+    with timm_sources.seeded(seed):
+        trained, untrained = fresh_objective(run), fresh_objective(run)
+    if trained.chance is None:
+        return []
+    advice = f"it does not fit the objective of {run_dir}/run.json"
+    check_tensors(trained.state_dict(), weights, f"checkpoint {folder}", advice)
+    trained.load_state_dict(weights)
+    mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)
+    step, tag = checkpoint.read_meta(folder).step, folder.absolute().name
+    known = {
+        "views": replace(trained.views(), mean=mean, std=std),
+        "settings": json.dumps(to_values([run.encoder, run.objective]), sort_keys=True),
+    }
+    origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": tag, "step": step, "encoder": run.encoder.name}
+    twin: dict[str, str | int] = {"encoder": run.encoder.name, "seed": seed}
+    return [
+        Asked(name=f"{recipe}, step {step:,}", tag=tag, role="encoder", objective=trained, origin=origin, **known),
+        Asked(
+            name=f"random weights (seed {seed})",
+            tag=f"random-seed{seed}",
+            role="random",
+            objective=untrained,
+            origin=twin,
+            **known,
+        ),
+    ]
+
+
+def judge_own_head(
+    target: str, shards: Path, *, out: Path | None, seed: int, world: World, required: bool = True
+) -> list[Result]:
+    """Judges the run ``target`` and the same objective with random weights; writes and returns the results.
+
+    Ranks share the videos; rank 0 alone returns something.
+
+    Args:
+        target: a run folder or one of its checkpoints.
+        shards: videos; the test split where there is one.
+        out: folder for results; None = as for `judge`.
+        seed: of the random weights, and of the crops and questions.
+        world: this process.
+        required: whether it is wrong to ask a target that has no such head; else there are no results.
+
+    Raises:
+        UserError: something about the target, the shards or the folder is wrong.
+    """
+    out = out or results_folder(target)
+    with agreed():
+        asked = asked_of(target, seed)
+        if required and not asked:
+            raise UserError(
+                f"model {target}: has no head that answers a question; own-head judges runs of methods such as"
+                " frame_order, odd_one_out and arrow_of_time"
+            )
+        found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
+        if asked and (why := lacking("own-head", found.manifest)):
+            raise UserError(f"shards {found.named}: {why}")
+    results = []
+    for each in asked:
+        data = f"{slug(found.manifest.name)}-{found.manifest.index_sha256[:6]}"
+        path, key = out / f"own-head_{data}_{each.tag}.json", each.key(found, seed)
+        known = read_result(path)
+        if any_rank([world.rank == 0 and (known is None or known.key != key)])[0]:
+            start = time.monotonic()
+            shares = _told(each, found, seed, world)
+            if world.rank == 0:
+                known = _result(each, found, shares, key, seed, round(time.monotonic() - start, 3))
+                out.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+        if world.rank == 0 and known is not None:
+            results.append(known)
+    return results
+
+
+def _told(asked: Asked, shards: ShardFolder, seed: int, world: World) -> Float64[np.ndarray, " n"]:
+    """Of each video the share of questions that are answered right; on rank 0 of all."""
+    objective = asked.objective.to(world.device).eval()
+    num_frames = sum(shape[0] if len(shape) == 4 else 1 for shape in asked.views.shapes())
+    spec = LoaderSpec(
+        shards=shards,
+        views=asked.views,
+        batch_size=max(1, FRAMES_AT_ONCE // num_frames) * world.size,
+        seed=seed,
+        device=str(world.device),
+    )
+
+    def parts() -> Iterator[Float64[np.ndarray, " b"]]:
+        share = shards.manifest.num_samples // world.size
+        with (
+            ProgressBar(f"own head: {asked.name}", share, transient=True, shown=world.rank == 0) as bar,
+            closing(make_pass(spec, world.rank, world.size)) as batches,
+        ):
+            for batch in batches:
+                yield objective.told(batch).double().cpu().numpy()
+                bar.advance(len(batch))
+
+    with agreed(), torch.inference_mode():
+        own = np.concatenate([np.zeros(0), *parts()])
+    return np.concatenate(gather_objects_to_first(own) or [own])
+
+
+def _result(
+    asked: Asked, shards: ShardFolder, shares: Float64[np.ndarray, " n"], key: str, seed: int, seconds: float
+) -> Result:
+    score = score_of(shares)
+    is_test = shards.is_split and shards.path.name == "test"
+    chance, method = round(asked.objective.chance or 0.0, 4), type(asked.objective).__name__
+    each = [round(float(share), 6) for share in shares]
+    return Result(
+        key=key,
+        protocol="own-head",
+        metric=f"own-head/{method}",
+        name=asked.name,
+        role=asked.role,
+        origin=masked_values(asked.origin),
+        data=shards.manifest.name,
+        shards=masked(str(shards.path)),
+        split="its own test split" if is_test else "all videos of the folder, seen in training or not",
+        test_sha256=hashlib.sha256(f"{shards.manifest.index_sha256} {asked.settings} {seed}".encode()).hexdigest(),
+        num_train=0,
+        num_test=len(shares),
+        num_classes=0,
+        num_correct=round(score.value * len(shares)) if score.correct else None,
+        accuracy=score.value,
+        interval=score.interval,
+        settings={"chance": chance},
+        validation=None,
+        metrics={f"own-head/{method}": score.value},
+        correct=score.correct,
+        scores={} if score.correct else {EACH: Score(value=float(np.mean(each)), values=each)},
+        seed=seed,
+        seconds=seconds,
+    )
+
+
+def score_of(shares: Float64[np.ndarray, " n"]) -> Score:
+    """The mean over videos. Wilson's interval counts each video once, however many questions it is asked.
+
+    The answers about one video depend on each other; shares between 0 and 1 vary less than 0 and 1 do, so that the
+    interval is rather too wide than too narrow.
+    """
+    if np.isin(shares, (0.0, 1.0)).all():
+        return Score.of(shares == 1)
+    mean = float(shares.mean())
+    low, high = wilson(round(mean * len(shares)), len(shares))
+    return Score(value=mean, interval=(min(low, mean), max(high, mean)))

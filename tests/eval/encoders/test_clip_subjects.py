@@ -1,0 +1,73 @@
+"""Encoders that look at clips: frame by frame they say what they say of the frames as images."""
+
+import numpy as np
+import torch
+from films import pack_films, told
+
+from eyespot.data_pipeline.augment.views import CenterView, Clip, ViewSpec
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.encoders.clip_subjects import clip_subjects
+from eyespot.eval.encoders.feature_cache import features_key, features_of
+from eyespot.eval.encoders.subject import Subject, encode_all, subjects_of
+from eyespot.pretrain.distributed.process_group import World
+
+ONE = World(rank=0, size=1, device=torch.device("cpu"))
+CLIPS = [Clip(3, place="center", pick="spread", stream=stream) for stream in (0, 1)]
+SEEN = ViewSpec(views=(CenterView(resize=16, size=16, mode="squash"),))
+
+
+def subjects() -> list[Subject]:
+    found = subjects_of("test_vit3", seed=0, pretrained=False)
+    for subject in found:
+        subject.views = ViewSpec(views=(CenterView(resize=160, size=160),))
+    return found
+
+
+def test_features_are_those_of_the_frames_as_images(tmp_path):
+    shards = ShardFolder(pack_films(tmp_path / "films", count=6))
+    for subject, pooled in [(each, pooled) for each in subjects() for pooled in (True, False)]:
+        (of_clips,) = clip_subjects([subject], CLIPS, pooled=pooled)
+        found = features_of(of_clips, shards, tmp_path / "cache", ONE)
+        (batch,) = make_pass(LoaderSpec(shards=shards, views=of_clips.views, batch_size=6))
+        frames = torch.cat(batch.views, dim=1)
+        expected = [encode_all(subject.encoder, frames[:, frame]) for frame in range(6)]
+        assert found.keys() == expected[0].keys()
+        for kind, rows in found.items():
+            apart = np.stack([each[kind].numpy() for each in expected], axis=1)
+            assert np.allclose(rows, apart.mean(1) if pooled else apart.reshape(6, -1), rtol=1e-3, atol=1e-4)
+
+
+def test_the_frames_are_those_of_both_cameras(tmp_path):
+    shards = ShardFolder(pack_films(tmp_path / "films", count=8))
+    bare = Subject(name="", tag="", role="pixels", encoder=torch.nn.Identity(), views=SEEN)
+    (subject,) = clip_subjects([bare], CLIPS, pooled=False)
+    (batch,) = make_pass(LoaderSpec(shards=shards, views=subject.views, batch_size=8))
+    for camera, view in enumerate(batch.views):
+        _, frames, cameras = told(view, subject.views)
+        assert (cameras == camera).all()
+        of_twelve = shards.clips["count"][:, 0].tolist().index(12)
+        assert frames[of_twelve].tolist() == [1, 5, 9]
+
+
+def test_another_choice_of_frames_has_another_key(tmp_path):
+    shards = ShardFolder(pack_films(tmp_path / "films", count=6))
+    subject = subjects()[0]
+    choices = [(CLIPS, True), (CLIPS, False), (CLIPS[:1], True), ([Clip(4, place="center", pick="spread")], True)]
+    keys = {features_key(clip_subjects([subject], clips, pooled=pooled)[0], shards) for clips, pooled in choices}
+    assert len(keys | {features_key(subject, shards)}) == 5
+
+
+def test_any_number_of_ranks_gives_the_same_bits(tmp_path, on_ranks):
+    shards = ShardFolder(pack_films(tmp_path / "films", count=24))
+    (subject,) = clip_subjects(subjects()[:1], CLIPS, pooled=True)
+    alone = features_of(subject, shards, tmp_path / "one", ONE)
+    on_ranks(on_a_rank, 2, shards.path, tmp_path / "two")
+    (folder,) = [path for path in (tmp_path / "two").iterdir() if path.is_dir()]
+    for kind, rows in alone.items():
+        assert np.array_equal(rows, np.load(folder / f"{kind}.npy"))
+
+
+def on_a_rank(world: World, path, cache) -> None:
+    (subject,) = clip_subjects(subjects()[:1], CLIPS, pooled=True)
+    features_of(subject, ShardFolder(path), cache, world)

@@ -1,0 +1,114 @@
+"""A run's own head is asked once about each video that it has not seen, on any number of ranks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from films import pack_films
+
+from eyespot.data_pipeline.augment.views import Clip, RandomView
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.own_head import asked_of, judge_own_head, score_of
+from eyespot.eval.results.compare import paired_differences
+from eyespot.eval.results.result import Result
+from eyespot.eval.results.significance import wilson
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.writer import CheckpointWriter
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import to_values
+
+ONE = World(rank=0, size=1, device=torch.device("cpu"))
+VIEWS = {
+    "frame_order_tiny": Clip(5, pick="ordered"),
+    "odd_one_out_tiny": Clip(8),
+    "arrow_of_time_tiny": Clip(4),
+}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    return pack_films(tmp_path_factory.mktemp("films") / "shards")
+
+
+def run_of_method(recipe: str, shards: Path, folder: Path) -> Path:
+    """A run as training leaves it after its first steps."""
+    run = make_run(recipe)
+    run.encoder = EncoderConfig(name="test_vit", image_size=16, patch_size=4)
+    run.run_dir, run.data.shards = folder, shards
+    run.objective.view = RandomView(clip=VIEWS[recipe])
+    torch.manual_seed(1)
+    tensors = {f"model.{name}": tensor for name, tensor in fresh_objective(run).state_dict().items()}
+    folder.mkdir()
+    meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
+    CheckpointWriter(folder, keep=2).save(tensors, meta, wait=True)
+    record = {
+        "recipe": recipe,
+        "argv": [],
+        "run": to_values(run),
+        "manifest_sha256": ShardFolder(shards).manifest_sha256,
+        "normalization": {"mean": [0.3, 0.3, 0.3], "std": [0.37, 0.37, 0.37]},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def judged(target: Path, films: Path, world: World = ONE, **changes) -> list[Result]:
+    return judge_own_head(str(target), films, **({"out": None, "seed": 0, "world": world} | changes))
+
+
+@pytest.mark.parametrize("recipe", VIEWS)
+def test_the_share_is_that_of_videos_asked_one_by_one(recipe, films, tmp_path):
+    run_dir = run_of_method(recipe, films, tmp_path / "run")
+    results = judged(run_dir, films, seed=5)
+    assert [result.role for result in results] == ["encoder", "random"]
+    for result, asked in zip(results, asked_of(str(run_dir), 5), strict=True):
+        spec = LoaderSpec(shards=ShardFolder(films), views=asked.views, batch_size=1, seed=5)
+        asked.objective.eval()
+        each = [asked.objective.told(batch).item() for batch in make_pass(spec)]
+        assert result.accuracy == pytest.approx(np.mean(each)) and result.num_test == 24
+        low, high = result.interval
+        assert low <= result.accuracy <= high and result.settings["chance"] == round(asked.objective.chance, 4)
+        assert result.protocol == "own-head" and result.origin.get("step") == (12 if result.role == "encoder" else None)
+    assert len(paired_differences(results[0], results[1:])) == 1
+    assert [result.created for result in judged(run_dir, films, seed=5)] == [result.created for result in results]
+
+
+def test_any_number_of_ranks_gives_the_same(films, tmp_path, on_ranks):
+    run_dir = run_of_method("odd_one_out_tiny", films, tmp_path / "run")
+    alone = judged(run_dir, films, out=tmp_path / "one")
+    first, second = on_ranks(judged_on_a_rank, 2, run_dir, films, tmp_path / "two")
+    assert second == [] and [numbers(result) for result in first] == [numbers(result) for result in alone]
+
+
+def judged_on_a_rank(world: World, run_dir: Path, films: Path, out: Path) -> list[Result]:
+    return judged(run_dir, films, world, out=out)
+
+
+def numbers(result: Result) -> Result:
+    return replace(result, seconds=0.0, created="", argv=[])
+
+
+def test_what_has_no_question_is_refused_or_left_out(run_dir, films):
+    for target in (run_dir, Path("test_vit")):
+        assert judged(target, films, required=False) == []
+        with pytest.raises(UserError, match=r"^model .*: has no head that answers a question; own-head judges runs"):
+            judged(target, films)
+
+
+def test_images_are_no_videos(films, digits, tmp_path):
+    with pytest.raises(UserError, match="have no frames"):
+        judged(run_of_method("arrow_of_time_tiny", films, tmp_path / "run"), digits)
+
+
+def test_a_video_counts_once_in_the_interval():
+    assert score_of(np.array([1.0, 0.0, 1.0, 1.0])).interval == wilson(3, 4)
+    halves = score_of(np.array([0.5, 0.5, 1.0, 1.0]))
+    assert halves.value == 0.75 and halves.interval == wilson(3, 4) and halves.correct is None
