@@ -132,7 +132,8 @@ def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:
             left.unlink()
         tar = plain_tar(path, spool)
         if tar != path:  # unpacked anew each time; its videos' frames are known by place and time
-            os.utime(tar, ns=(path.stat().st_mtime_ns,) * 2)
+            changed = path.stat().st_mtime_ns
+            os.utime(tar, ns=(changed, changed))
         members = scan(tar)
         if members.problem:
             raise UserError(f"source {path}: {members.problem}; fetch the archive again")
