@@ -22,7 +22,7 @@ chance a third.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +111,8 @@ class TCN(Contrastive):
         width: int = encoder.num_features  # pyright: ignore[reportAssignmentType]
         self.head = _Head(width, config.channels, config.joined, config.hidden_dim, config.out_dim)
         self.moments = require_clip(config.view, config.pick).frames - config.joined + 1
-        whole = dict(dtype=torch.int64, device="cpu")  # read here, also where only the sizes of an objective are wanted
+        # On the CPU, for it is read here, also where only the sizes of an objective are wanted.
+        whole: dict[str, Any] = dict(dtype=torch.int64, device="cpu")
         if config.cameras == 1:
             relations = torch.tensor(ONE_CAMERA, **whole)
         else:
