@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 VIEWS = ViewSpec(views=(RandomView(),))
 STATS = ImageStats(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), height=(8, 8, 8), width=(8, 8, 8))
 MANIFEST = Manifest(name="a", num_samples=1, num_labeled=0, classes=[], shards=[], image_stats=STATS, index_sha256="")
+FRAMES = dict(num_frames=1, rate=(8.0, 8.0, 8.0), count=(1, 1, 1), frames_sha256="", clips_sha256="", motion_sha256="")
 NEEDED = {
     "Clip": lambda digits: dict(frames=2),
     "Run": lambda digits: {"objective": make_run("mae_tiny").objective},
@@ -39,13 +40,15 @@ NEEDED = {
     "ImageStats": lambda digits: dataclasses.asdict(STATS),
     "Masks": lambda digits: {"num_masks": 1, "ignored": 255, "pixels": [1], "sha256": ""},
     "Shard": lambda digits: {"tar": "a.tar", "num_samples": 1, "bytes": 1, "sha256": ""},
+    "Frames": lambda digits: FRAMES,
+    "Tracks": lambda digits: {"shards": Path("shards"), "destination": Path("tracks")},
     "Skipped": lambda digits: {"reason": "a folder", "count": 1},
     "Request": lambda digits: {"run_dir": Path("run")},
 }
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
-PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks."}
+PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Frames": "frames."}
 FLAGS = ("Evaluation", "Request")
 """Classes whose messages name fields as flags."""
 

@@ -52,7 +52,7 @@ def _chosen(name: str, found: list["Card"]) -> "Card":
 def _family(family: str, found: list["Card"]) -> Table:
     table = Table(title=family, title_style="bold", title_justify="left", box=box.HORIZONTALS, show_lines=True)
     table.add_column("method", max_width=20)
-    table.add_column("what it finds out", ratio=1)
+    table.add_column("what it finds out", ratio=1, overflow="fold")
     table.add_column("recipes", no_wrap=True)
     for card in found:
         about = card.about

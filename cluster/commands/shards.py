@@ -12,7 +12,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.commands.clip_shards import Videos, frame_lines, motion, show_frames, tracks
+from eyespot.cluster.clip_shards import Videos, frame_lines, motion, show_frames, tracks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges

@@ -46,7 +46,7 @@ def maps_at_stride(encoder: nn.Module, image_size: int, stride: int = STRIDE) ->
 class DenseFeatures(nn.Module):
     """A row for each place of the finest of an encoder's last maps: all of them, widened and added up there.
 
-    1x1 convolutions bring the maps to one width, bilinear resizing the coarse ones to the finest one's resolution.
+    1x1 convolutions bring the maps to one width, repeated pixels the coarse ones to the finest one's resolution.
 
     Args:
         encoder: whose maps will come; it is not kept.
@@ -69,7 +69,7 @@ class DenseFeatures(nn.Module):
         """Their sum."""
         size = maps[0].shape[2:]
         parts = [lateral(each) for lateral, each in zip(self.laterals, maps, strict=True)]
-        coarse = [F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts[1:]]
+        coarse = [F.interpolate(part, size, mode="nearest") for part in parts[1:]]
         return sum(coarse, parts[0])
 
 

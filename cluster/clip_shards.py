@@ -39,6 +39,9 @@ class Videos:
     max_frames: Annotated[int, Ge(1)] | None = None
     """Videos of more frames, after --fps, are left out and named. 100,000 where nothing is said."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     def opened(
         self, source: str, resize: int | None, max_pixels: int, workers: int, reading: Reading
     ) -> str | Callable[[Path], Source]:
