@@ -30,7 +30,7 @@ _SAID = re.compile(
     r"Failed to CUDA malloc"
 )
 TRACE_SECONDS = 15.0
-"""For a trace while other ranks wait."""
+"""For a trace while other ranks wait; of a short ``rank_timeout_seconds``, a third."""
 MEETING_SECONDS = 1.0
 """In which ranks that lack memory in the same step hear of each other."""
 _KEY = "eyespot/out of memory"
@@ -78,16 +78,17 @@ def _words_of_one_rank(run: Run, world: World, said: str) -> UserError | Trainin
 
     They meet in torch's store: the others wait in an exchange, for no longer than one trace may take.
     """
+    seconds = min(TRACE_SECONDS, run.rank_timeout_seconds / 3)
     with suppress(RuntimeError):  # the store is gone
         store = _get_default_store()
         store.set(f"{_KEY}/{world.rank}", "")
         time.sleep(MEETING_SECONDS)
         lowest = next(rank for rank in range(world.size) if store.check([f"{_KEY}/{rank}"]))
         if lowest == world.rank:
-            error = _words(run, world, said, seconds=TRACE_SECONDS)
+            error = _words(run, world, said, seconds=seconds)
             store.set(f"{_KEY}/words", json.dumps([isinstance(error, UserError), str(error)]))
             return error
-        until = time.monotonic() + 2 * TRACE_SECONDS
+        until = time.monotonic() + 2 * seconds
         while time.monotonic() < until:
             if store.check([f"{_KEY}/words"]):
                 wrong_input, words = json.loads(store.get(f"{_KEY}/words"))
