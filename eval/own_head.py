@@ -93,7 +93,7 @@ def asked_of(target: str, seed: int) -> list[Asked]:
         trained, untrained = fresh_objective(run), fresh_objective(run)
     if trained.chance is None:
         return []
-    advice = f"it does not fit the objective of {run_dir}/run.json"
+    advice = f"it does not fit the objective of {run_dir}"
     check_tensors(trained.state_dict(), weights, f"checkpoint {folder}", advice)
     trained.load_state_dict(weights)
     mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)

@@ -277,7 +277,8 @@ def test_nvjpegs_settings_reach_the_gpus_graph(photo_shards):
     known = dict(batch_size=4, seed=0, device=torch.device("cpu"), num_threads=1, max_bad_fraction=0.1, nvjpeg=config)
     maker = BatchMaker(Reader(ShardFolder(photo_shards), substitute=True), [], CENTER, **known)
     maker._on_gpu, maker._device = True, torch.device("cuda:0")
-    (resized,) = maker._pipeline()._graph_out
+    (pipeline,) = maker._pipelines()
+    (resized,) = pipeline._graph_out
     told = str(resized.source.inputs[0].source.inputs[0].source.spec)  # of the decoder of whole images, then the slice
     maker.close()
     stats = ShardFolder(photo_shards).manifest.image_stats
