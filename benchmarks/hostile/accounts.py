@@ -75,7 +75,8 @@ def rows_of(count: int, folder: str) -> Callable[[Path, str], str]:
 
 def _uncounted(files: list[str], target: Path, said: str) -> str:
     manifests = [_manifest(path.parent) for path in sorted(target.rglob("manifest.json"))]
-    num_packed, named = sum(held["num_samples"] for held in manifests), _names(manifests, said)
+    num_packed = sum(held.get("frames", {}).get("num_frames", held["num_samples"]) for held in manifests)
+    named = _names(manifests, said)
     num_named = sum(_is_named(name, named) for name in files)
     if len(files) - num_packed <= num_named:
         return ""
@@ -88,9 +89,10 @@ def _manifest(folder: Path) -> Any:
 
 
 def _rows(folder: Path) -> dict[tuple[str, int], int]:
-    """Tar and offset of each row, and its label."""
+    """Tar and offset of each image, or frame of a clip, and its label."""
     tars = [shard["tar"] for shard in _manifest(folder)["shards"]]
-    rows = np.load(folder / "index.npy", allow_pickle=False)
+    table = "frames.npy" if "frames" in _manifest(folder) else "index.npy"
+    rows = np.load(folder / table, allow_pickle=False)
     return {(tars[row["tar"]], int(row["offset"])): int(row["label"]) for row in rows}
 
 
