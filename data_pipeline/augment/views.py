@@ -162,6 +162,8 @@ class MaskView:
 
     of: Annotated[int, Ge(0)]
     """Which view of the view spec; it must move no pixels after they were cut (``rand_augment`` 0)."""
+    ignored: int | None = field(default=None, repr=False)
+    """What ``Masks.ignored`` must be, where who reads the masks counts on that number; None = any."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

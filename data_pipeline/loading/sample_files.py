@@ -158,7 +158,7 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
         num_samples: how many may be seen, each the partner of another.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not, or another number says nothing in the masks than who reads them counts on.
     """
     frames = shards.manifest.frames
     for each in shown_together(spec):
@@ -174,6 +174,14 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
                 _ = shards.frame_masks
         elif each.masks and shards.manifest.masks is None:
             _ = shards.masks
+    masks = shards.manifest.masks
+    for view in spec.views:
+        asked = view.ignored if isinstance(view, MaskView) else None
+        if masks is not None and asked not in (None, masks.ignored):
+            raise UserError(
+                f"shards {shards.path}: in their masks {masks.ignored} says nothing, and this method counts on {asked};"
+                f" pack them with --mask-ignored {asked}, and give objects other numbers"
+            )
 
 
 def _kinds(shown: Shown) -> list[tuple[bool, bool]]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import Clip, MaskView, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.shards.manifest import IGNORED
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
@@ -32,7 +33,7 @@ from eyespot.pretrain.objective import About, Objective
 
 PIXELS_PER_ANSWER = 4
 """What moves is said for a grid as many times coarser than the image."""
-STILL, UNKNOWN = 0, 255
+STILL, UNKNOWN = 0, IGNORED
 """In masks; every other number moves."""
 
 
@@ -77,9 +78,9 @@ class MotionSegmentation(Objective):
         )
 
     def views(self) -> ViewSpec:
-        """Frames, and their masks."""
+        """Frames, and their masks, of shards that were packed with that number for what is unknown."""
         spec = sized_views(self.image_size, self.config.view)
-        return replace(spec, views=(*spec.views, MaskView(of=0)))
+        return replace(spec, views=(*spec.views, MaskView(of=0, ignored=UNKNOWN)))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log 2 where nothing was learned; and intersection over union of what moves, over the batch."""

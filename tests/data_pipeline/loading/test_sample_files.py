@@ -105,3 +105,15 @@ def test_what_cannot_be_had_is_one_line(film_shards, digit_shards):
     ):
         with pytest.raises(UserError, match=words):
             SampleFiles(shards, spec(*views), 0, among and np.array(among))
+
+
+def test_masks_whose_unknown_is_another_number_than_is_counted_on_are_refused(film_shards):
+    shards, clip = ShardFolder(film_shards), RandomView(size=8, clip=SHORT)
+    SampleFiles(shards, spec(clip, MaskView(of=0, ignored=255)), 0)
+    assert repr(MaskView(of=0, ignored=255)) == "MaskView(of=0)", "run records stay what they were"
+    shards.manifest.masks.ignored = 254
+    SampleFiles(shards, spec(clip, MaskView(of=0)), 0)
+    with pytest.raises(
+        UserError, match=r"in their masks 254 says nothing, and .* 255; pack them with --mask-ignored 255"
+    ):
+        SampleFiles(shards, spec(clip, MaskView(of=0, ignored=255)), 0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from moving_squares import pack_squares
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
@@ -135,6 +136,21 @@ def test_shards_are_handed_on_and_a_run_that_has_begun_is_not_looked_at(digits, 
     assert before_folder(impossible, world, None) is None
     with pytest.raises(UserError, match="holds a run already"):
         fit(replace(impossible, device="cpu"), "mae_tiny")
+
+
+def test_masks_with_another_number_for_what_is_unknown_are_refused(tmp_path):
+    shards = pack_squares(tmp_path / "squares")
+    changes = {"data.shards": shards.path, "data.batch_size": 2, "run_dir": tmp_path / "run"}
+    run, world = (
+        changed(make_run("motion_segmentation_tiny"), changes),
+        World(rank=0, size=1, device=torch.device("cpu")),
+    )
+    assert before_folder(run, world, shards) is shards
+    shards.manifest.masks.ignored = 254
+    with pytest.raises(
+        UserError, match=r"shards .*squares: in their masks 254 says nothing, and this method counts on 255"
+    ):
+        before_folder(run, world, shards)
 
 
 def test_what_the_meta_device_refuses_is_tried_in_earnest(digits, tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def test_frames_of_a_clip_are_frames():
     single, batch = make_objective(), make_batch()
     clips = make_objective(Clip(COUNT))
     assert clips.views().shapes() == [(COUNT, 3, SIZE, SIZE), (COUNT, 1, SIZE, SIZE)]
-    assert isinstance(clips.views().views[1], MaskView)
+    assert clips.views().views[1] == MaskView(of=0, ignored=255), "and shards with another number are refused"
     ids = torch.zeros(1, dtype=torch.int64)
     clip = Batch(views=[view[None] for view in batch.views], ids=ids, epochs=ids, labels=ids, seed=0)
     assert clips(clip)["loss"].item() == pytest.approx(single(batch)["loss"].item(), rel=1e-12)
