@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -34,9 +35,13 @@ from eyespot.pretrain.networks.dense_maps import maps_at_stride
 from eyespot.pretrain.networks.encoders import last_tokens, vary_sizes
 from eyespot.pretrain.redaction import masked, masked_values
 
+log = logging.getLogger("eyespot")
+
 FRAMES_AT_ONCE = 8
 DINO_SIZE, DINO_UNIT = 256, 64
 """From frames of so many pixels on, their longer side is a multiple of 64, as DINO's; below, of the stride."""
+MOST_NAMED = 5
+"""Videos without an object in their first mask that are named."""
 _KEY_FORMAT = "eyespot-propagate/1"
 
 Maps = Callable[[Float[Tensor, "n 3 h w"]], Float[Tensor, "n d gh gw"]]
@@ -115,6 +120,8 @@ def judge_propagation(
                 write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
         if world.rank == 0 and known is not None:
             results.append(known)
+    if world.rank == 0 and videos.empty:
+        log.warning("%s", _left_out(videos))
     return results
 
 
@@ -190,9 +197,23 @@ def _judged(carrier: Carrier, videos: MaskedVideos, world: World) -> tuple[list[
                 judged = agreement([answers[frame] for frame in frames], true, video.objects, video.ignored)
                 found.append((video.sample, judged, strip_of(video, answers)))
                 bar.advance(1)
-    gathered = gather_objects_to_first(found)
-    every = sorted((each for part in gathered or [] for each in part), key=lambda each: each[0])
+    gathered = gather_objects_to_first((found, videos.empty)) or []
+    every = sorted((each for part, _ in gathered for each in part), key=lambda each: each[0])
+    videos.empty.update(*(empty for _, empty in gathered))
+    with agreed():
+        if gathered and not every:
+            raise UserError(f"{_left_out(videos)}; where 255 is the object, pack with --mask-ignored 254")
     return [judged for _, judged, _ in every], [strip for _, _, strip in every]
+
+
+def _left_out(videos: MaskedVideos) -> str:
+    """Which videos nothing can be carried through."""
+    empty, shown = sorted(videos.empty), f"(a number other than {BACKGROUND} and {videos.ignored})"
+    named = ", ".join(map(str, empty[:MOST_NAMED])) + ", ..." * (len(empty) > MOST_NAMED)
+    return (
+        f"shards {videos.shards.named}: the first masks of {len(empty)} of {len(videos.ids)} videos show no object"
+        f" {shown}, so these are left out: {named}"
+    )
 
 
 def answers_of(carrier: Carrier, video: MaskedVideo, device: torch.device) -> list[UInt8[np.ndarray, "h w"]]:
@@ -235,6 +256,7 @@ def _result(
     both, subject, shards = found.pop("J&F"), carrier.subject, videos.shards
     size = subject.origin.get("image_size")
     is_test = shards.is_split and shards.path.name == "test"
+    without = f", without {len(videos.empty)} whose first mask shows no object" if videos.empty else ""
     return Result(
         key=key,
         protocol="propagate",
@@ -244,7 +266,7 @@ def _result(
         origin=masked_values(subject.origin),
         data=f"{shards.manifest.name} at {size} px" if size else shards.manifest.name,
         shards=masked(str(shards.path)),
-        split="its own test split" if is_test else "all videos of the folder",
+        split=("its own test split" if is_test else "all videos of the folder") + without,
         test_sha256=videos.digest(),
         num_train=0,
         num_test=len(judged),

@@ -1,6 +1,7 @@
 """Videos drawn on the fly: squares that move over noise, with masks of their frames."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,14 @@ def draw_square(number: int, frame: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels, mask
 
 
-def pack_squares(folder: Path, num_videos: int = 3, *, masks: bool = True) -> ShardFolder:
-    """Clip shards of such videos; the last frame of each, and its fourth, have no mask."""
+def pack_squares(folder: Path, num_videos: int = 3, *, masks: bool = True, empty: Sequence[int] = ()) -> ShardFolder:
+    """Clip shards of such videos; the last frame of each, and its fourth, have no mask; of some the first is empty."""
     items = []
     for number in range(num_videos):
         drawn = [draw_square(number, frame) for frame in range(FRAMES)]
         frames = [_file(pixels, quality=95) for pixels, _ in drawn]
+        if number in empty:
+            drawn[0][1][:] = 0
         known = [None if frame in (3, FRAMES - 1) else _file(mask) for frame, (_, mask) in enumerate(drawn)]
         film = Footage(rate=8.0, frames={"": frames}, masks={"": known} if masks else {})
         items.append(Item(f"square {number}", -1, "", 0, 0, frames=film))

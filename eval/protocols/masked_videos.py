@@ -41,6 +41,8 @@ class MaskedVideo:
 class MaskedVideos:
     """The videos of a shard folder whose first frame and a later one have masks; of several streams the first.
 
+    Whether a first mask shows an object is found out when its video is read: ``empty`` are those seen that show none.
+
     Args:
         shards: clip shards with masks of frames.
 
@@ -63,6 +65,7 @@ class MaskedVideos:
         ]
         if not self.ids:
             raise UserError(f"shards {shards.named}: no video has masks of its first frame and of a later one")
+        self.empty: set[int] = set()
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else -1
 
     def digest(self) -> str:
@@ -73,10 +76,10 @@ class MaskedVideos:
         return hashlib.sha256("\n".join((*parts, str(self.ignored))).encode()).hexdigest()
 
     def read(self, ids: list[int]) -> Iterator[MaskedVideo]:
-        """Those videos, one after the other.
+        """Those of the videos whose first mask shows an object, one after the other.
 
         Raises:
-            UserError: a frame or a mask is damaged or missing, or the first mask shows no object.
+            UserError: a frame or a mask is damaged or missing.
         """
         masks, index = self.shards.frame_masks, self.shards.frames.copy()
         frame_reader = Reader(self.shards, substitute=False, index=self.shards.frames)
@@ -85,7 +88,11 @@ class MaskedVideos:
         mask_reader = Reader(self.shards, substitute=False, index=index)
         try:
             for sample in ids:
-                yield self._read(sample, frame_reader, mask_reader)
+                video = self._read(sample, frame_reader, mask_reader)
+                if video.objects:
+                    yield video
+                else:
+                    self.empty.add(sample)
         finally:
             frame_reader.close()
             mask_reader.close()
@@ -96,18 +103,12 @@ class MaskedVideos:
         _, files = frame_reader.start(rows).result()
         there = np.flatnonzero(self.shards.frame_masks["size"][rows])
         _, mask_files = mask_reader.start(rows[there]).result()
-        video = MaskedVideo(
+        return MaskedVideo(
             sample=sample,
             frames=[np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files],
             masks=dict(zip(there.tolist(), map(_decoded, mask_files), strict=True)),
             ignored=self.ignored,
         )
-        if not video.objects:
-            raise UserError(
-                f"shards {self.shards.named}: video {sample}: the mask of its first frame shows no object (a number"
-                f" other than {BACKGROUND} and {self.ignored}); leave the video out"
-            )
-        return video
 
 
 def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:

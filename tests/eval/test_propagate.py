@@ -1,5 +1,6 @@
 """Propagation from shards to results: baselines beside it, on any number of ranks, and once."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,28 @@ def test_a_result_is_computed_once_and_anew_where_something_changed(squares, tmp
 
 
 def test_any_number_of_ranks_gives_the_same(squares, tmp_path, on_ranks):
+    alone = judged(squares, tmp_path / "one")
+    first, second = on_ranks(judged_on_a_rank, 2, squares, tmp_path / "two")
+    assert second == [] and [numbers(result) for result in first] == [numbers(result) for result in alone]
+
+
+def test_videos_without_an_object_are_left_out_counted_and_named(tmp_path, caplog):
+    some = pack_squares(tmp_path / "some", empty=[1]).path
+    results = judged(some, tmp_path / "some results")
+    assert [result.num_test for result in results] == [2, 2, 2]
+    assert {result.split for result in results} == {
+        "all videos of the folder, without 1 whose first mask shows no object"
+    }
+    (said,) = [record.message for record in caplog.records if "left out" in record.message]
+    assert re.search(r"first masks of 1 of 3 videos show no object .* these are left out: \d$", said)
+    every = pack_squares(tmp_path / "every", empty=[0, 1, 2]).path
+    with pytest.raises(UserError, match=r"3 of 3 videos show no object .*: 0, 1, 2; where 255 is the object"):
+        judged(every, tmp_path / "no results")
+    assert not (tmp_path / "no results").exists()
+
+
+def test_any_number_of_ranks_leaves_out_the_same(tmp_path, on_ranks):
+    squares = pack_squares(tmp_path / "squares", empty=[0, 2]).path
     alone = judged(squares, tmp_path / "one")
     first, second = on_ranks(judged_on_a_rank, 2, squares, tmp_path / "two")
     assert second == [] and [numbers(result) for result in first] == [numbers(result) for result in alone]

@@ -22,6 +22,13 @@ def test_every_frame_and_every_mask(tmp_path):
         assert video.objects == [1] and video.counted() == [1, 2, 4, 5, 6, 7]
 
 
+def test_a_video_whose_first_mask_is_empty_is_left_out(tmp_path):
+    videos = MaskedVideos(pack_squares(tmp_path / "squares", 4, empty=[0, 2]))
+    seen = [video.sample for video in videos.read([3, 2, 1, 0])]
+    assert len(seen) == len(videos.empty) == 2 and sorted([*seen, *videos.empty]) == [0, 1, 2, 3]
+    assert seen == sorted(seen, reverse=True)
+
+
 def test_the_first_and_the_last_frame_do_not_count():
     def counted(known: list[int], frames: int = 4) -> list[int]:
         mask, frame = np.array([[0, 3, 255]], np.uint8), np.zeros((1, 3, 3), np.uint8)
