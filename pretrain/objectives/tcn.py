@@ -8,9 +8,11 @@ distance and s the inner product of the head's outputs, p an anchor's positives 
     triplet   max(0, D(a, p)^2 - D(a, n)^2 + margin), n the nearest that is farther away than p
     n_pair    log(1 + sum over n of exp(s(a, n) - s(a, p))) + norm_weight |a|^2      (Sohn 2016, Dwibedi et al. 2018)
 
-averaged over positives and anchors. The head keeps places, as the authors': two convolutions on the encoder's last map,
-of which the second takes in ``joined`` frames one after the other (Dwibedi et al., arXiv:1808.00928: then an embedding
-knows speeds), a softmax of each channel over places, whose means are its coordinates, and a hidden layer.
+averaged over positives and anchors. Of moments whose frames are equal, pixel by pixel, none is another's negative: a
+video shorter than the clip shows its last frame over and over. The head keeps places, as the authors': two convolutions
+on the encoder's last map, of which the second takes in ``joined`` frames one after the other (Dwibedi et al.,
+arXiv:1808.00928: then an embedding knows speeds), a softmax of each channel over places, whose means are its
+coordinates, and a hidden layer.
 
 What differs from the authors' code: negatives are also the frames of all other videos of a batch, on all ranks, among
 which theirs are the hardest; theirs are all of one video. The encoder is trained from where it begins, where theirs is
@@ -21,6 +23,7 @@ To expect (from memory): multi-view triplets, pouring: alignment error 0.17 to 0
 chance a third.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -47,7 +50,7 @@ ONE_CAMERA = ((0, 1, -1), (1, 0, 0), (-1, 0, 0))
 class TCN(Contrastive):
     """Moments lie where they belong, whoever sees them."""
 
-    only_encodes = True
+    only_encodes = True  # and asks which frames are equal: they are so in bf16, too
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
@@ -138,8 +141,13 @@ class TCN(Contrastive):
         return {"moments": torch.cat(self.head(maps).chunk(self.config.cameras), dim=1)}
 
     def targets(self, batch: Batch) -> Rows:
-        """Which video it is, and how often it was seen: at another time the moments are others."""
-        return {"ids": batch.ids_on_device(), "epochs": send(batch.epochs, batch.labels.device)}
+        """Which video it is; how often it was seen, for at another time the moments are others; and which are equal."""
+        epochs = send(batch.epochs, batch.labels.device)
+        return {
+            "ids": batch.ids_on_device(),
+            "epochs": epochs,
+            "numbers": moment_numbers(batch.views, self.config.joined),
+        }
 
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}; and of two cameras how far off the nearest moment is, of one how often the positive is nearer."""
@@ -148,34 +156,50 @@ class TCN(Contrastive):
             moments = moments.to(torch.promote_types(moments.dtype, torch.float32))
             if self.config.loss == "triplet":
                 moments = F.normalize(moments, dim=2)
-            pairs = self.pairs(moments, rows["ids"], rows["epochs"])
+            numbers = rows["numbers"].repeat(1, self.config.cameras)
+            pairs = self.pairs(moments, rows["ids"], rows["epochs"], numbers)
             if self.config.loss == "triplet":
                 losses = triplet_loss(pairs, self.config.margin, "semi-hard")
             else:
                 losses = n_pair_loss(pairs, self.config.norm_weight)
             losses = losses.unflatten(0, moments.shape[:2])[:, : self.anchors]
-            return {"loss": losses.mean(), **self._found(moments.detach())}
+            return {"loss": losses.mean(), **self._found(moments.detach(), rows["numbers"])}
 
-    def pairs(self, moments: Float[Tensor, "b n d"], ids: Int[Tensor, " b"], epochs: Int[Tensor, " b"]) -> Pairs:
+    def pairs(
+        self,
+        moments: Float[Tensor, "b n d"],
+        ids: Int[Tensor, " b"],
+        epochs: Int[Tensor, " b"],
+        numbers: Int[Tensor, "b n"],
+    ) -> Pairs:
         """All moments of this rank's videos with those of all ranks'.
 
         A video that a batch holds twice, at the end of an epoch and at the beginning of the next, is compared with
         itself at the same epoch only: nobody says how far the moments of the two lie apart.
+
+        Args:
+            moments: embeddings.
+            ids: of the videos.
+            epochs: how often each had been seen before.
+            numbers: of one video's moments; equal ones are not apart.
         """
         count, rows = moments.shape[1], moments.flatten(0, 1)
         places = torch.arange(count, device=rows.device).repeat(len(moments))
-        own = torch.stack([ids.repeat_interleave(count), epochs.repeat_interleave(count), places], dim=1)
+        videos = (each.repeat_interleave(count) for each in (ids, epochs))
+        own = torch.stack([*videos, places, numbers.flatten()], dim=1)
         every = gather_rows(own)
         same_video = own[:, None, 0] == every[:, 0]
         same_clip = same_video & (own[:, None, 1] == every[:, 1])
         relations = self.relations[places][:, every[:, 2]]
-        positives, negatives = same_clip & (relations > 0), ~same_video | (same_clip & (relations < 0))
+        apart = (relations < 0) & (own[:, None, 3] != every[:, 3])
+        positives, negatives = same_clip & (relations > 0), ~same_video | (same_clip & apart)
         return Pairs(rows=rows, others=gather_with_gradient(rows), positives=positives, negatives=negatives)
 
-    def _found(self, moments: Float[Tensor, "b n d"]) -> dict[str, Tensor]:
+    def _found(self, moments: Float[Tensor, "b n d"], numbers: Int[Tensor, "b m"]) -> dict[str, Tensor]:
         if self.config.cameras == 1:
             return {"accuracy": nearer(moments).float().mean()}
-        return {"alignment_error": alignment_errors(*moments.chunk(2, dim=1)).mean()}
+        one, other = moments.chunk(2, dim=1)
+        return {"alignment_error": alignment_errors(one, other, numbers).mean()}
 
 
 class _Head(nn.Module):
@@ -207,14 +231,28 @@ def spatial_softmax(maps: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b coordi
     return torch.cat([(shares.sum(-1) * rows).sum(-1), (shares.sum(-2) * columns).sum(-1)], dim=-1)
 
 
-def alignment_errors(x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"]) -> Float[Tensor, "b n"]:
+def moment_numbers(clips: Sequence[Float[Tensor, "b t 3 h w"]], joined: int) -> Int[Tensor, "b n"]:
+    """Counts the moments of each video from 0 on; one all of whose frames are those of the one before has its number.
+
+    Args:
+        clips: of each camera, at the same times.
+        joined: frames of a moment.
+    """
+    changes = [(clip[:, 1:] != clip[:, :-1]).flatten(2).any(2) for clip in clips]
+    changed = sum(changes[1:], changes[0]).unfold(1, joined, 1).any(2)
+    return F.pad(changed.long().cumsum(1), (1, 0))
+
+
+def alignment_errors(
+    x: Float[Tensor, "b n d"], y: Float[Tensor, "b n d"], numbers: Int[Tensor, "b n"]
+) -> Float[Tensor, "b n"]:
     """How far off in time the nearest of one camera's moments is for each of the other's, as a share of the clip.
 
-    Sermanet et al. 2017, section 4.1: a third by chance, 0 where each moment is found.
+    Sermanet et al. 2017, section 4.1: a third by chance, 0 where each moment is found, or one that is equal.
     """
     count = x.shape[1]
     squares = y.square().sum(2)[:, None] - 2 * x @ y.transpose(1, 2)
-    return (squares.argmin(2) - torch.arange(count, device=x.device)).abs() / count
+    return (numbers.gather(1, squares.argmin(2)) - numbers).abs() / count
 
 
 def nearer(moments: Float[Tensor, "b 3 d"]) -> Bool[Tensor, " b"]:
