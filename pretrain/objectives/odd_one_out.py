@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import last_tokens
@@ -57,7 +58,7 @@ class OddOneOut(Objective):
         )
 
         sequences: Annotated[int, Ge(2), Le(64)] = 6
-        """How many, the odd one among them."""
+        """How many, the odd one among them; an even number, for a sequence in the middle would have no weight."""
         length: Annotated[int, Ge(2), Le(7)] = 6
         """Frames of a sequence."""
         channels: Annotated[int, Ge(1)] = 64
@@ -74,6 +75,11 @@ class OddOneOut(Objective):
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
             require_clip(self.view, least=self.length)
+            if self.sequences % 2:
+                raise UserError(
+                    f"objective.sequences {self.sequences}: of an odd number the one in the middle has no weight in the"
+                    f" sum of differences, and is never seen; set it to {self.sequences + 1}"
+                )
 
         def build(self, encoder: nn.Module, image_size: int) -> "OddOneOut":
             """Odd sequences around any encoder with a feature map."""

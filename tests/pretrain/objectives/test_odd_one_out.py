@@ -75,3 +75,17 @@ def test_the_question_is_the_samples_own():
 def test_a_clip_shorter_than_a_sequence_is_refused():
     with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 4: this method needs 6 or more"):
         OddOneOut.Config(view=RandomView(clip=Clip(4)))
+
+
+@pytest.mark.parametrize("sequences", [3, 63])
+def test_an_odd_number_of_sequences_is_refused(sequences):
+    said = rf"objective\.sequences {sequences}: .* is never seen; set it to {sequences + 1}$"
+    with pytest.raises(UserError, match=said):
+        OddOneOut.Config(sequences=sequences)
+
+
+@pytest.mark.parametrize("sequences", [2, 4, 64])
+def test_every_sequence_weighs_something(sequences):
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=SIZE, patch_size=8))
+    config = OddOneOut.Config(sequences=sequences, length=LENGTH, frame_dim=2, hidden_dim=2)
+    assert (config.build(encoder, SIZE).weights != 0).all()
