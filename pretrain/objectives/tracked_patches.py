@@ -36,7 +36,7 @@ from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.metric_learning import Pairs, few_negatives_loss
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.objective import About
+from eyespot.pretrain.objective import About, require_clip
 from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
@@ -75,8 +75,7 @@ class TrackedPatches(Contrastive):
 
         def __post_init__(self) -> None:
             Contrastive.Config.__post_init__(self)
-            frames = self.view.clip.frames if self.view.clip is not None else 1
-            if frames != 2:
+            if (frames := require_clip(self.view).frames) != 2:
                 raise UserError(f"objective.view.clip.frames {frames}: a track has two patches; set it to 2")
 
         def build(self, encoder: nn.Module, image_size: int) -> "TrackedPatches":

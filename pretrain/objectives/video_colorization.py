@@ -31,14 +31,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.color_clusters import CLUSTERS
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.lab_color import make_colorblind, normalized, pixels, thinned, to_gray, to_lab, to_rgb
 from eyespot.pretrain.networks.dense_maps import DenseFeatures
 from eyespot.pretrain.networks.image_decoder import group_norm
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, require_clip
 
 LEAST = 1e-8
 """A share of the attention below it is taken for it."""
@@ -73,9 +72,7 @@ class VideoColorization(Objective):
 
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
-            if self.view.clip is None or self.view.clip.frames < 2:
-                frames = 1 if self.view.clip is None else self.view.clip.frames
-                raise UserError(f"objective.view.clip.frames {frames}: colours are copied between frames; set it to 2+")
+            require_clip(self.view)
 
         def build(self, encoder: nn.Module, image_size: int) -> "VideoColorization":
             """Around any encoder with a feature map."""

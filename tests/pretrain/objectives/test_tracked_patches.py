@@ -99,7 +99,15 @@ def test_the_papers_numbers():
     assert run.optim.lr * 100 / 256 == pytest.approx(1e-3) and run.optim.decay_at[0] * run.steps == 100_000
 
 
-@pytest.mark.parametrize("view", [RandomView(), RandomView(clip=Clip(3))])
-def test_a_track_has_two_patches(view):
-    with pytest.raises(UserError, match=r"objective\.view\.clip\.frames \d: a track has two patches; set it to 2"):
-        TrackedPatches.Config(view=view)
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (None, r"objective\.view\.clip None: this method learns from videos; set it to Clip\(2\)"),
+        (Clip(1), r"objective\.view\.clip\.frames 1: this method needs 2"),
+        (Clip(3), r"objective\.view\.clip\.frames 3: a track has two patches; set it to 2"),
+        (Clip(2, pick="spread"), r"objective\.view\.clip\.pick 'spread': this method needs 'even'"),
+    ],
+)
+def test_a_track_has_two_patches(clip, said):
+    with pytest.raises(UserError, match=said):
+        TrackedPatches.Config(view=RandomView(clip=clip))

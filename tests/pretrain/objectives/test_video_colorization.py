@@ -123,7 +123,14 @@ def test_the_papers_numbers():
     assert objective.dense.grid == (32, 32) and objective.views().fixed
 
 
-@pytest.mark.parametrize("view", [RandomView(), RandomView(clip=Clip(1))])
-def test_one_frame_is_no_clip(view):
-    with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 1: "):
-        VideoColorization.Config(view=view)
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (None, r"objective\.view\.clip None: this method learns from videos"),
+        (Clip(1), r"objective\.view\.clip\.frames 1: this method needs 2 or more"),
+        (Clip(3, pick="near_far"), r"objective\.view\.clip\.pick 'near_far': this method needs 'even'"),
+    ],
+)
+def test_colours_are_copied_between_the_frames_of_a_clip(clip, said):
+    with pytest.raises(UserError, match=said):
+        VideoColorization.Config(view=RandomView(clip=clip))
