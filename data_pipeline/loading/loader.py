@@ -296,8 +296,13 @@ def _loader(
     identity: dict[str, int] | None = None,
     labeled: Bool[np.ndarray, " n"] | None = None,
 ) -> Loader:
-    patience = spec.patience_seconds
-    reader = Reader(spec.shards, substitute=substitute, index=files.table, patience_seconds=patience)
+    reader = Reader(
+        spec.shards,
+        substitute=substitute,
+        index=files.table,
+        among=files.among,
+        patience_seconds=spec.patience_seconds,
+    )
     maker = BatchMaker(
         reader,
         plan,

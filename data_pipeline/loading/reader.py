@@ -69,6 +69,7 @@ class Reader:
         *,
         substitute: bool,
         index: np.ndarray | None = None,
+        among: Ids | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
     ):
         """Makes sure that every tar has the size that the manifest says.
@@ -77,6 +78,7 @@ class Reader:
             shards: where to read.
             substitute: replace damaged samples by others; otherwise they are errors.
             index: the files that can be read; None = the image of each sample, as the shards' index says.
+            among: the samples that may stand in for others, ascending; None = all.
             patience_seconds: for how long a read that fails is tried again.
 
         Raises:
@@ -85,7 +87,7 @@ class Reader:
         shards.check_tars()
         self.index = shards.index if index is None else index
         self.shards = shards
-        self._substitute = substitute
+        self._substitute, self._among = substitute, among
         self._undecodable, self._rejected = set[int](), set[int]()
         """Rows, and the samples whose they are."""
         self._named, self._naming = set[int](), threading.Lock()
@@ -165,9 +167,8 @@ class Reader:
         return [self._read_or_substitute(*each, rows_of) for each in wanted]
 
     def _read_or_substitute(self, wanted: int, epoch: int, other_than: int, rows_of: RowsOf) -> Sample:
-        """The sample, or the first good one at distance 1, 2, 4, ... behind it: near, then beyond a bad tar."""
-        num_samples = self.shards.manifest.num_samples
-        for sample in [wanted] + [(wanted + 2**k) % num_samples for k in range(num_samples.bit_length())]:
+        """The sample, or the first good one that may stand in for it."""
+        for sample in [wanted, *self._stand_ins(wanted)]:
             if sample == other_than:
                 continue
             (rows,) = rows_of(np.array([sample]), np.array([epoch])).tolist()
@@ -179,6 +180,18 @@ class Reader:
             f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged;"
             f" run: eyespot shards verify {self.shards.path}"
         )
+
+    def _stand_ins(self, wanted: int) -> list[int]:
+        """Those at distance 1, 2, 4, ... behind it: near, then beyond a bad tar.
+
+        Where a run learns from chosen samples they are others of these: what was kept from it, for a test say, stays
+        so, and who needs a label gets one.
+        """
+        if self._among is None:
+            count = self.shards.manifest.num_samples
+            return [(wanted + 2**k) % count for k in range(count.bit_length())]
+        place, count = int(np.searchsorted(self._among, wanted)), len(self._among)
+        return [int(self._among[(place + 2**k) % count]) for k in range(count.bit_length())]
 
     def _all_of(self, sample: int, rows: Sequence[int]) -> list[File] | None:
         """A sample's files; None where one is damaged."""

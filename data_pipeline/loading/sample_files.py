@@ -61,7 +61,7 @@ class SampleFiles:
         shards: where the samples are.
         spec: what is to be made of them.
         seed: of the run.
-        among: the samples that may be partners, ascending; None = all.
+        among: the samples that may be partners, or stand in for others, ascending; None = all.
 
     Raises:
         UserError: a view asks for frames, masks, a stream or a partner that there is not; or a table is damaged.
@@ -69,7 +69,7 @@ class SampleFiles:
 
     def __init__(self, shards: ShardFolder, spec: ViewSpec, seed: int, among: Ids | None = None):
         self.shown = shown_together(spec)
-        self._shards, self._seed, self._among = shards, seed, among
+        self._shards, self._seed, self.among = shards, seed, among
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
         check_files(spec, shards, shards.manifest.num_samples if among is None else len(among))
@@ -109,7 +109,7 @@ class SampleFiles:
 
     def partners(self, ids: Ids, epochs: Ids) -> Ids:
         """The other sample that stands beside each."""
-        return partner_ids(self._seed, epochs, ids, self._shards.manifest.num_samples, self._among)
+        return partner_ids(self._seed, epochs, ids, self._shards.manifest.num_samples, self.among)
 
     def rows(self, ids: Ids, epochs: Ids, *, partner: bool = False) -> Rows:
         """Of the table, those of each sample's files: what is shown together, one after another, images before masks.

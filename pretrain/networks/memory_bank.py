@@ -18,8 +18,7 @@ def rows_of(kept: Int[Tensor, " n"], ids: Int[Tensor, " b"]) -> Int[Tensor, " b"
 
     Args:
         kept: ids of all samples of which something is kept, ascending.
-        ids: some of them, on the same device. What stands in for a damaged sample may be none of them: it shares a
-            neighbour's row.
+        ids: some of them, on the same device. One that is none of them shares a neighbour's row.
     """
     return torch.searchsorted(kept, ids).clamp(max=len(kept) - 1)
 

@@ -192,6 +192,13 @@ def test_a_partner_that_is_damaged_is_replaced_and_never_by_the_sample_itself(sh
     loader.close()
 
 
+def test_who_stands_in_is_one_of_the_samples_that_the_run_learns_from(shards):
+    spoil(shards, [int(ShardFolder(shards).clips["first"][6, 0])])
+    chosen = dict(ids=np.array([20, 6, 2]), batch_size=3, max_bad_fraction=1.0)
+    (batch,) = take(make_loader(films(shards, CenterView(**WHOLE), **chosen)), 1)
+    assert sorted(batch.ids.tolist()) == [2, 20, 20]
+
+
 def test_damage_is_an_error_where_nothing_may_stand_in(shards):
     folder = ShardFolder(shards)
     row = int(folder.clips["first"][6, 0]) + 1

@@ -131,6 +131,14 @@ def test_substitutes_stand_ever_farther_away_and_wrap_around(shards):
     reader.close()
 
 
+def test_where_samples_are_chosen_others_of_them_stand_in(shards):
+    damage(shards, 50)
+    damage(shards, 900)
+    reader = Reader(ShardFolder(shards), substitute=True, among=np.array([3, 50, 700, 900]))
+    assert read(reader, [3, 50, 700, 900])[0] == [3, 700, 700, 3]
+    reader.close()
+
+
 LOSSES = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:512]),
     "removed": lambda path: path.unlink(),
