@@ -113,12 +113,13 @@ class ViewFinisher:
 
         For what is drawn, a posterize after a rotation say, may make a rounding as large as half the levels.
         """
-        ended = np.flatnonzero(tables.ends[:, 2:].any(1))
+        ended = np.flatnonzero(tables.ends[:, [2, 5]].any(1))[:NUM_TRIED]  # erased, or mirrored
         kinds = tables.gray_rows, tables.sharp_rows, tables.blurred_rows, ended
         rows = np.unique(np.concatenate([kind[:NUM_TRIED] for kind in kinds])).astype(np.int64)
         steps, amounts = proving_steps()
         if tables.augment:
-            rows = np.arange(len(steps)) % len(pixels)
+            rows = np.concatenate([ended, np.setdiff1d(np.arange(len(pixels)), ended)])
+            rows = rows[np.arange(len(steps)) % len(pixels)]
         same = alteration and alteration.rows(rows)
         if tables.augment and same is not None:
             same.steps[:, :NUM_STEPS], same.amounts[:, :NUM_STEPS] = steps, amounts

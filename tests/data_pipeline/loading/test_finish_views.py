@@ -8,7 +8,10 @@ from view_counts import GpuWork, views_of_recipes
 
 from eyespot.data_pipeline.augment.crop_geometry import view_geometry
 from eyespot.data_pipeline.augment.pipeline import view_alteration
-from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
+from eyespot.data_pipeline.augment.rand_augment_tables import proving_steps
+from eyespot.data_pipeline.augment.view_tables import view_tables
+from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, RandomView
+from eyespot.data_pipeline.loading import finish_views
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher, kernels_can_run
 
 COUNT = 64
@@ -55,6 +58,37 @@ def test_only_who_is_named_is_mirrored_at_the_end(specs, dtype):
         assert other.dtype == dtype and other.is_contiguous(memory_format=torch.channels_last)
         assert torch.equal(other[rows], one[rows].flip(3)) and torch.equal(other[~rows], one[~rows])
     assert label.tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("end", ["mirrored", "erased"])
+def test_where_few_are_mirrored_or_erased_they_are_among_those_that_prove_the_kernels(end, monkeypatch):
+    ids, view = np.arange(COUNT), RandomView(size=32, rand_augment=9.0, erase=1.0)
+    alteration, flip = view_alteration(view, "view0", 0, 0 * ids, ids), np.zeros(COUNT, bool)
+    alteration.erasing.boxes[:] = 0
+    if end == "mirrored":
+        flip[COUNT - 1] = True
+    else:
+        alteration.erasing.boxes[COUNT - 1] = (3, 4, 8, 9)
+    calls = []
+
+    def noted(*args):
+        calls.append(args)
+        return view_tables(*args)
+
+    def broken(*_):
+        raise RuntimeError("does not compile")
+
+    monkeypatch.setattr(finish_views, "kernels_can_run", lambda device: True)
+    monkeypatch.setattr(finish_views, "view_tables", noted)
+    monkeypatch.setattr(finish_views._KernelWork, "made", broken)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (COUNT, 3, 32, 32), np.uint8))
+    ViewFinisher(IMAGENET_MEAN, IMAGENET_STD)([pixels], [alteration], [], [flip])
+    _, (tried, count, _, mirrored) = calls
+    assert count == len(proving_steps()[0]) < COUNT
+    if end == "mirrored":
+        assert mirrored.sum() == 1
+    else:
+        assert tried.erasing.boxes.any(1).sum() == 1
 
 
 def test_without_a_gpu_triton_is_not_asked():
