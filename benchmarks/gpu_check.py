@@ -45,7 +45,7 @@ PHASES = (
     Phase(name="environment", seconds=40, shows="machine, bf16 product, copy"),
     Phase(name="decode", seconds=90, shows="DALI's levels against the CPU's, decoders"),
     Phase(name="step", seconds=110, shows="MAE's step eager, FSDP, compiled; host synchronisations; busy share"),
-    Phase(name="views", seconds=90, shows="views alone and beside a busy GPU, kernels and copies a batch"),
+    Phase(name="views", seconds=120, shows="views alone and beside a busy GPU, kernels and copies a batch"),
     Phase(name="batch_norm", seconds=30, shows="batch norm of one process, ours and torch's over ranks"),
     Phase(name="convolutions", seconds=50, shows="ResNet-50's step channels first and last"),
     Phase(name="loss", seconds=40, shows="NT-Xent from 4,096 to 65,536 images"),

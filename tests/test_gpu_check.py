@@ -53,6 +53,12 @@ def test_every_phase_has_its_file():
     assert all((BENCHMARKS / "gpu" / f"{phase.name}.py").is_file() for phase in gpu_check.PHASES)
 
 
+def test_the_views_that_are_timed_need_the_kernels_of_rand_augment():
+    from gpu.views import RECIPES, views_of
+
+    assert any(view.rand_augment and view.erase for view in views_of(RECIPES[-1]).images)
+
+
 @pytest.mark.slow
 def test_phases_run_dry(tmp_path):
     """Not all of them, which takes two minutes of a free machine: DRY=1 make gpu-check."""
