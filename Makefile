@@ -13,7 +13,7 @@ ZOO ?= .zoo
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart quickstart-digits test test-fast check check-quick bench gpu-check zoo methods drawing image clean
+.PHONY: dev quickstart quickstart-digits test test-thorough test-fast check check-quick bench gpu-check zoo methods drawing image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 # Threads that wait for each other spin, and on cores with other work that takes eight times the time: let them sleep.
@@ -35,10 +35,13 @@ quickstart-digits: $(READY) ## the same with 1,797 digits and a very small MAE
 
 # Three processes on two cores: many tests wait for what they have killed.
 test: $(READY) ## the tests, and the 20 slowest of them
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m "not thorough"
+
+test-thorough: $(READY) ## what make test leaves out: more seeds, more ranks, more phases of what it shows on fewer
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20 -m thorough
 
 test-fast: $(READY) ## those of one process, without cluster, browser, slow ones and long files: under three minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not cluster and not browser and not ranks"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not long and not thorough and not cluster and not browser and not ranks"
 
 check: check-quick ## formatting, lint, types, import contracts, the Dockerfile, sizes
 	$(BIN)/basedpyright

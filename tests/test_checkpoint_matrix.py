@@ -97,7 +97,7 @@ def written(on_ranks, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_any_engine_reads_what_any_engine_wrote(ranks, written, on_ranks):
     """Bit by bit; and the next step has the same loss: on the same engine and ranks to the bit, else to rounding."""
     for rank in on_ranks(read_all, ranks, written):

@@ -59,7 +59,7 @@ def test_the_views_that_are_timed_need_the_kernels_of_rand_augment():
     assert any(view.rand_augment and view.erase for view in views_of(RECIPES[-1]).images)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_phases_run_dry(tmp_path):
     """Not all of them, which takes two minutes of a free machine: DRY=1 make gpu-check."""
     some = ["views", "convolutions", "saving"]

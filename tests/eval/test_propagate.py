@@ -85,6 +85,7 @@ def test_videos_without_an_object_are_left_out_counted_and_named(tmp_path, caplo
     assert not (tmp_path / "no results").exists()
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_leaves_out_the_same(tmp_path, on_ranks):
     squares = pack_squares(tmp_path / "squares", empty=[0, 2]).path
     alone = judged(squares, tmp_path / "one")
