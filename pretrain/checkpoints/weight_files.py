@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import io
 import pickle
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -64,6 +66,7 @@ def read_weights(path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", 
 
     Raises:
         UserError: it cannot be read, is another file than was meant, holds other tensors, or holds what is no weight.
+        Outage: the file system does not give it.
     """
     source = f"start.weights {path}"
     content = _content(path, source, 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES)
@@ -115,25 +118,29 @@ def check_file(path: Path) -> None:
 
     Raises:
         UserError: there is none, or it is no file.
+        Outage: the file system does not say.
     """
     source = f"start.weights {path}"
-    if path.exists() and not path.is_file():
-        raise UserError(f"{source}: is {'a folder' if path.is_dir() else 'no regular file'}; name a file of weights")
     try:
-        path.stat()
+        mode = Patience(PATIENCE_SECONDS).read(path, path.stat, is_outage).st_mode
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(
+            f"{source}: is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; name a file of weights"
+        )
 
 
 def _content(path: Path, source: str, largest: int) -> bytes:
     """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
     check_file(path)
+    patience = Patience(PATIENCE_SECONDS)
     try:
-        if (size := path.stat().st_size) > largest:
+        if (size := patience.read(path, path.stat, is_outage).st_size) > largest:
             raise UserError(
                 f"{source}: has {size:,} bytes, far more than its encoder; save the encoder's weights alone"
             )
-        return path.read_bytes()
+        return patience.read(path, path.read_bytes, is_outage)
     except MemoryError as error:
         raise UserError(f"{source}: does not fit into memory; save the encoder's weights alone") from error
     except OSError as error:

@@ -1,9 +1,11 @@
 """Weights as people's files hold them: all of an encoder's tensors, or one line; nothing of a file is run."""
 
 import argparse
+import errno
 import os
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +173,26 @@ def test_what_is_no_weight_is_one_line(kind, encoder, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(f"start.weights {tmp_path / 'file.pth'}: ")
     assert not (tmp_path / "gone-off").exists()
+
+
+def test_a_file_server_that_is_away_for_a_moment_is_waited_for(encoder, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "weights.safetensors"
+    save_file(encoder, path)
+    away = {"stat": 2, "read_bytes": 2}
+
+    def tried(name):
+        real = getattr(Path, name)
+
+        def read(self, **options):
+            if self == path and away[name]:
+                away[name] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            return real(self, **options)
+
+        monkeypatch.setattr(Path, name, read)
+
+    tried("stat")
+    tried("read_bytes")
+    assert read_weights(path, encoder).prefix == ""
+    assert away == {"stat": 0, "read_bytes": 0}
+    assert "can be read again" in caplog.text
