@@ -208,12 +208,15 @@ def _judged(carrier: Carrier, videos: MaskedVideos, world: World) -> tuple[list[
 
 def _left_out(videos: MaskedVideos) -> str:
     """Which videos nothing can be carried through."""
-    empty, shown = sorted(videos.empty), f"(a number other than {BACKGROUND} and {videos.ignored})"
-    named = ", ".join(map(str, empty[:MOST_NAMED])) + ", ..." * (len(empty) > MOST_NAMED)
+    shown = f"(a number other than {BACKGROUND} and {videos.ignored})"
     return (
-        f"shards {videos.shards.named}: the first masks of {len(empty)} of {len(videos.ids)} videos show no object"
-        f" {shown}, so these are left out: {named}"
+        f"shards {videos.shards.named}: the first masks of {len(videos.empty)} of {len(videos.ids)} videos show no"
+        f" object {shown}, so these are left out: {_named(videos.empty)}"
     )
+
+
+def _named(samples: set[int]) -> str:
+    return ", ".join(map(str, sorted(samples)[:MOST_NAMED])) + ", ..." * (len(samples) > MOST_NAMED)
 
 
 def answers_of(carrier: Carrier, video: MaskedVideo, device: torch.device) -> list[UInt8[np.ndarray, "h w"]]:
@@ -256,7 +259,8 @@ def _result(
     both, subject, shards = found.pop("J&F"), carrier.subject, videos.shards
     size = subject.origin.get("image_size")
     is_test = shards.is_split and shards.path.name == "test"
-    without = f", without {len(videos.empty)} whose first mask shows no object" if videos.empty else ""
+    without = f", without {len(videos.empty)} whose first mask shows no object: {_named(videos.empty)}"
+    split = ("its own test split" if is_test else "all videos of the folder") + (without if videos.empty else "")
     return Result(
         key=key,
         protocol="propagate",
@@ -266,7 +270,7 @@ def _result(
         origin=masked_values(subject.origin),
         data=f"{shards.manifest.name} at {size} px" if size else shards.manifest.name,
         shards=masked(str(shards.path)),
-        split=("its own test split" if is_test else "all videos of the folder") + without,
+        split=split,
         test_sha256=videos.digest(),
         num_train=0,
         num_test=len(judged),

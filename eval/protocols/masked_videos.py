@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
@@ -29,7 +29,7 @@ class MaskedVideo:
     @property
     def objects(self) -> list[int]:
         """The numbers that the first mask shows, without the ground and what is ignored."""
-        return [number for number in np.unique(self.masks[0]).tolist() if number not in (BACKGROUND, self.ignored)]
+        return objects_of(self.masks[0], self.ignored)
 
     def counted(self) -> list[int]:
         """The frames that are judged: not the first, and the last only where there is no other."""
@@ -41,7 +41,8 @@ class MaskedVideo:
 class MaskedVideos:
     """The videos of a shard folder whose first frame and a later one have masks; of several streams the first.
 
-    Whether a first mask shows an object is found out when its video is read: ``empty`` are those seen that show none.
+    Whether a first mask shows an object is found out when its video's turn comes: ``empty`` are those seen that show
+    none, of which nothing else is read.
 
     Args:
         shards: clip shards with masks of frames.
@@ -88,27 +89,48 @@ class MaskedVideos:
         mask_reader = Reader(self.shards, substitute=False, index=index)
         try:
             for sample in ids:
-                video = self._read(sample, frame_reader, mask_reader)
-                if video.objects:
-                    yield video
+                first = self._masks(sample, mask_reader, last=1)
+                if objects_of(first[0], self.ignored):
+                    masks, frames = self._masks(sample, mask_reader), frames_of(self.shards, sample, frame_reader)
+                    yield MaskedVideo(sample=sample, frames=frames, masks=masks, ignored=self.ignored)
                 else:
                     self.empty.add(sample)
         finally:
             frame_reader.close()
             mask_reader.close()
 
-    def _read(self, sample: int, frame_reader: Reader, mask_reader: Reader) -> MaskedVideo:
-        clip = self.shards.clips[sample, 0]
-        rows = int(clip["first"]) + np.arange(int(clip["count"]))
-        _, files = frame_reader.start(rows).result()
+    def _masks(self, sample: int, reader: Reader, last: int | None = None) -> dict[int, UInt8[np.ndarray, "h w"]]:
+        """By frame number: all that there are, or those of the first frames."""
+        rows = rows_of(self.shards, sample)[:last]
         there = np.flatnonzero(self.shards.frame_masks["size"][rows])
-        _, mask_files = mask_reader.start(rows[there]).result()
-        return MaskedVideo(
-            sample=sample,
-            frames=[np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files],
-            masks=dict(zip(there.tolist(), map(_decoded, mask_files), strict=True)),
-            ignored=self.ignored,
-        )
+        _, files = reader.start(rows[there]).result()
+        return dict(zip(there.tolist(), map(_decoded, files), strict=True))
+
+
+def objects_of(mask: UInt8[np.ndarray, "h w"], ignored: int) -> list[int]:
+    """The numbers that a mask shows, without the ground and what is ignored."""
+    return [number for number in np.unique(mask).tolist() if number not in (BACKGROUND, ignored)]
+
+
+def rows_of(shards: ShardFolder, sample: int) -> Int64[np.ndarray, " n"]:
+    """Where the frames of a video's first stream stand among all frames."""
+    clip = shards.clips[sample, 0]
+    return int(clip["first"]) + np.arange(int(clip["count"]))
+
+
+def frames_of(shards: ShardFolder, sample: int, reader: Reader) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of a video's first stream.
+
+    Args:
+        shards: clip shards.
+        sample: which video.
+        reader: of their frames.
+
+    Raises:
+        UserError: a frame is damaged or missing.
+    """
+    _, files = reader.start(rows_of(shards, sample)).result()
+    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
 
 
 def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:

@@ -74,11 +74,11 @@ def test_videos_without_an_object_are_left_out_counted_and_named(tmp_path, caplo
     some = pack_squares(tmp_path / "some", empty=[1]).path
     results = judged(some, tmp_path / "some results")
     assert [result.num_test for result in results] == [2, 2, 2]
-    assert {result.split for result in results} == {
-        "all videos of the folder, without 1 whose first mask shows no object"
-    }
     (said,) = [record.message for record in caplog.records if "left out" in record.message]
-    assert re.search(r"first masks of 1 of 3 videos show no object .* these are left out: \d$", said)
+    named = re.search(r"first masks of 1 of 3 videos show no object .* these are left out: (\d)$", said)
+    assert {result.split for result in results} == {
+        f"all videos of the folder, without 1 whose first mask shows no object: {named[1]}"
+    }
     every = pack_squares(tmp_path / "every", empty=[0, 1, 2]).path
     with pytest.raises(UserError, match=r"3 of 3 videos show no object .*: 0, 1, 2; where 255 is the object"):
         judged(every, tmp_path / "no results")

@@ -5,6 +5,7 @@ import pytest
 from moving_squares import FRAMES, draw_square, pack_squares
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols.masked_videos import MaskedVideo, MaskedVideos
 
@@ -27,6 +28,16 @@ def test_a_video_whose_first_mask_is_empty_is_left_out(tmp_path):
     seen = [video.sample for video in videos.read([3, 2, 1, 0])]
     assert len(seen) == len(videos.empty) == 2 and sorted([*seen, *videos.empty]) == [0, 1, 2, 3]
     assert seen == sorted(seen, reverse=True)
+
+
+def test_of_a_video_that_is_left_out_one_mask_is_read(tmp_path, monkeypatch):
+    videos, read = MaskedVideos(pack_squares(tmp_path / "squares", 2, empty=[0, 1])), []
+    start = Reader.start
+    monkeypatch.setattr(
+        Reader, "start", lambda self, rows, *rest: read.append(rows.tolist()) or start(self, rows, *rest)
+    )
+    assert list(videos.read([0, 1])) == [] and videos.empty == {0, 1}
+    assert read == [[0], [FRAMES]]
 
 
 def test_the_first_and_the_last_frame_do_not_count():
