@@ -77,7 +77,13 @@ def _action(shards: ShardFolder, seed: int, frames: int | None) -> tuple[Procedu
     _frames("action", shards)
     count = frames or action.FRAMES
     judged = partial(action.candidates, frames=count)
-    procedure = Procedure(candidates=judged, variant=f"{count}-frames", clips=(_spread(count),), pooled=True)
+    procedure = Procedure(
+        candidates=judged,
+        variant=f"{count}-frames",
+        revision="attentive probes",
+        clips=(_spread(count),),
+        patch_bytes=action.PATCH_BYTES,
+    )
     return procedure, labeled_data(shards, seed)
 
 

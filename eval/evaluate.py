@@ -49,8 +49,8 @@ class Procedure:
     """What it takes of the labelled data, by the seed; None = all."""
     clips: tuple[Clip, ...] = ()
     """Which frames of each video it looks at; none = images."""
-    pooled: bool = False
-    """Whether of those it wants the mean of their features; else the features of each."""
+    patch_bytes: int = 0
+    """Of the frames it wants the patches, too, where those of all videos take no more bytes."""
 
     def data(self, path: Path, seed: int, world: World) -> LabeledData:
         """What of the shards at ``path`` it learns from and is tested on. All ranks call it, and agree on an error."""
@@ -133,7 +133,9 @@ def judge_on(
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = dense_subjects(subjects) if procedure.masks else subjects
-        subjects = clip_subjects(subjects, procedure.clips, pooled=procedure.pooled) if procedure.clips else subjects
+        if procedure.clips:
+            num_videos = sum(shards.manifest.num_samples for shards in folders.values())
+            subjects = clip_subjects(subjects, procedure.clips, patch_bytes=procedure.patch_bytes // num_videos)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{name}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{subject.tag}.json"

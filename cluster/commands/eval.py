@@ -52,7 +52,8 @@ class Evaluation:
     propagate: how far do patches carry the first frame's mask through a video? J and F, beside colours and the mask
     unmoved. Needs videos whose frames have masks.
 
-    action: linear probe and nearest neighbours of the mean over a video's frames. Needs videos with labels.
+    action: linear probe and nearest neighbours of the mean over a video's frames, and attentive probes of frames and
+    patches. Needs videos with labels.
 
     alignment: does a frame find its moment in the other camera's frames? Needs videos of two cameras.
 

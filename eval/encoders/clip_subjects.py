@@ -3,23 +3,40 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from eyespot.data_pipeline.augment.views import Clip
-from eyespot.eval.encoders.subject import OfClips, Subject
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders.subject import OfClips, OneKind, Subject
+from eyespot.pretrain.networks.encoders import last_tokens
 
 
-def clip_subjects(subjects: Sequence[Subject], clips: Sequence[Clip], *, pooled: bool) -> list[Subject]:
-    """The same subjects, each frame cut as images are.
+def clip_subjects(subjects: Sequence[Subject], clips: Sequence[Clip], *, patch_bytes: int = 0) -> list[Subject]:
+    """The same subjects, each frame cut as images are; a row has the features of all frames.
 
     Args:
         subjects: of images, raw pixels among them.
         clips: which frames; several (of several cameras) follow each other.
-        pooled: whether the mean over all frames is kept of their features; else a row has those of all frames.
+        patch_bytes: the patches of a video's frames are kept, too, where they take no more than so many bytes.
     """
-    how = "mean over frames" if pooled else "frame by frame"
     found = []
     for subject in subjects:
         (view,) = subject.views.images
         views = replace(subject.views, views=tuple(replace(view, clip=clip) for clip in clips))
-        encoder = OfClips(subject.encoder, pooled=pooled).eval()
+        patches = 0 < sum(clip.frames for clip in clips) * _bytes_of_patches(subject) <= patch_bytes
+        encoder = OfClips(subject.encoder, patches=patches).eval()
+        how = "frame by frame" + ", with patches" * patches
         found.append(replace(subject, views=views, encoder=encoder, architecture=f"{subject.architecture}, {how}"))
     return found
+
+
+def _bytes_of_patches(subject: Subject) -> int:
+    """Of one frame, single precision; 0 where there are none to be had."""
+    if isinstance(subject.encoder, OneKind):
+        return 0
+    size = subject.views.images[0].size
+    try:
+        with torch.inference_mode():
+            return 4 * last_tokens(subject.encoder, torch.zeros(1, 3, size, size))[-1].patches.numel()
+    except UserError:
+        return 0

@@ -23,12 +23,16 @@ from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, newest
 from eyespot.pretrain.loop.initial_weights import fresh_objective, trained_encoder
-from eyespot.pretrain.networks.encoders import encode
+from eyespot.pretrain.networks.encoders import encode, last_tokens
 from eyespot.pretrain.run_json import load_run, to_values
 from eyespot.pretrain.run_record import RunRecord
 
 MAX_PIXEL_SIDE = 18
 """Raw pixels are a baseline at up to this size: about a thousand values, as many as an encoder's features."""
+
+
+PATCHES = "patches"
+"""How the kind is called that has all patches of all frames of a clip, before their number."""
 
 
 class OneKind(nn.Module):
@@ -50,18 +54,20 @@ class RawPixels(OneKind):
 
 
 class OfClips(nn.Module):
-    """An encoder of images that looks at each frame of a clip by itself."""
+    """An encoder of images that looks at each frame of a clip by itself: its features of all frames, in a row."""
 
-    def __init__(self, encoder: nn.Module, *, pooled: bool) -> None:
-        """Wraps ``encoder``; pooled = the mean over the frames is kept of their features, else all of them in a row."""
+    def __init__(self, encoder: nn.Module, *, patches: bool = False) -> None:
+        """Wraps ``encoder``; with patches those of all frames are one more kind, whose name says how many a frame."""
         super().__init__()
-        self.encoder, self.pooled = encoder, pooled
+        self.encoder, self.patches = encoder, patches
 
     def kinds(self, clips: Float[Tensor, "b t 3 h w"], num_blocks: int = 1) -> dict[str, Float[Tensor, "b _"]]:
         """Every kind of features of the clips."""
         frames = encode_all(self.encoder, clips.flatten(0, 1), num_blocks)
-        apart = {kind: rows.unflatten(0, clips.shape[:2]) for kind, rows in frames.items()}
-        return {kind: rows.mean(1) if self.pooled else rows.flatten(1) for kind, rows in apart.items()}
+        if self.patches:
+            maps = last_tokens(self.encoder, clips.flatten(0, 1))[-1].patches.flatten(2)
+            frames[f"{PATCHES}{maps.shape[2]}"] = maps.transpose(1, 2).flatten(1)
+        return {kind: rows.unflatten(0, clips.shape[:2]).flatten(1) for kind, rows in frames.items()}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.errors import UserError
-
 CHANNELS_PER_HEAD = 64
 
 
@@ -54,24 +52,19 @@ class AttentivePool(nn.Module):
     """Learned queries attend once to all tokens: the mean of their answers.
 
     From AIM's attentive probe (El-Nouby et al. 2024, arXiv:2401.08541). With q the queries, k and v linear in the
-    tokens x (which a batch norm without scale and shift has seen), each head on its own ``CHANNELS_PER_HEAD`` channels:
-    answer = softmax(q k^T / sqrt(d)) v.
+    tokens x (which a batch norm without scale and shift has seen), each head on its own ``CHANNELS_PER_HEAD`` channels,
+    or as many more as it takes to deal out all of them: answer = softmax(q k^T / sqrt(d)) v.
 
     Args:
         dim: channels of a token.
         num_queries: learned queries.
-
-    Raises:
-        UserError: the channels cannot be dealt to heads.
     """
 
     def __init__(self, dim: int, num_queries: int) -> None:
         super().__init__()
         self.num_heads = max(1, dim // CHANNELS_PER_HEAD)
-        if dim % self.num_heads:
-            raise UserError(
-                f"objective.head 'attentive': {self.num_heads} heads do not divide {dim} channels; try linear"
-            )
+        while dim % self.num_heads:
+            self.num_heads -= 1
         self.queries = nn.Parameter(0.02 * torch.randn(num_queries, dim))
         self.norm = nn.BatchNorm1d(dim, affine=False, eps=1e-6)
         self.keys, self.values = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)

@@ -1,6 +1,7 @@
 """Judges of videos from shards to results, beside random weights and raw pixels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digit
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.clips import judge_clips
+from eyespot.eval.protocols.clips import attentive
 from eyespot.eval.results.compare import paired_differences
 from eyespot.eval.results.result import Result
 from eyespot.eval.results.tables import score_table
@@ -31,6 +33,13 @@ def falling(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch) -> None:
+    """Attentive probes of few steps."""
+    monkeypatch.setattr(attentive, "LEAST_STEPS", 10)
+    monkeypatch.setattr(attentive, "EPOCHS", 1)
+
+
 @pytest.fixture
 def judged(run_dir) -> Callable[..., list[Result]]:
     def judged(protocol, shards: Path, out: Path, **changes) -> list[Result]:
@@ -47,6 +56,9 @@ def test_action_names_what_videos_show(judged, falling, tmp_path):
         assert (result.protocol, result.num_test, result.num_train, result.num_classes) == ("action", 20, 60, 10)
         assert result.settings["frames"] == "3" and result.tested == "20 test videos" and result.scores["knn"].interval
         assert result.num_correct == round(20 * result.accuracy) and result.correct
+        attentive = [name for name in result.scores if name.startswith("attentive")]
+        assert attentive == ["attentive", "attentive, patches"][: 1 if result.role == "pixels" else 2]
+        assert all(result.scores[name].correct and name in score_table([result])[0] for name in attentive)
     assert len(paired_differences(results[0], results[1:])) == 2
     again = judged("action", falling, tmp_path / "out", frames=3)
     assert [result.created for result in again] == [result.created for result in results]
@@ -54,6 +66,23 @@ def test_action_names_what_videos_show(judged, falling, tmp_path):
         {result.key for result in results}
     )
     assert len(list((tmp_path / "out").glob("action-*.json"))) == 6
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_says_the_same_of_actions(run_dir, tmp_path, on_ranks):
+    films = pack_films(tmp_path / "films")
+    first, second = on_ranks(action_on_a_rank, 2, str(run_dir), films, tmp_path / "two")
+    alone = action_on_a_rank(ONE, str(run_dir), films, tmp_path / "one")
+    assert second == [] and [numbers(result) for result in first] == [numbers(result) for result in alone]
+
+
+def action_on_a_rank(world: World, target: str, films: Path, out: Path) -> list[Result]:
+    attentive.LEAST_STEPS, attentive.EPOCHS = 10, 1
+    return judge_clips("action", target, films, out=out, seed=0, pretrained=False, world=world, frames=3)
+
+
+def numbers(result: Result) -> Result:
+    return replace(result, seconds=0.0, created="", argv=[])
 
 
 def test_alignment_of_two_cameras_needs_no_labels(judged, falling, tmp_path):

@@ -11,6 +11,7 @@ from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.subject import Subject, encode_all, subjects_of
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.networks.encoders import last_tokens
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 CLIPS = [Clip(3, place="center", pick="spread", stream=stream) for stream in (0, 1)]
@@ -26,22 +27,36 @@ def subjects() -> list[Subject]:
 
 def test_features_are_those_of_the_frames_as_images(tmp_path):
     shards = ShardFolder(pack_films(tmp_path / "films", count=6))
-    for subject, pooled in [(each, pooled) for each in subjects() for pooled in (True, False)]:
-        (of_clips,) = clip_subjects([subject], CLIPS, pooled=pooled)
+    for subject, room in [(each, room) for each in subjects() for room in (0, 10**6)]:
+        (of_clips,) = clip_subjects([subject], CLIPS, patch_bytes=room)
         found = features_of(of_clips, shards, tmp_path / "cache", ONE)
         (batch,) = make_pass(LoaderSpec(shards=shards, views=of_clips.views, batch_size=6))
         frames = torch.cat(batch.views, dim=1)
         expected = [encode_all(subject.encoder, frames[:, frame]) for frame in range(6)]
+        if room and subject.role != "pixels":
+            maps = [last_tokens(subject.encoder, frames[:, frame])[-1].patches for frame in range(6)]
+            for own, map_ in zip(expected, maps, strict=True):
+                own["patches100"] = map_.permute(0, 2, 3, 1).reshape(6, -1)
         assert found.keys() == expected[0].keys()
         for kind, rows in found.items():
             apart = np.stack([each[kind].numpy() for each in expected], axis=1)
-            assert np.allclose(rows, apart.mean(1) if pooled else apart.reshape(6, -1), rtol=1e-3, atol=1e-4)
+            assert np.allclose(rows, apart.reshape(6, -1), rtol=1e-3, atol=1e-4)
+
+
+def test_patches_are_kept_where_there_is_room_for_them():
+    encoder, *_, pixels = subjects()
+    size = 4 * 6 * 100 * encoder.encoder.num_features
+    kept = [
+        clip_subjects([subject], CLIPS, patch_bytes=room)[0].encoder.patches
+        for subject, room in ((encoder, size), (encoder, size - 1), (encoder, 0), (pixels, size))
+    ]
+    assert kept == [True, False, False, False]
 
 
 def test_the_frames_are_those_of_both_cameras(tmp_path):
     shards = ShardFolder(pack_films(tmp_path / "films", count=8))
     bare = Subject(name="", tag="", role="pixels", encoder=torch.nn.Identity(), views=SEEN)
-    (subject,) = clip_subjects([bare], CLIPS, pooled=False)
+    (subject,) = clip_subjects([bare], CLIPS)
     (batch,) = make_pass(LoaderSpec(shards=shards, views=subject.views, batch_size=8))
     for camera, view in enumerate(batch.views):
         _, frames, cameras = told(view, subject.views)
@@ -53,14 +68,14 @@ def test_the_frames_are_those_of_both_cameras(tmp_path):
 def test_another_choice_of_frames_has_another_key(tmp_path):
     shards = ShardFolder(pack_films(tmp_path / "films", count=6))
     subject = subjects()[0]
-    choices = [(CLIPS, True), (CLIPS, False), (CLIPS[:1], True), ([Clip(4, place="center", pick="spread")], True)]
-    keys = {features_key(clip_subjects([subject], clips, pooled=pooled)[0], shards) for clips, pooled in choices}
+    choices = [(CLIPS, 10**6), (CLIPS, 0), (CLIPS[:1], 0), ([Clip(4, place="center", pick="spread")], 0)]
+    keys = {features_key(clip_subjects([subject], clips, patch_bytes=room)[0], shards) for clips, room in choices}
     assert len(keys | {features_key(subject, shards)}) == 5
 
 
 def test_any_number_of_ranks_gives_the_same_bits(tmp_path, on_ranks):
     shards = ShardFolder(pack_films(tmp_path / "films", count=24))
-    (subject,) = clip_subjects(subjects()[:1], CLIPS, pooled=True)
+    (subject,) = clip_subjects(subjects()[:1], CLIPS, patch_bytes=10**6)
     alone = features_of(subject, shards, tmp_path / "one", ONE)
     on_ranks(on_a_rank, 2, shards.path, tmp_path / "two")
     (folder,) = [path for path in (tmp_path / "two").iterdir() if path.is_dir()]
@@ -69,5 +84,5 @@ def test_any_number_of_ranks_gives_the_same_bits(tmp_path, on_ranks):
 
 
 def on_a_rank(world: World, path, cache) -> None:
-    (subject,) = clip_subjects(subjects()[:1], CLIPS, pooled=True)
+    (subject,) = clip_subjects(subjects()[:1], CLIPS, patch_bytes=10**6)
     features_of(subject, ShardFolder(path), cache, world)
