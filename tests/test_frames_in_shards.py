@@ -149,6 +149,29 @@ def test_images_do_not_become_clips_without_a_word(tmp_path: Path):
     assert note.startswith("3 samples have frames (KEY.000.jpg")
 
 
+def test_numbered_images_of_a_tar_stay_images_and_what_they_look_like_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    source = write(
+        {f"v{key}.{n}.jpg": picture(3 * key + n) for key in (1, 2) for n in (1, 2)}, tmp_path / "a.tar", "tar"
+    )
+    assert main(["pack", str(source), str(tmp_path / "images")]) == 0
+    (said,) = caplog.messages
+    assert said == (
+        f"source {source}: its images look like frames (KEY.1.jpg, KEY.2.jpg); each is a sample, and with --frames dot"
+        " they are clips"
+    )
+    images = ShardFolder(tmp_path / "images").manifest
+    assert images.num_samples == 4 and images.frames is None and not images.notes
+    caplog.clear()
+    assert main(["pack", str(source), str(tmp_path / "clips"), "--frames", "dot"]) == 0
+    assert ShardFolder(tmp_path / "clips").manifest.num_samples == 2
+    assert main(["pack", str(source), str(tmp_path / "said"), "--frames", "none"]) == 0
+    assert not caplog.messages
+    with pytest.raises(UserError, match="--frames dot, where they are numbered frames"):
+        index_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     "members",
     [["v.005.jpg", "v.006.jpg"], ["v.0.jpg", "v.2.jpg"], ["v.0.jpg", "v.1.jpg", "v.jpg"], ["v.0.jpg", "v.0.png"]],

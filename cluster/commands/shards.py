@@ -69,7 +69,8 @@ class Readings:
     frames: FrameNames | None = None
     """Which images are the frames of one sample, as of a video: folder (VIDEO/000.jpg), camera (VIDEO/LEFT/000.jpg,
     VIDEO/RIGHT/000.jpg), dot (VIDEO.000.jpg, VIDEO.left.000.jpg), underscore (VIDEO_000.jpg); none: each image is a
-    sample. Where nobody says, dot is understood in tars where it can be nothing else, and none in folders and zips."""
+    sample. Where nobody says: dot in tars where all images are called so, with three digits or more from 000 or 001 on
+    without a gap; else none."""
     rate: Annotated[float, Ge(0), Le(FASTEST)] | None = None
     """Frames per second, where the files do not say."""
     max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS

@@ -5,6 +5,7 @@ exists as an array is first written once, plainly, into a spool folder, so that 
 """
 
 import gzip
+import logging
 import os
 import re
 import stat
@@ -27,6 +28,7 @@ from eyespot.data_pipeline.shards.members.items import Item, Source, array_items
 from eyespot.data_pipeline.shards.members.samples import (
     check_plain,
     frame_notes,
+    look_like_frames,
     path_parts,
     samples_of,
     split_name,
@@ -34,6 +36,8 @@ from eyespot.data_pipeline.shards.members.samples import (
 )
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
+
+log = logging.getLogger("eyespot")
 
 NAMED = ("digits", "falling-digits", "caltech10", "cifar10", "cifar100", "mnist", "fashion-mnist")
 CALTECH10 = Path(__file__).with_name("caltech10.tar.gz")
@@ -233,6 +237,12 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     )
     ends = (f".{reading.label_extension}", f".{MASK_EXTENSION}")
     has_samples = said or any(member.name.lower().endswith(ends) for found in scans for member in found.files)
+    if not has_samples and look_like_frames((member for found in scans for member in found.files), reading):
+        log.warning(
+            "%s: its images look like frames (KEY.1.jpg, KEY.2.jpg); each is a sample, and with --frames dot they are"
+            " clips",
+            where,
+        )
     files: list[FoundFile] = []
     for tar, path, found, split in zip(shown, plain, scans, splits, strict=True):
         prefix = f"{printable(tar)}/" if root else ""

@@ -48,6 +48,16 @@ class NamedFrames(NamedTuple):
         whole = bool(first) and first[0] in (0, 1) and first == list(range(first[0], first[0] + len(first)))
         return whole and self.problem is None and all(numbers == first for numbers in self.numbers.values())
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether all numbers are written as eyespot writes them: with three digits or more, 000, 001, 002."""
+        for stream, frames in self.streams.items():
+            found = [name.split(".")[bool(stream)] for name, _ in frames]
+            width = max(3, len(found[0]))
+            if found != [f"{number:0{width}}" for number in self.numbers[stream]]:
+                return False
+        return True
+
 
 def dotted(parts: Sequence[str], how: FrameNames) -> tuple[str, str] | None:
     """Key and extension of a file as if it were called KEY.CAMERA.NUMBER.suffix.
@@ -140,17 +150,18 @@ def is_frame(extension: str) -> bool:
     return parsed is not None and parsed[2] != _MASK
 
 
-def are_frames(samples: Iterable[Iterable[str]]) -> bool:
-    """Whether the images of samples can only be frames: numbered from 0 or 1 on without a gap, and somewhere many.
+def are_frames(samples: Iterable[Iterable[str]], *, padded: bool = True) -> bool:
+    """Whether the images of samples can only be frames: numbered from 000 or 001 on without a gap, and somewhere many.
 
     Args:
         samples: what follows the key in the names of each sample's images.
+        padded: whether numbers must have three digits or more; with fewer, images only look like frames.
     """
     some = False
     for extensions in samples:
         names = [extension.lower() for extension in extensions]
         found = frames_of(names)
-        if len(found.used) != len(names) or not found.is_whole:
+        if len(found.used) != len(names) or not found.is_whole or (padded and not found.is_padded):
             return False
         some = some or len(names) > len(found.streams)
     return some

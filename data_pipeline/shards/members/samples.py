@@ -139,13 +139,22 @@ def with_frames(files: Iterable[Member], reading: Reading) -> Reading:
     """Where nobody said whether samples have frames: they do if all of their images can be nothing else."""
     if reading.frames or reading.key or reading.image_extension:
         return reading
+    return replace(reading, frames="dot") if are_frames(_images_by_key(files, reading)) else reading
+
+
+def look_like_frames(files: Iterable[Member], reading: Reading) -> bool:
+    """Whether images that are taken one by one are numbered from 0 or 1 on, as frames are that nobody padded."""
+    return reading.frames is None and are_frames(_images_by_key(files, reading), padded=False)
+
+
+def _images_by_key(files: Iterable[Member], reading: Reading) -> Iterable[list[str]]:
     found: dict[str, list[str]] = {}
     for member in files:
         parts = path_parts(member.name) or ("",)
         key, extension = split_name(parts, reading)
         if is_image(extension) and hidden(parts) is None:
             found.setdefault(key, []).append(extension)
-    return replace(reading, frames="dot") if are_frames(found.values()) else reading
+    return found.values()
 
 
 def frame_notes(count: int, asked: Reading) -> list[str]:
