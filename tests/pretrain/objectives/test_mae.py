@@ -130,6 +130,35 @@ def test_mask_is_the_samples_own():
     assert np.abs(counts / 4000 - 0.25).max() < 0.03  # four standard deviations of a fair draw
 
 
+@pytest.mark.parametrize(("kind", "ratio"), [("grid", 0.75), ("block", 0.75), ("block", 0.6)])
+def test_other_masks_are_the_samples_own_and_hide_the_same_share(kind, ratio):
+    """Of every image as many patches are hidden; its picture shows which; the loss can be taken."""
+    mae = make_mae(mask=kind, mask_ratio=ratio)
+    together, shifted = mae.mask_order(make_batch(6)), mae.mask_order(make_batch(4, first_id=2))
+    assert torch.equal(together[2:], shifted)
+    later = make_batch(40)
+    later.epochs = later.epochs + 1
+    assert not torch.equal(mae.mask_order(later), mae.mask_order(make_batch(40)))
+    batch = make_batch(dtype=torch.float32)
+    original, seen, filled = mae.picture(batch)
+    visible = patchify((seen != 0).float(), PATCH).all(2)
+    assert (visible.sum(1) == mae.num_visible).all() and mae.num_visible == int(16 * (1 - ratio))
+    chosen = torch.zeros_like(visible).scatter_(1, mae.mask_order(batch)[:, : mae.num_visible], True)
+    assert torch.equal(visible, chosen)
+    assert torch.equal(filled[seen != 0], original[seen != 0])
+    loss = mae(batch)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss) and mae.mask_token.grad is not None
+
+
+def test_a_mask_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"mask_ratio 0\.6: a grid hides three of every four"):
+        MAE.Config(mask="grid", mask_ratio=0.6)
+    encoder = make_encoder(EncoderConfig(name="vit_tiny_patch16_224", image_size=12, patch_size=4))
+    with pytest.raises(UserError, match="3 x 3 patches cannot be cut into squares of four"):
+        MAE.Config(mask="grid", decoder_dim=24, decoder_heads=3).build(encoder, 12)
+
+
 def test_masked_pixels_do_not_reach_the_encoder():
     mae, batch = make_mae().double(), make_batch()
     order = mae.mask_order(batch)

@@ -1,0 +1,112 @@
+"""Which patches of an image are masked: orders of its patches, of which the first are seen and the rest masked.
+
+Pure functions of numbers that belong to the sample, on the device where these lie; nobody waits for it.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from eyespot.data_pipeline.errors import UserError
+
+MaskKind = Literal["random", "block", "grid"]
+
+NUM_BLOCKS = 32
+"""Rectangles that are drawn for each image, whether or not it takes all of them."""
+SMALLEST = 16 / 196
+"""Area of the smallest rectangle, as a share of the patches: BEiT's 16 of 14 x 14."""
+MAX_ASPECT = 1 / 0.3
+"""Largest height / width of a rectangle, and width / height: BEiT's."""
+KEPT_OF_FOUR = 0.25
+
+
+def check_mask(kind: MaskKind, ratio: float, grid: tuple[int, int] | None = None) -> None:
+    """Whether a mask of this kind can hide exactly this share of the patches.
+
+    Args:
+        kind: of the mask.
+        ratio: share of the patches that are hidden.
+        grid: how many patches stand above and beside each other, where that is known.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if kind != "grid":
+        return
+    if ratio != 1 - KEPT_OF_FOUR:
+        raise UserError(
+            f"objective.mask_ratio {ratio}: a grid hides three of every four patches; set it to"
+            f" {1 - KEPT_OF_FOUR}, or objective.mask to random or block"
+        )
+    if grid is not None and (grid[0] % 2 or grid[1] % 2):
+        raise UserError(
+            f"objective.mask 'grid': {grid[0]} x {grid[1]} patches cannot be cut into squares of four;"
+            " set it to random or block"
+        )
+
+
+def random_order(numbers: Float[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Each image's patches in random order.
+
+    Args:
+        numbers: uniform in [0, 1).
+    """
+    return numbers.argsort(dim=1, stable=True)
+
+
+def grid_order(numbers: Float[Tensor, "b 1"], grid: tuple[int, int]) -> Int[Tensor, "b n"]:
+    """First one patch of every square of four, at the same place in all squares of an image, then the others.
+
+    He et al. 2022 (arXiv:2111.06377, figure 6, right); which of the four places is not said there, and drawn here.
+
+    Args:
+        numbers: uniform in [0, 1).
+        grid: how many patches stand above and beside each other, both even.
+    """
+    y, x = _places(grid, numbers.device)
+    chosen = (4 * numbers).long()  # (B, 1)
+    return ((2 * (y % 2) + x % 2)[None] != chosen).int().argsort(dim=1, stable=True)
+
+
+def block_order(
+    numbers: Float[Tensor, "b draws"], ties: Float[Tensor, "b n"], grid: tuple[int, int], num_masked: int
+) -> Int[Tensor, "b n"]:
+    """The masked patches, which are the last, lie in rectangles that may overlap: BEiT's blocks (arXiv:2106.08254).
+
+    Algorithm 1 there: until enough is masked, the area of a rectangle is drawn between the smallest one and what is
+    still missing, its aspect ratio between 0.3 and 1 / 0.3 (as in the authors' code, evenly in its logarithm), and its
+    place. What differs: a side that is longer than the grid is cut to it; the last rectangle is masked from its top on
+    until it is enough, so that the share is exact; and what NUM_BLOCKS of them leave missing (with three quarters
+    masked, a few patches in one image of a thousand) is masked patch by patch.
+
+    Args:
+        numbers: uniform in [0, 1), 4 * NUM_BLOCKS of each image.
+        ties: uniform in [0, 1), one for each patch.
+        grid: how many patches stand above and beside each other.
+        num_masked: how many patches are.
+    """
+    y, x = _places(grid, numbers.device)
+    num_patches = grid[0] * grid[1]
+    smallest = max(1.0, SMALLEST * num_patches)
+    found = torch.full_like(ties, float(NUM_BLOCKS))  # which rectangle covers a patch first
+    for number, draws in enumerate(numbers.unflatten(1, (NUM_BLOCKS, 4)).unbind(1)):
+        area, aspect, top, left = draws.split(1, dim=1)
+        missing = num_masked - (found < NUM_BLOCKS).sum(1, keepdim=True)
+        area = smallest + area * (missing - smallest).clamp(min=0)
+        aspect = ((2 * aspect - 1) * math.log(MAX_ASPECT)).exp()
+        height = (area * aspect).sqrt().round().clamp(1, grid[0])
+        width = (area / aspect).sqrt().round().clamp(1, grid[1])
+        top, left = (top * (grid[0] - height + 1)).floor(), (left * (grid[1] - width + 1)).floor()
+        inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+        found = torch.where(inside & (found == NUM_BLOCKS) & (missing > 0), float(number), found)
+    rows = torch.arange(num_patches, device=numbers.device) / num_patches
+    return (found + torch.where(found < NUM_BLOCKS, rows, ties)).argsort(dim=1, descending=True, stable=True)
+
+
+def _places(grid: tuple[int, int], device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Row and column of each patch."""
+    number = torch.arange(grid[0] * grid[1], device=device)
+    return number // grid[1], number % grid[1]
