@@ -37,7 +37,7 @@ class Geometry:
     interpolation: Interpolation = "bicubic"
     """How the region is resized."""
     flips_last: bool = False
-    """Whether the view is altered in ways that do not look the same from both sides: it is rotated, moved, erased."""
+    """Whether the view is altered in ways that do not look the same from both sides: rotated, moved, erased, noisy."""
 
     @property
     def flip_resized(self) -> Bool[np.ndarray, " b"]:
@@ -108,7 +108,7 @@ def random_crops(view: RandomView, numbers: Float32[np.ndarray, "b 23"], image_s
         resized=np.full_like(image_sizes, view.size),
         offset=np.zeros_like(image_sizes),
         flip=numbers[:, 0] < view.flip,
-        flips_last=view.rand_augment > 0 or view.erase > 0,
+        flips_last=max(view.rand_augment, view.erase, view.turn, view.noise, view.cutout) > 0,
     )
 
 

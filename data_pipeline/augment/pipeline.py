@@ -1,8 +1,8 @@
 """What happens to a view between resize and normalisation, and what is erased after: which steps, in which order.
 
 A view is altered as a pure function of (seed, epoch, sample id, name of the view): RandAugment first, as timm has it,
-then the steps of self-supervised methods. The operations themselves are in ``color.py`` and ``rand_augment.py``; the
-same torch code runs on the CPU and on a GPU, many views at a time.
+then the steps of self-supervised methods. The operations themselves are in ``color.py``, ``simclr_steps.py`` and
+``rand_augment.py``; the same torch code runs on the CPU and on a GPU, many views at a time.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int8, Integer
+from jaxtyping import Float32, Float64, Int8, Int32, Integer
 from torch import Tensor
 
 from eyespot.data_pipeline.augment import rand_augment
@@ -27,6 +27,15 @@ from eyespot.data_pipeline.augment.color import (
 )
 from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.random_erasing import Erasing, view_erasing
+from eyespot.data_pipeline.augment.simclr_steps import (
+    NUM_DRAWS,
+    TURNS,
+    Noise,
+    draw_sobel_and_turn,
+    sobel,
+    view_cutout,
+    view_noise,
+)
 from eyespot.data_pipeline.augment.views import CenterView, ImageView, RandomView
 from eyespot.data_pipeline.random_numbers import normals, uniforms
 
@@ -35,12 +44,14 @@ NUM_COLOR_DRAWS = 10
 
 _RAND_AUGMENT = [operation for operation, _ in rand_augment.CHOICES]
 _COLOR = [brightness, contrast, saturation, hue, blur, solarize]
-OPERATIONS: tuple[Operation, ...] = tuple(dict.fromkeys([*_COLOR, *_RAND_AUGMENT]))
+OPERATIONS: tuple[Operation, ...] = (*dict.fromkeys([*_COLOR, *_RAND_AUGMENT]), sobel, *TURNS)
 NOTHING, SATURATION, BLUR, SOLARIZE = (-1, *(OPERATIONS.index(each) for each in (saturation, blur, solarize)))
 ORDERS = np.array(list(permutations(range(4))), np.int8)
 """Of the jitter's operations, which are the first four."""
 _PLACES = np.array([*map(OPERATIONS.index, _RAND_AUGMENT), NOTHING], np.int8)
 """Of RandAugment's choices; the last is its -1."""
+_SOBEL_PLACES, _TURN_PLACES = (np.array([*map(OPERATIONS.index, each), NOTHING], np.int8) for each in ([sobel], TURNS))
+"""Each with its -1."""
 
 Steps = tuple[Int8[np.ndarray, "b steps"], Float32[np.ndarray, "b steps"]]
 """Indices into OPERATIONS, or NOTHING, and how much of each."""
@@ -54,13 +65,22 @@ class Alteration:
     """Indices into OPERATIONS, or NOTHING."""
     amounts: Float32[np.ndarray, "b steps"]
     """How much of each."""
+    noise: Noise | None = None
+    """After the steps."""
+    cutout: Int32[np.ndarray, "b 4"] | None = None
+    """After normalisation: top, left, height and width of each square; without height none."""
     erasing: Erasing | None = None
-    """After normalisation."""
+    """After that."""
 
     def rows(self, rows: slice | Integer[np.ndarray, " n"]) -> "Alteration":
         """The alteration of some of the images."""
-        erasing = self.erasing and self.erasing.rows(rows)
-        return Alteration(steps=self.steps[rows], amounts=self.amounts[rows], erasing=erasing)
+        return Alteration(
+            steps=self.steps[rows],
+            amounts=self.amounts[rows],
+            noise=self.noise and self.noise.rows(rows),
+            cutout=None if self.cutout is None else self.cutout[rows],
+            erasing=self.erasing and self.erasing.rows(rows),
+        )
 
 
 def view_alteration(
@@ -77,12 +97,23 @@ def view_alteration(
         parts.append((_PLACES[chosen], amounts))
     if any(view.jitter) or view.grayscale or view.blur or view.solarize:
         parts.append(color_steps(view, uniforms(seed, epochs, ids, f"{name}/color", NUM_COLOR_DRAWS)))
+    if view.sobel or view.turn:
+        parts.append(sobel_and_turn_steps(view, uniforms(seed, epochs, ids, f"{name}/sobel-turn", NUM_DRAWS)))
+    noise = view_noise(view, name, seed, epochs, ids) if view.noise else None
+    cutout = view_cutout(view, name, seed, epochs, ids) if view.cutout else None
     erasing = view_erasing(view.erase, view.size, name, seed, epochs, ids) if view.erase else None
-    if not parts and erasing is None:
+    if not parts and noise is None and cutout is None and erasing is None:
         return None
     none = np.empty((len(ids), 0), np.int8), np.empty((len(ids), 0), np.float32)
     steps, amounts = (np.concatenate(columns, axis=1) for columns in zip(*(parts or [none]), strict=True))
-    return Alteration(steps=steps, amounts=amounts, erasing=erasing)
+    return Alteration(steps=steps, amounts=amounts, noise=noise, cutout=cutout, erasing=erasing)
+
+
+def sobel_and_turn_steps(view: RandomView, numbers: Float32[np.ndarray, "b 3"]) -> Steps:
+    """Sobel filter and quarter turn, as a view asks for them, driven by given numbers."""
+    drawn = draw_sobel_and_turn(view, numbers)
+    steps = np.stack([_SOBEL_PLACES[drawn[:, 0]], _TURN_PLACES[drawn[:, 1]]], axis=1)
+    return steps, np.zeros(steps.shape, np.float32)
 
 
 def color_steps(view: RandomView, numbers: Float32[np.ndarray, "b 10"]) -> Steps:

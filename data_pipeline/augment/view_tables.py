@@ -76,7 +76,8 @@ def view_tables(
 ) -> ViewTables | None:
     """The tables of so many views of this size; None where the kernels cannot do what is asked.
 
-    After RandAugment's steps contrast may change once in a view, before it is blurred.
+    After RandAugment's steps contrast may change once in a view, before it is blurred. Sobel filter, quarter turns,
+    noise and cutout they do not know.
 
     Args:
         alteration: what is done to the views.
@@ -84,7 +85,7 @@ def view_tables(
         size: of the views, pixels.
         mirrored: who is, at the end; None = nobody.
     """
-    if size > MAX_SIZE:
+    if size > MAX_SIZE or (alteration and (alteration.noise is not None or alteration.cutout is not None)):
         return None
     steps = np.zeros((count, 0), np.int32) if alteration is None else alteration.steps.astype(np.int32)
     amounts = np.zeros((count, 0), np.float32) if alteration is None else alteration.amounts.copy()

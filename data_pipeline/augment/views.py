@@ -31,6 +31,9 @@ IMAGENET_STD: Color = (0.229, 0.224, 0.225)
 MIN_BLURRED = 20
 """Smallest view that can be blurred, pixels: the kernel's radius is a twentieth of the size."""
 
+MAX_NOISE = 10.0
+"""Largest standard deviation of noise, pixel values in 0..1: of the view next to nothing is left."""
+
 
 def is_said(one: Field[Any], config: Any) -> bool:
     """Whether the field of a config is written down: as ever, unless it came later and has its default."""
@@ -77,7 +80,8 @@ class RandomView:
     """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip), altered.
 
     Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize. For training on
-    labels there are RandAugment, right after the crop, and Random Erasing, at the very end.
+    labels there are RandAugment, right after the crop, and Random Erasing, at the very end. What SimCLR only tried
+    comes between the two: after solarize the Sobel filter, a quarter turn and noise; on the normalised view cutout.
     """
 
     size: int = 0
@@ -113,6 +117,18 @@ class RandomView:
     """Standard deviation of that magnitude, which is drawn anew for each operation."""
     erase: Probability = 0.0
     """Probability that a rectangle, a fiftieth to a third of the view, is overwritten with noise (Random Erasing)."""
+    sobel: Probability = field(default=0.0, metadata=SAID_IF_SET)
+    """Probability that edges take the view's place: the length of each channel's gradient."""
+    turn: Probability = field(default=0.0, metadata=SAID_IF_SET)
+    """Probability that the view is turned by 90, 180 or 270 degrees, each as likely."""
+    noise: Probability = field(default=0.0, metadata=SAID_IF_SET)
+    """Probability that Gaussian noise is added, of each pixel and channel its own."""
+    noise_sigma: tuple[float, float] = field(default=(0.02, 0.1), metadata=SAID_IF_SET)
+    """Smallest and largest standard deviation of the noise, pixel values in 0..1."""
+    cutout: Probability = field(default=0.0, metadata=SAID_IF_SET)
+    """Probability that a square gets the data's mean colour; its middle is any pixel of the view."""
+    cutout_side: Annotated[float, Gt(0), Le(2)] = field(default=0.5, metadata=SAID_IF_SET)
+    """Side of that square, as a share of the view's."""
     clip: Clip | None = field(default=None, metadata=SAID_IF_SET)
     """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
     partner: bool = field(default=False, metadata=SAID_IF_SET)
@@ -122,6 +138,10 @@ class RandomView:
         check_ranges(self)
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise UserError(f"blur_sigma {self.blur_sigma}: must be above 0, the smaller one first")
+        if not 0 < self.noise_sigma[0] <= self.noise_sigma[1] <= MAX_NOISE:
+            raise UserError(
+                f"noise_sigma {self.noise_sigma}: must be above 0 and at most {MAX_NOISE}, the smaller one first"
+            )
         if self.blur and 0 < self.size < MIN_BLURRED:
             raise UserError(
                 f"blur {self.blur}: a view of {self.size} pixels is too small to blur; set it to 0,"
@@ -161,7 +181,7 @@ class MaskView:
     """
 
     of: Annotated[int, Ge(0)]
-    """Which view of the view spec; it must move no pixels after they were cut (``rand_augment`` 0)."""
+    """Which view of the view spec; it must move no pixels after they were cut (``rand_augment`` 0, ``turn`` 0)."""
     ignored: int | None = field(default=None, repr=False)
     """What ``Masks.ignored`` must be, where who reads the masks counts on that number; None = any."""
 
@@ -230,10 +250,9 @@ def _check_mask_view(number: int, view: MaskView, views: tuple[View, ...]) -> No
     if shown is None or isinstance(shown, MaskView):
         images = [str(place) for place, each in enumerate(views) if not isinstance(each, MaskView)]
         raise UserError(f"{name}: is no view of images; choose one of {', '.join(images) or 'them'}")
-    if isinstance(shown, RandomView) and shown.rand_augment:
-        raise UserError(
-            f"{name}: rand_augment {shown.rand_augment} of that view moves pixels, its masks do not; set it to 0"
-        )
+    for moves in ("rand_augment", "turn"):
+        if moved := getattr(shown, moves, 0.0):
+            raise UserError(f"{name}: {moves} {moved} of that view moves pixels, its masks do not; set it to 0")
 
 
 def sized_views(image_size: int, *views: RandomView) -> ViewSpec:

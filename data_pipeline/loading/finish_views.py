@@ -20,6 +20,7 @@ from eyespot.data_pipeline.augment.pipeline import Alteration, planned
 from eyespot.data_pipeline.augment.rand_augment import NUM_STEPS
 from eyespot.data_pipeline.augment.rand_augment_tables import proving_steps
 from eyespot.data_pipeline.augment.random_erasing import erasing_noise, overwrite
+from eyespot.data_pipeline.augment.simclr_steps import add_noise, cut_out
 from eyespot.data_pipeline.augment.view_tables import NUM_COLOR_ARRAYS, ViewTables, view_tables
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.loading.resize import offset_and_factor
@@ -180,11 +181,15 @@ class _TorchWork(_Work):
     ):
         self._plan = alteration and planned(alteration, size)
         self._erasing = alteration and alteration.erasing
+        self._cutout = None if alteration is None else alteration.cutout
+        gaussian = alteration and alteration.noise
+        self._noisy = gaussian is not None
         self._mirrored = mirrored is not None
         self.arrays = [
             *offset_and_factor(mean, std),
             *([np.flatnonzero(mirrored)] if mirrored is not None else []),
             *([erasing_noise(self._erasing)] if self._erasing else []),
+            *(gaussian.arrays(size) if gaussian else []),
             *(self._plan.arrays if self._plan else []),
         ]
 
@@ -195,10 +200,15 @@ class _TorchWork(_Work):
         offset, factor, *rest = numbers
         mirrored = rest.pop(0) if self._mirrored else None
         noise = rest.pop(0) if self._erasing else None
+        gaussian = [rest.pop(0), rest.pop(0)] if self._noisy else None
         if self._plan:
             self._plan.carry_out(levels, rest)
+        if gaussian is not None:
+            add_noise(levels, *gaussian)
         out = torch.empty_like(levels, dtype=dtype, memory_format=torch.channels_last)
         torch.mul(levels.sub_(offset), factor, out=out)
+        if self._cutout is not None:
+            cut_out(out, self._cutout)
         if self._erasing and noise is not None:
             overwrite(out, self._erasing, noise)
         if mirrored is not None:

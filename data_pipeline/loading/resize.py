@@ -18,6 +18,7 @@ from eyespot.data_pipeline.augment.crop_geometry import Geometry
 from eyespot.data_pipeline.augment.one_copy import copied
 from eyespot.data_pipeline.augment.pipeline import Alteration, alter
 from eyespot.data_pipeline.augment.random_erasing import erase
+from eyespot.data_pipeline.augment.simclr_steps import add_noise, cut_out
 from eyespot.data_pipeline.augment.views import Color
 
 SMALL = 160
@@ -106,8 +107,12 @@ def fill_borders(views: Float[Tensor, "b 3 h w"], geometry: Geometry, mean: Colo
 def _finish(levels: Float32[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color) -> None:
     if alteration is not None:
         alter(levels, alteration)
+        if alteration.noise is not None:
+            add_noise(levels, *map(torch.from_numpy, alteration.noise.arrays(levels.shape[3])))
     offset, factor = map(torch.from_numpy, offset_and_factor(mean, std))
     levels.sub_(offset).mul_(factor)
+    if alteration is not None and alteration.cutout is not None:
+        cut_out(levels, alteration.cutout)
     if alteration is not None and alteration.erasing is not None:
         erase(levels, alteration.erasing)
 

@@ -19,7 +19,7 @@ from eyespot.data_pipeline.augment.views import CenterView, RandomView
 from eyespot.data_pipeline.errors import UserError
 
 STRONG = RandomView(size=64, jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
-ALL = replace(STRONG, rand_augment=9.0, erase=0.5)
+ALL = replace(STRONG, rand_augment=9.0, erase=0.5, sobel=0.3, turn=0.75)
 
 
 def altered_by_torchvision(image, steps: list[int], amounts: list[float]):

@@ -32,6 +32,13 @@ from eyespot.data_pipeline.errors import UserError
         ("rand_augment_std", -0.5, "rand_augment_std -0.5: "),
         ("blur_sigma", (2.0, 0.1), "blur_sigma (2.0, 0.1): "),
         ("blur_sigma", (0.0, 0.1), "blur_sigma (0.0, 0.1): "),
+        ("sobel", 1.1, "sobel 1.1: "),
+        ("turn", -0.1, "turn -0.1: "),
+        ("noise", 2.0, "noise 2.0: "),
+        ("noise_sigma", (0.2, 0.1), "noise_sigma (0.2, 0.1): must be above 0 and at most 10.0, the smaller one first"),
+        ("noise_sigma", (0.1, float("inf")), "noise_sigma (0.1, inf): "),
+        ("cutout", 1.5, "cutout 1.5: "),
+        ("cutout_side", 0.0, "cutout_side 0.0: "),
     ],
 )
 def test_what_no_view_can_be_is_one_line(field, wrong, words):
@@ -43,6 +50,7 @@ def test_what_no_view_can_be_is_one_line(field, wrong, words):
 def test_the_ends_of_the_ranges_are_allowed():
     RandomView(flip=0.0, jitter=(0.0, 3.0, 0.0, 0.5), grayscale=1.0, rand_augment=10.0, rand_augment_std=0.0)
     RandomView(blur=1.0, blur_sigma=(0.1, 0.1), size=MIN_BLURRED)
+    RandomView(sobel=1.0, turn=1.0, noise=1.0, noise_sigma=(0.1, 0.1), cutout=1.0, cutout_side=2.0)
 
 
 def test_a_view_too_small_to_blur_is_refused_as_soon_as_its_size_is_known():
@@ -121,3 +129,6 @@ def test_masks_of_no_view_or_of_one_that_moves_its_pixels_are_refused():
             ViewSpec(views=(image, MaskView(of=of)))
     with pytest.raises(UserError, match=r"views\[0\].of 1: rand_augment 9.0 of that view moves pixels"):
         ViewSpec(views=(MaskView(of=1), dataclasses.replace(image, rand_augment=9.0)))
+    with pytest.raises(UserError, match=r"views\[0\].of 1: turn 0.75 of that view moves pixels, .*; set it to 0$"):
+        ViewSpec(views=(MaskView(of=1), dataclasses.replace(image, turn=0.75)))
+    ViewSpec(views=(MaskView(of=1), dataclasses.replace(image, sobel=0.5, noise=0.5, cutout=0.5)))

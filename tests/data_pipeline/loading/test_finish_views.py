@@ -45,6 +45,17 @@ def test_all_numbers_of_a_batch_reach_a_gpu_by_one_copy(specs, method, kernels):
     assert labels.device.type == "cuda"
 
 
+def test_what_triton_does_not_know_reaches_a_gpu_by_one_copy_too():
+    view = RandomView(size=32, jitter=(0.4, 0.4, 0.4, 0.1), sobel=0.5, turn=0.75, noise=0.5, cutout=0.5, erase=0.2)
+    ids = np.arange(COUNT)
+    alteration = view_alteration(view, "view0", 0, 0 * ids, ids)
+    with FakeTensorMode(allow_non_fake_inputs=True), GpuWork() as work:
+        pixels = torch.empty(COUNT, 32, 32, 3, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
+        (found,), _ = ViewFinisher(IMAGENET_MEAN, IMAGENET_STD)([pixels], [alteration], [ids], [ids % 2 == 0])
+    assert (work.copies, work.waits, work.inverses) == (1, 0, 0)
+    assert found.device.type == "cuda" and tuple(found.shape) == (COUNT, 3, 32, 32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_only_who_is_named_is_mirrored_at_the_end(specs, dtype):
     ids, view = np.arange(6), specs["finetune"].views[0]
