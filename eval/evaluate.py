@@ -19,7 +19,7 @@ from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
-from eyespot.eval.protocols import clustering, dense, knn, label_free, linear, linear_grid, retrieval
+from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
 from eyespot.eval.protocols.task import Candidate, Task
@@ -74,6 +74,7 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
     "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
     "linear-grid": Procedure(candidates=linear_grid.candidates, num_blocks=linear_grid.NUM_BLOCKS),
+    "layers": Procedure(candidates=layers.candidates, num_blocks=layers.NUM_BLOCKS),
 }
 _KEY_FORMAT = "eyespot-result/1"  # results of older versions stay known: their numbers are the same
 

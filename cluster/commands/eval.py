@@ -35,6 +35,8 @@ class Evaluation:
 
     linear-grid: many linear classifiers trained together (rates, decays, last block or last four, class token, mean).
 
+    layers: the linear probe of every block's features: at which depth does the encoder know most?
+
     low-shot: the linear probe of few labelled images (--shots of each class), mean over several fixed draws of them.
 
     knn: each test image takes the class of its nearest training images (weighted vote, no training).
@@ -87,6 +89,7 @@ class Evaluation:
             "dense-linear",
             "dense-knn",
             "linear-grid",
+            "layers",
             "low-shot",
             "propagate",
             "action",
@@ -96,8 +99,8 @@ class Evaluation:
         ],
         Positional,
         arg(
-            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,low-shot,propagate,"
-            "action,alignment,order,own-head}"
+            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,layers,low-shot,"
+            "propagate,action,alignment,order,own-head}"
         ),
     ]
     """How to judge."""

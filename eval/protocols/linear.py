@@ -131,7 +131,7 @@ def candidates(task: Task) -> list[Candidate]:
     It is chosen by the tenth's cross-entropy: the accuracy of a few hundred images jumps by more than two penalties
     differ, and what is best by chance is often far too weak.
     """
-    return [_probe(task, kind) for kind in task.train]
+    return [probe(task, kind) for kind in task.train]
 
 
 def predictions(
@@ -169,7 +169,8 @@ def fewer_threads(x: Float[Tensor, "n r"], num_classes: int) -> threadpool_limit
     return threadpool_limits(1, None if x.numel() * num_classes < _SMALL else "blas")
 
 
-def _probe(task: Task, kind: str) -> Candidate:
+def probe(task: Task, kind: str) -> Candidate:
+    """The probe of one kind of features: penalty chosen on the held-out tenth of train, refitted on all of train."""
     axes = Axes.of(task.train[kind])  # labels play no part in it, so it may see all of train
     x, labels, variance = axes(task.train[kind]), task.train_labels, axes.variance
     with fewer_threads(x, task.num_classes):

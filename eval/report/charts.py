@@ -10,6 +10,8 @@ from markupsafe import Markup
 from eyespot.eval.report.rendering import render
 
 MAX_POINTS = 500
+NUM_COLOURS = 8
+"""Of lines, in the page's style sheet."""
 LARGEST = 1e100
 """Above, a value is drawn no more than one that is not finite: sums and squares of it would overflow."""
 
@@ -96,7 +98,14 @@ class Line:
 
 
 def line_chart(
-    lines: Sequence[Line], *, title: str, unit: str = "", width: int = 430, height: int = 230, zero: bool = False
+    lines: Sequence[Line],
+    *,
+    title: str,
+    unit: str = "",
+    width: int = 430,
+    height: int = 230,
+    zero: bool = False,
+    along: str = "step",
 ) -> Markup:
     """One quantity over the steps: the measured values faint, their moving average strong, the last ones in words.
 
@@ -107,6 +116,7 @@ def line_chart(
         width: of the drawing, pixels.
         height: of the drawing, pixels.
         zero: the axis begins at 0; otherwise it follows the values, logarithmic where they span a factor of 5.
+        along: what the values follow each other by.
     """
     drawn = [replace(line, points=thin(line.points)) for line in lines]
     drawn = [line for line in drawn if len(line.points) > 1]
@@ -122,7 +132,7 @@ def line_chart(
     trends = [replace(line, points=smooth(line.points)) for line in drawn]
     lasts = [f"{short(float(f'{line.points[-1][1]:.3g}'))} {unit}".strip() for line in trends]
     said = "; ".join(
-        f"{line.label} from {short(line.points[0][1])} to {last} at step {short(line.points[-1][0])}".strip()
+        f"{line.label} from {short(line.points[0][1])} to {last} at {along} {short(line.points[-1][0])}".strip()
         for line, last in zip(drawn, lasts, strict=True)
     )
     return render(

@@ -7,12 +7,12 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from eyespot.eval.report.charts import Row, interval_chart
+from eyespot.eval.report.charts import NUM_COLOURS, Line, Row, interval_chart, line_chart
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.compare import LEVEL, Difference, paired_differences
 from eyespot.eval.results.result import Result
-from eyespot.eval.results.tables import poolings, score_table
+from eyespot.eval.results.tables import by_depth, depth_table, poolings, score_table
 
 _ROLES = ("encoder", "random", "pixels")
 _BASELINES = {"random": "the same encoder with random weights", "pixels": "raw pixels"}
@@ -23,6 +23,7 @@ _NAMES = {
     "clustering": "Clustering",
     "finetune": "Fine-tuning",
     "linear-grid": "Linear probes in a grid",
+    "layers": "Linear probes by depth",
     "linear-paper": "Linear probe, the paper's",
     "attentive": "Attentive probe",
     "low-shot": "Few labels",
@@ -58,6 +59,8 @@ class Comparison:
     """Beside the table; None where there is nothing to draw."""
     numbers: Table
     about: str
+    depth: tuple[Markup, Table] | None = None
+    """Chart and table of what each block gives; None where a protocol looks at one."""
 
 
 def judgement(stories: Sequence[Story]) -> Section:
@@ -162,7 +165,22 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
     about += "".join(f" {pooling}." for pooling in poolings(results))
     words = [*_over_baselines(group), *_differences(group)]
-    return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about)
+    depth = _depth(results, _heading(group))
+    return Comparison(heading=_heading(group), words=words, plot=plot, numbers=numbers, about=about, depth=depth)
+
+
+def _depth(results: Sequence[Result], heading: str) -> tuple[Markup, Table] | None:
+    """Accuracy on test by block: a line for each subject and kind of features, as many as there are colours."""
+    header, cells = depth_table(results, digits=1)
+    if not cells:
+        return None
+    curves = [(result, kind, points) for result in results for kind, points in by_depth(result).items()]
+    lines = [
+        Line(points=[(block, 100 * share) for block, share in points], run=place, label=f"{result.name}: {kind}")
+        for place, (result, kind, points) in enumerate(curves[:NUM_COLOURS])
+    ]
+    chart = line_chart(lines, title=f"{heading}, by depth", unit="%", along="block")
+    return chart, Table(header=header, rows=cells, numbers=range(1, len(header)))
 
 
 def _chance(result: Result) -> float | None:

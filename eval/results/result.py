@@ -37,6 +37,7 @@ Protocol = Literal[
     "linear-paper",
     "attentive",
     "linear-grid",
+    "layers",
     "low-shot",
     "propagate",
     "action",

@@ -1,5 +1,6 @@
 """Results side by side as rows of texts, for the terminal and for the report."""
 
+import re
 from collections.abc import Sequence
 
 from eyespot.eval.results.result import DRAW, EACH, Result
@@ -42,6 +43,44 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
         texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")
         rows.append([*texts, result.chosen()])
     return header, rows
+
+
+_BLOCK = re.compile(r"layers/block(\d+)_(\w+)")
+
+
+def block_metric(block: int, kind: str) -> str:
+    """The name of what a block's features give.
+
+    Args:
+        block: counted from 1, the first.
+        kind: of features: "cls", "mean".
+    """
+    return f"layers/block{block:03}_{kind}"
+
+
+def by_depth(result: Result) -> dict[str, list[tuple[int, float]]]:
+    """Of each kind of features (number of the block, accuracy on test), the first block first; empty without blocks."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for name, value in sorted(result.metrics.items()):
+        if match := _BLOCK.fullmatch(name):
+            found.setdefault(match[2], []).append((int(match[1]), value))
+    return found
+
+
+def depth_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for results of "layers": a row for each block, a column for each subject and kind of features.
+
+    Args:
+        results: of one protocol on one data set.
+        digits: of percentages, behind the point.
+    """
+    columns = {f"{each.name}: {kind}": dict(points) for each in results for kind, points in by_depth(each).items()}
+    blocks = sorted({block for column in columns.values() for block in column})
+    rows = [
+        [str(block), *(f"{column[block]:.{digits}%}" if block in column else "" for column in columns.values())]
+        for block in blocks
+    ]
+    return ["block", *columns], rows
 
 
 def poolings(results: Sequence[Result]) -> list[str]:

@@ -64,6 +64,16 @@ def test_a_run_below_its_baseline_is_said_to_be_so(tmp_path):
     assert f"20.0 points below raw pixels (95% {low:.1f} to {high:.1f}; paired test: p &lt; 0.0001" in body
 
 
+def test_what_each_block_knows_is_drawn_by_depth(tmp_path):
+    metrics = {f"layers/block{block:03}_cls": 0.3 + 0.1 * block for block in range(1, 5)}
+    own = some_result(protocol="layers", metrics=metrics, settings={"features": "cls", "block": "4 of 4"})
+    pixels = some_result(protocol="layers", key="p", role="pixels", name="raw pixels", metrics={"layers/pixels": 0.5})
+    body = judgement([story(tmp_path, "mae", own, pixels)]).body()
+    assert "Linear probes by depth on digits, by depth: mae_tiny, step 12: cls from 40 to 70 % at block 4" in body
+    assert '3</th><td class="number">60.0%</td>' in body
+    assert "by depth:" not in judgement([story(tmp_path, "mae", some_result())]).body()
+
+
 def test_masks_are_paired_by_the_image(tmp_path):
     values = np.linspace(0.2, 0.8, 20)
     mious = [values + 0.05 * np.sin(np.arange(20)), values - 0.1]

@@ -1,7 +1,7 @@
 from result_files import some_result
 
 from eyespot.eval.results.result import Score
-from eyespot.eval.results.tables import score_table
+from eyespot.eval.results.tables import block_metric, by_depth, depth_table, score_table
 
 
 def test_a_row_for_each_result():
@@ -41,3 +41,14 @@ def test_numbers_of_features_stand_below_each_other():
         ["dead dimensions", "", "12.5%", ""],
         ["alignment within classes", "1.500", "", ""],
     ]
+
+
+def test_blocks_stand_below_each_other():
+    metrics = {block_metric(block, kind): block / 100 for block in (12, 2, 1) for kind in ("cls", "mean")}
+    trained = some_result(metrics=metrics | {"layers/pixels": 0.5})
+    shallow = some_result(name="resnet", metrics={block_metric(2, "mean"): 0.125})
+    assert by_depth(trained)["cls"] == [(1, 0.01), (2, 0.02), (12, 0.12)]
+    header, rows = depth_table([trained, shallow, some_result()], digits=1)
+    assert header == ["block", "mae_tiny, step 12: cls", "mae_tiny, step 12: mean", "resnet: mean"]
+    assert rows == [["1", "1.0%", "1.0%", ""], ["2", "2.0%", "2.0%", "12.5%"], ["12", "12.0%", "12.0%", ""]]
+    assert depth_table([some_result()])[1] == []
