@@ -1,10 +1,12 @@
 """Turns a command line into typed values, and what is wrong with it into one line."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from eyespot.data_pipeline.errors import UserError
@@ -53,11 +55,37 @@ def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments:
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(styled):
             # A config that may be None keeps its flags where it is given, and has none where it is not.
             config = (tyro.conf.AvoidSubcommands,)
-            return tyro.cli(target, args=argv, prog=prog, config=config, **arguments)
+            return tyro.cli(target, args=argv, prog=prog, config=config, registry=_registry(), **arguments)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UserError(f"{_one_line(captured.getvalue())} (see {prog} --help)") from None
+
+
+def _registry() -> Any:
+    """What tyro is told of our configs: a field whose metadata say ``no_flag`` has none, and keeps its value."""
+    from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+    registry, asked = ConstructorRegistry(), list[StructTypeInfo]()
+
+    @registry.struct_rule
+    def without_flags(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not dataclasses.is_dataclass(info.type) or any(info is one for one in asked):
+            return None
+        kept = {
+            f.name: getattr(info.default, f.name, f.default)
+            for f in dataclasses.fields(info.type)
+            if "no_flag" in f.metadata
+        }
+        if not kept:
+            return None
+        asked.append(info)
+        usual = ConstructorRegistry.get_struct_spec(info)
+        assert isinstance(usual, StructConstructorSpec)
+        fields = tuple(one for one in usual.fields if one.name not in kept)
+        return StructConstructorSpec(partial(usual.instantiate, **kept), fields)
+
+    return registry
 
 
 def _named_as_typed(said: str, argv: list[str]) -> str:

@@ -5,12 +5,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.eval_commands import compare, finetune
 from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
+from eyespot.data_pipeline.augment.views import MOST_FRAMES
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -119,7 +120,7 @@ class Evaluation:
     """low-shot: how many training images of each class, 5, or which share, 1% or 10%; by default 1%."""
     draws: int | None = None
     """low-shot: how many draws; by default 5, the fewest."""
-    frames: Annotated[int, Ge(1)] | None = None
+    frames: Annotated[int, Ge(1), Le(MOST_FRAMES)] | None = None
     """action, alignment, order: how many frames of each video, from all over it; by default 8; 32, or as many as the
     shortest has; 4."""
     image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None

@@ -24,6 +24,11 @@ FRAMES_OF: Mapping[Pick, int] = {"ordered": 5, "near_far": 3}
 
 SAID_IF_SET: Mapping[str, bool] = {"said_if_set": True}
 """Of a field that came later: where it has its default, texts and run.json leave it out, and stay what they were."""
+NO_FLAG: Mapping[str, bool] = {"no_flag": True}
+"""Of a field that the method sets, and nobody on the command line."""
+
+MOST_FRAMES = 99_999
+"""Of a clip, and from one of its frames to the next; no stream of a sample has more."""
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
@@ -53,9 +58,9 @@ class Clip:
     Views whose clips differ in nothing but ``stream`` show the same moments. ``clip_frames.py`` has the exact rules.
     """
 
-    frames: Annotated[int, Ge(1)]
+    frames: Annotated[int, Ge(1), Le(MOST_FRAMES)]
     """How many."""
-    stride: Annotated[int, Ge(1)] = 1
+    stride: Annotated[int, Ge(1), Le(MOST_FRAMES)] = 1
     """From one frame to the next, in frames of the video."""
     place: Literal["random", "center"] = "random"
     """Where in the video the clip lies."""
@@ -131,7 +136,7 @@ class RandomView:
     """Side of that square, as a share of the view's."""
     clip: Clip | None = field(default=None, metadata=SAID_IF_SET)
     """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
-    partner: bool = field(default=False, metadata=SAID_IF_SET)
+    partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
 
     def __post_init__(self) -> None:
@@ -166,7 +171,7 @@ class CenterView:
     """Antialiased either way."""
     clip: Clip | None = field(default=None, metadata=SAID_IF_SET)
     """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
-    partner: bool = field(default=False, metadata=SAID_IF_SET)
+    partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
 
     __repr__ = _said

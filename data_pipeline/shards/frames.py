@@ -37,8 +37,6 @@ CLIP_DTYPE = np.dtype(
 )
 MOTION_DTYPE = np.dtype("<f4")
 """Mean absolute difference of luma to the next frame, levels 0..255."""
-MOST_FRAMES = 99_999
-"""Of one stream of a sample."""
 FASTEST = 1e6
 """Frames per second; beyond, a rate is a mistake."""
 STREAM = re.compile(r"(?!\d+$)[a-z0-9_-]{1,32}")

@@ -1,11 +1,14 @@
 """Words to typed values; what is wrong in one line, with the nearest flag."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from eyespot.cluster.arguments import parse
+from eyespot.data_pipeline.augment.views import NO_FLAG
 from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.recipe_lookup import make_run
 
 
 @dataclass
@@ -70,3 +73,28 @@ def test_a_config_that_may_be_left_out_has_flags_only_where_it_is_given():
     assert parse(Optional, ["--flag"], "p", default=Optional()) == Optional(flag=True)
     with pytest.raises(UserError, match=r"--inner\.rate"):
         parse(Optional, ["--inner.rate", "4"], "p", default=Optional())
+
+
+@dataclass
+class Decided(Inner):
+    """Decided."""
+
+    own: int = field(default=1, metadata=NO_FLAG)
+
+
+def test_what_a_method_decides_has_no_flag_and_keeps_its_value(capsys):
+    given = parse(Outer, ["--inner.rate", "2"], "p", default=Outer(inner=Decided(own=3)))
+    assert given == Outer(inner=Decided(rate=2.0, own=3)) and parse(Decided, [], "p") == Decided()
+    with pytest.raises(UserError, match=r"--own"):
+        parse(Decided, ["--own", "4"], "p")
+    with pytest.raises(SystemExit):
+        parse(Decided, ["--help"], "p")
+    said = capsys.readouterr().out
+    assert "A rate." in said and "own" not in said
+
+
+def test_whose_sample_a_view_shows_is_no_setting_of_a_recipe():
+    with pytest.raises(UserError, match=r"--objective\.view\.partner"):
+        parse(Run, ["--objective.view.partner"], "p", default=make_run("simclr_tiny"))
+    run = parse(Run, ["--objective.view.flip", "0"], "p", default=make_run("tcn_tiny"))
+    assert run.objective.view == replace(make_run("tcn_tiny").objective.view, flip=0.0)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.data_pipeline.shards.frames import MOST_FRAMES, motion_of
+from eyespot.data_pipeline.augment.views import MOST_FRAMES
+from eyespot.data_pipeline.shards.frames import motion_of
 from eyespot.data_pipeline.shards.image_check import MISREAD, BadImage, Examined, ExaminedClip, examine
 from eyespot.data_pipeline.shards.members.footage import Footage, FrameSource
 from eyespot.data_pipeline.shards.pack_masks import examine_mask

@@ -98,8 +98,9 @@ def test_what_came_later_is_written_down_only_where_it_is_set():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (dict(frames=0), "frames 0: must be 1 or more"),
+        (dict(frames=0), "frames 0: must lie between 1 and 99999"),
         (dict(frames=2, stride=0), "stride 0: "),
+        (dict(frames=2, stride=2**62), f"stride {2**62}: must lie between 1 and 99999"),
         (dict(frames=2, stream=-1), "stream -1: "),
         (dict(frames=4, pick="ordered"), "frames 4: pick 'ordered' gives 5 frames; set it to 5"),
         (dict(frames=5, pick="near_far"), "frames 5: pick 'near_far' gives 3 frames; set it to 3"),
