@@ -1,7 +1,7 @@
 """A run that learns from clips, through all that looks at a run: the loop, its monitors, plan, doctor, the report."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.monitors.collapse import CollapseMonitor
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objective import Objective
-from eyespot.pretrain.planning import trace
+from eyespot.pretrain.planning import memory, trace
 from eyespot.pretrain.trainer import fit
 
 SIZE = 32
@@ -95,6 +95,11 @@ def test_plan_counts_all_frames(shards, tmp_path):
     run = film_run(shards, tmp_path)
     found = trace.trace(run, 1, "cpu")
     assert found.image_bytes == SIZE**2 * (2 * 4 * 3 * 4 + 4) and found.measured_because is None
+    assert found.files == 2 * 4, "four frames of the sample, and four of another"
+    on_gpu = replace(found, device="cuda", bf16_views=False)
+    whole = 2 * 10 * 8 * 3 * 32**2  # two batches of ten samples' images, which are small
+    held = 10 * 5 * found.image_bytes / 4 + 1.5 * whole  # 8-bit views, whole images, and the JPEG engines' reserve
+    assert memory.image_bytes(run, on_gpu, 10, 1)["images in the decoder (DALI)"] == held
 
 
 def test_doctor_makes_the_clips(shards, tmp_path):

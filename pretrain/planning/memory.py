@@ -126,7 +126,7 @@ def _decoding_bytes(run: Run, trace: Trace, images: Number) -> Number:
     if run.data.decode == "cpu" or trace.device == "cpu":
         return views
     height, width = (32, 32) if run.encoder.image_size <= SMALL_IMAGES else (375, 500)
-    whole = images * BYTES_PER_PIXEL * height * width
+    whole = images * trace.files * BYTES_PER_PIXEL * height * width
     reserve = min(run.data.nvjpeg.preallocate_mb * 1e6, whole if height == 32 else float("inf"))
     return IN_DALI * views + BEING_DECODED * whole + reserve
 

@@ -23,6 +23,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
+from eyespot.data_pipeline.loading.sample_files import shown_together
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed.arithmetic import Precision
@@ -98,6 +99,8 @@ class Trace:
     """Whose kernels and casts it has."""
     bf16_views: bool = False
     """Whether the objective gets its views in bf16, else in fp32."""
+    files: int = 1
+    """Images of one sample that are decoded: the frames of its clips, those of equal clips once."""
 
     def at(self, images: Number) -> Step:
         """One micro-batch of so many images."""
@@ -166,16 +169,17 @@ def _trace(
             parameter.grad = torch.zeros_like(parameter)
     bf16 = device == "cuda" and precision == "bf16" and objective.only_encodes
     steps = tuple(_step(objective, precision, device, count, bf16) for count in images)
-    image_bytes = objective.views().sample_bytes(2 if bf16 else 4)
+    views = objective.views()
     return Trace(
         sizes=sizes(objective),
-        image_bytes=image_bytes,
+        image_bytes=views.sample_bytes(2 if bf16 else 4),
         ranks=ranks,
         images=images,
         steps=(steps[0], steps[1]),
         measured_because=reason,
         device=device,
         bf16_views=bf16,
+        files=sum(each.num_frames for each in shown_together(views)),
     )
 
 
