@@ -99,7 +99,8 @@ def _mixing(what: str, kinds: Integer[np.ndarray, " n"], batch_size: int, seed: 
     if (sizes > 0).sum() < 2:
         return None
     shuffled = distinct_in_shuffle(sizes, len(kinds), batch_size)
-    found = _found(kinds, batch_size, seed, window)
+    # One window of all samples is a shuffle; of few samples 8 batches could say otherwise by chance.
+    found = _found(kinds, batch_size, seed, window) if window < len(kinds) else shuffled
     wider = window
     while found < FEW * shuffled and wider < len(kinds):
         wider *= 2

@@ -61,6 +61,8 @@ def test_where_there_are_no_two_classes_there_is_nothing_to_say(kinds):
 
 def test_what_fits_in_one_window_is_mixed():
     assert not mixing(np.arange(2000) // 200, 256).is_poor
+    few = np.random.default_rng(0).integers(0, 2, (50, 24))
+    assert not any(mixing(labels, 2).is_poor for labels in few), "whatever a handful of small batches holds"
 
 
 def test_samples_without_label_are_of_no_class():
