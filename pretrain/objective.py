@@ -1,7 +1,7 @@
 """Objective: what is learned from a batch. One file per method; the trainer knows nothing else of it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -205,3 +205,21 @@ def require_clip(view: RandomView, pick: Pick = "even", least: int = 2) -> Clip:
     if clip.frames < least:
         raise UserError(f"objective.view.clip.frames {clip.frames}: this method needs {least} or more")
     return clip
+
+
+def one_sized(view: RandomView, size: int) -> ViewSpec:
+    """``objective.view`` alone, where a method can work with one size only.
+
+    Args:
+        view: the config's.
+        size: of the view, pixels, as follows from what the encoder sees.
+
+    Raises:
+        UserError: it asks for another.
+    """
+    if view.size not in (0, size):
+        raise UserError(
+            f"objective.view.size {view.size}: this method's views have {size} pixels, which follows from"
+            " encoder.image_size; leave it out"
+        )
+    return ViewSpec(views=(replace(view, size=size),))

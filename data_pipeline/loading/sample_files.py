@@ -169,7 +169,8 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
             if frames is None:
                 _ = shards.frames  # says so
             elif clip.stream >= (count := len(frames.streams)):
-                raise UserError(f"{name}.clip.stream {clip.stream}: {shards.path} has {count}; choose 0 to {count - 1}")
+                more = f"choose 0 to {count - 1}" if count > 1 else "choose 0, or a recipe of one camera"
+                raise UserError(f"{name}.clip.stream {clip.stream}: {shards.path} has {count}; {more}")
             elif each.masks and not frames.masks_sha256:
                 _ = shards.frame_masks
         elif each.masks and shards.manifest.masks is None:

@@ -21,7 +21,7 @@ the view is a random crop of varying size.
 To expect: AlexNet on PASCAL VOC 2007: 67.7 % classification, 51.4 mAP detection (table 1, from memory).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -38,7 +38,7 @@ from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gr
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.objective import About
+from eyespot.pretrain.objective import About, one_sized
 
 SHRINKING = ("area", "bilinear", "bicubic")
 """Ways to halve an image."""
@@ -88,7 +88,7 @@ class Counting(Contrastive):
 
     def views(self) -> ViewSpec:
         """One view, twice as large as what the encoder sees."""
-        return ViewSpec(views=(replace(self.config.view, size=2 * self.image_size),))
+        return one_sized(self.config.view, 2 * self.image_size)
 
     def embed(self, batch: Batch) -> Rows:
         """What is counted in the shrunken image, and in its quarters together."""

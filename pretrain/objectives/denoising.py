@@ -25,13 +25,13 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import normal_noise, uniform_noise
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 
 class Denoising(Objective):
@@ -75,7 +75,7 @@ class Denoising(Objective):
 
     def views(self) -> ViewSpec:
         """One view."""
-        return sized_views(self.image_size, self.config.view)
+        return one_sized(self.config.view, self.image_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: mean squared error; that of the mean colour is about 1."""

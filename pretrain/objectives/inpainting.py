@@ -30,14 +30,14 @@ from annotated_types import Ge, Lt
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.discriminator import Discriminator, play
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 BORDER_WEIGHT = 10.0
 NUM_BLOCKS = 4
@@ -90,7 +90,7 @@ class Inpainting(Objective):
 
     def views(self) -> ViewSpec:
         """One view."""
-        return sized_views(self.image_size, self.config.view)
+        return one_sized(self.config.view, self.image_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}, and its parts: the error in the region, and what discriminator and maker lose."""

@@ -18,7 +18,7 @@ encoder's own; theirs spread the colour channels against each other, which is le
 To expect: AlexNet on PASCAL VOC 2007: 67.6 % classification, 53.2 mAP detection (table 1).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -33,7 +33,7 @@ from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, permutations, side_by_side
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 
 class Jigsaw(Objective):
@@ -82,7 +82,7 @@ class Jigsaw(Objective):
     def views(self) -> ViewSpec:
         """One view, three cells wide."""
         size = GRID * round(self.image_size * (1 + self.config.room))
-        return ViewSpec(views=(replace(self.config.view, size=size),))
+        return one_sized(self.config.view, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log(num_permutations) where nothing was learned; and the share of orders that are named right."""

@@ -27,14 +27,14 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.heads import GridHead, mlp
 from eyespot.pretrain.networks.image_decoder import grid_of
-from eyespot.pretrain.objective import About, Objective, require_clip
+from eyespot.pretrain.objective import About, Objective, one_sized, require_clip
 
 
 class OddOneOut(Objective):
@@ -106,7 +106,7 @@ class OddOneOut(Objective):
 
     def views(self) -> ViewSpec:
         """One clip."""
-        return sized_views(self.image_size, self.config.view)
+        return one_sized(self.config.view, self.image_size)
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
         """The last map."""

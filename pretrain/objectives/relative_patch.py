@@ -17,7 +17,7 @@ what the encoder sees, so the view is larger than the encoder's own; each patch 
 To expect: AlexNet on PASCAL VOC 2007 detection: 46.3 mAP where random weights give 40.7 (table 1).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -32,7 +32,7 @@ from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import GRID, NUM_TILES, cut_tiles, side_by_side, without_fringes
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 CENTRE = NUM_TILES // 2
 NEIGHBOURS = [place for place in range(NUM_TILES) if place != CENTRE]
@@ -78,7 +78,7 @@ class RelativePatch(Objective):
     def views(self) -> ViewSpec:
         """One view, three cells wide."""
         size = GRID * round(self.image_size * (1 + self.config.gap))
-        return ViewSpec(views=(replace(self.config.view, size=size),))
+        return one_sized(self.config.view, size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log 8 where nothing was learned; and the share of neighbours that are named right."""

@@ -24,7 +24,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
@@ -32,7 +32,7 @@ from eyespot.pretrain.images.lab_color import ColorNames, normalized, pixels, th
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.image_decoder import ImageDecoder, grid_of
 from eyespot.pretrain.networks.split_encoder import MEAN_LIGHTNESS, SplitEncoder
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 PIXELS_PER_BIN = 4
 """Bins are named for a grid as many times coarser than the image."""
@@ -92,7 +92,7 @@ class SplitBrain(Objective):
 
     def views(self) -> ViewSpec:
         """One view, in colours that can be told from its numbers."""
-        return replace(sized_views(self.image_size, self.config.view), fixed=True)
+        return replace(one_sized(self.config.view, self.image_size), fixed=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: log 309 + log 100 where nothing was learned; and its two parts."""

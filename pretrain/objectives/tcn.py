@@ -67,7 +67,8 @@ class TCN(Contrastive):
         )
 
         cameras: Literal[1, 2] = 2
-        """2 = clips of two cameras, at the same times; 1 = three frames of one (``view.clip.pick`` near_far)."""
+        """2 = clips of the first two cameras, at the same times; 1 = three frames of one (``view.clip.stream``), with
+        ``view.clip.pick`` near_far."""
         loss: Literal["triplet", "n_pair"] = "triplet"
         """triplet = positives nearer than a semi-hard negative; n_pair = each positive against all negatives."""
         margin: Annotated[float, Gt(0)] = 0.2
@@ -93,8 +94,16 @@ class TCN(Contrastive):
                 require_clip(self.view, self.pick, least=len(ONE_CAMERA))
                 if self.joined > 1:
                     raise UserError(f"objective.joined {self.joined}: frames of one camera lie apart; set it to 1")
-            elif (frames := require_clip(self.view, self.pick).frames) <= self.joined:
-                raise UserError(f"objective.joined {self.joined}: must be below objective.view.clip.frames {frames}")
+                return
+            clip = require_clip(self.view, self.pick)
+            if clip.frames <= self.joined:
+                raise UserError(
+                    f"objective.joined {self.joined}: must be below objective.view.clip.frames {clip.frames}"
+                )
+            if clip.stream:
+                raise UserError(
+                    f"objective.view.clip.stream {clip.stream}: of two cameras the first two are read; set it to 0"
+                )
 
         @property
         def pick(self) -> Pick:
@@ -127,7 +136,8 @@ class TCN(Contrastive):
     def views(self) -> ViewSpec:
         """A clip of each camera, at the same times."""
         view, clip = self.config.view, require_clip(self.config.view, self.config.pick)
-        cameras = [replace(view, clip=replace(clip, stream=camera)) for camera in range(self.config.cameras)]
+        streams = [clip.stream] if self.config.cameras == 1 else [0, 1]
+        cameras = [replace(view, clip=replace(clip, stream=stream)) for stream in streams]
         return sized_views(self.image_size, *cameras)
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:

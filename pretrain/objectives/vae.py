@@ -29,14 +29,14 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.random_numbers import normals
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import normal_noise
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.image_decoder import ImageDecoder
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, one_sized
 
 GRID = 4
 """Height and width of the map that a latent becomes first."""
@@ -83,7 +83,7 @@ class VAE(Objective):
 
     def views(self) -> ViewSpec:
         """One view."""
-        return sized_views(self.image_size, self.config.view)
+        return one_sized(self.config.view, self.image_size)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"} in nats per value; the mean squared error, and the KL divergence in nats per image."""

@@ -30,14 +30,14 @@ from annotated_types import Ge, Gt
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.color_clusters import CLUSTERS
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.lab_color import make_colorblind, normalized, pixels, thinned, to_gray, to_lab, to_rgb
 from eyespot.pretrain.networks.dense_maps import DenseFeatures
 from eyespot.pretrain.networks.image_decoder import group_norm
-from eyespot.pretrain.objective import About, Objective, require_clip
+from eyespot.pretrain.objective import About, Objective, one_sized, require_clip
 
 LEAST = 1e-8
 """A share of the attention below it is taken for it."""
@@ -92,7 +92,7 @@ class VideoColorization(Objective):
 
     def views(self) -> ViewSpec:
         """One clip, in colours that can be told from its numbers."""
-        return replace(sized_views(self.image_size, self.config.view), fixed=True)
+        return replace(one_sized(self.config.view, self.image_size), fixed=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}; the share of places whose colour is named right; and of those that have the last frame's there."""

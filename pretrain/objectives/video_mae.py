@@ -31,14 +31,14 @@ from jaxtyping import Float, Int
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patchify import patchify, take, unpatchify
 from eyespot.pretrain.masked_autoencoder import MaskedAutoencoder
 from eyespot.pretrain.networks.positions import sincos_times
-from eyespot.pretrain.objective import About, require_clip
+from eyespot.pretrain.objective import About, one_sized, require_clip
 
 FRAMES = 2
 """Of a cube."""
@@ -99,7 +99,7 @@ class VideoMAE(MaskedAutoencoder):
 
     def views(self) -> ViewSpec:
         """One clip, cropped at random."""
-        return sized_views(self.image_size, self.config.view)
+        return one_sized(self.config.view, self.image_size)
 
     def mask_order(self, batch: Batch) -> Int[Tensor, "b n"]:
         """A random order of each clip's places, the same at all times; cubes are numbered time by time."""

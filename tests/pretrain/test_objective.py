@@ -1,6 +1,6 @@
 """What every objective inherits, on the least that is one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,7 +9,9 @@ from torch import nn
 from eyespot.data_pipeline.augment.views import CenterView, Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import NUM_PICTURED, Objective, require_clip
+from eyespot.pretrain.recipe_lookup import make_run
 
 
 class Mean(Objective):
@@ -120,3 +122,23 @@ def test_a_method_of_videos_says_what_clip_it_needs(clip, said):
     with pytest.raises(UserError) as caught:
         require_clip(view, pick="ordered", least=4)
     assert str(caught.value) == f"objective.view.{said}"
+
+
+ONE_SIZED = (
+    *("arrow_of_time", "counting", "denoising", "frame_order", "inpainting", "jigsaw", "odd_one_out"),
+    *("relative_patch", "split_brain", "vae", "video_colorization", "video_mae"),
+)
+
+
+@pytest.mark.parametrize("method", ONE_SIZED)
+def test_a_size_that_a_method_cannot_work_with_is_refused(method):
+    run = make_run(f"{method}_tiny")
+    with torch.device("meta"):
+        objective = fresh_objective(run)
+    (view,) = objective.views().images
+    config, asked = objective.config, run.objective.view
+    config.view = replace(asked, size=view.size)
+    assert objective.views().images == [view]
+    config.view = replace(asked, size=view.size + 8)
+    with pytest.raises(UserError, match=rf"objective\.view\.size {view.size + 8}: .*; leave it out"):
+        objective.views()

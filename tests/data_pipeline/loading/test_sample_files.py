@@ -1,5 +1,7 @@
 """Which files views are made of: frames, masks and partners, and what cannot be had of a shard folder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -96,11 +98,13 @@ def test_the_tables_that_count_are_part_of_the_identity(film_shards):
 
 def test_what_cannot_be_had_is_one_line(film_shards, digit_shards):
     clip, stream = RandomView(size=8, clip=SHORT), RandomView(size=8, clip=Clip(2, stream=2))
-    films, digits = ShardFolder(film_shards), ShardFolder(digit_shards)
+    films, digits, one = ShardFolder(film_shards), ShardFolder(digit_shards), ShardFolder(film_shards)
+    one.manifest.frames = replace(one.manifest.frames, streams=("left",))
     for shards, views, among, words in (
         (digits, (clip,), None, "have no frames"),
         (digits, (RandomView(size=8), MaskView(of=0)), None, "have no segmentation masks"),
         (films, (stream,), None, r"views\[0\].clip.stream 2: .* has 2; choose 0 to 1"),
+        (one, (stream,), None, r"views\[0\].clip.stream 2: .* has 1; choose 0, or a recipe of one camera"),
         (films, (RandomView(size=8), RandomView(size=8, partner=True)), [3], r"views\[1\].partner True: there is one"),
     ):
         with pytest.raises(UserError, match=words):

@@ -20,7 +20,7 @@ def make_tcn(frames: int = 4, **changes) -> TCN:
     torch.manual_seed(0)
     encoder = make_encoder(EncoderConfig(name="test_vit", image_size=SIZE, patch_size=8))
     clip = Clip(3, pick="near_far") if changes.get("cameras") == 1 else Clip(frames)
-    config = TCN.Config(channels=5, hidden_dim=8, out_dim=4, view=RandomView(clip=clip), **changes)
+    config = TCN.Config(**({"channels": 5, "hidden_dim": 8, "out_dim": 4, "view": RandomView(clip=clip)} | changes))
     return config.build(encoder, SIZE).double().eval()
 
 
@@ -120,6 +120,12 @@ def test_both_cameras_show_the_same_frames():
         name: getattr(second.clip, name) for name in ("frames", "stride", "place", "pick")
     }
     assert len(make_tcn(cameras=1).views().views) == 1
+
+
+def test_the_one_camera_is_the_one_that_is_asked_for():
+    view = RandomView(clip=Clip(3, pick="near_far", stream=1))
+    (seen,) = make_tcn(cameras=1, view=view).views().images
+    assert seen.clip == view.clip
 
 
 @pytest.mark.parametrize("cameras", [1, 2])
