@@ -1,10 +1,11 @@
-"""Tiles: an image cut into cells of a grid, one square out of each, for methods that ask where squares belong."""
+"""Tiles: an image cut into squares, for methods that ask where squares belong, or what lies beside them."""
 
 import itertools
 from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -34,6 +35,37 @@ def cut_tiles(
     offsets = (draws * (cell - size + 1)).long().view(-1, NUM_TILES, 2)
     side = torch.arange(GRID, device=images.device)
     corners = offsets + cell * torch.stack(torch.meshgrid(side, side, indexing="ij"), dim=-1).view(NUM_TILES, 2)
+    return _squares(images, corners, size)
+
+
+def cut_grid(
+    images: Float[Tensor, "b c s s"], size: int, stride: int, *, margin: int = 0, draws: Float[Tensor, "b _"]
+) -> Float[Tensor, "b n c size size"]:
+    """All squares of a grid, row by row, which may overlap: as many as fit.
+
+    Args:
+        images: square.
+        size: height and width of a square, pixels.
+        stride: from one to the next, pixels.
+        margin: rows and columns that a square loses; a border of zeros takes their place, half of it on each side.
+        draws: (B, 2 n) in [0, 1), for each square how many of them it loses above and on its left.
+
+    Raises:
+        UserError: an image is smaller than a square.
+    """
+    if size > images.shape[-1]:
+        raise UserError(f"patches of {size} pixels: the view has {images.shape[-1]}; make the view larger")
+    side = torch.arange((images.shape[-1] - size) // stride + 1, device=images.device)
+    offsets = (draws * (margin + 1)).long().view(-1, len(side) ** 2, 2)
+    corners = offsets + stride * torch.stack(torch.meshgrid(side, side, indexing="ij"), dim=-1).view(-1, 2)
+    before, after = margin // 2, margin - margin // 2
+    return F.pad(_squares(images, corners, size - margin), (before, after, before, after))
+
+
+def _squares(
+    images: Float[Tensor, "b c s s"], corners: Int[Tensor, "b n 2"], size: int
+) -> Float[Tensor, "b n c size size"]:
+    """Of each image the squares whose upper left corners lie there: row, column."""
     span = torch.arange(size, device=images.device)
     rows, columns = (corners[..., axis, None] + span for axis in (0, 1))
     samples = torch.arange(len(images), device=images.device)[:, None, None, None]

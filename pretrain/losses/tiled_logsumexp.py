@@ -219,3 +219,61 @@ def tiled_lse(
         key_ids: ids of the keys.
     """
     return _tiled(queries * scale, keys.detach(), query_ids, key_ids, period, within_bound(scale))
+
+
+@operator(
+    "tiled_lse_of_both_backward",
+    fake=lambda upstream, lse, rows, columns, *_: rows.new_empty((len(rows) + len(columns), rows.shape[1])),
+)
+def _tiled_backward_of_both(
+    upstream: Tensor,
+    lse: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    row_ids: Tensor | None,
+    column_ids: Tensor | None,
+) -> Tensor:
+    """(m,), (m,), (m, d), (n, d) -> (m + n, d): of the rows, then of the columns."""
+    with torch.autocast(rows.device.type, enabled=False):
+        block = Block(rows=rows, columns=columns, bounded=False, row_ids=row_ids, column_ids=column_ids)
+        return torch.cat(block.gradients(torch.stack([upstream, lse], dim=1), both=True))
+
+
+def _keep_both(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(output, *inputs)
+
+
+def _backward_of_both(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    rows, columns = ctx.saved_tensors[1:3]
+    found = _tiled_backward_of_both(upstream.contiguous(), *ctx.saved_tensors)
+    return *found.split([len(rows), len(columns)]), None, None
+
+
+@operator(
+    "tiled_lse_of_both",
+    fake=lambda rows, *_: rows.new_empty(rows.shape[:1]),
+    keep=_keep_both,
+    backward=_backward_of_both,
+)
+def _tiled_of_both(rows: Tensor, columns: Tensor, row_ids: Tensor | None, column_ids: Tensor | None) -> Tensor:
+    """(m, d), (n, d) -> (m,)."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return Block(rows=rows, columns=columns, bounded=False, row_ids=row_ids, column_ids=column_ids).lse()[0]
+
+
+def tiled_lse_of_both(
+    queries: Float[Tensor, "m d"],
+    keys: Float[Tensor, "n d"],
+    *,
+    query_ids: Int[Tensor, " m"] | None = None,
+    key_ids: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, " m"]:
+    """log sum_j exp(queries_i . keys_j) of every query i. Keys get a gradient, too.
+
+    Args:
+        queries: of any length, float32 or float64.
+        keys: of the same type.
+        query_ids: with ``key_ids``: keys of the query's own id are left out.
+        key_ids: ids of the keys.
+    """
+    return _tiled_of_both(queries, keys, query_ids, key_ids)

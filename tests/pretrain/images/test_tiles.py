@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.images.tiles import NUM_TILES, cut_tiles, permutations, side_by_side, without_fringes
+from eyespot.pretrain.images.tiles import NUM_TILES, cut_grid, cut_tiles, permutations, side_by_side, without_fringes
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -37,6 +37,22 @@ def test_side_by_side_they_are_the_image():
 def test_tiles_larger_than_their_cells_are_refused():
     with pytest.raises(UserError, match="tiles of 5 pixels"):
         cut_tiles(torch.zeros(1, 3, 12, 12), 5, torch.zeros(1, 2 * NUM_TILES))
+
+
+def test_squares_of_a_grid_overlap_and_lose_their_margins_where_their_draws_say():
+    generator = torch.Generator().manual_seed(0)
+    images, draws = torch.randn(2, 3, 9, 9, generator=generator), torch.rand(2, 2 * 9, generator=generator)
+    found = cut_grid(images, 5, 2, margin=3, draws=draws)
+    assert found.shape == (2, 9, 3, 5, 5)
+    for image, place in itertools.product(range(2), range(9)):
+        down, right = (int(draws[image, 2 * place + axis] * 4) for axis in (0, 1))
+        top, left = 2 * (place // 3) + down, 2 * (place % 3) + right
+        whole = torch.zeros(3, 5, 5)
+        whole[:, 1:3, 1:3] = images[image, :, top : top + 2, left : left + 2]
+        assert torch.equal(found[image, place], whole)
+    assert torch.equal(cut_grid(images, 5, 2, draws=draws)[1, 7], images[1, :, 4:9, 2:7])
+    with pytest.raises(UserError, match="patches of 10 pixels: the view has 9"):
+        cut_grid(images, 10, 2, draws=draws)
 
 
 def test_one_channel_stays_and_the_others_know_nothing_of_their_own():

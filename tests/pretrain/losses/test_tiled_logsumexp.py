@@ -131,3 +131,19 @@ def test_float32_matches_float64_where_exp_would_overflow():
     got = tiled_logsumexp.tiled_lse(queries, keys, 100.0)
     assert got.dtype == torch.float32
     assert torch.allclose(got.double(), tiled_logsumexp.tiled_lse(queries.double(), keys.double(), 100.0), rtol=1e-5)
+
+
+def test_keys_learn_too_where_they_are_to():
+    """Of any length, ids or not; torch's own checks of an operator."""
+    queries, keys = (3 * unit(1, 9)).requires_grad_(), (4 * unit(2, 11)).requires_grad_()
+    ids = torch.arange(9) // 2, torch.arange(11) % 7 - 2
+    for row_ids, column_ids in (ids, (None, None)):
+        excluded = torch.zeros(9, 11, dtype=torch.bool) if row_ids is None else row_ids[:, None] == column_ids
+        expected = slow_lse(queries, keys, excluded)
+        got = tiled_logsumexp.tiled_lse_of_both(queries, keys, query_ids=row_ids, key_ids=column_ids)
+        assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+        upstream = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+        wanted = torch.autograd.grad(expected, (queries, keys), upstream)
+        for ours, theirs in zip(torch.autograd.grad(got, (queries, keys), upstream), wanted, strict=True):
+            assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-11)
+    torch.library.opcheck(tiled_logsumexp._tiled_of_both, (queries, keys, *ids))
