@@ -98,7 +98,11 @@ class Objective(nn.Module, ABC):
     """How often guessing answers its question right (see ``told``), 0..1; None = it asks none that has an answer."""
 
     refresh_epochs: float | None = None
-    """Epochs between two calls of ``refresh``, the first of them before the first step; None = never."""
+    """Epochs between two calls of ``refresh``, the first of them before the first step; inf = only that one; None =
+    never."""
+
+    refresh_samples: int | None = None
+    """Of how many samples ``refresh`` is told, spread evenly over those of the run; None = of all."""
 
     began: dict[str, str | int] | None = None
     """The file that its encoder's first weights are of, and how many tensors of it; None = they were drawn."""
@@ -151,15 +155,19 @@ class Objective(nn.Module, ABC):
         """What the loss reads of a look of the student's encoder at images; all else of the encoder is not trained."""
         return features(encoder, images)
 
+    def refresh_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """What ``refresh`` is told of images: what ``encode`` makes of them, where a method says nothing else."""
+        return self.encode(images)
+
     def refresh(self, features: Float[Tensor, "n d"] | None) -> None:
-        """Called before a step, every ``refresh_epochs``, with what ``encode`` makes of all samples at that moment.
+        """Called before a step, every ``refresh_epochs``, with the ``refresh_features`` of samples at that moment.
 
         It is no part of the step before, so a checkpoint of that step leads to it again. What it finds out goes into
         buffers, the same on all ranks (``collectives.take_from_first``).
 
         Args:
-            features: of the images' middles, single precision, on the CPU; a row for each of ``prepare``'s ids, in
-                their order. On rank 0; None on the others.
+            features: of the images' middles, single precision, on the CPU; a row for each of ``prepare``'s ids, or of
+                ``refresh_samples`` of them, in their order. On rank 0; None on the others.
         """
 
     def after_step(self, progress: float, taken: Taken = True) -> None:

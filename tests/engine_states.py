@@ -46,7 +46,7 @@ def refresh(objective: Objective) -> None:
         return
     images = make_images(objective, NUM_SAMPLES).to(next(objective.parameters()).dtype)
     with at_rest(objective):
-        features = objective.encode(images).float()
+        features = objective.refresh_features(images).float()
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
     objective.refresh(features if first else None)
 

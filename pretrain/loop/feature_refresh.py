@@ -1,8 +1,12 @@
-"""Refresh: shows an objective all samples every few epochs, as its encoder then sees them."""
+"""Refresh: shows an objective all samples, or some, every few epochs or once, as its encoder then sees them."""
 
 import logging
+import math
+import sys
 import time
 from dataclasses import replace
+
+import numpy as np
 
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.loading.loader import LoaderSpec
@@ -16,6 +20,8 @@ log = logging.getLogger("eyespot")
 
 SMALL_IMAGES = 64
 """Pixels up to which an image is seen whole."""
+ONCE = sys.maxsize
+"""Steps between two refreshes, where no run is that long."""
 
 
 class Refresh:
@@ -36,8 +42,11 @@ class Refresh:
         if objective.refresh_epochs is None:
             return
         ids = data.sample_ids.numpy()
+        every = objective.refresh_epochs * len(ids) / data.run.data.batch_size
+        self._every = max(1, round(every)) if math.isfinite(every) else ONCE
+        if objective.refresh_samples is not None and objective.refresh_samples < len(ids):
+            ids = ids[np.arange(objective.refresh_samples) * len(ids) // objective.refresh_samples]
         self._num_samples = len(ids)
-        self._every = max(1, round(objective.refresh_epochs * len(ids) / data.run.data.batch_size))
         views = replace(spec.views, views=(self.middle(objective.image_size),))
         self._samples = FixedSamples(replace(spec, views=views), ids, data.world)
 
@@ -52,10 +61,12 @@ class Refresh:
             return
         self._watch.at("refresh")
         begun = time.monotonic()
-        with progress.aside("all images", self._num_samples) as advance:
-            found = self._samples.encode_all(self._objective, advance)
+        with progress.aside("images", self._num_samples) as advance:
+            found = self._samples.encode_all(self._objective, advance, self._objective.refresh_features)
         encoded = time.monotonic()
         self._objective.refresh(None if found is None else found[0][0])
+        if self._every == ONCE:
+            del self._samples
         if self._world.rank == 0:
             seconds = encoded - begun, time.monotonic() - encoded
             log.info(

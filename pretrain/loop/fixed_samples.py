@@ -50,7 +50,10 @@ class FixedSamples:
         return [view.to(device) for view in features], labels.to(device)
 
     def encode_all(
-        self, objective: Objective, advance: Callable[[int], None] = lambda count: None
+        self,
+        objective: Objective,
+        advance: Callable[[int], None] = lambda count: None,
+        look: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b d"]] | None = None,
     ) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]] | None:
         """Features of each view, in single precision, and the labels, in the order of the ids; None but on rank 0.
 
@@ -64,11 +67,13 @@ class FixedSamples:
         Args:
             objective: on this process's device.
             advance: is told of how many more samples the features have arrived; on rank 0.
+            look: what makes features of images, where it is not ``encode``.
         """
+        look = look or objective.encode
         found: list[Part] = []
         with at_rest(objective):
             for (views, labels), needed in self._rounds_of_parts():
-                encoded = [objective.encode(view.to(self._spec.device)).float().cpu() for view in views], labels
+                encoded = [look(view.to(self._spec.device)).float().cpu() for view in views], labels
                 everyone = gather_objects_to_first(encoded if needed else None)  # round by round: each message is small
                 for part in everyone or []:
                     if part is not None:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.distributed.collectives import gather_rows, num_ranks
+from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient, num_ranks
 from eyespot.pretrain.losses.gathered_logsumexp import gathered_lse, gathered_lse_pair
 from eyespot.pretrain.losses.label_sums import label_sums
 from eyespot.pretrain.losses.tiled_logsumexp import tiled_lse
@@ -206,6 +206,43 @@ def clip_loss(
         positives = (units_x * units_y).sum(dim=1) * logit_scale
         lse_x, lse_y = gathered_lse_pair(units_x, units_y, logit_scale, ids=ids, group=group)
         return -(F.logsigmoid(positives - lse_x) + F.logsigmoid(positives - lse_y)).mean() / 2
+
+
+def uniformity_loss(
+    rows: Float[Tensor, "b d"],
+    t: Scale,
+    *,
+    group: dist.ProcessGroup | None = None,
+    ids: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, ""]:
+    """Uniformity (Wang & Isola 2020, arXiv:2005.10242, section 4.2): how far rows are from covering the sphere evenly.
+
+    With z all ranks' unit rows, over all pairs of different samples,
+
+        log mean_{i != j} exp(-t |z_i - z_j|^2),   |z_i - z_j|^2 = 2 - 2 z_i . z_j.
+
+    It is 0 where all rows are alike, and -4 t where any two were opposite. The same value on every rank.
+
+    Args:
+        rows: one per sample.
+        t: the kernel's sharpness.
+        group: the ranks that are compared; None = the default group, or this process alone.
+        ids: the samples' ids: two rows of the same id, from wherever, are no pair.
+
+    Raises:
+        UserError: fewer than two samples, ranks with unequal batches.
+    """
+    _require_samples(len(rows), group)
+    with _full_precision(rows):
+        units = _unit(rows)
+        lse = gathered_lse(units, 2 * t, ids=ids, group=group)
+        counts = _log_num_negatives([units], ids, group)
+        return _log_sum(lse, group) - _log_sum(counts, group) - 2 * t
+
+
+def _log_sum(logs: Float[Tensor, " b"], group: dist.ProcessGroup | None) -> Float[Tensor, ""]:
+    """The logarithm of the sum of all ranks' numbers."""
+    return gather_with_gradient(logs, group=group).logsumexp(0)
 
 
 def _debiased(

@@ -2,14 +2,16 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.console import Console
-from eyespot.data_pipeline.loading.loader import make_pass
+from eyespot.data_pipeline.loading.loader import make_pass, make_selection
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
@@ -89,6 +91,27 @@ def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_rank
     (same, again), (others, nothing) = on_ranks(refreshed, 2, digits, tmp_path)
     assert torch.equal(again, features) and nothing is None
     assert torch.equal(same, assigned) and torch.equal(others, assigned)
+
+
+def test_a_method_may_ask_once_and_to_be_told_of_some_samples(digits, tmp_path):
+    """Every fourth of 64: l-DAE finds components of their patches."""
+    run = small_run(tmp_path, "run", objective=make_run("l_dae_tiny").objective)
+    run.encoder, run.data.shards, run.objective.basis_images = make_run("l_dae_tiny").encoder, digits, 16
+    data = open_data(run, ALONE)
+    objective, other = (first_objective(run, data.sample_ids) for _ in range(2))
+    spec = data.loader_spec(objective.views())
+    chosen = replace(spec, views=ViewSpec(views=(Refresh.middle(16),), mean=spec.views.mean, std=spec.views.std))
+    with closing(make_selection(chosen, np.arange(5, 1285, 80))) as batches:
+        other.refresh(torch.cat([other.refresh_features(batch.views[0]) for batch in batches]))
+    calls, inner = [], objective.refresh
+    objective.refresh = lambda features: (calls.append(len(features)), inner(features))
+    with RankWatch(ALONE, tmp_path, 60.0) as watch, TrainingProgress(Console(quiet=True), 0, 10, False) as progress:
+        refresh = Refresh(data, objective, spec, watch)
+        for step in range(1000):
+            refresh(step, progress)
+    assert calls == [16]
+    assert torch.equal(objective.basis, other.basis) and torch.equal(objective.mean, other.mean)
+    assert not torch.equal(objective.basis, torch.eye(48, 8))
 
 
 def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):

@@ -83,6 +83,14 @@ def slow_clip(x, y, scale, ids):
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
+def slow_uniformity(rows, t, ids):
+    """Pair by pair, at the squared distance itself."""
+    units, pairs = unit(rows), []
+    for i in range(len(ids)):
+        pairs += [torch.exp(-t * (units[i] - units[j]).square().sum()) for j in range(i) if ids[i] != ids[j]]
+    return torch.stack(pairs).mean().log()
+
+
 def nt_xent(rows: Rows, t: Tensor | float, group, *, slow: bool, num_views: int = 2, by_id: bool = False, **variant):
     views = [rows[f"view{number}"] for number in range(num_views)]
     if slow:
@@ -121,6 +129,12 @@ def clip(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = Fals
     return contrastive.clip_loss(rows["view0"], rows["view1"], 1 / t, group=group, **known)
 
 
+def uniformity(rows: Rows, t: Tensor | float, group, *, slow: bool, by_id: bool = False):
+    if slow:
+        return slow_uniformity(rows["view0"], 1 / t, rows["ids"] if by_id else torch.arange(len(rows["ids"])))
+    return contrastive.uniformity_loss(rows["view0"], 1 / t, group=group, ids=rows["ids"] if by_id else None)
+
+
 QUEUE = unit(torch.randn(11, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))
 LOSSES: dict[str, Callable] = {
     "nt_xent": nt_xent,
@@ -140,11 +154,13 @@ LOSSES: dict[str, Callable] = {
     "supcon": supcon,
     "supcon, 3 views": partial(supcon, num_views=3),
     "clip": clip,
+    "uniformity": uniformity,
+    "uniformity, ids": partial(uniformity, by_id=True),
 }
 TEMPERATURES = {"0.2": 0.2, "0.01": 0.01, "learnable": 0.15}
 CASES = [(name, temperature) for name in LOSSES for temperature in TEMPERATURES]
 COMPILED = [("nt_xent", "learnable"), ("clip", "learnable"), ("hard, debiased, decoupled, ids", "0.2")]
-COMPILED += [(name, "0.2") for name in ("nt_xent, 3 views", "moco, ids", "moco_v3", "supcon")]
+COMPILED += [(name, "0.2") for name in ("nt_xent, 3 views", "moco, ids", "moco_v3", "supcon", "uniformity, ids")]
 
 
 def make_rows(num_ranks: int) -> Rows:
