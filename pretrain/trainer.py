@@ -106,7 +106,7 @@ class Trainer:
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
         self.done = self.start
-        with agreed():  # the stream of batches, from there on
+        with out_of_memory.in_words(run, world), agreed():  # the stream of batches, from there on
             self.pictured = pictured_batch(spec, world) if run.picture_every else None
             self.loader = make_loader(data.training_spec(spec, objective), world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()

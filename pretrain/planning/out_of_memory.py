@@ -202,5 +202,5 @@ def explanation(run: Run, world: World, left: Room, found: "Trace | None", said:
     try:
         accumulate = fitting_accumulation(run, found, fleet, per_rank)
     except UserError:
-        return UserError(f"{field}; try --encoder.checkpointing True, --engine fsdp or a smaller encoder")
+        return UserError(f"{field}; try --encoder.checkpointing, --engine fsdp or a smaller encoder")
     return UserError(f"{field}; use --data.accumulate {accumulate}, micro-batches of {per_rank // accumulate}")

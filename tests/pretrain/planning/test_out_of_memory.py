@@ -81,6 +81,16 @@ def test_a_state_that_does_not_fit_is_said_in_a_line_too(digits, tmp_path, monke
     assert "Traceback" not in said + (tmp_path / "run" / "logs" / "rank-0.log").read_text()
 
 
+def test_views_that_do_not_fit_are_said_in_a_line_too(digits, tmp_path, monkeypatch, capfd):
+    """The pictured samples' come first: 384 terabytes, more than there are addresses."""
+    monkeypatch.setattr(trace_apart, "trace_apart", lambda *_: None)
+    words = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "run"), "--device", "cpu", "--no-track"]
+    assert main(["pretrain", "simclr_tiny", *words, "--objective.view.size", "2000000"]) == ExitCode.FAILED
+    said = capfd.readouterr().err
+    assert "out of memory on cpu, with micro-batches of 256 images per process; Unable to allocate" in said
+    assert "Traceback" not in said + (tmp_path / "run" / "logs" / "rank-0.log").read_text()
+
+
 @pytest.fixture(scope="module")
 def found() -> Trace:
     return trace(make_run("mae_tiny"), 1, "cpu")
@@ -99,7 +109,7 @@ def test_what_is_said_depends_on_what_there_is(found):
     assert re.search(r"accumulate 1: .*micro-batches of 2048 images .*use --data.accumulate (4|8)", str(little))
     nothing = told(found, Room(whole=8 * GB, foreign=8 * GB))
     assert isinstance(nothing, UserError)
-    assert "0 images would fit; try --encoder.checkpointing" in str(nothing)
+    assert "0 images would fit; try --encoder.checkpointing, --engine fsdp" in str(nothing)
     enough = told(found, Room(whole=900 * GB, foreign=300 * GB))
     assert isinstance(enough, TrainingError)
     assert "should fit" in str(enough) and "300.0 of them held by others" in str(enough)
