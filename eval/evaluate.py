@@ -18,6 +18,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
+from eyespot.eval.encoders.noise_level import at_noise
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
 from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
@@ -89,6 +90,7 @@ def judge(
     pretrained: bool,
     world: World,
     image_size: int | None = None,
+    noise_level: int | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
 
@@ -103,15 +105,15 @@ def judge(
         pretrained: timm names: with published weights.
         world: this process.
         image_size: pixels, of what the encoder is shown; None = as it was trained.
+        noise_level: time of the noise that images get first (``at_noise``); None = no noise.
 
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
     """
     procedure = PROTOCOLS[protocol]
     data = procedure.data(shards, seed, world)
-    return judge_on(
-        data, protocol, procedure, target, out=out, seed=seed, pretrained=pretrained, world=world, image_size=image_size
-    )
+    known: dict[str, Any] = {"out": out, "seed": seed, "pretrained": pretrained, "world": world}
+    return judge_on(data, protocol, procedure, target, image_size=image_size, noise_level=noise_level, **known)
 
 
 def judge_on(
@@ -125,6 +127,7 @@ def judge_on(
     pretrained: bool,
     world: World,
     image_size: int | None = None,
+    noise_level: int | None = None,
 ) -> list[Result]:
     """As ``judge``, on data that ``procedure`` has chosen."""
     out = out or results_folder(target)
@@ -133,6 +136,7 @@ def judge_on(
     with agreed():
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
+        subjects = subjects if noise_level is None else at_noise(subjects, noise_level)
         subjects = dense_subjects(subjects) if procedure.masks else subjects
         if procedure.clips:
             num_videos = sum(shards.manifest.num_samples for shards in folders.values())
@@ -188,7 +192,7 @@ def _run(
         name=subject.name,
         role=subject.role,
         origin=masked_values(subject.origin | ({"pooling": pooling} if pooling else {})),
-        data=f"{data.name} at {size} px" if (size := subject.origin.get("image_size")) else data.name,
+        data=_shown(data.name, subject),
         shards=masked(str(_place(data))),
         split=data.split,
         train_sha256=data.train.digest(),
@@ -208,6 +212,12 @@ def _run(
         seed=seed,
         seconds=round(time.monotonic() - start, 3),
     )
+
+
+def _shown(name: str, subject: Subject) -> str:
+    """The data set's name, and how its images are shown where that is not as ever."""
+    size, noise = subject.origin.get("image_size"), subject.origin.get("noise_level")
+    return name + (f" at {size} px" if size else "") + (f" with noise of t {noise}" if noise else "")
 
 
 def _place(data: LabeledData) -> Path:

@@ -126,6 +126,9 @@ class Evaluation:
     image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None
     """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
     from tiles, say. Vision transformers resample their positions. propagate: the frames' shorter side."""
+    noise_level: Annotated[int, Ge(1), Le(1000), "is a time of DDPM's, so it must lie in 1..1000"] | None = None
+    """layers: adds noise to the images first, DDPM's of that time: what learned to take it away may know most where
+    there is a little of it."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -150,6 +153,8 @@ def main(argv: list[str]) -> int:
         )
     if wanted.frames is not None and wanted.protocol not in OF_FRAMES:
         raise UserError(f"--frames: {wanted.protocol} looks at no clips; leave it out, or take {', '.join(OF_FRAMES)}")
+    if wanted.noise_level is not None and wanted.protocol != "layers":
+        raise UserError(f"--noise-level: {wanted.protocol} adds no noise; leave it out, or take layers")
     from eyespot.pretrain.distributed import process_group
     from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 
@@ -187,7 +192,7 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
         return found + (_of_own_head(wanted, world, required=False) if wanted.protocol == "order" else [])
     if wanted.protocol == "own-head":
         return _of_own_head(wanted, world, required=True)
-    return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)
+    return judge(wanted.protocol, wanted.model, wanted.shards, world=world, noise_level=wanted.noise_level, **known)
 
 
 def _of_own_head(wanted: Evaluation, world: "World", *, required: bool) -> "list[Result]":

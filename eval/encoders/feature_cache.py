@@ -29,6 +29,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.encoders.noise_level import with_noise
 from eyespot.eval.encoders.subject import OfClips, OneKind, Subject, encode_all
 from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
@@ -122,6 +123,8 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
         description, share = f"features: {subject.name}", num_samples // world.size
         with ProgressBar(description, share, transient=True, shown=world.rank == 0) as bar:
             for ids, images in _blocks(subject, shards, world):
+                if subject.noise_level:
+                    images = with_noise(images, ids % block, ids, subject.noise_level)
                 images = images.contiguous(memory_format=layout) if images.ndim == 4 else images
                 with torch.inference_mode():
                     found = encode_all(encoder, images, num_blocks)

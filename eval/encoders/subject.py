@@ -83,6 +83,8 @@ class Subject:
     views: ViewSpec
     architecture: str = ""
     """What, besides the weights, determines what the encoder computes: its name and options."""
+    noise_level: int = 0
+    """Time of the noise that images get before it sees them (``noise_level.at_noise``); 0 = none."""
     origin: dict[str, str | int] = field(default_factory=dict)
     """Where it comes from, for the result's JSON."""
 
@@ -92,6 +94,8 @@ class Subject:
         for name, tensor in sorted(self.encoder.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        if self.noise_level:
+            digest.update(f"noise {self.noise_level}".encode())
         return digest.hexdigest()
 
 

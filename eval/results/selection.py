@@ -116,8 +116,9 @@ def _term(result: Result, across_protocols: bool) -> tuple[str, str, str]:
 
 
 def _shown_at(result: Result) -> str:
-    size = result.origin.get("image_size")
-    return f"images of {size} pixels" if size else "images as in training"
+    size, noise = (result.origin.get(name) for name in ("image_size", "noise_level"))
+    shown = f"images of {size} pixels" if size else "images as in training"
+    return f"{shown} with noise of t {noise}" if noise else shown
 
 
 def _shared_term(found: dict[Path, list[Result]], across_protocols: bool) -> tuple[str, str, str]:

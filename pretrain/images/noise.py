@@ -7,7 +7,7 @@ is the same on every device and in any batch.
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
@@ -35,6 +35,17 @@ def uniform_noise(batch: Batch, stream: str, shape: tuple[int, ...]) -> Float[Te
 def normal_noise(batch: Batch, stream: str, shape: tuple[int, ...]) -> Float[Tensor, "b *shape"]:
     """For each sample numbers of the standard normal distribution; arguments as for ``uniform_noise``."""
     return torch.special.ndtri(uniform_noise(batch, stream, shape))
+
+
+def kept_shares(count: int = 1000, first: float = 1e-4, last: float = 0.02) -> Float64[Tensor, " count"]:
+    """How much of an image's variance is left at each of so many times, from 1 on (Ho et al. 2020, arXiv:2006.11239).
+
+    Args:
+        count: T.
+        first: how much of the variance becomes noise's at time 1.
+        last: the same at time T; between them it rises evenly.
+    """
+    return (1 - torch.linspace(first, last, count, dtype=torch.float64)).cumprod(0)
 
 
 def split_mix(keys: Int64[Tensor, " b"], count: int) -> Int64[Tensor, "b count"]:

@@ -17,7 +17,8 @@ What differs from the papers:
   with that noise. A few more blocks make the noise of its tokens; they are told the noisy patches, as by the longest
   connection of a U-Net or U-ViT (Bao et al. 2023, arXiv:2209.12152), and t, by sines, cosines and two layers.
 - No moving average of the weights: the rate falls to 0 instead. No image is made: the network is thrown away but for
-  its encoder, which sees images without noise when it is judged, where DDAE adds a little (t = 11 of 1,000).
+  its encoder. It sees images without noise when it is judged, where DDAE adds a little (t = 11) and asks a block in the
+  middle; ``eyespot eval layers --noise-level 11`` does.
 - Images are normalised by the data set's colours, not to -1..1, and are cropped by chance; DDPM only flips them.
 
 To expect: DDPM's U-Net on CIFAR-10, DDAE's linear probe of a block in the middle, chosen with t: 90.1 %.
@@ -29,14 +30,14 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.denoising_transformer import DenoisingTransformer
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
-from eyespot.pretrain.images.noise import normal_noise
+from eyespot.pretrain.images.noise import kept_shares, normal_noise
 from eyespot.pretrain.images.patchify import patchify
 from eyespot.pretrain.objective import About
 
@@ -131,8 +132,3 @@ class Diffusion(DenoisingTransformer):
         noisy, kept = self.noised(images, noise, times), self.kept_at(times)
         cleaned = (noisy - (1 - kept).sqrt() * self.image_of(self.noise_in(noisy, times))) / kept.sqrt()
         return torch.stack([noisy, cleaned.clamp(images.min(), images.max()), images]).float()
-
-
-def kept_shares(count: int, first: float, last: float) -> Float64[Tensor, " count"]:
-    """How much of the image's variance is left at each of so many times, from 1 on."""
-    return (1 - torch.linspace(first, last, count, dtype=torch.float64)).cumprod(0)
