@@ -12,7 +12,6 @@ from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
-from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import Manifest, Reading
 from eyespot.data_pipeline.shards.members.items import Source
@@ -20,7 +19,6 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import NAMED
 from eyespot.data_pipeline.shards.video.track_patches import FRAMES
 from eyespot.data_pipeline.shards.video.video_sources import LONGEST, MAX_FRAMES, cut, holds_videos, open_videos
-from eyespot.data_pipeline.terminal import one_line
 
 Shards = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
 Destination = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
@@ -130,14 +128,3 @@ def show_frames(shards: ShardFolder, out: Path, samples: int) -> int:
     rows = draw_frames(shards, out, samples)
     print(f"{out.resolve()}: {rows:,} {'row' if rows == 1 else 'rows'} of frames, the first to the last of a sample")
     return ExitCode.DONE
-
-
-def frame_lines(frames: Frames) -> list[str]:
-    """What shards info says of frames."""
-    fewest, median, most = frames.count
-    each = f"{most} a sample" if fewest == most else f"{fewest} to {most} a sample, median {median}"
-    slowest, middle, fastest = (f"{rate:g}" for rate in frames.rate)
-    rate = f"{middle} per second" if slowest == fastest else f"{slowest} to {fastest} per second, median {middle}"
-    rate = "rate unknown" if frames.rate[2] == 0 else rate
-    lines = [f"  frames       {frames.num_frames:,}, {each}, {rate}{', with masks' if frames.masks_sha256 else ''}"]
-    return lines + ([one_line(f"  cameras      {', '.join(frames.streams)}")] if len(frames.streams) > 1 else [])

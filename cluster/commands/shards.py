@@ -1,6 +1,5 @@
 """``eyespot shards``: packs images and videos into shards, checks them, looks at them."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,8 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.clip_shards import Videos, frame_lines, motion, show_frames, tracks
+from eyespot.cluster.clip_shards import Videos, motion, show_frames, tracks
+from eyespot.cluster.shard_summary import plural, remarks, summary
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -45,9 +45,6 @@ For example:
   eyespot shards info data/photos
   eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
-
-MOST_REASONS, NUM_EXAMPLES = 10, 3
-"""So many reasons are printed for what was left out, and so many names with each."""
 
 HELD_OUT = ("test", "val")
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -108,6 +105,9 @@ class Pack(Readings, Videos):
     is MASKS/a/1.png, an 8-bit gray or palette PNG of the image's size, whose values are class numbers. Images whose
     mask is missing, broken or of another size are left out and named.
 
+    Captions of an image are packed beside it too (KEY.txt): the lines of SRC/a/1.txt for SRC/a/1.jpg, or what
+    --captions says. Those that are empty, not UTF-8 or of absurd length are left out and named; their images stay.
+
     SRC may also be a video (mp4, mov, mkv, webm, avi, gif), a folder of them, or a tar of such a folder: each becomes a
     sample of many frames (KEY.000.jpg, KEY.001.jpg, ...), turned upright, JPEG of quality 95. Videos are decoded once
     from end to end, in processes that a hostile file may crash; those that are cut, damaged or of absurd size are left
@@ -128,6 +128,8 @@ class Pack(Readings, Videos):
     mask_ignored: int = IGNORED
     """The value in a mask that says nothing: 255 in Pascal VOC and Cityscapes, 0 in ADE20K. Where 255 is the object, as
     in DAVIS-2016: one that no mask has, 254."""
+    captions: Path | None = None
+    """A .csv or .jsonl file with the columns file (as in SRC) and caption; an image may stand there several times."""
     max_samples: int = 10_000
     """Most samples in one tar."""
     max_bytes: int = 500_000_000
@@ -226,6 +228,7 @@ def _pack(argv: list[str]) -> int:
         asked.destination,
         masks=asked.masks,
         mask_ignored=asked.mask_ignored,
+        captions=asked.captions,
         max_samples=asked.max_samples,
         max_bytes=asked.max_bytes,
         resize=asked.resize,
@@ -237,8 +240,8 @@ def _pack(argv: list[str]) -> int:
         reading=asked.reading,
     )
     for split, manifest in manifests.items():
-        print(_summary(asked.destination / split, manifest))
-    print("\n".join(_remarks(next(iter(manifests.values())))), end="")
+        print(summary(asked.destination / split, manifest))
+    print("\n".join(remarks(next(iter(manifests.values())))), end="")
     for overlap in overlaps(asked.destination / split for split in manifests):
         print(overlap)
     return ExitCode.DONE
@@ -247,7 +250,7 @@ def _pack(argv: list[str]) -> int:
 def _derive(command: Callable[[list[str]], tuple[Path, dict[str, Manifest]]], argv: list[str]) -> int:
     destination, manifests = command(argv)
     for split, manifest in manifests.items():
-        print("\n".join([_summary(destination / split, manifest), *_remarks(manifest)]))
+        print("\n".join([summary(destination / split, manifest), *remarks(manifest)]))
     return ExitCode.DONE
 
 
@@ -256,7 +259,7 @@ def _index(argv: list[str]) -> int:
 
     asked = parse(Index, argv, "eyespot shards index")
     manifest = index_folder(asked.folder, asked.workers, asked.reading, asked.max_pixels)
-    print("\n".join([_summary(asked.folder, manifest), *_remarks(manifest)]))
+    print("\n".join([summary(asked.folder, manifest), *remarks(manifest)]))
     for line in _order_notes(asked.folder):
         print(line)
     return ExitCode.DONE
@@ -270,7 +273,7 @@ def _verify(argv: list[str]) -> int:
     notes = found.notes + [line for folder in found.sound for line in _order_notes(folder)]
     for line in [*found.problems, *found.unreadable, *notes]:
         print(one_line(line))
-    looked_at = _plural(len(found.folders), "shard folder")
+    looked_at = plural(len(found.folders), "shard folder")
     unwell = len(found.folders) - len(found.sound)
     if not found.problems and not found.unreadable:
         print(f"{asked.folder}: all is well ({looked_at})")
@@ -296,9 +299,9 @@ def _info(argv: list[str]) -> int:
     for folder in folders:
         shards = ShardFolder(folder)
         manifest, labels = shards.manifest, shards.index["label"]
-        remarks = _remarks(manifest)
-        print("\n".join([_summary(folder, manifest), *(remarks if remarks != said else [])]))
-        said = remarks
+        more = remarks(manifest)
+        print("\n".join([summary(folder, manifest), *(more if more != said else [])]))
+        said = more
         counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
         if manifest.classes:
             print("  classes      with their images:")
@@ -321,72 +324,7 @@ def _show(argv: list[str]) -> int:
 
     images, views = draw_views(make_run(asked.recipe), shards, asked.out, asked.samples)
     print(
-        f"{asked.out.resolve()}: {_plural(images, 'image')}, a row each: its middle,"
-        f" then {_plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
+        f"{asked.out.resolve()}: {plural(images, 'image')}, a row each: its middle,"
+        f" then {plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
     )
     return ExitCode.DONE
-
-
-def _summary(folder: Path, manifest: Manifest) -> str:
-    stats, kind = manifest.image_stats, "sample" if manifest.frames else "image"
-    size = sum(shard.bytes for shard in manifest.shards)
-    lines = [
-        f"{folder}: {one_line(manifest.name)}, {_plural(manifest.num_samples, kind)},"
-        f" {_plural(manifest.num_labeled, 'label')}, {_plural(len(manifest.classes), 'class', 'classes')}",
-        f"  tars         {len(manifest.shards)}, {size / 1e6:,.1f} MB",
-        f"  height       {_sides(stats.height)}",
-        f"  width        {_sides(stats.width)}",
-        f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} (RGB, 0..1)",
-    ]
-    if masks := manifest.masks:
-        most = sorted(enumerate(masks.pixels), key=lambda pair: -pair[1])[:5]
-        shares = ", ".join(f"class {number} {count / sum(masks.pixels):.1%}" for number, count in most if count)
-        more = ", ..." if len(masks.pixels) > len(most) else ""
-        lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; of the pixels {shares}{more}")
-    if frames := manifest.frames:
-        lines += frame_lines(frames)
-    if manifest.converted:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
-        lines.append(f"  converted    {kinds}")
-    if manifest.quarantined:
-        lines.append(f"  left out     {_plural(len(manifest.quarantined), 'image')} (named in manifest.json):")
-        reasons = Counter(bad["reason"] for bad in manifest.quarantined)
-        examples: dict[str, list[str]] = {}
-        for bad in manifest.quarantined:
-            examples.setdefault(bad["reason"], []).append(bad["source"])
-        lines += _by_reason([(reason, count, examples[reason]) for reason, count in reasons.most_common()])
-    return "\n".join(lines)
-
-
-def _remarks(manifest: Manifest) -> list[str]:
-    """What is no image, and what follows from the files as they are."""
-    lines: list[str] = []
-    if manifest.skipped:
-        count = sum(one.count for one in manifest.skipped)
-        lines.append(f"  skipped      {_plural(count, 'file')} that are no images of the data set:")
-        lines += _by_reason([(one.reason, one.count, one.examples) for one in manifest.skipped])
-    return lines + [one_line(f"  note         {note}") for note in manifest.notes]
-
-
-def _by_reason(found: list[tuple[str, int, list[str]]]) -> list[str]:
-    """A line for each of the most frequent reasons, with the first names."""
-    lines = []
-    for reason, count, names in found[:MOST_REASONS]:
-        more = ", ..." if count > min(len(names), NUM_EXAMPLES) else ""
-        lines.append(one_line(f"    {count:>8,}  {reason}: {', '.join(names[:NUM_EXAMPLES])}{more}"))
-    if rest := found[MOST_REASONS:]:
-        lines.append(f"    {sum(count for _, count, _ in rest):>8,}  for {len(rest)} other reasons: see manifest.json")
-    return lines
-
-
-def _plural(count: int, one: str, many: str | None = None) -> str:
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
-def _sides(sides: tuple[int, int, int]) -> str:
-    smallest, median, largest = sides
-    return f"{smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, median {median}"
-
-
-def _color(color: tuple[float, float, float]) -> str:
-    return "(" + ", ".join(f"{channel:.3f}" for channel in color) + ")"

@@ -24,7 +24,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -87,6 +87,17 @@ class StoredMask:
 
 
 @dataclass(kw_only=True, slots=True)
+class StoredMember:
+    """What lies beside an image, as it is to be stored (members/member_tables.py)."""
+
+    data: bytes = b""
+    crc32: int = 0
+    """Of data."""
+    problem: str = ""
+    """Why it cannot be used; empty = it can."""
+
+
+@dataclass(kw_only=True, slots=True)
 class Examined:
     """One image as it is to be stored."""
 
@@ -112,6 +123,8 @@ class Examined:
     """(height, width) uint8, where it was asked for."""
     clip: "ExaminedClip | None" = None
     """Where this is the first frame of many."""
+    members: dict[str, StoredMember] = field(default_factory=dict)
+    """What lies beside it, by extension (pack_members.py)."""
 
 
 @dataclass(kw_only=True, slots=True)

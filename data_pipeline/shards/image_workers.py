@@ -18,6 +18,7 @@ from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, MISREAD, BadImage, Examined, examine
 from eyespot.data_pipeline.shards.members.items import Item, read_item
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
+from eyespot.data_pipeline.shards.pack_members import examine_members
 from eyespot.data_pipeline.terminal import filter_output
 
 NUM_WORKERS = len(os.sched_getaffinity(0))
@@ -94,25 +95,31 @@ def _examine_chunk(items: Sequence[Item], *, in_place: bool, **options: Any) -> 
 
 
 def _without_data(image: Examined) -> Examined:
-    return replace(image, data=b"", mask=image.mask and replace(image.mask, data=b""))
+    members = {extension: replace(member, data=b"") for extension, member in image.members.items()}
+    return replace(image, data=b"", mask=image.mask and replace(image.mask, data=b""), members=members)
 
 
 def _examine_item(item: Item, **options: Any) -> Examined | str:
     try:
-        if item.frames is not None:
-            return examine_clip(item.frames, **options)
-        image = examine(read_item(item), **options)
-        if item.mask is None:
-            return image
-        if item.mask.size < 0:
-            return "no mask (a .png of the same name)"
-        keep = {name: options[name] for name in ("resize", "in_place") if name in options}
-        size = (image.height, image.width)
-        return replace(image, mask=examine_mask(item.mask.read(), size, orientation=image.orientation, **keep))
+        image = _examine_images(item, **options)
+        return replace(image, members=examine_members(item.members)) if item.members else image
     except BadImage as error:
         return str(error)
     except OSError as error:
         return f"unreadable: {error.strerror or error}"
+
+
+def _examine_images(item: Item, **options: Any) -> Examined:
+    if item.frames is not None:
+        return examine_clip(item.frames, **options)
+    image = examine(read_item(item), **options)
+    if item.mask is None:
+        return image
+    if item.mask.size < 0:
+        raise BadImage("no mask (a .png of the same name)")
+    keep = {name: options[name] for name in ("resize", "in_place") if name in options}
+    size = (image.height, image.width)
+    return replace(image, mask=examine_mask(item.mask.read(), size, orientation=image.orientation, **keep))
 
 
 def _misread(images: Sequence[Examined | str]) -> list[int]:

@@ -32,8 +32,9 @@ from eyespot.data_pipeline.shards.manifest import (
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
-from eyespot.data_pipeline.shards.members.footage import FrameFiles, FrameSource, of_same_streams
+from eyespot.data_pipeline.shards.members.footage import FrameFiles, of_same_streams
 from eyespot.data_pipeline.shards.members.items import Item
+from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
@@ -78,6 +79,7 @@ class Measured:
     """Images that EXIF says lie on their side, upside down or mirrored."""
     frames: FrameTables | None
     """Where samples have many."""
+    members: MemberTables
 
     def masks(self, ignored: int) -> Masks | None:
         """Their lines in the manifest; None where no sample has one."""
@@ -150,38 +152,45 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
         UserError: a file is no plain tar, or can be read in several ways.
     """
     contents, asked = Contents(tars=list(tars), reading=reading), reading
-    found: list[tuple[Path, str, Member, Member | None, FrameSource | None]] = []  # not the samples: those of all tars
-    paths: list[tuple[str, ...]] = []  # fill the memory
+    items: list[Item] = []  # not the samples: those of all tars fill the memory
+    paths: list[tuple[str, ...]] = []
     texts: list[str | None] = []
     for tar in tars:
-        scanned, path = scan(tar), str(tar)
+        scanned = scan(tar)
         if scanned.problem:
             contents.problems.append(f"{tar}: {scanned.problem}")
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
-        contents.reading = reading = with_frames(scanned.files, reading) if not found else reading
+        contents.reading = reading = with_frames(scanned.files, reading) if not items else reading
         samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
         contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
-        found += [
-            (tar, sample.name, sample.image, sample.mask, sample.footage(path, reading))
-            for sample, _ in samples
-            if sample.image
-        ]
+        items += [_item(tar, sample, sample.image, reading) for sample, _ in samples if sample.image]
         paths += [sample.path for sample, _ in samples if sample.image]
         texts += [text for sample, text in samples if sample.image]
     contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
-    contents.notes += frame_notes(sum(frames is not None for *_, frames in found), asked)
-    for (tar, name, image, mask, frames), label in zip(found, labels, strict=True):
-        place = mask and Place(str(tar), mask.offset, mask.size)
-        shown = f"{printable(tar.name)}/{name}"
-        contents.items.append(Item(shown, label, str(tar), image.offset, image.size, mask=place, frames=frames))
-    contents.items = of_same_streams({"": contents.items})[""]
+    contents.notes += frame_notes(sum(item.frames is not None for item in items), asked)
+    labeled = [item._replace(label=label) for item, label in zip(items, labels, strict=True)]
+    contents.items = of_same_streams({"": labeled})[""]
     return contents
+
+
+def _item(tar: Path, sample: Sample, image: Member, reading: Reading) -> Item:
+    """A sample of a tar, its label not known yet."""
+    return Item(
+        f"{printable(tar.name)}/{sample.name}",
+        -1,
+        str(tar),
+        image.offset,
+        image.size,
+        mask=sample.mask and Place(str(tar), sample.mask.offset, sample.mask.size),
+        frames=sample.footage(str(tar), reading),
+        members=sample.members_in(str(tar)),
+    )
 
 
 def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS) -> Measured:
     """Decodes every image; one of more pixels is quarantined."""
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-    rows, masks, frames = list[Row](), list[Row](), FrameRows()
+    rows, masks, frames, members = list[Row](), list[Row](), FrameRows(), MemberRows()
     mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
@@ -201,6 +210,8 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
                 (mask.offset, mask.size, one.mask.crc32) if mask and one.mask else (0, 0, 0) for _, mask, one in found
             ]
             rows.append(lines[0])
+            places = {extension: (place.offset, place.size) for extension, place in item.members}
+            members.add(item.name, image.members, places)
             masks.append(mask_lines[0])
             if image.clip:
                 frames.add(image.clip, lines, mask_lines)
@@ -216,6 +227,7 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
         quarantined=quarantined,
         mask_rows=np.array(masks, MASK_DTYPE),
         frames=tables,
+        members=members.tables(),
         mask_counts=mask_counts.tolist(),
         num_turned=num_turned,
     )
@@ -233,7 +245,7 @@ def _stored(item: Item, image: Examined) -> Iterator[tuple[tuple[int, int], Plac
 
 def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageStats) -> Manifest:
     files = {"index.npy": atomic_files.npy_bytes(measured.rows)}
-    files |= (tables := measured.frames.files() if measured.frames else {})
+    files |= (tables := measured.frames.files() if measured.frames else {}) | measured.members.files()
     counts = np.bincount(measured.rows["tar"], minlength=len(contents.tars)).tolist()
     manifest = Manifest(
         name=printable(folder.resolve().name),
@@ -252,6 +264,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
         reading=contents.reading,
         notes=_notes(folder, contents, measured),
         frames=measured.frames.summary(tables) if measured.frames else None,
+        members=measured.members.summary(),
     )
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
@@ -260,6 +273,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     if manifest.masks:
         files["masks.npy"] = atomic_files.npy_bytes(measured.mask_rows)
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         atomic_files.write_bytes(folder / name, data)
     atomic_files.write_bytes(folder / "manifest.json", manifest.to_json().encode())
     return manifest

@@ -5,14 +5,15 @@
     SHARDS/shard-000000.tar     plain WebDataset
     SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
 
-Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py); where they have many frames, further
-tables (frames.py). A data set with splits is a folder of shard folders, ``SHARDS/train`` and ``SHARDS/test``.
-shard_folder.py opens them.
+Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py); where they have many frames, or
+captions, further tables (frames.py, members/member_tables.py). A data set with splits is a folder of shard folders,
+``SHARDS/train`` and ``SHARDS/test``. shard_folder.py opens them.
 """
 
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,6 +129,30 @@ class Masks:
 
 
 @dataclass(kw_only=True, slots=True)
+class Members:
+    """Of all members of one extension, such as txt (members/member_tables.py)."""
+
+    count: Count
+    """Samples that have one."""
+    sha256: str
+    """Of the table."""
+    num_left_out: Count = 0
+    """Those that cannot be used; their samples have none."""
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    """These, up to MOST_QUARANTINED: {"source": ..., "reason": ...}; the source is the sample's."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "members.")
+        if odd := [bad for bad in self.left_out if not {"source", "reason"} <= bad.keys()]:
+            raise UserError(f"members.left_out: {str(odd[0])[:LONGEST_NAME]} lacks source or reason")
+
+
+def member_file(extension: str) -> str:
+    """The name of the table of that extension's members, inside the shard folder."""
+    return f"members/{extension}.npy"
+
+
+@dataclass(kw_only=True, slots=True)
 class Skipped:
     """Files or members that were left out for one reason."""
 
@@ -194,6 +219,8 @@ class Manifest:
     """What follows from the files as they are, a line each."""
     frames: Frames | None = None
     """Of samples that have many; None = each is one image."""
+    members: dict[str, Members] = field(default_factory=dict)
+    """By extension, what lies beside the images."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:
@@ -202,6 +229,9 @@ class Manifest:
             raise UserError(f"num_labeled {self.num_labeled}: more than num_samples {self.num_samples}")
         if self.frames and self.frames.num_frames < self.num_samples * len(self.frames.streams):
             raise UserError(f"frames.num_frames {self.frames.num_frames}: too few for {self.num_samples} samples")
+        for extension in self.members:
+            if not re.fullmatch(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?", extension):  # a file is called so
+                raise UserError(f"members: {extension[:40]!r} is no extension")
         (tar, count), *_ = Counter(shard.tar for shard in self.shards).most_common(1) or [("", 0)]
         if count > 1:
             raise UserError(f"shards: {tar!r} stands there {count} times")
@@ -234,7 +264,7 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
         fields = asdict(self)
-        for name in ("masks", "skipped", "reading", "notes", "frames"):  # as it was before there were any
+        for name in ("masks", "skipped", "reading", "notes", "frames", "members"):  # as it was before there were any
             if not fields[name]:
                 del fields[name]
         for name in ("frames", "rate"):

@@ -22,6 +22,7 @@ from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
 from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Manifest, Masks, Reading, image_stats
+from eyespot.data_pipeline.shards.members.caption_file import add_captions, caption_options
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
 from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out, shuffled
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
@@ -41,6 +42,7 @@ def pack(
     *,
     masks: Path | None = None,
     mask_ignored: int = IGNORED,
+    captions: Path | None = None,
     max_samples: int = 10_000,
     max_bytes: int = 500_000_000,
     resize: int | None = None,
@@ -54,11 +56,11 @@ def pack(
     """Writes a source as shards, shuffled; goes on where an earlier, killed call with the same arguments stopped.
 
     Args:
-        source: a name or a path, see ``sources.open_source``; or a function that makes a source, given an empty folder
-            for what it must keep meanwhile.
+        source: a name or path, see ``sources.open_source``; or a function that makes one, given an empty folder to use.
         destination: a new or empty folder. A source with splits is written as destination/train and destination/test.
         masks: a folder with the segmentation mask of each image, see pack_masks.py; those without are quarantined.
         mask_ignored: the class number of pixels that say nothing.
+        captions: a file with those of the images, see members/caption_file.py.
         max_samples: most samples in one tar.
         max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
         resize: shrink images so that their short side has this many pixels.
@@ -81,8 +83,7 @@ def pack(
     with _os_errors(destination), _locked(destination) as work:
         found = open_source(source, work, downloads, reading) if isinstance(source, str) else source(work)
         found.splits = of_same_streams(found.splits)
-        options |= found.options
-        options |= _mask_options(found, masks, mask_ignored)
+        options |= found.options | _mask_options(found, masks, mask_ignored) | _caption_options(found, captions, work)
         found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}
         if (manifests := _already_packed(destination, found, options["plan"])) is not None:
@@ -119,6 +120,23 @@ def _mask_options(found: Source, folder: Path | None, ignored: int) -> dict[str,
         return {"masks": folder.resolve().name, "mask_ignored": ignored}
     has_masks = any(item.has_masks for items in found.splits.values() for item in items)
     return {"mask_ignored": ignored} if has_masks else {}
+
+
+def _caption_options(found: Source, path: Path | None, work: Path) -> dict[str, Any]:
+    """What to note of a file of captions, which are named to the items, or will be once these are known."""
+    if path is None:
+        return {}
+    options, prepare = caption_options(path), found.prepare
+    if prepare is None:
+        add_captions(found, path, work)
+    else:
+
+        def with_captions(source: Source) -> None:
+            prepare(source)
+            add_captions(source, path, work)
+
+        found.prepare = with_captions
+    return options
 
 
 @contextmanager
@@ -177,6 +195,7 @@ def _plan(found: Source, options: dict[str, Any]) -> str:
         for item in items:
             more = f"\0{item.mask.size}" if item.mask else ""
             more += f"\0{item.frames.plan}" if item.frames else ""
+            more += "".join(f"\0{extension} {place.size}" for extension, place in item.members)
             digest.update(f"{split}\0{item.name}\0{item.label}\0{item.size}{more}\n".encode())
     return digest.hexdigest()
 
@@ -264,7 +283,7 @@ def _pack_split(
 
 
 def _finish(part: PackedShard, writer: ShardWriter, stem: Path, parts: list[PackedShard]) -> int:
-    part.shard, part.rows, part.masks, part.frames = writer.close()
+    part.shard, part.rows, part.masks, part.frames, part.members = writer.close()
     part.save(_numbered(stem, len(parts)))
     parts.append(part)
     return len(part.rows)
@@ -310,7 +329,7 @@ def _commit(
     manifests: dict[str, Manifest] = {}
     for split, done in sorted(parts.items()):
         sums, squares = (np.sum([getattr(part, name) for part in done], 0).tolist() for name in ("sums", "squares"))
-        rows, masks, frames = PackedShard.tables(done)
+        rows, masks, frames, members = PackedShard.tables(done)
         quarantined = sorted((bad for part in done for bad in part.quarantined), key=lambda bad: bad["source"])
         if not len(rows):
             example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
@@ -318,8 +337,9 @@ def _commit(
             raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
         files = {"index.npy": atomic_files.npy_bytes(rows)}
         files |= {"masks.npy": atomic_files.npy_bytes(masks)} if len(masks) else {}
-        files |= (tables := frames.files() if frames else {})
+        files |= (tables := frames.files() if frames else {}) | members.files()
         for name, data in files.items():
+            (destination / split / name).parent.mkdir(exist_ok=True)
             atomic_files.write_bytes(destination / split / name, data)
         counts = np.sum([part.mask_counts for part in done], 0).tolist()
         manifests[split] = Manifest(
@@ -337,6 +357,7 @@ def _commit(
             notes=found.notes + (notes_on_masks(counts, options["mask_ignored"]) if len(masks) else []),
             masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
             frames=frames.summary(tables) if frames else None,
+            members=members.summary(),
         )
     for split, manifest in manifests.items():
         atomic_files.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.shards.frames import FrameTables
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Shard
+from eyespot.data_pipeline.shards.members.member_tables import MemberTables
 
 
 class _Noted(TypedDict):
@@ -42,6 +43,7 @@ class PackedShard:
     masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
     mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
     frames: FrameTables | None = None
+    members: MemberTables | None = None
 
     def count(self, image: Examined) -> None:
         """Takes in what a sample adds to the statistics."""
@@ -54,14 +56,15 @@ class PackedShard:
                 self.converted[frame.kind] = self.converted.get(frame.kind, 0) + 1
 
     def save(self, stem: Path) -> None:
-        """Writes STEM.npy, of masks STEM.masks.npy, of frames STEM.npz, then STEM.json; the last makes it count."""
+        """Writes STEM.npy, then what masks, frames and members there are, then STEM.json; the last makes it count."""
         atomic_files.write_bytes(stem.with_suffix(".npy"), atomic_files.npy_bytes(self.rows))
         if len(self.masks):
             atomic_files.write_bytes(stem.with_suffix(".masks.npy"), atomic_files.npy_bytes(self.masks))
         if self.frames:
-            stream = io.BytesIO()
-            np.savez(stream, **_fields(self.frames))
-            atomic_files.write_bytes(stem.with_suffix(".npz"), stream.getvalue())
+            atomic_files.write_bytes(stem.with_suffix(".npz"), _npz(**_fields(self.frames)))
+        if self.members and self.members.rows:
+            kept = _npz(left_out=np.array(json.dumps(self.members.left_out)), **self.members.rows)
+            atomic_files.write_bytes(stem.with_suffix(".members.npz"), kept)
         fields = {name: getattr(self, name) for name in _Noted.__annotations__}
         text = json.dumps({**fields, "shard": self.shard and asdict(self.shard)})
         atomic_files.write_bytes(stem.with_suffix(".json"), text.encode())
@@ -77,16 +80,39 @@ class PackedShard:
             with np.load(stem.with_suffix(".npz"), allow_pickle=False) as kept:
                 tables = {name: kept[name] for name in ("rows", "clips", "motion", "masks")}
                 part.frames = FrameTables(streams=tuple(kept["streams"].tolist()), **tables)
+        if stem.with_suffix(".members.npz").exists():
+            with np.load(stem.with_suffix(".members.npz"), allow_pickle=False) as kept:
+                left_out = json.loads(str(kept["left_out"]))
+                tables = {name: kept[name] for name in kept if name != "left_out"}
+            part.members = MemberTables(num_samples=len(part.rows), rows=tables, left_out=left_out)
         return part
 
     @staticmethod
-    def tables(parts: Sequence["PackedShard"]) -> tuple[np.ndarray, np.ndarray, FrameTables | None]:
-        """Of all parts of a split: rows of the index, of masks (none = no sample has one), and the frames' if any."""
+    def tables(parts: Sequence["PackedShard"]) -> "Tables":
+        """Of all parts of a split."""
         rows = np.concatenate([part.rows for part in parts]) if parts else np.empty(0, INDEX_DTYPE)
         masks_of_parts = [part.masks if len(part.masks) else np.zeros(len(part.rows), MASK_DTYPE) for part in parts]
         masks = np.concatenate(masks_of_parts) if any(len(part.masks) for part in parts) else np.empty(0, MASK_DTYPE)
         frames = [part.frames for part in parts if part.frames]
-        return rows, masks, FrameTables.joined(frames) if frames else None
+        members = [part.members or MemberTables(num_samples=len(part.rows), rows={}, left_out={}) for part in parts]
+        return Tables(rows, masks, FrameTables.joined(frames) if frames else None, MemberTables.joined(members))
+
+
+class Tables(NamedTuple):
+    """Of all samples of a split."""
+
+    rows: np.ndarray
+    """Of the index."""
+    masks: np.ndarray
+    """None = no sample has one."""
+    frames: FrameTables | None
+    members: MemberTables
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+    return stream.getvalue()
 
 
 def _fields(tables: FrameTables) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from eyespot.data_pipeline.shards.frames import (
     Frames,
     wrong_clips,
 )
-from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest
+from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest, member_file
 from eyespot.data_pipeline.shards.sources import how_to_shard
 
 LARGEST_HEADER = 2**16
@@ -69,6 +69,7 @@ class ShardFolder:
         self._hashes, self._tars_checked = hashes, False
         self._patience = Patience(patience_seconds)
         self._splits: dict[str, ShardFolder | None] = {}
+        self._members: dict[str, np.ndarray] = {}
         file = self.path / "manifest.json"
         try:
             content = self._patience.read(file, lambda: foreign_json.read_bytes(file), is_outage)
@@ -151,6 +152,23 @@ class ShardFolder:
         rows = self._rows("masks.npy", MASK_DTYPE, self.manifest.masks.sha256)
         self._check_places("masks.npy", self.index["tar"], rows)
         return rows
+
+    def member(self, extension: str) -> np.ndarray:
+        """Of each sample's member of that extension: (num_samples,) of MASK_DTYPE, read-only; size 0 = it has none.
+
+        Raises:
+            UserError: no sample has one, or the table is missing, damaged, not the manifest's, or says what cannot be.
+        """
+        if extension not in self._members:
+            if (told := self.manifest.members.get(extension)) is None:
+                raise UserError(
+                    f"shards {self.path}: have no .{extension} beside their images; pack images with theirs (a.jpg,"
+                    f" a.{extension}), or list those of tars anew: eyespot shards index {self.path}"
+                )
+            rows = self._rows(member_file(extension), MASK_DTYPE, told.sha256)
+            self._check_places(member_file(extension), self.index["tar"], rows)
+            self._members[extension] = rows
+        return self._members[extension]
 
     @cached_property
     def frames(self) -> np.ndarray:

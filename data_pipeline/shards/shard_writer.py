@@ -16,6 +16,7 @@ from eyespot.data_pipeline.shards.frames import FrameTables, frame_names
 from eyespot.data_pipeline.shards.image_check import Examined, ExaminedClip
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
 from eyespot.data_pipeline.shards.members.items import Item
+from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
 
 
@@ -42,6 +43,7 @@ class ShardWriter:
         self._masks: list[tuple[int, ...]] = []
         self._samples: list[list[tuple[str, int, int, str]]] = []
         self._frames = FrameRows()
+        self._beside = MemberRows()
 
     def has_room(self, image: Examined, item: Item, max_samples: int, max_bytes: int) -> bool:
         """Whether one more sample keeps the tar within its limits."""
@@ -71,17 +73,18 @@ class ShardWriter:
         ]
         self._rows.append(rows[0])
         self._masks.append(masks[0])
+        self._beside.add(item.name, image.members, places)
         if image.clip:
             self._frames.add(image.clip, rows, masks)
 
     def _row(self, place: tuple[int, int], image: Examined, label: int) -> tuple[int, ...]:
         return (self._number, *place, image.crc32, image.height, image.width, label)
 
-    def close(self) -> tuple[Shard, np.ndarray, np.ndarray, FrameTables | None]:
+    def close(self) -> tuple[Shard, np.ndarray, np.ndarray, FrameTables | None, MemberTables]:
         """Completes the tar and its index.
 
         Returns:
-            Its line in the manifest, its rows of the index, of masks if any, and its tables of frames if any.
+            Its line in the manifest, its rows of the index, of masks if any, its tables of frames if any, of members.
         """
         self._tar.close()
         size, sha256 = self._file.finish()
@@ -91,7 +94,7 @@ class ShardWriter:
         masks, frames = np.array(self._masks, MASK_DTYPE), self._frames.tables()
         if not masks["size"].any() and not (frames and frames.has_masks):
             masks = masks[:0]
-        return shard, np.array(self._rows, INDEX_DTYPE), masks, frames
+        return shard, np.array(self._rows, INDEX_DTYPE), masks, frames, self._beside.tables()
 
     def discard(self) -> None:
         """Leaves nothing of an unfinished shard."""
@@ -114,6 +117,7 @@ def _members(image: Examined, item: Item) -> dict[str, bytes]:
         members[_named(name, frame.extension)] = frame.data
         if frame.mask is not None:
             members[_named(name, MASK_EXTENSION)] = frame.mask.data
+    members |= {name: member.data for name, member in image.members.items() if not member.problem}
     members["json"] = json.dumps(notes).encode()
     if item.label >= 0:
         members["cls"] = str(item.label).encode()

@@ -19,7 +19,7 @@ import numpy as np
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digits
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
-from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading
+from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading, member_file
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
 from eyespot.data_pipeline.shards.members.footage import FrameSource, Refused
@@ -34,6 +34,8 @@ from eyespot.data_pipeline.shards.members.samples import (
     split_name,
     with_frames,
 )
+from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside, with_members
+from eyespot.data_pipeline.shards.members.side_files import SUFFIXES as SIDE_SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
 
@@ -65,6 +67,8 @@ class FoundFile(NamedTuple):
     """Of the tar that it lies in."""
     frames: FrameSource | None = None
     """Where it is a sample of many; ``parts`` is then the path of the sample."""
+    members: Beside = ()
+    """What else belongs to it."""
 
 
 def open_source(
@@ -133,7 +137,7 @@ def how_to_shard(path: Path) -> str:
 def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     files: list[FoundFile] = []
     tars: list[Path] = []
-    skipped, others = Tally(), list[str]()
+    skipped, others, sides = Tally(), list[str](), list[tuple[str, Place]]()
     wanted = SUFFIXES | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
     for name, path, size in walk(root, skipped):
         parts = path_parts(name)
@@ -146,6 +150,8 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
             files.append(FoundFile(name, parts, Place(path, 0, size)))
         elif TAR.search(name):
             tars.append(Path(path))
+        elif suffix in SIDE_SUFFIXES and size is not None and reading.frames in (None, "none"):
+            sides.append((name, Place(path, 0, size)))
         else:
             others.append(name)
     ours = {str(path.relative_to(root)) for tar in map(Path, tars) for path in _made_beside(tar)}
@@ -154,9 +160,12 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
             skipped.add(no_image(name), name)
     name = printable(root.resolve().name)
     if tars and not files:
+        with_members([], sides, skipped)
         return _tars(name, sorted(tars), root, spool, reading, skipped)
     for path in tars:
         skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
+    if reading.frames in (None, "none"):
+        files = with_members(files, sides, skipped)
     return arrange(name, _joined(files, reading, skipped), f"source {root}", skipped, reading)
 
 
@@ -185,7 +194,8 @@ def _joined(files: list[FoundFile], reading: Reading, skipped: Tally) -> list[Fo
 
 def _made_beside(tar: Path) -> list[Path]:
     """What ``eyespot shards index`` and ``pack`` write beside a tar: nothing of the source's."""
-    return [tar.with_suffix(".idx"), *(tar.parent / name for name in ("index.npy", "masks.npy", "manifest.json"))]
+    tables = ("index.npy", "masks.npy", *map(member_file, EXTENSIONS))
+    return [tar.with_suffix(".idx"), *(tar.parent / name for name in (*tables, "manifest.json"))]
 
 
 def walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
@@ -213,7 +223,12 @@ def walk(root: Path, skipped: Tally) -> Iterator[tuple[str, str, int | None]]:
 def _archive(path: Path, spool: Path, reading: Reading) -> Source:
     if zipfile.is_zipfile(path):
         skipped = Tally()
-        files = [FoundFile(name, path_parts(name), place) for name, place in zip_files(path, spool, skipped)]
+        also = SIDE_SUFFIXES if reading.frames in (None, "none") else frozenset[str]()
+        listed = zip_files(path, spool, skipped, also)
+        sides = [(name, place) for name, place in listed if Path(name).suffix.lower() in also]
+        images = [(name, place) for name, place in listed if Path(name).suffix.lower() not in also]
+        files = [FoundFile(name, path_parts(name), place) for name, place in images]
+        files = with_members(files, sides, skipped) if also else files
         return arrange(printable(path.stem), _joined(files, reading, skipped), f"source {path}", skipped, reading)
     return _tars(printable(TAR.sub("", path.name)), [path], None, spool, reading, Tally())
 
@@ -264,24 +279,28 @@ def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Ta
             mask = sample.mask and Place(str(path), sample.mask.offset, sample.mask.size)
             place = Place(str(path), image.offset, image.size)
             frames = sample.footage(str(path), reading)
-            files.append(FoundFile(sample.name, sample.path, place, text, mask, frames=frames))
+            members = sample.members_in(str(path))
+            files.append(FoundFile(sample.name, sample.path, place, text, mask, frames=frames, members=members))
     return files
 
 
 def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[FoundFile]:
     """Each image of a tar, which is that of a folder."""
     check_plain(path, found.files)
-    files: list[FoundFile] = []
+    files, sides = list[FoundFile](), list[tuple[str, Place]]()
     for name, offset, size in found.files:
         parts = path_parts(name)
-        reason = hidden(parts)
-        if reason is None and os.path.splitext(name)[1].lower() not in SUFFIXES:  # noqa: PTH122
+        reason, suffix = hidden(parts), os.path.splitext(name)[1].lower()  # noqa: PTH122
+        if reason is None and suffix in SIDE_SUFFIXES:
+            sides.append((name, Place(str(path), offset, size)))
+            continue
+        if reason is None and suffix not in SUFFIXES:
             reason = no_image(name)
         if reason is None:
             files.append(FoundFile(name, parts, Place(str(path), offset, size)))
         else:
             skipped.add(reason, f"{prefix}{name}")
-    return files
+    return with_members(files, sides, skipped, prefix)
 
 
 def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, reading: Reading) -> Source:
@@ -302,7 +321,7 @@ def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, readi
             skipped.add("outside the folders of the splits", file.name)
         else:
             items.setdefault(split, []).append(
-                Item(printable(file.name), label, *file.place, None, file.mask, file.frames)
+                Item(printable(file.name), label, *file.place, None, file.mask, file.frames, file.members)
             )
     return Source(name=name, splits=items, classes=classes, skipped=skipped, notes=notes)
 

@@ -17,7 +17,14 @@ from eyespot.data_pipeline.shards.frames import CLIPS, FRAME_MASKS, FRAMES, MOTI
 from eyespot.data_pipeline.shards.image_check import READABLE_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.index_tars import Contents, Measured, indexable, measure, read_contents, reading_of
-from eyespot.data_pipeline.shards.manifest import BEFORE_READINGS, IGNORED, INDEX_DTYPE, MOST_QUARANTINED, Reading
+from eyespot.data_pipeline.shards.manifest import (
+    BEFORE_READINGS,
+    IGNORED,
+    INDEX_DTYPE,
+    MOST_QUARANTINED,
+    Reading,
+    member_file,
+)
 from eyespot.data_pipeline.shards.pack import WORK, sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
@@ -140,6 +147,8 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
         indexable(folder, Reading())  # where an index cannot be made, that is what has to be said
     shards = ShardFolder(folder)
     _ = shards.index, shards.masks if shards.manifest.masks else None
+    for extension in shards.manifest.members:
+        shards.member(extension)
     if (told := shards.manifest.frames) is not None:
         _ = shards.clips, shards.motion, shards.frame_masks if told.masks_sha256 else None
     tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]
@@ -260,6 +269,7 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
     problems += _wrong_rows(shards, measured.rows)
     problems += _verify_masks(shards, measured)
     problems += _verify_frames(shards, measured)
+    problems += _verify_members(shards, measured)
     told, actual = manifest.image_stats, measured.stats
     for name in ("mean", "std", "height", "width"):
         pairs = zip(getattr(told, name), getattr(actual, name), strict=True)
@@ -311,6 +321,22 @@ def _verify_frames(shards: ShardFolder, measured: Measured) -> Iterator[str]:
         if getattr(told, name) != getattr(counted, name):
             what = f"frames.{name} {getattr(told, name)} should be {getattr(counted, name)}"
             yield f"{shards.path / 'manifest.json'}: {what}; {_index(shards.path)}"
+
+
+def _verify_members(shards: ShardFolder, measured: Measured) -> Iterator[str]:
+    """Whether the tables of members say what the tars do; what a manifest of an older version does not list is none."""
+    place = ["tar", "offset"]
+    listed, found = np.argsort(shards.index, order=place), np.argsort(measured.rows, order=place)
+    counted = measured.members.summary()
+    for extension, told in shards.manifest.members.items():
+        rows, actual = shards.member(extension), measured.members.rows.get(extension)
+        actual = np.zeros_like(rows) if actual is None else actual
+        if not np.array_equal(rows[listed], actual[found]):
+            name = member_file(extension)
+            yield f"{shards.path / name}: a place or crc32 is not the member's; {_index(shards.path)}"
+        elif told.count != (counted[extension].count if extension in counted else 0):
+            name = f"members.{extension}.count {told.count}"
+            yield f"{shards.path / 'manifest.json'}: {name} is not what the tars hold; {_index(shards.path)}"
 
 
 def _verify_masks(shards: ShardFolder, measured: Measured) -> Iterator[str]:

@@ -56,8 +56,10 @@ def plain_tar(path: Path, spool: Path) -> Path:
         return _unpack(path, spool / f"source{number or ''}.tar")
 
 
-def zip_files(path: Path, spool: Path, skipped: Tally) -> list[tuple[str, Place]]:
-    """The image files of a zip, one behind another in one file in ``spool``; the others are counted.
+def zip_files(path: Path, spool: Path, skipped: Tally, also: frozenset[str] = frozenset()) -> list[tuple[str, Place]]:
+    """The files of a zip, images and those of some other suffixes, one behind another in one file in ``spool``.
+
+    The others are counted.
 
     Raises:
         UserError: it is damaged, encrypted or packed in a way that Python does not read.
@@ -69,7 +71,7 @@ def zip_files(path: Path, spool: Path, skipped: Tally) -> list[tuple[str, Place]
             for member in archive.infolist():
                 # DOS programs write backslashes.
                 name = member.filename if "/" in member.filename else member.filename.replace("\\", "/")
-                if (reason := _not_taken(member, name)) is not None:
+                if (reason := _not_taken(member, name, also)) is not None:
                     skipped.add(reason, name)
                     continue
                 begin = file.tell()
@@ -83,7 +85,7 @@ def zip_files(path: Path, spool: Path, skipped: Tally) -> list[tuple[str, Place]
     return found
 
 
-def _not_taken(member: zipfile.ZipInfo, name: str) -> str | None:
+def _not_taken(member: zipfile.ZipInfo, name: str, also: frozenset[str]) -> str | None:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if member.is_dir() or not parts:
         return "a folder"
@@ -93,7 +95,7 @@ def _not_taken(member: zipfile.ZipInfo, name: str) -> str | None:
         return "a link"
     if member.file_size > LARGEST:
         return "a file of 4 GiB or more"
-    return None if Path(name).suffix.lower() in SUFFIXES else no_image(name)
+    return None if Path(name).suffix.lower() in SUFFIXES | also else no_image(name)
 
 
 def _unpack(path: Path, target: Path) -> Path:

@@ -11,6 +11,7 @@ from eyespot.data_pipeline.random_numbers import uniforms
 from eyespot.data_pipeline.shards.image_check import encode_png
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameSource
+from eyespot.data_pipeline.shards.members.side_files import Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally
 
 
@@ -32,6 +33,9 @@ class Item(NamedTuple):
     """Of its segmentation mask."""
     frames: FrameSource | None = None
     """Where the sample is many images one after another, a video (members/footage.py); ``path`` may then be empty."""
+
+    members: Beside = ()
+    """What else belongs to it, by extension: captions, for instance."""
 
     @property
     def has_masks(self) -> bool:

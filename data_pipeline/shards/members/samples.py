@@ -29,6 +29,7 @@ from eyespot.data_pipeline.shards.members.frame_names import (
     frames_of,
     is_frame,
 )
+from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Member
 
@@ -57,6 +58,12 @@ class Sample(NamedTuple):
     """Where it has many; ``image`` is then the first."""
     rate: float = 0.0
     """Of the frames, where a .json member says it."""
+    beside: tuple[tuple[str, Member], ...] = ()
+    """What else belongs to it, sorted by extension (side_files.py)."""
+
+    def members_in(self, tar: str) -> Beside:
+        """Where that lies."""
+        return tuple((extension, Place(tar, member.offset, member.size)) for extension, member in self.beside)
 
     def footage(self, tar: str, reading: Reading) -> FrameSource | None:
         """Its frames, which lie in that tar; None = it is an image."""
@@ -254,15 +261,17 @@ def _sample(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeat
         label = _companion(tar, run, image, reading.label_extension, "say which with --label-extension, or ")
         mask = _companion(tar, run, image, MASK_EXTENSION, "")
         mask = None if mask == image else mask
+    beside = _beside(run, image, {image, label, mask})
+    used = {image, label, mask, *beside.values()}
     for extension, (_, member) in run.members.items():
-        if extension not in (image, label, mask):
+        if extension not in used:
             skipped.add(_why_unused(extension, image, reading), f"{tar.name}/{member.name}")
     chosen, its_label, its_mask = (run.members[name][1] if name is not None else None for name in (image, label, mask))
     name = printable(chosen.name) if chosen else ""
     if chosen and is_repeated:
         name = f"{name} (at byte {chosen.offset})"
     path = path_parts(chosen.name) if chosen else ()
-    return Sample(name, chosen, its_label, its_mask, list(run.members.values()), path)
+    return Sample(name, chosen, its_label, its_mask, list(run.members.values()), path, beside=_named(run, beside))
 
 
 def _clip(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated: bool) -> Sample:
@@ -270,8 +279,9 @@ def _clip(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated
     frames = frames_of(run.members)
     first = next((pairs[0][0] for pairs in frames.streams.values()), None)
     label = first and _companion(tar, run, first, reading.label_extension, "")
+    beside = _beside(run, "" if first else None, {label})
     for extension, (_, member) in run.members.items():
-        if extension not in {*frames.used, label} and not (first and extension == NOTES):
+        if extension not in {*frames.used, label, *beside.values()} and not (first and extension == NOTES):
             is_odd = is_image(extension) and not is_frame(extension)
             reason = f"not named like a frame (--frames {reading.frames})" if is_odd else ""
             skipped.add(reason or _why_unused(extension, first, reading), f"{tar.name}/{member.name}")
@@ -280,7 +290,26 @@ def _clip(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated
         return Sample("", None, None, None, members)
     chosen = run.members[first][1]
     name = printable(run.key) + (f" (at byte {chosen.offset})" if is_repeated else "")
-    return Sample(name, chosen, run.members[label][1] if label else None, None, members, path_parts(run.key), frames)
+    its_label = run.members[label][1] if label else None
+    path, own = path_parts(run.key), _named(run, beside)
+    return Sample(name, chosen, its_label, None, members, path, frames, beside=own)
+
+
+def _beside(run: _Run, image: str | None, taken: set[str | None]) -> dict[str, str]:
+    """By extension, what follows the key in the name of what lies beside KEY.x.jpg: KEY.x.txt, or KEY.txt."""
+    if image is None:
+        return {}
+    stem = image.rpartition(".")[0]
+    names = {wanted: (f"{stem}.{wanted}" if stem else wanted, wanted) for wanted in EXTENSIONS}
+    found = {
+        wanted: next((name for name in own if name in run.members and name not in taken), None)
+        for wanted, own in names.items()
+    }
+    return {wanted: name for wanted, name in found.items() if name is not None}
+
+
+def _named(run: _Run, beside: dict[str, str]) -> tuple[tuple[str, Member], ...]:
+    return tuple(sorted((extension, run.members[name][1]) for extension, name in beside.items()))
 
 
 def _with_rate(sample: Sample, descriptor: int) -> Sample:

@@ -27,7 +27,7 @@ def finished(folder: Path, number: int, count: int) -> PackedShard:
         image = examine_clip(item.frames, max_pixels=MAX_PIXELS)
         writer.add(image, item)
         part.count(image)
-    part.shard, part.rows, part.masks, part.frames = writer.close()
+    part.shard, part.rows, part.masks, part.frames, part.members = writer.close()
     return part
 
 
@@ -45,7 +45,7 @@ def test_a_part_comes_back(tmp_path: Path):
 
 def test_tables_of_parts_follow_each_other(tmp_path: Path):
     parts = [finished(tmp_path, 0, 3), PackedShard(next=4), finished(tmp_path, 1, 5)]
-    rows, masks, frames = PackedShard.tables(parts)
+    rows, masks, frames, _ = PackedShard.tables(parts)
     assert len(rows) == 4 and not len(masks) and frames is not None
     assert frames.clips["first"].ravel().tolist() == [0, 3, 6, 11]
     assert np.array_equal(frames.rows[frames.clips["first"][:, 0]], rows) and rows["tar"].tolist() == [0, 0, 1, 1]
