@@ -43,7 +43,7 @@ setup(
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
     package_data={
         "eyespot.data_pipeline.shards": ["caltech10.tar.gz"],
-        "eyespot.pretrain.recipes": ["measured.json"],
+        "eyespot.pretrain.recipes": ["measured.json", "measured_on_videos.json"],
         "eyespot.eval.report": ["templates/*", "templates/*/*"],
     },
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},

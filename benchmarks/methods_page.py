@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from eyespot.cluster.method_cards import Card, cards
+from eyespot.cluster.method_cards import Card, Measured, cards
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -43,8 +43,9 @@ weights; 2 points more, intervals apart. [benchmarks/results/zoo.md](../benchmar
 and commands. It says that a method learns, not which one is better: hours on GPUs do, and the papers' numbers are of
 such. Pictures are of runs as short.
 
-Methods of videos are asked their own question about unseen clips of falling digits, which are built in:
-[benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md), by `python benchmarks/video_gates.py`.
+Methods of videos are asked what they are there for, of videos that they never saw, before and after minutes of
+training: of falling digits, which are built in, or of DAVIS. Errors are the better the smaller.
+[benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md) has intervals, and who else was asked.
 
 This page is written by `make methods`.
 """
@@ -100,11 +101,12 @@ def _called(card: Card) -> str:
 
 
 def _gains(found: list[Card]) -> str:
-    measured = sorted((_gain(card), card.name) for card in found if card.measured)
+    probed = [(card.name, card.measured) for card in found if isinstance(card.measured, Measured)]
+    measured = sorted((row.gain, name) for name, row in probed)
     if not measured:
         return "None was measured yet."
     (least, weakest), (most, strongest) = measured[0], measured[-1]
-    failed = [card.name for card in found if card.measured and not card.measured.passed]
+    failed = [name for name, row in probed if not row.passed]
     return (
         f"What a few minutes of CIFAR-10 on two cores bring to the linear probe, over random weights: {least:+.1f}"
         f" (`{weakest}`) to {most:+.1f} points (`{strongest}`); {len(measured)} methods, intervals apart for all"
@@ -154,14 +156,7 @@ def _views(card: Card, shards: Path) -> Float[Tensor, "rows columns 3 h w"] | No
 
 
 def _gate(card: Card) -> str:
-    if card.measured is None:
-        return "not measured"
-    return f"{_gain(card):+.1f} points" + ("" if card.measured.passed else ", not passed")
-
-
-def _gain(card: Card) -> float:
-    """Points of the linear probe over random weights."""
-    return card.measured.linear - card.measured.random if card.measured else 0.0
+    return card.measured.short if card.measured else "not measured"
 
 
 def _link(link: str) -> str:

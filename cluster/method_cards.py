@@ -16,6 +16,8 @@ from eyespot.pretrain.recipes.gate import Gate
 
 MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
 """What ``make zoo`` found; part of the package."""
+MEASURED_ON_VIDEOS = MEASURED.with_name("measured_on_videos.json")
+"""What benchmarks/video_gates.py found."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,9 +31,46 @@ class Measured:
     passed: bool
     """Whether that is 2 points or more, beyond doubt."""
 
+    @property
+    def gain(self) -> float:
+        """Points of the linear probe over random weights."""
+        return self.linear - self.random
+
+    @property
+    def short(self) -> str:
+        """For tables."""
+        return f"{self.gain:+.1f} points" + ("" if self.passed else ", not passed")
+
     def __str__(self) -> str:
         verdict = "" if self.passed else " (gate of 2 points not passed)"
         return f"{self.encoder}, minutes of CIFAR-10, linear: {self.linear} %, random {self.random} %{verdict}"
+
+
+@dataclass(kw_only=True, slots=True)
+class MeasuredOnVideos:
+    """What short training brought a method of videos: its own question, of videos that it never saw."""
+
+    encoder: str
+    asked: str
+    """What the figures are."""
+    on: str
+    """Which videos."""
+    trained: float
+    untrained: float
+    """The same method before its first step."""
+    passed: bool
+    """Whether that is better, beyond doubt, and better than what it must beat."""
+
+    @property
+    def short(self) -> str:
+        """For tables."""
+        figures = f"{self.asked} {self.trained:.2f}, untrained {self.untrained:.2f}"
+        return figures + ("" if self.passed else ", not passed")
+
+    def __str__(self) -> str:
+        verdict = "" if self.passed else " (gate not passed)"
+        figures = f"{self.asked} {self.trained:.3f}, untrained {self.untrained:.3f}"
+        return f"{self.encoder}, minutes of {self.on}, unseen videos: {figures}{verdict}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,7 +84,7 @@ class Card:
     picture_rows: tuple[str, ...]
     recipes: dict[str, Run]
     gate: Gate | None
-    measured: Measured | None
+    measured: Measured | MeasuredOnVideos | None
 
     @property
     def title(self) -> str:
@@ -81,12 +120,21 @@ def cards() -> list[Card]:
     for name, recipe in recipe_names().items():
         run = recipe()
         recipes[type(run.objective).__module__.rpartition(".")[2]][name] = run
-    gate, measured = gates(), json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
+    gate, measured = gates(), _measured()
     found = [_card(name, recipes[name], gate.get(name), measured.get(name)) for name in names if recipes[name]]
     return sorted(found, key=lambda card: (FAMILIES.index(card.about.family), card.about.year, card.name))
 
 
-def _card(name: str, recipes: dict[str, Run], gate: Gate | None, measured: dict | None) -> Card:
+def _measured() -> dict[str, Measured | MeasuredOnVideos]:
+    """By method."""
+    found: dict[str, Measured | MeasuredOnVideos] = {}
+    for path, kind in ((MEASURED, Measured), (MEASURED_ON_VIDEOS, MeasuredOnVideos)):
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found |= {method: kind(**row) for method, row in rows.items()}
+    return found
+
+
+def _card(name: str, recipes: dict[str, Run], gate: Gate | None, measured: Measured | MeasuredOnVideos | None) -> Card:
     module = importlib.import_module(f"eyespot.pretrain.objectives.{name}")
     config = type(next(iter(recipes.values())).objective)
     objective = getattr(module, config.__qualname__.partition(".")[0])
@@ -97,5 +145,5 @@ def _card(name: str, recipes: dict[str, Run], gate: Gate | None, measured: dict 
         picture_rows=objective.picture_rows,
         recipes=recipes,
         gate=gate,
-        measured=Measured(**measured) if measured else None,
+        measured=measured,
     )

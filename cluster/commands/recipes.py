@@ -37,7 +37,10 @@ def main(argv: list[str]) -> int:
         return ExitCode.DONE
     for family in dict.fromkeys(card.about.family for card in found):
         console.print(_family(family, [card for card in found if card.about.family == family]))
-    console.print("eyespot recipes METHOD tells more of one. Gate: minutes of training on CIFAR-10, linear probe.")
+    console.print(
+        "eyespot recipes METHOD tells more of one. Gate: minutes of training on CIFAR-10, linear probe;"
+        " of videos, the method's own question."
+    )
     return ExitCode.DONE
 
 
