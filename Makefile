@@ -66,6 +66,7 @@ bench: $(READY) ## ratios against the usual ways, both sides in one run; writes 
 	$(BIN)/python benchmarks/rand_augment.py --data $(DATA)
 	$(BIN)/python benchmarks/features.py --data $(DATA)
 	$(BIN)/python benchmarks/motion_masks.py --data $(DATA)
+	$(BIN)/python benchmarks/track_patches.py --data $(DATA)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/probe.py $(DATA)/cifar10-images.tar.gz
 
 gpu-check: $(READY) ## the first ten minutes on a GPU, one table; DRY=1 runs the same tiny on the CPU
