@@ -2,7 +2,8 @@
 
 An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged
 (with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet).
-Two kinds of our own, which timm gets to know by name, stand in ``split_encoder`` and ``pixel_transformer``.
+Three kinds of our own, which timm gets to know by name, stand in ``split_encoder``, ``pixel_transformer`` and
+``pixel_cnn``.
 """
 
 import difflib
@@ -20,7 +21,8 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-import eyespot.pretrain.networks.pixel_transformer  # noqa: F401 - timm gets to know its names
+import eyespot.pretrain.networks.pixel_cnn.gated_pixel_cnn
+import eyespot.pretrain.networks.pixel_transformer  # noqa: F401 - timm gets to know the names of both
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.split_encoder import SplitEncoder

@@ -1,0 +1,1 @@
+"""The encoder of PixelCNN, and the convolutions that it is made of."""
