@@ -45,8 +45,11 @@ def test_it_is_so_for_photographs(photo_folder):
 
 @pytest.mark.parametrize(
     "file",
-    [b"", b"\xff\xd8", b"text" * 50, FILES["a JPEG"][:30], b"\xff\xd8" + b"\xff" * 5000, b"\xff\xd8" + bytes(99)],
-    ids=["nothing", "two bytes", "text", "a cut JPEG", "padding alone", "zeros"],
+    [
+        *(b"", b"\xff\xd8", b"text" * 50, FILES["a JPEG"][:30], b"\xff\xd8" + b"\xff" * 5000, b"\xff\xd8" + bytes(99)),
+        *(FILES["a PNG"][:2000], FILES["a PNG"][:2000] + bytes(len(FILES["a PNG"]) - 2000)),
+    ],
+    ids=["nothing", "two bytes", "text", "a cut JPEG", "padding alone", "zeros", "a cut PNG", "a PNG of zeros"],
 )
 def test_what_is_no_image_has_no_size(file):
     assert image_size(file) is None

@@ -215,6 +215,19 @@ def test_a_selection_is_what_the_first_epoch_shows_of_it(digit_shards, shards):
     assert torch.equal(views, epoch.views[0][[place[sample] for sample in ids]])
 
 
+def test_a_png_that_ends_too_early_is_damage_and_crashes_nothing(shards):
+    """Its bytes are as the index says; DALI would cut a region out of an image whose size it does not know."""
+    index = np.load(shards / "index.npy")
+    index["size"][700] = 60
+    tar, offset = index[["tar", "offset"]][700].item()
+    data = (shards / ShardFolder(shards).manifest.shards[tar].tar).read_bytes()[offset : offset + 60]
+    index["crc32"][700] = zlib.crc32(data)
+    write_index(shards, index)
+    loader = make_selection(digits_spec(shards), np.arange(690, 710))
+    (batch,) = loader
+    assert loader.bad_samples == 1 and (batch.ids.numpy() != np.arange(690, 710)).nonzero()[0].tolist() == [10]
+
+
 def test_a_pass_may_have_nothing_for_a_rank_and_stays_ended(digit_shards):
     loader = make_pass(digits_spec(digit_shards, views=CENTER), 0, 2000)
     for _ in range(2):
