@@ -53,7 +53,7 @@ class Evaluation:
     dense-knn: each patch takes the classes of its nearest training patches. Needs shards with masks, too.
 
     propagate: how far do patches carry the first frame's mask through a video? J and F, beside colours and the mask
-    unmoved. Needs videos whose frames have masks.
+    unmoved. Needs videos whose frames have masks; or their key points (--keypoints): PCK.
 
     action: linear probe and nearest neighbours of the mean over a video's frames, and attentive probes of frames and
     patches. Needs videos with labels.
@@ -123,6 +123,9 @@ class Evaluation:
     frames: Annotated[int, Ge(1), Le(MOST_FRAMES)] | None = None
     """action, alignment, order: how many frames of each video, from all over it; by default 8; 32, or as many as the
     shortest has; 4."""
+    keypoints: Path | None = None
+    """propagate: a JSON file of the videos' key points, which are carried in place of masks; the score is PCK.
+    docs/protocols.md says what stands in it."""
     image_size: Annotated[int, Ge(1), "must be 1 or more; without it, as the encoder was trained"] | None = None
     """Pixels: shows the encoder images of another size than it was trained on: whole ones to an encoder that learned
     from tiles, say. Vision transformers resample their positions. propagate: the frames' shorter side."""
@@ -150,6 +153,10 @@ def main(argv: list[str]) -> int:
     if wanted.protocol != "low-shot" and (wanted.shots, wanted.draws) != (None, None):
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
+        )
+    if wanted.keypoints is not None and wanted.protocol != "propagate":
+        raise UserError(
+            f"--keypoints: {wanted.protocol} carries no points through videos; leave it out, or take propagate"
         )
     if wanted.frames is not None and wanted.protocol not in OF_FRAMES:
         raise UserError(f"--frames: {wanted.protocol} looks at no clips; leave it out, or take {', '.join(OF_FRAMES)}")
@@ -184,7 +191,7 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     if wanted.protocol == "propagate":
         from eyespot.eval.propagate import judge_propagation
 
-        return judge_propagation(wanted.model, wanted.shards, world=world, **known)
+        return judge_propagation(wanted.model, wanted.shards, world=world, keypoints=wanted.keypoints, **known)
     if wanted.protocol in OF_FRAMES:
         from eyespot.eval.clips import judge_clips
 

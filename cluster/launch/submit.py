@@ -135,6 +135,11 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
         raise UserError(
             "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
         )
+    if "propagate-points" in protocols:
+        raise UserError(
+            "then eval propagate-points: cannot say where the points are; afterwards: eyespot eval propagate ..."
+            " --keypoints FILE"
+        )
     trust = trusted_recipes.flags(member.recipe)
     return [("eval", protocol, str(member.run.run_dir), str(shards), *trust) for protocol in protocols]
 

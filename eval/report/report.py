@@ -33,7 +33,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
     if path.is_dir():
         path = path / "report.html"
     exhibits = _exhibits(stories, device) if look else []
-    sections = [judgement(stories), *(_carried_masks(story, len(stories) > 1) for story in stories), *exhibits]
+    carried = [show(story, len(stories) > 1) for show in (_carried_masks, _carried_points) for story in stories]
+    sections = [judgement(stories), *carried, *exhibits]
     if not any(shown.plates for section in exhibits for *_, shown in section.data["exhibits"]):
         sections += [_last_picture(story, len(stories) > 1) for story in stories]
     sections += [watched(stories), curves(stories), speed(stories)]
@@ -65,15 +66,28 @@ def _exhibits(stories: Sequence[Story], device: str) -> list[Section]:
 
 def _carried_masks(story: Story, named: bool) -> Section | None:
     """The first videos through which ``eyespot eval propagate`` carried masks by the newest encoder that it judged."""
-    steps = [str(each.origin.get("checkpoint")) for each in story.results if each.protocol == "propagate"]
-    folder, newest = story.run_dir / "eval" / "propagated", f"_{max(steps, default='')}"
-    sheets = [path for path in sorted(folder.glob("*_00.png")) if steps and newest in path.name]
+    caption = "A row for each video: frames from its first, whose mask was given, to its last. Coloured: where the"
+    caption += " features carried it. White: the true outline."
+    return _carried(story, named, "propagate", "propagated", "Carried masks", caption)
+
+
+def _carried_points(story: Story, named: bool) -> Section | None:
+    """The same of key points."""
+    caption = "A row for each video: frames from its first, whose points were given, to its last. Coloured: where the"
+    caption += " features carried them. White: where they are."
+    return _carried(story, named, "propagate-points", "propagated-points", "Carried points", caption)
+
+
+def _carried(story: Story, named: bool, protocol: str, folder: str, title: str, caption: str) -> Section | None:
+    steps = [str(each.origin.get("checkpoint")) for each in story.results if each.protocol == protocol]
+    newest = f"_{max(steps, default='')}"
+    found = sorted((story.run_dir / "eval" / folder).glob("*_00.png"))
+    sheets = [path for path in found if steps and newest in path.name]
     if not sheets:
         return None
-    caption = f"{sheets[0].stem}. A row for each video: frames from its first, whose mask was given, to its last."
-    caption += " Coloured: where the features carried it. White: the true outline."
-    title = f"Carried masks of {story.label}" if named else "Carried masks"
-    return Section(title=title, template="picture", data={"caption": caption, "source": _inlined(sheets[0])})
+    title = f"{title} of {story.label}" if named else title
+    data = {"caption": f"{sheets[0].stem}. {caption}", "source": _inlined(sheets[0])}
+    return Section(title=title, template="picture", data=data)
 
 
 def _inlined(path: Path) -> str:

@@ -30,6 +30,7 @@ _NAMES = {
     "dense-linear": "Segmentation, linear",
     "dense-knn": "Segmentation, nearest patches",
     "propagate": "Masks carried through videos",
+    "propagate-points": "Key points carried through videos",
     "action": "What videos show",
     "alignment": "Moments seen by two cameras",
     "order": "Forwards or backwards",
@@ -215,7 +216,7 @@ def _over_baselines(group: Sequence[Shown]) -> list[str]:
         return []
     ((_, trained),) = own.items()
     found = [(_only(group, role), words) for role, words in _BASELINES.items()]
-    if trained.protocol == "propagate":  # it has two others: colours, and the mask unmoved
+    if trained.protocol.startswith("propagate"):  # it has two others: colours, and what stays where it was
         found[1:] = [(each.result, each.result.name) for each in group if each.result.role == "pixels"]
     beside = [(result, words) for result, words in found if result is not None and result.accuracy is not None]
     return _compared("", trained, beside)

@@ -40,6 +40,7 @@ Protocol = Literal[
     "layers",
     "low-shot",
     "propagate",
+    "propagate-points",
     "action",
     "alignment",
     "order",
@@ -51,7 +52,7 @@ DRAW = "draw "
 """How the scores of single draws begin, where the result is a mean over draws."""
 EACH = "mean over videos"
 """What the score is called that says of each video what the accuracy is the mean of, where it is neither 0 nor 1."""
-OF_VIDEOS = ("propagate", "action", "alignment", "order", "own-head")
+OF_VIDEOS = ("propagate", "propagate-points", "action", "alignment", "order", "own-head")
 """Protocols whose samples are videos."""
 LARGEST = 64 * 2**20
 """Bytes of a result's file: one with a value for each of a million samples has 20 MB."""
@@ -62,6 +63,7 @@ _SHARES = {
     "dense-linear": "mIoU",
     "dense-knn": "mIoU",
     "propagate": "J&F",
+    "propagate-points": "PCK@0.1",
     "alignment": "alignment",
 }  # what the share of right answers is called where it is not "accuracy"
 

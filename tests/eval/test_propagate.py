@@ -1,5 +1,7 @@
 """Propagation from shards to results: baselines beside it, on any number of ranks, and once."""
 
+import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moving_squares import draw_square, pack_squares
+from moving_squares import FRAMES, draw_square, pack_squares
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders.subject import subjects_of
-from eyespot.eval.propagate import Carrier, answers_of, carriers_of, judge_propagation
-from eyespot.eval.protocols.masked_videos import MaskedVideos
-from eyespot.eval.protocols.region_boundary import region
+from eyespot.data_pipeline.shards.video_names import video_names
+from eyespot.eval.propagate import judge_propagation
+from eyespot.eval.protocols.propagation.region_boundary import region
 from eyespot.eval.results.compare import paired_differences
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.distributed.process_group import World
@@ -85,7 +86,7 @@ def test_videos_without_an_object_are_left_out_counted_and_named(tmp_path, caplo
     assert not (tmp_path / "no results").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_any_number_of_ranks_leaves_out_the_same(tmp_path, on_ranks):
     squares = pack_squares(tmp_path / "squares", empty=[0, 2]).path
     alone = judged(squares, tmp_path / "one")
@@ -101,63 +102,51 @@ def numbers(result: Result) -> Result:
     return replace(result, seconds=0.0, created="", argv=[])
 
 
-def test_a_vision_transformer_sees_whole_frames(squares):
-    subjects = subjects_of("test_vit3", seed=0, pretrained=False)
-    videos = MaskedVideos(ShardFolder(squares))
-    (video,) = videos.read([0])
-    encoder = carriers_of(subjects, 48, torch.device("cpu"))[0]
-    assert encoder.shown(video.frames[0]) == (48, 64) and encoder.stride == 16
-    with torch.inference_mode():
-        answers = answers_of(encoder, video, torch.device("cpu"))
-    assert len(answers) == len(video.frames) and {answer.shape for answer in answers} == {(48, 64)}
-    assert set(np.unique(answers)) == {0, 1} and np.array_equal(answers[0], video.masks[0])
-
-
-def test_it_does_not_matter_which_numbers_objects_have(squares):
-    (carrier, *_) = carriers_of(subjects_of("test_resnet", seed=0, pretrained=False), 48, torch.device("cpu"))
-    (video,) = MaskedVideos(ShardFolder(squares)).read([0])
-    video.masks[0] = np.where(np.arange(64) < 8, 254, video.masks[0]).astype(np.uint8)
-
-    def answers(number: int, ignored: int) -> list[np.ndarray]:
-        renamed = np.array([0, number, *range(2, 254), ignored, 0], np.uint8)
-        other = replace(video, masks={0: renamed[video.masks[0]]}, ignored=ignored)
-        with torch.inference_mode():
-            return [answer == number for answer in answers_of(carrier, other, torch.device("cpu"))]
-
-    first = answers(1, 255)
-    for number, ignored in ((255, 254), (200, 3)):
-        assert all(map(np.array_equal, first, answers(number, ignored)))
-    assert first[5].any() and not first[5].all()
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "frame", "shown"),
-    [
-        (480, 16, (480, 854), (480, 832)),  # DINO's
-        (476, 14, (480, 854), (476, 840)),
-        (96, 8, (240, 427), (96, 168)),
-        (96, 8, (427, 240), (168, 96)),
-        (96, 8, (240, 240), (96, 96)),
-    ],
-)
-def test_how_large_frames_are_shown(size, stride, frame, shown):
-    subject = subjects_of("test_resnet", seed=0, pretrained=False)[0]
-    carrier = Carrier(subject=subject, maps=None, stride=stride, size=size)
-    assert carrier.shown(np.zeros((*frame, 3), np.uint8)) == shown
-
-
-def test_an_encoder_of_one_size_is_refused():
-    with pytest.raises(UserError, match="propagate shows whole frames, which are no squares") as caught:
-        carriers_of(subjects_of("swin_tiny_patch4_window7_224", seed=0, pretrained=False), None, torch.device("cpu"))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_size_that_the_stride_does_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"image-size 50: is no multiple of .* 8 pixels; try 48 or 56$"):
-        carriers_of(subjects_of("test_resnet", seed=0, pretrained=False), 50, torch.device("cpu"))
-
-
 def test_images_are_no_videos(digits, tmp_path):
     with pytest.raises(UserError, match="have no masks of frames"):
         judged(digits, tmp_path)
     assert results_in(tmp_path) == []
+
+
+def points_file(shards: ShardFolder, path: Path) -> Path:
+    """The four corners of each square, by what its video was called."""
+    said = {}
+    for name in video_names(shards):
+        corners = []
+        for frame in range(FRAMES):
+            rows, columns = np.nonzero(draw_square(int(name.removeprefix("square ")), frame)[1])
+            low, high = (columns.min() + 2, rows.min() + 2), (columns.max() - 1, rows.max() - 1)
+            corners.append([[x, y] for x in (low[0], high[0]) for y in (low[1], high[1])])
+        said[name] = [[list(map(float, corner)) for corner in frame] for frame in corners]
+    path.write_text(json.dumps(said))
+    return path
+
+
+def test_key_points_are_carried_beside_the_same_baselines(squares, tmp_path):
+    file = points_file(ShardFolder(squares), tmp_path / "points.json")
+    random, colors, unmoved = judged(squares, tmp_path / "out", keypoints=file)
+    assert unmoved.name == "first points, not moved"
+    for result in (random, colors, unmoved):
+        assert (result.protocol, result.share, result.num_test) == ("propagate-points", "PCK@0.1", 3)
+        assert result.accuracy <= result.scores["PCK@0.2"].value and result.interval[0] <= result.accuracy
+        assert result.metrics["propagate-points/PCK@0.1"] == result.accuracy and result.metric in result.metrics
+    body = 0.6 * math.hypot(13, 13)  # a square that goes three pixels a frame: out of reach after the first steps
+    assert unmoved.accuracy == pytest.approx(np.mean([3 * frame <= 0.1 * body for frame in range(1, FRAMES)]))
+    assert unmoved.scores["PCK@0.2"].value == pytest.approx(np.mean([3 * n <= 0.2 * body for n in range(1, FRAMES)]))
+    assert len(list((tmp_path / "out" / "propagated-points").glob("*_00.png"))) == 3
+    assert len(paired_differences(colors, [random, unmoved])) == 2
+    again = judged(squares, tmp_path / "out", keypoints=file)
+    assert [result.created for result in again] == [random.created, colors.created, unmoved.created]
+    assert {result.protocol for result in judged(squares, tmp_path / "out")} == {"propagate"}
+
+
+@pytest.mark.thorough
+def test_any_number_of_ranks_carries_the_same_points(squares, tmp_path, on_ranks):
+    file = points_file(ShardFolder(squares), tmp_path / "points.json")
+    alone = judged(squares, tmp_path / "one", keypoints=file)
+    first, second = on_ranks(points_on_a_rank, 2, squares, tmp_path / "two", file)
+    assert second == [] and [numbers(result) for result in first] == [numbers(result) for result in alone]
+
+
+def points_on_a_rank(world: World, squares: Path, out: Path, file: Path) -> list[Result]:
+    return judged(squares, out, world, keypoints=file)

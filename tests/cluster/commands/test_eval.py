@@ -74,6 +74,7 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
         ("eval low-shot test_vit DIGITS --no-pretrained --shots few", "--shots few: neither a number of samples"),
         ("eval knn test_vit DIGITS --frames 4", "--frames: knn looks at no clips; leave it out, or take action"),
         ("eval knn test_vit DIGITS --noise-level 4", "--noise-level: knn adds no noise; leave it out, or take layers"),
+        ("eval knn test_vit DIGITS --keypoints x.json", "--keypoints: knn carries no points through videos; leave it"),
         ("eval action test_vit DIGITS --no-pretrained", "have no frames; pack videos, or folders of their frames"),
         ("eval own-head test_vit DIGITS", "model test_vit: has no head that answers a question"),
         ("eval knn test_vit DIGITS --image-size 0", "--image-size 0: must be 1 or more"),

@@ -51,6 +51,7 @@ def srun_line(script: str) -> str:
         ({"then": ("eval", "/a", "/b")}, "then 'b': neither a protocol (linear, knn"),
         ({"then": ("eval", "/absent")}, "shards /absent: no such folder"),
         ({"then": ("eval", "low-shot")}, "then eval low-shot: cannot say how many shots"),
+        ({"then": ("eval", "propagate-points")}, "then eval propagate-points: cannot say where the points are"),
         ({"then": ("eval", "propagate")}, "has no videos with masks of their frames"),
         ({"then": ("eval", "alignment")}, "have no frames; pack videos"),
         ({"then": ("eval", "dense-knn")}, "has no masks; name shards that"),

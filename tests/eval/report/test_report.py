@@ -87,11 +87,15 @@ def plain_report(run_dir) -> Page:
     return read(write_report([run_dir], look=False))
 
 
-def test_carried_masks_of_the_newest_step_are_shown(run_dir):
-    assert "Carried masks" not in plain_report(run_dir).headings
-    folder = run_dir / "eval" / "propagated"
+@pytest.mark.parametrize(
+    ("protocol", "pictures", "heading"),
+    [("propagate", "propagated", "Carried masks"), ("propagate-points", "propagated-points", "Carried points")],
+)
+def test_what_was_carried_at_the_newest_step_is_shown(protocol, pictures, heading, run_dir):
+    assert heading not in plain_report(run_dir).headings
+    folder = run_dir / "eval" / pictures
     folder.mkdir(parents=True)
-    known = {"protocol": "propagate", "role": "encoder", "num_classes": 0, "num_train": 0, "num_correct": None}
+    known = {"protocol": protocol, "role": "encoder", "num_classes": 0, "num_train": 0, "num_correct": None}
     for step in (3, 12):
         name = f"step-{step:08d}"
         write(run_dir, f"{name}.json", some_result(key=name, origin={"step": step, "checkpoint": name}, **known))
@@ -101,7 +105,9 @@ def test_carried_masks_of_the_newest_step_are_shown(run_dir):
         bare = {**known, "role": "pixels", "origin": {}, "accuracy": 0.5, "interval": (0.4, 0.6)}
         write(run_dir, f"{name}.json", some_result(key=name, name=name, **bare))
     page = plain_report(run_dir)
-    assert "Carried masks" in page.headings and "squares-abc_step-00000012_00" in page.words
+    assert [name for name in page.headings if name.startswith("Carried")] == [
+        heading
+    ] and "squares-abc_step-00000012_00" in page.words
     assert page.sources == ["data:image/png;base64,YSBwaWN0dXJl"]
     assert "points above Lab colours of 8 x 8 pixels" in page.words and "above first mask, not moved" in page.words
     assert "test videos" in page.words and "0 classes" not in page.words

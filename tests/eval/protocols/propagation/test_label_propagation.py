@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from eyespot.eval.protocols import propagation
-from eyespot.eval.protocols.propagation import carried, decided, nearest, one_hot, propagated
+from eyespot.eval.protocols.propagation import label_propagation as propagation
+from eyespot.eval.protocols.propagation.label_propagation import carried, decided, nearest, one_hot, propagated
 
 
 def slow_step(target, sources, shares, radius, top, temperature):

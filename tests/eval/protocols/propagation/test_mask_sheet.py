@@ -5,8 +5,17 @@ import pytest
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.protocols.mask_sheet import COLORS, COLUMNS, GAP, HEIGHT, VIDEOS, strip_of, write_sheets
-from eyespot.eval.protocols.masked_videos import MaskedVideo
+from eyespot.eval.protocols.propagation.mask_sheet import (
+    COLORS,
+    COLUMNS,
+    GAP,
+    HEIGHT,
+    VIDEOS,
+    dotted_strip_of,
+    strip_of,
+    write_sheets,
+)
+from eyespot.eval.protocols.propagation.masked_videos import MaskedVideo
 
 
 def test_a_strip_shows_answer_and_truth():
@@ -22,6 +31,20 @@ def test_a_strip_shows_answer_and_truth():
         assert shown[15, column].tolist() == ((40 + COLORS[number - 1]) / 2).round().tolist()
     assert (shown[59, 60:80] == 255).all() and (shown[70, 70] == 40).all() and (shown[2, 100] == 40).all()
     assert (strip[2] == 80).all(), "no mask is known there, and none is thought to be"
+
+
+def test_points_are_dots_over_where_they_are():
+    frames = [np.zeros((2 * HEIGHT, 320, 3), np.uint8)] * 3
+    true = np.array([[[40.0, 40.0], [np.nan, np.nan]], [[60.0, 40.0], [200.0, 80.0]], [[-900.0, 0.0], [319.9, 239.9]]])
+    answers = true.copy()
+    answers[1] = [[60.0, 40.0], [200.0, 120.0]]
+    strip = dotted_strip_of(frames, answers, true)
+    first, _, middle, _, last = strip
+    assert [picture.shape for picture in strip] == [(HEIGHT, 160, 3)] * COLUMNS
+    assert first[20, 20].tolist() == COLORS[0].tolist() and first[20, 17].tolist() == [255] * 3
+    assert not first[40:].any() and not first[:, 30:].any(), "a point that is not seen is not there"
+    assert middle[40, 100].tolist() == [255] * 3 and middle[60, 100].tolist() == COLORS[1].tolist()
+    assert last[-1, -1].tolist() == COLORS[1].tolist() and not last[:, :140].any()
 
 
 def test_sheets_hold_a_few_videos_each_and_old_ones_go(tmp_path):

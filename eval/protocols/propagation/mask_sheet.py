@@ -1,15 +1,15 @@
-"""Pictures of masks carried through videos: a row for each video, some of its frames from first to last."""
+"""Pictures of masks, or points, carried through videos: a row for each video, some of its frames from first to last."""
 
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.protocols.masked_videos import BACKGROUND, MaskedVideo
-from eyespot.eval.protocols.propagation import nearest
-from eyespot.eval.protocols.region_boundary import outline
+from eyespot.eval.protocols.propagation.label_propagation import nearest
+from eyespot.eval.protocols.propagation.masked_videos import BACKGROUND, MaskedVideo
+from eyespot.eval.protocols.propagation.region_boundary import outline
 
 COLUMNS = 5
 VIDEOS = 4
@@ -32,8 +32,45 @@ def strip_of(video: MaskedVideo, answers: list[UInt8[np.ndarray, "h w"]]) -> Str
         video: its frames and true masks.
         answers: the mask of every frame.
     """
-    numbers = np.linspace(0, len(video.frames) - 1, COLUMNS).round().astype(int).tolist()
-    return [_painted(video.frames[n], answers[n], video.masks.get(n), video.ignored) for n in numbers]
+    return [_painted(video.frames[n], answers[n], video.masks.get(n), video.ignored) for n in _shown(len(video.frames))]
+
+
+def dotted_strip_of(
+    frames: list[UInt8[np.ndarray, "h w 3"]],
+    answers: Float64[np.ndarray, "t k 2"],
+    true: Float64[np.ndarray, "t k 2"],
+) -> Strip:
+    """The same frames with points: in white where they are, and in colours where they are thought to be.
+
+    Args:
+        frames: of one video.
+        answers: x and y of the points, pixels; nan where unknown.
+        true: the same of where they are.
+    """
+    return [_dotted(frames[number], answers[number], true[number]) for number in _shown(len(frames))]
+
+
+def _shown(count: int) -> list[int]:
+    return np.linspace(0, count - 1, COLUMNS).round().astype(int).tolist()
+
+
+def _dotted(
+    frame: UInt8[np.ndarray, "h w 3"], answers: Float64[np.ndarray, "k 2"], true: Float64[np.ndarray, "k 2"]
+) -> UInt8[np.ndarray, "shown wide 3"]:
+    pixels = _small(frame)
+    white = np.full_like(true[:, :1], 255) * np.ones(3)
+    colors = COLORS[np.arange(len(answers)) % len(COLORS)]
+    for points, paints, radius in ((true, white, 3), (answers, colors, 2)):
+        for point, paint in zip(points * (HEIGHT / len(frame)), paints, strict=True):
+            if np.isfinite(point).all():
+                x, y = (int(np.clip(value, -radius - 1, 10 * HEIGHT)) for value in point)
+                pixels[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = paint
+    return pixels.round().astype(np.uint8)
+
+
+def _small(frame: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, "shown wide 3"]:
+    width = max(1, round(HEIGHT * frame.shape[1] / frame.shape[0]))
+    return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)
 
 
 def _painted(
@@ -42,8 +79,8 @@ def _painted(
     true: UInt8[np.ndarray, "h w"] | None,
     ignored: int,
 ) -> UInt8[np.ndarray, "shown wide 3"]:
-    width = max(1, round(HEIGHT * frame.shape[1] / frame.shape[0]))
-    pixels = np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.BICUBIC)).astype(np.float64)
+    pixels = _small(frame)
+    width = pixels.shape[1]
     small = nearest(answer, HEIGHT, width)
     inside = small != BACKGROUND
     pixels[inside] = (pixels[inside] + COLORS[(small[inside].astype(int) - 1) % len(COLORS)]) / 2

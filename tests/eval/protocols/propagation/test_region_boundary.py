@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eyespot.eval.protocols.region_boundary import Agreement, agreement, boundary, outline, region, scores
+from eyespot.eval.protocols.propagation.region_boundary import Agreement, agreement, boundary, outline, region, scores
 
 
 def slow_outline(mask):

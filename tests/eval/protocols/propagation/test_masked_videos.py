@@ -7,7 +7,7 @@ from moving_squares import FRAMES, draw_square, pack_squares
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.protocols.masked_videos import MaskedVideo, MaskedVideos
+from eyespot.eval.protocols.propagation.masked_videos import MaskedVideo, MaskedVideos
 
 
 def test_every_frame_and_every_mask(tmp_path):
