@@ -23,7 +23,7 @@ by AutoAugment are left out, and of dropped channels the data set's mean stays.
 To expect: ResNet-v2-101, linear: 48.7 % on ImageNet-1k (table 3); v2, ResNet-50: 63.8 %, ResNet-161: 71.5 % (table 1).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -40,7 +40,7 @@ from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.tiles import cut_grid
 from eyespot.pretrain.losses.predictive_coding import predictive_coding_loss
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.objective import About
+from eyespot.pretrain.objective import About, one_sized
 
 SCALE = 0.1
 """Of predictions: scores begin small, so that at first all patches are about as likely."""
@@ -126,8 +126,7 @@ class CPC(Contrastive):
 
     def views(self) -> ViewSpec:
         """One view, as large as the grid."""
-        size = self.image_size + (self.config.grid - 1) * self.stride
-        return ViewSpec(views=(replace(self.config.view, size=size),))
+        return one_sized(self.config.view, self.image_size + (self.config.grid - 1) * self.stride)
 
     def patches(self, batch: Batch) -> Float[Tensor, "b n 3 s s"]:
         """What the encoder sees, row by row."""
