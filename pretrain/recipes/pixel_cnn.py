@@ -38,7 +38,7 @@ def pixel_cnn_tiny() -> Run:
 GATE = Gate(
     pixel_cnn_cifar10,
     "--encoder.name gated_pixel_cnn_tiny",
-    steps=600,
+    steps=200,
     batch_size=16,
     changes="--optim.lr 3e-2 --objective.hidden-dim 192",
 )
