@@ -47,7 +47,8 @@ Methods of videos are asked what they are there for, of videos that they never s
 training: of falling digits, which are built in, or of DAVIS. Errors are the better the smaller.
 [benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md) has intervals, and who else was asked.
 
-PixelCNN is also asked how many bits unseen images take, beside a histogram and PNG: `python benchmarks/pixel_bits.py`.
+PixelCNN is also asked how many bits unseen images take, beside a histogram and PNG:
+[benchmarks/results/pixel_bits.md](../benchmarks/results/pixel_bits.md), by `python benchmarks/pixel_bits.py`.
 
 This page is written by `make methods`.
 """
