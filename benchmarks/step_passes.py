@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.engine import Engine, MicroBatch
+from eyespot.pretrain.families.contrastive_objective import Contrastive
 from eyespot.pretrain.loop.gradient_cache import compared
 
 

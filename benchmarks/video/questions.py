@@ -22,9 +22,10 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass, make_sel
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.video.moving_regions import MOVES
 from eyespot.eval.encoders.subject import subjects_of
-from eyespot.eval.propagate import Carrier, answers_of, carriers_of
-from eyespot.eval.protocols.masked_videos import MaskedVideo, MaskedVideos
-from eyespot.eval.protocols.region_boundary import agreement
+from eyespot.eval.protocols.propagation.carried_masks import answers_of
+from eyespot.eval.protocols.propagation.carriers import Carrier, carriers_of
+from eyespot.eval.protocols.propagation.masked_videos import MaskedVideo, MaskedVideos
+from eyespot.eval.protocols.propagation.region_boundary import agreement
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.checkpoints.reader import read_module
 from eyespot.pretrain.loop.initial_weights import fresh_objective

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from eyespot.pretrain.contrastive_objective import Compared, Contrastive, Rows
 from eyespot.pretrain.engine import Engine, MicroBatch
+from eyespot.pretrain.families.contrastive_objective import Compared, Contrastive, Rows
 
 
 def compared(engine: Engine, parts: Iterable[MicroBatch]) -> list[MicroBatch]:

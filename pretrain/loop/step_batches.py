@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 
 from eyespot.data_pipeline.loading.loader import Loader
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Engine, MicroBatch
+from eyespot.pretrain.families.contrastive_objective import Contrastive
 from eyespot.pretrain.loop.gradient_cache import compared
 from eyespot.pretrain.loop.schedule import micro_seed
 from eyespot.pretrain.loop.step_metrics import StepMeter

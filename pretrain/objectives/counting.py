@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp

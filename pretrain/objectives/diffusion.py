@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.denoising_transformer import DenoisingTransformer
+from eyespot.pretrain.families.denoising_transformer import DenoisingTransformer
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import kept_shares, normal_noise
 from eyespot.pretrain.images.patchify import patchify

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.denoising_transformer import DenoisingTransformer
 from eyespot.pretrain.distributed.collectives import take_from_first
+from eyespot.pretrain.families.denoising_transformer import DenoisingTransformer
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.noise import normal_noise
 from eyespot.pretrain.images.patch_components import principal_components, spread_patches

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import SAID_IF_SET, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.families.masked_autoencoder import MaskedAutoencoder
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patch_masks import (
     NUM_BLOCKS,
@@ -36,7 +37,6 @@ from eyespot.pretrain.images.patch_masks import (
     random_order,
 )
 from eyespot.pretrain.images.patchify import patchify, unpatchify
-from eyespot.pretrain.masked_autoencoder import MaskedAutoencoder
 from eyespot.pretrain.objective import About
 
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses import metric_learning as metric_losses
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.metric_learning import Mining, Pairs

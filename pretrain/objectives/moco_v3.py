@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.contrastive import moco_v3_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher

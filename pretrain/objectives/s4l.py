@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import mean_where
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.rotations import PICTURE_ROWS, TURNS, picture_of_turns, rotated
 from eyespot.pretrain.losses.metric_learning import Pairs, batch_hard_loss

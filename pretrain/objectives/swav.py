@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.key_queue import KeyQueue

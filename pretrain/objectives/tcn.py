@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, send
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import gather_rows, gather_with_gradient
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.losses.metric_learning import Pairs, n_pair_loss, triplet_loss
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.networks.heads import mlp

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import gather_rows
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.metric_learning import Pairs, few_negatives_loss

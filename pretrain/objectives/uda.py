@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.distributed.collectives import mean_where
+from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Labels
 from eyespot.pretrain.skipped_step import Taken, if_taken

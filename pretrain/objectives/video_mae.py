@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.families.masked_autoencoder import MaskedAutoencoder
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patchify import patchify, take, unpatchify
-from eyespot.pretrain.masked_autoencoder import MaskedAutoencoder
 from eyespot.pretrain.networks.positions import sincos_times
 from eyespot.pretrain.objective import About, one_sized, require_clip
 

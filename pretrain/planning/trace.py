@@ -25,8 +25,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.data_pipeline.loading.sample_files import shown_together
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed.arithmetic import Precision
+from eyespot.pretrain.families.contrastive_objective import Contrastive
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks

@@ -7,9 +7,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Contrastive
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.families.contrastive_objective import Contrastive
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.simclr import SimCLR
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer

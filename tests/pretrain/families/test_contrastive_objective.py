@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.contrastive_objective import Compared, Contrastive
+from eyespot.pretrain.families.contrastive_objective import Compared, Contrastive
 
 
 class Pairs(Contrastive):
