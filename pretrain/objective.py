@@ -187,7 +187,8 @@ class Objective(nn.Module, ABC):
 
         By default the views of a few samples, where there is more than one view; of clips the frames below each other.
         """
-        images = [view[:NUM_PICTURED].float() for view in batch.views if view.is_floating_point()]
+        seen = [view for view in batch.views if view.is_floating_point() and view.ndim > 3 and view.shape[-3] == 3]
+        images = [view[:NUM_PICTURED].float() for view in seen]
         rows = [row for view in images for row in ([view] if view.ndim == 4 else view.unbind(1))]
         if len(rows) < 2 or len({row.shape for row in rows}) > 1:
             return None

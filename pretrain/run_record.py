@@ -56,7 +56,9 @@ class RunRecord:
     versions: dict[str, Any] | None = None
     """Of Python and of the packages that decide the numbers."""
     manifest_sha256: str | None = None
-    """Of the manifest of its shards."""
+    """Of the manifest of its shards, which has those of all tables."""
+    tokenizers: dict[str, str] | None = None
+    """Of each tokenizer that its views read text with, by name: sha256 of its vocabulary; None = they read none."""
     start: dict[str, Any] | None = None
     """Of the file of its encoder's first weights: ``weights``, ``sha256``, how many tensors were ``loaded``, and into
     how many ``copies`` of the encoder; None where they were drawn."""

@@ -22,7 +22,7 @@ from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, how_to_shard
-from eyespot.data_pipeline.terminal import one_line
+from eyespot.data_pipeline.terminal import brief, one_line
 
 USAGE = """usage: eyespot shards COMMAND ...
 
@@ -189,8 +189,8 @@ class Show:
     """Write a PNG with the views that a recipe makes, so that you can see its augmentation; or the frames of videos.
 
     With a recipe, one row per image: its middle as it is, then the recipe's views of it in the first three epochs of a
-    run. They are exactly those that a run with the recipe's seed trains on. Without one, a row of frames for each of
-    the first samples, and for each camera, where samples have frames.
+    run. They are exactly those that a run with the recipe's seed trains on; captions are printed. Without one, a row of
+    frames for each of the first samples, and for each camera, where samples have frames.
     """
 
     folder: Folder
@@ -319,12 +319,15 @@ def _show(argv: list[str]) -> int:
     if asked.recipe is None:
         return show_frames(shards, asked.out, asked.samples)
 
-    from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views
+    from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views, shown_captions
     from eyespot.pretrain.recipe_lookup import make_run
 
-    images, views = draw_views(make_run(asked.recipe), shards, asked.out, asked.samples)
+    run = make_run(asked.recipe)
+    images, views = draw_views(run, shards, asked.out, asked.samples)
     print(
         f"{asked.out.resolve()}: {plural(images, 'image')}, a row each: its middle,"
         f" then {plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
     )
+    for row, captions in enumerate(shown_captions(run, shards, asked.samples), 1):
+        print(one_line(brief(f"  row {row:<3} {' | '.join(captions) or 'no caption'}")))
     return ExitCode.DONE

@@ -1,9 +1,9 @@
 """What a recipe asks of the data pipeline: plain values, no code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le
 
@@ -29,6 +29,11 @@ NO_FLAG: Mapping[str, bool] = {"no_flag": True}
 
 MOST_FRAMES = 99_999
 """Of a clip, and from one of its frames to the next; no stream of a sample has more."""
+
+CLIP_TOKENIZER = "clip"
+DType = Literal["float", "uint8", "int64"]
+"""Of the numbers of a view: what is normalised, class numbers, tokens."""
+T = TypeVar("T")
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
@@ -153,6 +158,12 @@ class RandomView:
                 f" or size to {MIN_BLURRED} or more"
             )
 
+    dtype: ClassVar[DType] = "float"
+
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (3, size, size), of a clip (frames, 3, size, size)."""
+        return (*((self.clip.frames,) if self.clip else ()), 3, self.size, self.size)
+
     __repr__ = _said
 
 
@@ -174,6 +185,12 @@ class CenterView:
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
 
+    dtype: ClassVar[DType] = "float"
+
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (3, size, size), of a clip (frames, 3, size, size)."""
+        return (*((self.clip.frames,) if self.clip else ()), 3, self.size, self.size)
+
     __repr__ = _said
 
 
@@ -190,12 +207,46 @@ class MaskView:
     ignored: int | None = field(default=None, repr=False)
     """What ``Masks.ignored`` must be, where who reads the masks counts on that number; None = any."""
 
+    dtype: ClassVar[DType] = "uint8"
+
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (1, size, size), of a clip (frames, 1, size, size)."""
+        *frames, _, height, width = views[self.of].shape(views)
+        return (*frames, 1, height, width)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class TextView:
+    """A caption of the sample, as token ids: int64, always as many, from the token that begins a text to padding."""
+
+    tokenizer: str = CLIP_TOKENIZER
+    """clip, or the path of a tokenizer.json (loading/members/tokenizer.py)."""
+    context: Annotated[int, Ge(3)] = 77
+    """Tokens; a longer caption is cut before the one that ends it."""
+    line: Literal["random", "first"] = "random"
+    """Which of the sample's captions; random follows from (seed, epoch, sample id) and the view's number."""
+    partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
+    """Whether it is of another sample, the one that image views with ``partner`` show."""
+    extension: ClassVar[str] = "txt"
+    dtype: ClassVar[DType] = "int64"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (context,)."""
+        return (self.context,)
+
+    __repr__ = _said
+
 
 ImageView = RandomView | CenterView
-View = ImageView | MaskView
+MemberView = TextView
+"""What shows a member of the sample that lies beside its image, by extension."""
+View = ImageView | MaskView | MemberView
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -223,37 +274,38 @@ class ViewSpec:
     @property
     def images(self) -> "list[ImageView]":
         """The views that show the images themselves."""
-        return [view for view in self.views if not isinstance(view, MaskView)]
+        return [view for view in self.views if isinstance(view, ImageView)]
+
+    def images_among(self, made: "Sequence[T]") -> "list[T]":
+        """Of what was made of each view, that of the views that show the images themselves."""
+        return [each for each, view in zip(made, self.views, strict=True) if isinstance(view, ImageView)]
+
+    def clip(self, number: int) -> Clip | None:
+        """Of the view of that number, or of that whose masks it shows; None = it shows no frames."""
+        return None if isinstance(self.views[number], MemberView) else self.shown(number).clip
 
     def shown(self, number: int) -> "ImageView":
         """The view of that number, or that whose masks it shows."""
         view = self.views[number]
         found = self.views[view.of] if isinstance(view, MaskView) else view
-        assert not isinstance(found, MaskView)
+        assert isinstance(found, ImageView)
         return found
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of each view of one sample: (channels, size, size), of a clip (frames, channels, size, size)."""
-        found: list[tuple[int, ...]] = []
-        for number, view in enumerate(self.views):
-            shown, channels = self.shown(number), 1 if isinstance(view, MaskView) else 3
-            frames = (shown.clip.frames,) if shown.clip else ()
-            found.append((*frames, channels, shown.size, shown.size))
-        return found
+        """Of each view of one sample: (channels, size, size), of a clip (frames, channels, size, size); (tokens,)."""
+        return [view.shape(self.views) for view in self.views]
 
     def sample_bytes(self, float_bytes: int) -> int:
         """Of all views of one sample, where a number of an image takes so many bytes; of a mask it takes one."""
-        return sum(
-            prod(shape) * (1 if isinstance(view, MaskView) else float_bytes)
-            for view, shape in zip(self.views, self.shapes(), strict=True)
-        )
+        sizes: dict[DType, int] = {"float": float_bytes, "uint8": 1, "int64": 8}
+        return sum(prod(shape) * sizes[view.dtype] for view, shape in zip(self.views, self.shapes(), strict=True))
 
 
 def _check_mask_view(number: int, view: MaskView, views: tuple[View, ...]) -> None:
     name = f"views[{number}].of {view.of}"
     shown = views[view.of] if view.of < len(views) else None
-    if shown is None or isinstance(shown, MaskView):
-        images = [str(place) for place, each in enumerate(views) if not isinstance(each, MaskView)]
+    if shown is None or not isinstance(shown, ImageView):
+        images = [str(place) for place, each in enumerate(views) if isinstance(each, ImageView)]
         raise UserError(f"{name}: is no view of images; choose one of {', '.join(images) or 'them'}")
     for moves in ("rand_augment", "turn"):
         if moved := getattr(shown, moves, 0.0):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.random_numbers import uniforms
 
 
@@ -26,12 +26,12 @@ def noise_views(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> list[Shaped[Tensor, "_ ..."]]:
-    """What ``Batch.views`` may be of so many samples, where nothing has to be seen: normal noise, masks of 0 and 1."""
+    """What ``Batch.views`` may be of so many samples, where nothing has to be seen: noise; masks, tokens of 0 and 1."""
     how: dict[str, Any] = dict(device=device, generator=generator)
     return [
-        torch.randint(2, (count, *shape), dtype=torch.uint8, **how)
-        if isinstance(view, MaskView)
-        else torch.randn((count, *shape), dtype=dtype, **how)
+        torch.randn((count, *shape), dtype=dtype, **how)
+        if view.dtype == "float"
+        else torch.randint(2, (count, *shape), dtype=getattr(torch, view.dtype), **how)
         for view, shape in zip(spec.views, spec.shapes(), strict=True)
     ]
 
@@ -47,8 +47,8 @@ class Batch:
     """One tensor per view of the view spec, all with the samples in the same order.
 
     Of images normalised float32 (B, 3, H, W), of clips of T frames (B, T, 3, H, W); of masks uint8 class numbers,
-    (B, 1, H, W) or (B, T, 1, H, W). A GPU's floats may be bfloat16 in a training step (``Objective.only_encodes``);
-    after the step's pass the list is emptied.
+    (B, 1, H, W) or (B, T, 1, H, W); of texts int64 token ids (B, context). A GPU's floats may be bfloat16 in a training
+    step (``Objective.only_encodes``); after the step's pass the list is emptied.
     """
     ids: Int[Tensor, " _"]
     """(B,) int64 on the CPU: which samples these are."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +20,12 @@ from jaxtyping import Bool, Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher
 from eyespot.data_pipeline.loading.jobs import Job, Jobs, Part
-from eyespot.data_pipeline.loading.mask_views import see_masks
+from eyespot.data_pipeline.loading.members.beside_views import BesideViews, parts
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
@@ -115,6 +115,7 @@ class BatchMaker:
         self._buffers = Buffers()
         self._pool = ThreadPoolExecutor(num_threads, "eyespot-views", _one_openmp_thread)
         self._read = Jobs(reader, self._files, views, seed, labeled)
+        self._beside = BesideViews(views, self._files, seed, self._pool, num_threads)
         self._jobs = self._read.ahead(plan)
         self._running: deque[Job] = deque()
         self._again: deque[Job] = deque()
@@ -138,7 +139,7 @@ class BatchMaker:
         while True:
             try:
                 outputs = [view for pipeline in pipelines for view in pipeline.run()]
-                masks = self._masks(self._running[0])
+                beside = self._beside(self._running[0])
             except StopIteration:
                 return
             except (RuntimeError, MemoryError) as error:
@@ -150,13 +151,13 @@ class BatchMaker:
                 pipelines = self._pipelines()
                 continue
             self._refused_in_a_row = 0
-            yield self._made(self._next_job(), outputs, masks)
+            yield self._made(self._next_job(), outputs, beside)
 
-    def _made(self, job: Job, outputs: Any, masks: list[Tensor], *, refused: bool = False) -> Made:
+    def _made(self, job: Job, outputs: Any, beside: dict[int, Tensor], *, refused: bool = False) -> Made:
         self._num_made += len(job.ids)
         self._num_bad += job.num_bad
         self._stop_if_too_bad(self._num_bad)
-        batch, ready = self._batch(job, outputs, masks, by_gpu=self._on_gpu and not refused)
+        batch, ready = self._batch(job, outputs, beside, by_gpu=self._on_gpu and not refused)
         return Made(batch, job.num_bad, len(job.ids) * refused, ready)
 
     def close(self) -> None:
@@ -206,7 +207,7 @@ class BatchMaker:
         return self._running.popleft()
 
     def _batch(
-        self, job: Job, outputs: Any, masks: list[Tensor], *, by_gpu: bool
+        self, job: Job, outputs: Any, beside: dict[int, Tensor], *, by_gpu: bool
     ) -> tuple[Batch, torch.cuda.Event | None]:
         ready = None
         if self._stream is not None:
@@ -217,14 +218,15 @@ class BatchMaker:
                     [torch.from_dlpack(each.as_tensor()) for each in outputs] if by_gpu else self._pixels(job, outputs)
                 )
                 images, labels = self._gpu_views(job, pixels)
-                views = job.arranged(self._views, images, [send(mask, self._device) for mask in masks])
+                there = {number: send(view, self._device) for number, view in beside.items()}
+                views = job.arranged(self._views, images, there)
                 ready = torch.cuda.Event()
                 ready.record(self._stream)
             self._being_read.append((ready, outputs if by_gpu else None))
             self._wait_for_pixels(BEING_READ)
         else:
             images, labels = self._cpu_views(job, outputs), torch.from_numpy(job.labels)
-            views = job.arranged(self._views, images, masks)
+            views = job.arranged(self._views, images, beside)
         ids, epochs = torch.from_numpy(job.ids), torch.from_numpy(job.epochs)
         return Batch(views=views, ids=ids, epochs=epochs, labels=labels, seed=self._seed), ready
 
@@ -279,36 +281,10 @@ class BatchMaker:
         tasks: list[Future[None]] = []
         for number, crops in enumerate(outputs):
             regions = [np.asarray(crop) for crop in crops]
-            parts = self._parts(len(regions))
-            tasks += [self._pool.submit(resize, number, regions[part], part) for part in parts]
+            shares = parts(len(regions), self._num_threads)
+            tasks += [self._pool.submit(resize, number, regions[part], part) for part in shares]
         for task in tasks:
             task.result()
-
-    def _parts(self, count: int) -> list[slice]:
-        """So many rows, divided among the threads."""
-        size = -(-count // self._num_threads)
-        return [slice(begin, begin + size) for begin in range(0, count, size)]
-
-    def _masks(self, job: Job) -> list[Tensor]:
-        """(files, 1, size, size) 8-bit: what each mask view shows, in the order of the parts.
-
-        Raises:
-            RuntimeError: a mask cannot be decoded.
-        """
-        made: list[Tensor] = []
-        tasks: list[Future[None]] = []
-        for part in job.parts:
-            for number in part.shown.masks:
-                view, size = self._views.views[number], self._views.shown(number).size
-                assert isinstance(view, MaskView)
-                place = part.geometry[part.shown.views.index(view.of)]
-                out = torch.empty((len(part.masks), 1, size, size), dtype=torch.uint8)
-                made.append(out)
-                see = partial(see_masks, part.masks, place, out.numpy()[:, 0], self._files.ignored)
-                tasks += [self._pool.submit(see, rows) for rows in self._parts(len(out))]
-        for task in tasks:
-            task.result()
-        return made
 
     def _repair(self) -> bool:
         """After DALI failed: finds the samples that it cannot decode, and has their batches read again.
@@ -339,7 +315,7 @@ class BatchMaker:
         self._again.extendleft(reversed(others))
         self._say_refused(job, error)
         crops = [view for part in job.parts for view in self._crops_of(part)]
-        return self._made(job, crops, self._masks(job), refused=True)
+        return self._made(job, crops, self._beside(job), refused=True)
 
     def _crops_of(self, part: Part) -> Any:
         """Decodes and crops on the CPU."""
@@ -369,11 +345,11 @@ class BatchMaker:
     def _reject_undecodable(self, job: Job) -> int:
         """Decodes each file on its own; returns how many failed."""
         num_rejected = 0
-        for part in job.parts:
-            for sample, row, reason in part.undecodable(self._reader.index, self._graphs.undecodable):
-                self._reader.reject(sample, row, reason)
-                num_rejected += 1
-                self._stop_if_too_bad(self._reader.num_rejected)
+        images = (part.undecodable(self._reader.index, self._graphs.undecodable) for part in job.parts)
+        for sample, row, reason in chain(*images, self._beside.undecodable(job)):
+            self._reader.reject(sample, row, reason)
+            num_rejected += 1
+            self._stop_if_too_bad(self._reader.num_rejected)
         job.sound = not num_rejected
         return num_rejected
 

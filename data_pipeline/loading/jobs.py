@@ -10,10 +10,10 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
 from eyespot.data_pipeline.augment.pipeline import Alteration, view_alteration
-from eyespot.data_pipeline.augment.views import MaskView, ViewSpec
+from eyespot.data_pipeline.augment.views import ImageView, ViewSpec
 from eyespot.data_pipeline.loading.mask_views import decoded_mask
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
-from eyespot.data_pipeline.loading.sample_files import Rows, SampleFiles, Shown
+from eyespot.data_pipeline.loading.sample_files import MemberShown, Rows, SampleFiles, Shown
 
 Ids = Int64[np.ndarray, " b"]
 
@@ -64,6 +64,18 @@ class Part:
 
 
 @dataclass(kw_only=True, slots=True)
+class MemberPart:
+    """What the views of one member of the samples are made of: one row per sample."""
+
+    shown: MemberShown
+    samples: Ids
+    """(B,): whose they are."""
+    rows: Ids
+    """(B,) of the table of files."""
+    files: list[File]
+
+
+@dataclass(kw_only=True, slots=True)
 class Job:
     """One batch on its way."""
 
@@ -75,6 +87,7 @@ class Job:
     """Samples for which, or for whose partners, others stand in."""
     labels: Ids
     parts: list[Part]
+    members: list[MemberPart]
     sound: bool = False
     """Each of its files was decoded on its own, and nothing was found."""
 
@@ -88,18 +101,17 @@ class Job:
         """Of the views of all parts, in their order."""
         return [alteration for part in self.parts for alteration in part.alterations]
 
-    def arranged(self, views: ViewSpec, images: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    def arranged(self, views: ViewSpec, images: list[Tensor], beside: dict[int, Tensor]) -> list[Tensor]:
         """All views in the order of the view spec; clips with their frames in a dimension of their own.
 
         Args:
             views: the view spec.
             images: the views of all parts, in their order.
-            masks: those of masks.
+            beside: those that show no images, by number.
         """
         numbers = [number for part in self.parts for number in part.shown.views]
-        numbers += [number for part in self.parts for number in part.shown.masks]
-        found = dict(zip(numbers, [*images, *masks], strict=True))
-        clips = [views.shown(number).clip for number in range(len(found))]
+        found = dict(zip(numbers, images, strict=True)) | beside
+        clips = [views.clip(number) for number in range(len(found))]
         return [
             found[number].unflatten(0, (len(self.ids), clip.frames)) if clip is not None else found[number]
             for number, clip in enumerate(clips)
@@ -164,13 +176,20 @@ class Jobs:
         if self._labeled is not None:
             labels[~self._labeled[ids]] = -1
         parts: list[Part] = []
+        members: list[MemberPart] = []
         begin = [0, 0]
-        for shown in self._files.shown:
+        for shown in (*self._files.shown, *self._files.members):
             samples, rows, read = (partners, beside.rows, partner_files) if shown.partner else (ids, own.rows, files)
             columns = slice(begin[shown.partner], begin[shown.partner] + shown.num_files)
             begin[shown.partner] = columns.stop
-            parts.append(self._part(shown, samples, epochs, rows[:, columns], _columns(read, len(ids), columns)))
-        return Job(wanted=wanted, epochs=epochs, ids=ids, num_bad=int(bad.sum()), labels=labels, parts=parts)
+            its_rows, found = rows[:, columns], _columns(read, len(ids), columns)
+            if isinstance(shown, Shown):
+                parts.append(self._part(shown, samples, epochs, its_rows, found))
+            else:
+                flat = [file for (file,) in found]
+                members.append(MemberPart(shown=shown, samples=samples, rows=its_rows[:, 0], files=flat))
+        num_bad = int(bad.sum())
+        return Job(wanted=wanted, epochs=epochs, ids=ids, num_bad=num_bad, labels=labels, parts=parts, members=members)
 
     def _part(self, shown: Shown, samples: Ids, epochs: Ids, rows: Rows, files: list[list[File]]) -> Part:
         sizes = self._reader.shards.index[samples]
@@ -179,7 +198,7 @@ class Jobs:
         alterations: list[Alteration | None] = []
         for number in shown.views:
             view, name = self._views.views[number], f"view{number}"
-            assert not isinstance(view, MaskView)
+            assert isinstance(view, ImageView)
             geometry.append(view_geometry(view, name, self._seed, epochs, samples, image_sizes))
             alterations.append(view_alteration(view, name, self._seed, epochs, samples))
         if shown.clip is not None:  # all frames of a sample are cut and altered alike

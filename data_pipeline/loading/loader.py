@@ -4,6 +4,7 @@ make_selection: chosen samples, to watch a run by.
 """
 
 import atexit
+import json
 import threading
 import weakref
 import zlib
@@ -22,6 +23,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
+from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
@@ -117,6 +119,8 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     order = SampleOrder(num_samples, spec.seed, window=num_blocks(spec.shuffle_window))
     if order.window != SampleOrder(num_samples, spec.seed).window:
         identity["shuffle_window"] = order.window
+    if digests := tokenizer_digests(spec.views):
+        identity["tokenizer"] = zlib.crc32(json.dumps(digests, sort_keys=True).encode())
     start = _checked_start(identity, state)
     share = spec.batch_size // world_size
 
@@ -330,8 +334,8 @@ def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> in
         was, value = (values.get(name, default.get(name)) for values in (state, identity))
         if was != value:
             raise UserError(
-                f"loader state: {name} {was} where this run has {value};"
-                " resume with the shards, the ids, the seed and the shuffle window that the run began with"
+                f"loader state: {name} {was} where this run has {value}; resume with the shards, the ids, the seed, the"
+                " tokenizer and the shuffle window that the run began with"
             )
     return state["samples_consumed"]
 
@@ -376,12 +380,15 @@ def check_views(views: ViewSpec) -> None:
     """Whether such views can be made of any image.
 
     Raises:
-        UserError: a view is larger than what it is cut from, or of no size; or there is none.
+        UserError: a view is larger than what it is cut from, or of no size; there is none; or no tokenizer for texts.
     """
     for number, view in enumerate(views.views):
         if isinstance(view, CenterView) and not (1 <= view.size <= view.resize or view.mode == "border"):
             raise UserError(f"views[{number}].size {view.size}: larger than resize {view.resize}; lower it")
         if isinstance(view, RandomView) and not (view.size >= 1 and 0 < view.scale[0] <= view.scale[1] <= 1):
             raise UserError(f"views[{number}]: size {view.size}, scale {view.scale}; need size >= 1, 0 < scale <= 1")
-    if not views.views or min(views.std) <= 0:
-        raise UserError(f"views: {len(views.views)} views, std {views.std}; need a view and a positive std")
+    tokenizer_digests(views)
+    if not views.images or min(views.std) <= 0:
+        raise UserError(
+            f"views: {len(views.images)} views of images, std {views.std}; need a view of images and a positive std"
+        )

@@ -208,9 +208,12 @@ class Reader:
     def _read(self, row: Row, flags: int = 0) -> File:
         """Raises OSError where it cannot be read, ValueError where it is not what was packed."""
         tar, offset, size, crc32, height, width, _ = row
-        if not size:  # a mask that is not there: no image is so small
+        is_image = height > 0
+        if not size and is_image:  # a mask that is not there: no image is so small
             return bytearray()
-        if not 0 < height * width <= MAX_PIXELS:
+        if not size:
+            raise ValueError("it has none of what a view shows beside its image")
+        if is_image and not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
         data = bytearray(size)
         try:
@@ -223,7 +226,7 @@ class Reader:
             raise
         if zlib.crc32(data) != crc32:
             raise ValueError("its bytes changed since they were packed (crc32)")
-        if (found := image_size(data)) != (height, width):
+        if is_image and (found := image_size(data)) != (height, width):
             told = f"{found[1]} x {found[0]} pixels" if found else "no image"
             raise ValueError(f"{told} where the index says {width} x {height}")
         return data

@@ -3,17 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
 from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
-from eyespot.data_pipeline.augment.views import Clip, MaskView, ViewSpec
+from eyespot.data_pipeline.augment.views import Clip, ImageView, MaskView, MemberView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Ids = Int64[np.ndarray, " b"]
 Rows = Int64[np.ndarray, "b k"]
+
+
+class Kind(NamedTuple):
+    """What files of a sample are."""
+
+    clips: bool = False
+    masks: bool = False
+    member: str = ""
+    """The extension of what lies beside its image."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -38,11 +48,35 @@ class Shown:
         return self.num_frames * (2 if self.masks else 1)
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class MemberShown:
+    """Views that show the same member of the same sample."""
+
+    extension: str
+    partner: bool
+    views: tuple[int, ...]
+    """Their numbers in the view spec."""
+    num_files: int = 1
+    """Of one sample."""
+
+
+def members_shown(spec: ViewSpec) -> tuple[MemberShown, ...]:
+    """The views of members, those of one together."""
+    members: dict[tuple[str, bool], list[int]] = {}
+    for number, view in enumerate(spec.views):
+        if isinstance(view, MemberView):
+            members.setdefault((view.extension, view.partner), []).append(number)
+    return tuple(
+        MemberShown(extension=extension, partner=partner, views=tuple(views))
+        for (extension, partner), views in members.items()
+    )
+
+
 def shown_together(spec: ViewSpec) -> tuple[Shown, ...]:
     """The views of a spec, those of equal clips together."""
     images: dict[tuple[Clip | None, bool], list[int]] = {}
     for number, view in enumerate(spec.views):
-        if not isinstance(view, MaskView):
+        if isinstance(view, ImageView):
             images.setdefault((view.clip, view.partner), []).append(number)
     return tuple(
         Shown(clip=clip, partner=partner, views=tuple(views), masks=tuple(_masks_of(spec, views)))
@@ -64,17 +98,17 @@ class SampleFiles:
         among: the samples that may be partners, or stand in for others, ascending; None = all.
 
     Raises:
-        UserError: a view asks for frames, masks, a stream or a partner that there is not; or a table is damaged.
+        UserError: a view asks for frames, masks, members, a stream or a partner that is not there; a table is damaged.
     """
 
     def __init__(self, shards: ShardFolder, spec: ViewSpec, seed: int, among: Ids | None = None):
-        self.shown = shown_together(spec)
+        self.shown, self.members = shown_together(spec), members_shown(spec)
         self._shards, self._seed, self.among = shards, seed, among
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
         check_files(spec, shards, shards.manifest.num_samples if among is None else len(among))
-        kinds = dict.fromkeys(kind for each in self.shown for kind in _kinds(each))
-        tables = [self._table(*kind) for kind in kinds]
+        kinds = dict.fromkeys(kind for each in (*self.shown, *self.members) for kind in _kinds(each))
+        tables = [self._table(kind) for kind in kinds]
         self.table = tables[0] if len(tables) == 1 else np.concatenate(tables)
         """Of INDEX_DTYPE; where no view asks for more than images, the shards' index."""
         ends = np.cumsum([0, *(len(table) for table in tables)]).tolist()
@@ -85,12 +119,13 @@ class SampleFiles:
     def sample_bytes(self) -> float:
         """Of a sample's files, on average."""
         means = {kind: float(sizes.mean()) for kind, sizes in self._sizes.items()}
-        return sum(each.num_frames * means[kind] for each in self.shown for kind in _kinds(each))
+        images = sum(each.num_frames * means[kind] for each in self.shown for kind in _kinds(each))
+        return images + sum(means[kind] for each in self.members for kind in _kinds(each))
 
     @property
     def has_partners(self) -> bool:
         """Whether a view shows another sample."""
-        return any(each.partner for each in self.shown)
+        return any(each.partner for each in (*self.shown, *self.members))
 
     def identity(self) -> list[str]:
         """The sha256 of each table, beside the index, that says what the views show."""
@@ -105,7 +140,7 @@ class SampleFiles:
                 found.append(frames.masks_sha256)
             elif each.masks and masks is not None:
                 found.append(masks.sha256)
-        return found
+        return found + [self._shards.manifest.members[each.extension].sha256 for each in self.members]
 
     def partners(self, ids: Ids, epochs: Ids) -> Ids:
         """The other sample that stands beside each."""
@@ -124,6 +159,9 @@ class SampleFiles:
             if each.partner == partner:
                 own = self._own_rows(each.clip, ids, epochs)
                 columns += [self._first[kind] + own for kind in _kinds(each)]
+        for each in self.members:
+            if each.partner == partner:
+                columns += [self._first[kind] + ids[:, None] for kind in _kinds(each)]
         return columns[1] if len(columns) == 2 else np.concatenate(columns, axis=1)
 
     def _own_rows(self, clip: Clip | None, ids: Ids, epochs: Ids) -> Rows:
@@ -139,18 +177,22 @@ class SampleFiles:
         first, count, _ = self._shards.clips[sample, 0].item()
         return self._shards.motion[first : first + count]
 
-    def _table(self, clips: bool, masks: bool) -> np.ndarray:
-        images = self._shards.frames if clips else self._shards.index
-        if not masks:
-            return images
-        table, places = images.copy(), self._shards.frame_masks if clips else self._shards.masks
+    def _table(self, kind: Kind) -> np.ndarray:
+        if kind.member:
+            table, places = self._shards.index.copy(), self._shards.member(kind.member)
+            table["height"] = table["width"] = 0  # no image
+        else:
+            images = self._shards.frames if kind.clips else self._shards.index
+            if not kind.masks:
+                return images
+            table, places = images.copy(), self._shards.frame_masks if kind.clips else self._shards.masks
         for name in ("offset", "size", "crc32"):
             table[name] = places[name]
         return table
 
 
 def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
-    """Whether the shards have the frames, streams and masks that views ask for; reads nothing but the manifest.
+    """Whether the shards have the frames, streams, masks and members that views ask for; reads the manifest alone.
 
     Args:
         spec: the views.
@@ -175,6 +217,8 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
                 _ = shards.frame_masks
         elif each.masks and shards.manifest.masks is None:
             _ = shards.masks
+    for each in members_shown(spec):
+        _check_member(f"views[{each.views[0]}]", each, shards, num_samples)
     masks = shards.manifest.masks
     for view in spec.views:
         asked = view.ignored if isinstance(view, MaskView) else None
@@ -185,6 +229,19 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
             )
 
 
-def _kinds(shown: Shown) -> list[tuple[bool, bool]]:
-    """The tables that its files stand in: of clips or images; images, then their masks."""
-    return [(shown.clip is not None, masks) for masks in ([False, True] if shown.masks else [False])]
+def _check_member(name: str, member: MemberShown, shards: ShardFolder, num_samples: int) -> None:
+    if member.partner and num_samples < 2:
+        raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
+    if (told := shards.manifest.members.get(member.extension)) is None:
+        _ = shards.member(member.extension)  # says so
+    elif not told.count:
+        raise UserError(
+            f"shards {shards.path}: not one .{member.extension} of theirs can be used; manifest.json says why"
+        )
+
+
+def _kinds(shown: Shown | MemberShown) -> list[Kind]:
+    """The tables that its files stand in: of clips or images; images, then their masks; or of members."""
+    if isinstance(shown, MemberShown):
+        return [Kind(member=shown.extension)]
+    return [Kind(shown.clip is not None, masks) for masks in ([False, True] if shown.masks else [False])]

@@ -15,6 +15,7 @@ import eyespot
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.loop.environment import code_state, hardware, own_code_state, versions
@@ -83,6 +84,7 @@ class RunFolder:
             eyespot=eyespot.__version__,
             versions=versions(),
             manifest_sha256=manifest_sha256,
+            tokenizers=tokenizer_digests(views) or None,
             start=masked_values(objective.began),
             normalization={"mean": views.mean, "std": views.std},
             **code_state(),

@@ -10,11 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
+from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
@@ -34,6 +37,30 @@ def draw_views(run: Run, shards: ShardFolder, path: Path, num_samples: int) -> t
     return len(grid), num_columns(spec)
 
 
+def shown_captions(run: Run, shards: ShardFolder, num_samples: int) -> list[list[str]]:
+    """Those of the first samples that the run sees, a list for each row of ``view_grid``; none where shards have none.
+
+    Raises:
+        UserError: the table of captions, or a caption, is damaged.
+    """
+    if "txt" not in shards.manifest.members:
+        return []
+    captions: list[list[str]] = []
+    for sample in _first_ids(run, shards, num_samples).tolist():
+        offset, size, _ = shards.member("txt")[sample].item()
+        text = Place(str(shards.tar_path(int(shards.index["tar"][sample]))), offset, size).read()
+        try:
+            captions.append(captions_of(text) if size else [])
+        except BadMember as error:
+            raise UserError(f"shards {shards.path}: sample {sample}: {error}; run: eyespot shards verify") from error
+    return captions
+
+
+def _first_ids(run: Run, shards: ShardFolder, num_samples: int) -> np.ndarray:
+    order = SampleOrder(shards.manifest.num_samples, run.seed, window=num_blocks(run.data.shuffle_window))
+    return order.ids(0, min(num_samples, shards.manifest.num_samples))[0]
+
+
 def num_columns(spec: ViewSpec) -> int:
     """How many images the views of one epoch take: one for each view, of a clip one for each frame."""
     return sum(view.clip.frames if view.clip else 1 for view in spec.images)
@@ -42,20 +69,20 @@ def num_columns(spec: ViewSpec) -> int:
 def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
     """A row for each of the first samples that the run sees: the image's middle, then its views.
 
-    The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; masks are left out.
-    A view smaller than the largest lies on white.
+    The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; masks and texts
+    are left out. A view smaller than the largest lies on white.
 
     Returns:
         The grid, in the normalised values of the views, and the views.
     """
-    manifest = shards.manifest
     spec = fresh_objective(run).views()
     size = max(view.size for view in spec.images)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
-    order = SampleOrder(manifest.num_samples, run.seed, window=num_blocks(run.data.shuffle_window))
-    ids, _ = order.ids(0, min(num_samples, manifest.num_samples))
-    epochs = _batches(with_image, shards, ids, run.seed)
-    columns = [epochs[0][-1], *(image for views in epochs for view in views[:-1] for image in _images(view))]
+    epochs = _batches(with_image, shards, _first_ids(run, shards, num_samples), run.seed)
+    columns = [
+        epochs[0][-1],
+        *(image for views in epochs for view in spec.images_among(views[:-1]) for image in _images(view)),
+    ]
     return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec
 
 
@@ -80,8 +107,8 @@ def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) ->
 
 
 def _images(view: Tensor) -> Sequence[Float[Tensor, "b 3 h w"]]:
-    """Of a view itself, of a clip's frames, of masks none."""
-    return () if not view.is_floating_point() else (view,) if view.ndim == 4 else view.unbind(1)
+    """Of a view itself, of a clip its frames."""
+    return (view,) if view.ndim == 4 else view.unbind(1)
 
 
 def _on_white(view: Float[Tensor, "b 3 h w"], size: int, spec: ViewSpec) -> Float[Tensor, "b 3 size size"]:

@@ -69,6 +69,13 @@ def test_the_picture_is_the_views_of_a_few_samples():
     assert torch.equal(picture[2, 5], batch.views[2][5])
 
 
+def test_text_depth_and_sound_are_no_part_of_the_picture():
+    batch, picture = make_batch(4, 4), Mean().picture(make_batch(4, 4))
+    beside = [torch.zeros(12, 7, dtype=torch.int64), torch.zeros(12, 1, 4, 4), torch.zeros(12, 1, 20, 9)]
+    found = Mean().picture(replace(batch, views=[*batch.views, *beside]))
+    assert found is not None and picture is not None and found.shape == picture.shape
+
+
 @pytest.mark.parametrize("sizes", [(4,), (4, 2)])
 def test_one_view_or_views_of_several_sizes_are_no_picture(sizes):
     assert Mean().picture(make_batch(*sizes)) is None

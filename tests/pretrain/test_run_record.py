@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 WHOLE = RunRecord(
     recipe="mae_tiny", argv=["eyespot"], run={"seed": 1}, run_key="a1", started="2026-01-01", host="node1",
     world_size=2, hardware={"cores": 2}, eyespot="0.1.0", versions={"python": "3.11"}, manifest_sha256="d",
+    tokenizers={"clip": "e"},
     start={"weights": "a.safetensors", "sha256": "ab", "loaded": "3 of 3 tensors loaded", "copies": 2},
     normalization={"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, git_commit="c0ffee", git_diff_sha256="",
     own_code={"file": "mine.py"},

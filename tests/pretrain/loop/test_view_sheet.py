@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from captioned import captions, make_captioned
 from films import pack_films
 from PIL import Image
 
@@ -12,7 +13,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import GAP
-from eyespot.pretrain.loop.view_sheet import draw_views, num_columns, view_grid
+from eyespot.pretrain.loop.view_sheet import draw_views, num_columns, shown_captions, view_grid
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.objective import Objective
 
@@ -67,3 +68,13 @@ def test_a_clip_is_the_strip_of_its_frames(tmp_path, monkeypatch):
     batch = next(loader)
     loader.close()
     assert torch.equal(grid[:, 1:4], batch.views[0])
+
+
+def test_captions_are_those_of_the_rows(digits, tmp_path):
+    shards = ShardFolder(make_captioned(tmp_path / "shards"))
+    run = Run(objective=TwoSizes.Config(), encoder=EncoderConfig(name="test_vit", image_size=32), seed=3)
+    loader = make_loader(LoaderSpec(shards=shards, views=VIEWS, batch_size=32, seed=3))
+    ids = next(loader).ids.tolist()
+    loader.close()
+    assert shown_captions(run, shards, 32) == [captions(number) for number in ids]
+    assert shown_captions(run, ShardFolder.find(digits), 2) == []

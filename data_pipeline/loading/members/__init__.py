@@ -1,0 +1,1 @@
+"""What lies beside the images, as views show it: captions as tokens."""

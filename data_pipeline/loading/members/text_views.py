@@ -1,0 +1,60 @@
+"""Captions as views show them: one of each sample's, as token ids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from eyespot.data_pipeline.augment.views import TextView
+from eyespot.data_pipeline.loading.members.tokenizer import Tokenizer
+from eyespot.data_pipeline.random_numbers import numbers_below, words
+from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
+
+Ids = Int64[np.ndarray, " n"]
+
+
+def caption_numbers(view: TextView, name: str, seed: int, epochs: Ids, ids: Ids, counts: Ids) -> Ids:
+    """Which of its captions each sample shows: the first, or one that follows from (seed, epoch, id, name of the view).
+
+    Args:
+        view: what is asked for.
+        name: of the view.
+        seed: of the run.
+        epochs: how often each sample had been seen before.
+        ids: of the samples.
+        counts: how many captions each has, at least one.
+    """
+    if view.line == "first":
+        return np.zeros(len(ids), np.int64)
+    return numbers_below(counts, words(seed, epochs, ids, f"{name} caption", 1)[:, 0])
+
+
+def see_texts(
+    files: Sequence[bytearray],
+    view: TextView,
+    tokenizer: Tokenizer,
+    name: str,
+    seed: int,
+    epochs: Ids,
+    ids: Ids,
+    out: Int64[np.ndarray, "n context"],
+    rows: slice,
+) -> None:
+    """Writes the token ids of some samples' captions; arguments as for ``caption_numbers``.
+
+    Args:
+        files: the texts of all samples.
+        tokenizer: the view's.
+        out: where the ids of all go.
+        rows: which samples.
+
+    Raises:
+        RuntimeError: a text cannot be used.
+    """
+    try:
+        captions = [captions_of(file) for file in files[rows]]
+    except BadMember as error:
+        raise RuntimeError(f"a text: {error}") from error
+    counts = np.array([len(each) for each in captions], np.int64)
+    chosen = caption_numbers(view, name, seed, epochs[rows], ids[rows], counts).tolist()
+    out[rows] = tokenizer([each[number] for each, number in zip(captions, chosen, strict=True)])

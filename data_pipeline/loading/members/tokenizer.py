@@ -1,0 +1,183 @@
+"""Tokenizers: text in, token ids out, always as many.
+
+"clip" is CLIP's (Radford et al. 2021, arXiv:2103.00020): byte pairs, 49,408 tokens, lower case; its vocabulary is read
+out of the installed wheel of open_clip_torch, and nothing else of that is imported. The ids are open_clip's, but that
+"<end_of_text>" written in a caption is text like any other. Any other name is the path of a tokenizer.json, which is
+data only (Hugging Face's format); it says itself which tokens begin and end a text, and which one pads.
+"""
+
+import gzip
+import hashlib
+import html
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.augment.views import CLIP_TOKENIZER, TextView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+
+VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+NUM_MERGES = 48_894
+"""Of the lines behind the first one, those that CLIP's vocabulary is made of."""
+PARTS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What a text is cut into before pairs are merged."""
+LARGEST = 64 * 2**20
+"""Bytes of a tokenizer.json."""
+
+
+class Tokenizer(ABC):
+    """Text in, token ids out; safe to use from several threads."""
+
+    digest: str
+    """sha256 of the file that says which tokens there are."""
+    num_tokens: int
+    """Ids are below it."""
+
+    @abstractmethod
+    def ids(self, text: str) -> Sequence[int]:
+        """Of a text, with the tokens that begin and end it, as many as the context at most."""
+
+    def __init__(self, context: int, padding: int):
+        self._context, self._padding = context, padding
+
+    def __call__(self, texts: Sequence[str]) -> Int64[np.ndarray, "b context"]:
+        """The ids of each text; what is longer is cut before the token that ends it, what is shorter padded."""
+        rows = np.full((len(texts), self._context), self._padding, np.int64)
+        for row, text in zip(rows, texts, strict=True):
+            found = self.ids(text)
+            row[: len(found)] = found
+        return rows
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(name: str, context: int) -> Tokenizer:
+    """A tokenizer.
+
+    Args:
+        name: "clip", or the path of a tokenizer.json.
+        context: how many ids a text has.
+
+    Raises:
+        UserError: a package is missing, or the file is, or is no tokenizer.
+    """
+    return ClipTokenizer(context) if name == CLIP_TOKENIZER else FileTokenizer(Path(name), context)
+
+
+def tokenizer_digests(views: ViewSpec) -> dict[str, str]:
+    """Of each tokenizer that views read text with, by name.
+
+    Raises:
+        UserError: one cannot be had.
+    """
+    texts = [view for view in views.views if isinstance(view, TextView)]
+    return {view.tokenizer: load_tokenizer(view.tokenizer, view.context).digest for view in texts}
+
+
+class ClipTokenizer(Tokenizer):
+    """CLIP's; short texts are padded with zeros, as open_clip does."""
+
+    def __init__(self, context: int):
+        super().__init__(context, 0)
+        library, fix_text = _library(CLIP_TOKENIZER), _text_fixer()
+        merges, self.digest = _clip_merges()
+        characters = _byte_characters()
+        words = [*characters, *(f"{one}</w>" for one in characters), *("".join(pair) for pair in merges)]
+        model = library.models.BPE(
+            {word: number for number, word in enumerate(words)}, merges, end_of_word_suffix="</w>"
+        )
+        self._start, self._end, self.num_tokens = len(words), len(words) + 1, len(words) + 2
+        self._merged = library.Tokenizer(model)
+        cut = library.pre_tokenizers.Split(library.Regex(PARTS), behavior="removed", invert=True)
+        as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._merged.pre_tokenizer = library.pre_tokenizers.Sequence([cut, as_bytes])
+        self._fix_text = fix_text
+
+    def ids(self, text: str) -> Sequence[int]:
+        """Of the text, mended as CLIP does: ftfy, HTML's entities, white space, lower case."""
+        mended = html.unescape(html.unescape(self._fix_text(text)))
+        found = self._merged.encode(" ".join(mended.split()).lower()).ids
+        return [self._start, *found[: self._context - 2], self._end]
+
+
+class FileTokenizer(Tokenizer):
+    """That of a tokenizer.json."""
+
+    def __init__(self, path: Path, context: int):
+        library = _library(str(path))
+        try:
+            content = foreign_json.read_bytes(path, LARGEST)
+        except foreign_json.ForeignJsonError as error:
+            raise UserError(f"tokenizer {path}: {error.why}; name a tokenizer.json, or clip") from error
+        except OSError as error:
+            raise UserError(f"tokenizer {path}: {error.strerror}; name a tokenizer.json, or clip") from error
+        try:
+            self._tokenizer = library.Tokenizer.from_str(content.decode())
+            padding = (self._tokenizer.padding or {}).get("pad_id", 0)
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(context)
+            self._tokenizer.encode("a")
+        except Exception as error:  # the library raises nothing narrower
+            why = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"tokenizer {path}: is no tokenizer.json ({why}), or has no room in {context} tokens"
+            ) from error
+        super().__init__(context, int(padding))
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.num_tokens = self._tokenizer.get_vocab_size()
+
+    def ids(self, text: str) -> Sequence[int]:
+        """Of the text, as the file says."""
+        return self._tokenizer.encode(text).ids
+
+
+def _library(name: str) -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise _lacking(name, "tokenizers") from error
+    return tokenizers
+
+
+def _text_fixer() -> Any:
+    try:
+        from ftfy import fix_text
+    except ImportError as error:
+        raise _lacking(CLIP_TOKENIZER, "ftfy") from error
+    return fix_text
+
+
+def _lacking(name: str, package: str) -> UserError:
+    return UserError(f'tokenizer {name}: needs the package {package}: pip install "eyespot[text]"')
+
+
+def _clip_merges() -> tuple[list[tuple[str, str]], str]:
+    """The pairs in the order in which they are merged, and the file's sha256."""
+    found = importlib.util.find_spec("open_clip")  # found, not imported: that takes seconds
+    if found is None or not found.submodule_search_locations:
+        raise _lacking(CLIP_TOKENIZER, "open_clip_torch")
+    path = Path(next(iter(found.submodule_search_locations))) / VOCABULARY
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"tokenizer clip: {path}: {error.strerror}; install open_clip_torch again") from error
+    if (digest := hashlib.sha256(content).hexdigest()) != VOCABULARY_SHA256:
+        raise UserError(
+            f"tokenizer clip: {path} is not CLIP's vocabulary (sha256 {digest}); install open_clip_torch again"
+        )
+    lines = gzip.decompress(content).decode().split("\n")[1 : NUM_MERGES + 1]
+    return [(left, right) for left, right in (line.split() for line in lines)], digest
+
+
+def _byte_characters() -> list[str]:
+    """A visible character for each byte, in the order of CLIP's vocabulary: those that are visible first."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = 256 - len(visible)
+    return [*map(chr, visible), *(chr(256 + number) for number in range(others))]

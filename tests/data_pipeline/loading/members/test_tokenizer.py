@@ -1,0 +1,111 @@
+"""CLIP's tokenizer gives open_clip's ids, character by character; others are data that their file describes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+
+from eyespot.data_pipeline.augment.views import RandomView, TextView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members import tokenizer as subject
+from eyespot.data_pipeline.loading.members.tokenizer import VOCABULARY_SHA256, load_tokenizer, tokenizer_digests
+
+TEXTS = (
+    "a photo of a cat",
+    "",
+    "A DOG's  breakfast:\t'tis they've, we'll & I'd\n",
+    "Café élève, Ångström naïve — façade İstanbul ſs ß",
+    "一只猫坐在垫子上 犬が走る 고양이",
+    "🐈‍⬛ 👩‍👩‍👧 ❤️🔥",
+    "“typographic” ‘quotes’ … – it’s",
+    "â€œmojibakeâ€\x9d &amp;quot;html&amp;quot; &lt;3",
+    "1234567890 3.14 x²",
+    "antidisestablishmentarianism " * 40,
+)
+
+
+def test_ids_are_those_of_open_clip():
+    from open_clip.tokenizer import SimpleTokenizer
+
+    theirs = SimpleTokenizer()
+    ranges = [(32, 127), (160, 0x250), (0x370, 0x530), (0x4E00, 0x4F00), (0x1F300, 0x1F700), (0x2000, 0x2070)]
+    blocks = torch.randint(len(ranges), (300, 12)).tolist()
+    drawn = torch.rand(300, 12).tolist()
+    random = [
+        "".join(
+            chr(int(low + share * (high - low)))
+            for share, (low, high) in zip(row, map(ranges.__getitem__, at), strict=True)
+        )
+        for row, at in zip(drawn, blocks, strict=True)
+    ]
+    for context in (77, 16):
+        ours = load_tokenizer("clip", context)
+        texts = [*TEXTS, *random]
+        assert np.array_equal(ours(texts), theirs(texts, context).numpy())
+        assert ours.num_tokens == theirs.vocab_size == 49_408 and ours.digest == VOCABULARY_SHA256
+    assert load_tokenizer("clip", 16)(TEXTS[-1:])[0, -1] == theirs.eot_token_id, "cut before the end token"
+    assert load_tokenizer("clip", 16)(["x <end_of_text> y"])[0].tolist().count(theirs.eot_token_id) == 1
+
+
+def test_open_clip_is_not_imported():
+    script = "import sys; from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer as t; t('clip', 9)"
+    import subprocess
+
+    found = subprocess.run(
+        [sys.executable, "-c", f"{script}; print('open_clip' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == "False"
+
+
+def own(path: Path) -> Path:
+    """A tokenizer of five words, which begins, ends and pads texts with tokens of its own."""
+    words = {"<pad>": 7, "<s>": 1, "</s>": 2, "a": 3, "cat": 4, "dog": 5, "<unk>": 6}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = [("<s>", 1), ("</s>", 2)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    made.enable_padding(pad_id=7, pad_token="<pad>")
+    made.save(str(path))
+    return path
+
+
+def test_a_file_describes_its_own(tmp_path: Path):
+    path = own(tmp_path / "tokenizer.json")
+    read = load_tokenizer(str(path), 5)
+    assert read(["a cat", "a dog a dog a", ""]).tolist() == [[1, 3, 4, 2, 7], [1, 3, 5, 3, 2], [1, 2, 7, 7, 7]]
+    views = ViewSpec(views=(RandomView(size=8), TextView(tokenizer=str(path), context=5), TextView()))
+    assert tokenizer_digests(views) == {str(path): read.digest, "clip": VOCABULARY_SHA256}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file or directory"), (b"{}", "is no tokenizer.json"), (b"\xff", "is no tokenizer.json")],
+)
+def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path: Path, content: bytes | None, said: str):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as error:
+        load_tokenizer(str(path), 9)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(subject.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r'tokenizer clip: needs the package open_clip_torch: pip install "eyespot\[text\]"'
+    ):
+        load_tokenizer.__wrapped__("clip", 77)
+    monkeypatch.undo()
+    monkeypatch.setattr(subject, "VOCABULARY_SHA256", "0" * 64)
+    with pytest.raises(UserError, match="is not CLIP's vocabulary"):
+        load_tokenizer.__wrapped__("clip", 77)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(UserError, match="needs the package tokenizers"):
+        load_tokenizer.__wrapped__("clip", 77)
