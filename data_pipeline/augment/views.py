@@ -31,8 +31,8 @@ MOST_FRAMES = 99_999
 """Of a clip, and from one of its frames to the next; no stream of a sample has more."""
 
 CLIP_TOKENIZER = "clip"
-DType = Literal["float", "uint8", "int64"]
-"""Of the numbers of a view: what is normalised, class numbers, tokens."""
+DType = Literal["float", "float32", "uint8", "int64"]
+"""Of the numbers of a view: what is normalised (a GPU's may be bfloat16), what was measured, class numbers, tokens."""
 T = TypeVar("T")
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
@@ -243,8 +243,31 @@ class TextView:
     __repr__ = _said
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class DepthView:
+    """The depth map of what another view shows, cut and flipped as that is, and altered in no other way: float32.
+
+    Each pixel has the value of the map's pixel under its centre (nearest neighbour); 0 where the view shows no image.
+    """
+
+    of: Annotated[int, Ge(0)]
+    """Which view of the view spec; it shows no clip, and moves no pixels after they were cut (``rand_augment`` 0)."""
+    scale: Annotated[float, Gt(0)] = 1.0
+    """What the stored 16-bit values are multiplied by: 0.001 makes metres of millimetres."""
+    extension: ClassVar[str] = "depth.png"
+    dtype: ClassVar[DType] = "float32"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (1, size, size)."""
+        _, height, width = views[self.of].shape(views)
+        return (1, height, width)
+
+
 ImageView = RandomView | CenterView
-MemberView = TextView
+MemberView = TextView | DepthView
 """What shows a member of the sample that lies beside its image, by extension."""
 View = ImageView | MaskView | MemberView
 
@@ -263,7 +286,7 @@ class ViewSpec:
 
     def __post_init__(self) -> None:
         for number, view in enumerate(self.views):
-            if isinstance(view, MaskView):
+            if isinstance(view, MaskView | DepthView):
                 _check_mask_view(number, view, self.views)
 
     @property
@@ -285,9 +308,9 @@ class ViewSpec:
         return None if isinstance(self.views[number], MemberView) else self.shown(number).clip
 
     def shown(self, number: int) -> "ImageView":
-        """The view of that number, or that whose masks it shows."""
+        """The view of that number, or that whose masks or depth it shows."""
         view = self.views[number]
-        found = self.views[view.of] if isinstance(view, MaskView) else view
+        found = self.views[view.of] if isinstance(view, MaskView | DepthView) else view
         assert isinstance(found, ImageView)
         return found
 
@@ -297,11 +320,11 @@ class ViewSpec:
 
     def sample_bytes(self, float_bytes: int) -> int:
         """Of all views of one sample, where a number of an image takes so many bytes; of a mask it takes one."""
-        sizes: dict[DType, int] = {"float": float_bytes, "uint8": 1, "int64": 8}
+        sizes: dict[DType, int] = {"float": float_bytes, "float32": 4, "uint8": 1, "int64": 8}
         return sum(prod(shape) * sizes[view.dtype] for view, shape in zip(self.views, self.shapes(), strict=True))
 
 
-def _check_mask_view(number: int, view: MaskView, views: tuple[View, ...]) -> None:
+def _check_mask_view(number: int, view: MaskView | DepthView, views: tuple[View, ...]) -> None:
     name = f"views[{number}].of {view.of}"
     shown = views[view.of] if view.of < len(views) else None
     if shown is None or not isinstance(shown, ImageView):
@@ -310,6 +333,8 @@ def _check_mask_view(number: int, view: MaskView, views: tuple[View, ...]) -> No
     for moves in ("rand_augment", "turn"):
         if moved := getattr(shown, moves, 0.0):
             raise UserError(f"{name}: {moves} {moved} of that view moves pixels, its masks do not; set it to 0")
+    if isinstance(view, DepthView) and shown.clip is not None:
+        raise UserError(f"{name}: shows a clip, and frames have no depth; name a view without one")
 
 
 def sized_views(image_size: int, *views: RandomView) -> ViewSpec:

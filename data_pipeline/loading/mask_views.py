@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from PIL import Image
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry, center_crops
@@ -69,9 +69,9 @@ def decoded_mask(file: bytearray) -> UInt8[np.ndarray, "h w"]:
 
 
 def mask_seen(
-    mask: UInt8[np.ndarray, "h w"], place: Geometry, row: int, size: int, ignored: int
-) -> UInt8[np.ndarray, "size size"]:
-    """A mask as a view shows it.
+    mask: Shaped[np.ndarray, "h w"], place: Geometry, row: int, size: int, ignored: int
+) -> Shaped[np.ndarray, "size size"]:
+    """A mask, or any other map of the image, as a view shows it.
 
     Args:
         mask: of the whole image.
@@ -87,7 +87,7 @@ def mask_seen(
         )
     )
     inside = [(places >= 0) & (places < side) for places, side in zip((rows, columns), mask.shape, strict=True)]
-    seen = np.full((size, size), ignored, np.uint8)  # what a border adds
+    seen = np.full((size, size), ignored, mask.dtype)  # what a border adds
     seen[np.ix_(*inside)] = mask[rows[inside[0], None], columns[inside[1]]]
     return seen[:, ::-1] if place.flip[row] else seen
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
-from eyespot.data_pipeline.augment.views import Clip, ImageView, MaskView, MemberView, ViewSpec
+from eyespot.data_pipeline.augment.views import Clip, DepthView, ImageView, MaskView, MemberView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -65,7 +65,8 @@ def members_shown(spec: ViewSpec) -> tuple[MemberShown, ...]:
     members: dict[tuple[str, bool], list[int]] = {}
     for number, view in enumerate(spec.views):
         if isinstance(view, MemberView):
-            members.setdefault((view.extension, view.partner), []).append(number)
+            partner = spec.shown(number).partner if isinstance(view, DepthView) else view.partner
+            members.setdefault((view.extension, partner), []).append(number)
     return tuple(
         MemberShown(extension=extension, partner=partner, views=tuple(views))
         for (extension, partner), views in members.items()
@@ -180,7 +181,9 @@ class SampleFiles:
     def _table(self, kind: Kind) -> np.ndarray:
         if kind.member:
             table, places = self._shards.index.copy(), self._shards.member(kind.member)
-            table["height"] = table["width"] = 0  # no image
+            is_image = (places["size"] > 0) & (kind.member == DepthView.extension)
+            for side in ("height", "width"):
+                table[side] *= is_image
         else:
             images = self._shards.frames if kind.clips else self._shards.index
             if not kind.masks:

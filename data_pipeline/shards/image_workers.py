@@ -102,7 +102,10 @@ def _without_data(image: Examined) -> Examined:
 def _examine_item(item: Item, **options: Any) -> Examined | str:
     try:
         image = _examine_images(item, **options)
-        return replace(image, members=examine_members(item.members)) if item.members else image
+        if not item.members:
+            return image
+        keep = {name: options[name] for name in ("resize", "in_place") if name in options}
+        return replace(image, members=examine_members(item.members, image, **keep))
     except BadImage as error:
         return str(error)
     except OSError as error:

@@ -109,7 +109,7 @@ def examine_mask(
         raise BadImage("its mask is no whole PNG") from error
     if (image.mode, bits) not in _PLAIN:
         raise BadImage(f"its mask is a PNG of {bits} bits {image.mode}; class numbers need 8-bit gray or a palette")
-    upright = image if in_place else _turned(image, size, resize, orientation)
+    upright = image if in_place else turned_like(image, size, resize, orientation)
     shrunk = upright.resize(shrunk_size(upright.size, resize), Image.Resampling.NEAREST)
     if (shrunk.height, shrunk.width) != size:
         raise BadImage(f"its mask is {shrunk.width} x {shrunk.height} pixels where the image is {size[1]} x {size[0]}")
@@ -120,7 +120,8 @@ def examine_mask(
     return StoredMask(data=data, crc32=zlib.crc32(data), counts=counts)
 
 
-def _turned(mask: Image.Image, size: tuple[int, int], resize: int | None, orientation: int) -> Image.Image:
+def turned_like(mask: Image.Image, size: tuple[int, int], resize: int | None, orientation: int) -> Image.Image:
+    """A mask or depth map turned as its image was; see ``examine_mask``."""
     own = exif_orientation(mask)
     if own == 1 and orientation >= 5:  # height and width change places: the size tells how the mask was drawn
         width, height = shrunk_size(mask.size, resize)

@@ -1,7 +1,4 @@
-"""Captions: UTF-8 text beside an image, each line that is not empty one caption of it.
-
-KEY.txt    "A dog runs.\\nA dog on the beach.\\n"
-"""
+"""Captions: UTF-8 text beside an image, each line that is not empty one caption of it."""
 
 import re
 

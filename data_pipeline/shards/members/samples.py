@@ -20,6 +20,7 @@ from eyespot.data_pipeline.shards.frames import FASTEST
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.depth_maps import EXTENSION as DEPTH
 from eyespot.data_pipeline.shards.members.footage import FrameSource
 from eyespot.data_pipeline.shards.members.frame_names import (
     NamedFrames,
@@ -180,7 +181,7 @@ def check_plain(tar: Path, files: Sequence[Member]) -> None:
     found: dict[str, dict[bool, str]] = {}
     for member in files:
         key, extension = split_name(path_parts(member.name) or ("",), Reading())
-        if is_image(extension):
+        if is_image(extension) and not _ends(extension.lower(), DEPTH):
             both = found.setdefault(key, {})
             both["." in extension] = extension
             if len(both) == 2:
@@ -233,8 +234,8 @@ def split_name(parts: Sequence[str], reading: Reading) -> tuple[str, str]:
         return named
     if reading.key != "last-dot":
         stem, _, extension = last.partition(".")
-    elif last.lower().endswith(f".{MASK_EXTENSION}"):
-        stem, extension = last[: -len(MASK_EXTENSION) - 1], last[-len(MASK_EXTENSION) :]
+    elif end := next((end for end in (MASK_EXTENSION, DEPTH) if last.lower().endswith(f".{end}")), ""):
+        stem, extension = last[: -len(end) - 1], last[-len(end) :]
     else:
         stem, dot, extension = last.rpartition(".")
         stem = stem if dot else last
@@ -304,6 +305,7 @@ def _beside(run: _Run, image: str | None, taken: set[str | None]) -> dict[str, s
     found = {
         wanted: next((name for name in own if name in run.members and name not in taken), None)
         for wanted, own in names.items()
+        if image or wanted != DEPTH  # frames have none
     }
     return {wanted: name for wanted, name in found.items() if name is not None}
 
@@ -332,6 +334,8 @@ def _image(tar: Path, run: _Run, reading: Reading) -> str | None:
     if reading.image_extension:
         return next((name for name in reading.image_extension if name in run.members), None)
     images = [extension for extension in run.members if is_image(extension)]
+    if len(images) > 1:  # beside another one, KEY.depth.png is its depth map
+        images = [extension for extension in images if not _ends(extension, DEPTH)] or images
     if len(images) > 1:
         raise _several(tar, run.key, images)
     return images[0] if images else None

@@ -1,20 +1,37 @@
 """Which files lie beside an image and belong to it: those of its name with another ending.
 
-a/1.jpg, a/1.txt    an image and its captions
+Beside ``a/1.jpg``, ``a/1.txt`` holds its captions, and ``a/1.depth.png`` is its depth map.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.depth_maps import EXTENSION as DEPTH
 from eyespot.data_pipeline.shards.members.skipped import Tally, no_image, printable
 
-EXTENSIONS = ("txt",)
+EXTENSIONS = ("depth.png", "txt")
 """What members of a sample may be called, beside its image, label and mask; each is one of these or none."""
-SUFFIXES = frozenset(f".{extension}" for extension in EXTENSIONS)
+SUFFIXES = frozenset({".txt"})
+"""Of files that are no images; whether KEY.depth.png is one depends on what lies beside it."""
 
 Beside = tuple[tuple[str, Place], ...]
 """Extensions, sorted, and where the bytes lie."""
+
+
+def split_side(name: str) -> tuple[str, str]:
+    """A path before its extension, and that in small letters; ``1.depth.png`` is never cut between its two suffixes."""
+    if name.lower().endswith(f".{DEPTH}"):
+        return name[: -len(DEPTH) - 1], DEPTH
+    stem, _, extension = name.rpartition(".")
+    return stem, extension.lower()
+
+
+def depth_beside(images: Iterable[str]) -> set[str]:
+    """Those of some images that are depth maps of others: 1.depth.png beside 1.jpg."""
+    found = [(name, *split_side(name)) for name in images]
+    stems = {stem for _, stem, extension in found if extension != DEPTH}
+    return {name for name, stem, extension in found if extension == DEPTH and stem in stems}
 
 
 def beside(
@@ -33,8 +50,7 @@ def beside(
     for number, image in enumerate(images):
         owners.setdefault(image.rpartition(".")[0], []).append(number)
     for name, place in others:
-        stem, _, extension = name.rpartition(".")
-        extension = extension.lower()
+        stem, extension = split_side(name)
         of = owners.get(stem, [])
         if len(of) != 1:
             why = f"several images have its name (.{extension})" if of else no_image(name)
@@ -56,6 +72,9 @@ def with_members(files: list[Any], sides: list[tuple[str, Place]], skipped: Tall
         skipped: counts what belongs to none.
         prefix: goes before the names in it.
     """
+    if depths := depth_beside(file.name for file in files):
+        sides = sides + [(file.name, file.place) for file in files if file.name in depths]
+        files = [file for file in files if file.name not in depths]
     if not sides:
         return files
     found = beside([file.name for file in files], sides, skipped, prefix)

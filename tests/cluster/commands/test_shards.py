@@ -78,7 +78,7 @@ def test_what_can_be_read_in_two_ways_asks_and_is_answered(tmp_path: Path, capsy
 
     folder = tmp_path / "set"
     folder.mkdir()
-    names = [f"{number}.{kind}" for number in range(12) for kind in ("depth.png", "jpg", "json")]
+    names = [f"{number}.{kind}" for number in range(12) for kind in ("small.png", "jpg", "json")]
     for name in names:
         Image.new("RGB", (9, 9)).save(tmp_path / "1", "JPEG" if name.endswith("jpg") else "PNG")
         (tmp_path / name).write_bytes((tmp_path / "1").read_bytes())
@@ -90,7 +90,7 @@ def test_what_can_be_read_in_two_ways_asks_and_is_answered(tmp_path: Path, capsy
         text = capsys.readouterr().out
         assert "12 images" in text and "skipped      24 files that" in text
         assert "12  not an image (.json): a.tar/0.json, a.tar/1.json, a.tar/2.json, ..." in text
-        assert "12  not the image asked for (.depth.png): a.tar/0.depth.png, " in text
+        assert "12  not the image asked for (.small.png): a.tar/0.small.png, " in text
     assert main(["shards", "info", str(tmp_path / "out")]) == 0 and "24 files that" in capsys.readouterr().out
 
 

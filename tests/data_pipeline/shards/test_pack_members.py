@@ -1,6 +1,7 @@
 """Images are packed and indexed with what lies beside them."""
 
 import hashlib
+import io
 import json
 import shutil
 import tarfile
@@ -12,9 +13,11 @@ from PIL import Image
 from shapes import levels
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import examine
 from eyespot.data_pipeline.shards.index_tars import index_folder
 from eyespot.data_pipeline.shards.manifest import Manifest, Reading
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.depth_maps import depth_png, depth_values, open_depth
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.pack_members import examine_members
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -153,5 +156,52 @@ def test_wrong_tables_are_found(source: Path, tmp_path: Path):
 
 
 def test_a_member_that_cannot_be_read_says_why(tmp_path: Path):
-    found = examine_members((("txt", Place(str(tmp_path / "gone.txt"), 0, 3)),))
+    image = examine(depth_png(np.ones((4, 5), np.uint16)), rewrite="so")
+    found = examine_members((("txt", Place(str(tmp_path / "gone.txt"), 0, 3)),), image)
     assert found["txt"].problem == "its .txt is unreadable: No such file or directory"
+
+
+def stored_depths(folder: Path) -> list[np.ndarray]:
+    """Of each sample that has a depth map."""
+    shards = ShardFolder(folder)
+    rows = zip(shards.index["tar"].tolist(), shards.member("depth.png").tolist(), strict=True)
+    places = [Place(str(shards.tar_path(tar)), offset, size) for tar, (offset, size, _) in rows if size]
+    return [depth_values(open_depth(place.read())) for place in places]
+
+
+def test_depth_maps_are_packed_exactly_and_shrink_with_their_images(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    ramp = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number in range(3):
+        picture = Image.fromarray(levels(48, 64, 3))
+        picture.save(tmp_path / "in" / f"{number}.jpg", **({"exif": turned} if number == 2 else {}))
+        (tmp_path / "in" / f"{number}.depth.png").write_bytes(depth_png(ramp if number else ramp[1:]))
+    (tmp_path / "in" / "9.depth.png").write_bytes(depth_png(ramp))  # beside nothing: an image, as ever
+    manifest = pack(str(tmp_path / "in"), tmp_path / "whole", workers=1)[""]
+    assert (manifest.num_samples, manifest.members["depth.png"].count) == (4, 2)
+    (bad,) = manifest.members["depth.png"].left_out
+    assert bad == {"source": "0.jpg", "reason": "its depth is 64 x 47 pixels where the image is 64 x 48"}
+    found = {values.shape: values for values in stored_depths(tmp_path / "whole")}
+    assert np.array_equal(found[48, 64], ramp) and np.array_equal(found[64, 48], np.rot90(ramp, -1))
+    assert verify(tmp_path / "whole") == []
+    pack(str(tmp_path / "in"), tmp_path / "half", workers=1, resize=24)
+    found = {values.shape: values for values in stored_depths(tmp_path / "half")}
+    assert np.array_equal(found[24, 32], ramp[1::2, 1::2]) and verify(tmp_path / "half") == []
+
+
+def test_tars_may_hold_depth_maps_beside_images(tmp_path: Path):
+    ramp = (np.arange(48 * 64).reshape(48, 64) * 21).astype(np.uint16)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for number in range(2):
+            stream = io.BytesIO()
+            Image.fromarray(levels(48, 64, 3)).save(stream, "JPEG")
+            for name, data in (("jpg", stream.getvalue()), ("depth.png", depth_png(ramp))):
+                member = tarfile.TarInfo(f"{number}.{name}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    assert index_folder(tmp_path, workers=1).members["depth.png"].count == 2
+    assert all(np.array_equal(values, ramp) for values in stored_depths(tmp_path)) and verify(tmp_path) == []
+    pack(str(tmp_path / "a.tar"), tmp_path / "packed", workers=1)
+    assert all(np.array_equal(values, ramp) for values in stored_depths(tmp_path / "packed"))

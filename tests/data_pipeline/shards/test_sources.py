@@ -309,16 +309,16 @@ def test_one_split_folder_that_all_share_is_no_class(tmp_path: Path):
 
 
 def test_a_tar_with_images_of_two_kinds_in_a_sample_asks(tmp_path: Path):
-    root = grow(tmp_path / "set", "1.png", "1.depth.png", "2.png")
+    root = grow(tmp_path / "set", "1.png", "1.small.png", "2.png")
     with pytest.raises(
-        UserError, match=r"1 holds several images \(\.depth\.png, \.png\).*--image-extension png.*--key"
+        UserError, match=r"1 holds several images \(\.small\.png, \.png\).*--image-extension png.*--key"
     ):
         opened(root, tmp_path, "tar")
     archive = str(tmp_path / "set.tar")
     chosen = open_source(archive, tmp_path, reading=Reading(image_extension=(".PNG",)))
     assert [item.name for item in chosen.splits[""]] == ["set/1.png", "set/2.png"]
     assert [one.examples for one in chosen.skipped.listed() if "asked for" in one.reason] == [
-        ["set.tar/set/1.depth.png"]
+        ["set.tar/set/1.small.png"]
     ]
     assert len(open_source(archive, tmp_path, reading=Reading(key="last-dot")).splits[""]) == 3
 

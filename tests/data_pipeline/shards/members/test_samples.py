@@ -76,7 +76,7 @@ def test_labels_apart_from_their_images_still_belong_to_them(tmp_path: Path):
 
 AMBIGUOUS = {
     "dots in names": (["IMG.05.01.jpg", "IMG.05.02.jpg"], "--key last-dot"),
-    "a depth map": (["1.depth.png", "1.jpg", "2.depth.png", "2.jpg"], "--image-extension jpg"),
+    "a smaller one": (["1.small.png", "1.jpg", "2.small.png", "2.jpg"], "--image-extension jpg"),
     "frames": (["1.000.jpg", "1.001.jpg", "1.cls"], "--image-extension 000.jpg"),
     "thumbnails of the same kind": (["1.thumb.jpg", "1.full.jpg"], "--image-extension thumb.jpg"),
     "two labels": (["1.jpg", "1.fine.cls", "1.coarse.cls"], "--label-extension"),
@@ -96,12 +96,12 @@ def test_two_readings_stop_and_name_the_flag(tmp_path: Path, kind: str):
 
 
 def test_the_flags_decide(tmp_path: Path):
-    depth = ["1.depth.png", "1.jpg", "2.depth.png", "2.jpg", "3.depth.png"]
-    images, skipped = read(tmp_path, depth, image_extension=(".JPG",))
+    small = ["1.small.png", "1.jpg", "2.small.png", "2.jpg", "3.small.png"]
+    images, skipped = read(tmp_path, small, image_extension=(".JPG",))
     assert [name for name, _, _ in images] == ["1.jpg", "2.jpg"]
-    assert skipped == {"not the image asked for (.depth.png)": [f"a.tar/{number}.depth.png" for number in (1, 2, 3)]}
-    assert [name for name, _, _ in read(tmp_path, depth, image_extension=("jpg,depth.png",))[0]] == [
-        "1.jpg", "2.jpg", "3.depth.png",
+    assert skipped == {"not the image asked for (.small.png)": [f"a.tar/{number}.small.png" for number in (1, 2, 3)]}
+    assert [name for name, _, _ in read(tmp_path, small, image_extension=("jpg,small.png",))[0]] == [
+        "1.jpg", "2.jpg", "3.small.png",
     ]  # fmt: skip
     dots = ["IMG.05.01.jpg", "IMG.05.01.cls", "IMG.05.01.seg.png", "IMG.05.02.jpg"]
     assert read(tmp_path, dots, key="last-dot")[0] == [("IMG.05.01.jpg", "3", True), ("IMG.05.02.jpg", None, False)]
