@@ -19,6 +19,7 @@ PACKAGES = [
 ]
 
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
+SOUND = ["soundfile>=0.13"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
 VIDEO = ["av>=18", "opencv-python-headless>=5"]
 
@@ -81,11 +82,13 @@ setup(
             *("ruff", "uv"),
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *ONNX,  # tests export and run it
+            *SOUND,  # tests pack and read sounds
             *TEXT,  # tests read captions, and compare with open_clip
             *VIDEO,  # tests make and pack videos
         ],
         "heic": ["pillow-heif>=1.0"],
         "onnx": ONNX,
+        "sound": SOUND,
         "text": TEXT,
         "video": VIDEO,
     },

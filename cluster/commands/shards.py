@@ -106,7 +106,8 @@ class Pack(Readings, Videos):
     mask is missing, broken or of another size are left out and named.
 
     Captions of an image are packed beside it too (KEY.txt): the lines of SRC/a/1.txt for SRC/a/1.jpg, or what
-    --captions says. Those that are empty, not UTF-8 or of absurd length are left out and named; their images stay.
+    --captions says. So are a depth map (a/1.depth.png, 16-bit gray) and a sound (a/1.wav, .flac, .ogg). Those that
+    cannot be used are left out and named; their images stay.
 
     SRC may also be a video (mp4, mov, mkv, webm, avi, gif), a folder of them, or a tar of such a folder: each becomes a
     sample of many frames (KEY.000.jpg, KEY.001.jpg, ...), turned upright, JPEG of quality 95. Videos are decoded once

@@ -266,8 +266,50 @@ class DepthView:
         return (1, height, width)
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class AudioView:
+    """Some seconds of the sample's sound as a log-mel spectrogram: float32 (loading/members/sound_views.py)."""
+
+    seconds: Annotated[float, Gt(0), Le(3600)] = 1.0
+    """How many; silence follows where the sound is shorter."""
+    rate: Annotated[int, Ge(1000), Le(384_000)] = 16_000
+    """Samples a second that it is resampled to, whatever the file has."""
+    mels: Annotated[int, Ge(1)] = 80
+    """Rows."""
+    window: Annotated[int, Ge(2)] = 400
+    """Samples of a Fourier transform."""
+    hop: Annotated[int, Ge(1)] = 160
+    """Samples from one column to the next."""
+    place: Literal["random", "center"] = "random"
+    """Where in the sound they lie; random follows from (seed, epoch, sample id) and the view's number."""
+    partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
+    """Whether it is of another sample, the one that image views with ``partner`` show."""
+    extension: ClassVar[str] = "sound"
+    dtype: ClassVar[DType] = "float32"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.num_samples < 1:
+            raise UserError(f"seconds {self.seconds}: less than a sample at rate {self.rate}; raise it")
+        if self.mels > self.window // 2 + 1:
+            raise UserError(
+                f"mels {self.mels}: a window of {self.window} has {self.window // 2 + 1} frequencies; lower it"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """At the view's rate."""
+        return round(self.seconds * self.rate)
+
+    def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
+        """Of one sample: (1, mels, columns)."""
+        return (1, self.mels, 1 + self.num_samples // self.hop)
+
+    __repr__ = _said
+
+
 ImageView = RandomView | CenterView
-MemberView = TextView | DepthView
+MemberView = TextView | AudioView | DepthView
 """What shows a member of the sample that lies beside its image, by extension."""
 View = ImageView | MaskView | MemberView
 

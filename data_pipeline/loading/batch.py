@@ -49,9 +49,9 @@ class Batch:
     """One tensor per view of the view spec, all with the samples in the same order.
 
     Of images normalised float32 (B, 3, H, W), of clips of T frames (B, T, 3, H, W); of masks uint8 class numbers,
-    (B, 1, H, W) or (B, T, 1, H, W); of texts int64 token ids (B, context); of depth float32
-    (B, 1, H, W). The images of a GPU may be bfloat16 in a training step (``Objective.only_encodes``); after the step's
-    pass the list is emptied.
+    (B, 1, H, W) or (B, T, 1, H, W); of texts int64 token ids (B, context); float32 of depth (B, 1, H, W), and of sound
+    (B, 1, mels, columns). A GPU's images may be bfloat16 in a training step (``Objective.only_encodes``); after the
+    step's pass the list is emptied.
     """
     ids: Int[Tensor, " _"]
     """(B,) int64 on the CPU: which samples these are."""

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
-from eyespot.data_pipeline.augment.views import Clip, DepthView, ImageView, MaskView, MemberView, ViewSpec
+from eyespot.data_pipeline.augment.views import AudioView, Clip, DepthView, ImageView, MaskView, MemberView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.members.sounds import CONTAINERS
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Ids = Int64[np.ndarray, " b"]
@@ -60,13 +61,29 @@ class MemberShown:
     """Of one sample."""
 
 
-def members_shown(spec: ViewSpec) -> tuple[MemberShown, ...]:
+def sound_extension(shards: ShardFolder) -> str:
+    """Of the sounds beside the images.
+
+    Raises:
+        UserError: there are none.
+    """
+    found = next((extension for extension in CONTAINERS if extension in shards.manifest.members), None)
+    if found is None:
+        raise UserError(
+            f"shards {shards.path}: have no sounds beside their images; pack images with theirs (a.jpg, a.wav), or list"
+            f" those of tars anew: eyespot shards index {shards.path}"
+        )
+    return found
+
+
+def members_shown(spec: ViewSpec, shards: ShardFolder) -> tuple[MemberShown, ...]:
     """The views of members, those of one together."""
     members: dict[tuple[str, bool], list[int]] = {}
     for number, view in enumerate(spec.views):
         if isinstance(view, MemberView):
             partner = spec.shown(number).partner if isinstance(view, DepthView) else view.partner
-            members.setdefault((view.extension, partner), []).append(number)
+            extension = sound_extension(shards) if isinstance(view, AudioView) else view.extension
+            members.setdefault((extension, partner), []).append(number)
     return tuple(
         MemberShown(extension=extension, partner=partner, views=tuple(views))
         for (extension, partner), views in members.items()
@@ -103,7 +120,7 @@ class SampleFiles:
     """
 
     def __init__(self, shards: ShardFolder, spec: ViewSpec, seed: int, among: Ids | None = None):
-        self.shown, self.members = shown_together(spec), members_shown(spec)
+        self.shown, self.members = shown_together(spec), members_shown(spec, shards)
         self._shards, self._seed, self.among = shards, seed, among
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
@@ -220,7 +237,7 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
                 _ = shards.frame_masks
         elif each.masks and shards.manifest.masks is None:
             _ = shards.masks
-    for each in members_shown(spec):
+    for each in members_shown(spec, shards):
         _check_member(f"views[{each.views[0]}]", each, shards, num_samples)
     masks = shards.manifest.masks
     for view in spec.views:

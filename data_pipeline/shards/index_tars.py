@@ -36,6 +36,7 @@ from eyespot.data_pipeline.shards.members.footage import FrameFiles, of_same_str
 from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
+from eyespot.data_pipeline.shards.members.side_files import of_one_sound
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
 from eyespot.data_pipeline.shards.pack import sha256
@@ -169,7 +170,7 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
     contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
     contents.notes += frame_notes(sum(item.frames is not None for item in items), asked)
     labeled = [item._replace(label=label) for item, label in zip(items, labels, strict=True)]
-    contents.items = of_same_streams({"": labeled})[""]
+    contents.items = of_same_streams({"": of_one_sound(labeled, contents.skipped)})[""]
     return contents
 
 

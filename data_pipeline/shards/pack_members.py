@@ -9,7 +9,8 @@ from eyespot.data_pipeline.shards.image_check import Examined, StoredMember, shr
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.captions import LARGEST_TEXT, BadMember, captions_of
 from eyespot.data_pipeline.shards.members.depth_maps import LARGEST_DEPTH, depth_png, depth_values, open_depth
-from eyespot.data_pipeline.shards.members.side_files import Beside
+from eyespot.data_pipeline.shards.members.side_files import SOUNDS, Beside
+from eyespot.data_pipeline.shards.members.sounds import LARGEST_SOUND, check_sound
 from eyespot.data_pipeline.shards.pack_masks import turned_like
 
 Check = Callable[[bytes, Examined, int | None, bool], bytes]
@@ -66,8 +67,19 @@ def _nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return values[np.ix_(rows, columns)]
 
 
+def _check_sound(extension: str) -> Check:
+    check = check_sound(extension)
+
+    def checked(data: bytes, image: Examined, resize: int | None, in_place: bool) -> bytes:
+        check(data)
+        return data
+
+    return checked
+
+
 CHECKS: Mapping[str, tuple[Check, int]] = {
     "depth.png": (_check_depth, LARGEST_DEPTH),
     "txt": (_check_text, LARGEST_TEXT),
+    **{extension: (_check_sound(extension), LARGEST_SOUND) for extension in SOUNDS},
 }
 """Of each extension what checks it, and of how many bytes it can be; more are not read."""

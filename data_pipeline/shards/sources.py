@@ -34,7 +34,7 @@ from eyespot.data_pipeline.shards.members.samples import (
     split_name,
     with_frames,
 )
-from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside, with_members
+from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside, of_one_sound, with_members
 from eyespot.data_pipeline.shards.members.side_files import SUFFIXES as SIDE_SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
@@ -323,6 +323,7 @@ def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, readi
             items.setdefault(split, []).append(
                 Item(printable(file.name), label, *file.place, None, file.mask, file.frames, file.members)
             )
+    items = {split: of_one_sound(each, skipped) for split, each in items.items()}
     return Source(name=name, splits=items, classes=classes, skipped=skipped, notes=notes)
 
 

@@ -1,4 +1,4 @@
-"""What views show beside the images: masks, captions, depth. Made on the CPU, while the images are decoded."""
+"""What views show beside the images: masks, captions, depth, sound. Made on the CPU, while the images are decoded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
-from eyespot.data_pipeline.augment.views import DepthView, MaskView, TextView, ViewSpec
+from eyespot.data_pipeline.augment.views import AudioView, DepthView, MaskView, TextView, ViewSpec
 from eyespot.data_pipeline.loading.jobs import Job, MemberPart
 from eyespot.data_pipeline.loading.mask_views import see_masks
 from eyespot.data_pipeline.loading.members.depth_views import see_depths
+from eyespot.data_pipeline.loading.members.sound_views import see_sounds
 from eyespot.data_pipeline.loading.members.text_views import see_texts
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.members.depth_maps import open_depth
+from eyespot.data_pipeline.shards.members.sounds import CONTAINERS, check_sound
 
 
 class BesideViews:
@@ -35,7 +37,8 @@ class BesideViews:
         self._pool, self._num_threads = pool, num_threads
 
     def __call__(self, job: Job) -> dict[int, Tensor]:
-        """By number of the view: 8-bit masks (files, 1, size, size), token ids (B, context), depth (B, 1, size, size).
+        """By number of the view: 8-bit masks (files, 1, size, size), token ids (B, context), depth (B, 1, size, size),
+        spectrograms (B, 1, mels, columns).
 
         Raises:
             RuntimeError: a file cannot be decoded.
@@ -68,9 +71,12 @@ class BesideViews:
         if isinstance(view, DepthView):
             out = torch.empty(shape, dtype=torch.float32)
             return out, partial(see_depths, part.files, places[view.of], view.scale, out.numpy())
+        drawn = (f"view{number}", self._seed, job.epochs, part.samples)
+        if isinstance(view, AudioView):
+            out = torch.empty(shape, dtype=torch.float32)
+            return out, partial(see_sounds, part.files, view, *drawn, out.numpy())
         assert isinstance(view, TextView)
         out, tokens = torch.empty(shape, dtype=torch.int64), load_tokenizer(view.tokenizer, view.context)
-        drawn = (f"view{number}", self._seed, job.epochs, part.samples)
         return out, partial(see_texts, part.files, view, tokens, *drawn, out.numpy())
 
     def undecodable(self, job: Job) -> Iterator[tuple[int, int, str]]:
@@ -83,7 +89,11 @@ class BesideViews:
                     yield sample, row, str(error)
 
 
-DECODE: Mapping[str, Callable[[bytearray], object]] = {"txt": captions_of, "depth.png": open_depth}
+DECODE: Mapping[str, Callable[[bytearray], object]] = {
+    "txt": captions_of,
+    "depth.png": open_depth,
+    **{extension: check_sound(extension) for extension in CONTAINERS},
+}
 """What tells whether a member can be decoded."""
 
 

@@ -1,22 +1,40 @@
 """Which files lie beside an image and belong to it: those of its name with another ending.
 
-Beside ``a/1.jpg``, ``a/1.txt`` holds its captions, and ``a/1.depth.png`` is its depth map.
+Beside ``a/1.jpg``, ``a/1.txt`` holds its captions, ``a/1.depth.png`` is its depth map, ``a/1.wav`` its sound.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.depth_maps import EXTENSION as DEPTH
 from eyespot.data_pipeline.shards.members.skipped import Tally, no_image, printable
+from eyespot.data_pipeline.shards.members.sounds import CONTAINERS, HAS_SOUNDFILE
 
-EXTENSIONS = ("depth.png", "txt")
+SOUNDS = tuple(CONTAINERS) if HAS_SOUNDFILE else ()
+EXTENSIONS = ("depth.png", *SOUNDS, "txt")
 """What members of a sample may be called, beside its image, label and mask; each is one of these or none."""
-SUFFIXES = frozenset({".txt"})
+SUFFIXES = frozenset(f".{extension}" for extension in (*SOUNDS, "txt"))
 """Of files that are no images; whether KEY.depth.png is one depends on what lies beside it."""
 
 Beside = tuple[tuple[str, Place], ...]
 """Extensions, sorted, and where the bytes lie."""
+
+
+def of_one_sound(items: Sequence[Any], skipped: Tally) -> list[Any]:
+    """Items of items.py with sounds of one extension, that of most: one table serves all; others are counted."""
+    found = Counter(extension for item in items for extension, _ in item.members if extension in SOUNDS)
+    if len(found) < 2:
+        return list(items)
+    ours = min(found, key=lambda extension: (-found[extension], extension))
+    kept: list[Any] = []
+    for item in items:
+        others = [extension for extension, _ in item.members if extension in SOUNDS and extension != ours]
+        for extension in others:
+            skipped.add(f"a sound of another kind than most (.{extension}, not .{ours})", item.name)
+        kept.append(item._replace(members=tuple(pair for pair in item.members if pair[0] not in others)))
+    return kept
 
 
 def split_side(name: str) -> tuple[str, str]:

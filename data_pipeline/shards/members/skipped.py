@@ -3,12 +3,14 @@
 from pathlib import PurePosixPath
 
 from eyespot.data_pipeline.shards.manifest import MOST_QUARANTINED, Skipped
+from eyespot.data_pipeline.shards.members.sounds import CONTAINERS, HAS_SOUNDFILE
 
 MOST_EXAMPLES = 10
 MOST_REASONS = 60
 """Reasons name suffixes, and a stranger's tar may have a million of those."""
 OTHERS = "other files"
 HEIC = frozenset({".heic", ".heif", ".hif"})
+SOUNDS = frozenset() if HAS_SOUNDFILE else frozenset(f".{extension}" for extension in CONTAINERS)
 _ARCHIVES = frozenset({".tar", ".zip", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
@@ -71,6 +73,8 @@ def no_image(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in HEIC:
         return f'a HEIC image ({suffix}): needs pillow-heif: pip install "eyespot[heic]"'
+    if suffix in SOUNDS:
+        return f'a sound ({suffix}): needs soundfile: pip install "eyespot[sound]"'
     if suffix in _ARCHIVES:
         return f"an archive inside ({suffix}): unpack it first"
     if not suffix:

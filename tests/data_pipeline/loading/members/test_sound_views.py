@@ -1,0 +1,125 @@
+"""Spectrograms against a slow reference; the seconds that are shown are a pure function of (seed, epoch, sample)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from shapes import levels
+from streams import global_stream, take
+
+from eyespot.data_pipeline.augment.views import AudioView, RandomView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_selection
+from eyespot.data_pipeline.loading.members.sound_views import heard, log_mel, mel_triangles, see_sounds
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.verify import verify
+
+VIEW = AudioView(seconds=0.25, rate=8000, mels=20, window=200, hop=80)
+
+
+def tone(hertz: float, seconds: float, rate: int) -> np.ndarray:
+    return np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate).astype(np.float32) / 2
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """Sixteen images, each with its tone, at two rates, mono and stereo; sample 3 has none, that of 4 is short."""
+    root = tmp_path_factory.mktemp("sound")
+    (root / "in").mkdir()
+    for number in range(16):
+        Image.fromarray(levels(16, 16, 3)).save(root / "in" / f"{number:02d}.png")
+        rate = (8000, 22_050)[number % 2]
+        wave = tone(300 + 100 * number, 0.1 if number == 4 else 0.6, rate)
+        if number != 3:
+            stereo = np.stack([wave, wave], 1) if number % 3 else wave
+            soundfile.write(root / "in" / f"{number:02d}.flac", stereo, rate)
+    soundfile.write(root / "in" / "03.wav", tone(300, 0.5, 8000), 8000)
+    pack(str(root / "in"), root / "shards", workers=1)
+    return root / "shards"
+
+
+def spec(shards: Path, *views, **changes) -> LoaderSpec:
+    every = (RandomView(size=12), VIEW, RandomView(size=8, partner=True), AudioView(partner=True))
+    asked = ViewSpec(views=views or every)
+    defaults = dict(shards=ShardFolder(shards), views=asked, batch_size=4, num_threads=2, max_bad_fraction=0.5)
+    return LoaderSpec(**{**defaults, **changes})
+
+
+def test_one_kind_is_packed_and_the_rest_counted(shards):
+    manifest = ShardFolder(shards).manifest
+    assert {name: told.count for name, told in manifest.members.items()} == {"flac": 15}
+    assert [one.reason for one in manifest.skipped] == ["a sound of another kind than most (.wav, not .flac)"]
+    assert verify(shards) == []
+
+
+def test_a_spectrogram_is_what_the_formula_says():
+    """Each column by a sum over samples, in float64."""
+    wave = torch.randn(VIEW.num_samples, dtype=torch.float64)
+    padded = torch.nn.functional.pad(wave, (VIEW.window // 2, VIEW.window // 2)).numpy()
+    n, k = np.arange(VIEW.window), np.arange(VIEW.window // 2 + 1)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * n / VIEW.window)
+    waves = np.exp(-2j * np.pi * np.outer(n, k) / VIEW.window)
+    columns = [padded[at : at + VIEW.window] * window @ waves for at in range(0, VIEW.num_samples + 1, VIEW.hop)]
+    power = mel_triangles(8000, 200, 20).numpy() @ (np.abs(np.stack(columns, 1)) / window.sum()) ** 2
+    expected = 10 * np.log10(np.maximum(power, 1e-8)) / 40 + 1
+    found = log_mel(wave, VIEW)
+    assert found.shape == VIEW.shape(())[1:] and np.abs(found.numpy() - expected).max() < 1e-10
+    assert (log_mel(torch.zeros(VIEW.num_samples), VIEW) == -1).all(), "silence"
+
+
+def test_mel_triangles_overlap_by_half():
+    found = mel_triangles(16_000, 400, 40).numpy()
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 42) / 2595) - 1)
+    inside = (np.linspace(0, 8000, 201) > corners[1]) & (np.linspace(0, 8000, 201) < corners[-2])
+    assert np.allclose(found.sum(0)[inside], 1) and found.min() == 0 and found.max() <= 1
+
+
+def test_tones_are_where_they_belong_at_any_rate_and_however_many_channels(shards):
+    view = AudioView(seconds=0.25, rate=8000, mels=40, window=512, hop=80)
+    (batch,) = take(make_selection(spec(shards, RandomView(size=8), view, batch_size=16), np.arange(16)), 1)
+    loudest = batch.views[1][:, 0, :, 4].argmax(1)
+    triangles = mel_triangles(8000, 512, 40)
+    sources = {}
+    for number in range(16):
+        hertz = 300 + 100 * number
+        sources[int(triangles[:, round(hertz * 512 / 8000)].argmax())] = number
+    assert len(set(loudest.tolist())) >= 10
+    assert all(min(abs(row - peak) for peak in sources) <= 1 for row in loudest.tolist())
+    peaks = batch.views[1].amax((1, 2, 3))
+    assert (peaks > 0.5).all(), "half of full scale, in all channels"
+
+
+def test_short_sounds_are_followed_by_silence_and_long_ones_are_cut(tmp_path):
+    for seconds, place in ((0.1, "random"), (0.6, "center"), (0.6, "random")):
+        soundfile.write(tmp_path / "a.wav", tone(500, seconds, 8000), 8000, subtype="FLOAT")
+        file = bytearray((tmp_path / "a.wav").read_bytes())
+        view = AudioView(seconds=0.25, rate=8000, mels=20, window=200, hop=80, place=place)
+        found = heard(file, view, np.uint32(2**31))
+        wave = tone(500, seconds, 8000)
+        start = 0 if seconds < 0.25 else (len(wave) - 2000) // 2
+        assert np.array_equal(found[: len(wave)], wave[start : start + 2000]) and not found[len(wave) :].any()
+
+
+def test_it_does_not_depend_on_ranks_or_batches_and_goes_on(shards):
+    alone = global_stream(spec(shards), 1, 6)
+    assert global_stream(spec(shards, batch_size=8, num_threads=1), 2, 3) == alone
+    loader = make_loader(spec(shards))
+    assert [tuple(view.shape[1:]) for view in next(loader).views] == spec(shards).views.shapes()
+    state = loader.state_dict()
+    rest = take(loader, 2)
+    for one, two in zip(rest, take(make_loader(spec(shards), state=state), 2), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
+
+
+def test_what_cannot_be_heard_is_refused(tmp_path, digit_shards):
+    with pytest.raises(UserError, match="have no sounds beside their images; pack images with theirs"):
+        make_loader(spec(digit_shards))
+    with pytest.raises(UserError, match=r"mels 80: a window of 100 has 51 frequencies; lower it"):
+        AudioView(window=100)
+    ids, out = np.zeros(1, np.int64), np.zeros((1, *VIEW.shape(())), np.float32)
+    with pytest.raises(RuntimeError, match="its sound cannot be decoded"):
+        see_sounds([bytearray(b"RIFF")], VIEW, "view0", 0, ids, ids, out, slice(0, 1))
