@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, ImageStats, Manifest, Masks, Shard
+from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, ImageStats, Manifest, Masks, Members, Shard
 
 FILE = Path("data/manifest.json")
 
@@ -23,21 +23,26 @@ def made(**changes) -> Manifest:
     return Manifest(**{**fields, "shards": [shard], **changes})
 
 
+BAD = [{"source": "x.png", "reason": "its text is empty"}]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"quarantined": [{"source": "x.png", "reason": "truncated"}], "converted": {"cmyk": 3}, "packing": {"seed": 0}},
         {"masks": Masks(num_masks=1, ignored=255, pixels=[3, 0, 4], sha256="e" * 64)},
+        {"members": {"depth.png": Members(count=1, sha256="e" * 64), "txt": Members(count=0, sha256="", left_out=BAD)}},
     ],
-    ids=["plain", "with notes", "with masks"],
+    ids=["plain", "with notes", "with masks", "with members"],
 )
 def test_what_is_written_is_read_again(changes):
     manifest = made(**changes)
     text = manifest.to_json()
     assert Manifest.from_json(text.encode(), FILE) == manifest
     assert Manifest.from_json(text.encode(), FILE).to_json() == text
-    assert ("masks" in json.loads(text)) == ("masks" in changes)  # as it was before there were masks
+    for name in ("masks", "members"):  # as it was before there were any
+        assert (name in json.loads(text)) == (name in changes)
 
 
 def without(name: str) -> bytes:
@@ -105,6 +110,7 @@ HOSTILE = {
     "masks": [5, {}, [], {"num_masks": 1, "ignored": 255, "pixels": None, "sha256": ""}],
     "masks.pixels": [[-1], [1] * 257, ["1"], None],
     "masks.ignored": [256, -1, None],
+    "members": [5, [], {"../txt": {"count": 1, "sha256": ""}}, {"txt": {"count": -1, "sha256": ""}}, {"txt": 3}],
 }
 
 
