@@ -38,6 +38,9 @@ NEEDED = {
     "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
     "Manifest": lambda digits: dataclasses.asdict(MANIFEST) | {"image_stats": STATS, "num_labeled": 0},
     "ImageStats": lambda digits: dataclasses.asdict(STATS),
+    "Members": lambda digits: {"count": 1, "sha256": ""},
+    "AudioView": lambda digits: {"mels": 1},
+    "DepthView": lambda digits: {"of": 0},
     "Masks": lambda digits: {"num_masks": 1, "ignored": 255, "pixels": [1], "sha256": ""},
     "Shard": lambda digits: {"tar": "a.tar", "num_samples": 1, "bytes": 1, "sha256": ""},
     "Frames": lambda digits: FRAMES,
@@ -48,7 +51,7 @@ NEEDED = {
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
-PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Frames": "frames."}
+PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Members": "members.", "Frames": "frames."}
 FLAGS = ("Evaluation", "Request")
 """Classes whose messages name fields as flags."""
 

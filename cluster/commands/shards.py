@@ -11,8 +11,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.clip_shards import Videos, motion, show_frames, tracks
-from eyespot.cluster.shard_summary import plural, remarks, summary
+from eyespot.cluster.clip_shards import Videos, motion, plural, remarks, show_frames, summary, tracks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
