@@ -39,6 +39,9 @@ class AttentiveProbe(nn.Module):
         scale: what a channel's distance from its mean is multiplied by.
     """
 
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"]
+
     def __init__(self, dim: int, num_classes: int, mean: Float[Tensor, " d"], scale: Float[Tensor, " d"]) -> None:
         super().__init__()
         self.pool, self.head = AttentivePool(dim, 1), nn.Linear(dim, num_classes)
@@ -134,7 +137,8 @@ def _by_content(tokens: Float[Tensor, "n t d"]) -> Int[Tensor, " n"]:
 def _standard(tokens: Float[Tensor, "n t d"]) -> tuple[Float64[Tensor, " d"], Float64[Tensor, " d"]]:
     """Mean and 1 / standard deviation of each channel; 0 where a channel never changes."""
     count = tokens.shape[0] * tokens.shape[1]
-    mean = sum(rows.double().sum((0, 1)) for rows in tokens.split(BATCH_SIZE)) / count
-    square = sum((rows.double() - mean).square().sum((0, 1)) for rows in tokens.split(BATCH_SIZE)) / count
+    nothing, parts = tokens.new_zeros(tokens.shape[2], dtype=torch.float64), tokens.split(BATCH_SIZE)
+    mean = sum((rows.double().sum((0, 1)) for rows in parts), nothing) / count
+    square = sum(((rows.double() - mean).square().sum((0, 1)) for rows in parts), nothing) / count
     deviation = square.sqrt()
     return mean, torch.where(deviation > 1e-6 * mean.abs(), 1 / deviation, 0.0)
