@@ -97,7 +97,8 @@ def _alignment(shards: ShardFolder, seed: int, frames: int | None) -> tuple[Proc
     count = frames or min(alignment.FRAMES, shortest)
     judged = partial(alignment.candidates, frames=count)
     cameras = (_spread(count), _spread(count, stream=1))
-    return Procedure(candidates=judged, variant=f"{count}-frames", clips=cameras, labels=False), all_data(shards)
+    procedure = Procedure(candidates=judged, variant=f"{count}-frames", clips=cameras, labels=False, heads=True)
+    return procedure, all_data(shards)
 
 
 def _order(shards: ShardFolder, seed: int, frames: int | None) -> tuple[Procedure, LabeledData]:

@@ -19,6 +19,7 @@ from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.noise_level import at_noise
+from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
 from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
@@ -52,6 +53,8 @@ class Procedure:
     """Which frames of each video it looks at; none = images."""
     patch_bytes: int = 0
     """Of the frames it wants the patches, too, where those of all videos take no more bytes."""
+    heads: bool = False
+    """Of the frames it wants what a run's own head makes of them, too, where the run's method embeds frames."""
 
     def data(self, path: Path, seed: int, world: World) -> LabeledData:
         """What of the shards at ``path`` it learns from and is tested on. All ranks call it, and agree on an error."""
@@ -140,7 +143,9 @@ def judge_on(
         subjects = dense_subjects(subjects) if procedure.masks else subjects
         if procedure.clips:
             num_videos = sum(shards.manifest.num_samples for shards in folders.values())
-            subjects = clip_subjects(subjects, procedure.clips, patch_bytes=procedure.patch_bytes // num_videos)
+            own = objectives_of(target, seed, lambda objective: objective.embeds_frames) if procedure.heads else None
+            room = procedure.patch_bytes // num_videos
+            subjects = clip_subjects(subjects, procedure.clips, patch_bytes=room, own=own)
     jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{name}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{subject.tag}.json"

@@ -23,22 +23,18 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.encoders import timm_sources
-from eyespot.eval.encoders.subject import run_of
+from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.protocols.clips.needs import lacking
 from eyespot.eval.results.result import EACH, Result, Role, Score, read_result, slug
 from eyespot.eval.results.significance import wilson
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.folders import newest
-from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, gather_objects_to_first
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.redaction import masked, masked_values
-from eyespot.pretrain.run_json import load_run, to_values
+from eyespot.pretrain.run_json import to_values
 from eyespot.pretrain.run_record import RunRecord
 
 FRAMES_AT_ONCE = 128
@@ -80,37 +76,32 @@ def asked_of(target: str, seed: int) -> list[Asked]:
     Raises:
         UserError: the run has no checkpoint, or a damaged one.
     """
-    run_dir = run_of(target)
-    if run_dir is None:
+    own = objectives_of(target, seed, lambda objective: objective.chance is not None)
+    if own is None:
         return []
-    recipe, run = load_run(run_dir)
-    folder = newest(run_dir) if run_dir == Path(target) else Path(target)
-    if folder is None:
-        raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
-    weights = checkpoint.read_module(folder)
-    check_size(run, folder)
-    with timm_sources.seeded(seed):
-        trained, untrained = fresh_objective(run), fresh_objective(run)
-    if trained.chance is None:
-        return []
-    advice = f"it does not fit the objective of {run_dir}"
-    check_tensors(trained.state_dict(), weights, f"checkpoint {folder}", advice)
-    trained.load_state_dict(weights)
+    run, run_dir = own.run, own.run_dir
     mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)
-    step, tag = checkpoint.read_meta(folder).step, folder.absolute().name
+    step, tag = checkpoint.read_meta(own.checkpoint).step, own.checkpoint.absolute().name
     known = {
-        "views": replace(trained.views(), mean=mean, std=std),
+        "views": replace(own.trained.views(), mean=mean, std=std),
         "settings": json.dumps(to_values([run.encoder, run.objective]), sort_keys=True),
     }
     origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": tag, "step": step, "encoder": run.encoder.name}
     twin: dict[str, str | int] = {"encoder": run.encoder.name, "seed": seed}
     return [
-        Asked(name=f"{recipe}, step {step:,}", tag=tag, role="encoder", objective=trained, origin=origin, **known),
+        Asked(
+            name=f"{own.recipe}, step {step:,}",
+            tag=tag,
+            role="encoder",
+            objective=own.trained,
+            origin=origin,
+            **known,
+        ),
         Asked(
             name=f"random weights (seed {seed})",
             tag=f"random-seed{seed}",
             role="random",
-            objective=untrained,
+            objective=own.untrained,
             origin=twin,
             **known,
         ),

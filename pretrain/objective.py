@@ -97,6 +97,9 @@ class Objective(nn.Module, ABC):
     chance: float | None = None
     """How often guessing answers its question right (see ``told``), 0..1; None = it asks none that has an answer."""
 
+    embeds_frames: ClassVar[bool] = False
+    """Whether its head says of each frame of a clip what there is to be compared (see ``embed_frames``)."""
+
     refresh_epochs: float | None = None
     """Epochs between two calls of ``refresh``, the first of them before the first step; inf = only that one; None =
     never."""
@@ -146,6 +149,10 @@ class Objective(nn.Module, ABC):
         For methods that have a ``chance``: whoever judges the run asks about samples that it has not seen.
         """
         raise NotImplementedError(f"{type(self).__name__} asks nothing that has a right answer")
+
+    def embed_frames(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t d"]:
+        """What the head makes of each frame of clips; for methods that have ``embeds_frames``."""
+        raise NotImplementedError(f"{type(self).__name__} embeds no frames")
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

@@ -102,7 +102,12 @@ def _block(subject: Subject) -> int:
 
 
 def _layout(encoder: nn.Module) -> torch.memory_format:
-    """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first."""
+    """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first.
+
+    Where one of the convolutions is over time, whose weights have no such layout, none has it.
+    """
+    if any(isinstance(module, nn.Conv3d) for module in encoder.modules()):
+        return torch.contiguous_format
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in encoder.modules())
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
 

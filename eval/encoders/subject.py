@@ -24,6 +24,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, newest
 from eyespot.pretrain.loop.initial_weights import fresh_objective, trained_encoder
 from eyespot.pretrain.networks.encoders import encode, last_tokens
+from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.run_json import load_run, to_values
 from eyespot.pretrain.run_record import RunRecord
 
@@ -33,6 +34,9 @@ MAX_PIXEL_SIDE = 18
 
 PATCHES = "patches"
 """How the kind is called that has all patches of all frames of a clip, before their number."""
+
+HEAD = "head"
+"""How the kind is called that a run's own head makes of frames."""
 
 
 class OneKind(nn.Module):
@@ -56,10 +60,19 @@ class RawPixels(OneKind):
 class OfClips(nn.Module):
     """An encoder of images that looks at each frame of a clip by itself: its features of all frames, in a row."""
 
-    def __init__(self, encoder: nn.Module, *, patches: bool = False) -> None:
-        """Wraps ``encoder``; with patches those of all frames are one more kind, whose name says how many a frame."""
+    def __init__(
+        self, encoder: nn.Module, *, patches: bool = False, head: Objective | None = None, cameras: int = 1
+    ) -> None:
+        """Wraps an encoder.
+
+        Args:
+            encoder: of images.
+            patches: whether those of all frames are one more kind, whose name says how many a frame has.
+            head: what makes one more kind of the frames: a method that embeds them.
+            cameras: whose frames follow each other; the head sees those of each by themselves.
+        """
         super().__init__()
-        self.encoder, self.patches = encoder, patches
+        self.encoder, self.patches, self.head, self.cameras = encoder, patches, head, cameras
 
     def kinds(self, clips: Float[Tensor, "b t 3 h w"], num_blocks: int = 1) -> dict[str, Float[Tensor, "b _"]]:
         """Every kind of features of the clips."""
@@ -67,7 +80,11 @@ class OfClips(nn.Module):
         if self.patches:
             maps = last_tokens(self.encoder, clips.flatten(0, 1))[-1].patches.flatten(2)
             frames[f"{PATCHES}{maps.shape[2]}"] = maps.transpose(1, 2).flatten(1)
-        return {kind: rows.unflatten(0, clips.shape[:2]).flatten(1) for kind, rows in frames.items()}
+        found = {kind: rows.unflatten(0, clips.shape[:2]).flatten(1) for kind, rows in frames.items()}
+        if self.head is not None:
+            apart = self.head.embed_frames(clips.unflatten(1, (self.cameras, -1)).flatten(0, 1))
+            found[HEAD] = apart.unflatten(0, (-1, self.cameras)).flatten(1)
+        return found
 
 
 @dataclass(kw_only=True, slots=True)

@@ -50,6 +50,7 @@ ONE_CAMERA = ((0, 1, -1), (1, 0, 0), (-1, 0, 0))
 class TCN(Contrastive):
     """Moments lie where they belong, whoever sees them."""
 
+    embeds_frames = True
     only_encodes = True  # and asks which frames are equal: they are so in bf16, too
 
     @dataclass(kw_only=True, slots=True)
@@ -149,6 +150,12 @@ class TCN(Contrastive):
         clips = torch.cat(batch.views)
         maps = self.read(self.encoder, clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         return {"moments": torch.cat(self.head(maps).chunk(self.config.cameras), dim=1)}
+
+    def embed_frames(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t d"]:
+        """The head's output for each frame; where it joins several, those before it, or the first one over and over."""
+        maps = self.read(self.encoder, clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        before = maps[:, :1].repeat_interleave(self.config.joined - 1, dim=1)
+        return self.head(torch.cat([before, maps], dim=1))
 
     def targets(self, batch: Batch) -> Rows:
         """Which video it is; how often it was seen, for at another time the moments are others; and which are equal."""

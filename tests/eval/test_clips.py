@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from films import pack_films
+from left_runs import leave_run, small_run
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digits
@@ -68,7 +69,7 @@ def test_action_names_what_videos_show(judged, falling, tmp_path):
     assert len(list((tmp_path / "out").glob("action-*.json"))) == 6
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_any_number_of_ranks_says_the_same_of_actions(run_dir, tmp_path, on_ranks):
     films = pack_films(tmp_path / "films")
     first, second = on_ranks(action_on_a_rank, 2, str(run_dir), films, tmp_path / "two")
@@ -96,6 +97,24 @@ def test_alignment_of_two_cameras_needs_no_labels(judged, falling, tmp_path):
         assert header[:4] == ["", "alignment", "95% interval", "alignment error"] and "mean over videos" not in header
     assert pixels.scores["video recall@1"].value > 0.2, "by chance one in twenty"
     assert len(paired_differences(encoder, [random, pixels])) == 2
+
+
+def test_alignment_by_a_runs_own_head_stands_beside_that_of_its_encoder(falling, tmp_path):
+    run = small_run("tcn_tiny")
+    run.data.shards = falling
+    target = leave_run(run, "tcn_tiny", tmp_path / "tcn", falling)
+    found = judge_clips("alignment", str(target), falling, out=None, seed=0, pretrained=False, world=ONE, frames=4)
+    assert [result.role for result in found] == ["encoder", "random", "pixels"]
+    names = [f"own head: {name}" for name in ("alignment", "alignment error", "moment recall@1")]
+    for result in found:
+        assert result.metric.startswith("alignment/") and "head" not in result.metric
+        assert [name for name in result.scores if "head" in name] == (names if result.role != "pixels" else [])
+    encoder, random, _ = found
+    own = encoder.scores[names[0]]
+    assert own.value != random.scores[names[0]].value and own.value == pytest.approx(1 - encoder.scores[names[1]].value)
+    header, rows = score_table(found)
+    assert header[-4:-1] == names and rows[2][-4:-1] == [""] * 3
+    assert own.interval[0] <= own.value <= own.interval[1]
 
 
 def test_order_is_told_by_where_digits_are(judged, falling, tmp_path):

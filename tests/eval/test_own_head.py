@@ -1,6 +1,5 @@
 """A run's own head is asked once about each video that it has not seen, on any number of ranks."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from films import pack_films
+from left_runs import leave_run, small_run
 
 from eyespot.data_pipeline.augment.views import Clip, RandomView
 from eyespot.data_pipeline.errors import UserError
@@ -17,13 +17,7 @@ from eyespot.eval.own_head import asked_of, judge_own_head, score_of
 from eyespot.eval.results.compare import paired_differences
 from eyespot.eval.results.result import Result
 from eyespot.eval.results.significance import wilson
-from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.writer import CheckpointWriter
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.networks.encoders import EncoderConfig
-from eyespot.pretrain.recipe_lookup import make_run
-from eyespot.pretrain.run_json import to_values
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 VIEWS = {
@@ -40,24 +34,9 @@ def films(tmp_path_factory) -> Path:
 
 def run_of_method(recipe: str, shards: Path, folder: Path) -> Path:
     """A run as training leaves it after its first steps."""
-    run = make_run(recipe)
-    run.encoder = EncoderConfig(name="test_vit", image_size=16, patch_size=4)
-    run.run_dir, run.data.shards = folder, shards
-    run.objective.view = RandomView(clip=VIEWS[recipe])
-    torch.manual_seed(1)
-    tensors = {f"model.{name}": tensor for name, tensor in fresh_objective(run).state_dict().items()}
-    folder.mkdir()
-    meta = checkpoint.Meta(step=12, loader={}, world_size=1, run_key="0")
-    CheckpointWriter(folder, keep=2).save(tensors, meta, wait=True)
-    record = {
-        "recipe": recipe,
-        "argv": [],
-        "run": to_values(run),
-        "manifest_sha256": ShardFolder(shards).manifest_sha256,
-        "normalization": {"mean": [0.3, 0.3, 0.3], "std": [0.37, 0.37, 0.37]},
-    }
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
+    run = small_run(recipe)
+    run.data.shards, run.objective.view = shards, RandomView(clip=VIEWS[recipe])
+    return leave_run(run, recipe, folder, shards)
 
 
 def judged(target: Path, films: Path, world: World = ONE, **changes) -> list[Result]:

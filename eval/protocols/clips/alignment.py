@@ -9,7 +9,8 @@ Among the frames of all videos: "moment recall@k" is the share of frames for whi
 hold one of the same video at most one step away in time; "video recall@k" that for which the first k of their own
 camera hold one of the same video more than one step away, those nearer being left out.
 
-Similarity is the cosine. Nothing is learned and nothing is chosen: the first kind of features is reported.
+Similarity is the cosine. Nothing is learned and nothing is chosen: the first kind of features is reported. The paper's
+numbers are those of a head's outputs: where a run has a head that embeds frames, its numbers stand beside.
 """
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from eyespot.eval.encoders.subject import HEAD
 from eyespot.eval.protocols.knn import nearest
 from eyespot.eval.protocols.mean_iou import NUM_RESAMPLES
 from eyespot.eval.protocols.task import Candidate, Task
@@ -28,6 +30,8 @@ FRAMES = 32
 TOLERANCE = 1
 """Steps between the frames that are looked at: what is no farther away is the same moment."""
 KS = (1, 5)
+OF_HEAD = ("alignment", "alignment error", "moment recall@1")
+"""What is said of a run's own head."""
 _AT_ONCE = 1024
 
 
@@ -83,16 +87,30 @@ def over_videos(values: Float64[np.ndarray, " n"]) -> Score:
 
 
 def candidates(task: Task, *, frames: int) -> list[Candidate]:
-    """Alignment and retrieval by every kind of features.
+    """Alignment and retrieval by every kind of features; beside each of them by a run's own head, where there is one.
 
     Args:
         task: features of videos: those of so many frames of one camera, then of as many of the other.
         frames: how many.
     """
-    return [_candidate(kind, rows, frames) for kind, rows in task.test.items()]
+    kinds = dict(task.test)
+    own = _numbers(kinds.pop(HEAD), frames) if HEAD in kinds else {}
+    beside = {f"own head: {name}": own[name] for name in OF_HEAD if name in own}
+    return [_candidate(kind, rows, frames, beside) for kind, rows in kinds.items()]
 
 
-def _candidate(kind: str, rows: Float[Tensor, "n _"], frames: int) -> Candidate:
+def _candidate(kind: str, rows: Float[Tensor, "n _"], frames: int, beside: dict[str, Score]) -> Candidate:
+    numbers = _numbers(rows, frames)
+    return Candidate(
+        metric=f"alignment/{kind}_l2",
+        settings={"features": kind, "frames": str(frames), "chance": round(1 - chance(frames), 4)},
+        share=numbers.pop("alignment"),
+        scores={**numbers, **beside},
+    )
+
+
+def _numbers(rows: Float[Tensor, "n _"], frames: int) -> dict[str, Score]:
+    """All that there is to say, by one kind of features."""
     one, other = normalize(rows.unflatten(1, (2, frames, -1)), dim=3).unbind(1)
     wrong = errors(one, other).cpu().numpy()
     hits = {"moment": moment_hits(one, other), "video": video_hits(one)}
@@ -102,13 +120,9 @@ def _candidate(kind: str, rows: Float[Tensor, "n _"], frames: int) -> Candidate:
         for k, right in found.items()
     }
     each = [round(float(1 - value), 6) for value in wrong]
-    return Candidate(
-        metric=f"alignment/{kind}_l2",
-        settings={"features": kind, "frames": str(frames), "chance": round(1 - chance(frames), 4)},
-        share=over_videos(1 - wrong),
-        scores={
-            "alignment error": over_videos(wrong),
-            **recalls,
-            EACH: Score(value=float(np.mean(each)), values=each),
-        },
-    )
+    return {
+        "alignment": over_videos(1 - wrong),
+        "alignment error": over_videos(wrong),
+        **recalls,
+        EACH: Score(value=float(np.mean(each)), values=each),
+    }

@@ -3,12 +3,14 @@
 import numpy as np
 import torch
 from films import pack_films, told
+from left_runs import leave_run, small_run
 
 from eyespot.data_pipeline.augment.views import CenterView, Clip, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
+from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.subject import Subject, encode_all, subjects_of
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import last_tokens
@@ -51,6 +53,19 @@ def test_patches_are_kept_where_there_is_room_for_them():
         for subject, room in ((encoder, size), (encoder, size - 1), (encoder, 0), (pixels, size))
     ]
     assert kept == [True, False, False, False]
+
+
+def test_a_head_sees_the_frames_of_each_camera_by_themselves(tmp_path):
+    shards = ShardFolder(pack_films(tmp_path / "films", count=6))
+    run = small_run("tcn_tiny")
+    run.objective.joined = 2
+    own = objectives_of(str(leave_run(run, "tcn_tiny", tmp_path / "run", shards.path)), 0, lambda each: True)
+    encoder, random, pixels = clip_subjects(subjects_of(str(own.run_dir), seed=0), CLIPS, own=own)
+    found = features_of(encoder, shards, tmp_path / "cache", ONE)
+    (batch,) = make_pass(LoaderSpec(shards=shards, views=encoder.views, batch_size=6))
+    expected = torch.cat([own.trained.embed_frames(view).flatten(1) for view in batch.views], dim=1)
+    assert np.allclose(found["head"], expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert random.encoder.head is own.untrained and pixels.encoder.head is None
 
 
 def test_the_frames_are_those_of_both_cameras(tmp_path):

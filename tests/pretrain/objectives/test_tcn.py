@@ -128,6 +128,19 @@ def test_the_one_camera_is_the_one_that_is_asked_for():
     assert seen.clip == view.clip
 
 
+@pytest.mark.parametrize("joined", [1, 3])
+def test_frames_are_embedded_as_moments_are(joined):
+    objective = make_tcn(joined=joined).eval()
+    batch = make_batch(objective)
+    moments = objective.embed(batch)["moments"].chunk(2, dim=1)
+    for view, expected in zip(batch.views, moments, strict=True):
+        found = objective.embed_frames(view)
+        assert found.shape[:2] == view.shape[:2]
+        torch.testing.assert_close(found[:, joined - 1 :], expected, rtol=1e-4, atol=1e-5)
+        still = objective.embed_frames(view[:, :1].repeat_interleave(4, dim=1))
+        torch.testing.assert_close(found[:, 0], still[:, 3], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("cameras", [1, 2])
 def test_its_sizes_are_known_without_its_numbers(cameras):
     with torch.device("meta"):

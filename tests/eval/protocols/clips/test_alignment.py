@@ -74,3 +74,19 @@ def test_the_result_is_one_minus_the_error_and_says_it_of_each_video():
     assert low <= first.share.value <= high and low < high
     assert first.scores["mean over videos"].values == pytest.approx((1 - errors).tolist(), abs=1e-6)
     assert same.share.value == 1 and same.scores["moment recall@1"].value == 1, "the same camera twice"
+
+
+def test_a_runs_own_head_stands_beside_every_kind():
+    one, other = two_cameras()
+    rows = torch.stack([one, other], dim=1).flatten(1)
+    test = {"cls": torch.randn(VIDEOS, 2 * FRAMES * 3), "head": rows, "mean": torch.randn(VIDEOS, 2 * FRAMES * 3)}
+    labels = torch.full((VIDEOS,), -1)
+    known = dict(train={}, train_labels=labels[:0], test_labels=labels, num_classes=1, seed=0)
+    found = alignment.candidates(Task(test=test, **known), frames=FRAMES)
+    (own,) = alignment.candidates(Task(test={"mean": rows}, **known), frames=FRAMES)
+    assert [candidate.metric for candidate in found] == ["alignment/cls_l2", "alignment/mean_l2"]
+    for candidate in found:
+        assert candidate.scores["own head: alignment"] == own.share
+        assert candidate.scores["own head: alignment error"] == own.scores["alignment error"]
+        assert candidate.scores["own head: moment recall@1"] == own.scores["moment recall@1"]
+    assert not [name for name in own.scores if "head" in name]

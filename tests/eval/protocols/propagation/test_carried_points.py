@@ -1,6 +1,7 @@
 """Key points against slow references, and of generated videos where it is known how they move."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,24 @@ def moving(speed: int = 8, count: int = 6) -> PointedVideo:
     first = np.array([[12.0, 20.0], [44.0, 52.0], [28.0, 76.0], [50.0, 12.0]])
     points = first + np.array([[[speed * frame, 0]] for frame in range(count)])
     return PointedVideo(sample=0, frames=frames, points=points)
+
+
+def keen(rgb: torch.Tensor) -> torch.Tensor:
+    """Features that are alike of equal colours only."""
+    turns = 40 * torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    return torch.einsum("dc,nchw->ndhw", turns, torch.nn.functional.avg_pool2d(rgb, 8)).cos()
+
+
+def test_points_that_move_with_their_colours_arrive(carriers):
+    video, unmoved = moving(), carriers["unmoved-96px"]
+    found = carried_points(replace(unmoved, maps=keen), video, CPU)
+    still = carried_points(unmoved, video, CPU)
+    assert np.array_equal(found[0], video.points[0]) and np.array_equal(still, video.points[:1].repeat(6, axis=0))
+    assert np.linalg.norm(found - video.points, axis=2).max() < 2.5
+    assert (arrivals(found, video).right == 5).all()
+    body = 0.6 * math.hypot(38, 64)
+    reached = [sum(8 * frame <= alpha * body for frame in range(1, 6)) for alpha in ALPHAS]
+    assert arrivals(still, video).right.mean(1).tolist() == reached == [0, 1]
 
 
 def test_points_that_the_first_frame_does_not_show_are_not_carried(carriers):
