@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from eyespot.data_pipeline.shards.index_tars import index_folder
 from eyespot.data_pipeline.shards.manifest import Manifest, Reading
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.verify import verify
 
 VIDEOS = {"cat/v1": 4, "cat/v2": 2, "dog/v1": 3}
@@ -123,6 +125,25 @@ def test_what_eyespot_packed_is_indexed_alike(tmp_path: Path):
     assert len(again.clips) == 3 and again.manifest.frames is not None and again.manifest.frames.rate[1] == 5.0
     with tarfile.open(next((tmp_path / "again").glob("*.tar"))) as tar:
         assert sum(name.endswith(".flac") for name in tar.getnames()) == 1
+
+
+def test_a_frame_that_changes_while_it_is_packed_is_named_and_leaves_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = write(names("folder"), tmp_path / "in", "folder")
+    add = ShardWriter.add
+
+    def change(writer: ShardWriter, image: Any, item: Any) -> None:
+        Path(item.frames.places[1].path).write_bytes(picture(99))
+        add(writer, image, item)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "add", change)
+        with pytest.raises(
+            UserError, match=r"frame_00001\.jpg: changed while it was packed; mend that and run the same"
+        ):
+            pack(str(source), tmp_path / "out", reading=Reading(frames="folder"))
+    assert not list((tmp_path / "out").rglob("shard-*")) and not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_one_frame_a_sample_stays_one_when_indexed(tmp_path: Path):

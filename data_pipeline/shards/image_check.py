@@ -102,6 +102,7 @@ class Examined:
     """One image as it is to be stored."""
 
     data: bytes
+    """Empty where it was examined in place, or is a frame that stays as it lies in the source (frame_check.py)."""
     extension: str
     """jpg or png."""
     kind: str | None

@@ -5,12 +5,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
@@ -25,6 +24,8 @@ NUM_WORKERS = len(os.sched_getaffinity(0))
 CHUNK = 32  # items a worker takes at once; of those with many frames, one
 FEW = 2048  # so many small images are done before a pool of processes has started
 FEW_BYTES = 20_000_000  # and so many bytes of frames
+HELD_BYTES = 1_000_000_000
+"""Of clips that are examined, or wait to be taken, as far as is foreseen; one alone may be larger."""
 
 
 def examine_items(
@@ -58,19 +59,52 @@ def examine_items(
     # Spawned, not forked: the caller may have started threads (torch, DALI), which do not survive a fork.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
     try:
-        waiting = iter(chunks)
-        running: deque[Future[list[Examined | str]]] = deque(
-            pool.submit(work, chunk) for chunk in islice(waiting, workers + 1 if long else 3 * workers)
-        )
-        while running:
-            yield from running.popleft().result()
-            running.extend(pool.submit(work, chunk) for chunk in islice(waiting, 1))
+        yield from in_turn(pool, work, chunks, workers + 1 if long else 3 * workers)
     except BrokenProcessPool as error:
         raise UserError(
             f"workers {workers}: a worker process was killed, most likely for want of memory; use fewer"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_turn(
+    pool: Executor, work: Callable[[Sequence[Item]], list[Examined | str]], chunks: Sequence[Sequence[Item]], most: int
+) -> Iterator[Examined | str]:
+    """The results of each chunk in turn; ``most`` chunks are ahead of who takes them, ``HELD_BYTES`` of clips.
+
+    How much of its frames a clip holds once it is examined is taken from those before it, of the first ones all.
+    """
+    running = deque[tuple[Future[list[Examined | str]], int]]()
+    ahead = known = held = 0  # bytes of frames in the source: of those that run, and of those done; of which in memory
+
+    def oldest() -> Iterator[Examined | str]:
+        nonlocal ahead, known, held
+        future, size = running.popleft()
+        results = future.result()
+        del future  # it holds them too
+        known, held = known + size, held + sum(map(_held, results))
+        while results:
+            yield results.pop(0)
+        ahead -= size
+
+    for chunk in chunks:
+        size = sum(item.frames.size for item in chunk if item.frames)
+        while running and (len(running) >= most or (ahead + size) * (held / known if known else 1) > HELD_BYTES):
+            yield from oldest()
+        running.append((pool.submit(work, chunk), size))
+        ahead += size
+    while running:
+        yield from oldest()
+
+
+def _held(image: Examined | str) -> int:
+    """Bytes of a clip that are in memory."""
+    clip = None if isinstance(image, str) else image.clip
+    if clip is None:
+        return 0
+    files = sum(len(frame.data) + (len(frame.mask.data) if frame.mask else 0) for frame in clip.frames)
+    return files + (len(clip.sound[1]) if clip.sound else 0)
 
 
 def start_worker() -> None:

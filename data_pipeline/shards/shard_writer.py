@@ -1,9 +1,12 @@
 """Writes one shard: a tar through WebDataset's own TarWriter, and its index in DALI's wds2idx text format."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import tarfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows
 from eyespot.data_pipeline.shards.frames import FrameTables, frame_names
 from eyespot.data_pipeline.shards.image_check import Examined, ExaminedClip
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, MASK_EXTENSION, Shard
+from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
@@ -60,7 +64,7 @@ class ShardWriter:
             sample.append((extension, offset, len(data), f"{key}.{extension}"))
             places[extension] = offset, len(data)
             offset += _padded(len(data))
-        self._tar.write({"__key__": key, **members})
+            self._tar.write({"__key__": key, extension: data if isinstance(data, bytes) else data.read()})
         assert self._offset == offset, "the tar writer did not write plain USTAR headers"
         self._samples.append(sample)
         self._next_id += 1
@@ -107,14 +111,38 @@ class ShardWriter:
         return tar.offset
 
 
-def _members(image: Examined, item: Item) -> dict[str, bytes]:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A frame that stays as it lies in the source, where it is read once more."""
+
+    place: Place
+    crc32: int
+
+    def __len__(self) -> int:
+        return self.place.size
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            OSError: they are not there any more, or are others.
+        """
+        data = self.place.read()
+        if len(data) != len(self) or zlib.crc32(data) != self.crc32:
+            raise OSError(errno.ESTALE, "changed while it was packed", self.place.path)
+        return data
+
+
+def _members(image: Examined, item: Item) -> dict[str, bytes | _Kept]:
     notes: dict[str, str | float] = {"source": item.name}
-    members: dict[str, bytes] = {}
+    members: dict[str, bytes | _Kept] = {}
+    places = item.frames.places if item.frames else ()
     if clip := image.clip:
         notes |= {"rate": clip.rate} if clip.rate else {}
         members |= {clip.sound[0]: clip.sound[1]} if clip.sound else {}
-    for name, frame in zip(_frame_names(clip), clip.frames, strict=True) if clip else [("", image)]:
-        members[_named(name, frame.extension)] = frame.data
+    named = zip(_frame_names(clip), clip.frames, strict=True) if clip else [("", image)]
+    for number, (name, frame) in enumerate(named):
+        members[_named(name, frame.extension)] = frame.data or _Kept(places[number], frame.crc32)
         if frame.mask is not None:
             members[_named(name, MASK_EXTENSION)] = frame.mask.data
     members |= {name: member.data for name, member in image.members.items() if not member.problem}

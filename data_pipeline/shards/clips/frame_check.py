@@ -22,7 +22,8 @@ def examine_clip(source: FrameSource, *, in_place: bool = False, **options: Any)
 
     Args:
         source: the frames.
-        in_place: as in ``image_check.examine``; the frames come without their bytes.
+        in_place: as in ``image_check.examine``; the frames come without their bytes. So do always those that stay as
+            they are and lie in files by themselves, at ``source.places``: a film may be larger than the memory.
         options: further ones of ``image_check.examine``.
 
     Returns:
@@ -34,7 +35,8 @@ def examine_clip(source: FrameSource, *, in_place: bool = False, **options: Any)
     """
     footage = source.read()
     streams = footage.streams
-    found = {stream: list(_examine_stream(footage, stream, in_place, options)) for stream in streams}
+    kept = bool(source.places)
+    found = {stream: list(_examine_stream(footage, stream, in_place, kept, options)) for stream in streams}
     counts = {stream: len(frames) for stream, frames in found.items()}
     if not all(counts.values()):
         raise BadImage("no frames")
@@ -51,9 +53,9 @@ def examine_clip(source: FrameSource, *, in_place: bool = False, **options: Any)
 
 
 def _examine_stream(
-    footage: Footage, stream: str, in_place: bool, options: dict[str, Any]
+    footage: Footage, stream: str, in_place: bool, kept: bool, options: dict[str, Any]
 ) -> Iterator[tuple[Examined, float]]:
-    """Each frame, with its motion to the next; never holds more decoded ones than a batch."""
+    """Each frame, with its motion to the next; no more decoded ones than a batch are held, and no bytes of files."""
     masks = iter(footage.masks.get(stream, ()))
     before: Examined | None = None
     for image in _examine_images(footage.frames[stream], stream, in_place, options):
@@ -64,6 +66,8 @@ def _examine_stream(
             image.mask = examine_mask(mask, size, in_place=in_place, orientation=turned, **keep)
         if in_place:
             image = replace(image, data=b"", mask=image.mask and replace(image.mask, data=b""))
+        elif kept and image.kind is None:
+            image = replace(image, data=b"")
         if before is not None:
             motion = _motion(before, image)
             yield _without_luma(before), motion

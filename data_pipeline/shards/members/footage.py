@@ -18,7 +18,7 @@ BadImage half-way. An ``items.Source`` lists such items; ``pack.pack`` takes a f
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,11 @@ class FrameSource(ABC):
     def has_masks(self) -> bool:
         """Whether frames may have one."""
         return False
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where the frames lie, stream after stream, if all are files by themselves: to be copied, none is held."""
+        return ()
 
     @abstractmethod
     def read(self) -> "Footage":
@@ -126,8 +131,13 @@ class FrameFiles(FrameSource):
 
     @property
     def size(self) -> int:
-        """Bytes of all frames."""
-        return sum(file.place.size for files in self.files.values() for file in files)
+        """Bytes of all frames, and of the sound."""
+        return sum(place.size for place in self.places) + (self.sound[1].size if self.sound else 0)
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Of all frames."""
+        return [file.place for stream in self.streams for file in self.files[stream]]
 
     @property
     def plan(self) -> str:

@@ -8,7 +8,7 @@ theirs with uNLC; these are the simpler ones of moving_regions.py). benchmarks/m
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,12 @@ class MaskedClip(FrameSource):
     @property
     def size(self) -> int:
         """Bytes of its frames."""
-        return sum(place.size for places in self.clip.streams.values() for place in places)
+        return sum(place.size for place in self.places)
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Of its frames."""
+        return [place for places in self.clip.streams.values() for place in places]
 
     @property
     def plan(self) -> str:

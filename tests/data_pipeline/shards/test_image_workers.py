@@ -1,15 +1,22 @@
 """Results come in order and say what is wrong, from one process or several."""
 
 import io
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from eyespot.data_pipeline.shards import image_workers
+from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.header_check import header_sizes
 from eyespot.data_pipeline.shards.image_check import Examined
-from eyespot.data_pipeline.shards.image_workers import FEW, examine_items
+from eyespot.data_pipeline.shards.image_workers import FEW, examine_items, in_turn
+from eyespot.data_pipeline.shards.members.footage import Footage
 from eyespot.data_pipeline.shards.members.items import Item
 
 
@@ -56,6 +63,37 @@ def test_what_dali_cannot_read_is_rewritten_or_named(tmp_path: Path):
 def test_in_place_results_come_without_their_bytes(items: list[Item]):
     (result,) = examine_items(items[1:2], 1, in_place=True)
     assert isinstance(result, Examined) and result.data == b"" and result.crc32 != 0
+
+
+class Here(Executor):
+    """Does what it is asked for at once."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
+@pytest.mark.parametrize("room, frames, most_ahead", [(2.5, 4, 2), (0.5, 4, 1), (100.0, 4, 5), (1.5, 1, 5)])
+def test_clips_ahead_are_bounded_by_the_bytes_that_they_will_hold(
+    monkeypatch: pytest.MonkeyPatch, room: float, frames: int, most_ahead: int
+):
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)).save(stream, "JPEG")
+    source = Footage(rate=0.0, frames={"": [stream.getvalue()] * 4})
+    examined = examine_clip(Footage(rate=0.0, frames={"": [stream.getvalue()] * frames}))
+    begun: list[str] = []
+
+    def work(chunk: Sequence[Item]) -> list[Examined | str]:
+        begun.append(chunk[0].name)
+        return [replace(examined, kind=chunk[0].name)]
+
+    monkeypatch.setattr(image_workers, "HELD_BYTES", room * source.size)
+    chunks, ahead = [[Item(str(number), -1, "", 0, 0, frames=source)] for number in range(12)], list[int]()
+    for number, found in enumerate(in_turn(Here(), work, chunks, 5)):
+        assert isinstance(found, Examined) and found.kind == str(number)
+        ahead.append(len(begun) - number)
+    assert len(ahead) == 12 and max(ahead) == most_ahead and ahead[0] <= max(1, room)
 
 
 def test_the_caller_may_stop_early(items: list[Item]):

@@ -1,8 +1,10 @@
 """Each frame is examined as an image is; none is decoded twice, none is held decoded for long."""
 
 import io
+import zlib
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from PIL import Image
 
 from eyespot.data_pipeline.shards.clips.frame_check import BATCH_SIZE, examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, BadImage, examine
-from eyespot.data_pipeline.shards.members.footage import Footage
+from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.footage import Footage, FrameFile, FrameFiles
 
 OPTIONS = {"resize": None, "max_pixels": MAX_PIXELS}
 
@@ -44,6 +47,18 @@ def test_in_place_nothing_is_rewritten_or_kept():
     assert all(frame.luma is None for frame in found.clip.frames) and min(found.clip.motion[:2]) > 10
     with pytest.raises(BadImage, match=r"^frame 0: webp: would have to be rewritten"):
         examine_clip(Footage(rate=0.0, frames={"": noise(3, kind="WEBP")}), in_place=True, max_pixels=MAX_PIXELS)
+
+
+def test_what_lies_in_files_and_stays_as_it_is_is_not_held(tmp_path: Path):
+    files = []
+    for number, data in enumerate([*noise(2), *noise(1, (24, 40, 3), "PNG")]):
+        (tmp_path / str(number)).write_bytes(data)
+        files.append(FrameFile(str(number), Place(str(tmp_path / str(number)), 0, len(data))))
+    source = FrameFiles(files={"": files})
+    found, shrunk = examine_clip(source, **OPTIONS), examine_clip(source, resize=12, max_pixels=MAX_PIXELS)
+    assert found.clip is not None and [frame.data for frame in found.clip.frames] == [b"", b"", b""]
+    assert [frame.crc32 for frame in found.clip.frames] == [zlib.crc32(place.read()) for place in source.places]
+    assert shrunk.clip is not None and all(frame.data and frame.kind == "resized" for frame in shrunk.clip.frames)
 
 
 def test_a_header_that_dali_misreads_is_rewritten_or_named():
