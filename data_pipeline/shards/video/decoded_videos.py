@@ -22,7 +22,7 @@ from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.video.decode import BadVideo, Ending, Wanted, frames
 from eyespot.data_pipeline.shards.video.decode_workers import Lost, each
-from eyespot.data_pipeline.shards.video.sound import flac_parts
+from eyespot.data_pipeline.shards.video.sound import write_flac
 from eyespot.data_pipeline.shards.video.timing import Part, parts, rate
 
 
@@ -134,7 +134,7 @@ def decode_into(job: _Job, alive: Callable[[], None]) -> None:
 def _decode(job: _Job, path: Path, alive: Callable[[], None]) -> Decoded:
     wanted, ending, offset = job.cut.frames, Ending(), 0
     decoded, times = Decoded(), list[float]()
-    with path.open("wb") as file:
+    with path.open("w+b") as file:
         for frame in frames(job.place, wanted, ending, alive):
             decoded.frames.append((offset, len(frame.jpeg), frame.repeats))
             times.append(frame.time)
@@ -146,9 +146,8 @@ def _decode(job: _Job, path: Path, alive: Callable[[], None]) -> Decoded:
             count = sum(repeats for _, _, repeats in decoded.frames)
             decoded.rate, times, end = wanted.fps, [tick / wanted.fps for tick in range(count)], count / wanted.fps
         decoded.parts = parts(times, end, job.cut.longest)
-        for flac in flac_parts(job.place, ending.start, decoded.parts, alive) if job.cut.sound else ():
-            decoded.sounds.append((offset, len(flac)))
-            offset += file.write(flac)
+        if job.cut.sound:
+            decoded.sounds = write_flac(job.place, ending.start, decoded.parts, file, alive)
         file.flush()
         atomic_files.sync(file.fileno())
     return decoded
