@@ -19,6 +19,7 @@ from PIL import Image
 from eyespot.data_pipeline.shards.image_check import MAX_SIDE, encode_jpeg
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.video.containers import HEAD, Window, demuxer
+from eyespot.data_pipeline.shards.video.matroska import is_complete
 from eyespot.data_pipeline.shards.video.timing import MOST_REPEATS, resampled
 
 LARGEST_FRAME = 2**26
@@ -107,7 +108,7 @@ def frames(place: Place, wanted: Wanted, ending: Ending, alive: Callable[[], Non
                 yield Frame(
                     float(begin), encode_jpeg(_upright(frame, stream, wanted.max_pixels), wanted.resize), repeats
                 )
-        _check_whole(container, stream, counted.number, ending)
+        _check_whole(place, container, stream, counted.number, ending)
 
 
 @contextmanager
@@ -197,15 +198,19 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadVideo(f"{width} x {height} pixels, more than the limit against decompression bombs (--max-pixels)")
 
 
-def _check_whole(container: Any, stream: Any, decoded: int, ending: Ending) -> None:
+def _check_whole(place: Place, container: Any, stream: Any, decoded: int, ending: Ending) -> None:
     """Whether as much was decoded as the header says, where it says anything."""
     duration = _clock(stream.metadata.get("DURATION", ""))  # Matroska's tag
     if stream.duration is not None:
         duration = float(stream.duration * stream.time_base)
-    elif not duration and container.duration is not None and not container.streams.audio:  # sound may be longer
-        duration = container.duration / 1e6
-    lost = duration - ending.seconds
-    if lost > _CUT_SECONDS + _CUT_SHARE * duration:
+        lost = duration - ending.seconds
+    else:  # on the container's clock, on which the first frame may be late
+        if not duration and container.duration is not None and not container.streams.audio:  # sound may be longer
+            duration = container.duration / 1e6
+        lost = duration - ending.start - ending.seconds
+    is_short = lost > _CUT_SECONDS + _CUT_SHARE * duration
+    # For how long the last frame is shown, only the header of a Matroska file may say.
+    if is_short and not (container.format.name.startswith("matroska") and is_complete(place)):
         raise BadVideo(f"cut: its frames last {ending.seconds:.2f} s where its header says {duration:.2f} s")
     if decoded < stream.frames * (1 - _CUT_SHARE) - 2:
         raise BadVideo(f"cut: {decoded} frames where its header says {stream.frames}")
