@@ -238,7 +238,7 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     shown = [str(tar.relative_to(root)) if root else tar.name for tar in tars]
     where = f"source {root or tars[0]}"
     splits = splits_of_tars(where, shown) if root else [None]
-    plain = [plain_tar(tar, spool) for tar in tars]
+    plain = [plain_tar(tar, spool, number) for number, tar in enumerate(tars)]
     scans = [scan(path) for path in plain]
     for tar, found in zip(tars, scans, strict=True):
         if found.problem:

@@ -38,8 +38,8 @@ class Place(NamedTuple):
             return os.pread(file.fileno(), self.size, self.offset)
 
 
-def plain_tar(path: Path, spool: Path) -> Path:
-    """The tar itself, or where it was unpacked to, in ``spool``.
+def plain_tar(path: Path, spool: Path, number: int = 0) -> Path:
+    """The tar itself, or where it was unpacked to, in ``spool``; what a killed pack left of that number is replaced.
 
     Raises:
         UserError: it is no tar, or a damaged one.
@@ -52,7 +52,6 @@ def plain_tar(path: Path, spool: Path) -> Path:
         with tarfile.open(path, "r:"):
             return path
     except tarfile.ReadError:
-        number = len(list(spool.glob("source*.tar")))
         return _unpack(path, spool / f"source{number or ''}.tar")
 
 

@@ -59,16 +59,24 @@ def cut(
 
 
 def holds_videos(source: str) -> bool:
-    """Whether a source is a video, or a folder that holds videos and neither images nor tars."""
+    """Whether a source is a video, or a folder that holds videos and neither images nor tars, seen as ``walk`` does.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     path = Path(source).expanduser()
     if path.is_file():
         return path.suffix.lower() in SUFFIXES
+    if not path.is_dir():
+        return False
     found = False
-    for _, _, names in os.walk(path):
-        suffixes = {os.path.splitext(name)[1].lower() for name in names if not name.startswith(".")}  # noqa: PTH122
-        if suffixes & (IMAGE_SUFFIXES - {MOVING_IMAGE}) or any(TAR.search(name) for name in names):
+    for name, _, size in walk(path, Tally()):
+        if size is None or hidden(path_parts(name)) is not None:
+            continue
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+        if suffix in IMAGE_SUFFIXES - {MOVING_IMAGE} or TAR.search(name):
             return False
-        found = found or bool(suffixes & SUFFIXES)
+        found = found or suffix in SUFFIXES
     return found
 
 
@@ -88,7 +96,7 @@ def open_videos(source: str, spool: Path, wanted: Cut, workers: int, reading: Re
     """
     check_installed()
     path = Path(source).expanduser()
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():  # a pipe would be waited for
         raise UserError(f"source {source}: no such file or folder; it should be a video, or hold videos")
     skipped = Tally()
     files = _files(path, spool, skipped)
@@ -128,8 +136,6 @@ def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:
         listed = [(path.name, Place(str(path), 0, path.stat().st_size))]
     else:
         spool.mkdir(exist_ok=True)
-        for left in spool.glob("source*.tar"):  # by a pack that was killed
-            left.unlink()
         tar = plain_tar(path, spool)
         if tar != path:  # unpacked anew each time; its videos' frames are known by place and time
             changed = path.stat().st_mtime_ns
@@ -152,7 +158,9 @@ def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:
 def _no_video(name: str, place: Place | None) -> str | None:
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
     if suffix in SUFFIXES or suffix == MOVING_IMAGE:
-        return "a device, a pipe or the like" if place is None else None
+        if place is None:
+            return "a device, a pipe or the like"
+        return None if os.path.exists(place.path) else "a link to nothing"  # noqa: PTH110
     return (
         "an image beside the videos" if suffix in IMAGE_SUFFIXES else no_image(name).replace("not an image", "no video")
     )

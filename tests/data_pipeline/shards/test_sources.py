@@ -236,6 +236,13 @@ def test_the_photographs_of_the_package(tmp_path: Path):
     assert len({read_item(item) for items in source.splits.values() for item in items}) == 2000
 
 
+def test_what_a_killed_pack_unpacked_is_replaced(tmp_path: Path):
+    opened(grow(tmp_path / "set", "1.png", "2.png"), tmp_path, "tar.gz")
+    source = open_source(str(tmp_path / "set.tar.gz"), tmp_path / "spool")
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["source.tar"]
+    assert [read_item(item) for item in source.splits[""]] == [PNG, PNG]
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive at all", gzip.compress(b"no tar inside", mtime=0)])
 def test_a_file_that_is_no_archive(tmp_path: Path, content: bytes):
     (tmp_path / "set.tar.gz").write_bytes(content)

@@ -21,8 +21,11 @@ def test_a_plain_tar_is_read_where_it_lies_and_a_compressed_one_unpacked(tmp_pat
             archive.addfile(member, io.BytesIO(b"image"))
     assert plain_tar(tmp_path / "a.tar", tmp_path) == tmp_path / "a.tar"
     (tmp_path / "spool").mkdir()
-    unpacked = [plain_tar(tmp_path / name, tmp_path / "spool") for name in ("b.tgz", "c.tar.xz")]
-    assert [scan(path).files[0].name for path in unpacked] == ["b.tgz.jpg", "c.tar.xz.jpg"]
+    for _ in range(2):  # a pack that was killed goes on: what it unpacked is replaced
+        packed = (tmp_path / "b.tgz", tmp_path / "c.tar.xz")
+        unpacked = [plain_tar(path, tmp_path / "spool", number) for number, path in enumerate(packed)]
+        assert [scan(path).files[0].name for path in unpacked] == ["b.tgz.jpg", "c.tar.xz.jpg"]
+        assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == ["source.tar", "source1.tar"]
 
 
 def test_links_folders_and_notes_in_a_zip_are_named(tmp_path: Path):

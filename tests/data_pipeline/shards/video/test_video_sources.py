@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -144,6 +145,37 @@ def test_images_stay_images_where_nobody_asks_for_videos(films, tmp_path):
     assert not holds_videos(str(photos))
     manifest = pack_videos(photos, tmp_path / "out")[""]
     assert manifest.num_samples == 2 and [one.reason for one in manifest.skipped] == ["an image beside the videos"]
+
+
+def test_links_and_hidden_files_decide_as_they_are_packed(tmp_path):
+    real, source = tmp_path / "real", tmp_path / "in"
+    (source / ".thumbnails").mkdir(parents=True)
+    real.mkdir()
+    Image.new("L", (8, 8)).save(source / ".thumbnails" / "a.png")
+    (source / "link").symlink_to(real)
+    (real / "up").symlink_to(source)
+    film(real / "a.mp4", 2)
+    assert holds_videos(str(source))
+    assert pack_videos(source, tmp_path / "out")[""].num_samples == 1
+    Image.new("L", (8, 8)).save(real / "b.png")
+    assert not holds_videos(str(source))
+
+
+def test_pipes_and_links_to_nothing_are_counted_and_none_is_waited_for(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    film(source / "a.mp4", 2)
+    os.mkfifo(source / "pipe.mp4")
+    (source / "gone.mp4").symlink_to("nowhere")
+    (source / "self.mkv").symlink_to("self.mkv")
+    manifest = pack_videos(source, tmp_path / "out")[""]
+    assert manifest.num_samples == 1 and {one.reason: sorted(one.examples) for one in manifest.skipped} == {
+        "a device, a pipe or the like": ["pipe.mp4"],
+        "a link to nothing": ["gone.mp4", "self.mkv"],
+    }
+    assert not holds_videos(str(source / "pipe.mp4"))
+    with pytest.raises(UserError, match=r"pipe\.mp4: no such file or folder"):
+        pack_videos(source / "pipe.mp4", tmp_path / "none")
 
 
 def test_what_is_wrong_with_a_source_is_one_line(tmp_path, monkeypatch):
