@@ -48,6 +48,8 @@ class Window(io.RawIOBase):
     def __init__(self, place: Place) -> None:
         self._file = open(place.path, "rb", buffering=0)  # noqa: PTH123, SIM115 (closed with the window)
         self._begin, self._size, self._position = place.offset, place.size, 0
+        self.outage: OSError | None = None
+        """What went wrong when it was read: from then on it is empty, for FFmpeg goes on reading."""
 
     def readable(self) -> bool:
         """It is."""
@@ -69,8 +71,12 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fills the buffer with what follows."""
         view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._size - self._position))
-        read = os.preadv(self._file.fileno(), [view[:count]], self._begin + self._position) if count else 0
+        count = max(0, min(len(view), self._size - self._position)) if self.outage is None else 0
+        try:
+            read = os.preadv(self._file.fileno(), [view[:count]], self._begin + self._position) if count else 0
+        except OSError as error:
+            self.outage = error
+            raise
         self._position += read
         return read
 

@@ -117,6 +117,7 @@ def opened(place: Place, max_pixels: int = LARGEST_FRAME) -> Iterator[Any]:
 
     Raises:
         BadVideo: it is none, or FFmpeg refuses it, now or while it is read.
+        OSError: it cannot be read, whatever else seemed wrong with it then.
     """
     import av
     import av.logging
@@ -135,10 +136,16 @@ def opened(place: Place, max_pixels: int = LARGEST_FRAME) -> Iterator[Any]:
             options = {"max_pixels": str(max_pixels)}
             with av.open(file, format=name, options=options, metadata_errors="replace") as container:
                 yield container
-        except FFmpegError as error:
+        except (FFmpegError, BadVideo) as error:
+            if file.outage is not None:
+                raise file.outage from error
+            if isinstance(error, BadVideo):
+                raise
             log: Any = error.log  # level, part, text
             said = " ".join(str(log[2] if log else error.strerror or type(error).__name__).split())
             raise BadVideo(f"cut or damaged: {said}") from error
+        if file.outage is not None:
+            raise file.outage
 
 
 class _Counted:

@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import struct
 import zlib
 
@@ -113,6 +115,23 @@ def test_half_a_file_is_not_taken_for_a_short_one(tmp_path, suffix):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadVideo, match=r"cut|damaged"):
         decode(path)
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+def test_an_outage_is_no_damage_and_leaves_nothing_on_the_screen(tmp_path, suffix, monkeypatch, capfd):
+    path, read, calls = film(tmp_path / f"one{suffix}", 20), os.preadv, []
+
+    def fail(*place):
+        calls.append(place)
+        if len(calls) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(*place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            decode(path)
+    assert len(calls) == 2 and capfd.readouterr() == ("", "")
 
 
 def test_the_suffix_does_not_matter_where_the_bytes_are_a_video(tmp_path):
