@@ -219,8 +219,11 @@ def _check_whole(place: Place, container: Any, stream: Any, decoded: int, ending
     # For how long the last frame is shown, only the header of a Matroska file may say.
     if is_short and not (container.format.name.startswith("matroska") and is_complete(place)):
         raise BadVideo(f"cut: its frames last {ending.seconds:.2f} s where its header says {duration:.2f} s")
-    if decoded < stream.frames * (1 - _CUT_SHARE) - 2:
-        raise BadVideo(f"cut: {decoded} frames where its header says {stream.frames}")
+    counted = stream.frames
+    if decoded < counted and container.format.name.startswith("mov"):  # whose edit list may hide some of them
+        counted = min(counted, sum(not entry.is_discard for entry in stream.index_entries))
+    if decoded < counted * (1 - _CUT_SHARE) - 2:
+        raise BadVideo(f"cut: {decoded} frames where its header says {counted}")
 
 
 def _clock(text: str) -> float:

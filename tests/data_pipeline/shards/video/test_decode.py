@@ -117,6 +117,35 @@ def test_half_a_file_is_not_taken_for_a_short_one(tmp_path, suffix):
         decode(path)
 
 
+def trimmed(path, begin: float, seconds: float):
+    """A copy with its header in front, of which an edit list shows so much."""
+    shown = path.with_name("trimmed.mp4")
+    with av.open(str(path)) as source, av.open(str(shown), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+        ticks = int(stream.time_base.denominator)
+    content = bytearray(shown.read_bytes())
+    at = content.index(b"elst") + 8
+    count, _, first = struct.unpack_from(">IIi", content, at)
+    assert count == 1
+    struct.pack_into(">Ii", content, at + 4, round(1000 * seconds), first + round(ticks * begin))
+    shown.write_bytes(content)
+    return shown
+
+
+def test_what_an_edit_list_hides_is_not_missing(tmp_path):
+    path = trimmed(film(tmp_path / "one.mp4", 48, rate=12, size=(160, 120)), 1.0, 2.0)
+    found, ending = decode(path)
+    assert levels([frame.jpeg for frame in found]) == list(range(12, 36))
+    assert ending.seconds == pytest.approx(2.0, abs=0.02)
+    path.write_bytes(path.read_bytes()[:-2000])  # behind frame 20 or so
+    with pytest.raises(BadVideo, match=r"cut|damaged"):
+        decode(path)
+
+
 @pytest.mark.parametrize("suffix", CODECS)
 def test_an_outage_is_no_damage_and_leaves_nothing_on_the_screen(tmp_path, suffix, monkeypatch, capfd):
     path, read, calls = film(tmp_path / f"one{suffix}", 20), os.preadv, []
