@@ -19,6 +19,7 @@ from PIL import Image
 from eyespot.data_pipeline.shards.image_check import MAX_SIDE, encode_jpeg
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.video.containers import HEAD, Window, demuxer
+from eyespot.data_pipeline.shards.video.gif_blocks import is_cut
 from eyespot.data_pipeline.shards.video.matroska import is_complete
 from eyespot.data_pipeline.shards.video.timing import MOST_REPEATS, resampled
 
@@ -207,6 +208,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _check_whole(place: Place, container: Any, stream: Any, decoded: int, ending: Ending) -> None:
     """Whether as much was decoded as the header says, where it says anything."""
+    if container.format.name == "gif" and is_cut(place):
+        raise BadVideo(f"cut: its bytes end within a frame, after {decoded}")
     duration = _clock(stream.metadata.get("DURATION", ""))  # Matroska's tag
     if stream.duration is not None:
         duration = float(stream.duration * stream.time_base)
