@@ -1,5 +1,6 @@
 """The console command ``eyespot``. Nothing heavy is imported until a subcommand needs it."""
 
+import errno
 import importlib
 import logging
 import os
@@ -77,11 +78,18 @@ def main(argv: list[str] | None = None) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
         return ExitCode.FAILED
-    except KeyboardInterrupt:
-        print("eyespot: interrupted", file=sys.stderr)
-        return ExitCode.FAILED
     except BrokenPipeError:  # the reader of our output went away: `eyespot recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # such a path can only have been given; wherever it is first looked at
+            raise
+        print(
+            brief(one_line(masked(f"eyespot: {error.filename}: {error.strerror}; name another path"))), file=sys.stderr
+        )
+        return ExitCode.WRONG_INPUT
+    except KeyboardInterrupt:
+        print("eyespot: interrupted", file=sys.stderr)
         return ExitCode.FAILED
 
 

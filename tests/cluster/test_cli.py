@@ -45,6 +45,18 @@ def test_version_is_the_packages():
     assert done.stdout.startswith("eyespot 0.")
 
 
+LONG = "x" * 300
+"""Of a path; 255 bytes is what file systems take."""
+NAMED_TOO_LONG = [
+    *([command, LONG] for command in ("doctor", "status", "report")),
+    *(["shards", command, LONG] for command in ("verify", "info", "index")),
+    ["shards", "pack", LONG, "DST"],
+    ["eval", "knn", "RUN", LONG],
+    ["pretrain", "mae_tiny", "--data.shards", LONG, "--run-dir", "RUN"],
+    ["pretrain", "mae_tiny", "--data.shards", "SHARDS", "--run-dir", LONG],
+]
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
@@ -61,6 +73,7 @@ def test_version_is_the_packages():
         (["pretrain", "mae_tiny", "--objective.mask-ratio", "2"], "objective.mask_ratio 2.0"),
         (["pretrain", "mae_tiny", "--precision", "fp8"], "--precision"),
         (["pretrain", "--from", "absent"], "no"),
+        *((words, "File name too long") for words in NAMED_TOO_LONG),
     ],
 )
 def test_wrong_words_are_one_line(words, answer, capsys):
