@@ -48,7 +48,8 @@ training: of falling digits, which are built in, or of DAVIS. Errors are the bet
 [benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md) has intervals, and who else was asked.
 
 PixelCNN is also asked how many bits unseen images take, beside a histogram and PNG:
-[benchmarks/results/pixel_bits.md](../benchmarks/results/pixel_bits.md), by `python benchmarks/pixel_bits.py`.
+[benchmarks/results/pixel_bits.md](../benchmarks/results/pixel_bits.md), by `python benchmarks/pixel_bits.py`. After 120
+steps it needs 6.23 and a histogram 7.91; PNG, with 6.01, is ahead.
 
 This page is written by `make methods`.
 """

@@ -1,16 +1,19 @@
 """Bits per dimension of PixelCNN on images that it has never seen, beside those of a histogram and of PNG.
 
-Takes the run of pixel_cnn that benchmarks/zoo.py left, and asks it, trained and as it began, about test images. A
-histogram of the levels of each colour, of as many training images, is what one knows who sees no neighbours; PNG is
-what a file takes, header and all. The means are over the very same images, with 95 % intervals. Gate: the trained
-network needs fewer bits than the histogram, image by image, beyond doubt.
+Takes the newest run of pixel_cnn in WORK/runs, as benchmarks/zoo.py leaves one or any other command (the table names
+the one that was), and asks it, trained and as it began, about test images. A histogram of the levels of each colour,
+of as many training images, is what one knows who sees no neighbours; PNG is what a file takes, header and all. The
+means are over the very same images, with 95 % intervals. Gate: the trained network needs fewer bits than the histogram,
+image by image, beyond doubt.
 
     python benchmarks/pixel_bits.py --work /tmp/zoo
 """
 
 import argparse
 import io
+import json
 import math
+import shlex
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -19,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import write_results
+from results import RESULTS, write_results
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
@@ -81,6 +84,12 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
+def command_of(run_dir: Path, work: Path) -> str:
+    """How the run was begun."""
+    words = json.loads((run_dir / "run.json").read_text())["argv"]
+    return shlex.join(["eyespot", *words[1:]]).replace(str(work), "WORK")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of shards and runs, as zoo.py leaves it")
@@ -111,11 +120,14 @@ def main() -> None:
         rows=rows,
         details={
             "run": run_dir.name,
+            "command": command_of(run_dir, options.work),
             "steps": run.steps,
             "bits": {name: interval(bits) for name, bits in found.items()},
             "more": saved,
         },
     )
+    with (RESULTS / f"{NAME}.md").open("a") as file:
+        file.write(f"\nThe run is of `{command_of(run_dir, options.work)}`.\n")
     sys.exit(0 if saved["histogram of levels"][1] > 0 else 1)
 
 

@@ -10,10 +10,13 @@ The pairs i, j are all of the batch, over all ranks.
 
 What differs from the authors' code: two rows of one image that a batch holds twice are no pair. On STL-10 their network
 is a small AlexNet whose last layer is the output, and its layer before that is kept: here a head of two layers stands
-on the encoder, as in their experiment on ImageNet. There U compares with MoCo's queue of 65,536; here with the batch.
+on the encoder, as in their experiment on ImageNet. That one was made of MoCo's code: one view's rows come from its
+moving-average teacher, and U compares with its queue of 65,536 and the batch (equation 18); here there is no such
+teacher and no queue. Views are MoCo v2's and the rate falls by a cosine; their script for STL-10 (a copy by others)
+jitters always, the hue by up to 0.4, never blurs, and lowers the rate to a tenth after 155, 170 and 185 of 200 epochs.
 
 To expect: AlexNet variant on STL-10, linear on its penultimate layer: 83.2 % (the authors' code). ResNet-50 on ImageNet
-with w_a = 3, t = 3 and a queue, 200 epochs: 67.7 % linear probe, where MoCo v2 has 67.5 (table 5; from memory).
+with w_a = 3, t = 3, teacher and queue, 200 epochs: 67.7 % linear probe, where MoCo v2 has 67.5 (table 5; from memory).
 """
 
 from dataclasses import dataclass
@@ -43,7 +46,7 @@ class AlignUniform(Contrastive):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
-        """The numbers of the authors' code for STL-10; views as SimCLR's."""
+        """The numbers of the authors' code for STL-10; views as MoCo v2's."""
 
         about: ClassVar = About(
             family="contrast",

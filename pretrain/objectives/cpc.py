@@ -2,27 +2,34 @@
 
 An image becomes a grid of patches that overlap by half, and each patch, by the encoder alone, a row z. Masked
 convolutions over the grid sum up its rows of patches down to the r-th in contexts c_r. From a context, patches some
-rows below are told by one matrix for each distance k, among patches of everywhere (section 3.3, equation 4):
+rows below are told by one matrix for each distance k, among patches of everywhere (section 3.2; equation 4):
 
     L = -log  exp(z_{r+k} . W_k c_r) / sum over z_j in patches of exp(z_j . W_k c_r),
 
 averaged over places, distances and images. The patches of the sum: all those of the image itself, also what the context
 has seen, and all those of all other images of the batch, on all ranks. The row right below overlaps what was seen, so
-it is passed over (``skipped``; the paper's figure 4), and the five after it are predicted in a grid of seven.
+it is passed over (``skipped``; the paper's figure 4), and the five after it are predicted in a grid of seven. What
+overlaps must not be predicted: that is refused.
 
 What made it CPC v2 (Hénaff et al. 2019, arXiv:1905.09272, figure 3): ``directions`` = predictions from below, and from
-both sides, each with contexts of its own; ``drop_colors`` = of each patch one colour channel only; larger patches; and
-norms over channels, for batch norm lets patches of an image see each other: take an encoder that has such, resnet50_gn
-or convnext_tiny.
+both sides, each with contexts of its own; ``drop_colors`` = of each patch one colour channel only; larger patches that
+overlap by more, so that two rows are passed over (from copies of its code); and norms over channels. The first paper
+has no batch norm either: it lets patches of an image see each other. Take an encoder without it, as resnetv2_101x1_bit,
+resnet50_gn or convnext_tiny.
 
 What differs from the authors' code: masked convolutions and scores are those of v2's appendix for both (rows of 64
-numbers, scores a tenth of the product); v1's are a row-GRU PixelCNN's. The whole encoder is trained, theirs up to its
-third stage. Distances count alike. Images are cut out as everywhere here, by area. v2's changes of shape and colour
-by AutoAugment are left out, and of dropped channels the data set's mean stays.
+numbers, scores a tenth of the product); v1's are of a PixelCNN's kind, and a row-GRU PixelRNN gave similar results.
+The whole encoder is trained, theirs up to its third stage. Predictions count alike, so near distances, of which there
+are more, count more. Images are cut out as everywhere here, by area. v2's changes of shape and colour by AutoAugment
+and its average of the weights (Polyak's, 0.9999; from memory) are left out, and of dropped channels the data set's mean
+stays.
 
-To expect: ResNet-v2-101, linear: 48.7 % on ImageNet-1k (table 3); v2, ResNet-50: 63.8 %, ResNet-161: 71.5 % (table 1).
+To expect: ResNet-v2-101, linear: 48.7 % on ImageNet-1k (table 3), by a probe of the mean of 7 x 7 patches' rows from
+the third stage, where ``eyespot eval linear`` shows a run's encoder the whole image at its patches' size, unless
+``--image-size`` says otherwise; v2, ResNet-50: 63.8 %, ResNet-161: 71.5 % (table 1; from memory).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -114,6 +121,13 @@ class CPC(Contrastive):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.stride = max(1, round(image_size * (1 - config.overlap)))
+        least = math.ceil(image_size / self.stride) - 1
+        if config.skipped < least:
+            raise UserError(
+                f"objective.skipped {config.skipped}: patches of {image_size} pixels every {self.stride} overlap with"
+                f" those of {least} rows below, which would be seen before they are predicted; set it to {least} or"
+                " more, or lower objective.overlap"
+            )
         width, side = feature_width(encoder), config.grid
         self.target = nn.Linear(width, config.out_dim, bias=False)  # it would shift all scores of a prediction alike
         num_rows = len(config.distances) * config.out_dim

@@ -16,12 +16,13 @@ What differs from the papers:
   images and nothing else, so that it stays what timm can load, and its features at any noise level are those of images
   with that noise. A few more blocks make the noise of its tokens; they are told the noisy patches, as by the longest
   connection of a U-Net or U-ViT (Bao et al. 2023, arXiv:2209.12152), and t, by sines, cosines and two layers.
-- No moving average of the weights: the rate falls to 0 instead. No image is made: the network is thrown away but for
-  its encoder. It sees images without noise when it is judged, where DDAE adds a little (t = 11) and asks a block in the
-  middle; ``eyespot eval layers --noise-level 11`` does.
+- No dropout (DDPM on CIFAR-10: 0.1; from memory), and no moving average of the weights: the rate falls to 0 instead.
+  No image is made: the network is thrown away but for its encoder. It sees images without noise when it is judged,
+  where DDAE adds a little (t = 11) and asks a block in the middle; ``eyespot eval layers --noise-level 11`` does.
 - Images are normalised by the data set's colours, not to -1..1, and are cropped by chance; DDPM only flips them.
 
-To expect: DDPM's U-Net on CIFAR-10, DDAE's linear probe of a block in the middle, chosen with t: 90.1 %.
+To expect: DDPM's U-Net on CIFAR-10, DDAE's linear probe of a block in the middle, chosen with t: 90.1 %
+(from memory, as its t = 11).
 """
 
 import math

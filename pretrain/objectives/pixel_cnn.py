@@ -6,8 +6,8 @@ An image is read number by number, of each pixel red, then green, then blue, and
     L = -mean over images and i in 1..n of  log p(x_i | x_1 ... x_i-1),    bits per dimension = L / log 2
 
 (section 2; van den Oord et al. 2016, arXiv:1601.06759, equations 1 and 2). Two convolutions of one pixel, each after a
-ReLU, make the logits of the last features (table 1 there). Views are whole images: a crop that is resized has other
-statistics.
+ReLU, make the logits of the last features (table 1 there). Views are whole images or, of those that are not square, the
+largest square in the middle: a random crop that is resized has other statistics.
 
 What differs from the authors' code: it was never published, so what the papers leave open is ours, as the weights to
 begin with. Nothing is said of classes; the head is a channel narrower than theirs of 1024, for three colours.

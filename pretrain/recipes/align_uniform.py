@@ -8,13 +8,19 @@ from eyespot.pretrain.recipes.gate import RESNET, Gate
 
 
 def align_uniform_r50_in1k() -> Run:
-    """ResNet-50 on ImageNet-1k, 200 epochs: the paper's weights, powers and rates on top of MoCo v2 (section 5)."""
+    """ResNet-50 on ImageNet-1k, 200 epochs: the paper's weights, powers and rates (section 5).
+
+    There on top of MoCo v2; here there is no moving-average teacher, and no queue beside the batch.
+    """
     config = AlignUniform.Config(alignment_weight=3.0, t=3.0)
     return on_imagenet(config, epochs=200, batch_size=256, warmup_epochs=0, name="sgd", lr=0.03, weight_decay=1e-4)
 
 
 def align_uniform_r18_cifar10() -> Run:
-    """ResNet-18 on CIFAR-10, 200 epochs of 768 at the paper's rate for STL-10. The paper has no CIFAR-10."""
+    """ResNet-18 on CIFAR-10, 200 epochs of 768 at the rate of the authors' code for STL-10.
+
+    Here it falls by a cosine. The paper has no CIFAR-10.
+    """
     view = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2)
     config = AlignUniform.Config(view=view)
     return on_cifar10(config, batch_size=768, warmup_epochs=1, name="sgd", lr=0.12, weight_decay=1e-4)

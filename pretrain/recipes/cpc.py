@@ -9,13 +9,14 @@ from eyespot.pretrain.recipes.gate import LARGER_RESNET, Gate
 
 
 def cpc_r101_in1k() -> Run:
-    """ResNet-v2-101 on ImageNet-1k, 7 x 7 patches of 64 pixels, Adam at 2e-4, 32 x 16 images (section 3.3).
+    """ResNet-v2-101 on ImageNet-1k, 7 x 7 patches of 64 pixels, Adam at 2e-4, 32 x 16 images (section 3.2).
 
-    The paper does not say for how long: 100 epochs.
+    Without batch norm, as the paper's, which does not say what stands in its place: here BiT's norms over groups of
+    channels and standardised weights. Nor does it say for how long: 100 epochs.
     """
     run = on_imagenet(
         CPC.Config(),
-        encoder="resnetv2_101",
+        encoder="resnetv2_101x1_bit",
         epochs=100,
         batch_size=512,
         warmup_epochs=0,
@@ -29,7 +30,8 @@ def cpc_r101_in1k() -> Run:
 
 def cpc_v2_r50_in1k() -> Run:
     """CPC v2: ResNet-50 with group norm, 6 x 6 patches of 80 pixels, four directions, one channel of each patch."""
-    config = CPC.Config(grid=6, overlap=0.55, directions=4, drop_colors=True, view=RandomView(scale=(0.5, 1.0)))
+    view = RandomView(scale=(0.5, 1.0))
+    config = CPC.Config(grid=6, overlap=0.55, directions=4, drop_colors=True, skipped=2, view=view)
     run = on_imagenet(
         config,
         encoder="resnet50_gn",
@@ -46,7 +48,10 @@ def cpc_v2_r50_in1k() -> Run:
 
 
 def cpc_r18_cifar10() -> Run:
-    """ResNet-18 on CIFAR-10, 7 x 7 patches of 8 pixels, 200 epochs. The papers have no CIFAR-10."""
+    """ResNet-18 on CIFAR-10, 7 x 7 patches of 8 pixels, 200 epochs. The papers have no CIFAR-10.
+
+    With batch norm, unlike the papers', as the gate's encoder, too: there patches of an image may see each other.
+    """
     encoder = EncoderConfig(name="resnet18", image_size=8, small_stem=True)
     config = CPC.Config(view=RandomView(scale=(0.5, 1.0), grayscale=0.25))
     return on_cifar10(config, encoder=encoder, epochs=200, batch_size=128, lr=4e-4, weight_decay=0.0)

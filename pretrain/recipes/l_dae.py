@@ -9,9 +9,15 @@ from eyespot.pretrain.recipes.gate import SMALL_VIT, Gate
 
 
 def l_dae_vitl16_in1k() -> Run:
-    """ViT-L/16 on ImageNet-1k, 400 epochs, 16 latents a patch, as the paper; batch and rates are MAE's."""
+    """ViT-L/16 on ImageNet-1k, 400 epochs, 16 latents a patch, batch and rates as in the paper's appendix A."""
     return on_imagenet(
-        LDAE.Config(), encoder="vit_large_patch16_224", epochs=400, batch_size=4096, warmup_epochs=40, lr=1.5e-4
+        LDAE.Config(),
+        encoder="vit_large_patch16_224",
+        epochs=400,
+        batch_size=2048,
+        warmup_epochs=100,
+        lr=1e-4,
+        weight_decay=0.0,
     )
 
 

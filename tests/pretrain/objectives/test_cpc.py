@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -18,7 +19,7 @@ COUNT, SIZE, GRID, STRIDE = 3, 8, 4, 4
 def make_cpc(**changes) -> CPC:
     torch.manual_seed(0)
     encoder = make_encoder(EncoderConfig(name="test_vit", image_size=SIZE, patch_size=4))
-    sizes = {"grid": GRID, "skipped": 0, "ahead": 2, "context_dim": 6, "context_blocks": 2, "out_dim": 5}
+    sizes = {"grid": GRID, "ahead": 2, "context_dim": 6, "context_blocks": 2, "out_dim": 5}
     objective = CPC.Config(**(sizes | changes)).build(encoder, SIZE).double()
     with torch.no_grad():
         for parameter in objective.parameters():
@@ -84,7 +85,7 @@ def slow_loss(cpc: CPC, batch: Batch):
 
 @pytest.mark.parametrize(
     ("ids", "changes"),
-    [([0, 1, 2], {"directions": 4, "drop_colors": True}), ([3, 1, 3], {"skipped": 1, "ahead": 5})],
+    [([0, 1, 2], {"directions": 4, "drop_colors": True}), ([3, 1, 3], {"overlap": 0.0, "skipped": 0, "ahead": 5})],
     ids=["v2", "one image twice"],
 )
 def test_loss_and_gradients_equal_the_slow_reference(ids, changes):
@@ -105,14 +106,14 @@ def test_a_prediction_sees_the_rows_before_its_own_and_nothing_else(way):
     batch = make_batch(cpc)
     image = batch.views[0].requires_grad_()
     predictions = cpc.embed(batch)["predictions"][0].unflatten(0, (4, -1))[way]
-    assert len(predictions) == 12 + 8
-    places = [(k, r, c) for k in (1, 2) for r in range(GRID - k) for c in range(GRID)]
+    assert len(predictions) == 8 + 4
+    places = [(k, r, c) for k in (2, 3) for r in range(GRID - k) for c in range(GRID)]
     for prediction, (k, r, c) in zip(predictions, places, strict=True):
         (slope,) = torch.autograd.grad(prediction.sum(), image, retain_graph=True)
         turned = [slope, slope.flip(2), slope.transpose(2, 3), slope.transpose(2, 3).flip(2)][way][0].abs().sum((0, 2))
         seen = r * STRIDE + SIZE
         assert (turned[:seen] > 0).sum() == min(seen, (min(r, 2) * STRIDE + SIZE)), "two blocks see two rows above"
-        assert (turned[seen:] == 0).all()
+        assert (turned[seen:] == 0).all() and seen <= (r + k) * STRIDE, "what is predicted was not seen"
         assert cpc.places.view(4, -1)[way][places.index((k, r, c))] == torch.tensor(
             where(way, r + k, c)
         ) @ torch.tensor([GRID, 1])
@@ -130,7 +131,7 @@ def test_patches_lose_margins_and_colours_anew_in_each_epoch():
     assert not torch.equal(cpc.patches(make_batch(cpc, epoch=1)), patches)
 
 
-def test_nothing_is_known_at_first_and_images_of_one_colour_teach_nothing():
+def test_patches_that_are_all_alike_cannot_be_told_apart():
     cpc = make_cpc(jitter=0.0)
     batch = make_batch(cpc)
     batch.views = [torch.ones_like(batch.views[0])]
@@ -138,7 +139,7 @@ def test_nothing_is_known_at_first_and_images_of_one_colour_teach_nothing():
 
 
 def test_a_picture_shows_the_patches_side_by_side():
-    cpc = make_cpc(jitter=0.0, overlap=0.0)
+    cpc = make_cpc(jitter=0.0, overlap=0.0, skipped=0)
     batch = make_batch(cpc)
     images, boards, told = cpc.picture(batch)
     assert torch.equal(boards, images)
@@ -158,6 +159,23 @@ def test_recipes_have_the_papers_numbers():
     second = make_run("cpc_v2_r50_in1k")
     objective = second.objective.build(make_encoder(EncoderConfig(name="test_vit", image_size=80, patch_size=8)), 80)
     assert objective.views().views[0].size == 260 and objective.stride == 36 and len(objective.contexts) == 4
+    assert list(second.objective.distances) == [3, 4, 5], "row r ends at 36 r + 80, and row r + 2 begins at 36 r + 72"
+    assert effective_rate(second.optim.lr, second.data.batch_size) == pytest.approx(4e-4)
+
+
+@pytest.mark.parametrize("recipe", ["cpc_r101_in1k", "cpc_v2_r50_in1k"])
+def test_no_patch_sees_another_through_a_batch_norm(recipe):
+    with torch.device("meta"):
+        encoder = make_encoder(make_run(recipe).encoder)
+    assert not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in encoder.modules())
+
+
+def test_what_overlaps_the_context_is_not_predicted():
+    with pytest.raises(UserError, match=r"^objective\.skipped 0: patches of 8 pixels every 4 .*; set it to 1 or more"):
+        make_cpc(skipped=0)
+    with pytest.raises(UserError, match=r"^objective\.skipped 1: patches of 8 pixels every 2 .*; set it to 3 or more"):
+        make_cpc(overlap=0.75, skipped=1)
+    assert list(make_cpc(overlap=0.0, skipped=0).config.distances) == [1, 2]
 
 
 def test_a_grid_with_nothing_to_predict_is_refused():

@@ -115,12 +115,28 @@ def test_tables_are_those_of_the_paper_to_single_precision():
     assert not {"kept", "frequencies", "decoder_positions"} & objective.state_dict().keys()
 
 
+def what_was_seen(objective: Diffusion, batch: Batch) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    handle = objective.encoder.patch_embed.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    objective(batch)
+    handle.remove()
+    return seen[0]
+
+
 def test_noise_and_time_are_the_samples_own_and_new_in_each_epoch():
     objective, all_of_it = make_objective(), make_batch(8)
     part, later = make_batch(3, first=2), make_batch(8)
     later.epochs = later.epochs + 1
     assert torch.equal(objective.times(part), objective.times(all_of_it)[2:5])
     assert not torch.equal(objective.times(later), objective.times(all_of_it))
+    seen = [what_was_seen(objective, batch) for batch in (part, all_of_it, later)]
+    assert torch.equal(seen[0], seen[1][2:5])
+    kept = objective.kept_at(objective.times(all_of_it)), objective.kept_at(objective.times(later))
+    noises = [
+        (noisy - share.sqrt() * all_of_it.views[0]) / (1 - share).sqrt()
+        for noisy, share in zip(seen[1:], kept, strict=True)
+    ]
+    assert abs(torch.corrcoef(torch.stack([noise.flatten() for noise in noises]))[0, 1]) < 0.05
 
 
 def test_times_are_drawn_evenly_from_first_to_last():
@@ -170,6 +186,8 @@ def test_on_cifar_it_has_the_papers_numbers():
     assert run.steps == 800_000 and run.data.batch_size == 128
     assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(2e-4)
     assert (run.optim.name, run.optim.weight_decay) == ("adamw", 0.0)
+    assert (run.optim.betas, run.optim.clip) == ((0.9, 0.999), 1.0)
+    assert make_run("diffusion_vitb16_in1k").optim.betas == (0.9, 0.999), "DiT's, which are the same"
     assert (run.objective.view.scale, run.objective.view.ratio, run.objective.view.flip) == (
         (1.0, 1.0),
         (1.0, 1.0),

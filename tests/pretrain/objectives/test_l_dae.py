@@ -152,10 +152,12 @@ def test_wrong_numbers_name_their_field(changes, message):
 
 
 def test_on_imagenet_it_has_the_papers_numbers():
-    """Chen et al. 2024: 16 latents of patches of 16 pixels, deviations up to sqrt(2), a tenth for the others."""
+    """Chen et al. 2024: 16 latents of patches of 16 pixels, a tenth for the others; rates of appendix A."""
     run = make_run("l_dae_vitl16_in1k")
     config = run.objective
     assert (config.latent_dim, config.levels, config.residual_weight) == (16, "many", 0.1)
     assert config.deviation == pytest.approx(2**0.5)
-    assert run.steps == pytest.approx(400 * 1_281_167 / 4096, abs=1)
-    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(2.4e-3)
+    assert run.steps == pytest.approx(400 * 1_281_167 / 2048, abs=1) and run.data.batch_size == 2048
+    assert run.optim.warmup_steps == pytest.approx(100 * 1_281_167 / 2048, abs=1)
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(8e-4)
+    assert run.optim.weight_decay == 0
