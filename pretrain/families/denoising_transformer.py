@@ -19,7 +19,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.images.patchify import unpatchify
 from eyespot.pretrain.networks.encoders import encode_visible, require_vit
-from eyespot.pretrain.networks.positions import fix_positions, sincos_positions
+from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions
 from eyespot.pretrain.objective import Objective
 
 
@@ -55,6 +55,7 @@ class DenoisingTransformer(Objective):
                     f"objective.decoder_dim {self.decoder_dim}: must be a multiple of"
                     f" objective.decoder_heads {self.decoder_heads}"
                 )
+            check_sincos("objective.decoder_dim", self.decoder_dim, self.decoder_heads)
 
     encoder: VisionTransformer  # pyright: ignore[reportIncompatibleVariableOverride]
     decoder_positions: Float[Tensor, "1 n d"]
@@ -78,11 +79,7 @@ class DenoisingTransformer(Objective):
         )
         self.decoder_norm = norm(dim)
         self.decoder_pred = nn.Linear(dim, self.num_values)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier(self)
         fix_positions(self.encoder, method)
 
     def views(self) -> ViewSpec:
@@ -111,3 +108,12 @@ class DenoisingTransformer(Objective):
     def image_of(self, patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b 3 h w"]:
         """The image that is made of these patches."""
         return unpatchify(patches, self.patch_size, self.grid)
+
+
+def xavier(module: nn.Module) -> None:
+    """Matrices and biases of all linear layers to begin with, as MAE's: Xavier-uniform, and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

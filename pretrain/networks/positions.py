@@ -1,5 +1,7 @@
 """Position embeddings that are computed, and do not learn."""
 
+import math
+
 import numpy as np
 import timm
 import torch
@@ -23,6 +25,20 @@ def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
         positions.zero_()
         positions[0, -height * width :] = sincos_positions(positions.shape[-1], height, width)
     positions.requires_grad_(False)
+
+
+def check_sincos(field: str, dim: int, heads: int = 1) -> None:
+    """That ``sincos_positions`` can have so many channels, which as many heads share.
+
+    Raises:
+        UserError: a wrong number.
+    """
+    if dim % 4:
+        step = math.lcm(4, heads)
+        raise UserError(
+            f"{field} {dim}: must be a multiple of 4, for sines and cosines of rows and columns;"
+            f" try {math.ceil(dim / step) * step}"
+        )
 
 
 def sincos_positions(dim: int, height: int, width: int) -> Float64[Tensor, "n dim"]:

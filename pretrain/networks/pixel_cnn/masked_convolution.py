@@ -61,4 +61,5 @@ class LeftConv(nn.Conv2d):
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
         """As large as the map."""
-        return F.conv2d(F.pad(input, (self.reach, 0, 0, 0)), self.weight * self.mask, self.bias)
+        seen = self.weight * self.mask.to(self.weight.dtype)  # FSDP may gather weights, but not masks, in bf16
+        return F.conv2d(F.pad(input, (self.reach, 0, 0, 0)), seen, self.bias)

@@ -48,5 +48,7 @@ def test_decoded_patches_are_in_single_precision_under_autocast():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match=r"objective\.decoder_dim 24: must be a multiple of objective\.decoder_heads 5"):
         make(decoder_heads=5)
+    with pytest.raises(UserError, match=r"objective\.decoder_dim 33: must be a multiple of 4"):
+        make(decoder_dim=33)
     with pytest.raises(UserError, match="Diffusion needs a plain vision transformer"):
         make("test_resnet")

@@ -7,7 +7,7 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.networks.positions import fix_positions, sincos_positions, sincos_times
+from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions, sincos_times
 
 
 def test_positions_tell_rows_from_columns():
@@ -15,6 +15,14 @@ def test_positions_tell_rows_from_columns():
     assert (table[0, :, 4:] == table[0, :1, 4:]).all()  # the second half is the row
     assert (table[:, 0, :4] == table[:1, 0, :4]).all()  # the first half is the column
     assert len({tuple(row) for row in table.reshape(6, 8).tolist()}) == 6
+
+
+def test_channels_that_rows_and_columns_cannot_share_name_their_field():
+    check_sincos("objective.decoder_dim", 36, 3)
+    with pytest.raises(UserError, match=r"^objective\.decoder_dim 33: must be a multiple of 4, .*; try 36$"):
+        check_sincos("objective.decoder_dim", 33, 3)
+    with pytest.raises(UserError, match=r"^dim 10: must be a multiple of 4, .*; try 20$"):
+        check_sincos("dim", 10, 5)
 
 
 def test_on_the_meta_device_they_take_no_memory():

@@ -181,7 +181,14 @@ def test_picture_keeps_visible_patches():
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"mask_ratio": 1.0}, "mask_ratio"), ({"decoder_dim": 10, "decoder_heads": 3}, "decoder_dim")],
+    [
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        (
+            {"decoder_dim": 10, "decoder_heads": 3},
+            r"objective\.decoder_dim 10: must be a multiple of objective\.decoder",
+        ),
+        ({"decoder_dim": 33, "decoder_heads": 3}, r"objective\.decoder_dim 33: must be a multiple of 4"),
+    ],
 )
 def test_wrong_numbers_name_their_field(changes, field):
     with pytest.raises(UserError, match=field):

@@ -1,9 +1,11 @@
-"""PixelCNN: the loss against a slow loop over beginnings of images in float64; what is learned; recipes."""
+"""PixelCNN: the loss against slow loops in float64, its gradients against a slow network; what is learned; recipes."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from slow_pixel_cnn import slow_logits
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
@@ -48,6 +50,23 @@ def test_the_loss_is_the_slow_reference():
     assert scalars["bits_per_dim"].item() == pytest.approx(expected / math.log(2), rel=1e-10)
     surprises = objective.surprise(batch.views[0])
     assert torch.allclose(surprises.flatten(), torch.stack(losses), rtol=1e-10)
+
+
+def test_loss_and_gradients_equal_the_slow_network():
+    """Masks written out, and each number's logits picked one by one."""
+    objective, batch = make_objective(), make_batch()
+    names, parameters = zip(*objective.named_parameters(), strict=True)
+    levels, losses = objective.encoder.levels(batch.views[0]), []
+    logits = slow_logits(objective, levels)
+    for image, row, column, color in itertools.product(range(COUNT), range(SIZE), range(SIZE), range(3)):
+        own = logits[image, 256 * color : 256 * (color + 1), row, column]
+        losses.append(own.logsumexp(0) - own[levels[image, color, row, column]])
+    fast, slow = objective(batch)["loss"], torch.stack(losses).mean()
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(loss, parameters) for loss in (fast, slow)]
+    for name, ours, theirs in zip(names, *gradients, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-12, name
+        assert theirs.abs().max() > 1e-8, name
 
 
 def test_colours_that_follow_from_the_red_ones_cost_nothing():

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
+from slow_pixel_cnn import slow_stacks
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.images.lab_color import normalized
@@ -39,28 +39,6 @@ def test_each_number_sees_all_before_it_and_none_after():
         if not number:
             continue
         assert seen[:number].all(), f"{(row, column, color)} does not see {seen[:number].logical_not().nonzero()}"
-
-
-def slow_stacks(encoder: GatedPixelCNN, values: torch.Tensor) -> list[torch.Tensor]:
-    """h after each layer, by whole kernels of figure 2: zeros where nothing may be seen."""
-    found, vertical, horizontal = [], values, values
-    for layer in encoder.blocks:
-        size = layer.vertical.kernel_size[1]
-        above, beside = (torch.zeros(2 * DIM, values.shape[1], size, size, dtype=values.dtype) for _ in range(2))
-        above[:, :, : layer.vertical.kernel_size[0]] = layer.vertical.weight
-        beside[:, :, size // 2, : size // 2 + 1] = (layer.horizontal.weight * layer.horizontal.mask)[:, :, 0]
-        above = F.conv2d(vertical, above, layer.vertical.bias, padding=size // 2)
-        summed = F.conv2d(horizontal, beside, layer.horizontal.bias, padding=size // 2)
-        summed = summed + torch.einsum("oc,bchw->bohw", layer.downwards.weight[:, :, 0, 0], above)
-        summed = summed + layer.downwards.bias[:, None, None]
-        gated = summed[:, :DIM].tanh() / (1 + (-summed[:, DIM:]).exp())
-        added = torch.einsum("oc,bchw->bohw", (layer.added.weight * layer.added.mask)[:, :, 0, 0], gated)
-        added = added + layer.added.bias[:, None, None]
-        horizontal = added if not found else horizontal + added
-        vertical = above[:, :DIM].tanh() / (1 + (-above[:, DIM:]).exp())
-        values = vertical
-        found.append(horizontal)
-    return found
 
 
 @torch.no_grad()

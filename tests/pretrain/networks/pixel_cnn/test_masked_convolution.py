@@ -33,3 +33,13 @@ def test_of_what_is_left_and_of_earlier_colours(kernel, mask):
                 whole[out, into, 0, half] = own[out, into, 0, half]
     expected = F.conv2d(MAPS, whole, convolution.bias, padding=(0, half))
     assert torch.allclose(convolution(MAPS), expected, atol=1e-12)
+
+
+def test_weights_that_come_in_bf16_leave_maps_in_bf16():
+    """As FSDP gathers them, which leaves buffers as they are."""
+    convolution = LeftConv(6, 6, 3, mask="A")
+    convolution.weight.data, convolution.bias.data = convolution.weight.bfloat16(), convolution.bias.bfloat16()
+    assert convolution.mask.dtype == torch.float32
+    found = convolution(MAPS.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, convolution.bfloat16()(MAPS.bfloat16()))
