@@ -46,6 +46,8 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
     parts = [FORMAT, str(BLOCK), subject.digest(), shards.manifest.index_sha256]
     if num_blocks != 1 and subject.role != "pixels":
         parts.append(f"{num_blocks} blocks")
+    if subject.noise_level:
+        parts.append("noise of the folder's own")  # older versions made the same for each
     frames = shards.manifest.frames
     if isinstance(subject.encoder, OfClips) and frames is not None:
         parts += [frames.frames_sha256, frames.clips_sha256]
@@ -129,7 +131,8 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
         with ProgressBar(description, share, transient=True, shown=world.rank == 0) as bar:
             for ids, images in _blocks(subject, shards, world):
                 if subject.noise_level:
-                    images = with_noise(images, ids % block, ids, subject.noise_level)
+                    digest = shards.manifest.index_sha256
+                    images = with_noise(images, ids % block, ids, subject.noise_level, digest)
                 images = images.contiguous(memory_format=layout) if images.ndim == 4 else images
                 with torch.inference_mode():
                     found = encode_all(encoder, images, num_blocks)

@@ -30,7 +30,11 @@ def at_noise(subjects: list[Subject], time: int) -> list[Subject]:
 
 
 def with_noise(
-    images: Float[Tensor, "block 3 h w"], places: Int64[np.ndarray, " n"], ids: Int64[np.ndarray, " n"], time: int
+    images: Float[Tensor, "block 3 h w"],
+    places: Int64[np.ndarray, " n"],
+    ids: Int64[np.ndarray, " n"],
+    time: int,
+    folder: str,
 ) -> Float[Tensor, "block 3 h w"]:
     """A copy of the images with each sample's own noise, the same on any number of ranks.
 
@@ -39,10 +43,12 @@ def with_noise(
         places: at which of them the samples stand.
         ids: of the samples.
         time: t, 1 to 1,000.
+        folder: digest of the shard folder, in each of which ids begin with 0.
     """
     numbers = torch.from_numpy(ids)
     samples = Batch(views=[], ids=numbers, epochs=torch.zeros_like(numbers), labels=numbers.to(images.device), seed=0)
-    noise, at = normal_noise(samples, "eval/noise", tuple(images.shape[1:])), torch.from_numpy(places).to(images.device)
+    noise = normal_noise(samples, f"eval/noise/{folder}", tuple(images.shape[1:]))
+    at = torch.from_numpy(places).to(images.device)
     kept = float(kept_shares()[time - 1])
     noisy = images.clone()
     noisy[at] = kept**0.5 * images[at] + (1 - kept) ** 0.5 * noise.to(images.dtype)

@@ -221,7 +221,8 @@ def uniformity_loss(
 
         log mean_{i != j} exp(-t |z_i - z_j|^2),   |z_i - z_j|^2 = 2 - 2 z_i . z_j.
 
-    It is 0 where all rows are alike, and -4 t where any two were opposite. The same value on every rank.
+    It is 0 where all rows are alike, and -4 t where any two were opposite; and 0 where all are of one sample, for then
+    there is no pair. The same value on every rank.
 
     Args:
         rows: one per sample.
@@ -236,8 +237,8 @@ def uniformity_loss(
     with _full_precision(rows):
         units = _unit(rows)
         lse = gathered_lse(units, 2 * t, ids=ids, group=group)
-        counts = _log_num_negatives([units], ids, group)
-        return _log_sum(lse, group) - _log_sum(counts, group) - 2 * t
+        pairs = _log_sum(_log_num_negatives([units], ids, group), group)
+        return torch.where(pairs == -math.inf, 0.0, _log_sum(lse, group) - pairs - 2 * t)
 
 
 def _log_sum(logs: Float[Tensor, " b"], group: dist.ProcessGroup | None) -> Float[Tensor, ""]:

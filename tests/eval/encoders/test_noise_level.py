@@ -20,7 +20,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 def test_so_much_of_the_variance_becomes_noises():
     images, ids = torch.full((64, 3, 16, 16), 2.0), np.arange(64)
     for time, kept in ((1, 0.9999), (500, 0.0786), (1000, 4.04e-5)):
-        noisy = with_noise(images, ids, ids, time)
+        noisy = with_noise(images, ids, ids, time, "a")
         assert noisy.mean().item() == pytest.approx(2 * kept**0.5, abs=4 * (1 - kept) ** 0.5 / noisy.numel() ** 0.5)
         assert noisy.std().item() == pytest.approx((1 - kept) ** 0.5, rel=0.02)
     assert torch.equal(images, torch.full_like(images, 2.0))
@@ -28,10 +28,12 @@ def test_so_much_of_the_variance_becomes_noises():
 
 def test_noise_is_the_samples_own_wherever_it_stands():
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    whole = with_noise(images, np.arange(8), np.arange(100, 108), 300)
-    few = with_noise(images, np.array([2, 5]), np.array([102, 105]), 300)
+    whole = with_noise(images, np.arange(8), np.arange(100, 108), 300, "a")
+    few = with_noise(images, np.array([2, 5]), np.array([102, 105]), 300, "a")
     assert torch.equal(few[[2, 5]], whole[[2, 5]]) and torch.equal(few[[0, 7]], images[[0, 7]])
-    assert not torch.equal(with_noise(images, np.arange(8), np.arange(8), 300), whole)
+    assert not torch.equal(with_noise(images, np.arange(8), np.arange(8), 300, "a"), whole)
+    elsewhere = with_noise(images, np.arange(8), np.arange(100, 108), 300, "b")
+    assert ((elsewhere - whole).flatten(1).norm(dim=1) > 1).all(), "rows of train and of test have noise of their own"
 
 
 def test_features_are_those_of_the_noisy_images(run_dir, digits, tmp_path):
@@ -45,7 +47,7 @@ def test_features_are_those_of_the_noisy_images(run_dir, digits, tmp_path):
     ):
         batch = next(iter(batches))
         ids = batch.ids.numpy()
-        images = with_noise(batch.views[0], np.arange(len(ids)), ids, 100)
+        images = with_noise(batch.views[0], np.arange(len(ids)), ids, 100, shards.manifest.index_sha256)
         expected = encode_all(plain.encoder, images)
     for kind, rows in expected.items():
         assert torch.allclose(torch.from_numpy(found[kind][ids]), rows, atol=1e-4), kind

@@ -364,6 +364,14 @@ def test_float32_keeps_its_digits_where_the_loss_is_nearly_nothing():
     assert error < 2e-5
 
 
+def test_a_batch_of_one_sample_has_no_pair_to_be_uniform():
+    """Two rows on either side of an epoch's border."""
+    rows = torch.randn(2, DIM, requires_grad=True)
+    loss = contrastive.uniformity_loss(rows, 2.0, ids=torch.tensor([5, 5]))
+    assert loss == 0
+    assert (torch.autograd.grad(loss, rows)[0] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
