@@ -29,7 +29,7 @@ from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.start_weights import SCRATCH, StartEncoder, keep, kept, start_encoder
 from eyespot.eval.encoders.subject import OneKind, Subject
 from eyespot.eval.evaluate import results_folder
-from eyespot.eval.protocols.labeled_data import LabeledData, labeled_data
+from eyespot.eval.protocols.labeled_data import LabeledData, Shots, few_shots, labeled_data
 from eyespot.eval.results.result import Result, Score, read_result, slug
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
@@ -114,6 +114,8 @@ class Job:
     data: LabeledData
     path: Path
     """Of the result."""
+    shots: Shots | None = None
+    """How much of train it learns from; None = all."""
 
 
 def plan(
@@ -126,6 +128,7 @@ def plan(
     pretrained: bool,
     out: Path | None,
     run_dir: Path | None,
+    shots: Shots | None = None,
     changed: Callable[[Run, str, int], Run],
 ) -> Job:
     """What is to be trained, checked as far as that goes before any process is asked to do anything.
@@ -139,6 +142,7 @@ def plan(
         pretrained: timm names: with published weights.
         out: folder for the result; None = RUN/eval, or eval-<name>.
         run_dir: of the training; None = beside the source's run folder, or in ``out``, with the result's name.
+        shots: how many training images of each class it learns from, which the run's seed draws; None = all.
         changed: what the caller makes of the recipe's run, which it is given with the recipe's name and the number of
             training images.
 
@@ -153,16 +157,33 @@ def plan(
         raise UserError(f"run_dir {run_dir}: began with {start.target} {how}; choose another --run-dir")
     recipe = recipe or recipe_for(protocol, start.encoder.image_size)
     opened = ShardFolder.find(shards)
-    data = labeled_data(opened, 0)  # how many there are does not depend on the seed
+    data = _learned_from(opened, shots, 0)  # how many there are does not depend on the seed
     run = changed(first_run(recipe, start, data, shards), recipe, len(data.train.labels))
     if not isinstance(run.objective, Classify.Config):
         raise UserError(f"recipe {recipe!r}: does not train on labels; see eyespot recipes")
-    data = labeled_data(opened, run.seed)
-    label = run_dir.name if run_dir is not None else f"{recipe}-seed{run.seed}"
+    _check_batch(run, len(data.train.labels), shots)
+    data = _learned_from(opened, shots, run.seed)
+    few = f"-{shots.text.replace('%', 'pct')}-shots" if shots is not None else ""
+    label = run_dir.name if run_dir is not None else f"{recipe}{few}-seed{run.seed}"
     stem = f"{protocol}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{start.tag}_{slug(label)}"
     folder = out or results_folder(target)
     run.run_dir = run_dir or _run_dir(folder, stem)
-    return Job(protocol=protocol, recipe=recipe, run=run, start=start, data=data, path=folder / f"{stem}.json")
+    return Job(
+        protocol=protocol, recipe=recipe, run=run, start=start, data=data, path=folder / f"{stem}.json", shots=shots
+    )
+
+
+def _learned_from(shards: ShardFolder, shots: Shots | None, seed: int) -> LabeledData:
+    data = labeled_data(shards, seed)
+    return data if shots is None else few_shots(data, shots, seed)
+
+
+def _check_batch(run: Run, available: int, shots: Shots | None) -> None:
+    """Raises a UserError where the few images that ``shots`` leaves fill no batch."""
+    if shots is not None and run.data.batch_size // run.data.accumulate > available:
+        raise UserError(
+            f"data.batch_size {run.data.batch_size}: more than the {available} images of --shots {shots.text}; lower it"
+        )
 
 
 def _run_dir(out: Path, stem: str) -> Path:
@@ -183,16 +204,30 @@ def prepare(job: Job, world: World) -> bool:
         if world.rank == 0:
             _make_folder(job.path.parent)
     run.start = keep(job.start, run.encoder, run.run_dir, world)
+    ids = run.run_dir / "train.txt"
     if len(train.labels) < train.shards.manifest.num_samples:
-        run.data.ids = run.run_dir / "train.txt"
-        with agreed():
-            if world.rank == 0:
-                write_bytes(run.data.ids, "".join(f"{row}\n" for row in train.rows).encode())
+        run.data.ids = ids
+    with agreed():
+        if world.rank == 0:
+            _write_ids(ids, "".join(f"{row}\n" for row in train.rows).encode() if run.data.ids else b"")
     if not gather_objects(is_done(run) and RunRecord.path(run.run_dir).is_file())[0]:  # disks may show others later
         return True
     if found := change_of(RunRecord.read(RunRecord.path(run.run_dir)), job.recipe, run):
         raise UserError(f"run_dir {run.run_dir}: holds a run with other settings: {found}; choose another --run-dir")
     return False
+
+
+def _write_ids(path: Path, ids: bytes) -> None:
+    """What the run learns from; nothing where that is all.
+
+    Raises:
+        UserError: the run has begun with others.
+    """
+    before = path.read_bytes() if path.is_file() else b""
+    if before != ids and RunRecord.path(path.parent).is_file():
+        raise UserError(f"run_dir {path.parent}: learns from other images ({path.name}); choose another --run-dir")
+    if ids:
+        write_bytes(path, ids)
 
 
 def is_done(run: Run) -> bool:
@@ -275,7 +310,9 @@ def _result(job: Job, subject: Subject, right: Any, key: str) -> Result:
     score = Score.of(right)
     epochs = round(run.steps * run.data.batch_size / len(data.train.labels), 2)
     settings: dict[str, float | str] = {"epochs": epochs, "lr": run.optim.lr, "batch": str(run.data.batch_size)}
-    metric = f"{job.protocol}/{job.recipe}"
+    if job.shots is not None:
+        settings["shots"] = job.shots.text
+    metric = f"{job.protocol}/{job.recipe}{f'_{job.shots.text}' if job.shots is not None else ''}"
     return Result(
         key=key,
         protocol=job.protocol,

@@ -22,80 +22,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.atomic_files import write_bytes
-from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.evaluate import Procedure, judge_on, results_folder
 from eyespot.eval.protocols import linear
-from eyespot.eval.protocols.labeled_data import LabeledData, Part
+from eyespot.eval.protocols.labeled_data import LabeledData, Part, Shots
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import DRAW, Result, Score, slug
 from eyespot.eval.results.significance import mean_interval
 from eyespot.pretrain.distributed.process_group import World
 
 FORMAT = "eyespot-draws/1"
-MIN_DRAWS = 5
-MOST_DRAWS = 10_000
 PENALTIES = tuple(10.0**exponent for exponent in range(2, -5, -1))
 """100 to 1e-4, a decade apart: few samples leave nothing to tell closer ones apart by."""
 ONE_SHOT_PENALTY = 1.0
 """A single sample per class leaves nothing to choose by."""
 MAX_FOLDS = 5
-
-
-@dataclass(kw_only=True, slots=True, frozen=True)
-class Shots:
-    """How many samples of each class a draw holds: a number of them, or a share."""
-
-    text: str
-    """As the user writes it: "5", "1%"."""
-    num_draws: int = MIN_DRAWS
-
-    def __post_init__(self) -> None:
-        number = self.text.removesuffix("%")
-        if not number.isascii() or not number.isdigit() or not 0 < int(number) < (100 if "%" in self.text else 10**9):
-            raise UserError(f"--shots {self.text}: neither a number of samples nor a share; write 1%, 10% or, say, 5")
-        if self.num_draws < MIN_DRAWS:
-            raise UserError(f"--draws {self.num_draws}: fewer than {MIN_DRAWS} say too little about their spread")
-        if self.num_draws > MOST_DRAWS:
-            raise UserError(f"--draws {self.num_draws}: more than {MOST_DRAWS:,} say nothing more; lower it")
-
-    @property
-    def name(self) -> str:
-        """For file names: "5-shot-5-draws", "1pct-5-draws"."""
-        shots = self.text.replace("%", "pct") if "%" in self.text else f"{self.text}-shot"
-        return f"{shots}-{self.num_draws}-draws"
-
-    def count(self, available: int) -> int:
-        """How many samples of a class that has so many."""
-        number = int(self.text.removesuffix("%"))
-        return int(number * available / 100 + 0.5) if "%" in self.text else number
-
-    def draw(
-        self, labels: Int[np.ndarray, " n"], seed: int, classes: Sequence[str] = ()
-    ) -> list[Int[np.ndarray, " k"]]:
-        """Row numbers of each draw, class by class, each class in random order.
-
-        Args:
-            labels: of all rows that may be drawn.
-            seed: which rows.
-            classes: their names, for the error.
-
-        Raises:
-            UserError: a class has too few.
-        """
-        found = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
-        for label, rows in found.items():
-            wanted = self.count(len(rows))
-            if not 0 < wanted < len(rows):
-                what = f"{self.text} of them is none" if not wanted else "draws would not differ"
-                name = classes[label] if label < len(classes) else label
-                raise UserError(
-                    f"--shots {self.text}: class {name} has {len(rows)} training samples, {what}; choose other --shots"
-                )
-        generators = [np.random.default_rng([seed, draw]) for draw in range(self.num_draws)]
-        return [
-            np.concatenate([generator.permutation(rows)[: self.count(len(rows))] for rows in found.values()])
-            for generator in generators
-        ]
 
 
 @dataclass(kw_only=True, slots=True)

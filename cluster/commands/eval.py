@@ -182,7 +182,8 @@ def main(argv: list[str]) -> int:
 def judged(wanted: Evaluation, world: "World") -> "list[Result]":
     """The results, on rank 0."""
     from eyespot.eval.evaluate import judge
-    from eyespot.eval.low_shot import MIN_DRAWS, Shots, judge_low_shot
+    from eyespot.eval.low_shot import judge_low_shot
+    from eyespot.eval.protocols.labeled_data import MIN_DRAWS, Shots
 
     shots = Shots(text=wanted.shots or "1%", num_draws=MIN_DRAWS if wanted.draws is None else wanted.draws)
     known: dict[str, Any] = {name: getattr(wanted, name) for name in ("out", "seed", "pretrained", "image_size")}

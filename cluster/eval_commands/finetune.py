@@ -31,6 +31,7 @@ attentive      learned queries look at all tokens of the frozen encoder
   --recipe RECIPE       another recipe (eyespot recipes); its epochs become steps with the number of your images
   --preset PRESET       linear-paper's recipe: mae (default), moco or simclr
   --scratch             begin with random weights: what MODEL's are worth under the same budget
+  --shots SHOTS         finetune: learn from 1% or 10% of the images of each class, or from 5 of each; --seed draws them
   --run-dir DIR         the training's own run folder; by default beside RUN, with the result's name after its own
   --out DIR             where the result goes; by default RUN/eval, or eval-<name> for other models
   --no-pretrained       timm models: random weights, no download
@@ -42,6 +43,7 @@ had ended it shows the result. --data.batch-size keeps the epochs, --epochs and 
 
   eyespot eval finetune runs/first data/digits --recipe finetune_tiny
   eyespot eval finetune runs/first data/digits --recipe finetune_tiny --scratch
+  eyespot eval finetune runs/first data/imagenet --shots 1% --epochs 60
   torchrun --standalone --nproc-per-node 8 --no-python eyespot eval finetune runs/b16 data/imagenet
 
 Exit codes: 0 done, 2 the input is wrong, 75 stopped by a signal (run it again), 1 anything else.
@@ -56,6 +58,7 @@ class Options:
     preset: Literal["mae", "moco", "simclr"] | None = None
     scratch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     pretrained: bool = True
+    shots: str | None = None
     out: Path | None = None
     run_dir: Path | None = None
 
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> int:
     options, flags = parse_known(Options, argv[3:], prog)
     if options.preset is not None and (protocol != "linear-paper" or options.recipe is not None):
         raise UserError(f"preset {options.preset}: names a recipe of linear-paper; leave it or --recipe out")
+    if options.shots is not None and protocol != "finetune":
+        raise UserError(f"--shots {options.shots}: is of finetune and low-shot; leave it out, or take one of these")
     if options.preset is not None:
         options.recipe = f"linear_paper_{options.preset}"
     return _train_and_judge(protocol, model, shards, options, flags, prog)
@@ -83,6 +88,7 @@ def _train_and_judge(
     from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
     from eyespot.cluster.run_length import Length, settled
     from eyespot.eval.finetune import judge_trained, plan, prepare, same_epochs
+    from eyespot.eval.protocols.labeled_data import Shots
     from eyespot.pretrain.distributed import process_group
 
     def changed(recipe: "Run", name: str, images: int) -> "Run":
@@ -106,6 +112,7 @@ def _train_and_judge(
         pretrained=options.pretrained,
         out=options.out,
         run_dir=options.run_dir,
+        shots=None if options.shots is None else Shots(text=options.shots),
         changed=changed,
     )
     code = ExitCode.DONE

@@ -1,7 +1,8 @@
 """Which labelled samples a protocol learns from and which it is tested on."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -11,6 +12,8 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols.task import stratified_split
 
 TEST_SHARE = 0.2
+MIN_DRAWS = 5
+MOST_DRAWS = 10_000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +47,75 @@ class LabeledData:
     classes: list[str]
     split: str
     """How train and test came apart, in words."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Shots:
+    """How many samples of each class a draw holds: a number of them, or a share."""
+
+    text: str
+    """As the user writes it: "5", "1%"."""
+    num_draws: int = MIN_DRAWS
+
+    def __post_init__(self) -> None:
+        number = self.text.removesuffix("%")
+        if not number.isascii() or not number.isdigit() or not 0 < int(number) < (100 if "%" in self.text else 10**9):
+            raise UserError(f"--shots {self.text}: neither a number of samples nor a share; write 1%, 10% or, say, 5")
+        if self.num_draws < MIN_DRAWS:
+            raise UserError(f"--draws {self.num_draws}: fewer than {MIN_DRAWS} say too little about their spread")
+        if self.num_draws > MOST_DRAWS:
+            raise UserError(f"--draws {self.num_draws}: more than {MOST_DRAWS:,} say nothing more; lower it")
+
+    @property
+    def name(self) -> str:
+        """For file names: "5-shot-5-draws", "1pct-5-draws"."""
+        shots = self.text.replace("%", "pct") if "%" in self.text else f"{self.text}-shot"
+        return f"{shots}-{self.num_draws}-draws"
+
+    def count(self, available: int) -> int:
+        """How many samples of a class that has so many."""
+        number = int(self.text.removesuffix("%"))
+        return int(number * available / 100 + 0.5) if "%" in self.text else number
+
+    def draw(
+        self, labels: Int[np.ndarray, " n"], seed: int, classes: Sequence[str] = ()
+    ) -> list[Int[np.ndarray, " k"]]:
+        """Row numbers of each draw, class by class, each class in random order.
+
+        Args:
+            labels: of all rows that may be drawn.
+            seed: which rows.
+            classes: their names, for the error.
+
+        Raises:
+            UserError: a class has too few.
+        """
+        found = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
+        for label, rows in found.items():
+            wanted = self.count(len(rows))
+            if not 0 < wanted < len(rows):
+                what = f"{self.text} of them is none" if not wanted else "draws would not differ"
+                name = classes[label] if label < len(classes) else label
+                raise UserError(
+                    f"--shots {self.text}: class {name} has {len(rows)} training samples, {what}; choose other --shots"
+                )
+        generators = [np.random.default_rng([seed, draw]) for draw in range(self.num_draws)]
+        return [
+            np.concatenate([generator.permutation(rows)[: self.count(len(rows))] for rows in found.values()])
+            for generator in generators
+        ]
+
+
+def few_shots(data: LabeledData, shots: Shots, seed: int) -> LabeledData:
+    """The data with the first draw of its training set in place of all: the same images as low-shot's first draw.
+
+    Raises:
+        UserError: a class has too few.
+    """
+    rows = np.sort(shots.draw(data.train.labels, seed, data.classes)[0])
+    of_each = shots.text if "%" in shots.text else f"{shots.text} per class"
+    split = f"{data.split}; learned from {of_each} (seed {seed})"
+    return replace(data, train=_rows(data.train, rows), split=split)
 
 
 def labeled_data(shards: ShardFolder, seed: int) -> LabeledData:

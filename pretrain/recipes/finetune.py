@@ -42,6 +42,23 @@ def finetune_mae_vitb16_in1k(images: int = IMAGENET_IMAGES) -> Run:
     )
 
 
+def finetune_simclr_in1k(images: int = round(IMAGENET_IMAGES / 100)) -> Run:
+    """ResNet-50 on 1 % of ImageNet-1k's labels, 60 epochs: SimCLR's semi-supervised learning (table 7, appendix B.5).
+
+    For ``eyespot eval finetune MODEL SHARDS --shots 1%``; with 10% the paper has 30 epochs (--epochs 30). Nesterov's
+    momentum, no decay, no warm-up; crops and flips alone (all from memory).
+    """
+    return Run(
+        objective=Classify.Config(num_classes=1000, view=RandomView(scale=(0.08, 1.0))),
+        encoder=EncoderConfig(name="resnet50"),
+        data=DataConfig(batch_size=4096),
+        optim=OptimConfig(name="sgd", nesterov=True, lr=0.05, weight_decay=0.0),
+        steps=steps(60, images, 4096),
+        save_every=50,
+        picture_every=0,
+    )
+
+
 def finetune_cifar10(images: int = CIFAR10_IMAGES) -> Run:
     """A small encoder on CIFAR-10's images of 32 pixels, 100 epochs: milder than MAE's for ImageNet."""
     return Run(

@@ -10,10 +10,11 @@ import torch
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.finetune import first_run, judge_trained, plan, prepare, recipe_for, same_epochs
-from eyespot.eval.protocols.labeled_data import labeled_data
+from eyespot.eval.protocols.labeled_data import Shots, labeled_data
 from eyespot.eval.results.result import packed, read_result
 from eyespot.eval.results.selection import find_entries
 from eyespot.pretrain.checkpoints import reader as checkpoint
@@ -27,7 +28,9 @@ ONE = World(rank=0, size=1, device=torch.device("cpu"))
 FAST = dict(steps=120, track=False, device="cpu", log_every=50)
 
 
-def job_of(run_dir, shards, place, *, recipe="finetune_tiny", protocol="finetune", scratch=False, **changes):
+def job_of(
+    run_dir, shards, place, *, recipe="finetune_tiny", protocol="finetune", scratch=False, shots=None, **changes
+):
     def changed(run, name, images):
         assert name == recipe
         optim = replace(run.optim, layer_decay=1.0, lr=1.6e-2) if run.optim.name == "adamw" else run.optim
@@ -43,6 +46,7 @@ def job_of(run_dir, shards, place, *, recipe="finetune_tiny", protocol="finetune
         pretrained=True,
         out=place / "out",
         run_dir=place / "tuned",
+        shots=shots,
         changed=changed,
     )
 
@@ -117,6 +121,25 @@ def test_without_a_test_split_what_is_held_out_is_never_learned_from(run_dir, di
     assert json.loads((job.run.run_dir / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == pytest.approx(
         64 / len(written), abs=1e-3
     )
+
+
+@pytest.mark.parametrize(("text", "num"), [("10%", 143), ("5", 50)])
+def test_of_few_labels_each_class_has_its_share_and_all_of_test_is_asked(text, num, run_dir, digits, tmp_path):
+    """The first draw of low-shot; a run that began with some images goes on with no others."""
+    job = job_of(run_dir, digits, tmp_path, steps=2, shots=Shots(text=text), seed=4)
+    (result,) = finish(job)
+    train = labeled_data(ShardFolder.find(digits), 4).train
+    written = [int(line) for line in job.run.data.ids.read_text().split()]
+    assert written == sorted(train.rows[Shots(text=text).draw(train.labels, 4)[0]].tolist())
+    counts, whole = (np.bincount(train.labels[rows]) for rows in (np.searchsorted(train.rows, written), slice(None)))
+    assert (counts == ([5] * 10 if text == "5" else np.floor(whole / 10 + 0.5))).all()
+    assert (result.num_train, result.num_test, result.settings["shots"]) == (len(written), 359, text)
+    assert abs(len(written) - num) <= 3 and result.metric == f"finetune/finetune_tiny_{text}"
+    assert result.split.endswith(f"learned from {text}{'' if '%' in text else ' per class'} (seed 4)")
+    for shots in (Shots(text="4"), None):
+        with pytest.raises(UserError, match=r"^run_dir .*tuned: learns from other images \(train.txt\)"):
+            prepare(job_of(run_dir, digits, tmp_path, steps=2, shots=shots, seed=4), ONE)
+    assert not prepare(job_of(run_dir, digits, tmp_path, steps=2, shots=Shots(text=text), seed=4), ONE)
 
 
 def judge_on(world, job):

@@ -10,7 +10,8 @@ from sklearn.model_selection import PredefinedSplit
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval import low_shot
-from eyespot.eval.low_shot import Shots, judge_low_shot
+from eyespot.eval.low_shot import judge_low_shot
+from eyespot.eval.protocols.labeled_data import Shots
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import Score
 from eyespot.eval.results.significance import mean_interval

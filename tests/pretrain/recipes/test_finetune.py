@@ -15,3 +15,14 @@ def test_fine_tuning_on_imagenet_has_the_papers_numbers():
     view = objective.view
     assert (view.rand_augment, view.rand_augment_std, view.erase, view.scale) == (9.0, 0.5, 0.25, (0.08, 1.0))
     assert (objective.pool, objective.frozen, objective.head) == ("mean", False, "linear")
+
+
+def test_few_labels_of_imagenet_have_simclrs_numbers():
+    """Chen et al. 2020, appendix B.5: rate 0.05 * 4096 / 256, 60 epochs of 1 %."""
+    run = make_run("finetune_simclr_in1k")
+    optim, view = run.optim, run.objective.view
+    assert (optim.name, optim.nesterov, optim.momentum, optim.lr) == ("sgd", True, 0.9, 0.05)
+    assert (optim.weight_decay, optim.warmup_steps, run.data.batch_size) == (0.0, 0, 4096)
+    assert run.steps == pytest.approx(60 * 12_812 / 4096, abs=1) and run.encoder.name == "resnet50"
+    assert (view.scale, view.flip, view.jitter) == ((0.08, 1.0), 0.5, (0.0, 0.0, 0.0, 0.0))
+    assert not run.objective.frozen and run.objective.mix.smoothing == 0.0
