@@ -112,7 +112,7 @@ class Engine(Protocol):
         """The precision of the forward pass, for what is computed beside it."""
         ...
 
-    def step(self, lr: float, finite: Taken = True) -> tuple[float | Tensor, Taken]:
+    def step(self, lr: float, finite: Taken = True, done: float = 1.0) -> tuple[float | Tensor, Taken]:
         """Clips, applies and drops the gradient at this learning rate: (global gradient norm, applied?).
 
         A norm that is not finite is applied nowhere: it is the same number on every rank, so all of them skip alike.
@@ -120,6 +120,7 @@ class Engine(Protocol):
         Args:
             lr: learning rate.
             finite: whether all else of the step was, the same on every rank; a step that was not is skipped too.
+            done: share of the run that lies behind: what learns from then on only has waited.
 
         Returns:
             Numbers of Python's; or, where the device decides and no host waits for it, tensors there, () each.

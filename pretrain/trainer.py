@@ -172,7 +172,7 @@ class Trainer:
             saved = due(done, run.save_every) or done == last
             self.lost = self.lost or self.folder.lost()
             stop, lost = self.vote.look(lost=self.lost is not None, at_once=logged or pictured or saved)
-            norm, taken = engine.step(rate, passed.finite())  # 2. clip, optimise
+            norm, taken = engine.step(rate, passed.finite(), step / run.steps)  # 2. clip, optimise
             self.batches.undo(unless=taken)
             passed.close(norm, taken, logged=logged)
             if taken is False:

@@ -122,7 +122,7 @@ class DeepSpeedEngine:
         """The run's precision."""
         return self._settings.autocast(self._device)
 
-    def step(self, lr: float, finite: Taken = True) -> tuple[float, bool]:
+    def step(self, lr: float, finite: Taken = True, done: float = 1.0) -> tuple[float, bool]:
         """Clips by the global norm and steps; ZeRO skips when the norm is not finite, and calls it infinite.
 
         The host waits for the device: ZeRO itself asks it for the norm, to decide whether to step.
@@ -130,7 +130,7 @@ class DeepSpeedEngine:
         if not finite:
             self.discard()
             return math.nan, False
-        set_rate(self._zero.optimizer, lr)
+        set_rate(self._zero.optimizer, lr, done)
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         if applied := self._engine.was_step_applied() and math.isfinite(norm):

@@ -66,9 +66,9 @@ class TorchEngine(ABC):
         """The run's precision."""
         return self._settings.autocast(self._device)
 
-    def step(self, lr: float, finite: Taken = True) -> tuple[float | Tensor, Taken]:
+    def step(self, lr: float, finite: Taken = True, done: float = 1.0) -> tuple[float | Tensor, Taken]:
         """Clips by the global norm and steps; skips when the norm is not finite."""
-        set_rate(self._optimizer, lr)
+        set_rate(self._optimizer, lr, done)
         step = self._step_on_device if self.decides_on_device else self._step_on_host
         norm_and_taken = step(finite)
         self.discard()

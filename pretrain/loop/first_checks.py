@@ -24,6 +24,7 @@ from eyespot.pretrain.loop.run_data import (
 )
 from eyespot.pretrain.networks.encoders import check_patches
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim.stages import check_stages
 from eyespot.pretrain.run_record import RunRecord
 
 
@@ -67,6 +68,8 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         check_colours(objective.views(), run.data)
         check_views(objective.views())
         check_files(objective.views(), shards, shards.manifest.num_samples)
+        if run.optim.stages:
+            check_stages(objective, run.optim.stages, run.optim.stage_blocks)
         check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
     return shards
 

@@ -2,18 +2,20 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import nn
 
+from eyespot.data_pipeline.augment.views import SAID_IF_SET
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.optim.lars import LARS
 from eyespot.pretrain.optim.sgd import SGD
+from eyespot.pretrain.optim.stages import stage_factor, staged
 
 Kept = Annotated[float, Ge(0), Lt(1)]
 """Share of itself that a moving average keeps at each step."""
@@ -47,6 +49,13 @@ class OptimConfig:
     """Each block's rate is this share of the next one's, the head's being lr (BEiT, Bao et al. 2021): 1 = all alike."""
     trust: Annotated[float, Gt(0)] = 0.001
     """Norm of a lars step as a share of the tensor's norm, at an effective rate of 1 and without momentum."""
+    stages: tuple[float, ...] = field(default=(), metadata=SAID_IF_SET)
+    """Shares of the run: until the first the head learns alone, until the second the encoder's last blocks, too, then
+    all; () = all from the start."""
+    stage_blocks: Annotated[int, Ge(1)] = field(default=2, metadata=SAID_IF_SET)
+    """How many last blocks learn in the second stage."""
+    stage_scale: Annotated[float, Gt(0), Le(1)] = field(default=0.1, metadata=SAID_IF_SET)
+    """Share of their rate that these blocks have in that stage."""
     clip: Annotated[float, Gt(0), Le(math.inf), "must be above 0; leave it out for no clipping"] | None = None
     """Largest global gradient norm; None = not clipped."""
 
@@ -57,6 +66,9 @@ class OptimConfig:
         if self.decay_vectors and self.name == "lars":
             raise UserError("optim.decay_vectors True: lars leaves vectors alone; leave it out")
         self._check_stairs()
+        rises = all(earlier < later for earlier, later in itertools.pairwise((0.0, *self.stages, 1.0)))  # also NaN
+        if not rises or len(self.stages) > 2:
+            raise UserError(f"optim.stages {self.stages}: must be one or two rising shares of the run between 0 and 1")
 
     def _check_stairs(self) -> None:
         if not all(earlier < later for earlier, later in itertools.pairwise((0.0, *self.decay_at, 1.0))):  # also NaN
@@ -113,6 +125,8 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "lars":
         for matrices, vectors in zip(groups[::2], groups[1::2], strict=True):
             matrices["trust"], vectors["trust"] = config.trust, None
+    if config.stages:
+        groups = staged(groups, module, config.stages, config.stage_blocks, config.stage_scale)
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, betas=config.betas, fused=True)
@@ -121,7 +135,13 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     return LARS(groups, momentum=config.momentum)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Every group's rate for the next step: ``lr`` times the group's own ``lr_scale``."""
+def set_rate(optimizer: torch.optim.Optimizer, lr: float, done: float = 1.0) -> None:
+    """Every group's rate for the next step: ``lr`` times the group's own ``lr_scale``, and what its stage makes of it.
+
+    Args:
+        optimizer: whose groups.
+        lr: learning rate.
+        done: share of the run that lies behind.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = lr * group.get("lr_scale", 1.0) * stage_factor(group, done)

@@ -21,10 +21,12 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.distributed.collectives import any_rank
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import make_encoder
+from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
+STAGED = OptimConfig(lr=1.6e-2, stages=(0.3, 0.6), stage_blocks=1)
 FAST = dict(steps=120, track=False, device="cpu", log_every=50)
 
 
@@ -35,7 +37,7 @@ def job_of(
         assert name == recipe
         optim = replace(run.optim, layer_decay=1.0, lr=1.6e-2) if run.optim.name == "adamw" else run.optim
         run.data.batch_size = 32
-        return replace(run, optim=optim, **{**FAST, **changes})
+        return replace(run, **{"optim": optim, **FAST, **changes})
 
     return plan(
         protocol,
@@ -140,6 +142,25 @@ def test_of_few_labels_each_class_has_its_share_and_all_of_test_is_asked(text, n
         with pytest.raises(UserError, match=r"^run_dir .*tuned: learns from other images \(train.txt\)"):
             prepare(job_of(run_dir, digits, tmp_path, steps=2, shots=shots, seed=4), ONE)
     assert not prepare(job_of(run_dir, digits, tmp_path, steps=2, shots=Shots(text=text), seed=4), ONE)
+
+
+def test_in_stages_head_then_last_blocks_then_all_learn_and_a_stopped_run_goes_on_exactly(run_dir, digits, tmp_path):
+    source = checkpoint.read_encoder(checkpoint.newest(run_dir))
+
+    def learned(place, steps):
+        stopped = job_of(run_dir, digits, place, steps=10, stop_after=steps, save_every=1, optim=STAGED)
+        finish(stopped)
+        after = checkpoint.read_encoder(checkpoint.newest(place / "tuned"))
+        return {".".join(name.split(".")[:2]) for name in source if not torch.equal(source[name], after[name])}
+
+    assert learned(tmp_path, 2) == set()
+    assert learned(tmp_path, 5) == {"blocks.5", "norm.weight", "norm.bias"}
+    with pytest.raises(UserError, match=r"optim\.stages"):
+        finish(job_of(run_dir, digits, tmp_path, steps=10, optim=replace(STAGED, stages=(0.3,))))
+    assert {"patch_embed.proj", "cls_token", "blocks.0", "blocks.5"} <= learned(tmp_path, 10)
+    learned(tmp_path / "whole", 10)
+    states = [checkpoint.read_module(checkpoint.newest(place / "tuned")) for place in (tmp_path, tmp_path / "whole")]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def judge_on(world, job):

@@ -81,6 +81,12 @@ def run_dir_copy(trained, tmp_path) -> Path:
         (f"finetune RUN DIGITS {SHORT} --shots many", "--shots many: neither a number of samples nor a share"),
         (f"finetune RUN DIGITS {SHORT} --shots 5 --data.batch-size 51", "data.batch_size 51: more than the 50 images"),
         (f"finetune RUN DIGITS {SHORT} --shots 1000", "--shots 1000: class 0 has "),
+        (f"finetune RUN DIGITS {SHORT} --optim.stages 0.5 0.2", "optim.stages (0.5, 0.2): must be one or two rising"),
+        (
+            f"finetune RUN DIGITS {SHORT} --optim.stages 0.2 0.5 --optim.stage-blocks 9",
+            "the encoder has 6 blocks; lower it",
+        ),
+        (f"linear-paper RUN DIGITS {PAPER} --optim.stages 0.5", "nothing of an encoder learns beside a head"),
         ("finetune RUN DIGITS --preset mae", "preset mae: names a recipe of linear-paper"),
         ("linear-paper RUN DIGITS --preset dino", "--preset"),
         ("linear-paper RUN DIGITS --sed 3", "--sed"),

@@ -180,6 +180,13 @@ def test_nesterov_is_torchs():
         {"decay_at": (math.nan,)},
         {"decay_at": (0.5, math.inf)},
         {"min_lr": 1e-3, "decay_at": (0.6, 0.8)},
+        {"stages": (0.3, 0.1)},
+        {"stages": (0.0,)},
+        {"stages": (0.1, 1.0)},
+        {"stages": (0.1, 0.2, 0.3)},
+        {"stages": (math.nan,)},
+        {"stage_blocks": 0},
+        {"stage_scale": 0.0},
     ],
 )
 def test_wrong_numbers_name_their_field(changes):
