@@ -151,7 +151,10 @@ def summary(folder: Path, manifest: Manifest) -> str:
         most = sorted(enumerate(masks.pixels), key=lambda pair: -pair[1])[:5]
         shares = ", ".join(f"class {number} {count / sum(masks.pixels):.1%}" for number, count in most if count)
         more = ", ..." if len(masks.pixels) > len(most) else ""
-        lines.append(f"  masks        {masks.num_masks:,}, value {masks.ignored} ignored; of the pixels {shares}{more}")
+        of = " samples" if manifest.frames else ""
+        lines.append(
+            f"  masks        {masks.num_masks:,}{of}, value {masks.ignored} ignored; of the pixels {shares}{more}"
+        )
     if frames := manifest.frames:
         lines += _frame_lines(frames)
     for extension, members in manifest.members.items():

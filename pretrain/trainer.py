@@ -66,7 +66,7 @@ def fit(
             then(world)
         return outcome
     except BaseException as error:
-        if folder is not None:  # the command says it at the terminal
+        if folder is not None and log.handlers:  # in the log, once it has begun; the command says it at the terminal
             known = isinstance(error, UserError | Outage | TrainingError | RankFailure)
             kind = "" if known else f"{type(error).__name__}: "
             log.error("stopped: %s%s", kind, error, exc_info=not known, extra={"file_only": True})

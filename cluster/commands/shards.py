@@ -241,7 +241,8 @@ def _pack(argv: list[str]) -> int:
     )
     for split, manifest in manifests.items():
         print(summary(asked.destination / split, manifest))
-    print("\n".join(remarks(next(iter(manifests.values())))), end="")
+    for line in remarks(next(iter(manifests.values()))):
+        print(line)
     for overlap in overlaps(asked.destination / split for split in manifests):
         print(overlap)
     return ExitCode.DONE

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import BadImage, encode_jpeg
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import Footage, FrameSource
 from eyespot.data_pipeline.shards.members.items import Item, Source
+from eyespot.data_pipeline.shards.members.skipped import Tally
 from eyespot.data_pipeline.shards.video.moving_regions import MOVES, MotionFinder, check_installed, gray
 from eyespot.data_pipeline.shards.video.stored_clips import clip_folders, clips_of
 
@@ -143,18 +145,29 @@ def open_tracks(shards: Path, frames: int = FRAMES) -> Source:
         frames: of a stretch; what is left over at the end of a clip is not looked at.
 
     Raises:
-        UserError: there are no clips, or OpenCV is not installed.
+        UserError: there are no clips, or none has so many frames; or OpenCV is not installed.
     """
     check_installed()
     folders = clip_folders(shards)
     first = next(iter(folders.values())).manifest
     splits: dict[str, list[Item]] = {}
+    short: dict[str, int] = {}
     for split, folder in folders.items():
         items = splits.setdefault(split, [])
         for clip in clips_of(folder):
             for stream, places in clip.streams.items():
+                if len(places) < frames:
+                    short[clip.name] = len(places)
                 for start in range(0, len(places) - frames + 1, frames):
                     name = f"{clip.name}{'/' * bool(stream)}{stream}/{start}"
                     track = Track(tuple(places[start : start + frames]), clip.rate)
                     items.append(Item(name, clip.label, "", 0, 0, frames=track))
-    return Source(name=f"{first.name}-tracks", splits=splits, classes=first.classes)
+    if not any(splits.values()):
+        raise UserError(
+            f"frames {frames}: no sample of {shards} has so many; the longest has {max(short.values())}; lower it, or"
+            " pack videos with a larger --fps"
+        )
+    skipped = Tally()
+    for name in short:
+        skipped.add(f"a sample of fewer than {frames} frames (--frames)", name)
+    return Source(name=f"{first.name}-tracks", splits=splits, classes=first.classes, skipped=skipped)

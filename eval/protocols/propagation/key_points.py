@@ -99,10 +99,8 @@ class PointedVideos:
             found = names.get(name, [])
             if len(found) != 1:
                 some = ", ".join(_short(known) for known in sorted(names)[:3])
-                wrong = f"{len(found)} videos" if found else "no video"
-                raise UserError(
-                    f"--keypoints {file}: {wrong} of {shards.named} are called {_short(name)}; there are {some}, ..."
-                )
+                wrong = f"{len(found)} videos of {shards.named} are" if found else f"no video of {shards.named} is"
+                raise UserError(f"--keypoints {file}: {wrong} called {_short(name)}; there are {some}, ...")
             where = f"--keypoints {file}: video {_short(name)}"
             frames = shards.frames[rows_of(shards, found[0])]
             self.points[found[0]] = _checked(where, points, len(frames))

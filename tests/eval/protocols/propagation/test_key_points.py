@@ -64,9 +64,9 @@ GOOD = [[[1, 2], [3, 4]]] * FRAMES
         ({"square 0": [[["1", 2], [3, 4]]] * FRAMES}, r"expected float.*, got str"),
         (
             {"square 9": GOOD},
-            r"no video of .* are called 'square 9'; there are 'square 0', 'square 1', 'square 2', ...",
+            r"no video of .* is called 'square 9'; there are 'square 0', 'square 1', 'square 2', ...",
         ),
-        ({"a\nb\x1b[2J" * 50: GOOD}, r"no video of .* are called 'a.*\.\.\.'"),
+        ({"a\nb\x1b[2J" * 50: GOOD}, r"no video of .* is called 'a.*\.\.\.'"),
         ({"square 0": GOOD[1:]}, r"video 'square 0': has points of 8 frames, and the video 9; write null for none"),
         ({"square 0": [[[1, 2]]] * FRAMES}, r"has frames of 1 points; all must have as many, 2 to 1000"),
         ({"square 0": [*GOOD[1:], [[1, 2]]]}, r"has frames of 1 and 2 points"),
