@@ -35,7 +35,8 @@ def clip_subjects(
         (view,) = subject.views.images
         views = replace(subject.views, views=tuple(replace(view, clip=clip) for clip in clips))
         patches = 0 < sum(clip.frames for clip in clips) * _bytes_of_patches(subject) <= patch_bytes
-        head = heads.get(subject.role)
+        if (head := heads.get(subject.role)) is not None:
+            head.encoder = subject.encoder  # one copy, and it may have been told to see another size
         encoder = OfClips(subject.encoder, patches=patches, head=head, cameras=len(clips)).eval()
         how = "frame by frame" + ", with patches" * patches
         if own is not None and head is not None:

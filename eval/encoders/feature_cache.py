@@ -104,20 +104,17 @@ def _block(subject: Subject) -> int:
 
 
 def _layout(encoder: nn.Module) -> torch.memory_format:
-    """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first.
-
-    Where one of the convolutions is over time, whose weights have no such layout, none has it.
-    """
-    if any(isinstance(module, nn.Conv3d) for module in encoder.modules()):
-        return torch.contiguous_format
+    """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in encoder.modules())
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
 
 
 def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, num_blocks: int) -> None:
     partial = folder.with_suffix(".tmp")
-    layout = _layout(subject.encoder)
-    encoder = subject.encoder.to(world.device).to(memory_format=layout)
+    encoder = subject.encoder.to(world.device)
+    of_images = encoder.encoder if isinstance(encoder, OfClips) else encoder  # a head may have weights of other shapes
+    layout = _layout(of_images)
+    of_images.to(memory_format=layout)
     num_samples, block = shards.manifest.num_samples, _block(subject)
     with torch.inference_mode():
         blank = torch.zeros(1, *_shape(subject), device=world.device)

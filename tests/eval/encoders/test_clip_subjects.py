@@ -10,6 +10,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
+from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.subject import Subject, encode_all, subjects_of
 from eyespot.pretrain.distributed.process_group import World
@@ -66,6 +67,9 @@ def test_a_head_sees_the_frames_of_each_camera_by_themselves(tmp_path):
     expected = torch.cat([own.trained.embed_frames(view).flatten(1) for view in batch.views], dim=1)
     assert np.allclose(found["head"], expected.numpy(), rtol=1e-3, atol=1e-4)
     assert random.encoder.head is own.untrained and pixels.encoder.head is None
+    larger = at_size(subjects_of(str(own.run_dir), seed=0), 24)
+    seen = [clip_subjects([each], CLIPS, own=own)[0].encoder.kinds(torch.zeros(1, 6, 3, 24, 24)) for each in larger]
+    assert [kinds["head"].shape for kinds in seen] == [(1, 6 * own.run.objective.out_dim)] * 2
 
 
 def test_the_frames_are_those_of_both_cameras(tmp_path):
