@@ -74,7 +74,7 @@ def _carried_masks(story: Story, named: bool) -> Section | None:
 def _carried_points(story: Story, named: bool) -> Section | None:
     """The same of key points."""
     caption = "A row for each video: frames from its first, whose points were given, to its last. Coloured: where the"
-    caption += " features carried them. White: where they are."
+    caption += " features carried them. White: where they are; lines lead there."
     return _carried(story, named, "propagate-points", "propagated-points", "Carried points", caption)
 
 

@@ -17,8 +17,9 @@ VIDEOS = 4
 HEIGHT = 120
 GAP = 4
 COLORS = np.array(
-    [(230, 60, 50), (50, 120, 230), (250, 190, 40), (60, 180, 90), (160, 80, 200), (240, 130, 40)], np.float64
+    [(240, 50, 220), (50, 120, 230), (250, 190, 40), (60, 180, 90), (230, 60, 50), (240, 130, 40)], np.float64
 )
+"""Of the objects, in their order: the first is one that little else has."""
 
 Strip = list[UInt8[np.ndarray, "_ _ 3"]]
 """One video's row."""
@@ -40,7 +41,7 @@ def dotted_strip_of(
     answers: Float64[np.ndarray, "t k 2"],
     true: Float64[np.ndarray, "t k 2"],
 ) -> Strip:
-    """The same frames with points: in white where they are, and in colours where they are thought to be.
+    """The same frames with points: white where they are, coloured where they are thought to be; lines join the two.
 
     Args:
         frames: of one video.
@@ -60,12 +61,29 @@ def _dotted(
     pixels = _small(frame)
     white = np.full_like(true[:, :1], 255) * np.ones(3)
     colors = COLORS[np.arange(len(answers)) % len(COLORS)]
+    for start, end, paint in zip(*(points * (HEIGHT / len(frame)) for points in (true, answers)), colors, strict=True):
+        if np.isfinite(start).all() and np.isfinite(end).all():
+            _draw_line(pixels, start, end, paint)
     for points, paints, radius in ((true, white, 3), (answers, colors, 2)):
         for point, paint in zip(points * (HEIGHT / len(frame)), paints, strict=True):
             if np.isfinite(point).all():
                 x, y = (int(np.clip(value, -radius - 1, 10 * HEIGHT)) for value in point)
                 pixels[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1] = paint
     return pixels.round().astype(np.uint8)
+
+
+def _draw_line(
+    pixels: Float64[np.ndarray, "h w 3"],
+    start: Float64[np.ndarray, "2"],
+    end: Float64[np.ndarray, "2"],
+    paint: Float64[np.ndarray, "3"],
+) -> None:
+    """From one x and y to the other, as far as the picture goes."""
+    size = np.array(pixels.shape[1::-1])
+    start, end = (np.clip(point, -size, 2 * size) for point in (start, end))
+    places = np.linspace(start, end, int(np.abs(end - start).max()) + 2).astype(int)
+    x, y = places[((places >= 0) & (places < size)).all(1)].T
+    pixels[y, x] = paint
 
 
 def _small(frame: UInt8[np.ndarray, "h w 3"]) -> Float64[np.ndarray, "shown wide 3"]:

@@ -44,6 +44,7 @@ def test_points_are_dots_over_where_they_are():
     assert first[20, 20].tolist() == COLORS[0].tolist() and first[20, 17].tolist() == [255] * 3
     assert not first[40:].any() and not first[:, 30:].any(), "a point that is not seen is not there"
     assert middle[40, 100].tolist() == [255] * 3 and middle[60, 100].tolist() == COLORS[1].tolist()
+    assert (middle[44:58, 100] == COLORS[1]).all() and not middle[44:57, 101:].any(), "a line joins the two"
     assert last[-1, -1].tolist() == COLORS[1].tolist() and not last[:, :140].any()
 
 
