@@ -10,6 +10,9 @@ from eyespot.data_pipeline.terminal import one_line
 if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
 
+MOST_COLUMNS = 9
+"""Of a table; with more its numbers stand below each other, and the results side by side."""
+
 
 def track(model: str, results: "list[Result]") -> None:
     """Shows a tracked run's results in MLflow; where that fails, a warning says how it is done later."""
@@ -45,10 +48,13 @@ def print_table(results: "list[Result]") -> None:
 
     first = results[0]
     header, rows = score_table(results)
+    turned = len(header) > MOST_COLUMNS
+    if turned:
+        header, *rows = map(list, zip(header, *rows, strict=True))
     classes = f": {first.num_classes} classes" if first.num_classes else ""
     table = Table(title=f"{first.protocol} on {first.data}{classes}", title_justify="left")
     for column in header:
-        narrow = not column and first.accuracy is None  # the names of the numbers stay on one line
+        narrow = not column and (turned or first.accuracy is None)  # the names of the numbers stay on one line
         side = "left" if column in ("", "chosen") else "right"
         table.add_column(column, justify=side, no_wrap=narrow, overflow="fold")
     for row in rows:

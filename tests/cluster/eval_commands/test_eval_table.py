@@ -7,7 +7,8 @@ import pytest
 from released_runs import write_run
 from result_files import some_result
 
-from eyespot.cluster.eval_commands.eval_table import print_table, track
+from eyespot.cluster.eval_commands.eval_table import MOST_COLUMNS, print_table, track
+from eyespot.eval.results.result import Score
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,16 @@ def test_results_stand_side_by_side(capsys):
     assert "90.00%" in first and "60.00% to 98.00%" in first and "cls, k 20" in first
     assert lines.index(first) < next(number for number, line in enumerate(lines) if "50.00%" in line)
     assert lines[-2:] == ["Alarm, random weights: all alike", "90 training images, 10 test images (train and test)."]
+
+
+def test_many_numbers_stand_below_each_other(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = {f"own head: moment recall@{number}": Score(value=number / 8) for number in range(MOST_COLUMNS)}
+    print_table([some_result(scores=scores), some_result(role="random", name="random weights", scores=scores)])
+    lines = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines() if "own head" in line]
+    assert [[cell.strip() for cell in cells] for cells in lines] == [
+        [name, *[f"{score.value:.3f}"] * 2] for name, score in scores.items()
+    ]
 
 
 def test_a_protocol_that_learns_from_nothing_names_no_training_images(capsys):
