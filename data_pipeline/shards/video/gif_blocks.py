@@ -29,7 +29,7 @@ def is_cut(place: Place) -> bool:
         return kind == b"\0" and not file.read().strip(b"\0")
 
 
-def _skip_table(file: io.BufferedReader, length: int, flags: int) -> bool:
+def _skip_table(file: io.BufferedIOBase, length: int, flags: int) -> bool:
     """Past a head, and the table of colours if one follows; False where the file ends first."""
     head = file.read(length)
     if len(head) < length:
@@ -38,7 +38,7 @@ def _skip_table(file: io.BufferedReader, length: int, flags: int) -> bool:
     return len(file.read(size)) == size
 
 
-def _skip_pieces(file: io.BufferedReader) -> bool:
+def _skip_pieces(file: io.BufferedIOBase) -> bool:
     """Past pieces of data, each with its length before it; False where the file ends before the one of length 0."""
     while size := file.read(1):
         if not size[0]:

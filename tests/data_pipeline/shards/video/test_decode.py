@@ -3,6 +3,7 @@ import io
 import os
 import struct
 import zlib
+from typing import Any
 
 import av
 import numpy as np
@@ -121,7 +122,7 @@ def trimmed(path, begin: float, seconds: float):
     """A copy with its header in front, of which an edit list shows so much."""
     shown = path.with_name("trimmed.mp4")
     with av.open(str(path)) as source, av.open(str(shown), "w", options={"movflags": "faststart"}) as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
+        stream: Any = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:
                 packet.stream = stream
