@@ -79,7 +79,11 @@ class DenoisingTransformer(Objective):
         )
         self.decoder_norm = norm(dim)
         self.decoder_pred = nn.Linear(dim, self.num_values)
-        xavier(self)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         fix_positions(self.encoder, method)
 
     def views(self) -> ViewSpec:
@@ -108,12 +112,3 @@ class DenoisingTransformer(Objective):
     def image_of(self, patches: Float[Tensor, "b n p"]) -> Float[Tensor, "b 3 h w"]:
         """The image that is made of these patches."""
         return unpatchify(patches, self.patch_size, self.grid)
-
-
-def xavier(module: nn.Module) -> None:
-    """Matrices and biases of all linear layers to begin with, as MAE's: Xavier-uniform, and 0."""
-    for part in module.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight)
-            if part.bias is not None:
-                nn.init.zeros_(part.bias)

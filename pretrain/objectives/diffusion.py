@@ -15,7 +15,9 @@ What differs from the papers:
 - Theirs is a U-Net that is told t in each of its blocks. Here the encoder is a plain vision transformer that sees noisy
   images and nothing else, so that it stays what timm can load, and its features at any noise level are those of images
   with that noise. A few more blocks make the noise of its tokens; they are told the noisy patches, as by the longest
-  connection of a U-Net or U-ViT (Bao et al. 2023, arXiv:2209.12152), and t, by sines, cosines and two layers.
+  connection of a U-Net or U-ViT (Bao et al. 2023, arXiv:2209.12152), and t, by sines, cosines and two layers. The
+  layers that tell them begin as torch's own do, all others as MAE's, by Xavier: with it for all, the gate's linear
+  probe had 41.6 % in place of 41.9.
 - No dropout (DDPM on CIFAR-10: 0.1; from memory), and no moving average of the weights: the rate falls to 0 instead.
   No image is made: the network is thrown away but for its encoder. It sees images without noise when it is judged,
   where DDAE adds a little (t = 11) and asks a block in the middle; ``eyespot eval layers --noise-level 11`` does.
