@@ -52,6 +52,12 @@ def shallow(config: EncoderConfig) -> nn.Module:
     return encoder
 
 
+def pixel_cnn() -> Objective:
+    run = make_run("pixel_cnn_tiny")
+    torch.manual_seed(0)
+    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+
+
 def byol() -> Objective:
     """With a teacher that has blocks of its own, in float64: batch norm and training enlarge roundings."""
     torch.manual_seed(0)
@@ -220,6 +226,11 @@ def one(world: World) -> tuple[list, State]:
     resnet = BYOL.Config().build(make_encoder(EncoderConfig(name="resnet18", image_size=32)), 32)
     with pytest.raises(UserError, match=r"fsdp\.gather 'bf16': .*batch norm"):
         make("fsdp", resnet, world, fsdp=FSDPConfig(gather="bf16"))
+    masked = make("fsdp", pixel_cnn(), world, fsdp=FSDPConfig(gather="bf16"))
+    same = make("ddp", pixel_cnn(), world)
+    assert np.allclose(train(masked, world, 2), train(same, world, 2), rtol=0.02), (
+        "masks stay fp32 where weights do not"
+    )
     engine = make("fsdp", mae(), world, accumulate=2, fsdp=FSDPConfig(shard_over="node"))
     return train(engine, world, FEW, accumulate=2), whole(engine)
 
