@@ -59,8 +59,7 @@ def check_stages(module: nn.Module, stages: tuple[float, ...], num_blocks: int) 
         UserError: nothing of an encoder learns beside a head, or it has no so many blocks.
     """
     encoder = getattr(module, "encoder", None)
-    parameters = [] if encoder is None else list(encoder.parameters())
-    if not any(parameter.requires_grad for parameter in parameters):
+    if encoder is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise UserError(f"optim.stages {stages}: nothing of an encoder learns beside a head; leave it out")
     if len(stages) == 1:
         return 0
@@ -68,7 +67,7 @@ def check_stages(module: nn.Module, stages: tuple[float, ...], num_blocks: int) 
     if num_blocks > len(blocks):
         raise UserError(f"optim.stage_blocks {num_blocks}: the encoder has {len(blocks)} blocks; lower it")
     first = next(iter(blocks[-num_blocks].parameters()))
-    return next(place for place, parameter in enumerate(parameters) if parameter is first)
+    return next(place for place, parameter in enumerate(encoder.parameters()) if parameter is first)
 
 
 def stage_factor(group: dict[str, Any], done: float) -> float:
