@@ -11,7 +11,6 @@ image by image, beyond doubt.
 
 import argparse
 import io
-import json
 import math
 import shlex
 import sys
@@ -34,6 +33,7 @@ from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.networks.pixel_cnn.gated_pixel_cnn import LEVELS, GatedPixelCNN
 from eyespot.pretrain.objectives.pixel_cnn import PixelCNN
 from eyespot.pretrain.run_json import load_run
+from eyespot.pretrain.run_record import RunRecord
 
 NAME = "pixel_bits"
 AT_ONCE = 50
@@ -86,8 +86,8 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 def command_of(run_dir: Path, work: Path) -> str:
     """How the run was begun."""
-    words = json.loads((run_dir / "run.json").read_text())["argv"]
-    return shlex.join(["eyespot", *words[1:]]).replace(str(work), "WORK")
+    words = RunRecord.read(RunRecord.path(run_dir), needed=("argv",)).argv or []
+    return shlex.join(["eyespot", *map(str, words[1:])]).replace(str(work), "WORK")
 
 
 def main() -> None:
