@@ -187,10 +187,15 @@ def assumptions(plan: Plan) -> list[str]:
         f" nvJPEG",
         "not counted: the statistics of batch norm that cross the network (kilobytes per layer; but a wait at each),"
         " logs, pictures, checkpoints, restarts",
-        f"the loader keeps up: {per_node:,.0f} images/s per node",
+        f"the loader keeps up: {per_node:,.0f} images/s per node" + _decoded(plan.trace.files, per_node),
         "the learning rate is the recipe's for its batch; a batch that grows with the GPUs needs another",
     ]
     return lines
+
+
+def _decoded(files: int, samples_per_second: float) -> str:
+    """Where a sample is more than one image."""
+    return f", which are {files} decoded ones each, {files * samples_per_second:,.0f}/s" if files > 1 else ""
 
 
 def write_plot(plan: Plan, path: Path) -> None:

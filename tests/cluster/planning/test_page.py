@@ -1,6 +1,8 @@
 """What a plan looks like; the numbers are tested where they are made."""
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +33,15 @@ def test_every_assumption_is_printed(plan):
     for number in ("67 TFLOP/s in fp32", "3,350", "60%", "80%", "450", "50", "6 us", "8 us", "1.5 GB"):
         assert number in text
     assert "batch norm" in text
+
+
+def test_what_a_loader_must_decode_of_clips_is_said(plan):
+    clips = replace(plan, trace=replace(plan.trace, files=16))
+    (line,) = (line for line in assumptions(clips) if "keeps up" in line)
+    samples, files, decoded = (int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?=[ /])", line))
+    assert files == 16 and abs(decoded - 16 * samples) <= 16
+    (line,) = (line for line in assumptions(plan) if "keeps up" in line)
+    assert "decoded" not in line
 
 
 def test_efficiency_is_relative_to_the_fewest_gpus(plan):
