@@ -30,7 +30,7 @@ def motion_segmentation_davis() -> Run:
     return Run(
         objective=MotionSegmentation.Config(hidden_dim=64, view=view),
         encoder=EncoderConfig(name="test_resnet", image_size=96),
-        data=DataConfig(batch_size=64),
+        data=DataConfig(batch_size=16),  # DAVIS-2016 has 50 videos
         optim=OptimConfig(lr=8e-3, weight_decay=0.01, warmup_steps=50),
         steps=600,
         precision="fp32",
@@ -43,6 +43,6 @@ def motion_segmentation_tiny() -> Run:
     """The same on falling digits with their motion masks, 48 pixels."""
     run = motion_segmentation_davis()
     run.objective = MotionSegmentation.Config(hidden_dim=32, view=RandomView(scale=(0.6, 1.0), clip=Clip(1)))
-    run.encoder.image_size = 48
+    run.encoder.image_size, run.data.batch_size = 48, 64
     run.steps, run.save_every, run.picture_every = 300, 100, 100
     return run

@@ -27,7 +27,7 @@ def tracked_patches_davis() -> Run:
     return Run(
         objective=TrackedPatches.Config(hidden_dim=128, out_dim=64, view=view),
         encoder=EncoderConfig(name="test_resnet", image_size=64),
-        data=DataConfig(batch_size=64),
+        data=DataConfig(batch_size=32),  # of 20 videos of DAVIS come 37 tracks
         optim=OptimConfig(lr=4e-3, weight_decay=0.01, warmup_steps=50),
         steps=600,
         precision="fp32",
@@ -42,6 +42,6 @@ def tracked_patches_tiny() -> Run:
     run.objective = TrackedPatches.Config(
         margin=1.5, hidden_dim=64, out_dim=32, view=RandomView(scale=(0.6, 1.0), flip=0.0, clip=Clip(2))
     )
-    run.encoder.image_size = 24
+    run.encoder.image_size, run.data.batch_size = 24, 64
     run.steps, run.save_every, run.picture_every = 300, 100, 100
     return run
