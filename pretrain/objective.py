@@ -17,7 +17,15 @@ from eyespot.pretrain.networks.encoders import features
 from eyespot.pretrain.skipped_step import Taken
 
 Family = Literal[
-    "transformation", "reconstruction", "clustering", "contrast", "joint embedding", "metric", "some labels", "labels"
+    "transformation",
+    "reconstruction",
+    "clustering",
+    "contrast",
+    "joint embedding",
+    "metric",
+    "text",
+    "some labels",
+    "labels",
 ]
 
 

@@ -4,12 +4,16 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from shapes import levels
+from sklearn.datasets import load_digits
 
 from eyespot.data_pipeline.shards.index_tars import index_folder
+from eyespot.data_pipeline.shards.pack import pack
 
 WORDS = ("cat", "dog", "bird", "fish", "tree", "house", "car", "boat", "“hat”", "猫")
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def captions(number: int) -> list[str]:
@@ -36,3 +40,15 @@ def make_captioned(folder: Path, count: int = 32) -> Path:
                     archive.addfile(member, io.BytesIO(data))
     index_folder(folder, workers=1)
     return folder
+
+
+def pack_named_digits(folder: Path, count: int = 128) -> Path:
+    """The first of scikit-learn's digits as shards of one split, each with two captions that name it."""
+    bunch, source = load_digits(), folder / "source"
+    for number, (image, label) in enumerate(zip(bunch.images[:count], bunch.target[:count], strict=True)):
+        place = source / NAMES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype(np.uint8)).resize((24, 24)).convert("RGB").save(place / f"{number:04d}.png")
+        (place / f"{number:04d}.txt").write_text(f"a handwritten {NAMES[label]}\nthe digit {NAMES[label]}\n")
+    pack(str(source), folder / "shards", workers=1)
+    return folder / "shards"

@@ -2,9 +2,11 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from captioned import pack_named_digits
 from moving_squares import pack_squares
 
 from eyespot.cluster.cli import main
@@ -20,6 +22,12 @@ def is_of_videos(recipe: str) -> bool:
 
 
 TINY = [name for name in RECIPES if name.endswith("_tiny") and not is_of_videos(name)]
+OF_TEXT = [name for name in TINY if hasattr(make_run(name).objective, "text")]
+
+
+@pytest.fixture(scope="module")
+def named_digits(tmp_path_factory) -> Path:
+    return pack_named_digits(tmp_path_factory.mktemp("named"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -33,8 +41,9 @@ def test_it_builds_and_says_what_it_is(recipe):
 
 
 @pytest.mark.parametrize("recipe", TINY)
-def test_a_tiny_recipe_trains(recipe, digits, tmp_path):
-    places = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "run")]
+def test_a_tiny_recipe_trains(recipe, digits, named_digits, tmp_path):
+    shards = named_digits if recipe in OF_TEXT else digits
+    places = ["--data.shards", str(shards), "--run-dir", str(tmp_path / "run")]
     short = ["--steps", "6", "--log-every", "1", "--data.batch-size", "32", "--optim.warmup-steps", "1", "--no-track"]
     assert main(["pretrain", recipe, *places, *short]) == 0
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

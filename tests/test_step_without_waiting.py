@@ -111,9 +111,12 @@ def test_a_forward_pass_on_cuda_mixes_no_devices(method):
                 setattr(part, name, nn.Parameter(fake, requires_grad=parameter.requires_grad))
             for name, buffer in part.named_buffers(recurse=False):
                 setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device="cuda"))
-        ids = torch.empty(COUNT, dtype=torch.int64)
+        ids, spec = torch.empty(COUNT, dtype=torch.int64), objective.views()
         batch = FakeBatch(
-            views=[torch.empty(COUNT, *shape, device="cuda") for shape in objective.views().shapes()],
+            views=[
+                torch.empty(COUNT, *shape, dtype=getattr(torch, view.dtype), device="cuda")
+                for view, shape in zip(spec.views, spec.shapes(), strict=True)
+            ],
             ids=ids,
             epochs=ids,
             labels=torch.empty(COUNT, dtype=torch.int64, device="cuda"),

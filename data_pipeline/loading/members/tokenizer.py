@@ -40,6 +40,8 @@ class Tokenizer(ABC):
     """sha256 of the file that says which tokens there are."""
     num_tokens: int
     """Ids are below it."""
+    end: int | None
+    """The id that ends every text; None = texts end without one."""
 
     @abstractmethod
     def ids(self, text: str) -> Sequence[int]:
@@ -94,6 +96,7 @@ class ClipTokenizer(Tokenizer):
             {word: number for number, word in enumerate(words)}, merges, end_of_word_suffix="</w>"
         )
         self._start, self._end, self.num_tokens = len(words), len(words) + 1, len(words) + 2
+        self.end = self._end
         self._merged = library.Tokenizer(model)
         cut = library.pre_tokenizers.Split(library.Regex(PARTS), behavior="removed", invert=True)
         as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -123,7 +126,7 @@ class FileTokenizer(Tokenizer):
             padding = (self._tokenizer.padding or {}).get("pad_id", 0)
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(context)
-            self._tokenizer.encode("a")
+            nothing, letter = self._tokenizer.encode("").ids, self._tokenizer.encode("a").ids
         except Exception as error:  # the library raises nothing narrower
             why = " ".join(str(error).split())[:200]
             raise UserError(
@@ -131,7 +134,8 @@ class FileTokenizer(Tokenizer):
             ) from error
         super().__init__(context, int(padding))
         self.digest = hashlib.sha256(content).hexdigest()
-        self.num_tokens = self._tokenizer.get_vocab_size()
+        self.num_tokens = 1 + max(int(padding), *letter, *self._tokenizer.get_vocab().values())
+        self.end = letter[-1] if letter[-1:] == nothing[-1:] and len(letter) > len(nothing) else None
 
     def ids(self, text: str) -> Sequence[int]:
         """Of the text, as the file says."""

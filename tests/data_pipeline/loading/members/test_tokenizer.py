@@ -79,8 +79,19 @@ def test_a_file_describes_its_own(tmp_path: Path):
     path = own(tmp_path / "tokenizer.json")
     read = load_tokenizer(str(path), 5)
     assert read(["a cat", "a dog a dog a", ""]).tolist() == [[1, 3, 4, 2, 7], [1, 3, 5, 3, 2], [1, 2, 7, 7, 7]]
+    assert (read.num_tokens, read.end) == (8, 2), "ids may have gaps"
     views = ViewSpec(views=(RandomView(size=8), TextView(tokenizer=str(path), context=5), TextView()))
     assert tokenizer_digests(views) == {str(path): read.digest, "clip": VOCABULARY_SHA256}
+
+
+def test_texts_may_end_without_a_token(tmp_path: Path):
+    made = tokenizers.Tokenizer.from_file(str(own(tmp_path / "tokenizer.json")))
+    for template in ("$A", "<s> $A"):
+        special = [("<s>", 1)]
+        made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
+        made.save(str(tmp_path / f"{len(template)}.json"))
+        assert load_tokenizer(str(tmp_path / f"{len(template)}.json"), 5).end is None
+    assert load_tokenizer("clip", 5).end == load_tokenizer("clip", 5).num_tokens - 1 == 49_407
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Networks that read captions: tokens in, a vector for each text out."""

@@ -1,0 +1,50 @@
+"""What methods of images and captions share (their losses have tests of their own)."""
+
+import pytest
+import torch
+from image_text_runs import CONTEXT, SIZE, make_batch, make_objective
+
+from eyespot.data_pipeline.augment.views import RandomView, TextView
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.objectives.clip import CLIP
+
+
+def test_views_are_an_image_of_the_encoders_size_and_a_caption():
+    image, text = make_objective(CLIP).views().views
+    assert isinstance(image, RandomView) and image.size == SIZE
+    assert text == TextView(context=CONTEXT)
+
+
+def test_rows_are_the_projected_towers_and_the_scale():
+    objective, batch = make_objective(CLIP), make_batch()
+    rows = objective.embed(batch)
+    expected = objective.encoder(batch.views[0]) @ objective.image_projection.weight.T
+    assert torch.allclose(rows["image"], expected, atol=1e-12)
+    assert torch.equal(rows["text"], objective.text(batch.views[1]))
+    assert rows["scale"].tolist() == [objective.scale().item()] * len(batch)
+    assert objective.text.end == 49_407, "the tokenizer's"
+
+
+def test_the_text_tower_learns_from_a_caption_and_the_encoder_from_its_image():
+    objective, batch = make_objective(CLIP), make_batch()
+    rows = objective.embed(batch)
+    (of_words,) = torch.autograd.grad(rows["text"][0].sum(), objective.text.token_embedding.weight)
+    assert set(of_words.abs().sum(1).nonzero().flatten().tolist()) == set(batch.views[1][0, :4].tolist())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_heads": 3}, r"objective\.text_width 512: must be a multiple of objective\.text_heads 3"),
+        ({"out_dim": 1}, r"objective\.out_dim 1: "),
+    ],
+)
+def test_wrong_numbers_name_their_field(changes, message):
+    with pytest.raises(UserError, match=message):
+        CLIP.Config(**changes)
+
+
+def test_one_image_is_no_batch():
+    CLIP.Config().check_batch(2)
+    with pytest.raises(UserError, match=r"data\.batch_size 1"):
+        CLIP.Config().check_batch(1)
