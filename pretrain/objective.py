@@ -108,6 +108,9 @@ class Objective(nn.Module, ABC):
     embeds_frames: ClassVar[bool] = False
     """Whether its head says of each frame of a clip what there is to be compared (see ``embed_frames``)."""
 
+    joint: ClassVar[tuple[str, str] | None] = None
+    """The two kinds of view that its towers embed in one space, in the order of ``views()``: ("image", "text")."""
+
     refresh_epochs: float | None = None
     """Epochs between two calls of ``refresh``, the first of them before the first step; inf = only that one; None =
     never."""
@@ -161,6 +164,10 @@ class Objective(nn.Module, ABC):
     def embed_frames(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t d"]:
         """What the head makes of each frame of clips; for methods that have ``embeds_frames``."""
         raise NotImplementedError(f"{type(self).__name__} embeds no frames")
+
+    def embed_joint(self, kind: str, view: Tensor) -> Float[Tensor, "b d"]:
+        """Unit vectors of views of one of ``joint``'s kinds: what is alike in that space belongs together."""
+        raise NotImplementedError(f"{type(self).__name__} has one tower only")
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

@@ -34,6 +34,7 @@ class ImageText(Contrastive):
     """
 
     only_encodes = True
+    joint = ("image", "text")
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
@@ -95,12 +96,19 @@ class ImageText(Contrastive):
         """What cosines are multiplied by, (1,)."""
         return self.log_scale.exp()
 
+    def embed_joint(self, kind: str, view: Tensor) -> Tensor:
+        """As ``compare`` compares them."""
+        return nn.functional.normalize(self._project(kind, view), dim=-1)
+
+    def _project(self, kind: str, view: Tensor) -> Tensor:
+        return self.image_projection(self.encode(view)) if kind == "image" else self.text(view)
+
     def embed(self, batch: Batch) -> Rows:
         """What both towers end in, and the scale."""
         images, texts = batch.views
         return {
-            "image": self.image_projection(self.encode(images)),
-            "text": self.text(texts),
+            "image": self._project("image", images),
+            "text": self._project("text", texts),
             "scale": self.scale().expand(len(batch)),
         }
 

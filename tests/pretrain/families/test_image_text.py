@@ -25,6 +25,14 @@ def test_rows_are_the_projected_towers_and_the_scale():
     assert objective.text.end == 49_407, "the tokenizer's"
 
 
+def test_embedded_jointly_they_are_unit_vectors_of_those_rows():
+    objective, batch = make_objective(CLIP), make_batch()
+    rows = objective.embed(batch)
+    for kind, view in zip(objective.joint, batch.views, strict=True):
+        expected = rows[kind] / rows[kind].square().sum(1, keepdim=True).sqrt()
+        assert torch.allclose(objective.embed_joint(kind, view), expected, atol=1e-12)
+
+
 def test_the_text_tower_learns_from_a_caption_and_the_encoder_from_its_image():
     objective, batch = make_objective(CLIP), make_batch()
     rows = objective.embed(batch)
