@@ -26,7 +26,7 @@ from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
 
-MASK_RATIOS = (0.5, 0.75, 0.9)
+MASK_RATIOS = (0.75, 0.85, 0.95)
 MIN_PLACES = 16
 NUM_VIEWED, NUM_COLORED, NUM_NEIGHBOURS, NUM_HEADS = 4, 56, 5, 6
 
@@ -83,7 +83,7 @@ def task_pictures(look: Look, objective: Objective) -> Float[Tensor, "n rows 3 h
 
 
 def _reconstructions(look: Look, objective: MAE) -> Exhibit:
-    """What the decoder makes of half, a quarter and a tenth of the patches."""
+    """What the decoder makes of the patches that stay visible at three mask ratios."""
     few = look.specimens.pictured
     ids = torch.from_numpy(few.ids.copy())
     batch = Batch(views=[look.images], ids=ids, epochs=torch.zeros_like(ids), labels=ids.to(look.device), seed=0)

@@ -131,7 +131,7 @@ def test_a_complete_run(run_dir, digits):
         "1,200",
         "recall@5",
         "RankMe",
-        "90% masked",
+        "95% masked",
         "Commonest mistakes",
         "359 test images",
         "communication14.3%",
