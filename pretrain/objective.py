@@ -24,6 +24,7 @@ Family = Literal[
     "joint embedding",
     "metric",
     "text",
+    "sound",
     "some labels",
     "labels",
 ]

@@ -49,8 +49,12 @@ class EncoderConfig:
         check_ranges(self, "encoder.")
 
 
-def make_encoder(config: EncoderConfig) -> nn.Module:
+def make_encoder(config: EncoderConfig, channels: int = 3) -> nn.Module:
     """A freshly initialised encoder: ``encoder(images)`` gives what timm pools of them.
+
+    Args:
+        config: which.
+        channels: of what it sees: 1 of depth maps and spectrograms.
 
     Raises:
         UserError: timm does not know the name, or refuses the sizes.
@@ -59,17 +63,17 @@ def make_encoder(config: EncoderConfig) -> nn.Module:
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"; close names: {', '.join(close)}" if close else "; see timm.list_models()"
         raise UserError(f"encoder.name {config.name!r}: timm has no such architecture{hint}")
-    known = timm.get_pretrained_cfg(config.name)
+    if channels != 3 and timm.model_entrypoint(config.name).__module__.startswith("eyespot."):
+        raise UserError(f"encoder.name {config.name!r}: sees images of 3 channels only; try resnet18")
+    size, patch, known = config.image_size, config.patch_size, timm.get_pretrained_cfg(config.name)
     own_size = int(known.input_size[-1]) if known is not None else 0
-    options: dict[str, Any] = {"drop_path_rate": config.drop_path}
+    options: dict[str, Any] = {"drop_path_rate": config.drop_path} | ({"in_chans": channels} if channels != 3 else {})
     if known is not None and known.fixed_input_size:
-        options["img_size"] = config.image_size
-    if config.patch_size is not None:
-        options["patch_size"] = config.patch_size
-        if config.image_size % config.patch_size:
-            raise UserError(
-                f"encoder.patch_size {config.patch_size}: does not divide encoder.image_size {config.image_size}"
-            )
+        options["img_size"] = size
+    if patch is not None:
+        options["patch_size"] = patch
+        if size % patch:
+            raise UserError(f"encoder.patch_size {patch}: does not divide encoder.image_size {size}")
     encoder = _created(config, options, own_size)
     if config.small_stem:
         _shrink_stem(encoder, config.name)
@@ -80,8 +84,9 @@ def make_encoder(config: EncoderConfig) -> nn.Module:
 
 def _created(config: EncoderConfig, options: dict[str, Any], own_size: int) -> nn.Module:
     """timm's encoder with those options that its architecture takes; one that would change nothing is left out."""
-    neutral = {"drop_path_rate": 0.0, "img_size": own_size}
+    neutral = {"drop_path_rate": 0.0, "img_size": own_size, "in_chans": 3}
     refused = {
+        "in_chans": f"encoder.name {config.name!r}: sees 3 channels only; try resnet18",
         "drop_path_rate": f"encoder.drop_path {config.drop_path}: {config.name} has no branches to drop; leave it out",
         "img_size": f"encoder.image_size {config.image_size}: {config.name} sees images of {own_size} pixels only",
     }
@@ -288,13 +293,10 @@ def encode(
     else:
         features, blocks = _forward(encoder, images, num_blocks)
         earlier = blocks[-2::-1]
-    kinds: dict[str, Tensor] = {}
-    if _has_tokens(features):
-        kinds = _kinds_of_tokens(encoder, features)
-        if _pools_itself(encoder, features):
-            kinds["pool"] = pooled(encoder, features)
-    else:
-        kinds["mean"] = pooled(encoder, features)
+    has_tokens = _has_tokens(features)
+    kinds = _kinds_of_tokens(encoder, features) if has_tokens else {"mean": pooled(encoder, features)}
+    if has_tokens and _pools_itself(encoder, features):
+        kinds["pool"] = pooled(encoder, features)
     for place, tokens in enumerate(earlier, start=2):
         if tokens.cls is not None:
             kinds[f"cls-{place}"] = tokens.cls
@@ -305,9 +307,7 @@ def encode(
 def features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
     """What a head gets: the class token, or what timm's own head pools where there is none; ``feature_width`` wide."""
     found = cast(Any, encoder).forward_features(images)
-    if _has_tokens(found) and _has_class_token(encoder):
-        return found[:, 0]
-    return pooled(encoder, found)
+    return found[:, 0] if _has_tokens(found) and _has_class_token(encoder) else pooled(encoder, found)
 
 
 def mean_features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
@@ -336,10 +336,8 @@ def _head_of(encoder: nn.Module, found: Any) -> Any:
     """What timm's head makes of it; None of the image half of a language model, which has none."""
     try:
         return cast(Any, encoder).forward_head(found, pre_logits=True)
-    except NotImplementedError:
-        return None
-    except TypeError as error:
-        if "'pre_logits'" not in str(error):
+    except (NotImplementedError, TypeError) as error:
+        if isinstance(error, TypeError) and "'pre_logits'" not in str(error):
             raise
         return None
 

@@ -34,6 +34,33 @@ def test_features_of_vit_and_resnet():
         assert torch.equal(encode(resnet, images)["mean"], resnet(images))
 
 
+@pytest.mark.parametrize("name", ["resnet18", "test_vit", "convnext_atto"])
+def test_one_channel(name):
+    """An encoder of spectrograms and depth: its first layer alone differs, and an image's encoder keeps its bits."""
+    config = EncoderConfig(name=name, image_size=32)
+    torch.manual_seed(0)
+    of_images = make_encoder(config)
+    torch.manual_seed(0)
+    plain = timm.create_model(name, num_classes=0, drop_path_rate=0.0, **({"img_size": 32} if "vit" in name else {}))
+    assert all(torch.equal(mine, plain.state_dict()[key]) for key, mine in of_images.state_dict().items())
+    of_maps = make_encoder(config, channels=1).eval()
+    assert of_maps(torch.randn(2, 1, 32, 32)).shape == (2, of_maps.num_features)
+    shapes = {key: tensor.shape for key, tensor in of_images.state_dict().items()}
+    (other,) = [key for key, tensor in of_maps.state_dict().items() if tensor.shape != shapes[key]]
+    assert of_maps.state_dict()[other].shape[1] == 1
+
+
+def test_small_stem_of_one_channel():
+    resnet = make_encoder(EncoderConfig(name="resnet18", image_size=32, small_stem=True), channels=1)
+    assert resnet.conv1.weight.shape == (64, 1, 3, 3)
+
+
+@pytest.mark.parametrize("name", ["split_test_resnet", "test_pixel_transformer", "test_gated_pixel_cnn"])
+def test_our_own_encoders_see_colours(name):
+    with pytest.raises(UserError, match=f"encoder.name '{name}': sees images of 3 channels only; try resnet18"):
+        make_encoder(EncoderConfig(name=name, image_size=32), channels=1)
+
+
 def test_registers_are_prefix_tokens_too():
     vit = make_encoder(EncoderConfig(name="vit_medium_patch16_reg4_gap_256", image_size=32, patch_size=8)).eval()
     images = torch.randn(2, 3, 32, 32)
