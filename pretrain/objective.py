@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
@@ -237,6 +237,28 @@ def require_clip(view: RandomView, pick: Pick = "even", least: int = 2) -> Clip:
     if clip.frames < least:
         raise UserError(f"objective.view.clip.frames {clip.frames}: this method needs {least} or more")
     return clip
+
+
+def in_one_pass(image_size: int, **views: RandomView) -> ViewSpec:
+    """Views of several kinds that go through the encoder together, so all are of one size.
+
+    Args:
+        image_size: of a view that has no size of its own, pixels.
+        views: the config's, by its fields.
+
+    Raises:
+        UserError: their sizes differ.
+    """
+    spec = sized_views(image_size, *views.values())
+    sizes = {name: view.size for name, view in zip(views, spec.images, strict=True)}
+    for name, view in views.items():
+        other = next((other for other, size in sizes.items() if size != sizes[name]), None)
+        if view.size and other:
+            raise UserError(
+                f"objective.{name}.size {view.size}: goes through the encoder together with objective.{other}, whose"
+                f" size is {sizes[other]}; set them alike, or leave both out"
+            )
+    return spec
 
 
 def one_sized(view: RandomView, size: int) -> ViewSpec:

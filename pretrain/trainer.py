@@ -123,13 +123,14 @@ class Trainer:
         parts = {"meter": self.meter, "watch": watch}
         self.metrics = StepLog(run, self.loader, self.tracker, monitors=looks, head_watch=HeadWatch(), **parts)
         self.batches = StepBatches(run, world, self.engine, self.loader, stop=self.vote, **parts)
-        announce(run, recipe, manifest, world, num_parameters)
+        announce(run, recipe, manifest, world, num_parameters, self.views.counted_as)
 
     def fit(self, console: Console) -> Outcome:
         """The loop. Closes the tracker with how it ended."""
         status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
         try:
-            shown = TrainingProgress(console, self.start, self.run.steps, self.world.rank == 0)
+            counted_as, shown = self.views.counted_as, self.world.rank == 0
+            shown = TrainingProgress(console, self.start, self.run.steps, shown, counted_as)
             fitting = out_of_memory.in_words(self.run, self.world)
             with shown as progress, self.watch.explained(), fitting, self.metrics.last_words(progress):
                 outcome = self._loop(progress)

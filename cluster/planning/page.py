@@ -62,11 +62,13 @@ def _summary(plan: Plan) -> Text:
     text.append(f"{plan.recipe}: {gpus} x {plan.card.name}, {_engine(plan)}\n", style="bold")
     text.append(f"{sizes.trainable / 4e6:,.1f} million trainable parameters{frozen}\n")
     parts = f" in {plan.accumulate} micro-batches of {plan.micro}" if plan.accumulate > 1 else ""
-    text.append(f"batch {run.data.batch_size:,}: {plan.micro * plan.accumulate:,} images per GPU{parts}")
+    text.append(
+        f"batch {run.data.batch_size:,}: {plan.micro * plan.accumulate:,} {plan.trace.counted_as} per GPU{parts}"
+    )
     if plan.accumulate > run.data.accumulate:
         text.append(f"; set --data.accumulate {plan.accumulate}, else it does not fit", style="yellow")
     speed = run.data.batch_size / plan.time.total
-    text.append(f"\n{_duration(plan.time.total)} per step, {speed:,.0f} images/s\n")
+    text.append(f"\n{_duration(plan.time.total)} per step, {speed:,.0f} {plan.trace.counted_as}/s\n")
     text.append(
         f"{run.steps:,} steps: {_duration(plan.hours * 3600)}, {plan.hours * gpus:,.0f} GPU-hours", style="bold"
     )
@@ -94,7 +96,9 @@ def _memory(plan: Plan) -> Table:
 
 
 def _batches(plan: Plan) -> Table:
-    table = _table("Activations by micro-batch, GB", "images per GPU at once", "plain", "checkpointed")
+    table = _table(
+        "Activations by micro-batch, GB", f"{plan.trace.counted_as} per GPU at once", "plain", "checkpointed"
+    )
     for row in plan.activations:
         checkpointed = "-" if row.checkpointed is None else _gb(max(0.0, row.checkpointed))
         table.add_row(f"{row.images:,}", _gb(max(0.0, row.plain)), checkpointed)
@@ -143,8 +147,9 @@ def _exchanges(plan: Plan) -> Table:
 
 def _scaling(plan: Plan) -> Table:
     micro = plan.micro * plan.accumulate
-    title = f"Scaling: batch {plan.run.data.batch_size:,} as it is | {micro:,} images per GPU, batch grows"
-    table = _table(title, "GPUs", "ms/step", "images/s", "efficiency", "ms/step", "images/s", "efficiency")
+    counted_as = plan.trace.counted_as
+    title = f"Scaling: batch {plan.run.data.batch_size:,} as it is | {micro:,} {counted_as} per GPU, batch grows"
+    table = _table(title, "GPUs", *("ms/step", f"{counted_as}/s", "efficiency") * 2)
     table.columns[0].justify = "right"
     strong = {row.gpus: row for row in plan.strong}
     for row in plan.weak:
@@ -187,7 +192,8 @@ def assumptions(plan: Plan) -> list[str]:
         f" nvJPEG",
         "not counted: the statistics of batch norm that cross the network (kilobytes per layer; but a wait at each),"
         " logs, pictures, checkpoints, restarts",
-        f"the loader keeps up: {per_node:,.0f} images/s per node" + _decoded(plan.trace.files, per_node),
+        f"the loader keeps up: {per_node:,.0f} {plan.trace.counted_as}/s per node"
+        + _decoded(plan.trace.files, per_node),
         "the learning rate is the recipe's for its batch; a batch that grows with the GPUs needs another",
     ]
     return lines
@@ -205,7 +211,7 @@ def write_plot(plan: Plan, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     batch, per_gpu = plan.run.data.batch_size, plan.micro * plan.accumulate
-    lines = ((plan.weak, f"{per_gpu:,} images per GPU", "o-"), (plan.strong, f"batch {batch:,}", "s-"))
+    lines = ((plan.weak, f"{per_gpu:,} {plan.trace.counted_as} per GPU", "o-"), (plan.strong, f"batch {batch:,}", "s-"))
     for rows, label, style in lines:
         axes.plot([row.gpus for row in rows], [row.images_per_second for row in rows], style, label=label)
         if rows and (last := rows[-1]):
@@ -220,7 +226,7 @@ def write_plot(plan: Plan, path: Path) -> None:
     axes.set_xticks([row.gpus for row in plan.weak], [f"{row.gpus:,}" for row in plan.weak])
     axes.set_xlim(right=plan.weak[-1].gpus * 1.6)
     axes.set_xlabel(f"GPUs ({plan.card.name}, {plan.question.node_gpus} per node)")
-    axes.set_ylabel("images per second, expected")
+    axes.set_ylabel(f"{plan.trace.counted_as} per second, expected")
     axes.set_title(f"{plan.recipe}, {_engine(plan)}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -337,6 +337,11 @@ class ViewSpec:
         return max((view.clip.frames if view.clip else 1 for view in self.images), default=1)
 
     @property
+    def counted_as(self) -> str:
+        """What a line of figures calls the samples: clips where a view shows several frames, else images."""
+        return "clips" if self.num_frames > 1 else "images"
+
+    @property
     def images(self) -> "list[ImageView]":
         """The views that show the images themselves."""
         return [view for view in self.views if isinstance(view, ImageView)]

@@ -16,10 +16,9 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.images.patchify import unpatchify
 from eyespot.pretrain.networks.encoders import encode_visible, require_vit
-from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions
+from eyespot.pretrain.networks.positions import check_decoder, fix_positions, sincos_positions
 from eyespot.pretrain.objective import Objective
 
 
@@ -50,12 +49,7 @@ class DenoisingTransformer(Objective):
 
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
-            if self.decoder_dim % self.decoder_heads:
-                raise UserError(
-                    f"objective.decoder_dim {self.decoder_dim}: must be a multiple of"
-                    f" objective.decoder_heads {self.decoder_heads}"
-                )
-            check_sincos("objective.decoder_dim", self.decoder_dim, self.decoder_heads)
+            check_decoder(self.decoder_dim, self.decoder_heads)
 
     encoder: VisionTransformer  # pyright: ignore[reportIncompatibleVariableOverride]
     decoder_positions: Float[Tensor, "1 n d"]

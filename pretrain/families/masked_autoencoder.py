@@ -24,7 +24,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.patchify import take
 from eyespot.pretrain.networks.encoders import encode_visible, require_vit
-from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions, sincos_times
+from eyespot.pretrain.networks.positions import check_decoder, fix_positions, sincos_positions, sincos_times
 from eyespot.pretrain.objective import Objective
 
 
@@ -61,12 +61,7 @@ class MaskedAutoencoder(Objective):
 
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
-            if self.decoder_dim % self.decoder_heads:
-                raise UserError(
-                    f"objective.decoder_dim {self.decoder_dim}: must be a multiple of"
-                    f" objective.decoder_heads {self.decoder_heads}"
-                )
-            check_sincos("objective.decoder_dim", self.decoder_dim, self.decoder_heads)
+            check_decoder(self.decoder_dim, self.decoder_heads)
 
     encoder: VisionTransformer  # pyright: ignore[reportIncompatibleVariableOverride]
 

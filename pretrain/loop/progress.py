@@ -19,10 +19,10 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class TrainingProgress:
-    """Loss, images per second and time left; shown by rank 0 only."""
+    """Loss, images (or what samples are ``counted_as``) per second and time left; shown by rank 0 only."""
 
-    def __init__(self, console: Console, start: int, steps: int, shown: bool) -> None:
-        self._steps, self._shown = steps, shown
+    def __init__(self, console: Console, start: int, steps: int, shown: bool, counted_as: str = "images") -> None:
+        self._steps, self._shown, self._counted_as = steps, shown, counted_as
         self._start, self._begun, self._last_line = start, time.monotonic(), 0.0
         self._bar = ProgressBar("step", steps, done=start, shown=shown, console=console)
         self._bar.show("loss -")
@@ -47,32 +47,36 @@ class TrainingProgress:
     def show(self, step: int, loss: float, images_per_second: float) -> None:
         """The newest figures."""
         self._bar.reach(step)
-        self._bar.show(f"loss {loss:.4f}  {images_per_second:,.0f} images/s")
+        self._bar.show(f"loss {loss:.4f}  {images_per_second:,.0f} {self._counted_as}/s")
         now = time.monotonic()
         due = now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self._steps
         if self._shown and not self._bar.live and due:
             self._last_line = now
             left = (now - self._begun) / max(1, step - self._start) * (self._steps - step)
             log.info(
-                "step %d/%d  loss %.4f  %.0f images/s  %.0f min left",
+                "step %d/%d  loss %.4f  %.0f %s/s  %.0f min left",
                 step,
                 self._steps,
                 loss,
                 images_per_second,
+                self._counted_as,
                 left / 60,
             )
 
 
-def announce(run: Run, recipe: str, manifest: Manifest, world: World, num_parameters: int) -> None:
+def announce(
+    run: Run, recipe: str, manifest: Manifest, world: World, num_parameters: int, counted_as: str = "images"
+) -> None:
     """Says at the start what is about to be computed: sizes, epochs, and the learning rate that really applies."""
     data, rate = run.data, effective_rate(run.optim.lr, run.data.batch_size)
     epochs = run.steps * data.batch_size / manifest.num_samples
     log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
-    log.info("data: %s, %d images, %.1f epochs in %d steps", manifest.name, manifest.num_samples, epochs, run.steps)
+    count, kind = manifest.num_samples, "samples" if manifest.frames else "images"
+    log.info("data: %s, %d %s, %.1f epochs in %d steps", manifest.name, count, kind, epochs, run.steps)
     log.info(
-        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 images; %s on %s, engine %s",
+        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 %s; %s on %s, engine %s",
         *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
-        *(rate, run.optim.lr, run.precision, world.device, run.engine),
+        *(rate, run.optim.lr, counted_as, run.precision, world.device, run.engine),
     )
     if world.cores:
         log.info("rank %d: %s", world.rank, world.cores)

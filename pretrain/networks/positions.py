@@ -41,6 +41,17 @@ def check_sincos(field: str, dim: int, heads: int = 1) -> None:
         )
 
 
+def check_decoder(dim: int, heads: int) -> None:
+    """``objective.decoder_dim``, of a decoder with such positions and so many heads.
+
+    Raises:
+        UserError: a wrong number.
+    """
+    if dim % heads:
+        raise UserError(f"objective.decoder_dim {dim}: must be a multiple of objective.decoder_heads {heads}")
+    check_sincos("objective.decoder_dim", dim, heads)
+
+
 def sincos_positions(dim: int, height: int, width: int) -> Float64[Tensor, "n dim"]:
     """Fixed sine-cosine position embedding of a grid of patches, row-major (MAE, He et al. 2021, A.1).
 

@@ -19,7 +19,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
@@ -27,7 +27,7 @@ from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.losses.redundancy_reduction import barlow_twins_loss
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.objective import About
+from eyespot.pretrain.objective import About, in_one_pass
 
 _VIEW = RandomView(scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), grayscale=0.2)
 
@@ -75,7 +75,7 @@ class BarlowTwins(Contrastive):
 
     def views(self) -> ViewSpec:
         """Two views of different kinds."""
-        return sized_views(self.image_size, self.config.first, self.config.second)
+        return in_one_pass(self.image_size, first=self.config.first, second=self.config.second)
 
     def embed(self, batch: Batch) -> Rows:
         """The projector's output for both views, from one pass."""

@@ -31,12 +31,12 @@ from annotated_types import Ge, Gt, Lt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.collectives import mean_where
 from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.objective import About, Labels
+from eyespot.pretrain.objective import About, Labels, in_one_pass
 from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
@@ -95,7 +95,7 @@ class UDA(Contrastive):
 
     def views(self) -> ViewSpec:
         """The weak view and the strong one."""
-        return sized_views(self.image_size, self.config.weak, self.config.strong)
+        return in_one_pass(self.image_size, weak=self.config.weak, strong=self.config.strong)
 
     def embed(self, batch: Batch) -> Rows:
         """The logits of both views, from one pass."""

@@ -101,6 +101,8 @@ class Trace:
     """Whether the objective gets its views in bf16, else in fp32."""
     files: int = 1
     """Images of one sample that are decoded: the frames of its clips, those of equal clips once."""
+    counted_as: str = "images"
+    """What a line of figures calls the samples: clips where a view shows several frames."""
 
     def at(self, images: Number) -> Step:
         """One micro-batch of so many images."""
@@ -180,6 +182,7 @@ def _trace(
         device=device,
         bf16_views=bf16,
         files=sum(each.num_frames for each in shown_together(views)),
+        counted_as=views.counted_as,
     )
 
 

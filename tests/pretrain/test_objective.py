@@ -1,6 +1,6 @@
 """What every objective inherits, on the least that is one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from torch import nn
 
 from eyespot.data_pipeline.augment.views import CenterView, Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.objective import NUM_PICTURED, Objective, require_clip
+from eyespot.pretrain.objective import NUM_PICTURED, Objective, in_one_pass, require_clip
 from eyespot.pretrain.recipe_lookup import make_run
 
 
@@ -149,3 +149,34 @@ def test_a_size_that_a_method_cannot_work_with_is_refused(method):
     config.view = replace(asked, size=view.size + 8)
     with pytest.raises(UserError, match=rf"objective\.view\.size {view.size + 8}: .*; leave it out"):
         objective.views()
+
+
+def test_views_that_share_a_pass_are_of_one_size_or_a_line_says_which_is_not():
+    whole, small = RandomView(), RandomView(size=24)
+    assert [view.size for view in in_one_pass(32, first=whole, second=whole).images] == [32, 32]
+    assert [view.size for view in in_one_pass(24, first=whole, second=small).images] == [24, 24]
+    with pytest.raises(UserError, match=r"^objective\.second\.size 24: .* objective\.first, whose size is 32; .*"):
+        in_one_pass(32, first=whole, second=small)
+
+
+@pytest.mark.parametrize("method", ["barlow_twins", "byol", "dino", "moco_v3", "swav", "uda", "vicreg"])
+def test_no_method_breaks_off_over_the_size_of_one_of_its_views(method):
+    """It takes another size, or one line refuses it; those are all methods that are told of several views."""
+    run = make_run(f"{method}_tiny")
+    views = {each.name: getattr(run.objective, each.name) for each in fields(run.objective)}
+    views = {name: view for name, view in views.items() if isinstance(view, RandomView)}
+    assert len(views) > 1
+    for name, view in views.items():
+        larger = replace(view, size=(view.size or run.encoder.image_size) + 8)
+        run.objective = replace(run.objective, **{name: larger})
+        objective = fresh_objective(run, torch.arange(8))
+        try:
+            spec = objective.views()
+        except UserError as error:
+            assert str(error).startswith(f"objective.{name}.size {larger.size}: ")
+        else:
+            views_made = noise_views(spec, 8, generator=torch.Generator().manual_seed(0))
+            ids = torch.arange(8)
+            batch = Batch(views=views_made, ids=ids, epochs=ids * 0, labels=ids % 2, seed=0)
+            assert objective(batch)["loss"].isfinite()
+        run.objective = replace(run.objective, **{name: view})

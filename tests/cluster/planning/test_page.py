@@ -44,6 +44,18 @@ def test_what_a_loader_must_decode_of_clips_is_said(plan):
     assert "decoded" not in line
 
 
+def test_where_samples_are_clips_nothing_is_counted_in_images(plan):
+    clips = replace(plan, trace=replace(plan.trace, counted_as="clips"))
+    pages = {}
+    for counted_as, one in (("images", plan), ("clips", clips)):
+        page = io.StringIO()
+        print_plan(one, Console(file=page, width=120))
+        pages[counted_as] = page.getvalue()
+    assert "images per GPU" in pages["images"] and pages["images"].count("images/s") >= 3
+    assert "clips per GPU" in pages["clips"] and pages["clips"].count("clips/s") >= 3
+    assert "images/s" not in pages["clips"] and "images per GPU" not in pages["clips"]
+
+
 def test_efficiency_is_relative_to_the_fewest_gpus(plan):
     assert efficiency(plan.weak[0], plan.weak) == 1.0
     assert 0 < efficiency(plan.strong[-1], plan.strong) < 1

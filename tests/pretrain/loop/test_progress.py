@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import torch
+from moving_squares import pack_squares
 
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -40,6 +41,18 @@ def test_the_last_step_is_always_said(caplog):
         caplog.clear()
         bar.show(4, 0.25, 12.0)
     assert caplog.messages == ["step 4/4  loss 0.2500  12 images/s  0 min left"]
+
+
+def test_clips_are_not_called_images(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO, "eyespot")
+    with TrainingProgress(plain(), 0, 4, shown=True, counted_as="clips") as bar:
+        bar.show(4, 0.25, 12.0)
+    run, alone = make_run("arrow_of_time_tiny"), World(rank=0, size=1, device=torch.device("cpu"))
+    manifest = pack_squares(tmp_path / "squares", 1, masks=False).manifest
+    announce(run, "arrow_of_time_tiny", manifest, alone, 1_250_000, counted_as="clips")
+    said = " ".join(caplog.messages)
+    assert "12 clips/s" in said and f" {manifest.num_samples} samples, " in said and "per 256 clips" in said
+    assert "images" not in said
 
 
 def test_other_ranks_are_silent(caplog, monkeypatch):

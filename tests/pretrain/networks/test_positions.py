@@ -7,7 +7,13 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions, sincos_times
+from eyespot.pretrain.networks.positions import (
+    check_decoder,
+    check_sincos,
+    fix_positions,
+    sincos_positions,
+    sincos_times,
+)
 
 
 def test_positions_tell_rows_from_columns():
@@ -23,6 +29,10 @@ def test_channels_that_rows_and_columns_cannot_share_name_their_field():
         check_sincos("objective.decoder_dim", 33, 3)
     with pytest.raises(UserError, match=r"^dim 10: must be a multiple of 4, .*; try 20$"):
         check_sincos("dim", 10, 5)
+    with pytest.raises(
+        UserError, match=r"^objective\.decoder_dim 36: must be a multiple of objective\.decoder_heads 5$"
+    ):
+        check_decoder(36, 5)
 
 
 def test_on_the_meta_device_they_take_no_memory():
