@@ -147,5 +147,10 @@ def _leave_out_unread(objective: Objective) -> None:
 def encoder_copies(objective: Objective) -> list[nn.Module]:
     """The encoder and what is one like it: students and teachers, which all begin with the same weights."""
     encoder = objective.encoder
-    names = encoder.state_dict().keys()
-    return [part for part in objective.modules() if type(part) is type(encoder) and part.state_dict().keys() == names]
+    own = _shapes(encoder)
+    return [part for part in objective.modules() if type(part) is type(encoder) and _shapes(part) == own]
+
+
+def _shapes(encoder: nn.Module) -> dict[str, torch.Size]:
+    """By these a tower of spectrograms is told from a copy of the encoder."""
+    return {name: tensor.shape for name, tensor in encoder.state_dict().items()}

@@ -304,7 +304,7 @@ def encode(
     return kinds
 
 
-def features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+def features(encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
     """What a head gets: the class token, or what timm's own head pools where there is none; ``feature_width`` wide."""
     found = cast(Any, encoder).forward_features(images)
     return found[:, 0] if _has_tokens(found) and _has_class_token(encoder) else pooled(encoder, found)
