@@ -8,11 +8,10 @@ rank can compute the whole gradient of its own rows from everybody's rows and tw
 and two towers do the same for each other. The backward pass therefore gathers (u, lse), 8 bytes a row in float32; no
 gradient crosses the network.
 
-The other ranks' rows are gathered; where they would take more than ``GATHER_BYTES`` they are handed round a ring, in
-the forward and again in the backward pass: twice the traffic, and memory for three ranks' rows only.
+The other ranks' rows are gathered, or handed round a ring (``rank_blocks``), in the forward and again in the backward
+pass: twice the traffic, and memory for three ranks' rows only.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,44 +23,11 @@ from eyespot.pretrain.distributed.collectives import (
     all_gather,
     gather_rows,
     group_name,
-    named_group,
-    num_ranks,
     require_equal_batches,
 )
+from eyespot.pretrain.losses.rank_blocks import rank_blocks, to_be_gathered
 from eyespot.pretrain.losses.tiled_logsumexp import Block, within_bound
 from eyespot.pretrain.operators import operator
-
-GATHER_BYTES = 2**28
-"""Rows of all ranks that take more bytes are handed round a ring instead of being gathered."""
-
-
-def _blocks(own: list[Tensor], gathered: list[Tensor] | None, name: str) -> Iterator[list[Tensor]]:
-    """Every rank's tensors in turn, this rank's first.
-
-    Taken from what was gathered; or, where nothing was, handed from rank to rank while the block before is worked on.
-    """
-    if not name:
-        yield own
-        return
-    group = named_group(name)
-    rank, size = group.rank(), group.size()
-    if gathered is not None:
-        yield own
-        for step in range(1, size):
-            yield [part.chunk(size)[(rank + step) % size] for part in gathered]
-        return
-    following, preceding = (dist.get_global_rank(group, (rank + step) % size) for step in (1, -1))
-    block = [part.contiguous() for part in own]
-    for _ in range(1, size):
-        arriving = [torch.empty_like(part) for part in block]
-        sends = [dist.P2POp(dist.isend, part, following, group) for part in block]
-        receives = [dist.P2POp(dist.irecv, part, preceding, group) for part in arriving]
-        transfers = dist.batch_isend_irecv([*sends, *receives])
-        yield block
-        for transfer in transfers:
-            transfer.wait()
-        block = arriving
-    yield block
 
 
 def _present(*parts: Tensor | None) -> list[Tensor]:
@@ -100,7 +66,7 @@ def _gathered_backward(
     """(m,), (m,), (m, d) -> (m, d): the gradient of the sum over all ranks."""
     weights = torch.stack([upstream, lse], dim=1)
     known = None if gathered is None else _present(gathered, all_gather(weights, name), gathered_ids)
-    blocks = _blocks(_present(z, weights, ids), known, name)
+    blocks = rank_blocks(_present(z, weights, ids), known, name)
     with torch.autocast(z.device.type, enabled=False):
         next(blocks)
         own = _own_block(z, ids, towers, period, bounded)
@@ -141,7 +107,7 @@ def _gathered(
     """(m, d) -> (m,)."""
     if name and gathered is None:
         require_equal_batches(z, name)
-    blocks = _blocks(_present(z, ids), None if gathered is None else _present(gathered, gathered_ids), name)
+    blocks = rank_blocks(_present(z, ids), None if gathered is None else _present(gathered, gathered_ids), name)
     with torch.autocast(z.device.type, enabled=False):
         next(blocks)
         rows, columns = (own := _own_block(z, ids, towers, period, bounded)).lse(both=True)
@@ -156,7 +122,7 @@ def _among_ranks(
     z: Tensor, ids: Tensor | None, towers: int, period: int, bounded: bool, group: dist.ProcessGroup | None
 ) -> Tensor:
     name, gathered, gathered_ids = group_name(group), None, None
-    if name and num_ranks(group) * z.numel() * z.element_size() <= GATHER_BYTES:
+    if to_be_gathered(z, group):
         gathered = gather_rows(z.detach(), group=group)
         gathered_ids = None if ids is None else gather_rows(ids, group=group)
     return _gathered(z, gathered, ids, gathered_ids, towers, period, bounded, name)

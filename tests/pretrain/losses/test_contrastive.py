@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.losses import contrastive, gathered_logsumexp, tiled_logsumexp
+from eyespot.pretrain.losses import contrastive, rank_blocks, tiled_logsumexp
 
 PER_RANK, DIM, MOST_RANKS, RINGS = 6, 5, 4, (2, 3)
 Rows = dict[str, Tensor]
@@ -249,13 +249,13 @@ def worker(rank: int, folder: Path) -> None:
         own = slice(rank * PER_RANK, (rank + 1) * PER_RANK)
         rows = {key: value[own] for key, value in make_rows(size).items()}
         for way, limit in (("gathered", 2**28), ("ring", 0))[: 1 + (size in RINGS)]:
-            gathered_logsumexp.GATHER_BYTES = limit
+            rank_blocks.GATHER_BYTES = limit
             found |= {(size, way, case): evaluate(rows, case, group, slow=False) for case in CASES}
             if size == 2:
                 cases = COMPILED if way == "gathered" else COMPILED[:1]
                 answers = compiled(rows, group, cases)
                 found |= {(size, f"compiled, {way}", case): answer for case, answer in answers.items()}
-        gathered_logsumexp.GATHER_BYTES = 2**28
+        rank_blocks.GATHER_BYTES = 2**28
         found[size, "ddp"] = through_ddp(rows, group)
         found[size, "unequal"] = unequal(rank, group)
     dist.barrier()
