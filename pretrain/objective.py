@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.towers.tower import TimmTower, Tower
 from eyespot.pretrain.skipped_step import Taken
 
 Family = Literal[
@@ -169,6 +170,20 @@ class Objective(nn.Module, ABC):
     def embed_joint(self, kind: str, view: Tensor) -> Float[Tensor, "b d"]:
         """Unit vectors of views of one of ``joint``'s kinds: what is alike in that space belongs together."""
         raise NotImplementedError(f"{type(self).__name__} has one tower only")
+
+    def towers(self) -> dict[str, Tower]:
+        """What a method that has ``joint`` is beside its encoder, and how it is built: for releases, which hold it.
+
+        Of the kind of view that is no image: the module of that name, here one of timm's. A tower whose vectors are not
+        in the space yet has a <kind>_projection of linear layers, with ReLU between them, as images have
+        ``image_projection``; the unit vectors of what that gives are ``embed_joint``'s. Where the method learns what
+        cosines are multiplied by, that is ``scale()``, and what is added to them is ``bias``.
+        """
+        if self.joint is None:
+            return {}
+        kind, views = self.joint[1], self.views().views
+        config: Any = self.get_submodule(kind)
+        return {kind: TimmTower(name=config.pretrained_cfg["architecture"], shape=views[1].shape(views))}
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

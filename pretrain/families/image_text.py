@@ -10,7 +10,7 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.pretrain.families.two_towers import TwoTowers
-from eyespot.pretrain.networks.text.text_transformer import TextTransformer
+from eyespot.pretrain.networks.towers.tower import TextTower, Tower
 
 
 class ImageText(TwoTowers):
@@ -54,7 +54,7 @@ class ImageText(TwoTowers):
     def __init__(self, config: Config, encoder: nn.Module, image_size: int, log_scale: float) -> None:
         super().__init__(config, encoder, image_size, log_scale)
         tokenizer = load_tokenizer(config.text.tokenizer, config.text.context)
-        self.text = TextTransformer(
+        self.text_tower = TextTower(
             num_tokens=tokenizer.num_tokens,
             end=tokenizer.end,
             context=config.text.context,
@@ -63,6 +63,11 @@ class ImageText(TwoTowers):
             heads=config.text_heads,
             out_dim=config.out_dim,
         )
+        self.text = self.text_tower.build()
+
+    def towers(self) -> dict[str, Tower]:
+        """The text transformer."""
+        return {"text": self.text_tower}
 
     def views(self) -> ViewSpec:
         """An image and one of its captions."""

@@ -10,11 +10,12 @@ import gzip
 import hashlib
 import html
 import importlib.util
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -29,6 +30,8 @@ NUM_MERGES = 48_894
 """Of the lines behind the first one, those that CLIP's vocabulary is made of."""
 PARTS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What a text is cut into before pairs are merged."""
+SPECIAL = ("<start_of_text>", "<end_of_text>")
+"""Names of the two tokens that begin and end a text."""
 LARGEST = 64 * 2**20
 """Bytes of a tokenizer.json."""
 
@@ -43,9 +46,16 @@ class Tokenizer(ABC):
     end: int | None
     """The id that ends every text; None = texts end without one."""
 
+    mends: ClassVar[bool] = False
+    """Whether texts are mended as CLIP does (``Mender``) before what ``as_json`` describes reads them."""
+
     @abstractmethod
     def ids(self, text: str) -> Sequence[int]:
         """Of a text, with the tokens that begin and end it, as many as the context at most."""
+
+    @abstractmethod
+    def as_json(self) -> str:
+        """The content of a tokenizer.json that makes the same ids of (mended) texts."""
 
     def __init__(self, context: int, padding: int):
         self._context, self._padding = context, padding
@@ -86,9 +96,11 @@ def tokenizer_digests(views: ViewSpec) -> dict[str, str]:
 class ClipTokenizer(Tokenizer):
     """CLIP's; short texts are padded with zeros, as open_clip does."""
 
+    mends = True
+
     def __init__(self, context: int):
         super().__init__(context, 0)
-        library, fix_text = _library(CLIP_TOKENIZER), _text_fixer()
+        library, self._mend = _library(CLIP_TOKENIZER), Mender(CLIP_TOKENIZER)
         merges, self.digest = _clip_merges()
         characters = _byte_characters()
         words = [*characters, *(f"{one}</w>" for one in characters), *("".join(pair) for pair in merges)]
@@ -101,20 +113,69 @@ class ClipTokenizer(Tokenizer):
         cut = library.pre_tokenizers.Split(library.Regex(PARTS), behavior="removed", invert=True)
         as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._merged.pre_tokenizer = library.pre_tokenizers.Sequence([cut, as_bytes])
-        self._fix_text = fix_text
 
     def ids(self, text: str) -> Sequence[int]:
-        """Of the text, mended as CLIP does: ftfy, HTML's entities, white space, lower case."""
-        mended = html.unescape(html.unescape(self._fix_text(text)))
-        found = self._merged.encode(" ".join(mended.split()).lower()).ids
+        """Of the text, mended as CLIP does."""
+        found = self._merged.encode(self._mend(text)).ids
         return [self._start, *found[: self._context - 2], self._end]
+
+    def as_json(self) -> str:
+        """Also for those who cannot mend: its normalizer does what a tokenizer.json can, and spares most texts that."""
+        library = _library(CLIP_TOKENIZER)
+        begin, end = SPECIAL
+        described = json.loads(self._merged.to_str())
+        described["model"]["vocab"] |= {begin: self._start, end: self._end}
+        made = library.Tokenizer.from_str(json.dumps(described))
+        parts = library.normalizers
+        straight = [parts.Replace(curly, mark) for curly, mark in zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)]
+        spaces = parts.Replace(library.Regex(r"\s+"), " ")
+        made.normalizer = parts.Sequence([parts.NFC(), *straight, spaces, parts.Strip(), parts.Lowercase()])
+        made.post_processor = library.processors.TemplateProcessing(
+            single=f"{begin} $A {end}", special_tokens=[(begin, self._start), (end, self._end)]
+        )
+        made.enable_truncation(self._context)
+        made.enable_padding(length=self._context, pad_id=0, pad_token=made.id_to_token(0))
+        return made.to_str()
+
+
+class Mender:
+    """CLIP's way with texts: ftfy, HTML's entities, white space, lower case.
+
+    Args:
+        name: of the tokenizer that needs it, for the error.
+
+    Raises:
+        UserError: ftfy is missing.
+    """
+
+    def __init__(self, name: str):
+        try:
+            from ftfy import fix_text
+        except ImportError as error:
+            raise _lacking(name, "ftfy") from error
+        self._fix_text = fix_text
+
+    def __call__(self, text: str) -> str:
+        """The text, mended."""
+        mended = html.unescape(html.unescape(self._fix_text(text)))
+        return " ".join(mended.split()).lower()
 
 
 class FileTokenizer(Tokenizer):
-    """That of a tokenizer.json."""
+    """That of a tokenizer.json.
 
-    def __init__(self, path: Path, context: int):
+    Args:
+        path: the file.
+        context: how many ids a text has.
+        mends: texts are mended before, in place of what the file's normalizer does.
+
+    Raises:
+        UserError: a package is missing, or the file is, or is no tokenizer.
+    """
+
+    def __init__(self, path: Path, context: int, *, mends: bool = False):
         library = _library(str(path))
+        self._mend = Mender(str(path)) if mends else None
         try:
             content = foreign_json.read_bytes(path, LARGEST)
         except foreign_json.ForeignJsonError as error:
@@ -126,6 +187,8 @@ class FileTokenizer(Tokenizer):
             padding = (self._tokenizer.padding or {}).get("pad_id", 0)
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(context)
+            if mends:
+                self._tokenizer.normalizer = library.normalizers.Sequence([])
             nothing, letter = self._tokenizer.encode("").ids, self._tokenizer.encode("a").ids
         except Exception as error:  # the library raises nothing narrower
             why = " ".join(str(error).split())[:200]
@@ -133,13 +196,18 @@ class FileTokenizer(Tokenizer):
                 f"tokenizer {path}: is no tokenizer.json ({why}), or has no room in {context} tokens"
             ) from error
         super().__init__(context, int(padding))
+        self._content = content.decode()
         self.digest = hashlib.sha256(content).hexdigest()
         self.num_tokens = 1 + max(int(padding), *letter, *self._tokenizer.get_vocab().values())
         self.end = letter[-1] if letter[-1:] == nothing[-1:] and len(letter) > len(nothing) else None
 
     def ids(self, text: str) -> Sequence[int]:
         """Of the text, as the file says."""
-        return self._tokenizer.encode(text).ids
+        return self._tokenizer.encode(text if self._mend is None else self._mend(text)).ids
+
+    def as_json(self) -> str:
+        """What the file holds."""
+        return self._content
 
 
 def _library(name: str) -> Any:
@@ -148,14 +216,6 @@ def _library(name: str) -> Any:
     except ImportError as error:
         raise _lacking(name, "tokenizers") from error
     return tokenizers
-
-
-def _text_fixer() -> Any:
-    try:
-        from ftfy import fix_text
-    except ImportError as error:
-        raise _lacking(CLIP_TOKENIZER, "ftfy") from error
-    return fix_text
 
 
 def _lacking(name: str, package: str) -> UserError:

@@ -11,7 +11,12 @@ import torch
 from eyespot.data_pipeline.augment.views import RandomView, TextView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members import tokenizer as subject
-from eyespot.data_pipeline.loading.members.tokenizer import VOCABULARY_SHA256, load_tokenizer, tokenizer_digests
+from eyespot.data_pipeline.loading.members.tokenizer import (
+    VOCABULARY_SHA256,
+    FileTokenizer,
+    load_tokenizer,
+    tokenizer_digests,
+)
 
 TEXTS = (
     "a photo of a cat",
@@ -120,3 +125,18 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(UserError, match="needs the package tokenizers"):
         load_tokenizer.__wrapped__("clip", 77)
+
+
+@pytest.mark.parametrize("context", [77, 9])
+def test_clips_is_written_out_as_data(tmp_path: Path, context: int):
+    """Read again with mending it gives the same ids; without, by the library alone, those of common texts."""
+    ours = load_tokenizer("clip", context)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(ours.as_json(), encoding="utf-8")
+    texts = [*TEXTS, "x <end_of_text> y", "&ldquo;so&rdquo; A\u0301"]
+    again = FileTokenizer(path, context, mends=True)
+    assert np.array_equal(again(texts), ours(texts))
+    assert (again.num_tokens, again.end, again.as_json()) == (ours.num_tokens, ours.end, path.read_text("utf-8"))
+    alone = tokenizers.Tokenizer.from_file(str(path))
+    common = [text for text in TEXTS if "mojibake" not in text]
+    assert np.array_equal([alone.encode(text).ids for text in common], ours(common))
