@@ -26,6 +26,7 @@ Family = Literal[
     "metric",
     "text",
     "sound",
+    "depth",
     "some labels",
     "labels",
 ]

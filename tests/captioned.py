@@ -43,12 +43,17 @@ def make_captioned(folder: Path, count: int = 32) -> Path:
 
 
 def pack_named_digits(folder: Path, count: int = 128) -> Path:
-    """The first of scikit-learn's digits as shards of one split, each with two captions that name it."""
+    """The first of scikit-learn's digits as shards of one split, each with two captions that name it and a depth map:
+    ink is near, and the corner was not measured."""
     bunch, source = load_digits(), folder / "source"
     for number, (image, label) in enumerate(zip(bunch.images[:count], bunch.target[:count], strict=True)):
         place = source / NAMES[label]
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image * 15).astype(np.uint8)).resize((24, 24)).convert("RGB").save(place / f"{number:04d}.png")
+        shown = Image.fromarray((image * 15).astype(np.uint8)).resize((24, 24))
+        shown.convert("RGB").save(place / f"{number:04d}.png")
+        depth = 2000 - 4 * np.asarray(shown, np.uint16)
+        depth[:3, :3] = 0
+        Image.fromarray(depth).save(place / f"{number:04d}.depth.png")
         (place / f"{number:04d}.txt").write_text(f"a handwritten {NAMES[label]}\nthe digit {NAMES[label]}\n")
     pack(str(source), folder / "shards", workers=1)
     return folder / "shards"

@@ -22,7 +22,7 @@ def is_of_videos(recipe: str) -> bool:
 
 
 TINY = [name for name in RECIPES if name.endswith("_tiny") and not is_of_videos(name)]
-OF_TEXT = [name for name in TINY if hasattr(make_run(name).objective, "text")]
+OF_MEMBERS = [name for name in TINY if make_run(name).objective.about.family in ("text", "depth")]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_it_builds_and_says_what_it_is(recipe):
 
 @pytest.mark.parametrize("recipe", TINY)
 def test_a_tiny_recipe_trains(recipe, digits, named_digits, tmp_path):
-    shards = named_digits if recipe in OF_TEXT else digits
+    shards = named_digits if recipe in OF_MEMBERS else digits
     places = ["--data.shards", str(shards), "--run-dir", str(tmp_path / "run")]
     short = ["--steps", "6", "--log-every", "1", "--data.batch-size", "32", "--optim.warmup-steps", "1", "--no-track"]
     assert main(["pretrain", recipe, *places, *short]) == 0

@@ -10,6 +10,7 @@ of the visible ones (``see``) and by what pixels are normalised (``statistics``)
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
@@ -98,22 +99,7 @@ class MaskedAutoencoder(Objective):
         )
         self.decoder_norm = norm(dim)
         self.decoder_pred = nn.Linear(dim, self.patch_size**2 * 3 * frames)
-        self._initialise(method)
-
-    def _initialise(self, method: str) -> None:
-        """MAE's authors' initialisation: Xavier-uniform matrices, tokens from N(0, 0.02), fixed positions."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        projection = self.encoder.patch_embed.proj.weight
-        nn.init.xavier_uniform_(projection.view(projection.shape[0], -1))
-        nn.init.normal_(self.mask_token, std=0.02)
-        for token in (self.encoder.cls_token, self.encoder.reg_token):
-            if token is not None:
-                nn.init.normal_(token, std=0.02)
-        fix_positions(self.encoder, method)
+        initialise(self, [self.mask_token], method)
 
     def visible_of(self, count: int) -> int:
         """How many patches of so many the encoder sees."""
@@ -177,3 +163,28 @@ class MaskedAutoencoder(Objective):
             predicted = predicted * deviation + mean
         index = masked[..., None].expand_as(predicted)
         return patches.scatter(1, index, torch.zeros_like(predicted)), patches.scatter(1, index, predicted)
+
+
+def initialise(objective: Objective, mask_tokens: Sequence[nn.Parameter], method: str) -> None:
+    """MAE's authors' initialisation: Xavier-uniform matrices, tokens from N(0, 0.02), fixed positions.
+
+    Args:
+        objective: whose encoder is a vision transformer.
+        mask_tokens: of its decoders.
+        method: who wants it, for refusals.
+
+    Raises:
+        UserError: the encoder has no absolute position embedding.
+    """
+    vit = require_vit(objective.encoder, method)
+    for module in objective.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    projection = vit.patch_embed.proj.weight
+    nn.init.xavier_uniform_(projection.view(projection.shape[0], -1))
+    for token in (*mask_tokens, vit.cls_token, vit.reg_token):
+        if token is not None:
+            nn.init.normal_(token, std=0.02)
+    fix_positions(vit, method)
