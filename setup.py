@@ -45,7 +45,7 @@ setup(
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
     package_data={
         "eyespot.data_pipeline.shards": ["caltech10.tar.gz"],
-        "eyespot.pretrain.recipes": ["measured.json", "measured_on_videos.json"],
+        "eyespot.pretrain.recipes": ["measured.json", "measured_on_videos.json", "measured_on_members.json"],
         "eyespot.eval.report": ["templates/*", "templates/*/*"],
     },
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},

@@ -45,7 +45,9 @@ such. Pictures are of runs as short.
 
 Methods of videos are asked what they are there for, of videos that they never saw, before and after minutes of
 training: of falling digits, which are built in, or of DAVIS. Errors are the better the smaller.
-[benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md) has intervals, and who else was asked.
+[benchmarks/results/video_gates.md](../benchmarks/results/video_gates.md) has intervals, and who else was asked. Methods
+of images with text, sound or depth are asked about samples that they never saw, too:
+[benchmarks/results/member_gates.md](../benchmarks/results/member_gates.md).
 
 PixelCNN is also asked how many bits unseen images take, beside a histogram and PNG:
 [benchmarks/results/pixel_bits.md](../benchmarks/results/pixel_bits.md), by `python benchmarks/pixel_bits.py`. After 120

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from gates import Case, eyespot, figure, interval
 from results import write_results
-from video.questions import Case
-from video.shards import DIGITS, eyespot, pack
-from video_gates import GATES, figure, interval
+from video.shards import DIGITS, pack
+from video_gates import GATES
 
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 

@@ -18,6 +18,8 @@ MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
 """What ``make zoo`` found; part of the package."""
 MEASURED_ON_VIDEOS = MEASURED.with_name("measured_on_videos.json")
 """What benchmarks/video_gates.py found."""
+MEASURED_ON_MEMBERS = MEASURED.with_name("measured_on_members.json")
+"""What benchmarks/member_gates.py found."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,19 +49,21 @@ class Measured:
 
 
 @dataclass(kw_only=True, slots=True)
-class MeasuredOnVideos:
-    """What short training brought a method of videos: its own question, of videos that it never saw."""
+class MeasuredByQuestion:
+    """What short training brought a method that is asked what it is there for, about samples that it never saw."""
 
     encoder: str
     asked: str
     """What the figures are."""
     on: str
-    """Which videos."""
+    """Of which data."""
     trained: float
     untrained: float
     """The same method before its first step."""
     passed: bool
     """Whether that is better, beyond doubt, and better than what it must beat."""
+    samples: str = "videos"
+    """What the samples are called."""
 
     @property
     def short(self) -> str:
@@ -70,7 +74,7 @@ class MeasuredOnVideos:
     def __str__(self) -> str:
         verdict = "" if self.passed else " (gate not passed)"
         figures = f"{self.asked} {self.trained:.3f}, untrained {self.untrained:.3f}"
-        return f"{self.encoder}, minutes of {self.on}, unseen videos: {figures}{verdict}"
+        return f"{self.encoder}, minutes of {self.on}, unseen {self.samples}: {figures}{verdict}"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,7 +88,7 @@ class Card:
     picture_rows: tuple[str, ...]
     recipes: dict[str, Run]
     gate: Gate | None
-    measured: Measured | MeasuredOnVideos | None
+    measured: Measured | MeasuredByQuestion | None
 
     @property
     def title(self) -> str:
@@ -125,16 +129,22 @@ def cards() -> list[Card]:
     return sorted(found, key=lambda card: (FAMILIES.index(card.about.family), card.about.year, card.name))
 
 
-def _measured() -> dict[str, Measured | MeasuredOnVideos]:
+def _measured() -> dict[str, Measured | MeasuredByQuestion]:
     """By method."""
-    found: dict[str, Measured | MeasuredOnVideos] = {}
-    for path, kind in ((MEASURED, Measured), (MEASURED_ON_VIDEOS, MeasuredOnVideos)):
+    found: dict[str, Measured | MeasuredByQuestion] = {}
+    for path, kind in (
+        (MEASURED, Measured),
+        (MEASURED_ON_VIDEOS, MeasuredByQuestion),
+        (MEASURED_ON_MEMBERS, MeasuredByQuestion),
+    ):
         rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         found |= {method: kind(**row) for method, row in rows.items()}
     return found
 
 
-def _card(name: str, recipes: dict[str, Run], gate: Gate | None, measured: Measured | MeasuredOnVideos | None) -> Card:
+def _card(
+    name: str, recipes: dict[str, Run], gate: Gate | None, measured: Measured | MeasuredByQuestion | None
+) -> Card:
     module = importlib.import_module(f"eyespot.pretrain.objectives.{name}")
     config = type(next(iter(recipes.values())).objective)
     objective = getattr(module, config.__qualname__.partition(".")[0])

@@ -31,7 +31,9 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     assert inside == {"__init__.py", "data_pipeline", "pretrain", "eval", "cluster"}
     for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/loading/dali_graphs.py"):
         assert f"eyespot/{source}" in names
-    assert {f"eyespot/pretrain/recipes/{name}.json" for name in ("measured", "measured_on_videos")} <= set(names)
+    assert {
+        f"eyespot/pretrain/recipes/{name}.json" for name in ("measured", "measured_on_videos", "measured_on_members")
+    } <= set(names)
     assert "eyespot/data_pipeline/shards/caltech10.tar.gz" in names
     templates = [path for path in (ROOT / "eval" / "report" / "templates").rglob("*") if path.is_file()]
     assert templates and {f"eyespot/{path.relative_to(ROOT)}" for path in templates} <= set(names)

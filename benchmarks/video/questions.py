@@ -3,33 +3,24 @@
 All answer the same questions: a method as trained, the same before its first step, and the baselines.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from gates import PASSES, Case, Found, asked, chance
 from torch import Tensor
 from video.shards import sources
 
 from eyespot.data_pipeline.augment.views import CenterView, Clip, MaskView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass, make_selection
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.video.moving_regions import MOVES
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.protocols.propagation.carried_masks import answers_of
 from eyespot.eval.protocols.propagation.carriers import Carrier, carriers_of
 from eyespot.eval.protocols.propagation.masked_videos import MaskedVideo, MaskedVideos
 from eyespot.eval.protocols.propagation.region_boundary import agreement
-from eyespot.pretrain.checkpoints.folders import newest
-from eyespot.pretrain.checkpoints.reader import read_module
-from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import normalized_views
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.motion_segmentation import MotionSegmentation
 from eyespot.pretrain.objectives.tcn import TCN, alignment_errors
@@ -37,9 +28,6 @@ from eyespot.pretrain.objectives.tracked_patches import TrackedPatches
 from eyespot.pretrain.objectives.video_mae import VideoMAE
 from eyespot.pretrain.run_json import load_run
 
-BATCH = 40
-PASSES = 4
-"""Clips of each falling digit that are asked about."""
 LOOKED_AT = 8
 """Frames from all over each video of which motion is asked."""
 BRIGHT = 0.25
@@ -48,71 +36,6 @@ CARRIED_AT = 144
 """Pixels of the shorter side of the frames through which masks are carried."""
 JUDGED = 3
 """Of the frames that count in propagation every third is."""
-
-Found = dict[str, np.ndarray]
-"""By who answers: of each video a number."""
-
-
-@dataclass(kw_only=True)
-class Case:
-    """A run, and what it never saw."""
-
-    run_dir: Path
-    learned: ShardFolder
-    unseen: ShardFolder
-    ids: np.ndarray | None = None
-    """Of the unseen samples those that are asked about; None = all."""
-
-    @cached_property
-    def objectives(self) -> dict[str, Objective]:
-        """As trained, and as it was before the first step."""
-        _, run = load_run(self.run_dir)
-        checkpoint = newest(self.run_dir)
-        assert checkpoint is not None
-        found = {}
-        for name in ("trained", "untrained"):
-            torch.manual_seed(run.seed)
-            found[name] = fresh_objective(run, torch.arange(self.learned.manifest.num_samples)).eval()
-        found["trained"].load_state_dict(read_module(checkpoint))
-        return found
-
-    @property
-    def views(self) -> ViewSpec:
-        """Those of the training."""
-        _, run = load_run(self.run_dir)
-        return normalized_views(self.objectives["trained"].views(), run.data, self.learned.manifest)
-
-    def batches(self, seed: int, views: ViewSpec | None = None, shards: ShardFolder | None = None) -> Iterator[Batch]:
-        """One pass over the unseen samples, or others, in order."""
-        spec = LoaderSpec(shards=shards or self.unseen, views=views or self.views, batch_size=BATCH, seed=seed)
-        chosen = None if shards else self.ids
-        with (
-            closing(make_pass(spec) if chosen is None else make_selection(spec, chosen)) as loader,
-            torch.inference_mode(),
-        ):
-            yield from loader
-
-
-def asked(case: Case, answer: Callable[[Objective, Batch], Tensor], passes: int = PASSES) -> Found:
-    """Of each video the mean over so many clips; ``answer`` gives a number for each sample of a batch."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in case.objectives}
-    for seed in range(1, 1 + passes):
-        for batch in case.batches(seed):
-            for name, objective in case.objectives.items():
-                found[name].append(answer(objective, batch).double().numpy())
-    return {name: np.concatenate(parts).reshape(passes, -1).mean(0) for name, parts in found.items()}
-
-
-def chance(found: Found, share: float) -> Found:
-    """With what luck alone would give."""
-    return {**found, "chance": np.full(len(found["trained"]), share)}
-
-
-def own_question(case: Case) -> Found:
-    """Accuracy in what the method asks itself."""
-    objective = case.objectives["trained"]
-    assert objective.chance is not None
-    return chance(asked(case, lambda objective, batch: objective.told(batch)), objective.chance)
 
 
 def alignment(case: Case) -> Found:

@@ -6,15 +6,13 @@ asked about the others, and the other way round, so that every video is asked ab
 """
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
+from gates import eyespot
+
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
-EYESPOT = str(Path(sys.executable).parent / "eyespot")
 ARCHIVE = "davis16-val-240p.tar"
 RATE = 24
 """DAVIS' frames per second."""
@@ -22,17 +20,6 @@ TRACKED = 12
 """Frames of a track of falling digits: two a video and camera."""
 DIGITS, TRACKS, MOTION = "digits", "digits-tracks", "digits-motion"
 HALVES = ("davis-even", "davis-odd")
-
-
-def eyespot(*words: str) -> float:
-    """Runs a command: its CPU seconds, which hardly depend on what else the machine does."""
-    print("eyespot", *words, flush=True)
-    process = subprocess.Popen([EYESPOT, *words])
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, ["eyespot", *words])
-    return used.ru_utime + used.ru_stime
 
 
 def pack(name: str, work: Path, data: Path) -> None:

@@ -1,4 +1,4 @@
-"""benchmarks/video_gates.py: its trainings can be had, the table is of them, and the gate is one."""
+"""The gates of benchmarks: their trainings can be had, the tables are of them, and a gate is one."""
 
 import json
 import sys
@@ -7,40 +7,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eyespot.cluster.method_cards import MEASURED_ON_VIDEOS
 from eyespot.pretrain.recipe_lookup import make_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-import video_gates
-from video_gates import GATES, of_shares, summary
+import gates
+from gates import method_of, of_shares
+from member_gates import MEMBER_GATES
+from video_gates import VIDEO_GATES
 
-ROWS = json.loads((video_gates.RESULTS / "video_gates.json").read_text())["methods"]
-
-
-@pytest.mark.parametrize("method", GATES)
-def test_its_training_can_be_had(method):
-    run = make_run(f"{method}_{GATES[method].recipe}")
-    assert type(run.objective).__module__.endswith(f".{method}")
-    assert run.optim.warmup_steps < GATES[method].steps
+KINDS = (VIDEO_GATES, MEMBER_GATES)
 
 
-def test_the_table_is_of_these_trainings():
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in kind.gates])
+def test_its_training_can_be_had(kind, name):
+    gate = kind.gates[name]
+    run = make_run(f"{method_of(name)}_{gate.recipe}")
+    assert type(run.objective).__module__.endswith(f".{method_of(name)}")
+    assert run.optim.warmup_steps < gate.steps
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_the_table_is_of_these_trainings(kind):
     """A method may be missing from it: it is "not measured" then, for all to see."""
-    for method, row in ROWS.items():
-        assert row["settings"] == GATES[method].settings, f"{method}: run: python benchmarks/video_gates.py"
-    shown = json.loads(MEASURED_ON_VIDEOS.read_text())
-    assert {method: row["passed"] for method, row in shown.items()} == {m: row["passed"] for m, row in ROWS.items()}
+    rows = json.loads((gates.RESULTS / f"{kind.name}.json").read_text())["methods"]
+    assert kind.known() == rows, f"run: python benchmarks/{kind.name}.py"
+    shown = json.loads(kind.shown_in.read_text())
+    assert {method: row["passed"] for method, row in shown.items()} == {
+        name: row["passed"] for name, row in rows.items() if name == method_of(name)
+    }
+
+
+def test_rows_of_other_trainings_are_forgotten(monkeypatch, tmp_path):
+    settings = VIDEO_GATES.gates["tcn"].settings
+    rows = {"tcn": {"settings": settings}, "video_mae": {"settings": settings}, "gone": {"settings": settings}}
+    (tmp_path / "video_gates.json").write_text(json.dumps({"methods": rows}))
+    monkeypatch.setattr(gates, "RESULTS", tmp_path)
+    assert [*VIDEO_GATES.known()] == ["tcn"]
 
 
 def told(method, *seeds):
-    names = ("trained", "untrained", *GATES[method].must_beat)
+    names = ("trained", "untrained", *VIDEO_GATES.gates[method].must_beat)
     draws = np.random.default_rng(0).normal(scale=0.05, size=(len(names), 40))
     videos = [
         {name: (mean + noise).tolist() for name, mean, noise in zip(names, means, draws, strict=True)}
         for means in seeds
     ]
     return {
-        str(seed): {"settings": GATES[method].settings, "cpu_minutes": 1.0, "videos": each}
+        str(seed): {"settings": VIDEO_GATES.gates[method].settings, "cpu_minutes": 1.0, "samples": each}
         for seed, each in enumerate(videos)
     }
 
@@ -57,7 +70,7 @@ def told(method, *seeds):
     ],
 )
 def test_the_gate(method, seeds, expected):
-    assert summary(method, told(method, *seeds))["passed"] is expected
+    assert VIDEO_GATES.summary(method, told(method, *seeds))["passed"] is expected
 
 
 def test_the_gain_is_paired():
@@ -66,8 +79,8 @@ def test_the_gain_is_paired():
     wobble = 0.02 * (-1) ** np.arange(20)
     videos = {"trained": level + 0.05 + wobble, "untrained": level, "box in the middle": level}
     seeds = told("motion_segmentation", (0, 0, 0))
-    seeds["0"]["videos"] = {name: values.tolist() for name, values in videos.items()}
-    row = summary("motion_segmentation", seeds)
+    seeds["0"]["samples"] = {name: values.tolist() for name, values in videos.items()}
+    row = VIDEO_GATES.summary("motion_segmentation", seeds)
     mean, low, high = row["gains"]["untrained"]
     assert row["passed"] and low == pytest.approx(0.05 - 2.093 * wobble.std(ddof=1) / 20**0.5, abs=1e-4)
     assert mean == pytest.approx(0.05) and high - mean == pytest.approx(mean - low)

@@ -1,0 +1,73 @@
+"""Images with captions that were made of their classes' names: what gates of images and text learn from.
+
+Every image of a built-in set gets each of a few sentences about its class, and keeps its side of train and test.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gates import eyespot
+
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """A built-in set and what is said of its images."""
+
+    source: str
+    """As ``eyespot shards pack`` calls it."""
+    sentences: tuple[str, ...]
+    """With {} for the name."""
+    names: Mapping[str, str]
+    """Of a class, where it is called otherwise than in the set."""
+
+    def name(self, class_name: str) -> str:
+        """What captions call a class."""
+        return self.names.get(class_name, class_name.replace("_", " "))
+
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS, CALTECH10 = "named-digits", "named-caltech10"
+SETS = {
+    DIGITS: Captioned(
+        source="digits",
+        sentences=("a handwritten {}.", "the digit {}.", "a scan of the number {}.", "{}, written by hand."),
+        names={str(number): name for number, name in enumerate(NUMBERS)},
+    ),
+    CALTECH10: Captioned(
+        source="caltech10",
+        sentences=("a photo of a {}.", "a picture that shows a {}.", "there is a {} in it.", "{}, photographed."),
+        names={},
+    ),
+}
+
+
+def pack(name: str, work: Path, data: Path) -> None:
+    """Makes the shards of that name in ``work``, unless they are there."""
+    if (work / name / "train" / "manifest.json").exists():
+        return
+    captioned, plain, files = SETS[name], work / f"{name}-plain", work / f"{name}-files"
+    if not (plain / "train" / "manifest.json").exists():
+        eyespot("shards", "pack", captioned.source, str(plain))
+    shutil.rmtree(files, ignore_errors=True)
+    for split in ("train", "test"):
+        _write(ShardFolder(plain / split), files / split, captioned)
+    eyespot("shards", "pack", str(files), str(work / name))
+
+
+def _write(shards: ShardFolder, folder: Path, captioned: Captioned) -> None:
+    tars = [os.open(shards.tar_path(number), os.O_RDONLY) for number in range(len(shards.manifest.shards))]
+    for sample, row in enumerate(shards.index):
+        name = captioned.name(shards.manifest.classes[row["label"]])
+        place = folder / name.replace(" ", "_")
+        place.mkdir(parents=True, exist_ok=True)
+        image = os.pread(tars[row["tar"]], int(row["size"]), int(row["offset"]))
+        suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
+        (place / f"{sample:06d}.{suffix}").write_bytes(image)
+        (place / f"{sample:06d}.txt").write_text("".join(f"{each.format(name)}\n" for each in captioned.sentences))
+    for tar in tars:
+        os.close(tar)
