@@ -127,7 +127,8 @@ class ClipTokenizer(Tokenizer):
         described["model"]["vocab"] |= {begin: self._start, end: self._end}
         made = library.Tokenizer.from_str(json.dumps(described))
         parts = library.normalizers
-        straight = [parts.Replace(curly, mark) for curly, mark in zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)]
+        quotes = zip("\u2018\u2019\u201c\u201d", "''\"\"", strict=True)
+        straight = [parts.Replace(curly, plain) for curly, plain in quotes]
         spaces = parts.Replace(library.Regex(r"\s+"), " ")
         made.normalizer = parts.Sequence([parts.NFC(), *straight, spaces, parts.Strip(), parts.Lowercase()])
         made.post_processor = library.processors.TemplateProcessing(
