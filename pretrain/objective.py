@@ -183,8 +183,9 @@ class Objective(nn.Module, ABC):
         if self.joint is None:
             return {}
         kind, views = self.joint[1], self.views().views
-        config: Any = self.get_submodule(kind)
-        return {kind: TimmTower(name=config.pretrained_cfg["architecture"], shape=views[1].shape(views))}
+        tower: Any = self.get_submodule(kind)
+        channels, height, width = views[1].shape(views)
+        return {kind: TimmTower(name=tower.pretrained_cfg["architecture"], shape=(channels, height, width))}
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

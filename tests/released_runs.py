@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from result_files import some_result, write
 
@@ -27,6 +29,24 @@ def small_run(folder: Path, recipe: str = "mae_tiny", encoder: EncoderConfig | N
     run = make_run(recipe)
     run.encoder = encoder or EncoderConfig(name="test_vit", image_size=16, patch_size=4)
     run.run_dir, run.data.shards, run.steps = folder, folder / "no-shards", 12
+    return run
+
+
+def two_towered_run(folder: Path, tokenizer: str = "") -> Run:
+    """CLIP's, very small; where nothing else is said, with a tokenizer of a few words."""
+    run = small_run(folder, "clip_tiny")
+    run.objective.text_width, run.objective.text_layers, run.objective.out_dim = 8, 2, 6
+    if not tokenizer:
+        words = {"<pad>": 7, "<s>": 1, "</s>": 2, "a": 3, "cat": 4, "dog": 5, "<unk>": 6, "photo": 8, "of": 9}
+        made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+        made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        special = [("<s>", 1), ("</s>", 2)]
+        made.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+        made.enable_padding(pad_id=7, pad_token="<pad>")
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = str(folder / "words.json")
+        made.save(tokenizer)
+    run.objective.text = replace(run.objective.text, tokenizer=tokenizer)
     return run
 
 

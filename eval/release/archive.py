@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.release.layout import FILES, MAX_TEXT_BYTES, SUMS
+from eyespot.eval.release.layout import FILES, SUMS, most_bytes
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 _PART = 1 << 20
@@ -68,7 +68,7 @@ def unpack(archive: Path, into: Path, max_bytes: int, source: str) -> None:
                 tops.add(path.parent)
                 if len(tops) > 1 or (into / path.name).exists():
                     raise UserError(f"{where} is there twice; pack one release alone")
-                most = left if path.suffix in (".safetensors", ".onnx") else min(left, MAX_TEXT_BYTES)
+                most = min(left, most_bytes(path.name) or left)
                 if not 0 <= size <= most or not _copied(open_member(), into / path.name, most):
                     raise UserError(
                         f"{source}: more than {limit:,} bytes come out of it, or more than {most:,} out of {path.name};"

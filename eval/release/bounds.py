@@ -119,22 +119,37 @@ def _num_parameters(name: str, arguments: dict[str, Any]) -> int:
 
 
 def _num_weights(path: Path, source: str) -> tuple[int, int]:
-    """Tensors and numbers in a safetensors file: its size is the bound, whatever its header says."""
+    """Tensors and numbers in a safetensors file."""
+    shapes = shapes_in(path, source)
+    return len(shapes), sum(map(_product, shapes.values()))
+
+
+def shapes_in(path: Path, source: str) -> dict[str, list[Any]]:
+    """The shape of each tensor of a safetensors file, as its header has it: the file's size is the bound.
+
+    Args:
+        path: the file.
+        source: what to call the release in errors.
+
+    Raises:
+        UserError: it has no such header, or says that it holds more than it has room for.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise UserError(
-                f"{source}: {WEIGHTS} cannot be read (a header of {length:,} bytes, of {size:,}); fetch it anew"
+                f"{source}: {path.name} cannot be read (a header of {length:,} bytes, of {size:,}); fetch it anew"
             )
-        header = foreign_json.parse(file.read(length), dict, f"{source}: {WEIGHTS}")
-    shapes = [entry.get("shape") for entry in header.values() if isinstance(entry, dict)]
-    numbers = sum(_product(shape) for shape in shapes if isinstance(shape, list))
+        header = foreign_json.parse(file.read(length), dict, f"{source}: {path.name}")
+    found = {name: entry.get("shape") for name, entry in header.items() if isinstance(entry, dict)}
+    shapes = {name: shape for name, shape in found.items() if isinstance(shape, list)}
+    numbers = sum(map(_product, shapes.values()))
     if numbers > size:  # a number has a byte at least
         raise UserError(
-            f"{source}: {WEIGHTS} says that it holds {numbers:.3g} numbers, in {size:,} bytes; fetch it anew"
+            f"{source}: {path.name} says that it holds {numbers:.3g} numbers, in {size:,} bytes; fetch it anew"
         )
-    return len(shapes), numbers
+    return shapes
 
 
 def _product(shape: list[Any]) -> int:

@@ -6,6 +6,7 @@ from torch import nn
 
 from eyespot.eval.release.layout import SMALL_STEM
 from eyespot.eval.release.provenance import Origin, paper_of
+from eyespot.eval.release.towers.joint_space import JointSpace
 from eyespot.eval.results.result import Result
 
 _LOAD = """\
@@ -31,6 +32,30 @@ features = encoder(transform(image)[None])  # (1, {dim}): {what}"""
 _TOKENS = """\
 All tokens: `encoder.forward_features(batch)`; the first `encoder.num_prefix_tokens` are no patches. The average of the
 patches, "mean" in the table below: `encoder.forward_features(batch)[:, encoder.num_prefix_tokens:].mean(1)`."""
+
+_READS = {
+    "text": "captions, tokenizer and all",
+    "sound": "sounds",
+    "depth": "depth maps",
+}
+_USE_JOINT = {
+    "text": 'texts = joint.embed_texts(["a photo of a cat", "a photo of a dog"])',
+    "sound": "sounds = joint.embed_sounds([wave])  # float32 in -1..1, joint.view.rate samples a second",
+    "depth": "depths = joint.embed_depths(maps)  # (1, 1, height, width), stored values times joint.view.scale",
+}
+_JOINT = """\
+This release has a second tower, which reads {what}. Its vectors and those of images lie in one space.
+With eyespot, `FOLDER` being this one (it is verified first):
+
+```python
+from pathlib import Path
+from eyespot.eval.release.joint import load_joint
+
+joint = load_joint(Path("FOLDER"))
+images = joint.embed_images(transform(image)[None])  # of length 1, transform as above
+{use}
+alike = {alike}
+```"""
 
 _VERIFY = """\
 `sha256sum --check SHA256SUMS` finds a damaged file. `eyespot pull FOLDER COPY` also holds weights, mean, standard
@@ -79,6 +104,14 @@ def card_of(
         f"## Citation\n\n{_citation(provenance['method'])}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def joint_text(space: JointSpace) -> str:
+    """How both towers are used, for ``extras``."""
+    kind = space.joint[1]
+    scale = "joint.scale * " if space.scale is not None else ""
+    bias = " + joint.bias" if space.bias is not None else ""
+    return _JOINT.format(what=_READS[kind], use=_USE_JOINT[kind], alike=f"{scale}images @ {kind}s.T{bias}")
 
 
 def load_lines(config: dict[str, Any], encoder: nn.Module) -> str:

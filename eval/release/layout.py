@@ -7,6 +7,13 @@
     decoder.safetensors, model.onnx  where they were asked for
     SHA256SUMS                       of all of them, as ``sha256sum --check`` reads it
 
+Where a method has two towers, beside those:
+
+    tower-text.json, tower-text.safetensors      the second tower, which reads captions; or tower-sound, tower-depth
+    tokenizer.json                               what makes token ids of captions, in Hugging Face's format
+    joint.safetensors                            what brings both into one space; what cosines are multiplied by there
+    open_clip_config.json, open_clip_model.safetensors  where they were asked for: all of it, for open_clip
+
 Nothing else lies in it, no folder and no link. The sha256 of SHA256SUMS names the release as a whole: its digest.
 """
 
@@ -18,6 +25,7 @@ from pathlib import Path
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import LARGEST
 
 FORMAT = "eyespot-release/1"
 CONFIG = "config.json"
@@ -27,17 +35,29 @@ PROVENANCE = "provenance.json"
 GOLDEN = "golden.safetensors"
 DECODER = "decoder.safetensors"
 ONNX = "model.onnx"
+TOWERS = {kind: (f"tower-{kind}.json", f"tower-{kind}.safetensors") for kind in ("text", "sound", "depth")}
+"""By the kind of view that a second tower reads."""
+TOKENIZER = "tokenizer.json"
+JOINT = "joint.safetensors"
+OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 SUMS = "SHA256SUMS"
 REQUIRED = frozenset({CONFIG, WEIGHTS, CARD, PROVENANCE, GOLDEN})
-FILES = REQUIRED | {DECODER, ONNX}
+FILES = REQUIRED | {DECODER, ONNX, TOKENIZER, JOINT, *OPEN_CLIP, *(name for pair in TOWERS.values() for name in pair)}
 """Every name that SHA256SUMS may list."""
 SMALL_STEM = "_small_stem"
 """Follows the architecture's name where timm cannot build it by itself: timm then refuses the folder, and the card
 says how it is built."""
 MAX_TEXT_BYTES = 1 << 24
-"""Of the files that are no tensors."""
+"""Of the files that are no tensors, and no tokenizer."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def most_bytes(name: str) -> int | None:
+    """Of a file of that name; None = tensors, which may be of any number."""
+    if name == TOKENIZER:
+        return LARGEST
+    return None if name.endswith((".safetensors", ".onnx")) else MAX_TEXT_BYTES
 
 
 def digest_of(folder: Path) -> str:

@@ -14,6 +14,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.eval.release.golden import check_golden, load_encoder
 from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
+from eyespot.eval.release.towers.golden_views import check_golden_towers
+from eyespot.eval.release.towers.joint_space import JointSpace
+from eyespot.eval.release.towers.tower_files import check_digests, read_towers
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,18 +31,27 @@ class _Provenance:
 
 
 def verified(folder: Path, source: str = "") -> dict[str, Any]:
+    """Checks everything that can be checked of a release folder; as ``verified_towers``, of which it returns the first.
+
+    Raises:
+        UserError: the first thing that does not match.
+    """
+    return verified_towers(folder, source)[0]
+
+
+def verified_towers(folder: Path, source: str = "") -> tuple[dict[str, Any], JointSpace | None]:
     """Checks everything that can be checked of a release folder.
 
     Every file against SHA256SUMS and no other file beside them; weights, mean, standard deviation, size and licence
     against provenance.json; that timm loads all of the weights; and that the features of the golden images are those
-    of the day of release. Nothing is unpickled.
+    of the day of release. The same of the second tower, where there is one. Nothing is unpickled.
 
     Args:
         folder: of the release.
         source: what to call it in errors; by default the folder.
 
     Returns:
-        provenance.json.
+        provenance.json, and both towers; None where there is one.
 
     Raises:
         UserError: the first thing that does not match.
@@ -52,8 +64,12 @@ def verified(folder: Path, source: str = "") -> dict[str, Any]:
         config: Any = read_json(folder / CONFIG, source)
         provenance: Any = read_json(folder / PROVENANCE, source)
         _check_provenance(folder, config, provenance, source)
-        check_golden(folder, load_encoder(folder, source), config, source)
-    return provenance
+        check_digests(folder, provenance, source)
+        encoder = load_encoder(folder, source)
+        check_golden(folder, encoder, config, source)
+        space = read_towers(folder, encoder, source)
+        check_golden_towers(folder, space, source)
+    return provenance, space
 
 
 @contextmanager

@@ -10,12 +10,11 @@ from typing import Any
 import timm
 import torch
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.release.card import card_of
+from eyespot.eval.release.card import card_of, joint_text
 from eyespot.eval.release.decoder import decoder_of
 from eyespot.eval.release.golden import golden_of, load_encoder
 from eyespot.eval.release.layout import (
@@ -23,6 +22,7 @@ from eyespot.eval.release.layout import (
     CONFIG,
     DECODER,
     GOLDEN,
+    JOINT,
     ONNX,
     PROVENANCE,
     SMALL_STEM,
@@ -33,9 +33,14 @@ from eyespot.eval.release.layout import (
 )
 from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
+from eyespot.eval.release.towers.golden_views import VIEW, golden_of_towers, golden_view
+from eyespot.eval.release.towers.joint_space import JointSpace
+from eyespot.eval.release.towers.tower_files import read_towers, save_tensors, write_towers
 from eyespot.eval.release.verify import verified, working
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.loop import initial_weights
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.objective import Objective
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -79,13 +84,14 @@ def release(
     origin = origin_of(run_dir, step)
     _refuse(origin, allow_dirty, evaluated)
     encoder = trained_encoder(origin)
+    objective = two_towered(origin)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
             folder = Path(room) / "release"
             folder.mkdir()
             with working(f"writing {out}"):
-                _write(folder, origin, encoder, license, name, decoder, onnx)
+                _write(folder, origin, encoder, objective, license, name, decoder, onnx)
             verified(folder, f"release {out}")
             settle(folder)
             folder.rename(out)
@@ -123,6 +129,17 @@ def trained_encoder(origin: Origin) -> nn.Module:
             " keep the run folder, which eyespot eval and report read"
         )
     return encoder.eval().requires_grad_(False)
+
+
+def two_towered(origin: Origin) -> Objective | None:
+    """The checkpoint's objective, in evaluation mode, if its towers embed in one space.
+
+    Raises:
+        UserError: the checkpoint is damaged or does not fit.
+    """
+    if fresh_objective(origin.run).joint is None:
+        return None
+    return initial_weights.trained_objective(origin.run, origin.folder).eval().requires_grad_(False)
 
 
 def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
@@ -175,20 +192,31 @@ def _refuse(origin: Origin, allow_dirty: bool, evaluated: bool) -> None:
 
 
 def _write(
-    folder: Path, origin: Origin, encoder: nn.Module, license: str, name: str, decoder: bool, onnx: bool
+    folder: Path,
+    origin: Origin,
+    encoder: nn.Module,
+    objective: Objective | None,
+    license: str,
+    name: str,
+    decoder: bool,
+    onnx: bool,
 ) -> None:
     config = config_of(origin, encoder, license)
     _write_json(folder / CONFIG, config)
-    _save(encoder.state_dict(), folder / WEIGHTS)
+    save_tensors(encoder.state_dict(), folder / WEIGHTS)
     golden = golden_of(encoder, config)
-    _save(golden, folder / GOLDEN)
     provenance = provenance_of(origin, name, config, sha256(folder / WEIGHTS))
     loaded = load_encoder(folder, f"release {name}")
     _prove(golden, golden_of(loaded, config))
     extras: dict[str, str] = {}
+    towers: dict[str, Tensor] = {}
+    if objective is not None:
+        towers, provenance["towers"], space = _write_towers(folder, objective, loaded, golden["input"])
+        extras[JOINT] = joint_text(space)
+    save_tensors(golden | towers, folder / GOLDEN)
     if decoder:
         tensors, extras[DECODER] = decoder_of(origin)
-        _save(tensors, folder / DECODER)
+        save_tensors(tensors, folder / DECODER)
     if onnx:
         extras[ONNX] = export_onnx(loaded, golden, folder / ONNX)
     _write_json(folder / PROVENANCE, provenance)
@@ -205,8 +233,17 @@ def _prove(trained: dict[str, Tensor], released: dict[str, Tensor]) -> None:
             )
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+def _write_towers(
+    folder: Path, objective: Objective, encoder: nn.Module, images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Any], JointSpace]:
+    """Writes the second tower and proves it; returns golden tensors, what provenance says, and both as they load."""
+    said = write_towers(folder, objective)
+    given = golden_view(objective.views().views)
+    answered = golden_of_towers(objective, given[VIEW], images)
+    space = read_towers(folder, encoder, "release")
+    assert space is not None
+    _prove(answered, golden_of_towers(space, given[VIEW], images))
+    return given | answered, said, space
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -68,6 +68,21 @@ def trained_encoder(run: "Run", folder: Path) -> nn.Module:
     return encoder
 
 
+def trained_objective(run: "Run", folder: Path) -> Objective:
+    """The objective of a run's checkpoint, heads included.
+
+    Raises:
+        UserError: it cannot be made; the checkpoint is damaged, is of another run, or holds what is no weight.
+    """
+    weights = checkpoint.read_module(folder)
+    check_size(run, folder)
+    objective = fresh_objective(run)
+    advice = "it does not fit the objective of run.json"
+    check_tensors(objective.state_dict(), weights, f"checkpoint {folder}", advice)
+    objective.load_state_dict(weights)
+    return objective
+
+
 def check_size(run: "Run", folder: Path) -> None:
     """Holds the run's objective against a checkpoint before it takes memory: a stranger may have written ``run.json``.
 

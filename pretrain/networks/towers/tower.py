@@ -30,6 +30,10 @@ class TextTower:
     out_dim: Size
     kind: ClassVar[str] = "text_transformer"
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+
     def build(self) -> TextTransformer:
         """The tower, freshly drawn."""
         return TextTransformer(**asdict(self))

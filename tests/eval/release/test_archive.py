@@ -15,6 +15,7 @@ from released_runs import content
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release import archive as archive_module
+from eyespot.eval.release import layout
 from eyespot.eval.release.archive import unpack
 
 MAX_BYTES = 1 << 22
@@ -218,7 +219,7 @@ def test_a_zip_that_needs_gigabytes_to_be_read(tmp_path: Path):
 
 
 def test_texts_are_no_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(archive_module, "MAX_TEXT_BYTES", 1_000)
+    monkeypatch.setattr(layout, "MAX_TEXT_BYTES", 1_000)
     refuse(tar_of(tmp_path / "a.tar", ("README.md", bytes(1_001))), "more than 1,000 out of README.md")
 
 

@@ -1,0 +1,64 @@
+"""A stranger's tokenizer.json is tried in a process of its own first.
+
+Its rules can lengthen a letter without end, or search for ever, and the library that follows them can neither be
+interrupted nor told how much it may take. The process has little memory and little time; if it lives, so do we.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from eyespot.data_pipeline import foreign_json
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import LARGEST
+
+GOLDEN_TEXTS = (
+    "A photo of two dogs & one cat: it's 3 o'clock.",
+    "\u201cCafe\u0301\u201d &amp; tea \u2014 \u732b \U0001f408",
+)
+"""What is tried, and what releases answer for: marks, accents, another script, and what CLIP mends."""
+MAX_SECONDS, MAX_BYTES = 60, 4 << 30
+
+_SCRIPT = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, ({MAX_BYTES}, {MAX_BYTES}))
+resource.setrlimit(resource.RLIMIT_CPU, ({MAX_SECONDS}, {MAX_SECONDS}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from tokenizers import Tokenizer
+made = Tokenizer.from_str(sys.stdin.buffer.read().decode())
+made.no_padding()
+made.enable_truncation(8)
+for text in ("", "a", *{GOLDEN_TEXTS!a}):
+    made.encode(text)
+"""
+
+
+def try_tokenizer(path: Path, source: str) -> None:
+    """Lets the file encode a few texts.
+
+    Args:
+        path: of the tokenizer.json.
+        source: what to call the release in errors.
+
+    Raises:
+        UserError: it is no tokenizer, or takes more memory or time than any.
+    """
+    try:
+        content = foreign_json.read_bytes(path, LARGEST)
+    except foreign_json.ForeignJsonError as error:
+        raise UserError(f"{source}: {path.name}: {error.why}; fetch the release anew") from error
+    except OSError as error:
+        raise UserError(f"{source}: {path.name} cannot be read ({error.strerror}); fetch the release anew") from error
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _SCRIPT], input=content, capture_output=True, timeout=2 * MAX_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{source}: {path.name} takes more time than any tokenizer; do not use it") from error
+    if done.returncode < 0:
+        raise UserError(f"{source}: {path.name} takes more memory or time than any tokenizer; do not use it")
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
+        if "ModuleNotFoundError" in lines[-1]:
+            raise UserError(f'{source}: {path.name} needs the package tokenizers: pip install "eyespot[text]"')
+        raise UserError(f"{source}: {path.name} is no tokenizer.json ({lines[-1][:200]}); fetch the release anew")

@@ -1,0 +1,71 @@
+"""Both towers of a release are the checkpoint's, to the bit, in one line of Python; the card shows it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from released_runs import CHECKPOINT, two_towered_run, write_release
+
+from eyespot.cluster.cli import main
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
+from eyespot.eval.encoders.subject import subjects_of
+from eyespot.eval.release.joint import load_joint
+from eyespot.pretrain.checkpoints.reader import read_module
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+
+TEXTS = ["a photo of a cat", "a dog &amp; “a cat”", "", "a " * 100]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With CLIP's own tokenizer."""
+    out = tmp_path_factory.mktemp("clip") / "clip"
+    return write_release(out, run=two_towered_run(out.with_name("clip-run"), "clip"))
+
+
+@pytest.mark.parametrize("tokenizer", ["clip", "words"])
+def test_embeddings_are_those_of_the_checkpoint(clip: Path, two_towered: Path, tokenizer: str):
+    folder = {"clip": clip, "words": two_towered}[tokenizer]
+    run = two_towered_run(folder.with_name(f"{folder.name}-run"), "clip" if tokenizer == "clip" else "")
+    trained = fresh_objective(run).eval()
+    trained.load_state_dict(read_module(folder.with_name(f"{folder.name}-run") / "checkpoints" / CHECKPOINT))
+    joint, images = load_joint(folder), torch.randn(3, 3, 16, 16)
+    text = run.objective.text
+    ids = torch.from_numpy(load_tokenizer(text.tokenizer, text.context)(TEXTS))
+    with torch.inference_mode():
+        assert torch.equal(joint.embed_images(images), trained.embed_joint("image", images))
+        assert torch.equal(joint.embed_texts(TEXTS), trained.embed_joint("text", ids))
+        assert torch.equal(joint.embed_joint("text", ids), trained.embed_joint("text", ids))
+        assert torch.equal(joint.scale, trained.scale())
+    assert joint.embed_texts(TEXTS).norm(dim=1).sub(1).abs().max() < 1e-6 and joint.bias is None
+    with pytest.raises(UserError, match="has a tower for text beside that for images, and none for sound"):
+        joint.embed_sounds([torch.zeros(100)])
+
+
+def test_the_card_shows_it(two_towered: Path):
+    from PIL import Image
+
+    card = (two_towered / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", card, re.S)
+    given: dict = {"image": Image.new("RGB", (16, 16), "red")}
+    exec((first + second).replace("FOLDER", str(two_towered)), given)
+    assert given["alike"].shape == (1, 2) and given["alike"].abs().max() <= given["joint"].scale
+    assert torch.equal(given["encoder"](given["transform"](given["image"])[None]), given["features"])
+
+
+def test_pulled_it_is_still_an_encoder(two_towered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    copy = tmp_path / "copy"
+    assert main(["pull", str(two_towered), str(copy)]) == 0
+    trained, random, *_ = subjects_of(str(copy), seed=0)
+    assert (trained.role, random.role) == ("encoder", "random")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        assert torch.equal(trained.encoder(images), load_joint(copy).encoder(images))
+
+
+def test_a_release_of_one_tower_has_no_joint_space(released: Path):
+    assert not {path.name for path in released.iterdir()} & {"joint.safetensors", "tokenizer.json"}
+    with pytest.raises(UserError, match="has one tower, for images"):
+        load_joint(released)

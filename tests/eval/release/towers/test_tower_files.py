@@ -1,0 +1,154 @@
+"""Towers that lie about themselves are refused in a line before anything is built by what they say."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from released_runs import change_json, copy_of
+from safetensors.torch import load, load_file, save_file
+from torch import nn
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.layout import JOINT, PROVENANCE, TOKENIZER, TOWERS, sha256, write_sums
+from eyespot.eval.release.towers.tower_files import read_towers, write_towers
+from eyespot.eval.release.verify import verified, verified_towers
+
+Damage = Callable[[Path, Path], object]
+NAMED, WEIGHTS = TOWERS["text"]
+
+
+def says(**values: object) -> Damage:
+    """tower-text.json with other values."""
+
+    def damage(folder: Path, other: Path) -> None:
+        for name, value in values.items():
+            change_json(folder / NAMED, name, value=value)
+
+    return damage
+
+
+def with_tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def damage(folder: Path, other: Path) -> None:
+        tensors = load((folder / name).read_bytes())
+        change(tensors)
+        save_file(tensors, folder / name)
+
+    return damage
+
+
+def text(name: str, content: str) -> Damage:
+    return lambda folder, other: (folder / name).write_text(content)
+
+
+def taken(*names: str) -> Damage:
+    """From the other release."""
+    return lambda folder, other: [(folder / name).write_bytes((other / name).read_bytes()) for name in names]
+
+
+def lost(*names: str) -> Damage:
+    return lambda folder, other: [(folder / name).unlink() for name in names]
+
+
+def other_texts(folder: Path, other: Path) -> None:
+    """A tokenizer that exchanges two words."""
+    content = (folder / TOKENIZER).read_text()
+    (folder / TOKENIZER).write_text(content.replace('"of": 9', '"of": 5').replace('"dog": 5', '"dog": 9'))
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "wider": (says(width=16), r"asks for positional_embedding of .16, 16., in tower-text.safetensors it is .16, 8."),
+    "wide without end": (says(width=1 << 24), "asks for positional_embedding of"),
+    "more tokens than memory": (says(num_tokens=1 << 24), "asks for token_embedding.weight of"),
+    "wider than any": (says(width=1 << 40), "tower-text.json: width: expected"),
+    "deep": (says(layers=1 << 20), "tower-text.json: layers 1,048,576: tower-text.safetensors has"),
+    "one layer more": (says(layers=3), "asks for transformer.resblocks.2.* it is missing"),
+    "one layer less": (says(layers=1), "asks for transformer.resblocks.1.* of missing"),
+    "no layers": (says(layers=0), "layers: expected"),
+    "heads that do not divide": (says(heads=3), "width 8 is no multiple of heads 3"),
+    "end in words": (says(end="last"), "tower-text.json: end: expected"),
+    "another end": (says(end=3), "golden text embeddings are off"),
+    "another kind": (says(kind="timm", name="resnet18", shape=[1, 8, 8]), "kind timm is no tower for text"),
+    "code": (says(kind="os.system"), "tower-text.json: kind: invalid"),
+    "not JSON": (text(NAMED, "{"), "tower-text.json: not JSON"),
+    "deep JSON": (text(NAMED, "[" * 100_000), "tower-text.json: nested too deep"),
+    "no tokenizer": (text(TOKENIZER, "{"), "tokenizer.json is no tokenizer.json"),
+    "tokenizer of nothing": (text(TOKENIZER, "{}"), "tokenizer.json is no tokenizer.json"),
+    "other words": (other_texts, "tokenizer.json makes other tokens of the golden captions"),
+    "weights of another": (taken(WEIGHTS), "golden text embeddings are off"),
+    "space of another": (taken(JOINT), "golden image embeddings are off"),
+    "not finite": (with_tensors(WEIGHTS, lambda t: t["ln_final.bias"].fill_(float("nan"))), "are not finite"),
+    "turned": (
+        with_tensors(JOINT, lambda t: t.update({"image_projection.weight": torch.zeros(64, 6)})),
+        r"image_projection.weight is \[64, 6\] there, and follows on 64 channels",
+    ),
+    "another space": (
+        with_tensors(JOINT, lambda t: t.update({"image_projection.weight": torch.zeros(5, 64)})),
+        "image with 5 and text with 6 channels do not end in one space",
+    ),
+    "no space": (with_tensors(JOINT, lambda t: t.pop("image_projection.weight")), "do not end in one space"),
+    "a number more": (with_tensors(JOINT, lambda t: t.update({"exec": torch.zeros(1)})), "exec is .* there"),
+    "two scales": (with_tensors(JOINT, lambda t: t.update({"scale": torch.zeros(2)})), "scale is .2,. there"),
+    "pickle": (lambda folder, other: torch.save({}, folder / JOINT), "joint.safetensors is a pickle"),
+    "no header": (lambda folder, other: (folder / WEIGHTS).write_bytes(b""), "tower-text.safetensors cannot be read"),
+    "no tower": (lost(NAMED, WEIGHTS), "joint.safetensors is there without the tower"),
+    "half a tower": (lost(NAMED), "has a tower for text and no tower-text.json"),
+    "nothing of it": (lost(NAMED, WEIGHTS, JOINT, TOKENIZER), "belongs to no tower"),
+    "two towers": (text(TOWERS["sound"][0], "{}"), "has towers for text and sound"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damage_is_refused_in_one_line(two_towered: Path, other_towers: Path, tmp_path: Path, what: str):
+    """Also where SHA256SUMS and provenance.json were made to fit."""
+    damage, words = DAMAGES[what]
+    folder, begin = copy_of(two_towered, tmp_path / "copy"), time.process_time()
+    damage(folder, other_towers)
+    names = [name for name in (JOINT, TOKENIZER, *TOWERS["text"], *TOWERS["sound"]) if (folder / name).exists()]
+    change_json(folder / PROVENANCE, "towers", "sha256", value={name: sha256(folder / name) for name in names})
+    with pytest.raises(UserError, match=words) as error:
+        verified(folder)
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"release {folder}: ")
+    assert len(str(error.value)) < 800 and time.process_time() - begin < 20
+
+
+def test_provenance_names_the_towers(two_towered: Path, other_towers: Path, released: Path, tmp_path: Path):
+    said = json.loads((two_towered / PROVENANCE).read_text())["towers"]
+    assert said["joint"] == ["image", "text"] and said["tokenizer"]["sha256"] == sha256(two_towered / TOKENIZER)
+    folder = copy_of(two_towered, tmp_path / "copy")
+    taken(WEIGHTS)(folder, other_towers)
+    write_sums(folder)
+    with pytest.raises(UserError, match=r"tower-text.safetensors is of another release"):
+        verified(folder)
+    change_json(folder / PROVENANCE, "towers", value=7)
+    with pytest.raises(UserError, match="is of another release"):
+        verified(folder)
+    assert "towers" not in json.loads((released / PROVENANCE).read_text())
+
+
+def test_layers_with_relu_between_and_others(two_towered: Path, tmp_path: Path):
+    """A projection of two layers is written and read; one with something else in it is no release's."""
+    from released_runs import two_towered_run
+
+    from eyespot.pretrain.loop.initial_weights import fresh_objective
+
+    objective = fresh_objective(two_towered_run(tmp_path / "run")).eval()
+    encoder, images = objective.encoder, torch.randn(2, 3, 16, 16)
+    objective.image_projection = nn.Sequential(nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 6, bias=False))
+    objective.bias = nn.Parameter(torch.tensor([-3.0]))
+    said = write_towers(tmp_path, objective)
+    assert sorted(said["sha256"]) == sorted([JOINT, TOKENIZER, *TOWERS["text"]])
+    space = read_towers(tmp_path, encoder, "it")
+    assert space is not None and space.bias is not None and float(space.bias) == -3
+    with torch.inference_mode():
+        assert torch.equal(space.embed_images(images), objective.embed_joint("image", images))
+    assert load_file(tmp_path / JOINT).keys() >= {"image_projection.0.bias", "image_projection.2.weight"}
+    objective.image_projection = nn.Sequential(nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 6))
+    with pytest.raises(UserError, match=r"CLIP.image_projection is not made of linear layers with ReLU between"):
+        write_towers(tmp_path, objective)
+
+
+def test_one_tower(released: Path):
+    assert verified_towers(released)[1] is None
