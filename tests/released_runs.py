@@ -1,13 +1,16 @@
 """Runs as training leaves them, judged or not, and releases of them: small, and made without training."""
 
+import importlib.metadata
 import json
 import shutil
+import venv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import torch
+from packaging.requirements import Requirement
 from result_files import some_result, write
 
 from eyespot.eval.release.layout import write_sums
@@ -32,9 +35,9 @@ def small_run(folder: Path, recipe: str = "mae_tiny", encoder: EncoderConfig | N
     return run
 
 
-def two_towered_run(folder: Path, tokenizer: str = "") -> Run:
-    """CLIP's, very small; where nothing else is said, with a tokenizer of a few words."""
-    run = small_run(folder, "clip_tiny")
+def two_towered_run(folder: Path, tokenizer: str = "", recipe: str = "clip_tiny") -> Run:
+    """CLIP's or SigLIP's, very small; where nothing else is said, with a tokenizer of a few words."""
+    run = small_run(folder, recipe)
     run.objective.text_width, run.objective.text_layers, run.objective.out_dim = 8, 2, 6
     if not tokenizer:
         words = {"<pad>": 7, "<s>": 1, "</s>": 2, "a": 3, "cat": 4, "dog": 5, "<unk>": 6, "photo": 8, "of": 9}
@@ -109,3 +112,23 @@ def change_json(path: Path, *keys: str, value: Any) -> None:
     values[keys[-1]] = value
     path.write_text(json.dumps(found))
     write_sums(path.parent)
+
+
+def bare_python(folder: Path, *packages: str) -> Path:
+    """The Python of a fresh virtual environment that holds these packages and what they need, linked, and no other."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    waiting, done = list(packages), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in done:
+            continue
+        done.add(name)
+        package = importlib.metadata.distribution(name)
+        tops = {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(package.locate_file(top))))
+        needed = [Requirement(line) for line in package.requires or []]
+        waiting += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return folder / "bin" / "python"

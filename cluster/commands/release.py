@@ -41,6 +41,9 @@ class Releasing:
     """Add what the method has besides the encoder (MAE's decoder)."""
     onnx: bool = False
     """Add the encoder as ONNX; needs pip install eyespot[onnx]."""
+    open_clip: bool = False
+    """Add both towers (of CLIP, SigLIP) as open_clip has them: it loads them in one line. Needs pip install
+    eyespot[text]."""
     register: str | None = None
     """Make it a version of this model in MLflow's registry, where the run is tracked."""
     alias: str | None = None
@@ -71,6 +74,7 @@ def main(argv: list[str]) -> int:
         step=wanted.checkpoint,
         decoder=wanted.decoder,
         onnx=wanted.onnx,
+        open_clip=wanted.open_clip,
         allow_dirty=wanted.allow_dirty,
         evaluated=wanted.evaluation,
     )

@@ -16,6 +16,7 @@ from eyespot.eval.release.golden import check_golden, load_encoder
 from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
 from eyespot.eval.release.towers.golden_views import check_golden_towers
 from eyespot.eval.release.towers.joint_space import JointSpace
+from eyespot.eval.release.towers.open_clip_files import check_open_clip
 from eyespot.eval.release.towers.tower_files import check_digests, read_towers
 
 
@@ -69,6 +70,7 @@ def verified_towers(folder: Path, source: str = "") -> tuple[dict[str, Any], Joi
         check_golden(folder, encoder, config, source)
         space = read_towers(folder, encoder, source)
         check_golden_towers(folder, space, source)
+        check_open_clip(folder, space, config, source)
     return provenance, space
 
 

@@ -24,6 +24,7 @@ from eyespot.eval.release.layout import (
     GOLDEN,
     JOINT,
     ONNX,
+    OPEN_CLIP,
     PROVENANCE,
     SMALL_STEM,
     WEIGHTS,
@@ -35,6 +36,7 @@ from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
 from eyespot.eval.release.towers.golden_views import VIEW, golden_of_towers, golden_view
 from eyespot.eval.release.towers.joint_space import JointSpace
+from eyespot.eval.release.towers.open_clip_files import write_open_clip
 from eyespot.eval.release.towers.tower_files import read_towers, save_tensors, write_towers
 from eyespot.eval.release.verify import verified, working
 from eyespot.pretrain.checkpoints import reader as checkpoint
@@ -54,6 +56,7 @@ def release(
     step: str | None = None,
     decoder: bool = False,
     onnx: bool = False,
+    open_clip: bool = False,
     allow_dirty: bool = False,
     evaluated: bool = True,
 ) -> Path:
@@ -67,6 +70,7 @@ def release(
         step: name of the checkpoint, ``step-00000012``; None = the newest.
         decoder: add decoder.safetensors (methods that have one: MAE).
         onnx: add model.onnx (needs ``pip install eyespot[onnx]``).
+        open_clip: add both towers as open_clip has them (CLIP, SigLIP; needs ``pip install eyespot[text]``).
         allow_dirty: also a run whose code had uncommitted changes.
         evaluated: refuse a checkpoint that nobody has judged.
 
@@ -83,15 +87,15 @@ def release(
         raise UserError(f"--out {out}: exists already; a release is never changed, choose another folder")
     origin = origin_of(run_dir, step)
     _refuse(origin, allow_dirty, evaluated)
-    encoder = trained_encoder(origin)
-    objective = two_towered(origin)
+    encoder, objective = trained_encoder(origin), two_towered(origin)
+    wanted = {DECODER: decoder, ONNX: onnx, OPEN_CLIP[1]: open_clip}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
             folder = Path(room) / "release"
             folder.mkdir()
             with working(f"writing {out}"):
-                _write(folder, origin, encoder, objective, license, name, decoder, onnx)
+                _write(folder, origin, encoder, objective, license, name, {file for file in wanted if wanted[file]})
             verified(folder, f"release {out}")
             settle(folder)
             folder.rename(out)
@@ -198,8 +202,7 @@ def _write(
     objective: Objective | None,
     license: str,
     name: str,
-    decoder: bool,
-    onnx: bool,
+    wanted: set[str],
 ) -> None:
     config = config_of(origin, encoder, license)
     _write_json(folder / CONFIG, config)
@@ -209,15 +212,17 @@ def _write(
     loaded = load_encoder(folder, f"release {name}")
     _prove(golden, golden_of(loaded, config))
     extras: dict[str, str] = {}
-    towers: dict[str, Tensor] = {}
+    towers, space = dict[str, Tensor](), None
     if objective is not None:
         towers, provenance["towers"], space = _write_towers(folder, objective, loaded, golden["input"])
         extras[JOINT] = joint_text(space)
     save_tensors(golden | towers, folder / GOLDEN)
-    if decoder:
+    if OPEN_CLIP[1] in wanted:
+        extras[OPEN_CLIP[1]] = write_open_clip(folder, space, config, golden | towers)
+    if DECODER in wanted:
         tensors, extras[DECODER] = decoder_of(origin)
         save_tensors(tensors, folder / DECODER)
-    if onnx:
+    if ONNX in wanted:
         extras[ONNX] = export_onnx(loaded, golden, folder / ONNX)
     _write_json(folder / PROVENANCE, provenance)
     (folder / CARD).write_text(card_of(provenance, config, origin, encoder, extras), encoding="utf-8")

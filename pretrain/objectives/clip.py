@@ -12,7 +12,7 @@ scale's parameter after each step; here its exponential is cut, so a scale that 
 image tower is any encoder (theirs are timm's vit_*_clip_* and resnet*_clip); activations are GELU, not its quick form.
 
 To expect: ViT-B/32 on 400 million pairs: 63.2 % zero-shot on ImageNet-1k (table 11; from memory). Nothing here judges
-zero-shot yet, and a release holds no text tower: probes and kNN judge the encoder.
+zero-shot yet: probes and kNN judge the encoder.
 """
 
 import math

@@ -14,7 +14,7 @@ is the same. The text tower is CLIP's, causal, with CLIP's tokens; theirs sees a
 32,000 pieces. The image tower pools as its encoder does.
 
 To expect: ViT-B/16 on WebLI, 32 chips and 5 days: 73.4 % zero-shot on ImageNet-1k (table 1; from memory). Nothing here
-judges zero-shot yet, and a release holds no text tower: probes and kNN judge the encoder.
+judges zero-shot yet: probes and kNN judge the encoder.
 """
 
 import math

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -46,7 +46,7 @@ class Tokenizer(ABC):
     end: int | None
     """The id that ends every text; None = texts end without one."""
 
-    mends: ClassVar[bool] = False
+    mends: bool = False
     """Whether texts are mended as CLIP does (``Mender``) before what ``as_json`` describes reads them."""
 
     @abstractmethod
@@ -176,7 +176,7 @@ class FileTokenizer(Tokenizer):
 
     def __init__(self, path: Path, context: int, *, mends: bool = False):
         library = _library(str(path))
-        self._mend = Mender(str(path)) if mends else None
+        self.mends, self._mend = mends, Mender(str(path)) if mends else None
         try:
             content = foreign_json.read_bytes(path, LARGEST)
         except foreign_json.ForeignJsonError as error:

@@ -20,7 +20,7 @@ from eyespot.pretrain.networks.towers.tower import TextTower
 from eyespot.pretrain.objective import Objective
 
 TEXTS, VIEW, EMBEDDING = (f"{TOWERS_PREFIX}{name}" for name in ("texts", "view", "embedding"))
-MAX_VIEWS, MAX_TEXT_BYTES = 16, 1 << 16
+MAX_VIEWS, MAX_TEXT_BYTES = 16, 1 << 10
 
 
 def golden_of_towers(objective: Objective | JointSpace, view: Tensor, images: Tensor) -> dict[str, Tensor]:

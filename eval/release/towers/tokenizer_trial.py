@@ -27,17 +27,18 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 from tokenizers import Tokenizer
 made = Tokenizer.from_str(sys.stdin.buffer.read().decode())
 made.no_padding()
-made.enable_truncation(8)
+made.enable_truncation(int(sys.argv[1]))
 for text in ("", "a", *{GOLDEN_TEXTS!a}):
     made.encode(text)
 """
 
 
-def try_tokenizer(path: Path, source: str) -> None:
+def try_tokenizer(path: Path, context: int, source: str) -> None:
     """Lets the file encode a few texts.
 
     Args:
         path: of the tokenizer.json.
+        context: tokens of a text.
         source: what to call the release in errors.
 
     Raises:
@@ -51,7 +52,10 @@ def try_tokenizer(path: Path, source: str) -> None:
         raise UserError(f"{source}: {path.name} cannot be read ({error.strerror}); fetch the release anew") from error
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _SCRIPT], input=content, capture_output=True, timeout=2 * MAX_SECONDS
+            [sys.executable, "-P", "-c", _SCRIPT, str(context)],
+            input=content,
+            capture_output=True,
+            timeout=2 * MAX_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{source}: {path.name} takes more time than any tokenizer; do not use it") from error

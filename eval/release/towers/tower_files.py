@@ -78,13 +78,11 @@ def check_digests(folder: Path, provenance: dict[str, Any], source: str) -> None
     Raises:
         UserError: they are of another release, or there are more or fewer.
     """
-    said = provenance.get("towers") or {}
-    wanted = said.get("sha256") if isinstance(said, dict) else None
-    found = _digests(folder)
-    if (wanted or {}) != found:
-        odd = [name for name in found if not isinstance(wanted, dict) or wanted.get(name) != found[name]]
-        first = next(iter(odd or sorted(wanted or ["towers"])))
-        raise UserError(f"{source}: {first} is of another release (provenance.json names other towers)")
+    said: Any = provenance.get("towers")
+    named: Any = said.get("sha256") if isinstance(said, dict) else None
+    wanted, found = named if isinstance(named, dict) else {}, _digests(folder)
+    if odd := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+        raise UserError(f"{source}: {odd[0][:100]} is of another release (provenance.json names other towers)")
 
 
 def read_towers(folder: Path, encoder: nn.Module, source: str) -> JointSpace | None:
@@ -111,7 +109,7 @@ def read_towers(folder: Path, encoder: nn.Module, source: str) -> JointSpace | N
     tower = _tower(config, weights, source, where)
     extras: dict[str, Any] = {}
     if isinstance(config, TextTower):
-        try_tokenizer(folder / TOKENIZER, source)
+        try_tokenizer(folder / TOKENIZER, config.context, source)
         extras["tokenizer"] = FileTokenizer(folder / TOKENIZER, config.context, mends=described.mends)
     else:
         extras["view"] = _view(kind, described.view, config, where)

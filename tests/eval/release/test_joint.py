@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_runs import CHECKPOINT, two_towered_run, write_release
+from released_runs import CHECKPOINT, change_json, copy_of, two_towered_run, write_release
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.release.joint import load_joint
+from eyespot.eval.release.layout import sha256
 from eyespot.pretrain.checkpoints.reader import read_module
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 
@@ -63,6 +64,17 @@ def test_pulled_it_is_still_an_encoder(two_towered: Path, tmp_path: Path, capsys
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
         assert torch.equal(trained.encoder(images), load_joint(copy).encoder(images))
+
+
+def test_a_damaged_one_is_not_pulled(two_towered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = copy_of(two_towered, tmp_path / "damaged")
+    change_json(folder / "tower-text.json", "context", value=1 << 20)
+    change_json(
+        folder / "provenance.json", "towers", "sha256", "tower-text.json", value=sha256(folder / "tower-text.json")
+    )
+    assert main(["pull", str(folder), str(tmp_path / "copy")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tower-text.json: asks for positional_embedding of" in line and not (tmp_path / "copy").exists()
 
 
 def test_a_release_of_one_tower_has_no_joint_space(released: Path):

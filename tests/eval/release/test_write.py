@@ -1,19 +1,16 @@
 """What a release is: the trained encoder to the last bit, by timm alone, in a process that knows no eyespot."""
 
-import importlib.metadata
 import json
 import os
 import re
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from packaging.requirements import Requirement
-from released_runs import CHECKPOINT, MEAN, STD, content, small_run, write_release, write_run
+from released_runs import CHECKPOINT, MEAN, STD, bare_python, content, small_run, write_release, write_run
 from safetensors.torch import load, load_file
 
 from eyespot.data_pipeline.errors import UserError
@@ -50,26 +47,6 @@ def code_of(folder: Path) -> str:
     """The Python that the model card shows."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text().partition("## Numbers")[0], re.S)
     return code
-
-
-def bare_python(folder: Path, *packages: str) -> Path:
-    """The Python of a fresh virtual environment that holds these packages and what they need, linked, and no other."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    waiting, done = list(packages), set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name in done:
-            continue
-        done.add(name)
-        package = importlib.metadata.distribution(name)
-        tops = {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}
-        for top in tops:
-            if not (site / top).exists():
-                (site / top).symlink_to(Path(str(package.locate_file(top))))
-        needed = [Requirement(line) for line in package.requires or []]
-        waiting += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return folder / "bin" / "python"
 
 
 def test_round_trip_with_timm_and_safetensors_alone(released: Path, tmp_path: Path):

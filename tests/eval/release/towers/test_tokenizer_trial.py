@@ -13,12 +13,12 @@ from eyespot.eval.release.towers.tokenizer_trial import try_tokenizer
 
 def refuse(path: Path, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
-        try_tokenizer(path, "it")
+        try_tokenizer(path, 8, "it")
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 def test_one_that_works(two_towered: Path):
-    try_tokenizer(two_towered / TOKENIZER, "it")
+    try_tokenizer(two_towered / TOKENIZER, 16, "it")
 
 
 def test_a_letter_that_grows_without_end(tmp_path: Path):

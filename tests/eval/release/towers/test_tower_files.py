@@ -3,18 +3,25 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from released_runs import change_json, copy_of
+from released_runs import change_json, copy_of, two_towered_run
 from safetensors.torch import load, load_file, save_file
 from torch import nn
 
+from eyespot.data_pipeline.augment.views import AudioView, CenterView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import JOINT, PROVENANCE, TOKENIZER, TOWERS, sha256, write_sums
+from eyespot.eval.release.towers.golden_views import VIEW, golden_view
 from eyespot.eval.release.towers.tower_files import read_towers, write_towers
 from eyespot.eval.release.verify import verified, verified_towers
+from eyespot.pretrain.families.two_towers import TwoEncoders, TwoTowers, make_tower
+from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.losses.contrastive import clip_loss
+from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 
 Damage = Callable[[Path, Path], object]
 NAMED, WEIGHTS = TOWERS["text"]
@@ -130,10 +137,6 @@ def test_provenance_names_the_towers(two_towered: Path, other_towers: Path, rele
 
 def test_layers_with_relu_between_and_others(two_towered: Path, tmp_path: Path):
     """A projection of two layers is written and read; one with something else in it is no release's."""
-    from released_runs import two_towered_run
-
-    from eyespot.pretrain.loop.initial_weights import fresh_objective
-
     objective = fresh_objective(two_towered_run(tmp_path / "run")).eval()
     encoder, images = objective.encoder, torch.randn(2, 3, 16, 16)
     objective.image_projection = nn.Sequential(nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 6, bias=False))
@@ -148,6 +151,62 @@ def test_layers_with_relu_between_and_others(two_towered: Path, tmp_path: Path):
     objective.image_projection = nn.Sequential(nn.Linear(64, 9), nn.GELU(), nn.Linear(9, 6))
     with pytest.raises(UserError, match=r"CLIP.image_projection is not made of linear layers with ReLU between"):
         write_towers(tmp_path, objective)
+
+
+class Heard(TwoEncoders):
+    """Images and their sounds, which find each other."""
+
+    joint = ("image", "sound")
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(TwoTowers.Config):
+        name: str
+        sound: AudioView
+
+        def build(self, encoder: nn.Module, image_size: int) -> "Heard":
+            tower = make_tower(self.name, self.sound.shape(()), "objective.name")
+            return Heard(self, encoder, image_size, tower, 0.0)
+
+    def views(self) -> ViewSpec:
+        size = self.image_size
+        return ViewSpec(views=(CenterView(resize=size, size=size), self.config.sound))
+
+    def compare(self, rows: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss": clip_loss(rows["image"], rows["sound"], rows["scale"][0], ids=rows["ids"])}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_sound_tower(tmp_path: Path, name: str):
+    """Whatever the spectrogram's shape; its file says how sounds become one."""
+    torch.manual_seed(0)
+    view = AudioView(seconds=0.31, rate=8000, mels=48)
+    encoder = make_encoder(EncoderConfig(name="test_resnet", image_size=32))
+    heard = Heard.Config(name=name, sound=view, out_dim=6).build(encoder, 32).eval()
+    write_towers(tmp_path, heard)
+    named = json.loads((tmp_path / TOWERS["sound"][0]).read_text())
+    assert (named["kind"], named["name"], named["shape"]) == ("timm", name, [1, 48, 16])
+    space = read_towers(tmp_path, heard.encoder, "it")
+    assert space is not None and space.view == view and space.joint == ("image", "sound")
+    seen = golden_view(heard.views().views)[VIEW]
+    with torch.inference_mode():
+        assert torch.equal(space.embed_joint("sound", seen), heard.embed_joint("sound", seen))
+    assert space.scale is not None and float(space.scale) == 1.0
+    for keys, value, words in (
+        (("name",), "vit_giant_patch14_224", "asks for .* of .*, in tower-sound.safetensors it is"),
+        (("name",), "../x", "asks for what cannot be built .*timm has no such architecture"),
+        (("shape",), [1, 48, 1 << 40], "tower-sound.json: shape"),
+        (("shape",), [3, 48, 16], "asks for .* of|its view makes spectrograms of"),
+        (("shape",), [1, 64, 16], "asks for .* of|its view makes spectrograms of"),
+        (("view", "rate"), 3, "tower-sound.json: view: rate 3: must lie"),
+        (("view", "mels"), "many", "tower-sound.json: view: mels: expected"),
+        (("view",), [], "tower-sound.json: view: expected"),
+        (("mends",), 7, "tower-sound.json: mends: expected"),
+    ):
+        change_json(tmp_path / TOWERS["sound"][0], *keys, value=value)
+        with pytest.raises(UserError, match=words) as error:
+            read_towers(tmp_path, heard.encoder, "it")
+        assert "\n" not in str(error.value)
+        (tmp_path / TOWERS["sound"][0]).write_text(json.dumps(named))
 
 
 def test_one_tower(released: Path):
