@@ -7,6 +7,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.video.contact_sheet import MASK_COLORS
 from eyespot.eval.protocols.propagation.label_propagation import nearest
 from eyespot.eval.protocols.propagation.masked_videos import BACKGROUND, MaskedVideo
 from eyespot.eval.protocols.propagation.region_boundary import outline
@@ -16,10 +17,6 @@ VIDEOS = 4
 """In one sheet."""
 HEIGHT = 120
 GAP = 4
-COLORS = np.array(
-    [(240, 50, 220), (50, 120, 230), (250, 190, 40), (60, 180, 90), (230, 60, 50), (240, 130, 40)], np.float64
-)
-"""Of the objects, in their order: the first is one that little else has."""
 
 Strip = list[UInt8[np.ndarray, "_ _ 3"]]
 """One video's row."""
@@ -60,7 +57,7 @@ def _dotted(
 ) -> UInt8[np.ndarray, "shown wide 3"]:
     pixels = _small(frame)
     white = np.full_like(true[:, :1], 255) * np.ones(3)
-    colors = COLORS[np.arange(len(answers)) % len(COLORS)]
+    colors = MASK_COLORS[np.arange(len(answers)) % len(MASK_COLORS)]
     for start, end, paint in zip(*(points * (HEIGHT / len(frame)) for points in (true, answers)), colors, strict=True):
         if np.isfinite(start).all() and np.isfinite(end).all():
             _draw_line(pixels, start, end, paint)
@@ -101,7 +98,7 @@ def _painted(
     width = pixels.shape[1]
     small = nearest(answer, HEIGHT, width)
     inside = small != BACKGROUND
-    pixels[inside] = (pixels[inside] + COLORS[(small[inside].astype(int) - 1) % len(COLORS)]) / 2
+    pixels[inside] = (pixels[inside] + MASK_COLORS[(small[inside].astype(int) - 1) % len(MASK_COLORS)]) / 2
     if true is not None:
         mask = nearest(true, HEIGHT, width)
         pixels[outline((mask != BACKGROUND) & (mask != ignored))] = 255
