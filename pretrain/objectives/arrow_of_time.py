@@ -88,7 +88,7 @@ class ArrowOfTime(Objective):
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.rim = round(image_size * config.border / (1 - 2 * config.border))
         width: int = encoder.num_features  # pyright: ignore[reportAssignmentType]
-        self.reduce = nn.Conv2d(width, config.frame_dim, 1)
+        self.reduce = _Pointwise(width, config.frame_dim, 1)
         channels = require_clip(config.view).frames * config.frame_dim
         self.head = nn.Sequential(
             nn.Conv2d(channels, config.hidden_dim, 3, padding=1),
@@ -143,3 +143,15 @@ class ArrowOfTime(Objective):
         light = F.interpolate((maps - least) / (most - least).clamp_min(1e-6), clips.shape[3:], mode="bilinear")
         middle = clips[:, clips.shape[1] // 2]
         return torch.stack([clips[:, 0], clips[:, -1], middle * (DIM + (1 - DIM) * light)])
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1x1 convolution whose weight's gradient lies in memory as the weight does, which DDP's buckets count on.
+
+    Else it would lie as the maps do: of a vision transformer, whose channels are side by side, otherwise.
+    """
+
+    def forward(self, input: Float[Tensor, "b d h w"]) -> Float[Tensor, "b out h w"]:
+        """Of each place alone."""
+        weight = self.weight.as_strided(self.weight.size(), self.weight.stride())
+        return self._conv_forward(input, weight, self.bias)

@@ -33,6 +33,15 @@ def make_batch(objective: ArrowOfTime, count: int = 3) -> Batch:
     return Batch(views=[clips], ids=ids, epochs=ids, labels=ids, seed=0)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_lie_in_memory_as_their_weights_do(layout):
+    """DDP warns of any other on each rank; a vision transformer's maps would have them otherwise."""
+    objective = make_arrow().to(memory_format=layout)
+    objective(make_batch(objective))["loss"].backward()
+    weight = objective.reduce.weight
+    assert weight.grad is not None and weight.grad.stride() == weight.stride()
+
+
 def test_loss_and_gradients_equal_the_slow_reference():
     objective = make_arrow()
     batch = make_batch(objective)
