@@ -17,6 +17,7 @@ from eyespot.eval.report.diagrams import NUM_CLASS_COLORS
 from eyespot.eval.report.rendering import Section, Table, render
 from eyespot.eval.report.report import write_report
 from eyespot.eval.report.run_data import MAX_STORIES
+from eyespot.eval.results.result import Score
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.tracking.metrics_file import encode
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
@@ -121,6 +122,24 @@ def test_a_page_at_any_width_by_day_and_night_and_on_paper(page, browser, tmp_pa
     assert browser.run("document.querySelector('nav a[href=\"#attention\"]').click() || location.hash") == "#attention"
     printed = browser.pdf(tmp_path / "page.pdf")
     assert printed.startswith(b"%PDF") and 3 <= printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page ") <= 20
+
+
+def test_wide_tables_fit_into_their_cards(run_dir, browser, tmp_path):
+    """Beside its chart a table of many columns would have to be scrolled; on a narrow page it is."""
+    names = ("J&F", "J", "F", "video J&F")
+    chosen = {"stride": "16", "size": "480"}
+    scores = {name: Score(value=0.4321, interval=(0.3987, 0.4655)) for name in names}
+    for role, name in (("encoder", "mae_tiny, step 12"), ("pixels", "Lab colours of 8 x 8 pixels")):
+        carried = {"role": role, "name": name, "key": role, "num_correct": None, "scores": scores, "settings": chosen}
+        write(run_dir, f"{role}.json", some_result(protocol="propagate", metric="propagate/J&F", **carried))
+    page = write_report([run_dir], look=False)
+    scrolled = (
+        "[...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth + 1).length"
+    )
+    for width, some in ((1280, False), (400, True)):
+        browser.open(page.as_uri(), width=width)
+        assert "video J&F" in browser.text() and (browser.run(scrolled) > 0) == some
+        assert browser.run(TOO_WIDE) == [] and browser.run("document.documentElement.scrollWidth <= innerWidth")
 
 
 def hostile_name(text: str) -> str:
