@@ -1,5 +1,6 @@
 """Folders, zips and tars of frames become the same samples, in pack and in index; verify finds what is wrong."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from eyespot.cluster.commands.shards import main
@@ -112,12 +114,18 @@ def test_index(tmp_path: Path, how: str):
 
 
 def test_what_eyespot_packed_is_indexed_alike(tmp_path: Path):
-    source = write(names("camera") | {"cat/v1/sound.flac": b"la"}, tmp_path / "in", "folder")
+    tone = io.BytesIO()
+    soundfile.write(tone, np.ones(800) / 2, 8000, format="FLAC")
+    source = write(names("camera") | {"cat/v1/sound.flac": tone.getvalue()}, tmp_path / "in", "folder")
     reading = Reading(frames="camera", rate=5.0)
     pack(str(source), tmp_path / "out", reading=reading, max_samples=2)
-    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    told = ShardFolder(tmp_path / "out").manifest.members["flac"]
+    assert told.count == 1 and verify(tmp_path / "out") == []
     index_folder(tmp_path / "out")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == files
+    table = (tmp_path / "out" / "members" / "flac.npy").read_bytes()
+    assert told.sha256 == hashlib.sha256(table).hexdigest(), "indexing finds each sound where packing put it"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == files
     with tarfile.open(min((tmp_path / "out").glob("*.tar"))) as tar:
         assert json.load(tar.extractfile("00000000.json"))["rate"] == 5.0  # type: ignore[arg-type]
     pack(str(tmp_path / "out"), tmp_path / "again")
@@ -125,6 +133,16 @@ def test_what_eyespot_packed_is_indexed_alike(tmp_path: Path):
     assert len(again.clips) == 3 and again.manifest.frames is not None and again.manifest.frames.rate[1] == 5.0
     with tarfile.open(next((tmp_path / "again").glob("*.tar"))) as tar:
         assert sum(name.endswith(".flac") for name in tar.getnames()) == 1
+
+
+def test_a_sound_that_cannot_be_used_is_left_out_and_named(tmp_path: Path):
+    source = write(names("folder") | {"dog/v1/sound.flac": b"la"}, tmp_path / "in", "folder")
+    manifest = pack(str(source), tmp_path / "out", reading=Reading(frames="folder"))[""]
+    told = manifest.members["flac"]
+    assert (told.count, told.left_out) == (0, [{"source": "dog/v1", "reason": "its sound cannot be decoded"}])
+    assert verify(tmp_path / "out") == []
+    with tarfile.open(next((tmp_path / "out").glob("*.tar"))) as tar:
+        assert not any(name.endswith(".flac") for name in tar.getnames())
 
 
 def test_a_frame_that_changes_while_it_is_packed_is_named_and_leaves_no_shard(

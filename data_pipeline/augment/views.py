@@ -282,6 +282,8 @@ class AudioView:
     """Samples from one column to the next."""
     place: Literal["random", "center"] = "random"
     """Where in the sound they lie; random follows from (seed, epoch, sample id) and the view's number."""
+    of: Annotated[int, Ge(0)] | None = field(default=None, metadata=SAID_IF_SET)
+    """Which view shows a clip with whose first frame they begin; a partner's sound begins with that of its own."""
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether it is of another sample, the one that image views with ``partner`` show."""
     extension: ClassVar[str] = "sound"
@@ -330,6 +332,10 @@ class ViewSpec:
         for number, view in enumerate(self.views):
             if isinstance(view, MaskView | DepthView):
                 _check_mask_view(number, view, self.views)
+            if isinstance(view, AudioView) and view.of is not None:
+                shown = self.views[view.of] if view.of < len(self.views) else None
+                if not isinstance(shown, ImageView) or shown.clip is None:
+                    raise UserError(f"views[{number}].of {view.of}: is no view of a clip; leave it out, or name one")
 
     @property
     def num_frames(self) -> int:

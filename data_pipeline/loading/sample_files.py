@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
 from eyespot.data_pipeline.augment.views import AudioView, Clip, DepthView, ImageView, MaskView, MemberView, ViewSpec
@@ -125,6 +125,7 @@ class SampleFiles:
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
         check_files(spec, shards, shards.manifest.num_samples if among is None else len(among))
+        self._check_rates(spec)
         kinds = dict.fromkeys(kind for each in (*self.shown, *self.members) for kind in _kinds(each))
         tables = [self._table(kind) for kind in kinds]
         self.table = tables[0] if len(tables) == 1 else np.concatenate(tables)
@@ -182,13 +183,34 @@ class SampleFiles:
                 columns += [self._first[kind] + ids[:, None] for kind in _kinds(each)]
         return columns[1] if len(columns) == 2 else np.concatenate(columns, axis=1)
 
+    def begins(self, clip: Clip, ids: Ids, epochs: Ids) -> Float64[np.ndarray, " b"]:
+        """When in its video the first frame of each sample's clip is shown, seconds."""
+        return self._numbers(clip, ids, epochs).min(1) / self._shards.clips["rate"][ids, 0].astype(np.float64)
+
+    def _check_rates(self, spec: ViewSpec) -> None:
+        for number, view in enumerate(spec.views):
+            if isinstance(view, AudioView) and view.of is not None:
+                rates = (
+                    self._shards.clips["rate"][:, 0]
+                    if self.among is None
+                    else self._shards.clips["rate"][self.among, 0]
+                )
+                if unknown := int((rates == 0).sum()):
+                    raise UserError(
+                        f"views[{number}].of {view.of}: the frame rate of {unknown} of {len(rates)} videos of"
+                        f" {self._shards.path} is unknown, and so is when their frames are heard; pack them with --rate"
+                    )
+
     def _own_rows(self, clip: Clip | None, ids: Ids, epochs: Ids) -> Rows:
         if clip is None:
             return ids[:, None]
-        rows = self._shards.clips[ids]
+        first = self._shards.clips["first"][ids, clip.stream].astype(np.int64)
+        return first[:, None] + self._numbers(clip, ids, epochs)
+
+    def _numbers(self, clip: Clip, ids: Ids, epochs: Ids) -> Rows:
+        """Of the frames of each sample's clip, in its video."""
         motion = self._motion if clip.by_motion else None
-        numbers = frame_numbers(clip, self._seed, epochs, ids, rows["count"][:, 0], motion)
-        return rows["first"][:, clip.stream].astype(np.int64)[:, None] + numbers
+        return frame_numbers(clip, self._seed, epochs, ids, self._shards.clips["count"][ids, 0], motion)
 
     def _motion(self, sample: int) -> Float32[np.ndarray, " count"]:
         """That of the first stream, so that all streams show the same moments."""

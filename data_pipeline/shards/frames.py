@@ -2,7 +2,7 @@
 
     KEY.000.jpg, KEY.001.jpg ..    the frames of a sample; KEY.left.000.jpg those of its camera (its stream) "left"
     KEY.000.seg.png                the mask of that frame, where it has one
-    KEY.flac                       the sound of the video, where it was kept
+    KEY.flac                       the sound of the video, where it was kept; members/flac.npy says where it lies
     SHARDS/frames.npy              one row per frame, of index.npy's columns: a sample's streams one after the other,
                                    sorted by name, each in the order of time
     SHARDS/clips.npy               one row per sample, one column per stream: first row of frames.npy, count, rate

@@ -139,7 +139,8 @@ def _members(image: Examined, item: Item) -> dict[str, bytes | _Kept]:
     places = item.frames.places if item.frames else ()
     if clip := image.clip:
         notes |= {"rate": clip.rate} if clip.rate else {}
-        members |= {clip.sound[0]: clip.sound[1]} if clip.sound else {}
+        if clip.sound and not (clip.sound[0] in image.members and image.members[clip.sound[0]].problem):
+            members[clip.sound[0]] = clip.sound[1]
     named = zip(_frame_names(clip), clip.frames, strict=True) if clip else [("", image)]
     for number, (name, frame) in enumerate(named):
         members[_named(name, frame.extension)] = frame.data or _Kept(places[number], frame.crc32)

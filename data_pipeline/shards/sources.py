@@ -188,7 +188,9 @@ def _joined(files: list[FoundFile], reading: Reading, skipped: Tally) -> list[Fo
         if named.streams:
             files_of_key = {extension: (file.name, file.place) for extension, file in members.items()}
             frames = Refused(twice[key]) if key in twice else frame_source(named, files_of_key, reading.rate or 0.0)
-            samples.append(FoundFile(key, path_parts(key), Place("", 0, 0), frames=frames))
+            sound = named.sound if named.sound in EXTENSIONS else None
+            beside = ((sound, members[sound].place),) if sound else ()
+            samples.append(FoundFile(key, path_parts(key), Place("", 0, 0), frames=frames, members=beside))
     return samples
 
 

@@ -74,7 +74,9 @@ class BesideViews:
         drawn = (f"view{number}", self._seed, job.epochs, part.samples)
         if isinstance(view, AudioView):
             out = torch.empty(shape, dtype=torch.float32)
-            return out, partial(see_sounds, part.files, view, *drawn, out.numpy())
+            clip = self._views.clip(view.of) if view.of is not None else None
+            begins = self._files.begins(clip, part.samples, job.epochs) if clip is not None else None
+            return out, partial(see_sounds, part.files, view, *drawn, begins, out.numpy())
         assert isinstance(view, TextView)
         out, tokens = torch.empty(shape, dtype=torch.int64), load_tokenizer(view.tokenizer, view.context)
         return out, partial(see_texts, part.files, view, tokens, *drawn, out.numpy())

@@ -12,7 +12,7 @@ from math import gcd
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import AudioView
@@ -32,6 +32,7 @@ def see_sounds(
     seed: int,
     epochs: Ids,
     ids: Ids,
+    begins: Float64[np.ndarray, " n"] | None,
     out: Float32[np.ndarray, "n 1 mels frames"],
     rows: slice,
 ) -> None:
@@ -44,6 +45,7 @@ def see_sounds(
         seed: of the run.
         epochs: how often each sample had been seen before.
         ids: of the samples.
+        begins: where the view is ``of`` a clip, when each one's first frame is shown, seconds.
         out: where all go.
         rows: which samples.
 
@@ -53,19 +55,22 @@ def see_sounds(
     draws = words(seed, epochs[rows], ids[rows], f"{name} sound", 1)[:, 0]
     for row, draw in zip(range(*rows.indices(len(files))), draws, strict=True):
         try:
-            wave = heard(files[row], view, draw)
+            wave = heard(files[row], view, draw, None if begins is None else float(begins[row]))
         except BadMember as error:
             raise RuntimeError(str(error)) from error
         out[row, 0] = log_mel(torch.from_numpy(wave), view).numpy()
 
 
-def heard(file: bytearray, view: AudioView, draw: np.uint32) -> Float32[np.ndarray, " samples"]:
+def heard(
+    file: bytearray, view: AudioView, draw: np.uint32, begin: float | None = None
+) -> Float32[np.ndarray, " samples"]:
     """The seconds of a sound that a view shows, one channel, at the view's rate; silence follows where it is shorter.
 
     Args:
         file: the sound.
         view: what is asked for.
         draw: where they begin, unless the view asks for the middle.
+        begin: where they do instead, seconds.
 
     Raises:
         BadMember: it cannot be decoded.
@@ -75,6 +80,7 @@ def heard(file: bytearray, view: AudioView, draw: np.uint32) -> Float32[np.ndarr
         room = max(0, sound.frames - wanted)
         drawn = numbers_below(np.array([room + 1]), np.array([draw], np.uint32))
         start = int(drawn[0]) if view.place == "random" else room // 2
+        start = start if begin is None else min(round(begin * rate), sound.frames)
         try:
             sound.seek(start)
             wave = sound.read(wanted, dtype="float32", always_2d=True).mean(1)

@@ -305,7 +305,7 @@ def _beside(run: _Run, image: str | None, taken: set[str | None]) -> dict[str, s
     found = {
         wanted: next((name for name in own if name in run.members and name not in taken), None)
         for wanted, own in names.items()
-        if image or wanted == "txt"  # frames have no depth, and a sound of their own
+        if image or wanted != DEPTH  # frames have none
     }
     return {wanted: name for wanted, name in found.items() if name is not None}
 

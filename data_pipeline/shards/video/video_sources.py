@@ -12,6 +12,7 @@ from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar
 from eyespot.data_pipeline.shards.members.footage import FrameFile, FrameFiles, Refused
 from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.members.samples import path_parts
+from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import scan
 from eyespot.data_pipeline.shards.sources import FoundFile, arrange, walk
@@ -174,7 +175,12 @@ def _items(item: Item, found: list[Sample] | str) -> list[Item]:
     """The samples of one video; one that tells why there are none."""
     if isinstance(found, str):
         return [Item(item.name, item.label, "", 0, 0, frames=Refused(found))]
-    return [Item(sample.name, item.label, "", 0, 0, frames=_frames(sample)) for sample in found]
+    return [Item(sample.name, item.label, "", 0, 0, frames=_frames(sample), members=_sound(sample)) for sample in found]
+
+
+def _sound(sample: Sample) -> Beside:
+    """Where views find it; without soundfile nothing could check it."""
+    return (("flac", sample.sound),) if sample.sound and "flac" in EXTENSIONS else ()
 
 
 def _frames(sample: Sample) -> FrameFiles:

@@ -1,5 +1,6 @@
 """Spectrograms against a slow reference; the seconds that are shown are a pure function of (seed, epoch, sample)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image
 from shapes import levels
 from streams import global_stream, take
 
-from eyespot.data_pipeline.augment.views import AudioView, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
+from eyespot.data_pipeline.augment.views import AudioView, Clip, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_selection
 from eyespot.data_pipeline.loading.members.sound_views import heard, log_mel, mel_triangles, see_sounds
+from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import verify
@@ -122,4 +125,46 @@ def test_what_cannot_be_heard_is_refused(tmp_path, digit_shards):
         AudioView(window=100)
     ids, out = np.zeros(1, np.int64), np.zeros((1, *VIEW.shape(())), np.float32)
     with pytest.raises(RuntimeError, match="its sound cannot be decoded"):
-        see_sounds([bytearray(b"RIFF")], VIEW, "view0", 0, ids, ids, out, slice(0, 1))
+        see_sounds([bytearray(b"RIFF")], VIEW, "view0", 0, ids, ids, None, out, slice(0, 1))
+
+
+def pack_films(folder: Path, rate: float | None = 4.0) -> ShardFolder:
+    """Six films of five to ten frames, a quarter of a second each, in which every frame has a tone of its own."""
+    for film in range(6):
+        place, frames = folder / "in" / f"v{film}", range(5 + film)
+        place.mkdir(parents=True)
+        for frame in frames:
+            Image.fromarray(levels(16, 16, 3)).save(place / f"{frame:03d}.png")
+        soundfile.write(place / "sound.wav", np.concatenate([tone(300 + 200 * f, 0.25, 8000) for f in frames]), 8000)
+    pack(str(folder / "in"), folder / "out", reading=Reading(frames="folder", rate=rate), workers=1)
+    return ShardFolder(folder / "out")
+
+
+def test_the_sound_of_a_clip_begins_with_its_first_frame_also_a_partners(tmp_path):
+    films, clip = pack_films(tmp_path), Clip(2, stride=2)
+    assert films.manifest.members["wav"].count == 6 and verify(films.path) == []
+    view = AudioView(seconds=0.25, rate=8000, mels=60, window=512, hop=80, of=1)
+    views = ViewSpec(views=(AudioView(seconds=0.3), RandomView(size=8, clip=clip), view, replace(view, partner=True)))
+    batches = take(make_loader(LoaderSpec(shards=films, views=views, batch_size=6, num_threads=2)), 4)
+    ids, epochs = (torch.cat([getattr(each, name) for each in batches]).numpy() for name in ("ids", "epochs"))
+    triangles = mel_triangles(8000, 512, 60)
+    for number, samples in ((2, ids), (3, partner_ids(0, epochs, ids, 6))):
+        counts = films.clips["count"][samples, 0]
+        first = frame_numbers(clip, 0, epochs, samples, counts)[:, 0]
+        assert len(set(first.tolist())) > 3
+        expected = [int(triangles[:, round((300 + 200 * frame) * 512 / 8000)].argmax()) for frame in first.tolist()]
+        loudest = torch.cat([each.views[number][:, 0, :, 10] for each in batches]).argmax(1).tolist()
+        assert all(abs(one - other) <= 1 for one, other in zip(loudest, expected, strict=True))
+    late = heard(bytearray((tmp_path / "in" / "v0" / "sound.wav").read_bytes()), view, np.uint32(0), 1.125)
+    assert late[:1000].any() and not late[1000:].any() and len(late) == 2000, "silence behind the end"
+    assert not heard(bytearray((tmp_path / "in" / "v0" / "sound.wav").read_bytes()), view, np.uint32(0), 9.0).any()
+
+
+def test_sound_of_a_clip_is_refused_where_nothing_says_when_it_is(tmp_path):
+    films = pack_films(tmp_path, rate=None)
+    views = ViewSpec(views=(RandomView(size=8, clip=Clip(1)), AudioView(of=0)))
+    with pytest.raises(UserError, match=r"views\[1\]\.of 0: the frame rate of 6 of 6 videos .* --rate"):
+        make_loader(LoaderSpec(shards=films, views=views, batch_size=2))
+    for of, shown in ((0, RandomView()), (1, RandomView(clip=Clip(2)))):
+        with pytest.raises(UserError, match=rf"views\[1\]\.of {of}: is no view of a clip; leave it out"):
+            ViewSpec(views=(shown, AudioView(of=of)))
