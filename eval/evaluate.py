@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from eyespot.eval.encoders.noise_level import at_noise
 from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
 from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
+from eyespot.eval.protocols.depth import depth_probe
+from eyespot.eval.protocols.depth.mapped_data import mapped_data
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
 from eyespot.eval.protocols.task import Candidate, Task
@@ -41,8 +43,8 @@ class Procedure:
     """Of how many of the encoder's last blocks it wants features."""
     labels: bool = True
     """Whether it learns from labelled images; else it gets all test images and nothing to learn from."""
-    masks: bool = False
-    """Whether it learns from patch tokens and segmentation masks in place of features and labels."""
+    maps: Literal["masks", "depth"] | None = None
+    """Of what it learns from patch tokens, in place of features and labels; None = it does not."""
     revision: str = ""
     """What of the procedure has changed since eyespot-result/1: results of before are computed anew."""
     variant: str = ""
@@ -63,8 +65,8 @@ class Procedure:
             return self._data(ShardFolder.find(path, *splits, hashes=world.local_rank == 0), seed)
 
     def _data(self, shards: ShardFolder, seed: int) -> LabeledData:
-        if self.masks:
-            return masked_data(shards, seed)
+        if self.maps:
+            return masked_data(shards, seed) if self.maps == "masks" else mapped_data(shards, seed)
         data = labeled_data(shards, seed) if self.labels else all_data(shards)
         return data if self.narrow is None else self.narrow(data, seed)
 
@@ -75,8 +77,9 @@ PROTOCOLS: dict[Protocol, Procedure] = {
     "retrieval": Procedure(candidates=retrieval.candidates),
     "clustering": Procedure(candidates=clustering.candidates),
     "unlabeled": Procedure(candidates=label_free.candidates, labels=False),
-    "dense-linear": Procedure(candidates=dense.linear_candidates, masks=True),
-    "dense-knn": Procedure(candidates=dense.knn_candidates, masks=True),
+    "dense-linear": Procedure(candidates=dense.linear_candidates, maps="masks"),
+    "dense-knn": Procedure(candidates=dense.knn_candidates, maps="masks"),
+    "dense-depth": Procedure(candidates=depth_probe.linear_candidates, maps="depth"),
     "linear-grid": Procedure(candidates=linear_grid.candidates, num_blocks=linear_grid.NUM_BLOCKS),
     "layers": Procedure(candidates=layers.candidates, num_blocks=layers.NUM_BLOCKS),
 }
@@ -140,7 +143,8 @@ def judge_on(
         subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = subjects if noise_level is None else at_noise(subjects, noise_level)
-        subjects = dense_subjects(subjects) if procedure.masks else subjects
+        if procedure.maps:
+            subjects = dense_subjects(subjects, guess="mean depth of train" if procedure.maps == "depth" else "")
         if procedure.clips:
             num_videos = sum(shards.manifest.num_samples for shards in folders.values())
             own = objectives_of(target, seed, lambda objective: objective.embeds_frames) if procedure.heads else None
@@ -178,7 +182,7 @@ def _run(
     key: str,
 ) -> Result:
     start = time.monotonic()
-    if procedure.masks:
+    if procedure.maps:
         patches = {folder: found["patches"] for folder, found in cached.items()}
         task = dense_task(subject, data, patches, seed, world.device)
     else:
@@ -204,7 +208,7 @@ def _run(
         test_sha256=data.test.digest(),
         num_train=data.train.size,
         num_test=num_test,
-        num_classes=len(data.classes) if procedure.masks else len(np.unique(data.train.labels)),
+        num_classes=len(data.classes) if procedure.maps else len(np.unique(data.train.labels)),
         num_correct=round(share.value * num_test) if share and share.correct else None,
         accuracy=share.value if share else None,
         interval=share.interval if share else None,
@@ -255,7 +259,7 @@ def _rows(features: dict[str, np.ndarray], part: Part, device: torch.device) -> 
 def _key(protocol: Protocol, procedure: Procedure, subject: Subject, data: LabeledData, seed: int) -> str:
     parts = [_KEY_FORMAT, protocol, str(seed), data.split]
     parts += [features_key(subject, part.shards, procedure.num_blocks) for part in (data.train, data.test)]
-    if procedure.masks:
+    if procedure.maps:
         parts += [data.train.digest(), data.test.digest()]
     parts += [part for part in (procedure.revision, procedure.variant) if part]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -52,6 +52,9 @@ class Evaluation:
 
     dense-knn: each patch takes the classes of its nearest training patches. Needs shards with masks, too.
 
+    dense-depth: a linear function of patch tokens says how far away things are: delta, AbsRel, RMSE, beside the mean
+    depth of train. Needs shards with depth maps.
+
     propagate: how far do patches carry the first frame's mask through a video? J and F, beside colours and the mask
     unmoved. Needs videos whose frames have masks; or their key points (--keypoints): PCK.
 
@@ -89,6 +92,7 @@ class Evaluation:
             "unlabeled",
             "dense-linear",
             "dense-knn",
+            "dense-depth",
             "linear-grid",
             "layers",
             "low-shot",
@@ -100,8 +104,8 @@ class Evaluation:
         ],
         Positional,
         arg(
-            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,linear-grid,layers,low-shot,"
-            "propagate,action,alignment,order,own-head}"
+            metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,dense-depth,linear-grid,layers,"
+            "low-shot,propagate,action,alignment,order,own-head}"
         ),
     ]
     """How to judge."""
@@ -110,8 +114,9 @@ class Evaluation:
     models:/NAME@ALIAS of MLflow's registry, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
-    unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks); propagate, action,
-    alignment, order and own-head want videos, all but action without labels."""
+    unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks), dense-depth wants depth
+    maps (a.depth.png beside a.png); propagate, action, alignment, order and own-head want videos, all but action
+    without labels."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: Annotated[int, Ge(0)] = 0

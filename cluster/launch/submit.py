@@ -24,6 +24,7 @@ from eyespot.cluster.launch.torchrun import run_here
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
+from eyespot.data_pipeline.augment.views import DepthView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import one_line
@@ -146,7 +147,12 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
 
 def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     """Whether the shards at ``path`` have what the protocol judges by."""
-    if protocol.startswith("dense-"):
+    if protocol == "dense-depth":
+        if DepthView.extension not in shards.manifest.members:
+            raise UserError(
+                f"then eval dense-depth: {path} has no depth maps; name shards of images with theirs (a.depth.png)"
+            )
+    elif protocol.startswith("dense-"):
         if shards.manifest.masks is None:
             raise UserError(
                 f"then eval {protocol}: {path} has no masks; name shards that eyespot shards pack --masks made"

@@ -33,23 +33,43 @@ def mask_views(
     Raises:
         UserError: the shards have no masks, or one of these is damaged or missing.
     """
-    rows, index = shards.masks, shards.index.copy()
+    ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
+    for files in files_beside(shards, ids, shards.masks, "segmentation mask"):
+        yield np.stack([seen_from_middle(decoded_mask(file), view, ignored) for file in files])
+
+
+def files_beside(
+    shards: ShardFolder, ids: Int64[np.ndarray, " n"], rows: np.ndarray, what: str
+) -> Iterator[list[bytearray]]:
+    """What lies beside the images of some samples; in order, a few at a time.
+
+    Args:
+        shards: where they are.
+        ids: which samples.
+        rows: where it lies, of each sample of the shards.
+        what: it is, in words.
+
+    Raises:
+        UserError: one is damaged or missing.
+    """
     if not rows["size"][ids].all():
         lacks = int(ids[rows["size"][ids] == 0][0])
-        raise UserError(f"shards {shards.path}: sample {lacks} has no segmentation mask")
+        raise UserError(f"shards {shards.path}: sample {lacks} has no {what}")
+    index = shards.index.copy()
     for name in ("offset", "size", "crc32"):
         index[name] = rows[name]
-    ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
     reader = Reader(shards, substitute=False, index=index)
     try:
         for some in np.split(ids, range(READ_AT_ONCE, len(ids), READ_AT_ONCE)):
-            _, files = reader.start(some).result()
-            yield np.stack([_center(decoded_mask(file), view, ignored) for file in files])
+            yield reader.start(some).result()[1]
     finally:
         reader.close()
 
 
-def _center(mask: UInt8[np.ndarray, "h w"], view: CenterView, ignored: int) -> UInt8[np.ndarray, "size size"]:
+def seen_from_middle(
+    mask: Shaped[np.ndarray, "h w"], view: CenterView, ignored: int
+) -> Shaped[np.ndarray, "size size"]:
+    """A mask, or any other map of an image, as the view for evaluation shows it."""
     return mask_seen(mask, center_crops(view, np.array([mask.shape], np.int32)), 0, view.size, ignored)
 
 

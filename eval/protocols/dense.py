@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, Shaped, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -46,25 +46,25 @@ Counts = dict[str, Int64[np.ndarray, "n 3 classes"]]
 
 @dataclass(kw_only=True, slots=True)
 class DensePart:
-    """Patch tokens and masks of the images that serve one purpose."""
+    """Patch tokens and maps of the images that serve one purpose."""
 
     tokens: Shaped[np.ndarray, "n d_times_p"]
     """Of each image, its patches in rows, one after the other; float32. May lie on disk."""
     rows: Int64[np.ndarray, " m"]
     """Which images of ``tokens`` are meant."""
-    masks: UInt8[Tensor, "m s s"]
-    """Theirs, as large as the encoder's view; NOTHING where a pixel says nothing."""
+    maps: UInt8[Tensor, "m s s"] | Float32[Tensor, "m s s"]
+    """Theirs, as large as the encoder's view: masks, NOTHING where a pixel says nothing; or depth, 0 where it does."""
     grid: int
     """Patches along a side."""
 
     def part(self, chosen: Int64[np.ndarray, " k"]) -> "DensePart":
         """Some of the images."""
-        return DensePart(tokens=self.tokens, rows=self.rows[chosen], masks=self.masks[chosen], grid=self.grid)
+        return DensePart(tokens=self.tokens, rows=self.rows[chosen], maps=self.maps[chosen], grid=self.grid)
 
     def images(self, some: Int64[np.ndarray, " b"] | slice) -> Float[Tensor, "b p d"]:
         """The tokens of some images."""
         tokens = torch.from_numpy(np.array(self.tokens[self.rows[some]]))
-        return tokens.unflatten(1, (self.grid**2, -1)).to(self.masks.device)
+        return tokens.unflatten(1, (self.grid**2, -1)).to(self.maps.device)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -74,6 +74,7 @@ class DenseTask:
     train: DensePart
     test: DensePart
     num_classes: int
+    """Of masks."""
     seed: int
     """Decides which tenth of train's images is held out, and which patches are learned from."""
     fit: DensePart = field(init=False)
@@ -103,10 +104,10 @@ class Bank:
         if total > MAX_PATCHES:
             places = np.sort(np.random.default_rng(seed).permutation(total)[:MAX_PATCHES])
         tokens, counts = [], []
-        for some in _images_at_once(len(part.rows), num_classes * part.masks.shape[-1] ** 2):
+        for some in images_at_once(len(part.rows), num_classes * part.maps.shape[-1] ** 2):
             first, end = np.searchsorted(places, [some.start * per_image, some.stop * per_image])
             chosen = torch.from_numpy(places[first:end] - some.start * per_image)
-            found = patch_counts(part.masks[some], part.grid, num_classes).flatten(0, 1)[chosen]
+            found = patch_counts(part.maps[some], part.grid, num_classes).flatten(0, 1)[chosen]
             known = found.sum(1) > 0
             counts.append(found[known])
             tokens.append(part.images(some).flatten(0, 1)[chosen[known.cpu()]])
@@ -237,11 +238,11 @@ def answers(numbers: Float[Tensor, "b p classes"], grid: int, size: int) -> UInt
 
 
 def _judged(answer: Answer, part: DensePart, num_classes: int) -> Counts:
-    size = part.masks.shape[-1]
+    size = part.maps.shape[-1]
     found: dict[str, list[np.ndarray]] = {}
-    for some in _images_at_once(len(part.rows), num_classes * size**2):
+    for some in images_at_once(len(part.rows), num_classes * size**2):
         for metric, numbers in answer(part.images(some)).items():
-            counts = tally(answers(numbers, part.grid, size), part.masks[some], num_classes)
+            counts = tally(answers(numbers, part.grid, size), part.maps[some], num_classes)
             found.setdefault(metric, []).append(counts)
     return {metric: np.concatenate(parts) for metric, parts in found.items()}
 
@@ -251,7 +252,8 @@ def _scores(answer: Answer, part: DensePart, num_classes: int) -> dict[str, floa
     return {metric: mean_iou(counts.sum(0)).item() for metric, counts in _judged(answer, part, num_classes).items()}
 
 
-def _images_at_once(num_images: int, numbers_per_image: int) -> Iterator[slice]:
+def images_at_once(num_images: int, numbers_per_image: int) -> Iterator[slice]:
+    """Parts of some images that are answered together: as many as memory has room for."""
     step = max(1, _AT_ONCE // numbers_per_image)
     for start in range(0, num_images, step):
         yield slice(start, min(start + step, num_images))
@@ -263,12 +265,12 @@ def _candidate(
     validation: float,
     counts: Int64[np.ndarray, "n 3 classes"],
 ) -> Candidate:
-    per_image = mean_iou(counts)
+    per_image, (low, high) = mean_iou(counts), bootstrap_interval(counts)
     return Candidate(
         metric=metric,
         settings=settings,
         validation=validation,
-        share=Score(value=mean_iou(counts.sum(0)).item(), interval=bootstrap_interval(counts)),
+        share=Score(value=mean_iou(counts.sum(0)).item(), interval=(float(low), float(high))),
         scores={
             "image mIoU": Score(
                 value=float(per_image.mean()), values=[round(value, 6) for value in per_image.tolist()]

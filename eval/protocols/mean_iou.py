@@ -4,6 +4,9 @@ What is kept of each image are three integers per class (pixels right, answered,
 that no order of images and no division of them among processes plays a part.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float64, Int, Int64, UInt8
@@ -55,7 +58,12 @@ def pixel_accuracy(counts: Int64[np.ndarray, "n 3 classes"]) -> float:
     return right / max(true, 1)
 
 
-def bootstrap_interval(counts: Int64[np.ndarray, "n 3 classes"], confidence: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(
+    counts: Float64[np.ndarray, "n ..."] | Int64[np.ndarray, "n ..."],
+    confidence: float = 0.95,
+    *,
+    statistic: Callable[[Any], Float64[np.ndarray, "*n"]] = mean_iou,
+) -> tuple[Any, Any]:
     """Percentile bootstrap (Efron 1979) of the mean IoU over all pixels: about the choice of test images.
 
     Whole images are drawn again, with replacement, since the pixels of one image depend on each other.
@@ -63,10 +71,14 @@ def bootstrap_interval(counts: Int64[np.ndarray, "n 3 classes"], confidence: flo
     Args:
         counts: of the test images.
         confidence: probability with which the interval is to cover the true value.
+        statistic: what is made of the sums of images, if it is not the mean IoU: one number, or several.
+
+    Returns:
+        Lower and upper end: two numbers, or arrays of them.
     """
     generator = np.random.default_rng(0)
     num_images = len(counts)
     draws = generator.multinomial(num_images, np.full(num_images, 1 / num_images), NUM_RESAMPLES)
     sums = (draws @ counts.reshape(num_images, -1)).reshape(NUM_RESAMPLES, *counts.shape[1:])
-    low, high = np.quantile(mean_iou(sums), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    low, high = np.quantile(statistic(sums), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high

@@ -1,8 +1,10 @@
-"""What the dense protocols judge, and on what: encoders that hand out their patch tokens, and images with masks."""
+"""What the dense protocols judge, and on what: encoders that hand out their patch tokens, and images with maps."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,8 @@ from eyespot.eval.protocols.labeled_data import TEST_SHARE, LabeledData, Part
 from eyespot.eval.protocols.mean_iou import NOTHING
 from eyespot.eval.protocols.task import stratified_split
 from eyespot.pretrain.networks.encoders import last_tokens
+
+PartT = TypeVar("PartT", bound=Part)
 
 MIN_IMAGES = 5
 """Of train: fewer leave no tenth to choose on."""
@@ -58,8 +62,27 @@ class RawPatches(OneKind):
         return unfold(images, side, stride=side).transpose(1, 2).flatten(1)
 
 
-def dense_subjects(subjects: list[Subject]) -> list[Subject]:
+class NoPatches(OneKind):
+    """Tells nothing of any patch: a linear function of it is the mean of train."""
+
+    kind = "patches"
+
+    def __init__(self, grid: int):
+        """In place of ``grid`` x ``grid`` patches."""
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p"]:
+        """A zero for each patch."""
+        return images.new_zeros(len(images), self.grid**2)
+
+
+def dense_subjects(subjects: list[Subject], *, guess: str = "") -> list[Subject]:
     """The same subjects by their patches; raw pixels become raw patches of the encoder's grid, whatever their size.
+
+    Args:
+        subjects: encoders, and raw pixels.
+        guess: what to call one more subject, which sees nothing; empty = there is none.
 
     Raises:
         UserError: an encoder has no patches, or they are no square grid.
@@ -74,6 +97,9 @@ def dense_subjects(subjects: list[Subject]) -> list[Subject]:
     if size % height == 0:
         raw = replace(first, name="raw pixels", tag="pixels", role="pixels", origin={})
         found.append(replace(raw, architecture=f"{height} x {height} patches", encoder=RawPatches(height)))
+    if guess:
+        known = replace(first, name=guess, tag="guess", role="pixels", origin={})
+        found.append(replace(known, architecture=f"{height} x {height} patches", encoder=NoPatches(height)))
     return found
 
 
@@ -88,6 +114,45 @@ class MaskedPart(Part):
         parts = self.shards.manifest.index_sha256, self.masks.sha256, str(self.masks.ignored)
         return hashlib.sha256("\n".join(parts).encode() + self.rows.astype("<i8").tobytes()).hexdigest()
 
+    def maps(self, view: CenterView) -> UInt8[np.ndarray, "n s s"]:
+        """The masks through the view; what is ignored is NOTHING.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        masks = np.concatenate(list(mask_views(self.shards, self.rows, view)))
+        masks[masks == self.masks.ignored] = NOTHING
+        return masks
+
+
+def divided(
+    shards: ShardFolder, seed: int, samples_of: Callable[[ShardFolder], PartT], maps: str
+) -> tuple[PartT, PartT, str]:
+    """Train and test of a shard folder, and how they came apart; where there is no test split, a fifth is held out.
+
+    Args:
+        shards: train, whose test split is looked for; or a folder without splits.
+        seed: decides what is held out.
+        samples_of: all that count of one folder.
+        maps: what they have, in words.
+
+    Raises:
+        UserError: too few of them.
+    """
+    train = samples_of(shards)
+    if (own := shards.split("test")) is not None:
+        test, split = samples_of(own), "its own test split"
+    else:
+        kept, held = stratified_split(train.labels, TEST_SHARE, seed)
+        test, train = _rows(train, held), _rows(train, kept)
+        split = f"no test split: {TEST_SHARE:.0%} of the images held out (seed {seed})"
+    if len(train.rows) < MIN_IMAGES or not len(test.rows):
+        raise UserError(
+            f"shards {shards.named}: {len(train.rows)} images with {maps} to learn from and {len(test.rows)} to test"
+            f" on; dense protocols need {MIN_IMAGES} and 1 or more"
+        )
+    return train, test, split
+
 
 def masked_data(shards: ShardFolder, seed: int) -> LabeledData:
     """Train and test of a shard folder, of samples with masks; where there is no test split, a fifth is held out.
@@ -99,22 +164,11 @@ def masked_data(shards: ShardFolder, seed: int) -> LabeledData:
     Raises:
         UserError: no masks, too few of them, a single class, or masks of train and test do not fit together.
     """
-    train = _part(shards)
-    if (own := shards.split("test")) is not None:
-        test, split = _part(own), "its own test split"
-    else:
-        kept, held = stratified_split(train.labels, TEST_SHARE, seed)
-        test, train = _rows(train, held), _rows(train, kept)
-        split = f"no test split: {TEST_SHARE:.0%} of the images held out (seed {seed})"
+    train, test, split = divided(shards, seed, _part, "masks")
     if train.masks.ignored != test.masks.ignored:
         raise UserError(
             f"shards {shards.named}: masks of train ignore the value {train.masks.ignored}, of test"
             f" {test.masks.ignored}; pack both with one --mask-ignored"
-        )
-    if len(train.rows) < MIN_IMAGES or not len(test.rows):
-        raise UserError(
-            f"shards {shards.named}: {len(train.rows)} images with masks to learn from and {len(test.rows)} to test on;"
-            f" dense protocols need {MIN_IMAGES} and 1 or more"
         )
     num_classes = max(len(train.masks.pixels), len(test.masks.pixels))
     if sum(count > 0 for count in train.masks.pixels) < 2 or num_classes > NOTHING:
@@ -129,17 +183,17 @@ def masked_data(shards: ShardFolder, seed: int) -> LabeledData:
 def dense_task(
     subject: Subject, data: LabeledData, tokens: dict[Path, np.ndarray], seed: int, device: torch.device
 ) -> DenseTask:
-    """One subject's patches of the data, and the masks seen through its view.
+    """One subject's patches of the data, and the maps seen through its view.
 
     Args:
         subject: one of `dense_subjects`.
-        data: from `masked_data`.
+        data: from `masked_data` or `mapped_data`.
         tokens: of each shard folder, from `features_of`.
         seed: decides which tenth of train is held out.
         device: where to work.
 
     Raises:
-        UserError: a mask is damaged, or tokens are not finite.
+        UserError: a map is damaged, or tokens are not finite.
     """
     view, grid = subject.views.views[0], subject.encoder.grid
     assert isinstance(view, CenterView) and isinstance(grid, int)
@@ -149,17 +203,9 @@ def dense_task(
         for start in range(0, len(found), _FINITE_AT_ONCE):
             if not np.isfinite(found[start : start + _FINITE_AT_ONCE]).all():
                 raise UserError(f"model {subject.name}: its patches are not all finite; the weights are broken")
-        masks = torch.from_numpy(_masks(part, view)).to(device)
-        parts.append(DensePart(tokens=found, rows=part.rows, masks=masks, grid=grid))
+        maps = torch.from_numpy(cast(Any, part).maps(view)).to(device)
+        parts.append(DensePart(tokens=found, rows=part.rows, maps=maps, grid=grid))
     return DenseTask(train=parts[0], test=parts[1], num_classes=len(data.classes), seed=seed)
-
-
-def _masks(part: Part, view: CenterView) -> UInt8[np.ndarray, "n s s"]:
-    """Through the view; what is ignored is NOTHING."""
-    assert isinstance(part, MaskedPart)
-    masks = np.concatenate(list(mask_views(part.shards, part.rows, view)))
-    masks[masks == part.masks.ignored] = NOTHING
-    return masks
 
 
 def _part(shards: ShardFolder) -> MaskedPart:
@@ -168,5 +214,5 @@ def _part(shards: ShardFolder) -> MaskedPart:
     return MaskedPart(shards=shards, rows=rows, labels=np.zeros_like(rows), masks=shards.manifest.masks)
 
 
-def _rows(part: MaskedPart, chosen: Int[np.ndarray, " k"]) -> MaskedPart:
+def _rows(part: PartT, chosen: Int[np.ndarray, " k"]) -> PartT:
     return replace(part, rows=part.rows[chosen], labels=part.labels[chosen])

@@ -7,7 +7,7 @@ from torch import nn
 from eyespot.eval.release.layout import SMALL_STEM
 from eyespot.eval.release.provenance import Origin, paper_of
 from eyespot.eval.release.towers.joint_space import JointSpace
-from eyespot.eval.results.result import Result
+from eyespot.eval.results.result import RMSE, Result
 
 _LOAD = """\
 import timm
@@ -169,13 +169,14 @@ def _numbers(results: list[Result]) -> str:
         following = results[place + 1] if place + 1 < len(results) else None
         twin = following.all_scores() if following is not None and following.role == "random" else {}
         for name, score in result.all_scores().items():
-            ends = [_shown(end, share=True) for end in score.interval or ()]
-            before = _shown(twin[name].value, share=bool(score.interval)) if name in twin else ""
+            share = score.interval is not None and name != RMSE
+            ends = [_shown(end, share=share) for end in score.interval or ()]
+            before = _shown(twin[name].value, share=share) if name in twin else ""
             cells = [
                 result.protocol,
                 result.data,
                 name,
-                _shown(score.value, share=bool(ends)),
+                _shown(score.value, share=share),
                 " to ".join(ends),
                 before,
             ]

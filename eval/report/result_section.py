@@ -29,6 +29,7 @@ _NAMES = {
     "low-shot": "Few labels",
     "dense-linear": "Segmentation, linear",
     "dense-knn": "Segmentation, nearest patches",
+    "dense-depth": "Depth, linear",
     "propagate": "Masks carried through videos",
     "propagate-points": "Key points carried through videos",
     "action": "What videos show",

@@ -33,6 +33,7 @@ Protocol = Literal[
     "unlabeled",
     "dense-linear",
     "dense-knn",
+    "dense-depth",
     "finetune",
     "linear-paper",
     "attentive",
@@ -52,6 +53,8 @@ DRAW = "draw "
 """How the scores of single draws begin, where the result is a mean over draws."""
 EACH = "mean over videos"
 """What the score is called that says of each video what the accuracy is the mean of, where it is neither 0 nor 1."""
+RMSE = "RMSE"
+"""What the score is called that is no share, but in the unit of what is measured."""
 OF_VIDEOS = ("propagate", "propagate-points", "action", "alignment", "order", "own-head")
 """Protocols whose samples are videos."""
 LARGEST = 64 * 2**20
@@ -62,6 +65,7 @@ _SHARES = {
     "retrieval": "recall@1",
     "dense-linear": "mIoU",
     "dense-knn": "mIoU",
+    "dense-depth": "delta1",
     "propagate": "J&F",
     "propagate-points": "PCK@0.1",
     "alignment": "alignment",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from eyespot.eval.results.result import DRAW, EACH, Result
+from eyespot.eval.results.result import DRAW, EACH, RMSE, Result, Score
 
 SPREAD_NAMES = {
     "rankme": "effective rank (RankMe)",
@@ -36,13 +36,18 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
     rows = []
     for result in results:
         texts = [result.name]
-        for score in (result.all_scores().get(name) for name in shown):
-            said = "" if score is None else f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}"
-            texts.append(said)
+        for name, score in ((name, result.all_scores().get(name)) for name in shown):
+            texts.append("" if score is None else _told(name, score, digits))
         low, high = result.interval or (0.0, 1.0)
         texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")
         rows.append([*texts, result.chosen()])
     return header, rows
+
+
+def _told(name: str, score: Score, digits: int) -> str:
+    if name == RMSE:
+        return f"{score.value:.4g}"
+    return f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}"
 
 
 _BLOCK = re.compile(r"layers/block(\d+)_(\w+)")

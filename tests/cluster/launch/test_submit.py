@@ -55,6 +55,7 @@ def srun_line(script: str) -> str:
         ({"then": ("eval", "propagate")}, "has no videos with masks of their frames"),
         ({"then": ("eval", "alignment")}, "have no frames; pack videos"),
         ({"then": ("eval", "dense-knn")}, "has no masks; name shards that"),
+        ({"then": ("eval", "dense-depth")}, "has no depth maps; name shards of images with theirs"),
     ],
 )
 def test_what_cannot_run_is_one_line(member, values, message):

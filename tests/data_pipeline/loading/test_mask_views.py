@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading import mask_views as subject
-from eyespot.data_pipeline.loading.mask_views import _center, mask_views
+from eyespot.data_pipeline.loading.mask_views import mask_views, seen_from_middle
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 
@@ -31,7 +31,7 @@ def test_views_are_those_of_torchvision():
         interpolation = v2.InterpolationMode.NEAREST_EXACT
         view = v2.Compose([v2.Resize(resize, interpolation=interpolation), v2.CenterCrop(size)])
         expected = view(torch.from_numpy(mask)[None])[0].numpy()
-        assert np.array_equal(_center(mask, CenterView(resize=resize, size=size), 255), expected)
+        assert np.array_equal(seen_from_middle(mask, CenterView(resize=resize, size=size), 255), expected)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 256])

@@ -23,7 +23,7 @@ def make_part(num_images: int = 12, grid: int = 3, size: int = 12, dim: int = 5,
     tokens = generator.normal(size=(num_images, grid * grid, dim)).astype(np.float32)
     tokens[..., :3] += 2 * np.eye(3, dtype=np.float32)[classes.reshape(num_images, -1)]
     return DensePart(
-        tokens=tokens.reshape(num_images, -1), rows=np.arange(num_images), masks=torch.from_numpy(masks), grid=grid
+        tokens=tokens.reshape(num_images, -1), rows=np.arange(num_images), maps=torch.from_numpy(masks), grid=grid
     )
 
 
@@ -50,12 +50,12 @@ def test_patch_counts_against_a_loop(size, grid):
 
 def test_bank_holds_every_patch_that_says_something(monkeypatch):
     part = make_part()
-    part.masks[3, :4, 4:8] = NOTHING  # the second patch of the fourth image
+    part.maps[3, :4, 4:8] = NOTHING  # the second patch of the fourth image
     bank = Bank.of(part, 3, seed=0)
     assert len(bank.tokens) == 12 * 9 - 1
     expected = np.delete(part.tokens.reshape(-1, 5), 3 * 9 + 1, 0)
     assert np.array_equal(bank.tokens, expected)
-    counts = np.delete(patch_counts(part.masks, 3, 3).reshape(-1, 3).numpy(), 3 * 9 + 1, 0)
+    counts = np.delete(patch_counts(part.maps, 3, 3).reshape(-1, 3).numpy(), 3 * 9 + 1, 0)
     np.testing.assert_allclose(bank.shares, counts / counts.sum(1, keepdims=True))
     np.testing.assert_allclose(bank.weights, counts.sum(1) / counts.sum(1).mean())
     monkeypatch.setattr(dense, "_AT_ONCE", 3 * 12**2 * 5)  # five images at a time
@@ -94,8 +94,8 @@ def test_linear_is_logistic_regression_of_pixels():
     weights = dense._fit(axes(bank.tokens), bank.targets(), start, penalty, axes, 1e-10)
     pixels, labels = [], []
     tokens = (bank.tokens.double() - bank.tokens.double().mean(0)) / bank.tokens.double().std(0, correction=0)
-    for image, row, column in np.ndindex(part.masks.shape):
-        label = int(part.masks[image, row, column])
+    for image, row, column in np.ndindex(part.maps.shape):
+        label = int(part.maps[image, row, column])
         if label != NOTHING:
             pixels.append(tokens[image * 9 + row // 4 * 3 + column // 4].numpy())
             labels.append(label)
@@ -106,7 +106,7 @@ def test_linear_is_logistic_regression_of_pixels():
 
 def slow_vote(train: DensePart, test: DensePart, k: int) -> np.ndarray:
     """Hummingbird's attention, patch by patch in float64."""
-    counts = patch_counts(train.masks, train.grid, 3).reshape(-1, 3).numpy().astype(float)
+    counts = patch_counts(train.maps, train.grid, 3).reshape(-1, 3).numpy().astype(float)
     bank = train.tokens.reshape(len(counts), -1).astype(float)
     bank, counts = bank[counts.sum(1) > 0], counts[counts.sum(1) > 0]
     found = []
@@ -125,7 +125,7 @@ def test_knn_against_a_loop():
     for k in (10, 30):
         planes = torch.from_numpy(slow_vote(task.train, task.test, k)).transpose(1, 2).unflatten(2, (3, 3))
         given = interpolate(planes, size=(12, 12), mode="bilinear").argmax(1)
-        counts = tally(given, task.test.masks, 3)
+        counts = tally(given, task.test.maps, 3)
         share, values = reported(found[k])
         assert share == pytest.approx(mean_iou(counts.sum(0)), abs=0.003)  # float32 tips a pixel here and there
         np.testing.assert_allclose(values, mean_iou(counts), atol=0.03)
@@ -140,7 +140,7 @@ def test_learns_what_is_there_and_nothing_else(candidates):
     assert best.share and best.share.interval and best.share.interval[0] < share < best.share.interval[1]
     assert share > 0.5 and best.scores["pixel accuracy"].value > 0.6
     assert best.scores["image mIoU"].value == pytest.approx(np.mean(values), abs=1e-6)
-    task.train.masks[:] = task.train.masks[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    task.train.maps[:] = task.train.maps[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
     shuffled = DenseTask(train=task.train, test=task.test, num_classes=3, seed=0)
     assert reported(max(candidates(shuffled), key=lambda found: found.validation or 0.0))[0] < 0.33
 
@@ -148,7 +148,7 @@ def test_learns_what_is_there_and_nothing_else(candidates):
 def test_hyper_parameters_never_see_test():
     """Whatever test holds, the same penalty and k are chosen."""
     task, other = make_task(), make_task()
-    other.test.masks[:] = (other.test.masks + 1) % 3
+    other.test.maps[:] = (other.test.maps + 1) % 3
     for candidates in (linear_candidates, knn_candidates):
         left, right = candidates(task), candidates(other)
         assert [found.validation for found in left] == [found.validation for found in right]

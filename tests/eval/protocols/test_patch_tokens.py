@@ -143,7 +143,7 @@ def test_ignored_values_count_nowhere(striped):
     subject = made_by_hand()[1]
     tokens = {striped: np.zeros((60, 64 * 48), np.float32)}
     task = dense_task(subject, data, tokens, seed=0, device=torch.device("cpu"))
-    assert task.train.masks.shape == (48, 32, 32) and set(task.train.masks.unique().tolist()) == {0, 1, 2, IGNORED}
+    assert task.train.maps.shape == (48, 32, 32) and set(task.train.maps.unique().tolist()) == {0, 1, 2, IGNORED}
     assert not set(data.train.rows) & set(data.test.rows) and len(data.train.rows) + len(data.test.rows) == 60
     tokens[striped][17, 5] = np.nan
     with pytest.raises(UserError, match="not all finite"):
