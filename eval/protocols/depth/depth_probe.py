@@ -97,12 +97,8 @@ class Ridge:
 
 def linear_candidates(task: DenseTask) -> list[Candidate]:
     """A linear function of patches: its penalty chosen on the held-out tenth, by its RMSE; then fitted on all train."""
-    patches = Patches.of(task.train, task.seed)
-    axes = linear.Axes.of(patches.tokens)  # depths play no part in it, so it may see all of train
-    trial = Ridge(Patches.of(task.fit, task.seed), axes)
-    tried = {penalty: measures(judged(trial, penalty, task.held).sum(0)) for penalty in PENALTIES}
-    best = min(PENALTIES, key=lambda penalty: tried[penalty][-1])  # of equals the stronger penalty
-    counts = judged(Ridge(patches, axes), best, task.test)
+    ridge, penalty, validation = fitted(task)
+    counts = judged(ridge, penalty, task.test)
     found = measures(counts.sum(0))
     low, high = bootstrap_interval(counts, statistic=measures)
     per_image = measures(counts)[:, 0]
@@ -115,12 +111,22 @@ def linear_candidates(task: DenseTask) -> list[Candidate]:
     return [
         Candidate(
             metric="dense-depth/patches",
-            settings={"features": "patches", "lambda": best},
-            validation=float(tried[best][0]),
+            settings={"features": "patches", "lambda": penalty},
+            validation=validation,
             share=share,
             scores=scores,
         )
     ]
+
+
+def fitted(task: DenseTask) -> tuple[Ridge, float, float]:
+    """The regression of all of train, its penalty, and the share of the held-out pixels that are within 1.25."""
+    patches = Patches.of(task.train, task.seed)
+    axes = linear.Axes.of(patches.tokens)  # depths play no part in it, so it may see all of train
+    trial = Ridge(Patches.of(task.fit, task.seed), axes)
+    tried = {penalty: measures(judged(trial, penalty, task.held).sum(0)) for penalty in PENALTIES}
+    best = min(PENALTIES, key=lambda penalty: tried[penalty][-1])  # of equals the stronger penalty
+    return Ridge(patches, axes), best, float(tried[best][0])
 
 
 def judged(ridge: Ridge, penalty: float, part: DensePart) -> Float64[np.ndarray, "n 6"]:

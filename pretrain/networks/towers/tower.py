@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 from torch import Tensor, nn
 
+from eyespot.pretrain.images.standard_depth import standard_depth
 from eyespot.pretrain.networks.encoders import EncoderConfig, feature_width, features, make_encoder, vary_sizes
 from eyespot.pretrain.networks.text.text_transformer import TextTransformer
 
@@ -55,6 +56,8 @@ class TimmTower:
     """timm's name of the architecture."""
     shape: tuple[Channels, Side, Side]
     """Of what it sees: channels, rows, columns."""
+    standardized: bool = False
+    """Whether it sees depth, each map standardised by itself (``standard_depth``)."""
     kind: ClassVar[str] = "timm"
 
     def build(self) -> nn.Module:
@@ -71,7 +74,7 @@ class TimmTower:
 
     def read(self, tower: nn.Module, view: Tensor) -> Tensor:
         """Its features of each picture, (B, D)."""
-        return features(tower, view)
+        return features(tower, standard_depth(view)[0] if self.standardized else view)
 
     def out_width(self, tower: nn.Module) -> int:
         """Channels of that."""
