@@ -114,6 +114,9 @@ class Objective(nn.Module, ABC):
     joint: ClassVar[tuple[str, str] | None] = None
     """The two kinds of view that its towers embed in one space, in the order of ``views()``: ("image", "text")."""
 
+    scores_captions: ClassVar[bool] = False
+    """Whether it says how likely an image's caption is (see ``caption_log_likelihood``)."""
+
     refresh_epochs: float | None = None
     """Epochs between two calls of ``refresh``, the first of them before the first step; inf = only that one; None =
     never."""
@@ -186,6 +189,13 @@ class Objective(nn.Module, ABC):
         tower: Any = self.get_submodule(kind)
         channels, height, width = views[1].shape(views)
         return {kind: TimmTower(name=tower.pretrained_cfg["architecture"], shape=(channels, height, width))}
+
+    def caption_log_likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
+        """Of each caption, given its image, log p, nats; and of how many tokens that is the sum.
+
+        For methods that have ``scores_captions``. A text's first token is given, the token that ends it is asked.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no captions")
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""

@@ -1,5 +1,6 @@
 """What tests of methods of images and captions share: small objectives in float64, batches, engines' gradients."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.families.image_text import ImageText
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 
 COUNT, SIZE, CONTEXT, END = 12, 16, 5, 49_407
@@ -47,9 +49,14 @@ def shares(batch: Batch, count: int) -> list[Batch]:
 PER_SAMPLE = ("ids", "epochs", "labels")
 
 
-def engine_gradients(method: type[ImageText], parts: list[Batch], world: World) -> tuple[float, dict[str, Tensor]]:
-    """The loss of a step of so many micro-batches, and what an engine makes of its gradients."""
-    objective = make_objective(method)
+def engine_gradients(
+    method: type[ImageText] | Callable[[], Objective], parts: list[Batch], world: World
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss of a step of so many micro-batches, and what an engine makes of its gradients.
+
+    The losses of a method that compares all of a step are alike; of another one their mean counts.
+    """
+    objective = make_objective(method) if isinstance(method, type) else method()
     engine = make_engine(
         "ddp",
         objective,
@@ -58,4 +65,5 @@ def engine_gradients(method: type[ImageText], parts: list[Batch], world: World) 
         Settings(accumulate=len(parts), clip=None, precision="fp32"),
     )
     losses = [float(scalars["loss"]) for scalars in take_passes(engine, [(part, 0) for part in parts])]
-    return losses[0], {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    found = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    return sum(losses) / len(losses), found
