@@ -8,7 +8,7 @@ video, as training would show it in its first epoch by ``--seed``: one fixed dra
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -67,16 +67,21 @@ class Asked:
         return digest.hexdigest()[:32]
 
 
-def asked_of(target: str, seed: int) -> list[Asked]:
+def asked_of(target: str, seed: int, wanted: Callable[[Objective], bool]) -> list[Asked]:
     """The run's objective at its newest checkpoint, or at the one that is named, and as it begins.
 
+    Args:
+        target: a run folder or one of its checkpoints.
+        seed: of the random weights.
+        wanted: whether an objective can be asked.
+
     Returns:
-        Nothing where ``target`` is no run, or its method asks nothing that has a right answer.
+        Nothing where ``target`` is no run, or its objective cannot be asked.
 
     Raises:
         UserError: the run has no checkpoint, or a damaged one.
     """
-    own = objectives_of(target, seed, lambda objective: objective.chance is not None)
+    own = objectives_of(target, seed, wanted)
     if own is None:
         return []
     run, run_dir = own.run, own.run_dir
@@ -108,6 +113,29 @@ def asked_of(target: str, seed: int) -> list[Asked]:
     ]
 
 
+def has_question(objective: Objective) -> bool:
+    """Whether it asks something that has a right answer."""
+    return objective.chance is not None
+
+
+def result_once(path: Path, key: str, world: World, compute: Callable[[], Result | None]) -> list[Result]:
+    """The result in a file, where it has that key; else what all ranks compute, and rank 0 writes. Rank 0 returns it.
+
+    Args:
+        path: of the file.
+        key: of the result.
+        world: this process.
+        compute: called on all ranks; gives it on rank 0.
+    """
+    known = read_result(path)
+    if any_rank([world.rank == 0 and (known is None or known.key != key)])[0]:
+        known = compute()
+        if world.rank == 0 and known is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+    return [known] if world.rank == 0 and known is not None else []
+
+
 def judge_own_head(
     target: str, shards: Path, *, out: Path | None, seed: int, world: World, required: bool = True
 ) -> list[Result]:
@@ -128,7 +156,7 @@ def judge_own_head(
     """
     out = out or results_folder(target)
     with agreed():
-        asked = asked_of(target, seed)
+        asked = asked_of(target, seed, has_question)
         if required and not asked:
             raise UserError(
                 f"model {target}: has no head that answers a question; own-head judges runs of methods such as"
@@ -137,20 +165,19 @@ def judge_own_head(
         found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
         if asked and (why := lacking("own-head", found.manifest)):
             raise UserError(f"shards {found.named}: {why}")
-    results = []
+    results: list[Result] = []
     for each in asked:
         data = f"{slug(found.manifest.name)}-{found.manifest.index_sha256[:6]}"
-        path, key = out / f"own-head_{data}_{each.tag}.json", each.key(found, seed)
-        known = read_result(path)
-        if any_rank([world.rank == 0 and (known is None or known.key != key)])[0]:
+        key = each.key(found, seed)
+
+        def compute(each: Asked = each, key: str = key) -> Result | None:
             start = time.monotonic()
             shares = _told(each, found, seed, world)
-            if world.rank == 0:
-                known = _result(each, found, shares, key, seed, round(time.monotonic() - start, 3))
-                out.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
-        if world.rank == 0 and known is not None:
-            results.append(known)
+            if world.rank:
+                return None
+            return _result(each, found, shares, key, seed, round(time.monotonic() - start, 3))
+
+        results += result_once(out / f"own-head_{data}_{each.tag}.json", key, world, compute)
     return results
 
 

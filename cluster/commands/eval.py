@@ -68,6 +68,9 @@ class Evaluation:
     own-head: how well does a run's own head answer its method's question (frame_order, odd_one_out, arrow_of_time)
     about videos that it has not seen?
 
+    captions: how well does a run that describes images (virtex) foretell captions? Perplexity, beside that with other
+    images and that of counted words. Needs shards with captions.
+
     Results of a run appear in MLflow as children of the run, each once.
 
     For example:
@@ -101,11 +104,12 @@ class Evaluation:
             "alignment",
             "order",
             "own-head",
+            "captions",
         ],
         Positional,
         arg(
             metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,dense-depth,linear-grid,layers,"
-            "low-shot,propagate,action,alignment,order,own-head}"
+            "low-shot,propagate,action,alignment,order,own-head,captions}"
         ),
     ]
     """How to judge."""
@@ -116,7 +120,7 @@ class Evaluation:
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
     unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks), dense-depth wants depth
     maps (a.depth.png beside a.png); propagate, action, alignment, order and own-head want videos, all but action
-    without labels."""
+    without labels; captions wants captions in both parts."""
     out: Path | None = None
     """Where results and cached features go; by default RUN/eval, or eval-<MODEL> where that is no run."""
     seed: Annotated[int, Ge(0)] = 0
@@ -205,12 +209,22 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
         return found + (_of_own_head(wanted, world, required=False) if wanted.protocol == "order" else [])
     if wanted.protocol == "own-head":
         return _of_own_head(wanted, world, required=True)
+    if wanted.protocol == "captions":
+        from eyespot.eval.captions import judge_captions
+
+        _refuse_size(wanted)
+        return judge_captions(wanted.model, wanted.shards, out=wanted.out, seed=wanted.seed, world=world)
     return judge(wanted.protocol, wanted.model, wanted.shards, world=world, noise_level=wanted.noise_level, **known)
 
 
 def _of_own_head(wanted: Evaluation, world: "World", *, required: bool) -> "list[Result]":
     from eyespot.eval.own_head import judge_own_head
 
-    if required and wanted.image_size is not None:
-        raise UserError(f"--image-size {wanted.image_size}: own-head shows what training showed; leave it out")
+    if required:
+        _refuse_size(wanted)
     return judge_own_head(wanted.model, wanted.shards, out=wanted.out, seed=wanted.seed, world=world, required=required)
+
+
+def _refuse_size(wanted: Evaluation) -> None:
+    if wanted.image_size is not None:
+        raise UserError(f"--image-size {wanted.image_size}: {wanted.protocol} shows what training showed; leave it out")

@@ -163,6 +163,9 @@ def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     elif protocol in ("action", "alignment", "order", "own-head"):
         if why := lacking(cast(OfVideos, protocol), shards.manifest):
             raise UserError(f"then eval {protocol}: shards {path} {why}")
+    elif protocol == "captions":
+        if "txt" not in shards.manifest.members:
+            raise UserError(f"then eval captions: {path} has no captions; name shards of images with texts beside them")
     elif protocol != "unlabeled" and not shards.manifest.num_labeled:
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 

@@ -36,6 +36,7 @@ _NAMES = {
     "alignment": "Moments seen by two cameras",
     "order": "Forwards or backwards",
     "own-head": "The method's own question",
+    "captions": "Captions foretold",
     "unlabeled": "Features without labels",
 }
 

@@ -46,6 +46,7 @@ Protocol = Literal[
     "alignment",
     "order",
     "own-head",
+    "captions",
 ]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
@@ -69,6 +70,7 @@ _SHARES = {
     "propagate": "J&F",
     "propagate-points": "PCK@0.1",
     "alignment": "alignment",
+    "captions": "likelier beside its own image",
 }  # what the share of right answers is called where it is not "accuracy"
 
 

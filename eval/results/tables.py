@@ -17,6 +17,9 @@ SPREAD_NAMES = {
 }
 """What the numbers of `eyespot.eval.protocols.label_free` are called, in the order of the table."""
 
+NO_SHARES = ("perplexity", "gain")
+"""How numbers begin that are no shares and have an interval."""
+
 
 def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], list[list[str]]]:
     """Header and rows for the results of one protocol on one data set: a row for each result.
@@ -47,7 +50,14 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
 def _told(name: str, score: Score, digits: int) -> str:
     if name == RMSE:
         return f"{score.value:.4g}"
-    return f"{score.value:.{digits}%}" if score.interval else f"{score.value:.3f}"
+    if score.interval is None:
+        return f"{score.value:.3f}"
+    if not name.startswith(NO_SHARES):
+        return f"{score.value:.{digits}%}"
+    value, low, high = (
+        f"{each:,.0f}" if abs(each) >= 100 else f"{each:.3g}" for each in (score.value, *score.interval)
+    )
+    return f"{value} ({low} to {high})"
 
 
 _BLOCK = re.compile(r"layers/block(\d+)_(\w+)")

@@ -13,7 +13,7 @@ from eyespot.data_pipeline.augment.views import Clip, RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.eval.own_head import asked_of, judge_own_head, score_of
+from eyespot.eval.own_head import asked_of, has_question, judge_own_head, score_of
 from eyespot.eval.results.compare import paired_differences
 from eyespot.eval.results.result import Result
 from eyespot.eval.results.significance import wilson
@@ -48,7 +48,7 @@ def test_the_share_is_that_of_videos_asked_one_by_one(recipe, films, tmp_path):
     run_dir = run_of_method(recipe, films, tmp_path / "run")
     results = judged(run_dir, films, seed=5)
     assert [result.role for result in results] == ["encoder", "random"]
-    for result, asked in zip(results, asked_of(str(run_dir), 5), strict=True):
+    for result, asked in zip(results, asked_of(str(run_dir), 5, has_question), strict=True):
         spec = LoaderSpec(shards=ShardFolder(films), views=asked.views, batch_size=1, seed=5)
         asked.objective.eval()
         each = [asked.objective.told(batch).item() for batch in make_pass(spec)]

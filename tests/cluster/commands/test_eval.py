@@ -77,6 +77,8 @@ def test_timm_name_writes_beside_the_caller(digits, tmp_path, monkeypatch, capsy
         ("eval knn test_vit DIGITS --keypoints x.json", "--keypoints: knn carries no points through videos; leave it"),
         ("eval action test_vit DIGITS --no-pretrained", "have no frames; pack videos, or folders of their frames"),
         ("eval own-head test_vit DIGITS", "model test_vit: has no head that answers a question"),
+        ("eval captions test_vit DIGITS", "model test_vit: foretells no captions; captions judges runs of methods"),
+        ("eval captions test_vit DIGITS --image-size 8", "--image-size 8: captions shows what training showed"),
         ("eval knn test_vit DIGITS --image-size 0", "--image-size 0: must be 1 or more"),
         ("eval knn test_vit DIGITS --no-pretrained --image-size 100", "image-size 100: random weights"),
         ("report EMPTY", "not a run folder"),

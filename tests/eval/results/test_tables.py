@@ -27,6 +27,17 @@ def test_other_scores_stand_beside_the_accuracy():
     assert row[1:] == ["90.0%", "60.0% to 98.0%", "95.0%", "0.612", "cls, k 20"]
 
 
+def test_what_is_no_share_is_shown_with_its_interval():
+    scores = {
+        "perplexity": Score(value=8.25, interval=(8.0, 8.5)),
+        "perplexity, counted words": Score(value=1234.5, interval=(1200.0, 1300.0)),
+        "gain, nats a token": Score(value=-0.125, interval=(-0.25, 0.0)),
+    }
+    header, (row,) = score_table([some_result(protocol="captions", scores=scores)])
+    assert header[1:-1] == ["likelier beside its own image", "95% interval", *scores]
+    assert row[3:-1] == ["8.25 (8 to 8.5)", "1,234 (1,200 to 1,300)", "-0.125 (-0.25 to 0)"]
+
+
 def test_numbers_of_features_stand_below_each_other():
     nothing = {"protocol": "unlabeled", "accuracy": None, "interval": None, "correct": None, "num_correct": None}
     scores = {"cls/rankme": 5.25, "cls/alignment": 1.5, "mean/rankme": 12.0, "mean/dead_dimensions": 0.125}
