@@ -24,7 +24,7 @@ from eyespot.cluster.launch.torchrun import run_here
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
-from eyespot.data_pipeline.augment.views import DepthView
+from eyespot.data_pipeline.augment.views import DepthView, TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import one_line
@@ -36,6 +36,8 @@ from eyespot.pretrain.run_record import RunRecord
 
 _PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
 """What ``--then eval`` runs where nothing is named."""
+_MEMBERS: dict[str, str] = {"dense-depth": DepthView.extension, "captions": TextView.extension}
+"""What lies beside the images that a protocol judges by."""
 _PLACEHOLDER = "JOB"
 """Stands for the id of a job that is not submitted yet."""
 
@@ -147,10 +149,10 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
 
 def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     """Whether the shards at ``path`` have what the protocol judges by."""
-    if protocol == "dense-depth":
-        if DepthView.extension not in shards.manifest.members:
+    if (extension := _MEMBERS.get(protocol)) is not None:
+        if extension not in shards.manifest.members:
             raise UserError(
-                f"then eval dense-depth: {path} has no depth maps; name shards of images with theirs (a.depth.png)"
+                f"then eval {protocol}: {path} has no .{extension} beside its images; name shards that have"
             )
     elif protocol.startswith("dense-"):
         if shards.manifest.masks is None:
@@ -163,9 +165,6 @@ def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     elif protocol in ("action", "alignment", "order", "own-head"):
         if why := lacking(cast(OfVideos, protocol), shards.manifest):
             raise UserError(f"then eval {protocol}: shards {path} {why}")
-    elif protocol == "captions":
-        if "txt" not in shards.manifest.members:
-            raise UserError(f"then eval captions: {path} has no captions; name shards of images with texts beside them")
     elif protocol != "unlabeled" and not shards.manifest.num_labeled:
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 

@@ -53,10 +53,10 @@ def srun_line(script: str) -> str:
         ({"then": ("eval", "low-shot")}, "then eval low-shot: cannot say how many shots"),
         ({"then": ("eval", "propagate-points")}, "then eval propagate-points: cannot say where the points are"),
         ({"then": ("eval", "propagate")}, "has no videos with masks of their frames"),
-        ({"then": ("eval", "captions")}, "has no captions; name shards of images with texts beside them"),
+        ({"then": ("eval", "captions")}, r"has no \.txt beside its images; name shards that have"),
         ({"then": ("eval", "alignment")}, "have no frames; pack videos"),
         ({"then": ("eval", "dense-knn")}, "has no masks; name shards that"),
-        ({"then": ("eval", "dense-depth")}, "has no depth maps; name shards of images with theirs"),
+        ({"then": ("eval", "dense-depth")}, r"has no \.depth\.png beside its images; name shards that have"),
     ],
 )
 def test_what_cannot_run_is_one_line(member, values, message):
