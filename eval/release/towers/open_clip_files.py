@@ -6,6 +6,7 @@ and its own tokenizer prepare. Of large images its transform shows a little more
 the image's size, and the middle cut out.
 """
 
+import importlib
 import importlib.util
 import json
 import warnings
@@ -152,10 +153,9 @@ def _distance(folder: Path, golden: dict[str, Tensor]) -> float:
     """Of open_clip's embeddings from the golden ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import open_clip
-
-        model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        library: Any = importlib.import_module("open_clip")
+        model, _, transform = library.create_model_and_transforms(f"local-dir:{folder}")
+        tokenizer = library.get_tokenizer(f"local-dir:{folder}")
     seen = [transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in golden["images"]]
     with torch.inference_mode():
         images = model.eval().encode_image(torch.stack(seen), normalize=True)

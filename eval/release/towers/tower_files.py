@@ -62,7 +62,7 @@ def write_towers(folder: Path, objective: Objective) -> dict[str, Any]:
         tokenizer = load_tokenizer(view.tokenizer, view.context)
         said["mends"] = tokenizer.mends
         (folder / TOKENIZER).write_text(tokenizer.as_json(), encoding="utf-8")
-        provenance["tokenizer"] = {"name": view.tokenizer, "sha256": tokenizer.digest}
+        provenance["tokenizer"] = {"name": Path(view.tokenizer).name, "sha256": tokenizer.digest}
     elif isinstance(view, AudioView | DepthView):
         said["view"] = asdict(view)
     described, weights = (folder / name for name in TOWERS[kind])
