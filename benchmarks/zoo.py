@@ -15,6 +15,7 @@ the same settings is not trained again. What the package itself shows (``eyespot
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -66,11 +67,12 @@ def measure(method: str, seed: int, work: Path, run_dir: Path) -> dict[str, Any]
     shown_at = ["--image-size", str(gate.shown_at)] if gate.shown_at else []
     recipe, *changes = gate.settings.replace(TENTH, str(work / "tenth.txt")).split()
     places = ["--data.shards", str(work / "shards"), "--run-dir", str(run_dir), "--resume", "auto", "--no-track"]
-    seconds = eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
     used = run_dir / "cpu_seconds.txt"  # stays known where only the probes are repeated
-    seconds += float(used.read_text()) if used.exists() else 0.0
+    broken_off = (run_dir / "checkpoints").exists() and not used.exists()  # nobody counted until then
+    seconds = eyespot("pretrain", recipe, *places, *changes, "--seed", str(seed))
+    seconds += float(used.read_text()) if used.exists() else math.nan if broken_off else 0.0
     used.write_text(f"{seconds:.1f}\n")
-    row: dict[str, Any] = {"cpu_minutes": round(seconds / 60, 1)}
+    row: dict[str, Any] = {"cpu_minutes": None if math.isnan(seconds) else round(seconds / 60, 1)}
     for protocol in ("linear", "knn"):
         eyespot("eval", protocol, str(run_dir), str(work / "probe"), "--seed", str(seed), *shown_at)
         results = [json.loads(path.read_text()) for path in (run_dir / "eval").glob(f"{protocol}_*.json")]
@@ -103,11 +105,13 @@ def shown(method: str, row: dict[str, Any]) -> tuple[str, ...]:
         low, high = (100 * end(seed[key][at] for seed in row["seeds"].values()) for at, end in ((1, min), (2, max)))
         cells.append(f"{average(row, key):.1f} ({low:.1f} to {high:.1f})")
     verdict = f"{gain(row):+.1f}, {'passed' if passed(row) else 'FAILED'}"
-    return method, verdict, *cells, ", ".join(sorted(row["seeds"], key=int)), _cpu_minutes(row)
+    return method, verdict, *cells, ", ".join(sorted(row["seeds"], key=int)), minutes_of(row)
 
 
-def _cpu_minutes(row: dict[str, Any]) -> str:
-    return f"{mean(seed['cpu_minutes'] for seed in row['seeds'].values()):.1f}"
+def minutes_of(row: dict[str, Any]) -> str:
+    """CPU minutes of a training, the mean over the seeds."""
+    minutes = [seed["cpu_minutes"] for seed in row["seeds"].values()]
+    return "not measured" if None in minutes else f"{mean(minutes):.1f}"
 
 
 def write(rows: dict[str, Any]) -> None:

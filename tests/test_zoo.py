@@ -53,3 +53,25 @@ def test_the_gate(trained, random, expected):
     pairs = enumerate(zip(trained, random, strict=True))
     seeds = {str(seed): {"linear_encoder": list(ours), "linear_random": list(twin)} for seed, (ours, twin) in pairs}
     assert passed({"seeds": seeds}) is expected
+
+
+def test_minutes_that_nobody_counted_are_not_made_up():
+    assert zoo.minutes_of({"seeds": {"0": {"cpu_minutes": 2.0}, "1": {"cpu_minutes": 4.0}}}) == "3.0"
+    assert zoo.minutes_of({"seeds": {"0": {"cpu_minutes": 2.0}, "1": {"cpu_minutes": None}}}) == "not measured"
+
+
+def test_a_training_that_was_broken_off_has_not_been_counted(monkeypatch, tmp_path):
+    """What a command that did not come to its end has used is lost; what one that did has left is added to."""
+    monkeypatch.setattr(zoo, "eyespot", lambda *words: 60.0)
+    for left, expected in (((), 1.0), (("checkpoints",), None), (("checkpoints", "cpu_seconds.txt"), 2.0)):
+        run_dir = tmp_path / f"run-{len(left)}"
+        (run_dir / "eval").mkdir(parents=True)
+        for name in left:
+            (run_dir / name).mkdir() if name == "checkpoints" else (run_dir / name).write_text("60.0\n")
+        for role in ("encoder", "random"):
+            for protocol in ("linear", "knn"):
+                result = {"role": role, "created": "2026", "accuracy": 0.5, "interval": [0.4, 0.6]}
+                (run_dir / "eval" / f"{protocol}_{role}.json").write_text(json.dumps(result))
+        assert zoo.measure("simclr", 0, tmp_path, run_dir)["cpu_minutes"] == expected
+        again = zoo.measure("simclr", 0, tmp_path, run_dir)["cpu_minutes"]
+        assert again == (None if expected is None else expected + 1)
