@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, View, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
@@ -123,6 +123,9 @@ class Objective(nn.Module, ABC):
 
     refresh_samples: int | None = None
     """Of how many samples ``refresh`` is told, spread evenly over those of the run; None = of all."""
+
+    refresh_view: View | None = None
+    """What ``refresh_features`` is shown of each sample; None = the image's middle."""
 
     began: dict[str, str | int] | None = None
     """The file that its encoder's first weights are of, and how many tensors of it; None = they were drawn."""
@@ -286,6 +289,23 @@ def in_one_pass(image_size: int, **views: RandomView) -> ViewSpec:
                 f" size is {sizes[other]}; set them alike, or leave both out"
             )
     return spec
+
+
+def require_still(view: RandomView) -> None:
+    """Whether ``objective.view`` shows one image: of a video one frame.
+
+    Raises:
+        UserError: it shows more.
+    """
+    if view.clip is not None and view.clip.frames != 1:
+        raise UserError(
+            f"objective.view.clip.frames {view.clip.frames}: this method sees one frame of a video; set it to 1"
+        )
+
+
+def still(view: Float[Tensor, "b *_ 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Images as they are; of clips of one frame that frame."""
+    return view.flatten(0, 1) if view.ndim == 5 else view
 
 
 def one_sized(view: RandomView, size: int) -> ViewSpec:

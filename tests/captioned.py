@@ -1,10 +1,11 @@
-"""Small shards of images with captions, of which some have several and some none."""
+"""Small shards of images with captions, of which some have several and some none; and with sounds."""
 
 import io
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from PIL import Image
 from shapes import levels
 from sklearn.datasets import load_digits
@@ -43,8 +44,8 @@ def make_captioned(folder: Path, count: int = 32) -> Path:
 
 
 def pack_named_digits(folder: Path, count: int = 128) -> Path:
-    """The first of scikit-learn's digits as shards of one split, each with two captions that name it and a depth map:
-    ink is near, and the corner was not measured."""
+    """The first of scikit-learn's digits as shards of one split, each with two captions that name it, its class's tone
+    and a depth map: ink is near, and the corner was not measured."""
     bunch, source = load_digits(), folder / "source"
     for number, (image, label) in enumerate(zip(bunch.images[:count], bunch.target[:count], strict=True)):
         place = source / NAMES[label]
@@ -55,5 +56,7 @@ def pack_named_digits(folder: Path, count: int = 128) -> Path:
         depth[:3, :3] = 0
         Image.fromarray(depth).save(place / f"{number:04d}.depth.png")
         (place / f"{number:04d}.txt").write_text(f"a handwritten {NAMES[label]}\nthe digit {NAMES[label]}\n")
+        tone = np.sin(2 * np.pi * (300 + 200 * label + number % 50) * np.arange(6000) / 8000) / 2
+        soundfile.write(place / f"{number:04d}.wav", tone, 8000)
     pack(str(source), folder / "shards", workers=1)
     return folder / "shards"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.engine import DeepSpeedConfig, Engine, Settings, make_engine
@@ -44,7 +45,10 @@ def refresh(objective: Objective) -> None:
     """What the loop does before step 0 for a method that asks for it; every rank calls it."""
     if objective.refresh_epochs is None:
         return
-    images = make_images(objective, NUM_SAMPLES).to(next(objective.parameters()).dtype)
+    images = make_images(objective, NUM_SAMPLES)
+    if objective.refresh_view is not None:
+        (images,) = noise_views(ViewSpec(views=(objective.refresh_view,)), NUM_SAMPLES, generator=torch.Generator())
+    images = images.to(next(objective.parameters()).dtype)
     with at_rest(objective):
         features = objective.refresh_features(images).float()
     first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

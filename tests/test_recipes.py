@@ -22,7 +22,7 @@ def is_of_videos(recipe: str) -> bool:
 
 
 TINY = [name for name in RECIPES if name.endswith("_tiny") and not is_of_videos(name)]
-OF_MEMBERS = [name for name in TINY if make_run(name).objective.about.family in ("text", "depth")]
+OF_MEMBERS = [name for name in TINY if make_run(name).objective.about.family in ("text", "sound", "depth")]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ tower is a text transformer (image_text.py), or an encoder of maps of one channe
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge
@@ -50,7 +50,8 @@ class TwoTowers(Contrastive):
                     " needs 2 or more"
                 )
 
-    config: Config
+    config: Any
+    """A method's own."""
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int, log_scale: float) -> None:
         super().__init__()

@@ -47,8 +47,9 @@ class Refresh:
         if objective.refresh_samples is not None and objective.refresh_samples < len(ids):
             ids = ids[np.arange(objective.refresh_samples) * len(ids) // objective.refresh_samples]
         self._num_samples = len(ids)
-        views = replace(spec.views, views=(self.middle(objective.image_size),))
-        self._samples = FixedSamples(replace(spec, views=views), ids, data.world)
+        wanted = (self.middle(objective.image_size), objective.refresh_view)  # no loader is without images
+        views = replace(spec.views, views=tuple(view for view in wanted if view is not None))
+        self._samples = FixedSamples(replace(spec, views=views), ids, data.world, last=len(views.views) > 1)
 
     @staticmethod
     def middle(size: int) -> CenterView:

@@ -31,10 +31,11 @@ class FixedSamples:
         spec: of the loader; its batch size plays no part.
         ids: which samples.
         world: this process. All ranks make the same object and encode together.
+        last: whether the last view alone is encoded.
     """
 
-    def __init__(self, spec: LoaderSpec, ids: Int64[np.ndarray, " n"], world: World) -> None:
-        self._spec, self._world = replace(spec, batch_size=AT_ONCE), world
+    def __init__(self, spec: LoaderSpec, ids: Int64[np.ndarray, " n"], world: World, *, last: bool = False) -> None:
+        self._spec, self._world, self._first = replace(spec, batch_size=AT_ONCE), world, -1 if last else 0
         chunks = [ids[begin : begin + AT_ONCE] for begin in range(0, len(ids), AT_ONCE)]
         own = chunks[world.rank :: world.size]
         self._rounds, self._idle = -(-len(chunks) // world.size), not own
@@ -102,7 +103,7 @@ class FixedSamples:
         num_bytes = 0
         with closing(make_selection(self._spec, self._ids)) as batches:
             for batch in batches:
-                part = [view.cpu() for view in batch.views], batch.labels.cpu()
+                part = [view.cpu() for view in batch.views[self._first :]], batch.labels.cpu()
                 num_bytes += sum(view.nbytes for view in part[0])
                 parts = [*parts, part] if num_bytes <= KEPT_BYTES else []
                 yield part

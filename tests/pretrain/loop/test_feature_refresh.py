@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captioned import pack_named_digits
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.console import Console
-from eyespot.data_pipeline.loading.loader import make_pass, make_selection
+from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass, make_selection
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
@@ -123,3 +125,22 @@ def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):
     spec = data.loader_spec(objective.views())
     with RankWatch(ALONE, tmp_path, 60.0) as watch:
         Refresh(data, objective, spec, watch)(0, TrainingProgress(Console(quiet=True), 0, 10, False))
+
+
+def test_sounds_are_clustered_where_a_method_asks_for_them(tmp_path):
+    """What the objective was told are the statistics of the middle of each sound."""
+    run = make_run("ambient_sound_tiny")
+    run.data.shards, run.data.batch_size, run.run_dir = pack_named_digits(tmp_path, 64), 32, tmp_path / "run"
+    run.objective.num_clusters, run.steps, run.log_every, run.save_every, run.picture_every = 4, 2, 1, 2, 0
+    run.optim.warmup_steps, run.track, run.device = 1, False, "cpu"
+    assert fit(run, "ambient_sound_tiny") == "done"
+    trained = checkpoint.read_module(checkpoint.newest(run.run_dir))
+    objective = first_objective(run, torch.arange(64))
+    shards = ShardFolder(run.data.shards)
+    views = ViewSpec(views=(Refresh.middle(24), objective.refresh_view))
+    with closing(make_pass(LoaderSpec(shards=shards, views=views, batch_size=16))) as batches:
+        told = torch.cat([objective.refresh_features(batch.views[1]) for batch in batches])
+    objective.refresh(told)
+    for name in ("middle", "weight", "centres"):
+        assert torch.equal(trained[name], objective.get_buffer(name)), name
+    assert told.std(0)[: objective.kinds["mean"]].max() > 0.05
