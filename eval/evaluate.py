@@ -20,6 +20,7 @@ from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
 from eyespot.eval.encoders.noise_level import at_noise
 from eyespot.eval.encoders.run_objectives import objectives_of
+from eyespot.eval.encoders.sound_tower import sound_subjects
 from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, subjects_of
 from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
 from eyespot.eval.protocols.depth import depth_probe
@@ -97,6 +98,7 @@ def judge(
     world: World,
     image_size: int | None = None,
     noise_level: int | None = None,
+    tower: str | None = None,
 ) -> list[Result]:
     """Judges ``target``, its random twin and raw pixels on ``shards``; writes and returns the results.
 
@@ -112,6 +114,7 @@ def judge(
         world: this process.
         image_size: pixels, of what the encoder is shown; None = as it was trained.
         noise_level: time of the noise that images get first (``at_noise``); None = no noise.
+        tower: "sound" = the run's sound tower is judged, by the sounds (``sound_subjects``); None = the encoder.
 
     Raises:
         UserError: something about the target, the shards or the folder is wrong.
@@ -119,7 +122,8 @@ def judge(
     procedure = PROTOCOLS[protocol]
     data = procedure.data(shards, seed, world)
     known: dict[str, Any] = {"out": out, "seed": seed, "pretrained": pretrained, "world": world}
-    return judge_on(data, protocol, procedure, target, image_size=image_size, noise_level=noise_level, **known)
+    known |= {"image_size": image_size, "noise_level": noise_level, "tower": tower}
+    return judge_on(data, protocol, procedure, target, **known)
 
 
 def judge_on(
@@ -134,13 +138,17 @@ def judge_on(
     world: World,
     image_size: int | None = None,
     noise_level: int | None = None,
+    tower: str | None = None,
 ) -> list[Result]:
     """As ``judge``, on data that ``procedure`` has chosen."""
     out = out or results_folder(target)
     name = f"{protocol}-{procedure.variant}" if procedure.variant else protocol
     folders = {part.shards.path: part.shards for part in (data.train, data.test)}
     with agreed():
-        subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+        if tower is None:
+            subjects = subjects_of(target, seed=seed, pretrained=pretrained)
+        else:
+            subjects = sound_subjects(target, seed)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = subjects if noise_level is None else at_noise(subjects, noise_level)
         if procedure.maps:
@@ -226,7 +234,8 @@ def _run(
 def _shown(name: str, subject: Subject) -> str:
     """The data set's name, and how its images are shown where that is not as ever."""
     size, noise = subject.origin.get("image_size"), subject.origin.get("noise_level")
-    return name + (f" at {size} px" if size else "") + (f" with noise of t {noise}" if noise else "")
+    heard = " by its sounds" if "tower" in subject.origin else ""
+    return name + (f" at {size} px" if size else "") + (f" with noise of t {noise}" if noise else "") + heard
 
 
 def _place(data: LabeledData) -> Path:

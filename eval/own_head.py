@@ -1,8 +1,9 @@
-"""Judges a run by its method's own question, which its own head answers: of videos that it has never seen.
+"""Judges a run by its method's own question, which its own head answers: of samples that it has never seen.
 
 Methods that ask something with a right answer say so (``Objective.told``): whether frames follow each other, which of
-six sequences is shuffled, whether time runs forwards. The whole objective of a checkpoint is asked once about each
-video, as training would show it in its first epoch by ``--seed``: one fixed draw of crops and questions.
+six sequences is shuffled, whether time runs forwards, whether a sound belongs to an image. The whole objective of a
+checkpoint is asked once about each video or image, as training would show it in its first epoch by ``--seed``: one
+fixed draw of crops and questions.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.loading.sample_files import check_files, members_shown
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.run_objectives import objectives_of
@@ -59,6 +61,8 @@ class Asked:
         frames = shards.manifest.frames
         digest = hashlib.sha256("\n".join([_KEY_FORMAT, str(seed), self.settings, repr(self.views)]).encode())
         digest.update(shards.manifest.index_sha256.encode() + b"tf32" * rounds_to_tf32())
+        for member in members_shown(self.views, shards):
+            digest.update(shards.manifest.members[member.extension].sha256.encode())
         if frames is not None:
             digest.update((frames.frames_sha256 + frames.clips_sha256 + frames.motion_sha256).encode())
         for name, tensor in sorted(self.objective.state_dict().items()):
@@ -160,11 +164,18 @@ def judge_own_head(
         if required and not asked:
             raise UserError(
                 f"model {target}: has no head that answers a question; own-head judges runs of methods such as"
-                " frame_order, odd_one_out and arrow_of_time"
+                " frame_order, odd_one_out, arrow_of_time and audio_visual (--objective.form distance)"
             )
         found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
         if asked and (why := lacking("own-head", found.manifest)):
             raise UserError(f"shards {found.named}: {why}")
+        try:
+            for each in asked[:1]:
+                check_files(each.views, found, found.manifest.num_samples)
+        except UserError:
+            if required:
+                raise
+            asked = []
     results: list[Result] = []
     for each in asked:
         data = f"{slug(found.manifest.name)}-{found.manifest.index_sha256[:6]}"
@@ -213,6 +224,7 @@ def _result(
 ) -> Result:
     score = score_of(shares)
     is_test = shards.is_split and shards.path.name == "test"
+    of = "videos" if shards.manifest.frames is not None else "images"
     chance, method = round(asked.objective.chance or 0.0, 4), type(asked.objective).__name__
     each = [round(float(share), 6) for share in shares]
     return Result(
@@ -224,7 +236,7 @@ def _result(
         origin=masked_values(asked.origin),
         data=shards.manifest.name,
         shards=masked(str(shards.path)),
-        split="its own test split" if is_test else "all videos of the folder, seen in training or not",
+        split="its own test split" if is_test else f"all {of} of the folder, seen in training or not",
         test_sha256=hashlib.sha256(f"{shards.manifest.index_sha256} {asked.settings} {seed}".encode()).hexdigest(),
         num_train=0,
         num_test=len(shares),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from eyespot.eval.results.result import Result
     from eyespot.pretrain.distributed.process_group import World
 
+OF_TOWERS = ("linear", "knn", "retrieval", "clustering")
 OF_FRAMES: tuple[Literal["action", "alignment", "order"], ...] = ("action", "alignment", "order")
 """What takes --frames."""
 
@@ -65,8 +66,8 @@ class Evaluation:
 
     order: can a linear classifier tell forwards from backwards? And, of a run that asks about time, own-head too.
 
-    own-head: how well does a run's own head answer its method's question (frame_order, odd_one_out, arrow_of_time)
-    about videos that it has not seen?
+    own-head: how well does a run's own head answer its method's question (frame_order, odd_one_out, arrow_of_time,
+    audio_visual) about videos, or images with sound, that it has not seen?
 
     captions: how well does a run that describes images (virtex) foretell captions? Perplexity, beside that with other
     images and that of counted words. Needs shards with captions.
@@ -141,6 +142,8 @@ class Evaluation:
     noise_level: Annotated[int, Ge(1), Le(1000), "is a time of DDPM's, so it must lie in 1..1000"] | None = None
     """layers: adds noise to the images first, DDPM's of that time: what learned to take it away may know most where
     there is a little of it."""
+    tower: Literal["sound"] | None = None
+    """linear, knn, retrieval, clustering: judges the sound tower of a run in place of its encoder, by the sounds."""
     pretrained: bool = True
     """For timm models: with their published weights, which are downloaded the first time."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -171,6 +174,11 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--frames: {wanted.protocol} looks at no clips; leave it out, or take {', '.join(OF_FRAMES)}")
     if wanted.noise_level is not None and wanted.protocol != "layers":
         raise UserError(f"--noise-level: {wanted.protocol} adds no noise; leave it out, or take layers")
+    if wanted.tower is not None and (wanted.protocol not in OF_TOWERS or wanted.image_size is not None):
+        raise UserError(
+            f"--tower {wanted.tower}: is judged by {', '.join(OF_TOWERS)}, and hears no images of any --image-size;"
+            " leave one of them out"
+        )
     from eyespot.pretrain.distributed import process_group
     from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 
@@ -214,7 +222,8 @@ def judged(wanted: Evaluation, world: "World") -> "list[Result]":
 
         _refuse_size(wanted)
         return judge_captions(wanted.model, wanted.shards, out=wanted.out, seed=wanted.seed, world=world)
-    return judge(wanted.protocol, wanted.model, wanted.shards, world=world, noise_level=wanted.noise_level, **known)
+    known |= {"noise_level": wanted.noise_level, "tower": wanted.tower}
+    return judge(wanted.protocol, wanted.model, wanted.shards, world=world, **known)
 
 
 def _of_own_head(wanted: Evaluation, world: "World", *, required: bool) -> "list[Result]":

@@ -27,9 +27,11 @@ from eyespot.data_pipeline import file_locks
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.loading.sample_files import members_shown
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.noise_level import with_noise
+from eyespot.eval.encoders.sound_tower import only_sounds
 from eyespot.eval.encoders.subject import OfClips, OneKind, Subject, encode_all
 from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
@@ -55,6 +57,7 @@ def features_key(subject: Subject, shards: ShardFolder, num_blocks: int = 1) -> 
         parts.append("own pooling")  # which older versions did not keep
     if rounds_to_tf32():
         parts.append("tf32")
+    parts += [shards.manifest.members[each.extension].sha256 for each in members_shown(subject.views, shards)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -92,7 +95,8 @@ def _last_block_first(kind: str) -> tuple[int, str]:
 
 
 def _shape(subject: Subject) -> tuple[int, ...]:
-    """Of what the encoder sees of a sample: (3, size, size), of clips (frames of all views, 3, size, size)."""
+    """Of what the encoder sees of a sample: (3, size, size), of clips (frames of all views, 3, size, size); of sound
+    (1, mels, columns)."""
     shapes = subject.views.shapes()
     return shapes[0] if len(shapes[0]) == 3 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
@@ -153,7 +157,7 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
 
 def _blocks(
     subject: Subject, shards: ShardFolder, world: World
-) -> Iterator[tuple[np.ndarray, Float[Tensor, "block *t 3 h w"]]]:
+) -> Iterator[tuple[np.ndarray, Float[Tensor, "block *t c h w"]]]:
     """This rank's samples in whole blocks, each at its own place: (ids, images)."""
     size = _block(subject)
     spec = LoaderSpec(shards=shards, views=subject.views, batch_size=size * world.size, device=str(world.device))
@@ -161,7 +165,8 @@ def _blocks(
     with closing(make_pass(spec, world.rank, world.size)) as batches:
         for batch in batches:
             ids = batch.ids.numpy()
-            images = batch.views[0] if len(batch.views) == 1 else torch.cat(batch.views, dim=1)
+            views = only_sounds(batch.views, subject.views)
+            images = views[0] if len(views) == 1 else torch.cat(views, dim=1)
             if not waiting and len(ids) == size and ids[0] % size == 0:  # a whole block: nothing to copy
                 yield ids, images
                 continue
@@ -174,7 +179,7 @@ def _blocks(
         yield _placed(waiting, size)
 
 
-def _placed(samples: dict[int, Tensor], size: int) -> tuple[np.ndarray, Float[Tensor, "block *t 3 h w"]]:
+def _placed(samples: dict[int, Tensor], size: int) -> tuple[np.ndarray, Float[Tensor, "block *t c h w"]]:
     ids = np.array(list(samples))
     images = torch.stack(list(samples.values()))
     block = images.new_zeros(size, *images.shape[1:])

@@ -52,6 +52,10 @@ class RawPixels(OneKind):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The image as one long vector."""
+        return self.shrunk(images)
+
+    def shrunk(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Whatever it is, as one long vector."""
         if max(images.shape[2:]) > MAX_PIXEL_SIDE:
             images = interpolate(images, (MAX_PIXEL_SIDE, MAX_PIXEL_SIDE), mode="bilinear", antialias=True)
         return images.flatten(1)
@@ -117,7 +121,7 @@ class Subject:
 
 
 def encode_all(
-    encoder: nn.Module, images: Float[Tensor, "b *t 3 h w"], num_blocks: int = 1
+    encoder: nn.Module, images: Float[Tensor, "b *t c h w"], num_blocks: int = 1
 ) -> dict[str, Float[Tensor, "b _"]]:
     """Every kind of features of a subject's encoder, as ``encode`` names them; of what has one kind only, that."""
     if isinstance(encoder, OfClips):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from captioned import pack_named_digits
 from films import pack_films
 from left_runs import leave_run, small_run
 
@@ -91,3 +92,18 @@ def test_a_video_counts_once_in_the_interval():
     assert score_of(np.array([1.0, 0.0, 1.0, 1.0])).interval == wilson(3, 4)
     halves = score_of(np.array([0.5, 0.5, 1.0, 1.0]))
     assert halves.value == 0.75 and halves.interval == wilson(3, 4) and halves.correct is None
+
+
+def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
+    shards = pack_named_digits(tmp_path, 40)
+    run = small_run("audio_visual_tiny")
+    run.data.shards, run.objective.form = shards, "distance"
+    run_dir = leave_run(run, "audio_visual_tiny", tmp_path / "run", shards)
+    (trained, untrained), asked = judged(run_dir, shards, seed=3), asked_of(str(run_dir), 3)
+    spec = LoaderSpec(shards=ShardFolder(shards), views=asked[0].views, batch_size=1, seed=3)
+    each = [asked[0].objective.eval().told(batch).item() for batch in make_pass(spec)]
+    assert trained.accuracy == pytest.approx(np.mean(each)) and trained.num_test == 40 and set(each) <= {0.0, 0.5, 1.0}
+    assert trained.settings["chance"] == untrained.settings["chance"] == 0.5
+    with pytest.raises(UserError, match="have no sounds beside their images"):
+        judged(run_dir, films)
+    assert judged(run_dir, films, required=False) == []

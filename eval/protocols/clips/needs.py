@@ -12,6 +12,8 @@ LEAST_ALIGNED = 4
 
 def lacking(protocol: OfVideos, manifest: Manifest) -> str:
     """What shards lack that the protocol judges by, in words; empty where they lack nothing."""
+    if manifest.frames is None and protocol == "own-head" and manifest.members:
+        return ""  # methods of images with sound ask questions, too; the loader says what a run's views lack
     if manifest.frames is None:
         return "have no frames; pack videos, or folders of their frames: eyespot shards pack FRAMES DST --frames folder"
     return _lacking(protocol, manifest.frames, manifest.num_labeled)
