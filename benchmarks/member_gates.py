@@ -10,13 +10,13 @@ Captions are made of class names (``members/captioned.py``); each further kind o
 from pathlib import Path
 
 from gates import Gate, Gates
-from members import captioned
+from members import captioned, spoken
 from members.captioned import DIGITS
 from members.questions import naming
 
 from eyespot.cluster.method_cards import MEASURED_ON_MEMBERS
 
-PACKS = dict.fromkeys(captioned.SETS, captioned.pack)
+PACKS = {**dict.fromkeys(captioned.SETS, captioned.pack), spoken.SPOKEN: spoken.pack}
 """By name of the shards: what makes them (name, work, data), unless they are there."""
 
 GATES = {
@@ -27,6 +27,12 @@ GATES = {
         shares=True,
         learned=((DIGITS, DIGITS),),
         on="digits with captions",
+    ),
+    "audio_visual": Gate(asked="image to sound of its digit", ask=spoken.heard, **spoken.TRAINED),
+    "audio_visual/meant": Gate(asked="sound to image of its digit", ask=spoken.meant, **spoken.TRAINED),
+    "audio_visual/pairs": Gate(asked="own sound before another", ask=spoken.pairs, **spoken.TRAINED),
+    "ambient_sound": Gate(
+        asked="cluster of the sound", ask=spoken.clusters, must_beat=("most frequent",), **spoken.TRAINED
     ),
 }
 """By method; where it is asked several questions, the further ones by "method/question"."""

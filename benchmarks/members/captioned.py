@@ -5,7 +5,7 @@ Every image of a built-in set gets each of a few sentences about its class, and 
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,14 +60,19 @@ def pack(name: str, work: Path, data: Path) -> None:
 
 
 def _write(shards: ShardFolder, folder: Path, captioned: Captioned) -> None:
-    tars = [os.open(shards.tar_path(number), os.O_RDONLY) for number in range(len(shards.manifest.shards))]
-    for sample, row in enumerate(shards.index):
-        name = captioned.name(shards.manifest.classes[row["label"]])
+    for sample, (label, image) in enumerate(images_of(shards)):
+        name = captioned.name(shards.manifest.classes[label])
         place = folder / name.replace(" ", "_")
         place.mkdir(parents=True, exist_ok=True)
-        image = os.pread(tars[row["tar"]], int(row["size"]), int(row["offset"]))
         suffix = "png" if image.startswith(b"\x89PNG") else "jpg"
         (place / f"{sample:06d}.{suffix}").write_bytes(image)
         (place / f"{sample:06d}.txt").write_text("".join(f"{each.format(name)}\n" for each in captioned.sentences))
+
+
+def images_of(shards: ShardFolder) -> Iterator[tuple[int, bytes]]:
+    """Label and bytes of each image, in order."""
+    tars = [os.open(shards.tar_path(number), os.O_RDONLY) for number in range(len(shards.manifest.shards))]
+    for row in shards.index:
+        yield int(row["label"]), os.pread(tars[row["tar"]], int(row["size"]), int(row["offset"]))
     for tar in tars:
         os.close(tar)
