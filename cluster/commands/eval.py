@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.eval_commands import compare, finetune
+from eyespot.cluster.eval_commands import compare, finetune, joint
 from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
 from eyespot.data_pipeline.augment.views import MOST_FRAMES
 from eyespot.data_pipeline.errors import UserError
@@ -85,6 +85,9 @@ class Evaluation:
     eyespot eval compare runs/first runs/second          which is better? See eyespot eval compare --help
 
     eyespot eval finetune runs/first data/digits         and linear-paper, attentive: see eyespot eval finetune --help
+
+    eyespot eval zero-shot runs/clip data/photos         and joint-retrieval, correspondence, of runs of images and
+    text, sound or depth: see eyespot eval zero-shot --help
     """
 
     protocol: Annotated[
@@ -161,6 +164,8 @@ def main(argv: list[str]) -> int:
         return compare.main(argv[1:])
     if argv[:1] and argv[0] in finetune.PROTOCOLS:
         return finetune.main(argv)
+    if argv[:1] and argv[0] in joint.PROTOCOLS:
+        return joint.main(argv)
     wanted = parse(Evaluation, argv, "eyespot eval")
     if wanted.protocol != "low-shot" and (wanted.shots, wanted.draws) != (None, None):
         raise UserError(

@@ -44,7 +44,7 @@ def print_table(results: "list[Result]") -> None:
     from rich.table import Table
 
     from eyespot.data_pipeline.console import Console
-    from eyespot.eval.results.tables import depth_table, poolings, score_table
+    from eyespot.eval.results.tables import class_table, depth_table, poolings, score_table
 
     first = results[0]
     header, rows = score_table(results)
@@ -60,14 +60,17 @@ def print_table(results: "list[Result]") -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-    header, rows = depth_table(results)
-    if rows:
-        table = Table(title="Accuracy on test by depth", title_justify="left")
-        for column in header:
-            table.add_column(column, justify="right", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+    for title, (header, rows) in {
+        "Accuracy on test by depth": depth_table(results),
+        "Accuracy by class": class_table(results),
+    }.items():
+        if rows:
+            table = Table(title=title, title_justify="left")
+            for column in header:
+                table.add_column(column, justify="left" if column == "class" else "right", overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            Console().print(table)
     for result in results:
         for alarm in result.alarms:
             print(one_line(f"Alarm, {result.name}: {alarm}"))

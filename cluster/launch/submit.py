@@ -6,11 +6,10 @@ import itertools
 import os
 import shutil
 import time
-import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
@@ -18,26 +17,20 @@ from submitit.slurm.slurm import SlurmExecutor
 from eyespot.cluster import slurm
 from eyespot.cluster.launch import containers
 from eyespot.cluster.launch.code_snapshot import freeze_code, write_run
+from eyespot.cluster.launch.evaluations import check_evaluation, evaluations
 from eyespot.cluster.launch.submission import Submission, minutes, write_submission
 from eyespot.cluster.launch.sweep import SweepMember
 from eyespot.cluster.launch.torchrun import run_here
 from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
-from eyespot.data_pipeline.augment.views import DepthView, TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import one_line
-from eyespot.eval.protocols.clips.needs import OfVideos, lacking
-from eyespot.eval.results.result import Protocol
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
 from eyespot.pretrain.run_record import RunRecord
 
-_PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
-"""What ``--then eval`` runs where nothing is named."""
-_MEMBERS: dict[str, str] = {"dense-depth": DepthView.extension, "captions": TextView.extension}
-"""What lies beside the images that a protocol judges by."""
 _PLACEHOLDER = "JOB"
 """Stands for the id of a job that is not submitted yet."""
 
@@ -68,7 +61,7 @@ def check(submission: Submission, member: SweepMember) -> None:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
-        _check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
+        check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
 
 
 def check_place(submission: Submission, members: Sequence[SweepMember], *, local: bool) -> None:
@@ -115,58 +108,6 @@ def check_folder(run_dir: Path) -> None:
         )
     if (holder := read_run_state(run_dir).holder) is not None:
         raise UserError(f"run_dir {run_dir}: in use by process {holder} of this machine; wait for it, or stop it first")
-
-
-def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, ...]]:
-    """The commands that ``--then`` asks for, one per protocol.
-
-    Raises:
-        UserError: it asks for something else.
-    """
-    if not submission.then:
-        return []
-    what, *words = submission.then
-    known: tuple[str, ...] = typing.get_args(Protocol)
-    if what != "eval":
-        raise UserError(f"then {what!r}: only eval can follow; write: --then eval {' '.join(_PROTOCOLS)}")
-    protocols = [word for word in words if word in known] or list(_PROTOCOLS)
-    others = [Path(word).expanduser().absolute() for word in words if word not in known]
-    if len(others) > 1:
-        raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
-    shards = others[0] if others else member.run.data.shards
-    if "low-shot" in protocols:
-        raise UserError(
-            "then eval low-shot: cannot say how many shots; afterwards: eyespot eval low-shot ... --shots 1%"
-        )
-    if "propagate-points" in protocols:
-        raise UserError(
-            "then eval propagate-points: cannot say where the points are; afterwards: eyespot eval propagate ..."
-            " --keypoints FILE"
-        )
-    trust = trusted_recipes.flags(member.recipe)
-    return [("eval", protocol, str(member.run.run_dir), str(shards), *trust) for protocol in protocols]
-
-
-def _check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
-    """Whether the shards at ``path`` have what the protocol judges by."""
-    if (extension := _MEMBERS.get(protocol)) is not None:
-        if extension not in shards.manifest.members:
-            raise UserError(
-                f"then eval {protocol}: {path} has no .{extension} beside its images; name shards that have"
-            )
-    elif protocol.startswith("dense-"):
-        if shards.manifest.masks is None:
-            raise UserError(
-                f"then eval {protocol}: {path} has no masks; name shards that eyespot shards pack --masks made"
-            )
-    elif protocol == "propagate":
-        if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
-            raise UserError(f"then eval propagate: {path} has no videos with masks of their frames; name such shards")
-    elif protocol in ("action", "alignment", "order", "own-head"):
-        if why := lacking(cast(OfVideos, protocol), shards.manifest):
-            raise UserError(f"then eval {protocol}: shards {path} {why}")
-    elif protocol != "unlabeled" and not shards.manifest.num_labeled:
-        raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
 
 
 def code_folder(folder: Path, members: Sequence[SweepMember]) -> Path:

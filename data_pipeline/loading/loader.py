@@ -58,7 +58,7 @@ class LoaderSpec:
     views: ViewSpec
     """What to make of each sample."""
     ids: Int64[np.ndarray, " n"] | None = None
-    """The samples that the endless stream is made of; None = all."""
+    """The samples that the endless stream, or a pass, is made of; None = all."""
     labeled_ids: Int64[np.ndarray, " n"] | None = None
     """The samples whose labels the endless stream shows; None = all that have one."""
     batch_size: Count
@@ -137,19 +137,20 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
 def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
     """One pass by id: rank r sees rows N * r // W to N * (r + 1) // W once; its last batch may be smaller.
 
-    Damaged samples are errors here: another image in their place would falsify the result.
+    Where the spec names ids, the pass is over these, in their order. Damaged samples are errors here: another image in
+    their place would falsify the result.
 
     Raises:
         UserError: the spec or the shards do not fit; while iterating, a sample is damaged.
     """
     _check(spec)
-    num_samples = spec.shards.manifest.num_samples
-    first, end = (num_samples * r // world_size for r in (rank, rank + 1))
+    chosen = np.arange(spec.shards.manifest.num_samples) if spec.ids is None else spec.ids
+    first, end = (len(chosen) * r // world_size for r in (rank, rank + 1))
     share = max(1, spec.batch_size // world_size)
 
     def plan() -> Plan:
         for begin in range(first, end, share):
-            ids = np.arange(begin, min(begin + share, end))
+            ids = chosen[begin : min(begin + share, end)]
             yield ids, np.zeros_like(ids)
 
     return _loader(spec, _files(spec), plan(), share, substitute=False)

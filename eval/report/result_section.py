@@ -37,6 +37,9 @@ _NAMES = {
     "order": "Forwards or backwards",
     "own-head": "The method's own question",
     "captions": "Captions foretold",
+    "zero-shot": "Classes by their names",
+    "joint-retrieval": "Images and what belongs to them",
+    "correspondence": "True pairs and false ones",
     "unlabeled": "Features without labels",
 }
 

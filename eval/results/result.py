@@ -47,6 +47,9 @@ Protocol = Literal[
     "order",
     "own-head",
     "captions",
+    "zero-shot",
+    "joint-retrieval",
+    "correspondence",
 ]
 Role = Literal["encoder", "random", "pixels"]
 FORMAT = "eyespot-result/2"
@@ -71,6 +74,7 @@ _SHARES = {
     "propagate-points": "PCK@0.1",
     "alignment": "alignment",
     "captions": "likelier beside its own image",
+    "joint-retrieval": "recall@1 (image asks)",
 }  # what the share of right answers is called where it is not "accuracy"
 
 

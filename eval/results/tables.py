@@ -51,7 +51,7 @@ def _told(name: str, score: Score, digits: int) -> str:
     if name == RMSE:
         return f"{score.value:.4g}"
     if score.interval is None:
-        return f"{score.value:.3f}"
+        return f"{score.value:g}" if name.startswith("median rank") else f"{score.value:.3f}"
     if not name.startswith(NO_SHARES):
         return f"{score.value:.{digits}%}"
     value, low, high = (
@@ -96,6 +96,41 @@ def depth_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
         for block in blocks
     ]
     return ["block", *columns], rows
+
+
+_CLASS = re.compile(r"zero-shot/class(\d+) of (\d+): (.*)", re.DOTALL)
+MOST_CLASSES = 30
+"""Rows of a table of classes."""
+
+
+def class_metric(number: int, count: int, name: str) -> str:
+    """The name of the share of a class's images that are named right.
+
+    Args:
+        number: of the class.
+        count: of its images.
+        name: its own.
+    """
+    return f"zero-shot/class{number:05} of {count}: {name}"
+
+
+def class_table(results: Sequence[Result], digits: int = 1) -> tuple[list[str], list[list[str]]]:
+    """Header and rows for results of "zero-shot": a row for each class, of many for those least known to the first.
+
+    Args:
+        results: of one protocol on one data set.
+        digits: of percentages, behind the point.
+    """
+    found = [name for name in results[0].metrics if _CLASS.fullmatch(name)]
+    if len(found) > MOST_CLASSES:
+        found = sorted(found, key=results[0].metrics.__getitem__)[:MOST_CLASSES]
+    rows = []
+    for metric in found:
+        match = _CLASS.fullmatch(metric)
+        shares = [result.metrics.get(metric) for result in results]
+        said = [f"{share:.{digits}%}" if share is not None else "" for share in shares]
+        rows.append([match[3] if match else "", match[2] if match else "", *said])
+    return ["class", "images", *(result.name for result in results)], rows
 
 
 def poolings(results: Sequence[Result]) -> list[str]:

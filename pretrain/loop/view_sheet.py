@@ -10,14 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
+from eyespot.data_pipeline.loading.members.text_views import read_captions
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
-from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
@@ -45,15 +43,7 @@ def shown_captions(run: Run, shards: ShardFolder, num_samples: int) -> list[list
     """
     if "txt" not in shards.manifest.members:
         return []
-    captions: list[list[str]] = []
-    for sample in _first_ids(run, shards, num_samples).tolist():
-        offset, size, _ = shards.member("txt")[sample].item()
-        text = Place(str(shards.tar_path(int(shards.index["tar"][sample]))), offset, size).read()
-        try:
-            captions.append(captions_of(text) if size else [])
-        except BadMember as error:
-            raise UserError(f"shards {shards.path}: sample {sample}: {error}; run: eyespot shards verify") from error
-    return captions
+    return read_captions(shards, _first_ids(run, shards, num_samples))
 
 
 def _first_ids(run: Run, shards: ShardFolder, num_samples: int) -> np.ndarray:

@@ -11,8 +11,8 @@ What differs from the authors' code: two copies of one sample in a batch are no 
 scale's parameter after each step; here its exponential is cut, so a scale that has come above 100 stays at 100. The
 image tower is any encoder (theirs are timm's vit_*_clip_* and resnet*_clip); activations are GELU, not its quick form.
 
-To expect: ViT-B/32 on 400 million pairs: 63.2 % zero-shot on ImageNet-1k (table 11; from memory). Nothing here judges
-zero-shot yet: probes and kNN judge the encoder.
+To expect: ViT-B/32 on 400 million pairs: 63.2 % zero-shot on ImageNet-1k (table 11; from memory). ``eyespot eval
+zero-shot``, ``joint-retrieval`` and ``correspondence`` judge a run with both towers.
 """
 
 import math

@@ -6,11 +6,45 @@ import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.augment.views import TextView
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import Tokenizer
+from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.random_numbers import numbers_below, words
 from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Ids = Int64[np.ndarray, " n"]
+READ_AT_ONCE = 256
+
+
+def read_captions(shards: ShardFolder, ids: Ids) -> list[list[str]]:
+    """All captions of some samples, in order; an empty list for a sample that has none.
+
+    Raises:
+        UserError: the shards have no captions, or one of these is damaged.
+    """
+    places, index = shards.member(TextView.extension), shards.index.copy()
+    for name in ("offset", "size", "crc32"):
+        index[name] = places[name]
+    index["height"] = index["width"] = 0  # no images
+    having = ids[places["size"][ids] > 0]
+    found: dict[int, list[str]] = {}
+    reader = Reader(shards, substitute=False, index=index)
+    try:
+        for some in np.split(having, range(READ_AT_ONCE, len(having), READ_AT_ONCE)):
+            _, files = reader.start(some).result()
+            for sample, file in zip(some.tolist(), files, strict=True):
+                found[sample] = _captions(file, reader.describe(sample))
+    finally:
+        reader.close()
+    return [found.get(sample, []) for sample in ids.tolist()]
+
+
+def _captions(file: bytearray, sample: str) -> list[str]:
+    try:
+        return captions_of(file)
+    except BadMember as error:
+        raise UserError(f"{sample}: {error}; find all damage with: eyespot shards verify") from error
 
 
 def caption_numbers(view: TextView, name: str, seed: int, epochs: Ids, ids: Ids, counts: Ids) -> Ids:

@@ -17,7 +17,6 @@ from eyespot.cluster.launch.submit import (
     check,
     check_folder,
     code_folder,
-    evaluations,
     freeze,
     job_words,
     scripts,
@@ -47,16 +46,6 @@ def srun_line(script: str) -> str:
     [
         ({"nodes": 3}, "data.batch_size 16: must be a multiple of 3 (3 nodes x 1 processes x 1 micro-batches)"),
         ({"nodes": 2, "gpus_per_node": 16}, "data.batch_size 16: must be a multiple of 32"),
-        ({"then": ("train",)}, "then 'train': only eval can follow; write: --then eval linear knn"),
-        ({"then": ("eval", "/a", "/b")}, "then 'b': neither a protocol (linear, knn"),
-        ({"then": ("eval", "/absent")}, "shards /absent: no such folder"),
-        ({"then": ("eval", "low-shot")}, "then eval low-shot: cannot say how many shots"),
-        ({"then": ("eval", "propagate-points")}, "then eval propagate-points: cannot say where the points are"),
-        ({"then": ("eval", "propagate")}, "has no videos with masks of their frames"),
-        ({"then": ("eval", "captions")}, r"has no \.txt beside its images; name shards that have"),
-        ({"then": ("eval", "alignment")}, "have no frames; pack videos"),
-        ({"then": ("eval", "dense-knn")}, "has no masks; name shards that"),
-        ({"then": ("eval", "dense-depth")}, r"has no \.depth\.png beside its images; name shards that have"),
     ],
 )
 def test_what_cannot_run_is_one_line(member, values, message):
@@ -72,16 +61,6 @@ def test_more_than_all_samples_in_a_batch_and_missing_shards(member):
     member.run.data.shards = None
     with pytest.raises(UserError, match=r"data\.shards: not given"):
         check(Submission(), member)
-
-
-def test_evaluations_are_of_the_runs_shards_or_of_others(member, digits):
-    run_dir = str(member.run.run_dir)
-    both = [("eval", "linear", run_dir, str(digits)), ("eval", "knn", run_dir, str(digits))]
-    assert evaluations(Submission(then=("eval",)), member) == both
-    assert evaluations(Submission(then=("eval", "knn", "linear")), member) == both[::-1]
-    member.run.data.shards = digits / "train"
-    assert evaluations(Submission(then=("eval", "linear", str(digits))), member) == both[:1]
-    assert evaluations(Submission(), member) == []
 
 
 def test_a_folder_that_cannot_be_written(member, tmp_path):

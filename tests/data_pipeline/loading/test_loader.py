@@ -201,6 +201,18 @@ def test_a_pass_sees_every_row_once(digit_shards, world_size):
     assert together == stream(list(make_pass(replace(spec, batch_size=7, num_threads=1))))
 
 
+def test_a_pass_over_chosen_samples_sees_these(digit_shards):
+    chosen = np.array([3, 7, 700, 1437])
+    every = make_pass(digits_spec(digit_shards, views=CENTER, batch_size=1438))
+    (batch,), parts = (
+        every,
+        [list(make_pass(digits_spec(digit_shards, views=CENTER, ids=chosen), rank, 3)) for rank in range(3)],
+    )
+    assert [part.ids.tolist() for own in parts for part in own] == [[3], [7], [700, 1437]]
+    views = torch.cat([part.views[0] for own in parts for part in own])
+    assert torch.equal(views, batch.views[0][chosen])
+
+
 def test_a_selection_is_what_the_first_epoch_shows_of_it(digit_shards, shards):
     """Also in place of a damaged sample, which in a pass is an error."""
     undecodable(shards, [700])

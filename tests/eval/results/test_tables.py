@@ -1,7 +1,15 @@
 from result_files import some_result
 
 from eyespot.eval.results.result import Score
-from eyespot.eval.results.tables import block_metric, by_depth, depth_table, score_table
+from eyespot.eval.results.tables import (
+    MOST_CLASSES,
+    block_metric,
+    by_depth,
+    class_metric,
+    class_table,
+    depth_table,
+    score_table,
+)
 
 
 def test_a_row_for_each_result():
@@ -63,3 +71,19 @@ def test_blocks_stand_below_each_other():
     assert header == ["block", "mae_tiny, step 12: cls", "mae_tiny, step 12: mean", "resnet: mean"]
     assert rows == [["1", "1.0%", "1.0%", ""], ["2", "2.0%", "2.0%", "12.5%"], ["12", "12.0%", "12.0%", ""]]
     assert depth_table([some_result()])[1] == []
+
+
+def test_classes_stand_below_each_other_and_of_many_those_least_known():
+    metrics = {class_metric(number, 4, name): share for number, (name, share) in enumerate([("a: b", 0.5), ("c", 1.0)])}
+    header, rows = class_table([some_result(metrics=metrics), some_result(name="random", metrics={})])
+    assert header == ["class", "images", "mae_tiny, step 12", "random"]
+    assert rows == [["a: b", "4", "50.0%", ""], ["c", "4", "100.0%", ""]]
+    many = {class_metric(number, 1, str(number)): number / 100 for number in range(100)}
+    assert [row[0] for row in class_table([some_result(metrics=many)])[1]] == list(map(str, range(MOST_CLASSES)))
+    assert class_table([some_result()])[1] == []
+
+
+def test_a_rank_is_no_share():
+    scores = {"median rank (image asks)": Score(value=17.5), "mAP": Score(value=1.0)}
+    _, (row,) = score_table([some_result(scores=scores)])
+    assert row[3:5] == ["17.5", "1.000"]

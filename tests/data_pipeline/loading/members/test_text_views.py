@@ -11,7 +11,7 @@ from streams import global_stream, take
 from eyespot.data_pipeline.augment.views import CenterView, MaskView, RandomView, TextView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass, make_selection
-from eyespot.data_pipeline.loading.members.text_views import caption_numbers, see_texts
+from eyespot.data_pipeline.loading.members.text_views import caption_numbers, read_captions, see_texts
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -157,3 +157,15 @@ def test_a_text_that_is_none_fails_the_batch():
         view, ids = TextView(context=5), np.zeros(1, np.int64)
         out = np.zeros((1, 5), np.int64)
         see_texts([bytearray()], view, load_tokenizer("clip", 5), "view0", 0, ids, ids, out, slice(0, 1))
+
+
+def test_all_captions_of_some_samples_are_read(tmp_path):
+    shards = make_captioned(tmp_path / "shards")
+    folder, ids = ShardFolder(shards), np.array([9, 5, 2, 31])
+    assert read_captions(folder, ids) == [captions(number) for number in ids.tolist()]
+    path, offset = folder.tar_path(int(folder.index["tar"][2])), int(folder.member("txt")["offset"][2])
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff")
+    with pytest.raises(UserError, match=r"sample 2 .* is damaged: its bytes changed since they were packed"):
+        read_captions(folder, ids)
