@@ -33,6 +33,7 @@ NEEDED = {
     "Length": lambda digits: {"run": make_run("mae_tiny")},
     "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
     "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
+    "JointEvaluation": lambda digits: {"protocol": "zero-shot", "model": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
     "Index": lambda digits: {"folder": Path("shards")},
     "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
@@ -52,7 +53,7 @@ NEEDED = {
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
 PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Members": "members.", "Frames": "frames."}
-FLAGS = ("Evaluation", "Request")
+FLAGS = ("Evaluation", "JointEvaluation", "Request")
 """Classes whose messages name fields as flags."""
 
 

@@ -27,9 +27,9 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_p
 from eyespot.data_pipeline.loading.sample_order import SampleOrder
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
-COLORS = dict(jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
 LABELLED = RandomView(size=24, scale=(0.05, 0.4), rand_augment=9.0, erase=0.25)
-TWO_VIEWS = ViewSpec(views=(RandomView(size=48, **COLORS), LABELLED))
+COLORED = RandomView(size=48, jitter=(0.8, 0.8, 0.8, 0.2), grayscale=0.2, blur=0.5, solarize=0.2)
+TWO_VIEWS, PLAIN = ViewSpec(views=(COLORED, LABELLED)), ViewSpec(views=(RandomView(size=16),))
 CENTER = ViewSpec(views=(CenterView(resize=10, size=8),))
 
 
@@ -40,8 +40,7 @@ def shards(digit_shards, tmp_path) -> Path:
 
 
 def digits_spec(shards: Path, /, **changes) -> LoaderSpec:
-    views = ViewSpec(views=(RandomView(size=16),))
-    return LoaderSpec(**{**dict(shards=ShardFolder(shards), views=views, batch_size=48, num_threads=2), **changes})
+    return LoaderSpec(**{**dict(shards=ShardFolder(shards), views=PLAIN, batch_size=48, num_threads=2), **changes})
 
 
 PNG_HEADER, PNG_END = 41, 16  # bytes, with the frame of the one data chunk
@@ -82,8 +81,8 @@ def test_the_stream_is_the_same_for_any_number_of_ranks_and_threads(data, reques
 
 def test_multi_crop_is_several_views_of_several_sizes(photo_shards):
     """Each view keeps its bits whatever other views are asked for beside it, and their colours do not move a crop."""
-    large, small = RandomView(size=48, **COLORS), RandomView(size=20, scale=(0.05, 0.2), **COLORS)
-    many = ViewSpec(views=(large, large, small, small, small))
+    large, small = COLORED, replace(COLORED, size=20, scale=(0.05, 0.2))
+    many = ViewSpec(views=(large,) * 2 + (small,) * 3)
     spec = digits_spec(photo_shards, views=many, batch_size=32)
     (batch,) = take(make_loader(spec), 1)
     assert [view.shape for view in batch.views] == [(32, 3, size, size) for size in (48, 48, 20, 20, 20)]
@@ -91,8 +90,7 @@ def test_multi_crop_is_several_views_of_several_sizes(photo_shards):
         assert (batch.views[one] != batch.views[other]).any(dim=(1, 2, 3)).all()
     (pair,) = take(make_loader(replace(spec, views=replace(many, views=(large, large)))), 1)
     assert all(torch.equal(*views) for views in zip(pair.views, batch.views, strict=False))
-    plain = RandomView(size=48)
-    (still,) = take(make_loader(replace(spec, views=replace(many, views=(plain, plain)))), 1)
+    (still,) = take(make_loader(replace(spec, views=replace(many, views=(RandomView(size=48),) * 2))), 1)
     same = (still.views[0] == batch.views[0]).all(dim=(1, 2, 3))  # neither jittered, grayed, blurred nor solarized
     assert 0 < same.sum() < 16
 
@@ -202,15 +200,11 @@ def test_a_pass_sees_every_row_once(digit_shards, world_size):
 
 
 def test_a_pass_over_chosen_samples_sees_these(digit_shards):
-    chosen = np.array([3, 7, 700, 1437])
-    every = make_pass(digits_spec(digit_shards, views=CENTER, batch_size=1438))
-    (batch,), parts = (
-        every,
-        [list(make_pass(digits_spec(digit_shards, views=CENTER, ids=chosen), rank, 3)) for rank in range(3)],
-    )
-    assert [part.ids.tolist() for own in parts for part in own] == [[3], [7], [700, 1437]]
-    views = torch.cat([part.views[0] for own in parts for part in own])
-    assert torch.equal(views, batch.views[0][chosen])
+    (every,) = make_pass(digits_spec(digit_shards, views=CENTER, batch_size=1438))
+    spec = digits_spec(digit_shards, views=CENTER, ids=np.array([3, 7, 700, 1437]))
+    parts = [part for rank in range(3) for part in make_pass(spec, rank, 3)]
+    assert [part.ids.tolist() for part in parts] == [[3], [7], [700, 1437]]
+    assert torch.equal(torch.cat([part.views[0] for part in parts]), every.views[0][[3, 7, 700, 1437]])
 
 
 def test_a_selection_is_what_the_first_epoch_shows_of_it(digit_shards, shards):
