@@ -33,7 +33,7 @@ NEEDED = {
     "Length": lambda digits: {"run": make_run("mae_tiny")},
     "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
     "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
-    "JointEvaluation": lambda digits: {"protocol": "zero-shot", "model": "run", "shards": Path("shards")},
+    "JointEvaluation": lambda digits: {"protocol": "zero-shot", "run": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
     "Index": lambda digits: {"folder": Path("shards")},
     "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
