@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released_runs import CHECKPOINT, change_json, copy_of, two_towered_run, write_release
+from released_runs import CHECKPOINT, change_json, copy_of, small_run, two_towered_run, write_release
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
@@ -15,6 +15,7 @@ from eyespot.eval.release.joint import load_joint
 from eyespot.eval.release.layout import sha256
 from eyespot.pretrain.checkpoints.reader import read_module
 from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.networks.encoders import EncoderConfig
 
 TEXTS = ["a photo of a cat", "a dog &amp; “a cat”", "", "a " * 100]
 
@@ -43,6 +44,21 @@ def test_embeddings_are_those_of_the_checkpoint(clip: Path, two_towered: Path, t
     assert joint.embed_texts(TEXTS).norm(dim=1).sub(1).abs().max() < 1e-6 and joint.bias is None
     with pytest.raises(UserError, match="has a tower for text beside that for images, and none for sound"):
         joint.embed_sounds([torch.zeros(100)])
+
+
+def test_images_and_depth(tmp_path: Path):
+    run = small_run(tmp_path / "rgbd-run", "rgbd_contrast_tiny", EncoderConfig(name="test_resnet", image_size=32))
+    folder = write_release(tmp_path / "rgbd", run=run)
+    trained = fresh_objective(run).eval()
+    trained.load_state_dict(read_module(tmp_path / "rgbd-run" / "checkpoints" / CHECKPOINT))
+    joint, images, maps = load_joint(folder), torch.randn(3, 3, 32, 32), 40 * torch.rand(3, 1, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(joint.embed_images(images), trained.embed_joint("image", images))
+        assert torch.equal(joint.embed_depths(maps), trained.embed_joint("depth", maps))
+        assert torch.equal(joint.scale, trained.scale())
+    assert (joint.joint, joint.tokenizer) == (("image", "depth"), None)
+    assert "depths = joint.embed_depths(maps)" in (folder / "README.md").read_text()
+    assert not (folder / "tokenizer.json").exists()
 
 
 def test_the_card_shows_it(two_towered: Path):
