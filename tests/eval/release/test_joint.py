@@ -9,6 +9,7 @@ from released_runs import CHECKPOINT, change_json, copy_of, small_run, two_tower
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.sound_views import log_mel
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.release.joint import load_joint
@@ -59,6 +60,29 @@ def test_images_and_depth(tmp_path: Path):
     assert (joint.joint, joint.tokenizer) == (("image", "depth"), None)
     assert "depths = joint.embed_depths(maps)" in (folder / "README.md").read_text()
     assert not (folder / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("form", ["contrastive", "distance"])
+def test_images_and_sound(tmp_path: Path, form: str):
+    run = small_run(tmp_path / "heard-run", "audio_visual_tiny", EncoderConfig(name="test_resnet", image_size=32))
+    run.objective.form = form
+    folder = write_release(tmp_path / "heard", run=run)
+    trained = fresh_objective(run).eval()
+    trained.load_state_dict(read_module(tmp_path / "heard-run" / "checkpoints" / CHECKPOINT))
+    joint, images, waves = load_joint(folder), torch.randn(3, 3, 32, 32), torch.randn(2, 4800).clamp(-1, 1)
+    seen = torch.stack([log_mel(wave, run.objective.sound) for wave in waves])[:, None]
+    with torch.inference_mode():
+        assert torch.equal(joint.embed_images(images), trained.embed_joint("image", images))
+        assert torch.equal(joint.embed_sounds(list(waves)), trained.embed_joint("sound", seen))
+    assert (joint.scale is None) == (form == "distance") and joint.view == run.objective.sound
+    scaled = "alike = images @ sounds.T" if form == "distance" else "alike = joint.scale * images @ sounds.T"
+    assert scaled in (folder / "README.md").read_text()
+
+
+def test_what_ends_in_no_space_is_released_as_an_encoder(tmp_path: Path):
+    run = small_run(tmp_path / "heard-run", "audio_visual_tiny", EncoderConfig(name="test_resnet", image_size=32))
+    run.objective.form = "correspondence"
+    assert not list(write_release(tmp_path / "heard", run=run).glob("tower-*"))
 
 
 def test_the_card_shows_it(two_towered: Path):
