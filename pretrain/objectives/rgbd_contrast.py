@@ -21,12 +21,16 @@ import math
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, cast
 
+import torch
 from annotated_types import Ge
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import DepthView, RandomView, ViewSpec, sized_views
+from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.families.contrastive_objective import Rows
 from eyespot.pretrain.families.two_towers import TwoEncoders, make_tower
+from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.standard_depth import standard_depth
 from eyespot.pretrain.losses.contrastive import clip_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
@@ -40,6 +44,7 @@ class RGBDContrast(TwoEncoders):
     """An image and its depth map find each other among all of a batch."""
 
     joint = ("image", "depth")
+    picture_rows: ClassVar[tuple[str, ...]] = ("image", "depth, standardised")
 
     @dataclass(kw_only=True, slots=True)
     class Config(TwoEncoders.Config):
@@ -91,3 +96,9 @@ class RGBDContrast(TwoEncoders):
         image, depth, scale = rows["image"], rows["depth"], rows["scale"][0]
         loss = clip_loss(image, depth, scale, ids=rows["ids"])
         return {"loss": loss, "scale": scale.detach().clone(), **similarities(image, depth)}
+
+    @torch.no_grad()
+    def picture(self, batch: Batch) -> Float[Tensor, "2 n 3 h w"]:
+        """Two rows: images, and their depth maps as the tower sees them."""
+        images, depth = (view[:NUM_PICTURED].float() for view in batch.views)
+        return torch.stack([images, standard_depth(depth)[0].expand_as(images)])

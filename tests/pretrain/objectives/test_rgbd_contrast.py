@@ -101,6 +101,13 @@ def test_the_tower_that_is_written_down_sees_what_this_one_sees():
     assert torch.allclose(rows / rows.norm(dim=1, keepdim=True), expected, atol=1e-12)
 
 
+def test_a_picture_shows_depth_below_its_image():
+    batch = make_batch()
+    image, depth = make_objective().picture(batch)
+    assert torch.equal(image, batch.views[0][: len(image)].float())
+    assert torch.allclose(depth, standard_depth(batch.views[1])[0][: len(image)].float().expand_as(image), atol=1e-6)
+
+
 def test_another_architecture_names_its_field():
     encoder = make_encoder(EncoderConfig(name="test_resnet", image_size=SIZE))
     with pytest.raises(UserError, match=r"objective\.depth_encoder 'resnt50': timm has no such architecture"):
