@@ -8,16 +8,32 @@ Captions are made of class names (``members/captioned.py``); each further kind o
 """
 
 from pathlib import Path
+from typing import Any
 
 from gates import Gate, Gates
-from members import captioned, spoken
+from members import captioned, rendered_shapes, spoken
 from members.captioned import DIGITS
+from members.depth_questions import masked_depth, matching, probed_depth
 from members.questions import naming
+from members.rendered_shapes import SHAPES
 
 from eyespot.cluster.method_cards import MEASURED_ON_MEMBERS
 
-PACKS = {**dict.fromkeys(captioned.SETS, captioned.pack), spoken.SPOKEN: spoken.pack}
+PACKS = {
+    **dict.fromkeys(captioned.SETS, captioned.pack),
+    spoken.SPOKEN: spoken.pack,
+    SHAPES: rendered_shapes.pack,
+}
 """By name of the shards: what makes them (name, work, data), unless they are there."""
+
+MULTI_MAE: dict[str, Any] = {
+    "steps": 600,
+    "low": True,
+    "changes": "--encoder.image-size 48 --encoder.patch-size 6 --data.batch-size 128 --optim.lr 4e-3",
+    "learned": ((SHAPES, SHAPES),),
+    "on": "rendered shapes",
+}
+"""How it is trained, whatever it is asked."""
 
 GATES = {
     "clip": Gate(
@@ -33,6 +49,25 @@ GATES = {
     "audio_visual/pairs": Gate(asked="own sound before another", ask=spoken.pairs, **spoken.TRAINED),
     "ambient_sound": Gate(
         asked="cluster of the sound", ask=spoken.clusters, must_beat=("most frequent",), **spoken.TRAINED
+    ),
+    "rgbd_contrast": Gate(
+        steps=400,
+        asked="own depth map first of 200",
+        ask=matching,
+        must_beat=("chance", "alike pixels"),
+        shares=True,
+        changes="--encoder.image-size 48 --data.batch-size 128 --optim.lr 6e-3",
+        learned=((SHAPES, SHAPES),),
+        on="rendered shapes",
+    ),
+    "multi_mae": Gate(
+        asked="relative error of a linear probe of depth", ask=probed_depth, must_beat=("mean depth",), **MULTI_MAE
+    ),
+    "multi_mae/masked": Gate(
+        asked="error of masked depth, standard deviations",
+        ask=masked_depth,
+        must_beat=("mean map", "what is near"),
+        **MULTI_MAE,
     ),
 }
 """By method; where it is asked several questions, the further ones by "method/question"."""
