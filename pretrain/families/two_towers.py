@@ -17,7 +17,8 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
-from eyespot.pretrain.networks.encoders import EncoderConfig, feature_width, features, make_encoder, vary_sizes
+from eyespot.pretrain.networks.encoders import feature_width, features
+from eyespot.pretrain.networks.towers.tower import TimmTower
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
 
 
@@ -126,9 +127,7 @@ def make_tower(name: str, shape: tuple[int, ...], field: str) -> nn.Module:
     """
     channels, height, width = shape
     try:
-        tower = make_encoder(EncoderConfig(name=name, image_size=height), channels)
-        if height != width:
-            vary_sizes(tower)
+        tower = TimmTower(name=name, shape=(channels, height, width)).build()
         freeze_unread(tower, features, shape)
     except UserError as error:
         raise UserError(f"{field} {name!r}: {str(error).removeprefix(f'encoder.name {name!r}: ')}") from error
