@@ -13,8 +13,8 @@ gathered where they take up to 256 MB, and handed from rank to rank beyond, as t
 is the same. The text tower is CLIP's, causal, with CLIP's tokens; theirs sees all tokens and reads a vocabulary of
 32,000 pieces. The image tower pools as its encoder does.
 
-To expect: ViT-B/16 on WebLI, 32 chips and 5 days: 73.4 % zero-shot on ImageNet-1k (table 1; from memory). Nothing here
-judges zero-shot yet: probes and kNN judge the encoder.
+To expect: ViT-B/16 on WebLI, 32 chips and 5 days: 73.4 % zero-shot on ImageNet-1k (table 1; from memory). ``eyespot
+eval zero-shot``, ``joint-retrieval`` and ``correspondence`` judge a run with both towers.
 """
 
 import math
