@@ -99,7 +99,7 @@ def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
     run = small_run("audio_visual_tiny")
     run.data.shards, run.objective.form = shards, "distance"
     run_dir = leave_run(run, "audio_visual_tiny", tmp_path / "run", shards)
-    (trained, untrained), asked = judged(run_dir, shards, seed=3), asked_of(str(run_dir), 3)
+    (trained, untrained), asked = judged(run_dir, shards, seed=3), asked_of(str(run_dir), 3, has_question)
     spec = LoaderSpec(shards=ShardFolder(shards), views=asked[0].views, batch_size=1, seed=3)
     each = [asked[0].objective.eval().told(batch).item() for batch in make_pass(spec)]
     assert trained.accuracy == pytest.approx(np.mean(each)) and trained.num_test == 40 and set(each) <= {0.0, 0.5, 1.0}
