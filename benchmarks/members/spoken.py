@@ -82,7 +82,7 @@ def pairs(case: Case) -> Found:
     return _found(case, lambda alike, same: ((np.diag(alike)[:, None] > alike) & ~same).sum(1) / (~same).sum(1), 0.5)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _found(case: Case, answer: Callable[[np.ndarray, np.ndarray], np.ndarray], luck: float = 0.1) -> Found:
     """Cosines of images (rows) and sounds (columns), and which are of one digit, in; a number for each sample out."""
     views = looks(case)
@@ -107,7 +107,7 @@ def looks(case: Case, shards: ShardFolder | None = None) -> list[Batch]:
     return list(case.batches(1, case.normalized(spec), shards))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def clusters(case: Case) -> Found:
     """Whether the cluster of a sound is named by who sees the image: of the trained one's clusters, also untrained."""
     trained, untrained = (case.objectives[name] for name in ("trained", "untrained"))
