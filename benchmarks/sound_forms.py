@@ -159,7 +159,7 @@ def write(found: dict[tuple[str, str, str], list[Found]]) -> None:
     rows.append(("chance", "", "", "0.100", "0.100", "0.500", "0.500", "0.100", "0.100"))
     write_results(
         "sound_forms",
-        title=f"To embed or not to embed: digits and who says them, {STEPS} steps, {count} seeds, 300 unseen pairs",
+        title=f"To embed or not to embed: digits and who says them, {STEPS} steps, seeds: {count}, 300 unseen pairs",
         header=HEADER,
         rows=rows,
         details={"answers": details},
