@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 9
 """Of a table; with more its numbers stand below each other, and the results side by side."""
+LONGEST_NUMBER = 12
+"""Characters; with longer ones, which tell their interval, too, they stand below each other as well."""
 
 
 def track(model: str, results: "list[Result]") -> None:
@@ -48,7 +50,8 @@ def print_table(results: "list[Result]") -> None:
 
     first = results[0]
     header, rows = score_table(results)
-    turned = len(header) > MOST_COLUMNS
+    long = any(len(cell) > LONGEST_NUMBER for row in rows for cell in row[3:-1])
+    turned = len(header) > MOST_COLUMNS or (first.accuracy is not None and long)
     if turned:
         header, *rows = map(list, zip(header, *rows, strict=True))
     classes = f": {first.num_classes} classes" if first.num_classes else ""

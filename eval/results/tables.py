@@ -54,9 +54,7 @@ def _told(name: str, score: Score, digits: int) -> str:
         return f"{score.value:g}" if name.startswith("median rank") else f"{score.value:.3f}"
     if not name.startswith(NO_SHARES):
         return f"{score.value:.{digits}%}"
-    value, low, high = (
-        f"{each:,.0f}" if abs(each) >= 100 else f"{each:.3g}" for each in (score.value, *score.interval)
-    )
+    value, low, high = (f"{each:,.{0 if abs(each) >= 100 else 3}f}" for each in (score.value, *score.interval))
     return f"{value} ({low} to {high})"
 
 

@@ -31,10 +31,10 @@ def virtex_r50_coco() -> Run:
 def virtex_tiny() -> Run:
     """A very small ResNet and decoders of one block, for small images with captions: minutes on two cores.
 
-    Batches are small because a step has a number for each of 49,408 tokens at each word.
+    Batches are small because a step takes a number for each of 49,408 tokens at each word.
     """
-    config = VirTex.Config(text_width=32, text_heads=2, text=TextView(context=12))
+    config = VirTex.Config(text_width=32, text_heads=2, text=TextView(context=10))
     config.view = replace(config.view, scale=(0.6, 1.0))
-    run = on_digits(config)
-    run.data.batch_size = 64
+    run = on_digits(config, lr=2e-2)
+    run.data.batch_size = 32
     return run

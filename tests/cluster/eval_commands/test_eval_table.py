@@ -38,6 +38,15 @@ def test_many_numbers_stand_below_each_other(capsys, monkeypatch):
     ]
 
 
+def test_so_do_numbers_with_intervals_of_their_own(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = {"perplexity": Score(value=8.25, interval=(8.0, 8.5)), "gain, nats a token": Score(value=0.5)}
+    print_table([some_result(protocol="captions", scores=scores)])
+    lines = [line.strip("│").split("│") for line in capsys.readouterr().out.splitlines()]
+    rows = [[cell.strip() for cell in cells] for cells in lines]
+    assert ["perplexity", "8.250 (8.000 to 8.500)"] in rows and ["gain, nats a token", "0.500"] in rows
+
+
 def test_a_protocol_that_learns_from_nothing_names_no_training_images(capsys):
     print_table([some_result(protocol="clustering", num_train=0, num_classes=0, num_test=1234)])
     said = capsys.readouterr().out

@@ -43,7 +43,7 @@ def test_what_is_no_share_is_shown_with_its_interval():
     }
     header, (row,) = score_table([some_result(protocol="captions", scores=scores)])
     assert header[1:-1] == ["likelier beside its own image", "95% interval", *scores]
-    assert row[3:-1] == ["8.25 (8 to 8.5)", "1,234 (1,200 to 1,300)", "-0.125 (-0.25 to 0)"]
+    assert row[3:-1] == ["8.250 (8.000 to 8.500)", "1,234 (1,200 to 1,300)", "-0.125 (-0.250 to 0.000)"]
 
 
 def test_numbers_of_features_stand_below_each_other():
