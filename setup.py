@@ -44,6 +44,7 @@ setup(
     cmdclass={"build_py": BuildPackage},
     packages=["eyespot", *(f"eyespot.{package}" for package in PACKAGES)],
     package_data={
+        "eyespot": ["__init__.pyi", "py.typed"],
         "eyespot.data_pipeline.shards": ["caltech10.tar.gz"],
         "eyespot.pretrain.recipes": ["measured.json", "measured_on_videos.json", "measured_on_members.json"],
         "eyespot.eval.report": ["templates/*", "templates/*/*"],

@@ -51,7 +51,7 @@ def parse_run(run: Run, words: list[str], prog: str) -> Run:
     return settled(found.run, run, words, found.epochs)
 
 
-def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | None, images: int | None = None) -> Run:
+def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | int | None, images: int | None = None) -> Run:
     """The run with its steps, and what follows from them.
 
     Args:

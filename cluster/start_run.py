@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eyespot.data_pipeline.shards.shard_folder import ShardFolder
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.distributed.process_group import World
+    from eyespot.pretrain.monitors.monitor import MonitorOf
 
 
 def train(
@@ -29,21 +30,13 @@ def train(
 
     ``shards`` are the run's, where they are open already.
     """
-    from eyespot.pretrain.distributed.rendezvous import restarted
     from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, TrainingError, in_words
     from eyespot.pretrain.trainer import fit
     from eyespot.pretrain.watchdog.rank_watch import RankFailure
 
-    if restarted() and run.resume == "never":
-        run.resume = "auto"
-    monitors = []
-    if run.monitor_every:
-        from eyespot.eval.online_probe import OnlineProbe
-        from eyespot.pretrain.monitors.collapse import CollapseMonitor
-
-        monitors = [CollapseMonitor, OnlineProbe]
+    resume_if_restarted(run)
     try:
-        return ExitCode.DONE if fit(run, recipe, monitors, then, shards) == "done" else ExitCode.STOPPED
+        return ExitCode.DONE if fit(run, recipe, monitors_of(run), then, shards) == "done" else ExitCode.STOPPED
     except RankFailure as error:  # it has been said
         leave_words("another rank", str(error), error.ranks)
         return ExitCode.FAILED
@@ -55,6 +48,24 @@ def train(
             raise
         leave_words("training" if error.errno in REFUSALS else "crash", in_words(error))
         return _failed(run, f"the file system does not answer as it should: {in_words(error)}")
+
+
+def resume_if_restarted(run: "Run") -> None:
+    """A run that torchrun has started again goes on by itself."""
+    from eyespot.pretrain.distributed.rendezvous import restarted
+
+    if restarted() and run.resume == "never":
+        run.resume = "auto"
+
+
+def monitors_of(run: "Run") -> "list[MonitorOf]":
+    """What looks at the encoder while it learns, if the run asks for it."""
+    if not run.monitor_every:
+        return []
+    from eyespot.eval.online_probe import OnlineProbe
+    from eyespot.pretrain.monitors.collapse import CollapseMonitor
+
+    return [CollapseMonitor, OnlineProbe]
 
 
 def _failed(run: "Run", why: str) -> ExitCode:

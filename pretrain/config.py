@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from eyespot.data_pipeline.augment.views import NOT_RECORDED
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import READY_MB
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
@@ -147,6 +148,8 @@ class Run:
     """Bring metrics to MLflow: MLFLOW_TRACKING_URI, or a sqlite file beside the run folder."""
     experiment: str = "eyespot"
     """MLflow's experiment."""
+    recipe: str = field(default="", repr=False, compare=False, metadata=NOT_RECORDED)
+    """What it was made by, where ``eyespot.recipe`` made it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

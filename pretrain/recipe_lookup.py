@@ -47,12 +47,14 @@ def make_run(recipe: str) -> Run:
         UserError: there is no such recipe.
     """
     if _is_own(recipe):
-        return _own(recipe)()
-    trusted_recipes.trust(recipe)
-    with _current_folder_first():
-        run = _function(recipe)()
+        run = _own(recipe)()
+    else:
+        trusted_recipes.trust(recipe)
+        with _current_folder_first():
+            run = _function(recipe)()
     if not isinstance(run, Run):
         raise UserError(f"recipe {recipe!r}: returns {type(run).__name__}, not a Run")
+    run.recipe = recipe
     return run
 
 

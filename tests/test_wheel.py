@@ -28,7 +28,8 @@ def test_it_holds_the_package_and_nothing_else(wheel):
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"eyespot"}
     inside = {name.split("/")[1] for name in names}
-    assert inside == {"__init__.py", "data_pipeline", "pretrain", "eval", "cluster"}
+    own = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed"}
+    assert inside == own | {"data_pipeline", "pretrain", "eval", "cluster"}
     for source in ("pretrain/recipes/mae.py", "cluster/commands/pretrain.py", "data_pipeline/loading/dali_graphs.py"):
         assert f"eyespot/{source}" in names
     assert {

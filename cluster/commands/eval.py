@@ -167,6 +167,21 @@ def main(argv: list[str]) -> int:
     if argv[:1] and argv[0] in joint.PROTOCOLS:
         return joint.main(argv)
     wanted = parse(Evaluation, argv, "eyespot eval")
+    results = carried_out(wanted)
+    if results:
+        for _, table in groupby(results, lambda result: result.protocol):
+            print_table(list(table))
+        print_place(wanted.model, wanted.out)
+        track(wanted.model, results)
+    return ExitCode.DONE
+
+
+def carried_out(wanted: Evaluation) -> "list[Result]":
+    """The results, on rank 0; on the other ranks none.
+
+    Raises:
+        UserError: something about the model or the shards is wrong, or a flag is another protocol's.
+    """
     if wanted.protocol != "low-shot" and (wanted.shots, wanted.draws) != (None, None):
         raise UserError(
             f"--shots, --draws: {wanted.protocol} learns from all of train; leave them out, or take low-shot"
@@ -190,15 +205,9 @@ def main(argv: list[str]) -> int:
     world = process_group.start(wanted.device)
     try:
         set_arithmetic(world.device, wanted.precision)
-        results = judged(wanted, world)
+        return judged(wanted, world)
     finally:
         process_group.stop()
-    if results:
-        for _, table in groupby(results, lambda result: result.protocol):
-            print_table(list(table))
-        print_place(wanted.model, wanted.out)
-        track(wanted.model, results)
-    return ExitCode.DONE
 
 
 def judged(wanted: Evaluation, world: "World") -> "list[Result]":

@@ -78,6 +78,20 @@ class JointEvaluation:
 def main(argv: list[str]) -> int:
     """Judges, prints the table, and returns the exit code; ``argv`` begins with the protocol."""
     wanted = parse(JointEvaluation, argv, "eyespot eval")
+    results = carried_out(wanted)
+    if results:
+        print_table(results)
+        print_place(wanted.run, wanted.out)
+        track(wanted.run, results)
+    return ExitCode.DONE
+
+
+def carried_out(wanted: JointEvaluation) -> "list[Result]":
+    """The results, on rank 0; on the other ranks none.
+
+    Raises:
+        UserError: something about the run or the shards is wrong, or a flag is another protocol's.
+    """
     if wanted.protocol == "zero-shot" and wanted.images is not None:
         raise UserError(f"--images {wanted.images}: zero-shot judges all labelled images; leave it out")
     if wanted.protocol != "zero-shot" and (wanted.prompt, wanted.prompts, wanted.class_names) != ((), None, None):
@@ -90,14 +104,9 @@ def main(argv: list[str]) -> int:
     world = process_group.start(wanted.device)
     try:
         set_arithmetic(world.device, wanted.precision)
-        results = judged(wanted, world)
+        return judged(wanted, world)
     finally:
         process_group.stop()
-    if results:
-        print_table(results)
-        print_place(wanted.run, wanted.out)
-        track(wanted.run, results)
-    return ExitCode.DONE
 
 
 def judged(wanted: JointEvaluation, world: "World") -> "list[Result]":

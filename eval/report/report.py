@@ -1,6 +1,5 @@
 """The whole page, for one run or for several side by side."""
 
-import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import eyespot
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.report.image_grid import inlined
 from eyespot.eval.report.rendering import Section, render
 from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story, nothing_seen, read_stories
@@ -86,12 +86,8 @@ def _carried(story: Story, named: bool, protocol: str, folder: str, title: str, 
     if not sheets:
         return None
     title = f"{title} of {story.label}" if named else title
-    data = {"caption": f"{sheets[0].stem}. {caption}", "source": _inlined(sheets[0])}
+    data = {"caption": f"{sheets[0].stem}. {caption}", "source": inlined(sheets[0])}
     return Section(title=title, template="picture", data=data)
-
-
-def _inlined(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _last_picture(story: Story, named: bool) -> Section | None:
@@ -104,4 +100,4 @@ def _last_picture(story: Story, named: bool) -> Section | None:
         caption += ". Each column is one image. Top: what the image is. Middle: the patches that the encoder sees."
         caption += " Bottom: the masked patches as the decoder fills them in, beside those it saw."
     title = f"Pictures of {story.label}" if named else "Pictures"
-    return Section(title=title, template="picture", data={"caption": caption, "source": _inlined(found[-1])})
+    return Section(title=title, template="picture", data={"caption": caption, "source": inlined(found[-1])})

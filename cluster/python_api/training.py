@@ -1,0 +1,160 @@
+"""``eyespot.recipe`` and ``eyespot.fit``: what ``eyespot pretrain`` does, from Python."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eyespot.cluster.run_length import settled
+from eyespot.cluster.start_run import monitors_of, resume_if_restarted
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.recipe_lookup import make_run, recipe_names
+from eyespot.pretrain.run_json import overlay, to_values
+from eyespot.pretrain.tracking.metrics_file import read_metrics
+from eyespot.pretrain.trainer import Outcome
+from eyespot.pretrain.trainer import fit as train
+
+MOST_SHOWN = 12
+"""Metrics of a run that a notebook shows."""
+
+
+def recipes() -> list[str]:
+    """The names of all recipes, as ``eyespot recipes`` lists them."""
+    return sorted(recipe_names())
+
+
+def recipe(
+    name: str, settings: Mapping[str, Any] | None = None, /, *, epochs: float | int | None = None, **more: Any
+) -> Run:
+    """The settings of a run: a recipe's, with those that are given in place of its own.
+
+    ::
+
+        eyespot.recipe("mae_tiny", steps=300, data={"shards": "data/digits"}, optim={"lr": 1e-3})
+        eyespot.recipe("mae_tiny", {"data.shards": "data/digits", "optim.lr": 1e-3}, steps=300)
+
+    They are checked as flags are; warm-up, saves and pictures follow where the run becomes shorter, and are said.
+
+    Args:
+        name: of the recipe; ``package.module:function`` for one of your own.
+        settings: by the names of the flags of ``eyespot pretrain NAME``, as dicts in dicts or with dots.
+        epochs: the length in passes over the data, in place of ``steps``.
+        more: as ``settings``, for names without dots.
+
+    Returns:
+        A fresh Run; its fields may be changed further.
+
+    Raises:
+        UserError: there is no such recipe or setting, or a value is of another kind or out of its range.
+    """
+    base, values = make_run(name), nested({**(settings or {}), **more})
+    _check_names(base, values, f"recipe {name}")
+    run = overlay(make_run(name), values, f"recipe {name}")
+    run = settled(run, base, [f"--{path}" for path in _leaves(values)], epochs)
+    run.recipe = base.recipe
+    return run
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Trained:
+    """A run that ``fit`` has trained; a notebook shows its last metrics and its newest picture."""
+
+    run_dir: Path
+    outcome: Outcome
+    """"done"; or "stopped", by a signal or ``run.stop_after``: the run goes on where it is told ``resume="auto"``."""
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: {"step": ..., "loss": ..., ...}."""
+        return list(read_metrics(self.run_dir))
+
+    def _repr_html_(self) -> str:
+        last = (self.metrics() or [{}])[-1]
+        shown = list(last.items())[:MOST_SHOWN]
+        rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(_said(value))}</td></tr>" for key, value in shown)
+        return f"<p>{escape(str(self.run_dir))}: {self.outcome}</p><table>{rows}</table>{self._picture()}"
+
+    def _picture(self) -> str:
+        from eyespot.eval.report.image_grid import inlined
+
+        newest = max(self.run_dir.glob("pictures/step-*.png"), default=None)
+        return "" if newest is None else f'<img alt="newest picture" src="{inlined(newest)}">'
+
+
+def fit(run: Run, *, recipe: str = "") -> Trained:
+    """Trains, as ``eyespot pretrain`` does: to the end, or to a signal. Under torchrun all processes call it.
+
+    Ctrl-C, or a notebook's "interrupt", saves a checkpoint and stops.
+
+    Args:
+        run: as ``eyespot.recipe`` made it, or any Run.
+        recipe: what the run is called after, and read back by; "" = the recipe that ``run`` was made by.
+
+    Raises:
+        UserError: a setting, the data or the run folder is wrong; or nobody says by which recipe it was made.
+        TrainingError: the loss stays not finite, or checkpoints cannot be written.
+        Outage: a file system or another machine does not answer.
+    """
+    name = recipe or run.recipe
+    if not name:
+        raise UserError("recipe '': the run was made by none; make it with eyespot.recipe(NAME), or name one like it")
+    resume_if_restarted(run)
+    outcome = train(run, name, monitors_of(run))
+    return Trained(run_dir=run.run_dir, outcome=outcome)
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as dicts in dicts of plain values: ``{"data.shards": Path("d")}`` is ``{"data": {"shards": "d"}}``.
+
+    Raises:
+        UserError: one is given twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        first, _, rest = name.partition(".")
+        plain = nested({rest: value} if rest else value) if rest or isinstance(value, Mapping) else _plain(value)
+        merged = _merged(found[first], plain, first) if first in found else plain
+        found[first] = merged
+    return found
+
+
+def _merged(one: Any, other: Any, name: str) -> Any:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        raise UserError(f"{name}: is given twice; leave one of them out")
+    both = {key: _merged(one[key], other[key], f"{name}.{key}") for key in one.keys() & other.keys()}
+    return {**one, **other, **both}
+
+
+def _plain(value: Any) -> Any:
+    """A value as run.json would hold it: configs become dicts, paths text, NumPy's numbers Python's."""
+    return value.item() if isinstance(value, np.generic) else to_values(value)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _check_names(config: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
+    """Raises a UserError that names the nearest setting, where there is none of that name."""
+    known = [one.name for one in dataclasses.fields(config) if "not_recorded" not in one.metadata]
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"perhaps you meant {prefix}{close[0]}" if close else f"there are {', '.join(known)}"
+            raise UserError(f"{source}: there is no setting {prefix}{name}; {hint}")
+        inner = getattr(config, name)
+        if isinstance(value, dict) and dataclasses.is_dataclass(inner):
+            _check_names(inner, value, source, f"{prefix}{name}.")
+
+
+def _said(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,67 @@
+"""Evaluations and reports from Python."""
+
+import logging
+from html.parser import HTMLParser
+
+import pytest
+
+import eyespot
+from eyespot.data_pipeline.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def results(digits, tmp_path_factory) -> eyespot.Results:
+    encoder = eyespot.load("test_vit", pretrained=False)
+    out = tmp_path_factory.mktemp("results")
+    return eyespot.evaluate("knn", encoder, digits, out=out, pretrained=False, image_size=32, device="cpu")
+
+
+class Texts(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+def test_results_are_the_encoders_and_its_baselines(results):
+    assert [result.role for result in results] == ["random"], "there are no published weights to judge beside it"
+    assert results[0].accuracy is not None and results[0].accuracy > 0.5
+    assert isinstance(results[:1], eyespot.Results) and len(results[:1]) == 1
+    assert "random weights" in repr(results) and f"{results[0].accuracy:.2%}" in repr(results)
+
+
+def test_a_notebook_shows_them_as_a_table(results):
+    texts = Texts()
+    texts.feed(results._repr_html_())
+    title, header, rows = results.tables()[0]
+    assert texts.found == [title, *[text for row in [header, *rows] for text in row if text]]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "options", "message"),
+    [
+        ("knn", {"seed": -1}, "--seed -1: must be 0 or more"),
+        ("knn", {"shots": "1%"}, "--shots, --draws: knn learns from all of train"),
+        ("knn", {"colour": 1}, "Unrecognized options: --colour"),
+        ("best", {}, "invalid choice 'best'"),
+        ("zero-shot", {"images": 5}, "--images 5: zero-shot judges all labelled images"),
+        ("finetune", {}, "trains an encoder; run: eyespot eval finetune"),
+    ],
+)
+def test_what_is_wrong_is_named(protocol, options, message, digits):
+    with pytest.raises(UserError, match=message):
+        eyespot.evaluate(protocol, "test_vit", digits, **options)
+
+
+def test_a_report_is_a_page_that_a_notebook_shows(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("eyespot"), "handlers", [])
+    settings = {"encoder.name": "test_vit", "encoder.patch_size": 4, "data.batch_size": 16, "optim.warmup_steps": 0}
+    more = {"steps": 2, "track": False, "device": "cpu", "run_dir": tmp_path / "run"}
+    eyespot.fit(eyespot.recipe("mae_tiny", {**settings, "data.shards": digits}, **more))
+    page = eyespot.report(tmp_path / "run", look=False)
+    assert page.path == (tmp_path / "run" / "report.html").resolve() and page.path.is_file()
+    assert page._repr_html_().startswith('<iframe srcdoc="&lt;!')
+    with pytest.raises(UserError, match="runs: there are none"):
+        eyespot.report()
