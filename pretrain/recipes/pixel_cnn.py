@@ -41,4 +41,7 @@ GATE = Gate(
     steps=200,
     batch_size=16,
     changes="--optim.lr 3e-2 --objective.hidden-dim 192",
+    finding="it learns to predict (5.7 bits per dimension of training images after these 200 steps, 8.0 before), but a"
+    " linear probe of its last features finds the classes no better than in what random masked convolutions make of the"
+    " image; longer trainings and earlier layers were not tried",
 )
