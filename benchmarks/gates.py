@@ -130,7 +130,7 @@ class Gate:
     """Whether each sample's number says how much of an answer is right: 0, 1, or the share of several."""
     recipe: str = "tiny"
     changes: str = ""
-    """Further flags."""
+    """Further flags; {work} in them is the folder of shards and runs."""
     learned: tuple[tuple[str, str], ...]
     """Shards to learn from, and with unseen samples to be asked about."""
     on: str
@@ -212,7 +212,7 @@ class Gates:
         run_dir = work / "runs" / f"{method}-{seed}-{gate.steps}-{pair[0]}"
         words = [f"{method}_{gate.recipe}", "--data.shards", str(work / pair[0]), "--run-dir", str(run_dir)]
         words += ["--resume", "auto", "--steps", str(gate.steps), "--seed", str(seed), "--no-track"]
-        seconds = eyespot("pretrain", *words, *gate.changes.split())
+        seconds = eyespot("pretrain", *words, *gate.changes.format(work=work).split())
         spent = run_dir / "cpu_seconds.txt"  # stays known where only the question is asked again
         seconds += float(spent.read_text()) if spent.exists() else 0.0
         spent.write_text(f"{seconds:.1f}\n")

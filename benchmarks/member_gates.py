@@ -14,6 +14,7 @@ from gates import Gate, Gates
 from members import captioned, rendered_shapes, spoken
 from members.captioned import DIGITS
 from members.depth_questions import masked_depth, matching, probed_depth
+from members.foretelling import foretold
 from members.questions import naming
 from members.rendered_shapes import SHAPES
 
@@ -43,6 +44,17 @@ GATES = {
         shares=True,
         learned=((DIGITS, DIGITS),),
         on="digits with captions",
+    ),
+    "virtex": Gate(
+        steps=300,
+        asked="nats a token of captions",
+        ask=foretold,
+        must_beat=("others' images", "counted words"),
+        low=True,
+        changes=f"--objective.text.tokenizer {{work}}/{DIGITS}-words.json --data.batch-size 256 --optim.lr 4e-3",
+        learned=((DIGITS, DIGITS),),
+        on="digits with captions",
+        told="its tokens are the words of the captions, a few dozen in place of CLIP's 49,408",
     ),
     "audio_visual": Gate(asked="image to sound of its digit", ask=spoken.heard, **spoken.TRAINED),
     "audio_visual/meant": Gate(asked="sound to image of its digit", ask=spoken.meant, **spoken.TRAINED),

@@ -5,13 +5,16 @@ Every image of a built-in set gets each of a few sentences about its class, and 
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import tokenizers
 from gates import eyespot
 
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+SPECIAL, UNKNOWN = ("[PAD]", "[BEGIN]", "[END]"), "[UNKNOWN]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,15 @@ SETS = {
 
 
 def pack(name: str, work: Path, data: Path) -> None:
-    """Makes the shards of that name in ``work``, unless they are there."""
+    """Makes the shards of that name in ``work``, unless they are there; and beside them a tokenizer of their words."""
+    _pack(name, work)
+    words = work / f"{name}-words.json"
+    if not words.exists():
+        classes = ShardFolder(work / name / "train").manifest.classes
+        write_words(words, (text.format(each.replace("_", " ")) for each in classes for text in SETS[name].sentences))
+
+
+def _pack(name: str, work: Path) -> None:
     if (work / name / "train" / "manifest.json").exists():
         return
     captioned, plain, files = SETS[name], work / f"{name}-plain", work / f"{name}-files"
@@ -57,6 +68,18 @@ def pack(name: str, work: Path, data: Path) -> None:
     for split in ("train", "test"):
         _write(ShardFolder(plain / split), files / split, captioned)
     eyespot("shards", "pack", str(files), str(work / name))
+
+
+def write_words(path: Path, captions: Iterable[str]) -> None:
+    """A tokenizer.json of the words and marks of captions: one that a decoder of minutes can choose among."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(unk_token=UNKNOWN))
+    words.normalizer = tokenizers.normalizers.Lowercase()
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.train_from_iterator(captions, tokenizers.trainers.WordLevelTrainer(special_tokens=[*SPECIAL, UNKNOWN]))
+    ends = [(token, number) for number, token in enumerate(SPECIAL) if number]
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="[BEGIN] $A [END]", special_tokens=ends)
+    words.enable_padding(pad_id=0, pad_token=SPECIAL[0])
+    words.save(str(path))
 
 
 def _write(shards: ShardFolder, folder: Path, captioned: Captioned) -> None:

@@ -9,8 +9,9 @@ f and g are transformer decoders (Vaswani et al. 2017), whose norms follow the s
 
     h = norm(h + attention(h)),  h = norm(h + attention(h, v)),  h = norm(h + mlp(h)).
 
-They share the tokens' embeddings, their positions and norm, and E, which is the embeddings again. Weights begin as in
-BERT: normal, with a deviation of 0.02.
+They share the tokens' embeddings, their positions and norm, and E, which is the embeddings again. All begins normal,
+embeddings with BERT's deviation of 0.02, layers with width^-1/2: that is BERT's at the paper's 2048 channels, and lets
+narrow decoders see as much of the image.
 """
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from eyespot.pretrain.networks.text.text_transformer import CausalAttention
 
 DEVIATION = 0.02
+"""Of embeddings."""
 
 
 class PlaceAttention(nn.Module):
@@ -47,7 +49,7 @@ class CaptionBlock(nn.Module):
         self.back, self.image = CausalAttention(width, heads), PlaceAttention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        nn.init.normal_(self.back.in_proj_weight, std=DEVIATION)
+        nn.init.normal_(self.back.in_proj_weight, std=width**-0.5)
 
     def forward(self, words: Float[Tensor, "b n d"], places: Float[Tensor, "b p d"]) -> Float[Tensor, "b n d"]:
         """The words after this block."""
@@ -91,11 +93,11 @@ class Captioner(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.decoders = nn.ModuleList(CaptionDecoder(width, heads, layers) for _ in range(2))
         self.bias = nn.Parameter(torch.zeros(num_tokens))
+        nn.init.normal_(self.words.weight, std=DEVIATION)
         nn.init.normal_(self.positions, std=DEVIATION)
         for part in self.modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                nn.init.normal_(part.weight, std=DEVIATION)
             if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, std=width**-0.5)
                 nn.init.zeros_(part.bias)
 
     def forward(
