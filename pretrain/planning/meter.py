@@ -157,11 +157,30 @@ def _lse_backward(upstream: Tensor, lse: Tensor, z: Tensor, *rest: Any) -> Numbe
     return m * m * d / rest[-4] * (3 + 4 * (_ranks(rest[-1]) - 1))
 
 
+def _of_both_backward(upstream: Tensor, lse: Tensor, rows: Tensor, columns: Tensor, *_: Any) -> Number:
+    """Logits again, then one product with them for rows and one for columns."""
+    return 6 * len(rows) * columns.numel()
+
+
+def _negatives(rows: Tensor, columns: Tensor, *rest: Any) -> Number:
+    """Of the own rows with all ranks' columns."""
+    return 2 * len(rows) * columns.numel() * _ranks(rest[-1])
+
+
+def _negatives_backward(upstream: Tensor, rows: Tensor, columns: Tensor, *rest: Any) -> Number:
+    """The own block's logits again, and two products; with another rank two blocks of logits, a product with each."""
+    return len(rows) * columns.numel() * (6 + 8 * (_ranks(rest[-1]) - 1))
+
+
 _FLOPS: dict[str, Callable[..., Number]] = {
     "aten._scaled_dot_product_flash_attention_for_cpu": _attention,
     "aten._scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
     "eyespot.tiled_lse": lambda rows, columns, *_: 2 * len(rows) * columns.numel(),
     "eyespot.tiled_lse_backward": lambda upstream, lse, rows, columns, *_: 4 * len(rows) * columns.numel(),
+    "eyespot.tiled_lse_of_both": lambda rows, columns, *_: 2 * len(rows) * columns.numel(),
+    "eyespot.tiled_lse_of_both_backward": _of_both_backward,
+    "eyespot.sigmoid_negatives": _negatives,
+    "eyespot.sigmoid_negatives_backward": _negatives_backward,
     "eyespot.gathered_lse": _lse,
     "eyespot.gathered_lse_backward": _lse_backward,
 }
@@ -187,6 +206,20 @@ def _lse_backward_received(
     return _from_others(_ranks(rest[-1]), rows + _bytes(upstream, lse))
 
 
+def _negatives_received(
+    rows: Tensor, columns: Tensor, bias: Tensor, ids: Tensor, gathered: Tensor | None, *rest: Any
+) -> Number:
+    """Columns that were gathered before cost nothing here; else they come round a ring."""
+    return 0 if gathered is not None else _from_others(_ranks(rest[-1]), _bytes(columns, ids))
+
+
+def _negatives_backward_received(
+    upstream: Tensor, rows: Tensor, columns: Tensor, bias: Tensor, ids: Tensor, gathered: Tensor | None, *rest: Any
+) -> Number:
+    known = 0 if gathered is not None else _bytes(columns, ids)
+    return _from_others(_ranks(rest[-1]), known + _bytes(rows, upstream))
+
+
 def _label_sums_received(rows: Tensor, labels: Tensor, name: str) -> Number:
     """At most: as if every sample had a label of its own."""
     ranks = _ranks(name)
@@ -203,7 +236,10 @@ _EXCHANGES: dict[str, Callable[..., Number]] = {  # bytes that a rank gets from 
     "eyespot.gather_with_gradient": lambda rows, name: _from_others(_ranks(name), rows.nbytes),
     "eyespot.gathered_lse": _lse_received,
     "eyespot.gathered_lse_backward": _lse_backward_received,
+    "eyespot.sigmoid_negatives": _negatives_received,
+    "eyespot.sigmoid_negatives_backward": _negatives_backward_received,
     "eyespot.label_sums": _label_sums_received,
+    "eyespot.rank_sum": lambda part, name: all_reduce_bytes(part.nbytes, _ranks(name)),
     "c10d.allgather_": lambda lists, own, *_: _bytes(*lists[0]) - _bytes(*own),
     "c10d._allgather_base_": lambda everybody, own, *_: everybody.nbytes - own.nbytes,
     "c10d.allreduce_": lambda tensors, group, *_: all_reduce_bytes(_bytes(*tensors), dist.get_world_size()),

@@ -90,4 +90,5 @@ def test_unequal_batches_are_refused(on_ranks):
 def test_the_operator_keeps_torchs_rules():
     rows = make_rows()
     towers = [rows[name].clone().requires_grad_() for name in ("x", "y")]
-    torch.library.opcheck(sigmoid._negatives, (*towers, rows["ids"], None, None, ""))
+    bias = torch.tensor(-1.5, dtype=towers[0].dtype, requires_grad=True)
+    torch.library.opcheck(sigmoid._negatives, (*towers, bias, rows["ids"], None, None, ""))

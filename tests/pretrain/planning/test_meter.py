@@ -1,5 +1,8 @@
 """The meter against numbers that a person can count."""
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,8 +10,13 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from eyespot.pretrain import distributed, losses
+from eyespot.pretrain.losses import rank_blocks
 from eyespot.pretrain.losses.contrastive import moco_loss, nt_xent_loss
-from eyespot.pretrain.planning.meter import Kernel, Meter, Work, all_reduce_bytes, blend
+from eyespot.pretrain.losses.sigmoid import sigmoid_loss
+from eyespot.pretrain.losses.tiled_logsumexp import tiled_lse_of_both
+from eyespot.pretrain.operators import FUNCTIONS
+from eyespot.pretrain.planning.meter import _EXCHANGES, _FLOPS, Kernel, Meter, Work, all_reduce_bytes, blend
 
 MEGA = 1_000_000
 
@@ -86,6 +94,53 @@ def test_embeddings_cross_once_and_two_numbers_per_row_come_back(ranks):
     assert meter.work("forward").received_bytes == (ranks - 1) * 64 * 16 * 4
     assert meter.work("backward").received_bytes == (ranks - 1) * 64 * 2 * 4
     assert meter.work("plain").received_bytes == 2 * (ranks - 1) / ranks * 400 + (ranks - 1) * 40
+
+
+def test_the_sigmoid_loss_costs_what_its_products_cost():
+    x, y = (torch.randn(50, 16, requires_grad=True) for _ in range(2))
+    scale, bias = (torch.tensor(value, requires_grad=True) for value in (10.0, -10.0))
+    with Meter() as meter, meter.phase("all"):
+        sigmoid_loss(x, y, scale, bias, ids=torch.arange(50)).backward()
+    assert meter.work("all").flops == (2 + 6) * 50 * 50 * 16
+
+
+@pytest.mark.parametrize("in_ring", [False, True])
+def test_the_sigmoid_loss_among_ranks(in_ring, monkeypatch):
+    """Columns and ids cross in the forward pass; rows and slopes in the backward pass, in a ring all four."""
+    monkeypatch.setattr(rank_blocks, "GATHER_BYTES", 0 if in_ring else 2**28)
+    count, dim, ranks, row, number = 32, 16, 4, 4, 8
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        with FakeTensorMode(), Meter() as meter, meter.phase("forward"):
+            x, y = (torch.randn(count, dim, requires_grad=True) for _ in range(2))
+            loss = sigmoid_loss(x, y, torch.tensor(10.0), torch.tensor(-10.0), ids=torch.arange(count))
+            with meter.phase("backward"):
+                loss.backward()
+    finally:
+        dist.destroy_process_group()
+    forward, backward = meter.work("forward"), meter.work("backward")
+    columns, rows = count * (row * dim + number), count * (row * dim + row)
+    assert (forward.flops, backward.flops) == (2 * ranks * count**2 * dim, (6 + 8 * (ranks - 1)) * count**2 * dim)
+    assert forward.received_bytes == (ranks - 1) * columns
+    assert backward.received_bytes == (ranks - 1) * (rows + in_ring * columns)
+
+
+def test_the_two_sided_loss_core_costs_what_its_products_cost():
+    rows, columns = torch.randn(20, 16, requires_grad=True), torch.randn(70, 16, requires_grad=True)
+    with Meter() as meter, meter.phase("all"):
+        tiled_lse_of_both(rows, columns).sum().backward()
+    assert meter.work("all").flops == (2 + 6) * 20 * 70 * 16
+
+
+def test_every_operator_of_ours_is_counted():
+    for folder in (losses, distributed):
+        for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+            importlib.import_module(module.name)
+    ours = [name.replace("::", ".") for name, f in FUNCTIONS.items() if f.__module__.startswith("eyespot.pretrain.")]
+    assert len(ours) >= 12
+    assert [name for name in ours if name not in _FLOPS and name not in _EXCHANGES] == []
+    slopes = [name for name in ours if name.removesuffix("_backward") in _FLOPS]
+    assert [name for name in slopes if name not in _FLOPS] == []
 
 
 def test_a_ring_all_reduce_sends_almost_twice_the_data():
