@@ -14,7 +14,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import features
-from eyespot.pretrain.networks.towers.tower import TimmTower, Tower
+from eyespot.pretrain.networks.towers.tower import Tower
 from eyespot.pretrain.skipped_step import Taken
 
 Family = Literal[
@@ -102,6 +102,9 @@ class Objective(nn.Module, ABC):
     compiled: ClassVar[tuple[str, ...]] = ()
     """Methods that ``--compile`` compiles beside the modules: tensors in, tensors out."""
 
+    undecayed: tuple[str, ...] = ()
+    """Names of parameters that no weight decay reaches, beside vectors (see ``optimizers.parameter_groups``)."""
+
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
 
@@ -181,17 +184,15 @@ class Objective(nn.Module, ABC):
     def towers(self) -> dict[str, Tower]:
         """What a method that has ``joint`` is beside its encoder, and how it is built: for releases, which hold it.
 
-        Of the kind of view that is no image: the module of that name, here one of timm's. A tower whose vectors are not
-        in the space yet has a <kind>_projection of linear layers, with ReLU between them, as images have
-        ``image_projection``; the unit vectors of what that gives are ``embed_joint``'s. Where the method learns what
-        cosines are multiplied by, that is ``scale()``, and what is added to them is ``bias``.
+        Of the kind of view that is no image: the module of that name, here one of ``two_towers.make_tower``. A tower
+        whose vectors are not in the space yet has a <kind>_projection of linear layers, with ReLU between them, as
+        images have ``image_projection``; the unit vectors of what that gives are ``embed_joint``'s. Where the method
+        learns what cosines are multiplied by, that is ``scale()``, and what is added to them is ``bias``.
         """
         if self.joint is None:
             return {}
-        kind, views = self.joint[1], self.views().views
-        tower: Any = self.get_submodule(kind)
-        channels, height, width = views[1].shape(views)
-        return {kind: TimmTower(name=tower.pretrained_cfg["architecture"], shape=(channels, height, width))}
+        tower: Any = self.get_submodule(self.joint[1])
+        return {self.joint[1]: tower.built_by}
 
     def caption_log_likelihood(self, batch: Batch) -> tuple[Float[Tensor, " b"], Int[Tensor, " b"]]:
         """Of each caption, given its image, log p, nats; and of how many tokens that is the sum.

@@ -5,9 +5,10 @@ projections, x = W_x f(image) and y = W_y g(other) are compared as unit vectors,
 tower is a text transformer (image_text.py), or an encoder of maps of one channel: spectrograms, depth.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from annotated_types import Ge
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import own_share
 from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
 from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.towers.tower import TimmTower
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 
 class TwoTowers(Contrastive):
@@ -33,6 +36,8 @@ class TwoTowers(Contrastive):
     """
 
     only_encodes = True
+    largest_scale: ClassVar[float] = math.inf
+    """Where a step has taken what cosines are multiplied by beyond it, it is set back to it."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
@@ -88,6 +93,13 @@ class TwoTowers(Contrastive):
         """Sample ids: a sample that a batch holds twice is no other one."""
         return {"ids": batch.ids_on_device()}
 
+    @torch.no_grad()
+    def after_step(self, progress: float, taken: Taken = True) -> None:
+        """The scale is held below ``largest_scale``; cut in a forward pass it would get no gradient to come down by."""
+        if self.largest_scale < math.inf:
+            held = own_share(self.log_scale)
+            held.copy_(if_taken(taken, held.clamp(max=math.log(self.largest_scale)), held))
+
 
 class TwoEncoders(TwoTowers):
     """Both towers are encoders: the second one and its projection are called as ``joint`` names what it sees.
@@ -117,6 +129,8 @@ class TwoEncoders(TwoTowers):
 def make_tower(name: str, shape: tuple[int, ...], field: str) -> nn.Module:
     """A timm encoder of what is no image, freshly drawn; what ``features`` does not read of it is frozen.
 
+    How it is built stands in its attribute ``built_by``.
+
     Args:
         name: timm's name of the architecture.
         shape: of what it sees: channels, rows, columns.
@@ -126,9 +140,12 @@ def make_tower(name: str, shape: tuple[int, ...], field: str) -> nn.Module:
         UserError: timm does not know the name, or the architecture cannot see such a thing.
     """
     channels, height, width = shape
+    kind = TimmTower(name=name, shape=(channels, height, width))
     try:
-        tower = TimmTower(name=name, shape=(channels, height, width)).build()
+        tower = kind.build()
         freeze_unread(tower, features, shape)
     except UserError as error:
-        raise UserError(f"{field} {name!r}: {str(error).removeprefix(f'encoder.name {name!r}: ')}") from error
+        said = str(error).removeprefix(f"encoder.name {name!r}: ").removeprefix(f"encoder {name!r} ")
+        raise UserError(f"{field} {name!r}: {said.replace('encoder.image_size', 'a side of')}") from error
+    cast(Any, tower).built_by = kind  # what a release says of it
     return tower

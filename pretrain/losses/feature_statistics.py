@@ -28,6 +28,27 @@ def similarities(x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> dict[str, 
     return {"positive_similarity": (x * y).sum(1).mean(), "negative_similarity": negative}
 
 
+@torch.no_grad()
+def similarities_of_towers(x: Float[Tensor, "b d"], y: Float[Tensor, "b d"]) -> dict[str, Float[Tensor, ""]]:
+    """Mean cosines, for an objective to log: of each x_i and its y_i, and of x_i and y_j where i and j differ.
+
+    Where x and y are of different kinds, images and captions, two of one kind are not what the loss compares. With the
+    rows normalised, the sum over all ordered pairs of different samples is
+
+        sum_i x_i . sum_j y_j - sum_i x_i . y_i.
+
+    A single row has no negatives; their similarity is then 0.
+
+    Args:
+        x: embeddings of one kind.
+        y: embeddings of the other, of the same samples.
+    """
+    x, y = (normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=1) for rows in (x, y))
+    right, count = (x * y).sum(1), len(x)
+    negative = (x.sum(0) @ y.sum(0) - right.sum()) / max(1, count * (count - 1))
+    return {"positive_similarity": right.mean(), "negative_similarity": negative}
+
+
 def alignment(x: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> float:
     """How far two views of one image lie apart: 0 = together, 2 = as unrelated directions, 4 = opposite.
 

@@ -40,7 +40,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.families.contrastive_objective import Rows
 from eyespot.pretrain.families.two_towers import TwoEncoders, TwoTowers, make_tower
 from eyespot.pretrain.losses.contrastive import clip_loss
-from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.objective import About, Objective, require_still, still
 
@@ -51,6 +51,7 @@ class AudioVisual(TwoEncoders):
     """Images and sounds find each other among a batch: the contrastive form."""
 
     joint = ("image", "sound")
+    largest_scale = LARGEST_SCALE
 
     @dataclass(kw_only=True, slots=True)
     class Config(TwoTowers.Config):
@@ -121,15 +122,11 @@ class AudioVisual(TwoEncoders):
         """Before the vectors are made unit ones."""
         return super().project(kind, still(view) if kind == "image" else view)
 
-    def scale(self) -> Tensor:
-        """Cut at 100."""
-        return self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: symmetric InfoNCE; the scale, and how alike images are to their sounds and to others'."""
         image, sound, scale = rows["image"], rows["sound"], rows["scale"][0]
         loss = clip_loss(image, sound, scale, ids=rows["ids"])
-        return {"loss": loss, "scale": scale.detach().clone(), **similarities(image, sound)}
+        return {"loss": loss, "scale": scale.detach().clone(), **similarities_of_towers(image, sound)}
 
 
 class Correspondence(Objective):

@@ -7,9 +7,11 @@ pairs of the batch on all ranks,
 
 s begins at 1 / 0.07 and is never above 100 (section 2.5).
 
-What differs from the authors' code: two copies of one sample in a batch are no negatives of each other. They clip the
-scale's parameter after each step; here its exponential is cut, so a scale that has come above 100 stays at 100. The
-image tower is any encoder (theirs are timm's vit_*_clip_* and resnet*_clip); activations are GELU, not its quick form.
+What differs from the authors' code: two copies of one sample in a batch are no negatives of each other. The image tower
+is any encoder (theirs are timm's vit_*_clip_* and resnet*_clip); activations are GELU, not its quick form. They resize
+an image's short side and cut out a square of full height or width; here the crop has 0.9 to 1 of the area and may be
+stretched by a third, as open_clip's. Colours are normalised as in all methods here, not by CLIP's own mean and standard
+deviation.
 
 To expect: ViT-B/32 on 400 million pairs: 63.2 % zero-shot on ImageNet-1k (table 11; from memory). ``eyespot eval
 zero-shot``, ``joint-retrieval`` and ``correspondence`` judge a run with both towers.
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from eyespot.pretrain.families.contrastive_objective import Rows
 from eyespot.pretrain.families.image_text import ImageText
 from eyespot.pretrain.losses.contrastive import clip_loss
-from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.objective import About
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
@@ -32,6 +34,8 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
 
 class CLIP(ImageText):
     """An image and its caption find each other among all of a batch."""
+
+    largest_scale = LARGEST_SCALE
 
     @dataclass(kw_only=True, slots=True)
     class Config(ImageText.Config):
@@ -51,12 +55,8 @@ class CLIP(ImageText):
             """CLIP with any encoder as its image tower."""
             return CLIP(self, encoder, image_size, math.log(FIRST_SCALE))
 
-    def scale(self) -> Tensor:
-        """Cut at 100."""
-        return self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: symmetric InfoNCE; the scale, and how alike images are to their captions and to others'."""
         image, text, scale = rows["image"], rows["text"], rows["scale"][0]
         loss = clip_loss(image, text, scale, ids=rows["ids"])
-        return {"loss": loss, "scale": scale.detach().clone(), **similarities(image, text)}
+        return {"loss": loss, "scale": scale.detach().clone(), **similarities_of_towers(image, text)}

@@ -33,7 +33,7 @@ from eyespot.pretrain.families.two_towers import TwoEncoders, make_tower
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.standard_depth import standard_depth
 from eyespot.pretrain.losses.contrastive import clip_loss
-from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.networks.towers.tower import TimmTower, Tower
 from eyespot.pretrain.objective import About
 
@@ -44,6 +44,7 @@ class RGBDContrast(TwoEncoders):
     """An image and its depth map find each other among all of a batch."""
 
     joint = ("image", "depth")
+    largest_scale = LARGEST_SCALE
     picture_rows: ClassVar[tuple[str, ...]] = ("image", "depth, standardised")
 
     @dataclass(kw_only=True, slots=True)
@@ -87,15 +88,11 @@ class RGBDContrast(TwoEncoders):
         """The depth tower, which sees standardised maps."""
         return {kind: replace(cast(TimmTower, each), standardized=True) for kind, each in super().towers().items()}
 
-    def scale(self) -> Tensor:
-        """Cut at 100."""
-        return self.log_scale.clamp(max=math.log(LARGEST_SCALE)).exp()
-
     def compare(self, rows: Rows) -> dict[str, Tensor]:
         """{"loss"}: symmetric InfoNCE; the scale, and how alike images are to their depth maps and to others'."""
         image, depth, scale = rows["image"], rows["depth"], rows["scale"][0]
         loss = clip_loss(image, depth, scale, ids=rows["ids"])
-        return {"loss": loss, "scale": scale.detach().clone(), **similarities(image, depth)}
+        return {"loss": loss, "scale": scale.detach().clone(), **similarities_of_towers(image, depth)}
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> Float[Tensor, "2 n 3 h w"]:

@@ -41,6 +41,8 @@ class OptimConfig:
     """Biases, norms and other vectors decay too. Not with lars."""
     betas: tuple[Kept, Kept] = (0.9, 0.95)
     """Decay rates of adamw's two moving averages."""
+    eps: Annotated[float, Gt(0)] = field(default=1e-8, metadata=SAID_IF_SET)
+    """What adamw adds to the root of the second one before it divides by it."""
     momentum: Kept = 0.9
     """Share of the last step that sgd and lars take again."""
     nesterov: bool = False
@@ -101,17 +103,19 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices and tokens decay; vectors (biases, norms) where told to.
 
-    It is the grouping of MAE's authors: by the number of dimensions, so class and mask tokens decay. MoCo's authors
-    decay everything. With a ``layer_decay`` below 1 there are two groups for each layer, whose ``lr_scale`` is
-    layer_decay^(layers after it): an engine multiplies the rate by it.
+    It is the grouping of MAE's authors: by the number of dimensions, so class and mask tokens decay, but where an
+    objective counts them among its ``undecayed``. MoCo's authors decay everything. With a ``layer_decay`` below 1 there
+    are two groups for each layer, whose ``lr_scale`` is layer_decay^(layers after it): an engine multiplies the rate by
+    it.
     """
     cut = [list(module.parameters())] if layer_decay == 1 else layers(module)
+    spared = {id(module.get_parameter(name)) for name in getattr(module, "undecayed", ())}
     groups: list[dict[str, Any]] = []
     for after, layer in zip(reversed(range(len(cut))), cut, strict=True):
         trainable = [parameter for parameter in layer if parameter.requires_grad]
         scale = {} if layer_decay == 1 else {"lr_scale": layer_decay**after}
-        matrices = [parameter for parameter in trainable if parameter.ndim > 1]
-        vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
+        matrices = [parameter for parameter in trainable if parameter.ndim > 1 and id(parameter) not in spared]
+        vectors = [parameter for parameter in trainable if parameter.ndim <= 1 or id(parameter) in spared]
         groups.append({"params": matrices, "weight_decay": weight_decay, **scale})
         groups.append({"params": vectors, "weight_decay": weight_decay if decay_vectors else 0.0, **scale})
     return groups
@@ -129,7 +133,7 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         groups = staged(groups, module, config.stages, config.stage_blocks, config.stage_scale)
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, betas=config.betas, fused=True)
+        return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
     if config.name == "sgd":
         return SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
     return LARS(groups, momentum=config.momentum)

@@ -18,7 +18,7 @@ def clip_vitb32_wit400m() -> Run:
         objective=CLIP.Config(),
         encoder=EncoderConfig(name="vit_base_patch32_clip_224"),
         data=DataConfig(batch_size=batch_size),
-        optim=OptimConfig(lr=5e-4 * 256 / batch_size, warmup_steps=2000, weight_decay=0.2, betas=(0.9, 0.98)),
+        optim=OptimConfig(lr=5e-4 * 256 / batch_size, warmup_steps=2000, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6),
         steps=length,
         log_every=50,
         save_every=length // 100,

@@ -3,14 +3,21 @@
 A release holds them beside the weights: whoever has both has the network, and no code comes with it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 from torch import Tensor, nn
 
 from eyespot.pretrain.images.standard_depth import standard_depth
-from eyespot.pretrain.networks.encoders import EncoderConfig, feature_width, features, make_encoder, vary_sizes
+from eyespot.pretrain.networks.encoders import (
+    EncoderConfig,
+    check_patches,
+    feature_width,
+    features,
+    make_encoder,
+    vary_sizes,
+)
 from eyespot.pretrain.networks.text.text_transformer import TextTransformer
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -64,12 +71,15 @@ class TimmTower:
         """The tower, freshly drawn.
 
         Raises:
-            UserError: timm has no such architecture, or it cannot see such a thing.
+            UserError: timm has no such architecture, or it cannot see such a thing, or not all of it.
         """
         channels, height, width = self.shape
-        tower = make_encoder(EncoderConfig(name=self.name, image_size=height), channels)
+        config = EncoderConfig(name=self.name, image_size=height)
+        tower = make_encoder(config, channels)
         if height != width:
             vary_sizes(tower)
+        for side in (height, width):
+            check_patches(tower, replace(config, image_size=side))
         return tower
 
     def read(self, tower: nn.Module, view: Tensor) -> Tensor:

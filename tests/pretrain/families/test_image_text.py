@@ -33,11 +33,28 @@ def test_embedded_jointly_they_are_unit_vectors_of_those_rows():
         assert torch.allclose(objective.embed_joint(kind, view), expected, atol=1e-12)
 
 
-def test_the_text_tower_learns_from_a_caption_and_the_encoder_from_its_image():
+def test_the_text_tower_learns_from_a_caption_and_the_encoder_does_not():
     objective, batch = make_objective(CLIP), make_batch()
     rows = objective.embed(batch)
-    (of_words,) = torch.autograd.grad(rows["text"][0].sum(), objective.text.token_embedding.weight)
+    (of_words,) = torch.autograd.grad(rows["text"][0].sum(), objective.text.token_embedding.weight, retain_graph=True)
     assert set(of_words.abs().sum(1).nonzero().flatten().tolist()) == set(batch.views[1][0, :4].tolist())
+    assert not any(gradients(rows["text"][0], objective.encoder))
+
+
+def test_the_encoder_learns_from_an_image_and_the_text_tower_does_not():
+    objective, batch = make_objective(CLIP), make_batch()
+    images = batch.views[0].requires_grad_()
+    row = objective.embed(batch)["image"][0]
+    assert all(gradients(row, objective.encoder)) and not any(gradients(row, objective.text))
+    (of_pixels,) = torch.autograd.grad(row.sum(), images)
+    assert of_pixels.flatten(1).any(1).tolist() == [True] + [False] * (len(batch) - 1)
+
+
+def gradients(row: torch.Tensor, tower: torch.nn.Module) -> list[bool]:
+    """Of each trainable parameter, whether the row depends on it."""
+    learning = [parameter for parameter in tower.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(row.sum(), learning, retain_graph=True, allow_unused=True)
+    return [each is not None and bool(each.any()) for each in found]
 
 
 @pytest.mark.parametrize(

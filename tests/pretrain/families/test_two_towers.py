@@ -13,6 +13,7 @@ from eyespot.pretrain.families.contrastive_objective import Rows
 from eyespot.pretrain.families.two_towers import TwoEncoders, make_tower
 from eyespot.pretrain.loop.initial_weights import encoder_copies
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.towers.tower import TimmTower
 
 
 class OfDepth(TwoEncoders):
@@ -71,11 +72,22 @@ def test_a_tower_sees_what_is_not_square():
         assert tower(torch.zeros(1, *shape)).shape == (1, tower.num_features)
 
 
+def test_how_the_tower_is_built_is_what_made_it():
+    objective, _ = make()
+    assert objective.towers() == {"depth": TimmTower(name="test_resnet", shape=(1, 32, 32))}
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
         ("resnt18", (1, 8, 8), "field 'resnt18': timm has no such architecture; close names: resnet18"),
-        ("test_vit", (1, 80, 101), r"field 'test_vit': 1 x 80 x 101 numbers: VisionTransformer refuses"),
+        (
+            "test_vit",
+            (1, 80, 101),
+            r"field 'test_vit': a side of 101: is no multiple of the 16 pixels .* try 96 or 112",
+        ),
+        ("test_vit", (1, 101, 80), r"field 'test_vit': a side of 101: is no multiple of the 16 pixels"),
+        ("test_vit", (1, 100, 100), r"field 'test_vit': a side of 100: is no multiple of the 16 pixels"),
         ("split_test_resnet", (1, 32, 32), "field 'split_test_resnet': sees images of 3 channels only"),
     ],
 )

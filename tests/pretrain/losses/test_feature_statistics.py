@@ -31,13 +31,24 @@ def test_similarities_are_means_over_pairs(count):
     assert found["negative_similarity"].item() == pytest.approx(np.mean(negative) if negative else 0, abs=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_similarities_of_towers_are_means_over_pairs_of_both(count):
+    x, y = rows(count, 5, shift=0.5), rows(count, 5, seed=1, shift=-1.5)
+    found = feature_statistics.similarities_of_towers(x, y)
+    positive = [cosine(x[i], y[i]) for i in range(count)]
+    negative = [cosine(x[i], y[j]) for i in range(count) for j in range(count) if i != j]
+    assert found["positive_similarity"].item() == pytest.approx(np.mean(positive), abs=1e-12)
+    assert found["negative_similarity"].item() == pytest.approx(np.mean(negative) if negative else 0, abs=1e-12)
+
+
 def test_similarities_are_single_precision_scalars_without_gradient():
     x = rows(6, 4, shift=3).bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = feature_statistics.similarities(x, x)
-    assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
-    assert not any(value.requires_grad for value in found.values())
-    assert found["positive_similarity"].item() == pytest.approx(1, abs=1e-6)
+        both = [feature_statistics.similarities(x, x), feature_statistics.similarities_of_towers(x, x)]
+    for found in both:
+        assert all(value.dtype == torch.float32 and value.ndim == 0 for value in found.values())
+        assert not any(value.requires_grad for value in found.values())
+        assert found["positive_similarity"].item() == pytest.approx(1, abs=1e-6)
 
 
 def test_alignment_and_uniformity_are_wang_and_isolas():

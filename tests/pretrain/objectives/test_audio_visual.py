@@ -132,6 +132,7 @@ def test_the_scale_begins_at_clips_and_never_exceeds_100():
     assert method.scale().item() == pytest.approx(1 / 0.07)
     with torch.no_grad():
         method.log_scale.fill_(7.0)
+    method.after_step(0.5)
     assert method.scale().item() == pytest.approx(100)
 
 

@@ -2,16 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from engine_states import ENGINES, make_single_engine, whole_state
+from engine_states import make_batch as make_tiny_batch
 from image_text_runs import TWICE, engine_gradients, make_batch, make_objective, shares
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.distributed.process_group import World, own_share
+from eyespot.pretrain.engine import MicroBatch
+from eyespot.pretrain.families.contrastive_objective import Rows
 from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
-from eyespot.pretrain.objectives.clip import CLIP
+from eyespot.pretrain.objectives.clip import CLIP, LARGEST_SCALE
+from eyespot.pretrain.optim.optimizers import OptimConfig
 from eyespot.pretrain.recipe_lookup import make_run
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -45,11 +51,40 @@ def test_loss_and_gradients_equal_the_slow_reference(ids):
         assert theirs.abs().max() > 1e-8, name
 
 
-def test_the_scale_begins_at_the_papers_and_never_exceeds_100():
+def test_the_scale_begins_at_the_papers():
     clip = CLIP.Config(text_layers=1).build(make_encoder(EncoderConfig(name="test_vit")), 160)
     assert clip.scale().item() == pytest.approx(1 / 0.07)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_scale_does_not_pass_100_and_comes_down_again(name):
+    engine = make_single_engine("clip", name, ALONE, optim=OptimConfig(name="sgd", momentum=0.0, weight_decay=0.0))
+    near = whole_state(engine) | {"model.log_scale": np.full(1, math.log(LARGEST_SCALE) - 5e-4, np.float32)}
+    engine.load_tensors(
+        lambda tensors: [own_share(each).copy_(torch.from_numpy(near[key])) for key, each in tensors.items()]
+    )
+    batch, scales = make_tiny_batch(engine.objective), []
+    for sign in (-1, -1, 1):  # larger, larger, smaller
+
+        def compare(rows: Rows, sign: int = sign) -> dict[str, Tensor]:
+            return {"loss": sign * rows["scale"].mean() + 0 * (rows["image"].sum() + rows["text"].sum())}
+
+        engine.objective.compare = compare
+        engine.backward(engine.forward(MicroBatch(batch=batch))["loss"])
+        _, taken = engine.step(1e-5)  # the slope is 100: the logarithm moves by 0.001
+        engine.objective.after_step(0.5, taken)
+        scales.append(math.exp(whole_state(engine)["model.log_scale"].item()))
+    engine.close()
+    assert scales == pytest.approx([100, 100, 100 * math.exp(-1e-3)], rel=1e-5)
+
+
+def test_a_step_that_the_device_did_not_take_leaves_the_scale():
+    clip = make_objective(CLIP)
     with torch.no_grad():
         clip.log_scale.fill_(7.0)
+    clip.after_step(0.5, torch.tensor(False))
+    assert clip.log_scale.item() == 7
+    clip.after_step(0.5, torch.tensor(True))
     assert clip.scale().item() == pytest.approx(100)
 
 
@@ -78,9 +113,12 @@ def test_the_recipe_has_the_papers_numbers():
     run = make_run("clip_vitb32_wit400m")
     assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(5e-4)
     assert (run.optim.name, run.optim.weight_decay, run.optim.betas) == ("adamw", 0.2, (0.9, 0.98))
+    assert run.optim.eps == 1e-6
     assert (run.data.batch_size, run.optim.warmup_steps) == (32_768, 2000)
     assert run.steps == pytest.approx(32 * 400e6 / 32_768, abs=1)
     config = run.objective
+    assert run.encoder.name == "vit_base_patch32_clip_224"
     assert (config.out_dim, config.text_width, config.text_layers, config.text_heads) == (512, 512, 12, 8)
     assert (config.text.tokenizer, config.text.context) == ("clip", 77)
-    assert (config.view.scale, config.view.flip, config.view.jitter_probability) == ((0.9, 1.0), 0.0, 0.8)
+    view = config.view
+    assert (view.scale, view.flip, any(view.jitter), view.grayscale, view.blur) == ((0.9, 1.0), 0.0, False, 0.0, 0.0)

@@ -79,6 +79,7 @@ def test_the_scale_never_exceeds_100():
     method = make_objective()
     with torch.no_grad():
         method.log_scale.fill_(7.0)
+    method.after_step(0.5)
     assert method.scale().item() == pytest.approx(100)
 
 

@@ -72,5 +72,10 @@ def test_the_recipe_has_the_papers_numbers():
     """Zhai et al. 2023, section 4."""
     run = make_run("siglip_vitb16_webli")
     assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(1e-3)
-    assert (run.optim.weight_decay, run.optim.betas, run.data.batch_size) == (1e-4, (0.9, 0.95), 32_768)
-    assert run.objective.text.context == 64
+    taken_off = effective_rate(run.optim.lr, run.data.batch_size) * run.optim.weight_decay
+    assert taken_off == pytest.approx(1e-4), "of each weight at the largest rate; theirs is not multiplied by the rate"
+    assert (run.optim.betas, run.data.batch_size, run.optim.clip) == ((0.9, 0.95), 32_768, 1.0)
+    assert run.steps == pytest.approx(9e9 / 32_768, abs=1) and run.optim.warmup_steps == 10_000
+    config = run.objective
+    assert (run.encoder.name, config.text.context) == ("vit_base_patch16_224", 64)
+    assert (config.out_dim, config.text_width, config.text_layers, config.text_heads) == (768, 768, 12, 12)
