@@ -28,6 +28,18 @@ from eyespot.pretrain.networks.encoders import encode_visible, require_vit
 from eyespot.pretrain.networks.positions import check_decoder, fix_positions, sincos_positions, sincos_times
 from eyespot.pretrain.objective import Objective
 
+CropScale = tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]]
+
+
+def check_crop(scale: CropScale) -> None:
+    """Whether ``objective.crop_scale`` has the smaller area first.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not scale[0] <= scale[1]:
+        raise UserError(f"objective.crop_scale {scale}: must have the smaller area first")
+
 
 class MaskedAutoencoder(Objective):
     """Encoder on the visible patches, a light decoder that fills in the rest.
@@ -84,7 +96,10 @@ class MaskedAutoencoder(Objective):
         self.times, self.per_time = times, self.grid[0] * self.grid[1]
         self.num_patches, self.num_visible = times * self.per_time, times * self.visible_of(self.per_time)
         if not 0 < self.num_visible < self.num_patches:
-            raise UserError(f"objective.mask_ratio {config.mask_ratio}: nothing visible of {self.num_patches} patches")
+            raise UserError(
+                f"objective.mask_ratio {config.mask_ratio}: nothing {'masked' if self.num_visible else 'visible'} of"
+                f" {self.num_patches} patches; {'raise' if self.num_visible else 'lower'} it"
+            )
         dim = config.decoder_dim
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.decoder_embed = nn.Linear(self.encoder.embed_dim, dim)

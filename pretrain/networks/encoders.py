@@ -153,15 +153,16 @@ def _shrink_stem(encoder: nn.Module, name: str) -> None:
 
 
 def require_vit(encoder: nn.Module, method: str) -> timm.models.VisionTransformer:
-    """The encoder, if it is a plain vision transformer.
-
-    Raises:
-        UserError: it is something else, and ``method`` needs patches.
-    """
-    if not isinstance(encoder, timm.models.VisionTransformer):
-        raise UserError(
-            f"encoder {type(encoder).__name__}: {method} needs a plain vision transformer; try vit_base_patch16_224"
-        )
+    """The encoder, if it is a plain vision transformer whose patches fill the image; else a UserError."""
+    is_vit = isinstance(encoder, timm.models.VisionTransformer)
+    if not is_vit or type(encoder.patch_embed) is not PatchEmbed:
+        name = type(encoder.patch_embed if is_vit else encoder).__name__
+        raise UserError(f"encoder {name}: {method} needs a plain vision transformer; try vit_base_patch16_224")
+    patches = cast(Any, encoder.patch_embed)
+    size, patch = patches.img_size, patches.patch_size
+    if size is not None and any(side % step for side, step in zip(size, patch, strict=True)):
+        said = f"encoder.image_size {size[0]}: is no multiple of the {patch[0]} pixels of its patches"
+        raise UserError(f"{said}, and {method} needs all pixels; try {size[0] // patch[0] * patch[0]}")
     return encoder
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import SAID_IF_SET, RandomView, ViewSpec
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.families.masked_autoencoder import MaskedAutoencoder
+from eyespot.pretrain.families.masked_autoencoder import CropScale, MaskedAutoencoder, check_crop
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patch_masks import (
     NUM_BLOCKS,
@@ -57,7 +57,7 @@ class MAE(MaskedAutoencoder):
             expected="ViT-B/16, ImageNet-1k, 1600 epochs, linear: 68.0 %, fine-tuned: 83.6 %",
         )
 
-        crop_scale: tuple[float, float] = (0.2, 1.0)
+        crop_scale: CropScale = (0.2, 1.0)
         """Smallest and largest area of the random crop, as a share of the image."""
         flip: Annotated[float, Ge(0), Le(1)] = 0.5
         """Probability that the crop is mirrored; 0 where left and right mean something (digits, text)."""
@@ -66,6 +66,7 @@ class MAE(MaskedAutoencoder):
 
         def __post_init__(self) -> None:
             MaskedAutoencoder.Config.__post_init__(self)
+            check_crop(self.crop_scale)
             check_mask(self.mask, self.mask_ratio)
 
         def build(self, encoder: nn.Module, image_size: int) -> "MAE":

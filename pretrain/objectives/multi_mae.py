@@ -9,13 +9,17 @@ and K the pixels of M_d whose depth was measured,
 
 The patches of the map have a linear projection of their own, whose bias tells the encoder what they are of, and the
 positions of the image's. The shares of the two are from a symmetric Dirichlet distribution of concentration 1, which of
-two is the uniform one. A decoder (section 3.3) asks with its own patches, masked ones by a learned token, all that was
-encoded: one cross attention, then blocks of self attention. What is kept is the encoder of images alone.
+two is the uniform one; where more patches are visible than one of the two has (a mask ratio below 0.5), it is uniform
+among the shares that there can be. A decoder (section 3.3) asks with its own patches, masked ones by a learned token,
+all that was encoded: one cross attention, then blocks of self attention. What is kept is the encoder of images alone.
 
 What differs from the authors' code: there is no third modality (semantic segmentation: 98 of 588 patches are visible
 there, 98 of 392 here); the plain pixels that it predicts beside the normalised ones are left out; class token and
-registers are timm's, at the front; the cross attention is added to what asks, as in any block. Pixels without a depth
-count nowhere. The order of a sample's patches follows from its own random stream.
+registers are timm's, at the front; the cross attention is added to what asks, as in any block. The encoder ends in its
+norm, as where it is evaluated, and a decoder has one before it predicts; theirs have neither. Their depth is in 0..1,
+and its variance is 1e-6 at least; here a floor goes with the distance (``standard_depth``), whatever the unit. Where a
+share is more patches than its half has, theirs takes all of them. Pixels without a depth count nowhere. The order of a
+sample's patches follows from its own random stream.
 
 To expect: ViT-B/16, ImageNet-1k with pseudo labels, 1600 epochs, with semantic segmentation: 83.3 % fine-tuned (from
 memory).
@@ -28,6 +32,7 @@ from typing import Annotated, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Bool, Float, Int
+from timm.layers.attention import Attention
 from timm.layers.mlp import Mlp
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -37,7 +42,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from eyespot.data_pipeline.augment.views import DepthView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.families.masked_autoencoder import MaskedAutoencoder, initialise
+from eyespot.pretrain.families.masked_autoencoder import CropScale, MaskedAutoencoder, check_crop, initialise
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patch_masks import random_order
 from eyespot.pretrain.images.patchify import patchify, take, unpatchify
@@ -47,6 +52,8 @@ from eyespot.pretrain.networks.positions import sincos_positions
 from eyespot.pretrain.objective import About, Objective
 
 IMAGE, DEPTH = range(2)
+TOKENS = ("cls_token", "reg_token", "mask_token", "kinds")
+"""What no weight decay reaches, as the authors mean it; the name by which they spare the kinds matches none."""
 
 
 class MultiMAE(Objective):
@@ -94,10 +101,14 @@ class MultiMAE(Objective):
         """Attention heads of either decoder."""
         normalize_targets: bool = True
         """Predict the image's pixels normalised by their patch's mean and standard deviation."""
-        crop_scale: tuple[float, float] = (0.2, 1.0)
+        crop_scale: CropScale = (0.2, 1.0)
         """Smallest and largest area of the random crop, as a share of the image."""
         flip: Annotated[float, Ge(0), Le(1)] = 0.5
         """Probability that the crop is mirrored; 0 where left and right mean something."""
+
+        def __post_init__(self) -> None:
+            MaskedAutoencoder.Config.__post_init__(self)
+            check_crop(self.crop_scale)
 
         def build(self, encoder: nn.Module, image_size: int) -> "MultiMAE":
             """MultiMAE around ``encoder``, which must be a timm vision transformer."""
@@ -117,7 +128,8 @@ class MultiMAE(Objective):
         self.num_visible = int(2 * self.num_patches * (1 - config.mask_ratio))
         if not 0 < self.num_visible < 2 * self.num_patches:
             raise UserError(
-                f"objective.mask_ratio {config.mask_ratio}: nothing visible of 2 x {self.num_patches} patches"
+                f"objective.mask_ratio {config.mask_ratio}: nothing {'masked' if self.num_visible else 'visible'} of"
+                f" 2 x {self.num_patches} patches; {'raise' if self.num_visible else 'lower'} it"
             )
         self.depth_projection = nn.Conv2d(1, projection.out_channels, projection.kernel_size, projection.stride)
         self.image_decoder, self.depth_decoder = (
@@ -125,6 +137,11 @@ class MultiMAE(Objective):
             for modality, channels in ((IMAGE, 3), (DEPTH, 1))
         )
         initialise(self, [self.image_decoder.mask_token, self.depth_decoder.mask_token], "MultiMAE")
+        for part in self.modules():
+            if isinstance(part, Attention):  # Q, K and V each by itself, as the authors do and MAE's do not
+                for weight in part.qkv.weight.chunk(3):
+                    nn.init.xavier_uniform_(weight)
+        self.undecayed = tuple(name for name, _ in self.named_parameters() if name.rpartition(".")[2] in TOKENS)
         nn.init.xavier_uniform_(self.depth_projection.weight.view(projection.out_channels, -1))
         nn.init.zeros_(self.depth_projection.bias)  # pyright: ignore[reportArgumentType]
 
@@ -140,7 +157,8 @@ class MultiMAE(Objective):
         """
         num_patches, num_visible = self.num_patches, self.num_visible
         share = batch.uniforms("multi_mae/share", 1)
-        of_image = (share * num_visible).round().clamp(num_visible - num_patches, num_patches)
+        fewest, most = max(0, num_visible - num_patches), min(num_patches, num_visible)
+        of_image = (fewest + share * (most - fewest)).round()
         wanted = torch.stack([of_image, num_visible - of_image], dim=1)
         orders = random_order(batch.uniforms("multi_mae/mask", 2 * num_patches).unflatten(1, (2, -1)).flatten(0, 1))
         ranks = orders.argsort(dim=1).unflatten(0, (-1, 2))

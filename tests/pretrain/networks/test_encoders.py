@@ -18,6 +18,7 @@ from eyespot.pretrain.networks.encoders import (
     last_tokens,
     make_encoder,
     mean_features,
+    require_vit,
     vary_sizes,
 )
 from eyespot.pretrain.networks.repeated_blocks import choose_attention
@@ -329,6 +330,30 @@ def test_an_architectures_own_size_need_not_be_filled():
             make_encoder(EncoderConfig(name="vit_so400m_patch14_siglip_384", image_size=384)).patch_embed.grid_size[0]
             == 27
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("test_resnet", 160, "encoder ResNet: MAE needs a plain vision transformer"),
+        (
+            "vit_tiny_r_s16_p8_224",
+            224,
+            "encoder HybridEmbed: MAE needs a plain vision transformer",
+        ),
+        ("vit_so400m_patch14_siglip_384", 384, "encoder.image_size 384: is no multiple of the 14 pixels .* try 378"),
+    ],
+)
+def test_who_masks_patches_needs_plain_ones_that_fill_the_image(name, size, message):
+    with torch.device("meta"):
+        encoder = make_encoder(EncoderConfig(name=name, image_size=size))
+    with pytest.raises(UserError, match=message):
+        require_vit(encoder, "MAE")
+
+
+def test_a_plain_vision_transformer_is_what_it_was():
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=32))
+    assert require_vit(encoder, "MAE") is encoder
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from eyespot.pretrain.images.standard_depth import standard_depth
 from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.multi_mae import DEPTH, IMAGE, MultiMAE
+from eyespot.pretrain.optim.optimizers import parameter_groups
 from eyespot.pretrain.recipe_lookup import make_run
 
 SIZE, PATCH, GRID, DIM, HEADS = 16, 4, 4, 24, 3
@@ -70,7 +71,8 @@ def slow_seen(batch: Batch, row: int, num_visible: int) -> list[list[int]]:
     """Which patches of the image and of the depth map the encoder sees."""
     share = float(batch.uniforms("multi_mae/share", 1)[row])
     noise = batch.uniforms("multi_mae/mask", 2 * NUM)[row].tolist()
-    of_image = min(max(round(share * num_visible), num_visible - NUM), NUM)
+    fewest, most = max(0, num_visible - NUM), min(num_visible, NUM)
+    of_image = round(fewest + share * (most - fewest))
     order = [sorted(range(NUM), key=lambda patch: noise[first + patch]) for first in (0, NUM)]
     return [sorted(order[IMAGE][:of_image]), sorted(order[DEPTH][: num_visible - of_image])]
 
@@ -166,10 +168,33 @@ def test_shares_are_the_samples_own_and_even_between_all_of_one_and_all_of_the_o
     assert not torch.equal(method.visible(later)[0], visible[:6])
 
 
-def test_more_visible_patches_than_an_image_has_are_dealt_out_to_both():
-    _, seen = make(mask_ratio=0.25).visible(make_batch(500))
+def test_more_visible_patches_than_an_image_has_are_dealt_out_to_both_evenly():
+    """Of 24 visible patches of 2 x 16 the image has 8 to 16, the ends half as often as each number between."""
+    _, seen = make(mask_ratio=0.25).visible(make_batch(4000))
     assert (seen.sum((1, 2)) == 24).all()
-    assert seen.sum(2).min() == 8
+    counts = np.bincount(seen[:, IMAGE].sum(1).numpy(), minlength=17)
+    assert counts[:8].sum() == 0
+    assert np.abs(counts[8:] - 4000 / 8 * np.array([0.5, *[1] * 7, 0.5])).max() < 5 * np.sqrt(500)
+
+
+def test_queries_keys_and_values_are_initialised_each_by_itself():
+    """Xavier's bound of a matrix of D x D, which one of 3 D x D has not."""
+    method = make()
+    width = method.encoder.embed_dim
+    for part, dim in ((method.encoder.blocks[0], width), (method.image_decoder.blocks[0], DIM)):
+        bound = math.sqrt(6 / (2 * dim)) * (1 + 1e-6)
+        largest = part.attn.qkv.weight.abs().amax(1).view(3, dim).amax(1)
+        assert (largest <= bound).all() and (largest > 0.95 * bound).all()
+
+
+def test_tokens_do_not_decay():
+    method = make()
+    decaying, spared = parameter_groups(method, 0.05)
+    names = {id(parameter): name for name, parameter in method.named_parameters()}
+    tokens = {"encoder.cls_token"}
+    tokens |= {f"{kind}_decoder.{token}" for kind in ("image", "depth") for token in ("mask_token", "kinds")}
+    assert {names[id(p)] for p in spared["params"] if p.ndim > 1} == tokens
+    assert not tokens & {names[id(p)] for p in decaying["params"]} and spared["weight_decay"] == 0
 
 
 def test_what_is_masked_does_not_reach_the_encoder():
@@ -224,7 +249,10 @@ def test_a_picture_keeps_what_was_visible_of_both():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mask_ratio": 0.99}, r"objective\.mask_ratio 0\.99: nothing visible of 2 x 16"),
+        ({"mask_ratio": 0.99}, r"objective\.mask_ratio 0\.99: nothing visible of 2 x 16 patches; lower it"),
+        ({"mask_ratio": 1e-17}, r"objective\.mask_ratio 1e-17: nothing masked of 2 x 16 patches; raise it"),
+        ({"crop_scale": (0.0, 1.0)}, r"objective\.crop_scale \(0\.0, 1\.0\): each must be above 0 and at most 1"),
+        ({"crop_scale": (0.9, 0.2)}, r"objective\.crop_scale \(0\.9, 0\.2\): must have the smaller area first"),
         ({"decoder_heads": 5}, r"objective\.decoder_dim 24: must be a multiple of objective\.decoder_heads 5"),
     ],
 )
