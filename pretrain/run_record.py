@@ -19,7 +19,8 @@ NAME = "run.json"
 LARGEST = 16 * 2**20
 """Bytes that it may have; ours have some thousand."""
 
-# What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it.
+# What may differ between the parts of one run: everything else decides the numbers, so a resumed run keeps it. Of
+# files that may move (weights, tokenizers) the record has the sha256.
 FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile", "cuda_graph"),
@@ -27,7 +28,7 @@ FREE_FIELDS = {
     *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
     *("data.read_patience_seconds", "data.decode", "data.ready_mb"),
     *("data.nvjpeg.hw_decoder_load", "data.nvjpeg.hybrid_huffman_threshold", "data.nvjpeg.preallocate_mb"),
-    *("encoder.checkpointing", "start.weights", "start.origin"),
+    *("encoder.checkpointing", "start.weights", "start.origin", "objective.text.tokenizer"),
 }
 
 

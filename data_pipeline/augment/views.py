@@ -228,7 +228,7 @@ class TextView:
 
     tokenizer: str = CLIP_TOKENIZER
     """clip, or the path of a tokenizer.json (loading/members/tokenizer.py)."""
-    context: Annotated[int, Ge(3)] = 77
+    context: Annotated[int, Ge(3), Le(65_536)] = 77
     """Tokens; a longer caption is cut before the one that ends it."""
     line: Literal["random", "first"] = "random"
     """Which of the sample's captions; random follows from (seed, epoch, sample id) and the view's number."""
@@ -279,10 +279,10 @@ class AudioView:
     rate: Annotated[int, Ge(1000), Le(384_000)] = 16_000
     """Samples a second that it is resampled to, whatever the file has."""
     mels: Annotated[int, Ge(1)] = 80
-    """Rows."""
-    window: Annotated[int, Ge(2)] = 400
-    """Samples of a Fourier transform."""
-    hop: Annotated[int, Ge(1)] = 160
+    """Rows; no more than the window has frequencies."""
+    window: Annotated[int, Ge(2), Le(65_536)] = 400
+    """Samples of a Fourier transform, an even number."""
+    hop: Annotated[int, Ge(1), Le(16_777_216)] = 160
     """Samples from one column to the next."""
     place: Literal["random", "center"] = "random"
     """Where in the sound they lie; random follows from (seed, epoch, sample id) and the view's number."""
@@ -297,10 +297,10 @@ class AudioView:
         check_ranges(self)
         if self.num_samples < 1:
             raise UserError(f"seconds {self.seconds}: less than a sample at rate {self.rate}; raise it")
-        if self.mels > self.window // 2 + 1:
-            raise UserError(
-                f"mels {self.mels}: a window of {self.window} has {self.window // 2 + 1} frequencies; lower it"
-            )
+        if self.window % 2:
+            raise UserError(f"window {self.window}: must be even; try {self.window + 1}")
+        if self.mels > (count := self.window // 2 + 1):
+            raise UserError(f"mels {self.mels}: a window of {self.window} has {count} frequencies; lower it")
 
     @property
     def num_samples(self) -> int:

@@ -18,7 +18,7 @@ import torch
 from annotated_types import Ge
 from jaxtyping import Bool, Int64
 
-from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import CLIP_TOKENIZER, CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
@@ -120,7 +120,8 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
     if order.window != SampleOrder(num_samples, spec.seed).window:
         identity["shuffle_window"] = order.window
     if digests := tokenizer_digests(spec.views):
-        identity["tokenizer"] = zlib.crc32(json.dumps(digests, sort_keys=True).encode())
+        known = {name if name == CLIP_TOKENIZER else digest: digest for name, digest in digests.items()}  # files move
+        identity["tokenizer"] = zlib.crc32(json.dumps(known, sort_keys=True).encode())
     start = _checked_start(identity, state)
     share = spec.batch_size // world_size
 

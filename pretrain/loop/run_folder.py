@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.logging import RichHandler
 
 import eyespot
-from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
@@ -173,6 +173,14 @@ class RunFolder:
                 f"run_dir {self.path}: cannot go on with other settings: {found};"
                 f" repeat it with --from {path}, or branch off with --resume CHECKPOINT and another --run-dir"
             )
+        text = getattr(run.objective, "text", None)
+        if run.resume == "auto" and record.tokenizers and isinstance(text, TextView):
+            before, now = set(record.tokenizers.values()), tokenizer_digests(ViewSpec(views=(text,)))
+            if not before >= set(now.values()):
+                raise UserError(
+                    f"objective.text.tokenizer {text.tokenizer!r}: is not the one that the run began with (sha256"
+                    f" {now[text.tokenizer]}, was {', '.join(sorted(before))}); name that one, wherever it lies now"
+                )
         self.record = record
 
 

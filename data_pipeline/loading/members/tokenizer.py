@@ -196,11 +196,20 @@ class FileTokenizer(Tokenizer):
             raise UserError(
                 f"tokenizer {path}: is no tokenizer.json ({why}), or has no room in {context} tokens"
             ) from error
+        if dropout := getattr(self._tokenizer.model, "dropout", None):
+            raise UserError(
+                f"tokenizer {path}: model.dropout {dropout}: a text would be cut differently each time; set it to null"
+            )
         super().__init__(context, int(padding))
         self._content = content.decode()
         self.digest = hashlib.sha256(content).hexdigest()
         self.num_tokens = 1 + max(int(padding), *letter, *self._tokenizer.get_vocab().values())
         self.end = letter[-1] if letter[-1:] == nothing[-1:] and len(letter) > len(nothing) else None
+        if self.end in letter[:-1]:
+            raise UserError(
+                f"tokenizer {path}: its token {self.end}, which ends a text, stands before that end, too, so nobody can"
+                " tell where a text ends; let its post_processor begin texts with another token, or with none"
+            )
 
     def ids(self, text: str) -> Sequence[int]:
         """Of the text, as the file says."""

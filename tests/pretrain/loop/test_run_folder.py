@@ -11,10 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import tokenizers
 
+from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.pretrain.loop.run_folder import LogFile, RunFolder
 from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_json import recorded_values
+from eyespot.pretrain.run_record import RunRecord
 
 HOLDER = """
 import fcntl, sys, time
@@ -81,6 +86,23 @@ def test_it_does_not_wait_for_ever(folder, monkeypatch):
     assert 0.8 <= time.monotonic() - began < 25
     holder.kill()
     holder.wait()
+
+
+def test_a_run_goes_on_with_its_tokenizer_wherever_that_lies(folder, tmp_path):
+    names = [tmp_path / "here.json", tmp_path / "there.json", tmp_path / "another.json"]
+    for name, words in zip(names, ({"a": 0}, {"a": 0}, {"b": 0}), strict=True):
+        tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=next(iter(words)))).save(str(name))
+    runs = [make_run("clip_tiny") for _ in names]
+    for run, name in zip(runs, names, strict=True):
+        run.run_dir, run.resume = folder, "auto"
+        run.objective.text = TextView(tokenizer=str(name), context=16)
+    folder.mkdir()
+    digests = tokenizer_digests(ViewSpec(views=(runs[0].objective.text,)))
+    RunRecord(recipe="clip_tiny", run=recorded_values(runs[0]), run_key="a", tokenizers=digests).write(folder)
+    for run in runs[:2]:
+        RunFolder(run, "clip_tiny", 0).close()
+    with pytest.raises(UserError, match=rf"objective\.text\.tokenizer '{names[2]}': is not the one that the run began"):
+        RunFolder(runs[2], "clip_tiny", 0)
 
 
 def tracked(folder: Path) -> RunFolder:

@@ -118,6 +118,45 @@ def test_it_does_not_depend_on_ranks_or_batches_and_goes_on(shards):
         assert all(torch.equal(a, b) for a, b in zip(one.views, two.views, strict=True))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": 0.001, "rate": 1000},
+        {"seconds": 0.0205},
+        {"rate": 384_000, "seconds": 0.01},
+        {"mels": 1},
+        {"mels": 101},
+        {"window": 2, "mels": 2},
+        {"window": 4000},
+        {"window": 65_536, "mels": 1, "seconds": 0.5},
+        {"hop": 1, "seconds": 0.05},
+        {"hop": 2000},
+        {"hop": 16_777_216},
+    ],
+    ids=str,
+)
+def test_at_the_limits_of_each_field_a_spectrogram_has_the_views_shape(changes):
+    view = AudioView(**{"seconds": 0.25, "rate": 8000, "mels": 20, "window": 200, "hop": 80, **changes})
+    found = log_mel(torch.randn(view.num_samples), view)
+    assert (1, *found.shape) == view.shape(()) and found.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 401}, r"window 401: must be even; try 402"),
+        ({"window": 65_538}, r"window 65538: must lie between 2 and 65536"),
+        ({"hop": 0}, r"hop 0: must lie between 1 and 16777216"),
+        ({"mels": 0}, r"mels 0: must be 1 or more"),
+        ({"mels": 202}, r"mels 202: a window of 400 has 201 frequencies; lower it"),
+        ({"seconds": 0.00001}, r"seconds 1e-05: less than a sample at rate 16000; raise it"),
+    ],
+)
+def test_beyond_them_it_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        AudioView(**changes)
+
+
 def test_what_cannot_be_heard_is_refused(tmp_path, digit_shards):
     with pytest.raises(UserError, match="have no sounds beside their images; pack images with theirs"):
         make_loader(spec(digit_shards))

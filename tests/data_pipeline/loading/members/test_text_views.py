@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from captioned import captions, make_captioned
 from streams import global_stream, take
@@ -70,6 +71,17 @@ def test_captions_are_drawn_evenly_and_anew_in_each_epoch():
     other = caption_numbers(TextView(), "view2", 0, np.zeros_like(ids), ids, counts)
     assert 0.15 < (drawn[0] == other).mean() < 0.35, "two views show captions of their own"
     assert not caption_numbers(TextView(line="first"), "view1", 0, np.zeros_like(ids), ids, counts).any()
+
+
+def test_it_goes_on_with_a_tokenizer_that_was_moved(shards, tmp_path):
+    names = [tmp_path / "here.json", tmp_path / "there.json", tmp_path / "another.json"]
+    for name, words in zip(names, ({"a": 0}, {"a": 0}, {"b": 0}), strict=True):
+        tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=next(iter(words)))).save(str(name))
+    of = [spec(shards, RandomView(size=8), TextView(tokenizer=str(name), context=9)) for name in names]
+    state = make_loader(of[0]).state_dict()
+    next(make_loader(of[1], state=state))
+    with pytest.raises(UserError, match=r"loader state: tokenizer \d+ where this run has \d+; resume with"):
+        make_loader(of[2], state=state)
 
 
 @pytest.mark.parametrize(("world", "batch"), [(1, 16), (2, 8), (4, 8)])

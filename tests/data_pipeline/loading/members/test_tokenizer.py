@@ -99,6 +99,29 @@ def test_texts_may_end_without_a_token(tmp_path: Path):
     assert load_tokenizer("clip", 5).end == load_tokenizer("clip", 5).num_tokens - 1 == 49_407
 
 
+def test_a_token_that_ends_texts_does_not_begin_them(tmp_path: Path):
+    """Else a text's vector would stand at its first token, where it is the same for all texts."""
+    path = own(tmp_path / "tokenizer.json")
+    made = tokenizers.Tokenizer.from_file(str(path))
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="</s> $A </s>", special_tokens=[("</s>", 2)])
+    made.save(str(path))
+    with pytest.raises(UserError, match=r"its token 2, which ends a text, stands before that end, too"):
+        load_tokenizer(str(path), 5)
+
+
+def test_a_tokenizer_that_draws_is_refused(tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    for dropout, refused in ((0.5, True), (0.0, False), (None, False)):
+        vocabulary, merges = {"a": 0, "b": 1, "ab": 2}, [("a", "b")]
+        tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, dropout=dropout)).save(str(path))
+        load_tokenizer.cache_clear()
+        if refused:
+            with pytest.raises(UserError, match=r"model\.dropout 0\.5: a text would be cut differently each time"):
+                load_tokenizer(str(path), 5)
+        else:
+            assert load_tokenizer(str(path), 5)(["ab"]).tolist() == [[2, 0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(None, "No such file or directory"), (b"{}", "is no tokenizer.json"), (b"\xff", "is no tokenizer.json")],
