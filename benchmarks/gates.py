@@ -4,11 +4,12 @@ What the gates of all kinds of methods share: training, asking, figures with the
 over samples, 95 %. Gate: better than the same method before its first step and than those it must beat, sample by
 sample, beyond doubt, and with every seed. What else stands beside it may be better: then it is said below the table.
 
-The table is written after each training: a run that was broken off goes on where it was. Methods that are not asked
-for keep the rows that they have.
+The table is written after each training: a run that was broken off goes on where it was, one that is done is only
+asked. Methods that are not asked for keep the rows that they have.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -31,7 +32,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass, make_selection
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.results.significance import wilson
-from eyespot.pretrain.checkpoints.folders import newest
+from eyespot.pretrain.checkpoints.folders import folder_of, newest
 from eyespot.pretrain.checkpoints.reader import read_module
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import normalized_views
@@ -143,6 +144,11 @@ class Gate:
         pairs = [list(pair) for pair in self.learned]
         return {"steps": self.steps, "recipe": self.recipe, "changes": self.changes, "learned": pairs}
 
+    def training(self, manifest_sha256: str) -> str:
+        """Of what decides a training on shards of that manifest, but its seed, a short hash: gates may share it."""
+        settings = {**self.settings, "learned": manifest_sha256}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
 
 def eyespot(*words: str) -> float:
     """Runs a command: its CPU seconds, which hardly depend on what else the machine does."""
@@ -197,33 +203,36 @@ class Gates:
         sys.exit(0 if all(rows[name]["passed"] for name in chosen) else 1)
 
     def known(self) -> dict[str, Any]:
-        """The rows of before, of gates that train and ask as they did."""
+        """The rows of before, of gates that train as they did and ask what they asked."""
         path = RESULTS / f"{self.name}.json"
         rows = json.loads(path.read_text())["methods"] if path.is_file() else {}
         return {
             name: row
             for name, row in rows.items()
-            if name in self.gates and self.gates[name].settings == row["settings"]
+            if (gate := self.gates.get(name)) and (gate.settings, gate.asked) == (row["settings"], row["asked"])
         }
 
     def trained(self, name: str, pair: tuple[str, str], seed: int, work: Path) -> tuple[Path, float]:
-        """Trains once, or goes on: the run's folder, and its CPU seconds."""
+        """Trains once, or goes on, or finds that it is done: the run's folder, and its CPU seconds."""
         gate, method = self.gates[name], method_of(name)
-        run_dir = work / "runs" / f"{method}-{seed}-{gate.steps}-{pair[0]}"
+        learned = ShardFolder.find(work / pair[0], "train").manifest_sha256
+        run_dir = work / "runs" / f"{method}-{seed}-{gate.steps}-{pair[0]}-{gate.training(learned)}"
+        spent = run_dir / "cpu_seconds.txt"
+        if newest(run_dir) == folder_of(run_dir, gate.steps) and spent.exists():
+            return run_dir, float(spent.read_text())
         words = [f"{method}_{gate.recipe}", "--data.shards", str(work / pair[0]), "--run-dir", str(run_dir)]
         words += ["--resume", "auto", "--steps", str(gate.steps), "--seed", str(seed), "--no-track"]
         seconds = eyespot("pretrain", *words, *gate.changes.format(work=work).split())
-        spent = run_dir / "cpu_seconds.txt"  # stays known where only the question is asked again
         seconds += float(spent.read_text()) if spent.exists() else 0.0
         spent.write_text(f"{seconds:.1f}\n")
         return run_dir, seconds
 
     def measure(self, name: str, seed: int, work: Path, data: Path) -> dict[str, Any]:
-        """Trains and asks once with one seed: of each sample a number, by who answers; kept in ``work``."""
+        """Trains and asks once with one seed: of each sample a number, by who answers.
+
+        It is always asked anew: what a question is, no settings say.
+        """
         gate = self.gates[name]
-        path = work / "answers" / f"{name.replace('/', '-')}-{seed}.json"
-        if path.is_file() and (known := json.loads(path.read_text()))["settings"] == gate.settings:
-            return known
         found: dict[str, list[float]] = {}
         total = 0.0
         for pair in gate.learned:
@@ -235,10 +244,7 @@ class Gates:
             case = Case(run_dir=run_dir, learned=learned, unseen=unseen)
             for who, values in gate.ask(case).items():
                 found.setdefault(who, []).extend(values.round(6).tolist())
-        known = {"settings": gate.settings, "cpu_minutes": round(total / 60, 1), "samples": found}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known) + "\n")
-        return known
+        return {"settings": gate.settings, "cpu_minutes": round(total / 60, 1), "samples": found}
 
     def summary(self, name: str, seeds: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """What is told of one method: the figures of each answer, and of the gains sample by sample."""

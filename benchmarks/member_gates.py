@@ -15,7 +15,7 @@ from members import captioned, rendered_shapes, spoken
 from members.captioned import DIGITS
 from members.depth_questions import masked_depth, matching, probed_depth
 from members.foretelling import foretold
-from members.questions import naming
+from members.questions import PIXELS, naming
 from members.rendered_shapes import SHAPES
 
 from eyespot.cluster.method_cards import MEASURED_ON_MEMBERS
@@ -39,8 +39,10 @@ MULTI_MAE: dict[str, Any] = {
 GATES = {
     "clip": Gate(
         steps=300,
-        asked="zero-shot accuracy",
+        asked="names the right class by text",
         ask=naming,
+        must_beat=("chance", PIXELS),
+        told="captions and prompts are the same sentences about the class, so every training image's class was told",
         shares=True,
         learned=((DIGITS, DIGITS),),
         on="digits with captions",

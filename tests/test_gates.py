@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eyespot.pretrain.checkpoints.folders import folder_of
 from eyespot.pretrain.recipe_lookup import make_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -38,11 +40,51 @@ def test_the_table_is_of_these_trainings(kind):
 
 
 def test_rows_of_other_trainings_are_forgotten(monkeypatch, tmp_path):
-    settings = VIDEO_GATES.gates["tcn"].settings
-    rows = {"tcn": {"settings": settings}, "video_mae": {"settings": settings}, "gone": {"settings": settings}}
+    gate = VIDEO_GATES.gates["tcn"]
+    row = {"settings": gate.settings, "asked": gate.asked}
+    rows = {"tcn": row, "video_mae": row, "gone": row}
     (tmp_path / "video_gates.json").write_text(json.dumps({"methods": rows}))
     monkeypatch.setattr(gates, "RESULTS", tmp_path)
     assert [*VIDEO_GATES.known()] == ["tcn"]
+    rows["tcn"]["asked"] = "something else"
+    (tmp_path / "video_gates.json").write_text(json.dumps({"methods": rows}))
+    assert [*VIDEO_GATES.known()] == []
+
+
+def test_a_training_is_known_by_what_decides_it(monkeypatch, tmp_path):
+    """Other shards, recipe or flags are another folder; what is done is not started again, and what it took stays."""
+    started = []
+
+    def train(*words: str) -> float:
+        started.append(words)
+        Path(words[words.index("--run-dir") + 1]).mkdir(parents=True)
+        return 60.0
+
+    monkeypatch.setattr(gates, "eyespot", train)
+    digests = {"digits": "a"}
+    monkeypatch.setattr(gates.ShardFolder, "find", lambda path, *_: Told(manifest_sha256=digests[path.name]))
+    gate = replace(MEMBER_GATES.gates["clip"], learned=(("digits", "digits"),))
+    kind = replace(MEMBER_GATES, gates={"clip": gate})
+    folder, seconds = kind.trained("clip", gate.learned[0], 0, tmp_path)
+    assert seconds == 60 and len(started) == 1
+    last = folder_of(folder, gate.steps)
+    last.mkdir(parents=True)
+    (last / "meta.json").touch()
+    assert kind.trained("clip", gate.learned[0], 0, tmp_path) == (folder, 60) and len(started) == 1
+    others = {kind.trained("clip", gate.learned[0], 1, tmp_path)[0]}
+    for changes in ({"changes": "--optim.lr 1"}, {"recipe": "small"}, {"steps": 1}):
+        changed = replace(MEMBER_GATES, gates={"clip": replace(gate, **changes)})
+        others.add(changed.trained("clip", gate.learned[0], 0, tmp_path)[0])
+    digests["digits"] = "b"
+    others.add(kind.trained("clip", gate.learned[0], 0, tmp_path)[0])
+    assert len(others - {folder}) == 5
+
+
+@dataclass
+class Told:
+    """What a gate reads of shards here."""
+
+    manifest_sha256: str
 
 
 def told(method, *seeds):
