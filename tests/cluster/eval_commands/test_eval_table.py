@@ -9,6 +9,7 @@ from result_files import some_result
 
 from eyespot.cluster.eval_commands.eval_table import MOST_COLUMNS, print_table, track
 from eyespot.eval.results.result import Score
+from eyespot.eval.results.tables import class_metric
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,16 @@ def test_a_protocol_that_learns_from_nothing_names_no_training_images(capsys):
     lines = said.splitlines()
     assert lines[0].rstrip() == "clustering on digits" and "training images" not in said
     assert lines[-1] == "1,234 test images (train and test)."
+
+
+def test_classes_stand_below_and_their_names_command_no_terminal(capsys):
+    name = "[bold]\x1b]52;c;b3du\x07\x1b[2J"
+    metrics = {class_metric(0, 12, name): 0.25, class_metric(1, 3, "owl"): 1.0}
+    print_table([some_result(protocol="zero-shot", metrics=metrics), some_result(role="random", name="random weights")])
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if "25.0%" in line or "owl" in line]
+    assert len(rows) == 2 and r"[bold]\x1b]52;c;b3du\x07\x1b[2J" in rows[0] and "12" in rows[0]
+    assert "\x1b]52" not in said and "\x07" not in said and "Accuracy by class" in said
 
 
 def test_who_is_no_run_is_not_tracked(tmp_path, monkeypatch):

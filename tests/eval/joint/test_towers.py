@@ -72,7 +72,7 @@ def depths(tmp_path_factory) -> Path:
     for number in range(9):
         levels = np.random.default_rng(min(number, 7)).integers(256, size=(8, 8, 3), dtype=np.uint8)
         Image.fromarray(levels).save(root / "in" / f"{number}.png")
-        values = generator.integers(1000, size=(8, 8), dtype=np.uint16) if number != 4 else values
+        values = np.random.default_rng(3 if number == 4 else number).integers(1000, size=(8, 8), dtype=np.uint16)
         (root / "in" / f"{number}.depth.png").write_bytes(depth_png(values))
     pack(str(root / "in"), root / "shards", workers=1)
     return root / "shards"
