@@ -1,21 +1,23 @@
 """Methods of images with text, sound or depth, each trained for minutes on two cores, then asked about unseen samples.
 
-Captions are made of class names (``members/captioned.py``); each further kind of member has a file of its own there.
+Captions are made of class names (``members/captioned.py``), so that nothing but the class can be known of an image, and
+whatever is said of the class is right; each further kind of member has a file of its own there.
 ``gates.py`` says what a gate is; what the package shows (docs/methods.md) goes to ``measured_on_members.json``.
 
     python benchmarks/member_gates.py --work /tmp/members
     python benchmarks/member_gates.py --work /tmp/members clip        the others keep their rows
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gates import Gate, Gates
 from members import captioned, rendered_shapes, spoken
-from members.captioned import DIGITS
+from members.captioned import CALTECH10, DIGITS
 from members.depth_questions import masked_depth, matching, probed_depth
 from members.foretelling import foretold
-from members.questions import PIXELS, naming
+from members.questions import PIXELS, finding, naming, true_pairs
 from members.rendered_shapes import SHAPES
 
 from eyespot.cluster.method_cards import MEASURED_ON_MEMBERS
@@ -36,17 +38,20 @@ MULTI_MAE: dict[str, Any] = {
 }
 """How it is trained, whatever it is asked."""
 
+captioned_digits = partial(Gate, shares=True, learned=((DIGITS, DIGITS),), on="digits with captions")
+captioned_photographs = partial(Gate, shares=True, learned=((CALTECH10, CALTECH10),), on="caltech10 with captions")
+LARGER = "--encoder.name resnet10t --encoder.image-size 48 --data.batch-size 128"
+NAMING: dict[str, Any] = {"asked": "names the right class by text", "ask": naming, "must_beat": ("chance", PIXELS)}
+TOLD = "captions and prompts are the same sentences about the class, so every training image's class was told"
+
 GATES = {
-    "clip": Gate(
-        steps=300,
-        asked="names the right class by text",
-        ask=naming,
-        must_beat=("chance", PIXELS),
-        told="captions and prompts are the same sentences about the class, so every training image's class was told",
-        shares=True,
-        learned=((DIGITS, DIGITS),),
-        on="digits with captions",
+    "clip": captioned_digits(steps=300, told=TOLD, **NAMING),
+    "clip/retrieval": captioned_digits(
+        steps=300, asked="recall@1 of captions that ask", ask=partial(finding, k=1, image_asks=False)
     ),
+    "clip/correspondence": captioned_digits(steps=300, asked="true pair above false one", ask=true_pairs),
+    "clip/photographs": captioned_photographs(steps=200, told=TOLD, changes=LARGER, **NAMING),
+    "siglip": captioned_digits(steps=300, told=TOLD, **NAMING),
     "virtex": Gate(
         steps=300,
         asked="nats a token of captions",
