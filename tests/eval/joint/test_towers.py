@@ -44,7 +44,7 @@ class Stand(Objective):
         super().__init__()
         self.image_size = 8
         generator = torch.Generator().manual_seed(0)
-        self.towers = nn.ParameterDict(
+        self.matrices = nn.ParameterDict(
             {kind: torch.randn(rows, 5, generator=generator) for kind, rows in {"image": 192, "depth": 64}.items()}
         )
 
@@ -55,7 +55,7 @@ class Stand(Objective):
         raise NotImplementedError
 
     def embed_joint(self, kind: str, view: Tensor) -> Tensor:
-        return normalize(view.flatten(1) @ self.towers[kind], dim=1)
+        return normalize(view.flatten(1) @ self.matrices[kind], dim=1)
 
 
 def stand() -> Asked:
