@@ -192,7 +192,7 @@ def test_a_sound_tower(tmp_path: Path, name: str):
         assert torch.equal(space.embed_joint("sound", seen), heard.embed_joint("sound", seen))
     assert space.scale is not None and float(space.scale) == 1.0
     for keys, value, words in (
-        (("name",), "vit_giant_patch14_224", "asks for .* of .*, in tower-sound.safetensors it is"),
+        (("name",), "vit_large_patch16_224", "asks for .* of .*, in tower-sound.safetensors it is"),
         (("name",), "../x", "asks for what cannot be built .*timm has no such architecture"),
         (("shape",), [1, 48, 1 << 40], "tower-sound.json: shape"),
         (("shape",), [3, 48, 16], "asks for .* of|its view makes spectrograms of"),
