@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from eyespot.data_pipeline.augment.views import Clip, Pick, RandomView, View, ViewSpec, sized_views
+from eyespot.data_pipeline.augment.views import AudioView, Clip, Pick, RandomView, View, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
@@ -301,6 +301,26 @@ def require_still(view: RandomView) -> None:
     if view.clip is not None and view.clip.frames != 1:
         raise UserError(
             f"objective.view.clip.frames {view.clip.frames}: this method sees one frame of a video; set it to 1"
+        )
+
+
+def require_own_sound(view: RandomView, sound: AudioView) -> None:
+    """Whether ``objective.view`` shows one image, and ``objective.sound`` what is heard at that moment.
+
+    Raises:
+        UserError: it shows more; or one is another sample's, or heard at another moment.
+    """
+    require_still(view)
+    for name, each in (("view", view), ("sound", sound)):
+        if each.partner:
+            raise UserError(
+                f"objective.{name}.partner True: an image and its own sound are learned from; leave it out (where"
+                " another's is asked for, the method asks itself)"
+            )
+    if view.clip is not None and sound.of is None:
+        raise UserError(
+            "objective.sound.of None: the sound would begin anywhere in a video, not with the frame that is seen; set"
+            " it to 0"
         )
 
 

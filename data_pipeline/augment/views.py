@@ -275,7 +275,7 @@ class AudioView:
     """Some seconds of the sample's sound as a log-mel spectrogram: float32 (loading/members/sound_views.py)."""
 
     seconds: Annotated[float, Gt(0), Le(3600)] = 1.0
-    """How many; silence follows where the sound is shorter."""
+    """How many; silence follows where the whole sound is shorter."""
     rate: Annotated[int, Ge(1000), Le(384_000)] = 16_000
     """Samples a second that it is resampled to, whatever the file has."""
     mels: Annotated[int, Ge(1)] = 80
@@ -287,7 +287,8 @@ class AudioView:
     place: Literal["random", "center"] = "random"
     """Where in the sound they lie; random follows from (seed, epoch, sample id) and the view's number."""
     of: Annotated[int, Ge(0)] | None = field(default=None, metadata=SAID_IF_SET)
-    """Which view shows a clip with whose first frame they begin; a partner's sound begins with that of its own."""
+    """Which view shows a clip with whose first frame they begin; a partner's sound begins with that of its own. Of a
+    frame that is nearer to the sound's end the last seconds are heard."""
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether it is of another sample, the one that image views with ``partner`` show."""
     extension: ClassVar[str] = "sound"

@@ -38,7 +38,7 @@ from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import clustered
 from eyespot.pretrain.losses.sound_statistics import kinds, sound_statistics
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.objective import About, Objective, require_still, still
+from eyespot.pretrain.objective import About, Objective, require_own_sound, still
 
 
 class AmbientSound(Objective):
@@ -70,7 +70,12 @@ class AmbientSound(Objective):
 
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
-            require_still(self.view)
+            require_own_sound(self.view, self.sound)
+            if self.cluster_samples < self.num_clusters:
+                raise UserError(
+                    f"objective.cluster_samples {self.cluster_samples}: fewer than objective.num_clusters"
+                    f" {self.num_clusters}; raise it, or lower that"
+                )
 
         def build(self, encoder: nn.Module, image_size: int) -> "AmbientSound":
             """Around any encoder."""
@@ -96,8 +101,7 @@ class AmbientSound(Objective):
 
     def prepare(self, ids: Int[Tensor, " n"]) -> None:
         """Whether there are enough samples to cluster."""
-        count = min(len(ids), self.config.cluster_samples)
-        if count < self.config.num_clusters:
+        if (count := len(ids)) < self.config.num_clusters:
             raise UserError(
                 f"objective.num_clusters {self.config.num_clusters}: more than the {count} sounds; lower it"
             )

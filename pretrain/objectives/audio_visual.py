@@ -42,7 +42,7 @@ from eyespot.pretrain.families.two_towers import TwoEncoders, TwoTowers, make_to
 from eyespot.pretrain.losses.contrastive import clip_loss
 from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.networks.encoders import feature_width, features
-from eyespot.pretrain.objective import About, Objective, require_still, still
+from eyespot.pretrain.objective import About, Objective, require_own_sound, still
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
 
@@ -75,12 +75,12 @@ class AudioVisual(TwoEncoders):
         """timm's name of the sound tower's architecture, which sees one channel."""
         view: RandomView = RandomView(scale=(0.76, 1.0), jitter=(0.4, 0.0, 0.4, 0.0))  # noqa: RUF009 - frozen
         """How images are seen; of a video one frame."""
-        sound: AudioView = AudioView(rate=48_000, window=480, hop=240)  # noqa: RUF009 - frozen
+        sound: AudioView = AudioView(rate=48_000, window=480, hop=240, mels=40)  # noqa: RUF009 - frozen
         """How sound is heard."""
 
         def __post_init__(self) -> None:
             TwoTowers.Config.__post_init__(self)
-            require_still(self.view)
+            require_own_sound(self.view, self.sound)
 
         def check_batch(self, batch_size: int) -> None:
             """Among a batch of one there is nothing to find; the other forms ask about each sample by itself."""
@@ -209,5 +209,7 @@ class Distance(Correspondence):
         return self.describe(kind, view)
 
     def answer(self, images: Float[Tensor, "b d"], sounds: Float[Tensor, "b d"]) -> Float[Tensor, "b 2"]:
-        """Logits of "no" and "yes"."""
-        return self.head((images - sounds).norm(dim=1, keepdim=True))
+        """Logits of "no" and "yes", in single precision or better: of near vectors bfloat16 keeps no difference."""
+        with torch.autocast(images.device.type, enabled=False):
+            kept = torch.promote_types(images.dtype, torch.float32)
+            return self.head((images.to(kept) - sounds.to(kept)).norm(dim=1, keepdim=True))

@@ -2,8 +2,9 @@
 
 All channels are averaged, then the seconds are resampled to the view's rate (polyphase, Kaiser window: SciPy's
 ``resample_poly``). The spectrum is that of Hann windows, centred on every ``hop``-th sample; its power is summed in
-triangles that are even on the mel scale, 2595 log10(1 + f / 700). What is shown is decibels / 40 + 1, no lower than -1:
-a full-scale sine reaches about 1 plus what its window gains, silence is -1.
+triangles that are even on the mel scale, 2595 log10(1 + f / 700); one so narrow that no frequency of the window lies
+in it, as happens among the lowest where many are asked for, is always silent. What is shown is decibels / 40 + 1, no
+lower than -1: a full-scale sine reaches about 1 plus what its window gains, silence is -1.
 """
 
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def heard(
         file: the sound.
         view: what is asked for.
         draw: where they begin, unless the view asks for the middle.
-        begin: where they do instead, seconds.
+        begin: where they do instead, seconds; so near the end that they would not fit, they are the last ones.
 
     Raises:
         BadMember: it cannot be decoded.
@@ -80,7 +81,7 @@ def heard(
         room = max(0, sound.frames - wanted)
         drawn = numbers_below(np.array([room + 1]), np.array([draw], np.uint32))
         start = int(drawn[0]) if view.place == "random" else room // 2
-        start = start if begin is None else min(round(begin * rate), sound.frames)
+        start = start if begin is None else min(round(begin * rate), room)
         try:
             sound.seek(start)
             wave = sound.read(wanted, dtype="float32", always_2d=True).mean(1)

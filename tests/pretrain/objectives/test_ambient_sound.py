@@ -1,6 +1,7 @@
 """Ambient sound against slow references in float64: which cluster is nearest, the loss; its clusters; its numbers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,9 +18,9 @@ from eyespot.pretrain.recipe_lookup import make_run
 SIZE, SOUND = 32, AudioView(seconds=0.3, rate=8000, mels=12, window=256, hop=80)
 
 
-def make(clusters: int = 3, **changes) -> AmbientSound:
+def make(clusters: int = 3, of: int | None = None, **changes) -> AmbientSound:
     torch.manual_seed(0)
-    config = AmbientSound.Config(num_clusters=clusters, sound=SOUND, **changes)
+    config = AmbientSound.Config(num_clusters=clusters, sound=replace(SOUND, of=of), **changes)
     return config.build(make_encoder(EncoderConfig(name="test_resnet", image_size=SIZE)), SIZE).eval()
 
 
@@ -96,12 +97,16 @@ def test_what_cannot_be_clustered_is_refused():
     make().prepare(torch.arange(3))
     with pytest.raises(UserError, match=r"objective\.num_clusters 3: more than the 2 sounds; lower it"):
         make().prepare(torch.arange(2))
+    with pytest.raises(UserError, match=r"objective\.cluster_samples 20: fewer than objective\.num_clusters 30; raise"):
+        make(clusters=30, cluster_samples=20)
     with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 2: .* set it to 1"):
         make(view=RandomView(clip=Clip(2)))
+    with pytest.raises(UserError, match=r"objective\.sound\.of None: .* set it to 0"):
+        make(view=RandomView(clip=Clip(1)))
 
 
 def test_the_whole_of_what_is_clustered_draws_nothing():
-    method = make(view=RandomView(clip=Clip(1)))
+    method = make(of=0, view=RandomView(clip=Clip(1)))
     assert method.refresh_view.place == "center" and method.refresh_view.of is None
     assert method.refresh_epochs == math.inf and method.refresh_samples == 100_000
 

@@ -5,24 +5,29 @@ from dataclasses import replace
 
 import pytest
 import torch
+from image_text_runs import engine_gradients, shares
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import AudioView, Clip, RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
+from eyespot.data_pipeline.loading.members.sound_views import mel_triangles
+from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.audio_visual import AudioVisual
 from eyespot.pretrain.recipe_lookup import make_run
 
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 COUNT, SIZE = 6, 32
 SOUND = AudioView(seconds=0.3, rate=8000, mels=32, window=256, hop=80)
 FORMS = ("contrastive", "correspondence", "distance")
 
 
-def make(form: str, **changes) -> tuple[Objective, Batch]:
+def make(form: str, of: int | None = None, **changes) -> tuple[Objective, Batch]:
     torch.manual_seed(0)
-    config = AudioVisual.Config(form=form, out_dim=7, sound_encoder="test_resnet", sound=SOUND, **changes)
+    sound = replace(SOUND, of=of)
+    config = AudioVisual.Config(form=form, out_dim=7, sound_encoder="test_resnet", sound=sound, **changes)
     objective = config.build(make_encoder(EncoderConfig(name="test_resnet", image_size=SIZE)), SIZE).double().eval()
     views = noise_views(objective.views(), COUNT, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([0, 1, 2, 1, 4, 5])
@@ -91,12 +96,16 @@ def test_loss_and_gradients_equal_the_slow_reference(form):
 
 
 def test_what_batch_norm_is_shown_tells_no_true_pair_from_a_false_one():
-    """Own sounds and others' go through the tower together: with both alike, the answers are alike."""
+    """Own sounds and others' go through the tower together; by themselves each would get statistics of its own."""
     method, batch = make("correspondence")
     method.train()
-    batch.views[2] = batch.views[1]
-    own, others = method.answers(batch)
-    assert torch.allclose(own, others)
+    images, *sounds = batch.views
+    seen = method.encoder(images)
+    together = method.sound(torch.cat(sounds)).chunk(2)
+    apart = [method.sound(each) for each in sounds]
+    for found, one, other in zip(method.answers(batch), together, apart, strict=True):
+        assert torch.allclose(found, method.answer(seen, one))
+        assert not torch.allclose(found, method.answer(seen, other), rtol=1e-3)
 
 
 def test_which_forms_have_a_space():
@@ -118,13 +127,48 @@ def test_views_are_an_image_its_sound_and_where_asked_anothers():
 @pytest.mark.parametrize("form", FORMS)
 def test_of_a_video_one_frame_is_seen(form):
     view = RandomView(clip=Clip(1))
-    method, batch = make(form, view=view)
+    method, batch = make(form, view=view, of=0)
     assert batch.views[0].shape == (COUNT, 1, 3, SIZE, SIZE)
     loss = method(batch)["loss"]
     batch.views[0] = batch.views[0][:, 0]
     assert torch.equal(method(batch)["loss"], loss)
     with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 2: .* set it to 1"):
         AudioVisual.Config(view=RandomView(clip=Clip(2)))
+
+
+def test_what_is_heard_is_the_samples_own_and_of_the_moment_that_is_seen():
+    for wrong in (dict(sound=replace(SOUND, partner=True)), dict(view=RandomView(partner=True))):
+        with pytest.raises(UserError, match=r"objective\.(sound|view)\.partner True: .* leave it out"):
+            AudioVisual.Config(**wrong)
+    with pytest.raises(UserError, match=r"objective\.sound\.of None: .* set it to 0"):
+        AudioVisual.Config(view=RandomView(clip=Clip(1)), sound=SOUND)
+
+
+def test_near_vectors_keep_their_distance_under_autocast():
+    method, _ = make("distance")
+    method.float()
+    generator = torch.Generator().manual_seed(2)
+    images, sounds = (torch.nn.functional.normalize(torch.randn(COUNT, 7, generator=generator)) for _ in range(2))
+    exact = method.answer(images, sounds)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(method.answer(images, sounds), exact) and exact.dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ranks_and_micro_batches_are_one_process_with_the_whole_batch(form, on_ranks):
+    loss, whole = engine_gradients(lambda: make(form)[0], [make(form)[1]], ALONE)
+    for answers in zip(*on_ranks(gradients_of_share, 2, form), strict=True):
+        assert sum(answer[0] for answer in answers) / 2 == pytest.approx(loss, abs=1e-10)
+        for _, found in answers:
+            assert found.keys() == whole.keys()
+            for name, wanted in whole.items():
+                assert (found[name] - wanted).abs().max() <= 1e-10, name
+
+
+def gradients_of_share(world: World, form: str) -> list[tuple[float, dict[str, Tensor]]]:
+    """In one micro-batch, and in three."""
+    own = shares(make(form)[1], world.size)[world.rank]
+    return [engine_gradients(lambda: make(form)[0], shares(own, count), world) for count in (1, 3)]
 
 
 def test_the_scale_begins_at_clips_and_never_exceeds_100():
@@ -168,5 +212,7 @@ def test_recipes_of_videos_hear_what_they_see(recipe, form, batch_size):
     config = run.objective
     assert (config.form, config.out_dim, run.data.batch_size) == (form, 128, batch_size)
     assert (config.view.clip, config.sound.of) == (Clip(1), 0)
-    assert (config.sound.rate, config.sound.seconds, config.sound.window, config.sound.hop) == (48_000, 1.0, 480, 240)
+    sound = config.sound
+    assert (sound.rate, sound.seconds, sound.window, sound.hop, sound.mels) == (48_000, 1.0, 480, 240, 40)
+    assert (mel_triangles(sound.rate, sound.window, sound.mels).sum(1) > 0).all(), "no band is without frequencies"
     assert (run.optim.name, run.optim.lr) == ("adamw", 1e-4)

@@ -194,9 +194,19 @@ def test_the_sound_of_a_clip_begins_with_its_first_frame_also_a_partners(tmp_pat
         expected = [int(triangles[:, round((300 + 200 * frame) * 512 / 8000)].argmax()) for frame in first.tolist()]
         loudest = torch.cat([each.views[number][:, 0, :, 10] for each in batches]).argmax(1).tolist()
         assert all(abs(one - other) <= 1 for one, other in zip(loudest, expected, strict=True))
-    late = heard(bytearray((tmp_path / "in" / "v0" / "sound.wav").read_bytes()), view, np.uint32(0), 1.125)
-    assert late[:1000].any() and not late[1000:].any() and len(late) == 2000, "silence behind the end"
-    assert not heard(bytearray((tmp_path / "in" / "v0" / "sound.wav").read_bytes()), view, np.uint32(0), 9.0).any()
+
+
+def test_of_a_frame_near_the_end_the_last_seconds_are_heard(tmp_path):
+    wave = tone(500, 0.6, 8000)
+    soundfile.write(tmp_path / "a.wav", wave, 8000, subtype="FLOAT")
+    file, view = bytearray((tmp_path / "a.wav").read_bytes()), replace(VIEW, of=0)
+    for begin, start in ((0.1, 800), (0.35, 2800), (0.45, 2800), (0.6, 2800), (9.0, 2800)):
+        assert np.array_equal(heard(file, view, np.uint32(0), begin), wave[start : start + 2000]), begin
+    longer = heard(file, replace(view, seconds=1.0), np.uint32(0), 0.5)
+    assert np.array_equal(longer[: len(wave)], wave) and not longer[len(wave) :].any(), "all of a shorter one"
+    soundfile.write(tmp_path / "a.wav", tone(500, 0.6, 22_050), 22_050, subtype="FLOAT")
+    other = heard(bytearray((tmp_path / "a.wav").read_bytes()), view, np.uint32(0), 0.59)
+    assert np.abs(other[-200:]).max() > 0.4, "at another rate, too"
 
 
 def test_sound_of_a_clip_is_refused_where_nothing_says_when_it_is(tmp_path):
