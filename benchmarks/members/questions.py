@@ -73,8 +73,9 @@ def finding(case: Case, *, k: int, image_asks: bool) -> Found:
     found, by_chance = Found(), 0.0
     for who, image, other in _sides(case):
         placed = ranks(image, other, image_asks=image_asks)
-        found[who] = found_first(placed, (image if image_asks else other).owners, k)
-        by_chance = placed.by_chance(k)
+        owners = (image if image_asks else other).owners
+        found[who] = found_first(placed, owners, k)
+        by_chance = placed.by_chance(owners, k)
     return chance(found, by_chance)
 
 

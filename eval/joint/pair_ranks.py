@@ -35,13 +35,18 @@ class Ranks:
     """How many of the answers are right."""
     num_answers: int
 
-    def by_chance(self, k: int) -> float:
-        """The share of those that would have a right answer among the first k, were these in random order."""
+    def by_chance(self, owners: Int64[np.ndarray, " m"], k: int) -> float:
+        """The mean of what ``found_first`` would give, were all answers in random order.
+
+        Args:
+            owners: whose each row is; every sample has one or more.
+            k: how many answers are looked at.
+        """
         missing = np.ones(len(self.num_right))
         for place in range(min(k, self.num_answers)):
             left = self.num_answers - place
             missing *= np.clip(left - self.num_right, 0, None) / left
-        return float(1 - missing.mean())
+        return float(1 - (np.bincount(owners, missing) / np.bincount(owners)).mean())
 
 
 class _Right:

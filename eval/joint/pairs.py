@@ -179,7 +179,7 @@ def _retrieval(
     settings: dict[str, float | str] = {}
     for asks, side in (("image", image), (kind, other)):
         found = ranks(image, other, image_asks=asks == "image")
-        by_chance = [found.by_chance(k) for k in KS]
+        by_chance = [found.by_chance(side.owners, k) for k in KS]
         settings |= {"chance": by_chance[0]} if asks == "image" else {}
         settings[f"chance @{', @'.join(map(str, KS))} ({asks} asks)"] = ", ".join(f"{share:.2g}" for share in by_chance)
         for k in KS:

@@ -11,6 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.pretrain.families.two_towers import TwoTowers
 from eyespot.pretrain.networks.towers.tower import TextTower, Tower
+from eyespot.pretrain.objective import require_still, still
 
 
 class ImageText(TwoTowers):
@@ -48,6 +49,7 @@ class ImageText(TwoTowers):
                     f"objective.text_width {self.text_width}: must be a multiple of"
                     f" objective.text_heads {self.text_heads}"
                 )
+            require_still(self.view)
 
     config: Config
 
@@ -75,4 +77,4 @@ class ImageText(TwoTowers):
 
     def project(self, kind: str, view: Tensor) -> Tensor:
         """Of images the projected features; the text tower ends in the space."""
-        return self.image_projection(self.encode(view)) if kind == "image" else self.text(view)
+        return self.image_projection(self.encode(still(view))) if kind == "image" else self.text(view)

@@ -1,9 +1,12 @@
 """VirTex: learning visual representations from textual annotations (Desai & Johnson 2021, arXiv:2006.06666).
 
 An encoder's grid of features is all that two small decoders see of an image; one says its caption forwards, the other
-backwards. With n tokens of a caption to be said, v the grid, and p, q what the decoders hold likely (section 3.1),
+backwards. With c_0 ... c_n a caption's tokens, from the one that begins it to the one that ends it, v the grid, and p
+and q what the decoders hold likely (section 3.1),
 
-    L = -mean over captions of  1/n [ sum_i log p(c_i | c_1 ... c_i-1, v) + sum_i log q(c_i | c_n+1 ... c_i+1, v) ].
+    L = -mean over captions of  1/n [ sum_1^n log p(c_i | c_0 ... c_i-1, v) + sum_0^n-1 log q(c_i | c_n ... c_i+1, v) ]:
+
+forwards the token that ends a caption is asked, backwards that which begins it.
 
 ``networks/text/captioner.py`` has the decoders. The grid is the encoder's last feature map, or a vision transformer's
 patches; the class token of one of those is read by nobody.
@@ -29,7 +32,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.pretrain.networks.dense_maps import DenseFeatures
 from eyespot.pretrain.networks.text.captioner import Captioner
-from eyespot.pretrain.objective import About, Objective
+from eyespot.pretrain.objective import About, Objective, require_still, still
 
 
 class VirTex(Objective):
@@ -69,6 +72,7 @@ class VirTex(Objective):
                     f"objective.text_width {self.text_width}: must be a multiple of"
                     f" objective.text_heads {self.text_heads}"
                 )
+            require_still(self.view)
 
         def build(self, encoder: nn.Module, image_size: int) -> "VirTex":
             """Around any encoder with a feature map or patches."""
@@ -84,6 +88,11 @@ class VirTex(Objective):
             raise UserError(
                 f"objective.text.tokenizer {config.text.tokenizer}: its texts end without a token that says so, and"
                 " virtex must know where padding begins; take clip, or one with such a token"
+            )
+        if tokenizer.start is None:
+            raise UserError(
+                f"objective.text.tokenizer {config.text.tokenizer}: its texts begin without a token that says so, and"
+                " virtex would never be asked for their first word; take clip, or one with such a token"
             )
         self.grid = DenseFeatures(encoder, image_size, config.text_width, stride=image_size)
         self.captioner = Captioner(
@@ -116,5 +125,5 @@ class VirTex(Objective):
 
     def _said(self, batch: Batch) -> tuple[Float[Tensor, "b 2"], Int[Tensor, " b"]]:
         images, texts = batch.views
-        places = self.grid([self.read(self.encoder, images)]).flatten(2).transpose(1, 2)
+        places = self.grid([self.read(self.encoder, still(images))]).flatten(2).transpose(1, 2)
         return self.captioner(places, texts)

@@ -43,6 +43,8 @@ class Tokenizer(ABC):
     """sha256 of the file that says which tokens there are."""
     num_tokens: int
     """Ids are below it."""
+    start: int | None
+    """The id that begins every text; None = texts begin with their first word."""
     end: int | None
     """The id that ends every text; None = texts end without one."""
 
@@ -108,7 +110,7 @@ class ClipTokenizer(Tokenizer):
             {word: number for number, word in enumerate(words)}, merges, end_of_word_suffix="</w>"
         )
         self._start, self._end, self.num_tokens = len(words), len(words) + 1, len(words) + 2
-        self.end = self._end
+        self.start, self.end = self._start, self._end
         self._merged = library.Tokenizer(model)
         cut = library.pre_tokenizers.Split(library.Regex(PARTS), behavior="removed", invert=True)
         as_bytes = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -204,7 +206,9 @@ class FileTokenizer(Tokenizer):
         self._content = content.decode()
         self.digest = hashlib.sha256(content).hexdigest()
         self.num_tokens = 1 + max(int(padding), *letter, *self._tokenizer.get_vocab().values())
-        self.end = letter[-1] if letter[-1:] == nothing[-1:] and len(letter) > len(nothing) else None
+        longer = len(letter) > len(nothing)
+        self.start = letter[0] if longer and letter[:1] == nothing[:1] else None
+        self.end = letter[-1] if letter[-1:] == nothing[-1:] and longer else None
         if self.end in letter[:-1]:
             raise UserError(
                 f"tokenizer {path}: its token {self.end}, which ends a text, stands before that end, too, so nobody can"

@@ -13,7 +13,7 @@ and a the answer,
     RMSE = sqrt(mean (a - d)^2),  AbsRel = mean |a - d| / d,  delta_k = share of pixels with max(a / d, d / a) < 1.25^k.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols import linear
 from eyespot.eval.protocols.dense import MAX_PATCHES, PENALTIES, DensePart, DenseTask, images_at_once
 from eyespot.eval.protocols.mean_iou import bootstrap_interval
+from eyespot.eval.protocols.patch_tokens import MIN_IMAGES
 from eyespot.eval.protocols.task import Candidate
 from eyespot.eval.results.result import RMSE, Score
 
@@ -97,8 +99,9 @@ class Ridge:
 
 def linear_candidates(task: DenseTask) -> list[Candidate]:
     """A linear function of patches: its penalty chosen on the held-out tenth, by its RMSE; then fitted on all train."""
-    ridge, penalty, validation = fitted(task)
-    counts = judged(ridge, penalty, task.test)
+    known = measured(task)
+    ridge, penalty, validation = fitted(known)
+    counts = judged(ridge, penalty, known.test)
     found = measures(counts.sum(0))
     low, high = bootstrap_interval(counts, statistic=measures)
     per_image = measures(counts)[:, 0]
@@ -108,15 +111,35 @@ def linear_candidates(task: DenseTask) -> list[Candidate]:
     }
     share = scores.pop(NAMES[0])
     scores[IMAGES] = Score(value=float(per_image.mean()), values=[round(value, 6) for value in per_image.tolist()])
+    settings: dict[str, float | str] = {"features": "patches", "lambda": penalty}
+    if len(counts) < len(task.test.rows):
+        settings["images measured"] = f"{len(counts):,} of {len(task.test.rows):,}"
     return [
         Candidate(
             metric="dense-depth/patches",
-            settings={"features": "patches", "lambda": penalty},
+            settings=settings,
             validation=validation,
             share=share,
             scores=scores,
         )
     ]
+
+
+def measured(task: DenseTask) -> DenseTask:
+    """The task without the images of which the encoder's view shows no measured pixel: nobody can be wrong about them.
+
+    Raises:
+        UserError: too few are left.
+    """
+    kept = [np.flatnonzero((part.maps > 0).flatten(1).any(1).cpu().numpy()) for part in (task.train, task.test)]
+    if len(kept[0]) < MIN_IMAGES or not len(kept[1]):
+        raise UserError(
+            f"dense-depth: of {len(kept[0])} depth maps to learn from and {len(kept[1])} to test on a pixel is measured"
+            f" where the encoder sees it; it needs {MIN_IMAGES} and 1 or more: are they all 0?"
+        )
+    if [len(each) for each in kept] == [len(task.train.rows), len(task.test.rows)]:
+        return task
+    return replace(task, train=task.train.part(kept[0]), test=task.test.part(kept[1]))
 
 
 def fitted(task: DenseTask) -> tuple[Ridge, float, float]:
@@ -151,9 +174,7 @@ def errors(answers: Float64[Tensor, "b s s"], depths: Float64[Tensor, "b s s"]) 
 
 
 def measures(sums: Float64[np.ndarray, "*n 6"]) -> Float64[np.ndarray, "*n 5"]:
-    """``NAMES`` of what ``errors`` gives of images, or of its sums; where nothing was measured nothing is wrong."""
-    number = sums[..., -1:]
-    found = np.divide(sums[..., :-1], number, out=np.zeros_like(sums[..., :-1]), where=number > 0)
-    found[..., :3] = np.where(number > 0, found[..., :3], 1)
+    """``NAMES`` of what ``errors`` gives of images in which something was measured, or of its sums."""
+    found = sums[..., :-1] / sums[..., -1:]
     found[..., -1] = np.sqrt(found[..., -1])
     return found

@@ -80,7 +80,9 @@ def test_chance_is_the_mean_over_all_orders():
     found = Ranks(first=np.ones(3, int), num_right=np.array([1, 2, 4]), num_answers=5)
     for k in (1, 2, 10):
         hits = [np.mean([min(order[:right]) < k for order in itertools.permutations(range(5))]) for right in (1, 2, 4)]
-        assert found.by_chance(k) == pytest.approx(np.mean(hits))
+        assert found.by_chance(np.arange(3), k) == pytest.approx(np.mean(hits))
+        several = (hits[0] + np.mean(hits[1:])) / 2
+        assert found.by_chance(np.array([0, 1, 1]), k) == pytest.approx(several), "samples weigh alike, as in recall"
 
 
 def test_a_false_pair_is_the_partner_unless_that_is_right(sides):

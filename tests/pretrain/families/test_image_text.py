@@ -4,7 +4,7 @@ import pytest
 import torch
 from image_text_runs import CONTEXT, SIZE, make_batch, make_objective
 
-from eyespot.data_pipeline.augment.views import RandomView, TextView
+from eyespot.data_pipeline.augment.views import Clip, RandomView, TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.objectives.clip import CLIP
 
@@ -31,6 +31,14 @@ def test_embedded_jointly_they_are_unit_vectors_of_those_rows():
     for kind, view in zip(objective.joint, batch.views, strict=True):
         expected = rows[kind] / rows[kind].square().sum(1, keepdim=True).sqrt()
         assert torch.allclose(objective.embed_joint(kind, view), expected, atol=1e-12)
+
+
+def test_of_a_video_one_frame_is_seen():
+    objective, images = make_objective(CLIP), make_batch().views[0]
+    assert torch.equal(objective.embed_joint("image", images[:, None]), objective.embed_joint("image", images))
+    CLIP.Config(view=RandomView(clip=Clip(1)))
+    with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 4: this method sees one frame"):
+        CLIP.Config(view=RandomView(clip=Clip(4)))
 
 
 def test_the_text_tower_learns_from_a_caption_and_the_encoder_does_not():

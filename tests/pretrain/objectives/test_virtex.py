@@ -1,12 +1,14 @@
 """VirTex: its loss in float64 from its decoders' likelihoods, among ranks and micro-batches; its numbers."""
 
+from dataclasses import replace
+
 import pytest
 import tokenizers
 import torch
 from image_text_runs import CONTEXT, SIZE, TWICE, engine_gradients, make_batch, shares
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.views import RandomView, TextView
+from eyespot.data_pipeline.augment.views import Clip, RandomView, TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.schedule import effective_rate
@@ -65,11 +67,23 @@ def gradients_of_share(world: World) -> list[tuple[float, dict[str, Tensor]]]:
     return [engine_gradients(make_objective, shares(own, count), world) for count in (1, 2)]
 
 
-def test_a_tokenizer_must_say_where_a_text_ends(tmp_path):
-    words = tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
-    tokenizers.Tokenizer(words).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"objective\.text\.tokenizer .* its texts end without a token"):
+@pytest.mark.parametrize(("template", "where"), [("<s> $A", "end"), ("$A </s>", "begin")])
+def test_a_tokenizer_must_say_where_a_text_begins_and_ends(tmp_path, template, where):
+    words = tokenizers.models.WordLevel({"a": 0, "<s>": 1, "</s>": 2, "[UNK]": 3}, unk_token="[UNK]")
+    made = tokenizers.Tokenizer(words)
+    special = [("<s>", 1), ("</s>", 2)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=rf"objective\.text\.tokenizer .* its texts {where} without a token"):
         make_objective(text=TextView(tokenizer=str(tmp_path / "tokenizer.json"), context=CONTEXT))
+
+
+def test_of_a_video_one_frame_is_seen():
+    virtex, batch = make_objective(view=RandomView(clip=Clip(1))), make_batch()
+    whole = replace(batch, views=[batch.views[0][:, None], batch.views[1]])
+    assert torch.equal(virtex(whole)["loss"], virtex(batch)["loss"])
+    with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 4: this method sees one frame"):
+        VirTex.Config(view=RandomView(clip=Clip(4)))
 
 
 def test_heads_divide_the_width():

@@ -84,19 +84,21 @@ def test_a_file_describes_its_own(tmp_path: Path):
     path = own(tmp_path / "tokenizer.json")
     read = load_tokenizer(str(path), 5)
     assert read(["a cat", "a dog a dog a", ""]).tolist() == [[1, 3, 4, 2, 7], [1, 3, 5, 3, 2], [1, 2, 7, 7, 7]]
-    assert (read.num_tokens, read.end) == (8, 2), "ids may have gaps"
+    assert (read.num_tokens, read.start, read.end) == (8, 1, 2), "ids may have gaps"
     views = ViewSpec(views=(RandomView(size=8), TextView(tokenizer=str(path), context=5), TextView()))
     assert tokenizer_digests(views) == {str(path): read.digest, "clip": VOCABULARY_SHA256}
 
 
-def test_texts_may_end_without_a_token(tmp_path: Path):
+def test_texts_may_begin_or_end_without_a_token(tmp_path: Path):
     made = tokenizers.Tokenizer.from_file(str(own(tmp_path / "tokenizer.json")))
-    for template in ("$A", "<s> $A"):
-        special = [("<s>", 1)]
+    for template, start, end in (("$A", None, None), ("<s> $A", 1, None), ("$A </s>", None, 2)):
+        special = [("<s>", 1), ("</s>", 2)]
         made.post_processor = tokenizers.processors.TemplateProcessing(single=template, special_tokens=special)
-        made.save(str(tmp_path / f"{len(template)}.json"))
-        assert load_tokenizer(str(tmp_path / f"{len(template)}.json"), 5).end is None
-    assert load_tokenizer("clip", 5).end == load_tokenizer("clip", 5).num_tokens - 1 == 49_407
+        made.save(str(tmp_path / f"{start}-{end}.json"))
+        read = load_tokenizer(str(tmp_path / f"{start}-{end}.json"), 5)
+        assert (read.start, read.end) == (start, end)
+    clip = load_tokenizer("clip", 5)
+    assert (clip.start, clip.end) == (49_406, 49_407) and clip.num_tokens == 49_408
 
 
 def test_a_token_that_ends_texts_does_not_begin_them(tmp_path: Path):

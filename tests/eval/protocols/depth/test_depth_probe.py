@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.protocols import linear
 from eyespot.eval.protocols.dense import DensePart, DenseTask
 from eyespot.eval.protocols.depth.depth_probe import (
@@ -89,7 +90,6 @@ def test_errors_equal_a_loop_over_pixels():
     relative = sum(abs(a - d) / d for a, d in pairs) / len(pairs)
     rmse = (sum((a - d) ** 2 for a, d in pairs) / len(pairs)) ** 0.5
     assert found.tolist() == pytest.approx([*shares, relative, rmse], rel=1e-12)
-    assert measures(errors(answers, depths).numpy())[2].tolist() == [1, 1, 1, 0, 0], "nothing measured"
 
 
 def test_it_finds_depth_in_tokens_that_know_it_and_the_mean_in_those_that_do_not():
@@ -109,6 +109,26 @@ def test_it_finds_depth_in_tokens_that_know_it_and_the_mean_in_those_that_do_not
         low, high = score.interval
         assert low <= score.value <= high
     assert len(knows.scores[IMAGES].values) == 12
+
+
+def test_images_without_a_measured_pixel_are_learned_from_and_judged_by_nobody():
+    whole, holed = make_task(), make_task()
+    for name, some in (("train", [3, 7, 30]), ("test", [0, 5])):
+        part = getattr(holed, name)
+        part.maps[some] = 0
+        others = np.setdiff1d(np.arange(len(part.rows)), some)
+        setattr(whole, name, getattr(whole, name).part(others))
+    whole = DenseTask(train=whole.train, test=whole.test, num_classes=0, seed=0)
+    holed = DenseTask(train=holed.train, test=holed.test, num_classes=0, seed=0)
+    (found,), (expected,) = linear_candidates(holed), linear_candidates(whole)
+    assert (found.share, found.scores, found.validation) == (expected.share, expected.scores, expected.validation)
+    assert len(found.scores[IMAGES].values) == 10
+    assert found.settings == expected.settings | {"images measured": "10 of 12"}
+    for name in ("train", "test"):
+        empty = make_task()
+        getattr(empty, name).maps[:] = 0
+        with pytest.raises(UserError, match=r"of \d+ depth maps to learn from and \d+ to test on a pixel is measured"):
+            linear_candidates(empty)
 
 
 def test_answers_stay_among_the_depths_of_train():
