@@ -23,6 +23,8 @@ NUM_IMAGES = 2
 TOLERANCE = 1e-3
 """Largest difference of a feature, as a share of the largest feature: other processors and versions of torch round
 differently; another image, mean or weight is far off."""
+MAX_VIEWS = 16
+"""Images, captions, sounds or maps that may be golden; 2 are."""
 TOWERS_PREFIX = "towers."
 """Begins the names of what the towers of one space are given and must answer; the rest is the encoder's alone."""
 INPUT_TOLERANCE = 1e-5
@@ -92,7 +94,7 @@ def load_encoder(folder: Path, source: str = "") -> nn.Module:
     except Exception as error:  # timm raises whatever a stranger's arguments lead to
         raise UserError(f"{source}: timm {timm.__version__} cannot load it: {_brief(error)}") from error
     state = encoder.state_dict()
-    odd = sorted(state.keys() ^ weights.keys()) or [name for name in state if not _same(state[name], weights[name])]
+    odd = sorted(state.keys() ^ weights.keys()) or [name for name in state if not same(state[name], weights[name])]
     if odd:
         raise UserError(
             f"{source}: timm {timm.__version__} loads only a part of it ({odd[0]} is not as in {WEIGHTS});"
@@ -113,11 +115,13 @@ def check_golden(folder: Path, encoder: nn.Module, config: dict[str, Any], sourc
         asked = config["pretrained_cfg"]
         mean, std, size = asked["mean"], asked["std"], asked["input_size"][-1]
         images, pixels = golden.pop("images"), golden.pop("input")
+        _check_images(images, source)
         again = normalized(images, mean, std)
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(f"{source}: {GOLDEN} or {CONFIG} makes no sense ({_brief(error)}); fetch it anew") from error
     if images.shape[-2:] != (size, size):
         raise UserError(f"{source}: {CONFIG} says {size} pixels, {GOLDEN} has {images.shape[-1]}; fetch it anew")
+    check_kind(pixels, again, "input", source)
     if again.shape != pixels.shape or not torch.allclose(again, pixels, rtol=0, atol=INPUT_TOLERANCE):
         raise UserError(
             f"{source}: with mean {mean} and std {std} of {CONFIG} the golden images do not become the golden input;"
@@ -128,12 +132,27 @@ def check_golden(folder: Path, encoder: nn.Module, config: dict[str, Any], sourc
     if not golden or not golden.keys() <= found.keys():  # older versions did not keep "pool"
         raise UserError(f"{source}: {GOLDEN} holds the features {sorted(golden)}, the encoder has {sorted(found)}")
     for kind, wanted in golden.items():
+        check_kind(wanted, found[kind], kind, source)
         far = distance(found[kind], wanted)
         if not far <= TOLERANCE:
             raise UserError(
                 f"{source}: {kind} features of the golden input are off by {far:.1e} of the largest one (at most"
                 f" {TOLERANCE:.0e}); the weights are others, or this timm ({timm.__version__}) computes something else"
             )
+
+
+def _check_images(images: Tensor, source: str) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or not 1 <= len(images) <= MAX_VIEWS:
+        raise UserError(
+            f"{source}: {GOLDEN}: images is {tuple(images.shape)!s:.100} {images.dtype}, not 1 to {MAX_VIEWS} images of"
+            " bytes; fetch it anew"
+        )
+
+
+def check_kind(golden: Tensor, computed: Tensor, name: str, source: str) -> None:
+    """Raises a UserError unless golden numbers are of the kind that is computed; no others can be compared."""
+    if golden.dtype != computed.dtype:
+        raise UserError(f"{source}: {GOLDEN}: {name} is {golden.dtype}, not {computed.dtype}; fetch it anew")
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
@@ -143,7 +162,8 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether kind, shape and all numbers are."""
     return a.dtype == b.dtype and torch.equal(a, b)
 
 

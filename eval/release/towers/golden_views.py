@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import TextView, View
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
-from eyespot.eval.release.golden import NUM_IMAGES, TOLERANCE, TOWERS_PREFIX, distance
+from eyespot.eval.release.golden import MAX_VIEWS, NUM_IMAGES, TOLERANCE, TOWERS_PREFIX, check_kind, distance, same
 from eyespot.eval.release.layout import GOLDEN
 from eyespot.eval.release.towers.joint_space import JointSpace
 from eyespot.eval.release.towers.tokenizer_trial import GOLDEN_TEXTS
@@ -20,7 +20,6 @@ from eyespot.pretrain.networks.towers.tower import TextTower
 from eyespot.pretrain.objective import Objective
 
 TEXTS, VIEW, EMBEDDING = (f"{TOWERS_PREFIX}{name}" for name in ("texts", "view", "embedding"))
-MAX_VIEWS, MAX_TEXT_BYTES = 16, 1 << 10
 
 
 def golden_of_towers(objective: Objective | JointSpace, view: Tensor, images: Tensor) -> dict[str, Tensor]:
@@ -48,7 +47,7 @@ def golden_view(views: tuple[View, ...]) -> dict[str, Tensor]:
     view = views[1]
     if isinstance(view, TextView):
         ids = torch.from_numpy(load_tokenizer(view.tokenizer, view.context)(GOLDEN_TEXTS))
-        return {VIEW: ids, TEXTS: torch.tensor(list("\n".join(GOLDEN_TEXTS).encode()), dtype=torch.uint8)}
+        return {VIEW: ids, TEXTS: _golden_texts()}
     coarse = torch.rand(NUM_IMAGES, view.shape(views)[0], 5, 5, generator=torch.Generator().manual_seed(1))
     return {VIEW: nn.functional.interpolate(coarse, view.shape(views)[1:], mode="bilinear", align_corners=True)}
 
@@ -83,6 +82,7 @@ def check_golden_towers(folder: Path, space: JointSpace | None, source: str) -> 
         why = " ".join(str(error).split())[:200]
         raise UserError(f"{where}: the tower for {space.joint[1]} cannot read it ({why}); fetch it anew") from error
     for name, found in answered.items():
+        check_kind(golden[name], found, name, source)
         far = distance(found, golden[name])
         if not far <= TOLERANCE:
             raise UserError(
@@ -105,12 +105,12 @@ def _check_view(view: Tensor, space: JointSpace, where: str) -> None:
 
 def _check_texts(said: Tensor, ids: Tensor, space: JointSpace, source: str) -> None:
     assert space.tokenizer is not None
-    try:
-        if said.dtype != torch.uint8 or said.ndim != 1 or len(said) > MAX_TEXT_BYTES:
-            raise ValueError(f"{said.dtype} {tuple(said.shape)}")
-        texts = bytes(said.tolist()).decode().split("\n")
-    except ValueError as error:
-        raise UserError(f"{source}: {GOLDEN}: {TEXTS} is no text ({str(error)[:100]}); fetch it anew") from error
-    found = torch.from_numpy(space.tokenizer(texts))
-    if not torch.equal(found, ids):
+    if not same(said, _golden_texts()):  # whoever could choose them, could choose some that the trial did not meet
+        raise UserError(f"{source}: {GOLDEN}: {TEXTS} holds other captions than every release has; do not use it")
+    if not torch.equal(torch.from_numpy(space.tokenizer(GOLDEN_TEXTS)), ids):
         raise UserError(f"{source}: tokenizer.json makes other tokens of the golden captions than {GOLDEN} has")
+
+
+def _golden_texts() -> Tensor:
+    """Their bytes, a line each."""
+    return torch.tensor(list("\n".join(GOLDEN_TEXTS).encode()), dtype=torch.uint8)

@@ -4,13 +4,14 @@ Its rules can lengthen a letter without end, or search for ever, and the library
 interrupted nor told how much it may take. The process has little memory and little time; if it lives, so do we.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.members.tokenizer import LARGEST
+from eyespot.data_pipeline.loading.members.tokenizer import LARGEST, Mender
 
 GOLDEN_TEXTS = (
     "A photo of two dogs & one cat: it's 3 o'clock.",
@@ -20,29 +21,34 @@ GOLDEN_TEXTS = (
 MAX_SECONDS, MAX_BYTES = 60, 4 << 30
 
 _SCRIPT = f"""
-import resource, sys
+import json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, ({MAX_BYTES}, {MAX_BYTES}))
 resource.setrlimit(resource.RLIMIT_CPU, ({MAX_SECONDS}, {MAX_SECONDS}))
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
+context, mends, texts = json.loads(sys.argv[1])
 made = Tokenizer.from_str(sys.stdin.buffer.read().decode())
 made.no_padding()
-made.enable_truncation(int(sys.argv[1]))
-for text in ("", "a", *{GOLDEN_TEXTS!a}):
-    made.encode(text)
+made.enable_truncation(context)
+if mends:
+    made.normalizer = normalizers.Sequence([])
+for text in texts:
+    if len(made.encode(text).ids) > context:
+        sys.exit(f"makes more than {{context}} tokens of {{text!a}}")
 """
 
 
-def try_tokenizer(path: Path, context: int, source: str) -> None:
-    """Lets the file encode a few texts.
+def try_tokenizer(path: Path, context: int, source: str, *, mends: bool = False) -> None:
+    """Lets the file encode a few texts, just as ``FileTokenizer`` does.
 
     Args:
         path: of the tokenizer.json.
         context: tokens of a text.
         source: what to call the release in errors.
+        mends: texts are mended before, in place of what the file's normalizer does.
 
     Raises:
-        UserError: it is no tokenizer, or takes more memory or time than any.
+        UserError: a package is missing, or it is no tokenizer, or takes more memory or time than any.
     """
     try:
         content = foreign_json.read_bytes(path, LARGEST)
@@ -50,9 +56,10 @@ def try_tokenizer(path: Path, context: int, source: str) -> None:
         raise UserError(f"{source}: {path.name}: {error.why}; fetch the release anew") from error
     except OSError as error:
         raise UserError(f"{source}: {path.name} cannot be read ({error.strerror}); fetch the release anew") from error
+    texts = ["", "a", *(map(Mender(f"{source}: {path.name}"), GOLDEN_TEXTS) if mends else GOLDEN_TEXTS)]
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _SCRIPT, str(context)],
+            [sys.executable, "-P", "-c", _SCRIPT, json.dumps([context, mends, texts])],
             input=content,
             capture_output=True,
             timeout=2 * MAX_SECONDS,

@@ -32,7 +32,11 @@ from eyespot.pretrain.objective import Objective
 
 _KINDS: dict[str, type[TextTower | TimmTower]] = {kind.kind: kind for kind in (TextTower, TimmTower)}
 _VIEWS: dict[str, type[AudioView | DepthView]] = {"sound": AudioView, "depth": DepthView}
-_LAYER = re.compile(r"(?:(\d)\.)?(weight|bias)")
+_FIELDS = {"sound": ("seconds", "rate", "mels", "window", "hop"), "depth": ("scale",)}
+"""Of those views, what a release says: how a sound or a map is seen, and not where training found it."""
+_MOST_NUMBERS = 1 << 27
+"""That a sound may become on its way to the tower: an hour at 16 kHz has less than half of it."""
+_LAYER = re.compile(r"(?:[0-9]\.)?(?:weight|bias)")
 """Of a projection: the number of a linear layer in it, where it has several, and what it is of that layer."""
 
 
@@ -64,7 +68,7 @@ def write_towers(folder: Path, objective: Objective) -> dict[str, Any]:
         (folder / TOKENIZER).write_text(tokenizer.as_json(), encoding="utf-8")
         provenance["tokenizer"] = {"name": Path(view.tokenizer).name, "sha256": tokenizer.digest}
     elif isinstance(view, AudioView | DepthView):
-        said["view"] = asdict(view)
+        said["view"] = {name: getattr(view, name) for name in _FIELDS[kind]}
     described, weights = (folder / name for name in TOWERS[kind])
     described.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
     save_tensors(objective.get_submodule(kind).state_dict(), weights)
@@ -109,7 +113,7 @@ def read_towers(folder: Path, encoder: nn.Module, source: str) -> JointSpace | N
     tower = _tower(config, weights, source, where)
     extras: dict[str, Any] = {}
     if isinstance(config, TextTower):
-        try_tokenizer(folder / TOKENIZER, config.context, source)
+        try_tokenizer(folder / TOKENIZER, config.context, source, mends=described.mends)
         extras["tokenizer"] = FileTokenizer(folder / TOKENIZER, config.context, mends=described.mends)
     else:
         extras["view"] = _view(kind, described.view, config, where)
@@ -207,30 +211,40 @@ def _tower(config: Tower, weights: Path, source: str, where: str) -> nn.Module:
 
 
 def _view(kind: str, fields: dict[str, Any], config: TimmTower, where: str) -> AudioView | DepthView:
+    if odd := sorted(fields.keys() - set(_FIELDS[kind])):
+        raise UserError(f"{where}: view: {odd[0][:100]}: no release has it; fetch the release anew")
+    given = fields | ({"of": 0} if kind == "depth" else {})
     try:
-        view = foreign_json.convert(fields, _VIEWS[kind], f"{where}: view")
+        view = foreign_json.convert(given, _VIEWS[kind], f"{where}: view")
     except foreign_json.ForeignJsonError:
         raise
     except UserError as error:
         raise UserError(f"{where}: view: {error}") from error
     if isinstance(view, AudioView) and view.shape(()) != config.shape:
         raise UserError(f"{where}: its view makes spectrograms of {view.shape(())}, its tower sees {config.shape}")
+    if isinstance(view, AudioView) and (asked := _numbers(view)) > _MOST_NUMBERS:
+        raise UserError(f"{where}: view: a sound becomes {asked:,} numbers there, of at most {_MOST_NUMBERS:,}")
     return view
+
+
+def _numbers(view: AudioView) -> int:
+    """Of the wave, its spectrum, and the triangles that this is summed in."""
+    _, mels, columns = view.shape(())
+    return view.num_samples + view.window + (view.window // 2 + 1) * (columns + mels)
 
 
 def _joint(folder: Path, widths: dict[str, int], source: str) -> tuple[nn.ModuleDict, dict[str, Tensor]]:
     """The projections, and "scale" and "bias" where they are there."""
-    shapes, projections = shapes_in(folder / JOINT, source), nn.ModuleDict()
+    tensors, projections = load_tensors(folder / JOINT, source), nn.ModuleDict()
     for kind, width in widths.items():
         begin = f"{kind}_projection."
-        parts = {name.removeprefix(begin): shape for name, shape in shapes.items() if name.startswith(begin)}
+        parts = {name.removeprefix(begin): tensor for name, tensor in tensors.items() if name.startswith(begin)}
         if parts:
             projections[kind] = _projection(parts, width, f"{source}: {JOINT}: {begin}")
     ends = {kind: _out_width(projections[kind]) if kind in projections else width for kind, width in widths.items()}
     if len(set(ends.values())) > 1:
         ended = " and ".join(f"{kind} with {width:,}" for kind, width in ends.items())
         raise UserError(f"{source}: {JOINT}: {ended} channels do not end in one space; fetch the release anew")
-    tensors = load_tensors(folder / JOINT, source)
     wanted = {f"{k}_projection.{name}": t for k, p in projections.items() for name, t in p.state_dict().items()}
     numbers = {name: torch.zeros(1) for name in ("scale", "bias") if name in tensors}
     check_tensors(wanted | numbers, tensors, f"{source}: {JOINT}", "fetch the release anew")
@@ -240,21 +254,21 @@ def _joint(folder: Path, widths: dict[str, int], source: str) -> tuple[nn.Module
     return projections, {name: tensors[name] for name in numbers}
 
 
-def _projection(parts: dict[str, list[Any]], width: int, where: str) -> nn.Module:
+def _projection(parts: dict[str, Tensor], width: int, where: str) -> nn.Module:
     """Linear layers whose shapes follow each other from ``width`` on, with ReLU between them."""
+    if odd := sorted(name for name in parts if _LAYER.fullmatch(name) is None):
+        raise UserError(f"{where}{odd[0][:100]}: no release has it; fetch the release anew")
     layers: list[nn.Module] = []
-    matched = {name: _LAYER.fullmatch(name) for name in parts}
-    places = sorted({int(found[1] or 0) for found in matched.values() if found is not None})
-    alone = "weight" in parts
-    for place in places:
-        name = "weight" if alone else f"{place}.weight"
-        shape = parts.get(name)
-        if shape is None or len(shape) != 2 or shape[1] != width or place != len(layers):
+    places = sorted({name.rpartition(".")[0] for name in parts})
+    for place in places:  # "" of a layer alone
+        name = f"{place}.weight" if place else "weight"
+        weight = parts.get(name)
+        shape = None if weight is None else list(weight.shape)
+        if shape is None or len(shape) != 2 or not shape[0] or shape[1] != width or int(place or 0) != len(layers):
             raise UserError(f"{where}{name} is {shape!s:.100} there, and follows on {width:,} channels; fetch it anew")
         width = shape[0]
-        bias = name.replace("weight", "bias") in parts
-        layers += [nn.Linear(shape[1], width, bias=bias), nn.ReLU()]
-    return layers[0] if alone else nn.Sequential(*layers[:-1])
+        layers += [nn.Linear(shape[1], width, bias=name.replace("weight", "bias") in parts), nn.ReLU()]
+    return layers[0] if places == [""] else nn.Sequential(*layers[:-1])
 
 
 def _out_width(projection: nn.Module) -> int:

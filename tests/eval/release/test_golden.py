@@ -98,3 +98,24 @@ def test_weights_that_cannot_be_read(released: Path, tmp_path: Path):
     (folder / WEIGHTS).write_bytes(b"no tensors at all")
     with pytest.raises(UserError, match=r"mine: model\.safetensors cannot be read .*; fetch (it|the release) anew"):
         load_encoder(folder, "mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.update(cls=t["cls"] > 0), "cls is torch.bool, not torch.float32"),
+        (lambda t: t.update(cls=t["cls"].to(torch.float8_e5m2)), "cls is torch.float8_e5m2, not torch.float32"),
+        (lambda t: t.update(input=t["input"].double()), "input is torch.float64, not torch.float32"),
+        (lambda t: t.update(images=t["images"].int()), r"images is \(2, 3, 16, 16\) torch.int32, not 1 to 16 images"),
+        (lambda t: t.update({name: tensor[:0] for name, tensor in t.items()}), "images is .* not 1 to 16 images"),
+        (lambda t: t.update({name: tensor[None] for name, tensor in t.items()}), "images is .* not 1 to 16 images"),
+    ],
+)
+def test_numbers_of_another_kind(released: Path, tmp_path: Path, change, words):
+    folder = copy_of(released, tmp_path / "copy")
+    tensors = load_file(folder / GOLDEN)
+    change(tensors)
+    save_file(tensors, folder / GOLDEN)
+    with pytest.raises(UserError, match=words) as caught:
+        check_golden(folder, load_encoder(released), read_json(folder / CONFIG, "it"), "it")
+    assert "\n" not in str(caught.value)

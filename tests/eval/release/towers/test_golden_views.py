@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, DepthView
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.members.tokenizer import FileTokenizer
 from eyespot.eval.release.layout import GOLDEN, write_sums
 from eyespot.eval.release.towers.golden_views import EMBEDDING, TEXTS, VIEW, golden_view
 from eyespot.eval.release.towers.tokenizer_trial import GOLDEN_TEXTS
@@ -25,8 +26,14 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "ids beyond": (lambda t: t[VIEW].fill_(1 << 40), "towers.view: ids must lie below 10"),
     "half an id": (lambda t: t.update({VIEW: t[VIEW].float()}), "its tower sees .16,. torch.int64"),
     "a longer text": (lambda t: t.update({VIEW: torch.zeros(2, 99, dtype=torch.int64)}), "its tower sees"),
-    "no text": (lambda t: t[TEXTS].fill_(255), "towers.texts is no text"),
-    "other texts": (lambda t: t.update({TEXTS: t[TEXTS][:9]}), "makes other tokens"),
+    "no text": (lambda t: t[TEXTS].fill_(255), "towers.texts holds other captions than every release has"),
+    "other texts": (lambda t: t.update({TEXTS: t[TEXTS][:9]}), "towers.texts holds other captions"),
+    "text of wide letters": (lambda t: t.update({TEXTS: t[TEXTS].int()}), "towers.texts holds other captions"),
+    "yes or no": (lambda t: t.update({f"{EMBEDDING}.text": t[f"{EMBEDDING}.text"] > 0}), "is torch.bool, not torch.fl"),
+    "eighths": (
+        lambda t: t.update({f"{EMBEDDING}.image": t[f"{EMBEDDING}.image"].to(torch.float8_e4m3fn)}),
+        "towers.embedding.image is torch.float8_e4m3fn, not torch.float32",
+    ),
 }
 
 
@@ -41,6 +48,21 @@ def test_changed_ones_are_found(two_towered: Path, tmp_path: Path, what: str):
     with pytest.raises(UserError, match=words) as error:
         verified(folder)
     assert "\n" not in str(error.value)
+
+
+def test_only_texts_that_were_tried_are_read(two_towered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    ids = FileTokenizer.ids
+    monkeypatch.setattr(FileTokenizer, "ids", lambda self, text: read.append(text) or ids(self, text))
+    folder = copy_of(two_towered, tmp_path / "copy")
+    verified(folder)
+    assert read == list(GOLDEN_TEXTS)
+    trigger = torch.tensor(list(b"boom\nboom"), dtype=torch.uint8)
+    save_file(load_file(folder / GOLDEN) | {TEXTS: trigger}, folder / GOLDEN)
+    write_sums(folder)
+    with pytest.raises(UserError, match=r"towers.texts holds other captions"):
+        verified(folder)
+    assert "boom" not in read
 
 
 def test_what_they_are(two_towered: Path):

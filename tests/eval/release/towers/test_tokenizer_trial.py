@@ -11,9 +11,9 @@ from eyespot.eval.release.layout import TOKENIZER
 from eyespot.eval.release.towers.tokenizer_trial import try_tokenizer
 
 
-def refuse(path: Path, words: str) -> None:
+def refuse(path: Path, words: str, *, mends: bool = False) -> None:
     with pytest.raises(UserError, match=words) as error:
-        try_tokenizer(path, 8, "it")
+        try_tokenizer(path, 8, "it", mends=mends)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -28,6 +28,23 @@ def test_a_letter_that_grows_without_end(tmp_path: Path):
     said = json.loads(made.to_str()) | {"normalizer": {"type": "Sequence", "normalizers": [doubled] * 40}}
     path.write_text(json.dumps(said))
     refuse(path, "tokenizer.json takes more memory or time than any tokenizer|is no tokenizer.json")
+
+
+def test_what_the_normalizer_hid(tmp_path: Path):
+    """Where texts are mended, its normalizer is not used: what it took away then meets what lies behind."""
+    made, path = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0})), tmp_path / TOKENIZER
+    made.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(".+"), "a")
+    made.save(str(path))
+    try_tokenizer(path, 8, "it")
+    refuse(path, "is no tokenizer.json .*WordLevel", mends=True)
+
+
+def test_a_text_that_is_said_again(tmp_path: Path):
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A $A")
+    made.save(str(tmp_path / TOKENIZER))
+    refuse(tmp_path / TOKENIZER, "is no tokenizer.json .makes more than 8 tokens of .A photo")
 
 
 def test_no_tokenizer(tmp_path: Path):

@@ -46,6 +46,19 @@ def with_tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object])
     return damage
 
 
+def shaped(shape: str) -> Damage:
+    """The header of the image's projection says another shape."""
+
+    def damage(folder: Path, other: Path) -> None:
+        content = (folder / JOINT).read_bytes()
+        begin = 8 + int.from_bytes(content[:8], "little")
+        header = content[8:begin].decode().rstrip().replace("[6,64]", shape).encode()
+        assert shape.encode() in header
+        (folder / JOINT).write_bytes(len(header).to_bytes(8, "little") + header + content[begin:])
+
+    return damage
+
+
 def text(name: str, content: str) -> Damage:
     return lambda folder, other: (folder / name).write_text(content)
 
@@ -95,6 +108,20 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         with_tensors(JOINT, lambda t: t.update({"image_projection.weight": torch.zeros(5, 64)})),
         "image with 5 and text with 6 channels do not end in one space",
     ),
+    "a place of no kind": (
+        with_tensors(JOINT, lambda t: t.update({"image_projection.foo": t.pop("image_projection.weight")})),
+        "joint.safetensors: image_projection.foo: no release has it",
+    ),
+    "one place more": (
+        with_tensors(JOINT, lambda t: t.update({"image_projection.2.bias": torch.zeros(6)})),
+        "image_projection.2.weight is None there, and follows on 6 channels",
+    ),
+    "a space of nothing": (
+        with_tensors(JOINT, lambda t: t.update({"image_projection.weight": torch.zeros(0, 64)})),
+        r"image_projection.weight is \[0, 64\] there",
+    ),
+    "less than nothing": (shaped("[-6,64]"), "joint.safetensors cannot be read"),
+    "a letter long": (shaped('["a",64]'), "joint.safetensors cannot be read"),
     "no space": (with_tensors(JOINT, lambda t: t.pop("image_projection.weight")), "do not end in one space"),
     "a number more": (with_tensors(JOINT, lambda t: t.update({"exec": torch.zeros(1)})), "exec is .* there"),
     "two scales": (with_tensors(JOINT, lambda t: t.update({"scale": torch.zeros(2)})), "scale is .2,. there"),
@@ -200,6 +227,10 @@ def test_a_sound_tower(tmp_path: Path, name: str):
         (("view", "rate"), 3, "tower-sound.json: view: rate 3: must lie"),
         (("view", "mels"), "many", "tower-sound.json: view: mels: expected"),
         (("view",), [], "tower-sound.json: view: expected"),
+        (("view", "partner"), True, "tower-sound.json: view: partner: no release has it"),
+        (("view", "place"), "center", "tower-sound.json: view: place: no release has it"),
+        (("view", "of"), 3, "tower-sound.json: view: of: no release has it"),
+        (("view", "window"), 1 << 36, "view: (a sound becomes .* numbers there, of at most|window .*: must)"),
         (("mends",), 7, "tower-sound.json: mends: expected"),
     ):
         change_json(tmp_path / TOWERS["sound"][0], *keys, value=value)
