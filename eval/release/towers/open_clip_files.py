@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.golden import same
 from eyespot.eval.release.layout import OPEN_CLIP, SMALL_STEM, read_json
 from eyespot.eval.release.towers.golden_views import EMBEDDING
 from eyespot.eval.release.towers.joint_space import JointSpace
@@ -27,7 +28,7 @@ from eyespot.eval.release.towers.tower_files import load_tensors, save_tensors
 from eyespot.pretrain.networks.towers.tower import TextTower
 
 TOLERANCE = 1e-5
-"""Of a unit vector's numbers, absolute."""
+"""Of a unit vector's numbers, and of the scale's logarithm; absolute."""
 
 _TEXT = """\
 Both towers for open_clip 3, which needs nothing of eyespot. Its embeddings of the golden images and captions are within
@@ -88,7 +89,7 @@ def check_open_clip(folder: Path, space: JointSpace | None, config: dict[str, An
     if _unfit(space, config) or read_json(folder / OPEN_CLIP[0], source) != _config(space, config):
         raise UserError(f"{source}: {OPEN_CLIP[0]} describes other towers than the release's; fetch the release anew")
     found, wanted = load_tensors(folder / OPEN_CLIP[1], source), _tensors(space)
-    odd = sorted(found.keys() ^ wanted.keys()) or [n for n in wanted if not torch.equal(found[n], wanted[n])]
+    odd = sorted(found.keys() ^ wanted.keys()) or [n for n in wanted if not _same(n, found[n], wanted[n])]
     if odd:
         raise UserError(f"{source}: {OPEN_CLIP[1]}: {odd[0][:100]} is not as in the release; fetch the release anew")
 
@@ -105,7 +106,8 @@ def _unfit(space: JointSpace, config: dict[str, Any]) -> str:
         return f"open_clip builds {name} with its own patches, and this one's have other sizes"
     if space.tokenizer is None or not space.tokenizer.mends:
         return "open_clip reads captions with CLIP's tokenizer, and this text tower with another"
-    if not isinstance(space.projections["image"], nn.Linear) or "text" in space.projections or space.scale is None:
+    behind = dict(space.projections.items())
+    if not isinstance(behind.get("image"), nn.Linear) or "text" in behind or space.scale is None:
         return "open_clip has one linear layer behind the image tower, none behind the text tower, and a learned scale"
     return ""
 
@@ -147,6 +149,13 @@ def _tensors(space: JointSpace) -> dict[str, Tensor]:
     if space.bias is not None:
         tensors["logit_bias"] = space.bias.squeeze()
     return tensors
+
+
+def _same(name: str, found: Tensor, wanted: Tensor) -> bool:
+    """Whether the tensor of that name is; a logarithm's last bits are another processor's own."""
+    if name == "logit_scale" and (found.dtype, found.shape) == (wanted.dtype, wanted.shape):
+        return torch.allclose(found, wanted, rtol=0, atol=TOLERANCE)
+    return same(found, wanted)
 
 
 def _distance(folder: Path, golden: dict[str, Tensor]) -> float:

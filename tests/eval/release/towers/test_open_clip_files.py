@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.joint import load_joint
-from eyespot.eval.release.layout import OPEN_CLIP, write_sums
+from eyespot.eval.release.layout import CONFIG, OPEN_CLIP, read_json, write_sums
+from eyespot.eval.release.towers.open_clip_files import check_open_clip
 from eyespot.eval.release.towers.tokenizer_trial import GOLDEN_TEXTS
 from eyespot.eval.release.verify import verified
 from eyespot.eval.release.write import release
@@ -140,4 +141,28 @@ def test_its_files_say_what_the_others_say(clip: Path, tmp_path: Path):
     write_sums(folder)
     with pytest.raises(UserError, match=r"has one of open_clip_config.json and open_clip_model.safetensors only"):
         verified(folder)
+    folder = copy_of(clip, tmp_path / "kinds")
+    save_file(load_file(clip / OPEN_CLIP[1]) | {"ln_final.bias": torch.zeros(8).half()}, folder / OPEN_CLIP[1])
+    write_sums(folder)
+    with pytest.raises(UserError, match=r"open_clip_model.safetensors: ln_final.bias is not as in the release"):
+        verified(folder)
     assert json.loads((clip / OPEN_CLIP[0]).read_text())["preprocess_cfg"]["size"] == 32
+
+
+def test_a_logarithm_of_another_processor(clip: Path, tmp_path: Path):
+    folder, tensors = copy_of(clip, tmp_path / "copy"), load_file(clip / OPEN_CLIP[1])
+    for change, fits in ((1e-6, True), (1e-3, False), (float("nan"), False)):
+        save_file(tensors | {"logit_scale": tensors["logit_scale"] + change}, folder / OPEN_CLIP[1])
+        space, config = load_joint(clip), read_json(folder / CONFIG, "it")
+        if fits:
+            check_open_clip(folder, space, config, "it")
+        else:
+            with pytest.raises(UserError, match=r"it: .*logit_scale is not as in the release"):
+                check_open_clip(folder, space, config, "it")
+
+
+def test_an_image_tower_that_ends_in_the_space(clip: Path):
+    space = load_joint(clip)
+    del space.projections["image"]
+    with pytest.raises(UserError, match="describes other towers"):
+        check_open_clip(clip, space, read_json(clip / CONFIG, "it"), "it")
