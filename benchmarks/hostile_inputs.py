@@ -30,6 +30,7 @@ from hostile import (
     result_inputs,
     run_inputs,
     tar_inputs,
+    tower_inputs,
     weight_inputs,
 )
 from hostile.case import Case, Verdict
@@ -45,6 +46,7 @@ PARTS = (
     checkpoint_inputs,
     weight_inputs,
     release_inputs,
+    tower_inputs,
     result_inputs,
     flag_inputs,
     cluster_inputs,
