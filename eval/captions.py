@@ -30,12 +30,13 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer, tokenizer_digests
+from eyespot.data_pipeline.loading.sample_files import Ids, complete_samples, left_out
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.evaluate import results_folder
-from eyespot.eval.own_head import Asked, asked_of, result_once
+from eyespot.eval.own_head import Asked, asked_of, ids_digest, result_once
 from eyespot.eval.results.result import Result, Score, slug
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects_to_first
 from eyespot.pretrain.distributed.process_group import World
@@ -69,6 +70,7 @@ def judge_captions(target: str, shards: Path, *, out: Path | None, seed: int, wo
         if not asked:
             raise UserError(f"model {target}: foretells no captions; captions judges runs of methods such as virtex")
         train, test = _splits(shards, hashes=world.local_rank == 0)
+        ids = complete_samples(asked[0].views, test)
 
     @cache
     def table(text: TextView) -> Float64[np.ndarray, " tokens"]:
@@ -79,16 +81,16 @@ def judge_captions(target: str, shards: Path, *, out: Path | None, seed: int, wo
     results: list[Result] = []
     for each in asked:
         data = f"{slug(test.manifest.name)}-{test.manifest.index_sha256[:6]}"
-        known = [REVISION, each.key(test, seed), test.manifest_sha256, train.manifest_sha256]
+        known = [REVISION, each.key(test, seed, ids), test.manifest_sha256, train.manifest_sha256]
         known += [f"{name} {digest}" for name, digest in sorted(tokenizer_digests(each.views).items())]
         key = hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
 
         def compute(each: Asked = each, key: str = key) -> Result | None:
             start = time.monotonic()
-            numbers = _numbers(each, test, table(_text_of(each.views)), seed, world)
+            numbers = _numbers(each, test, ids, table(_text_of(each.views)), seed, world)
             if world.rank:
                 return None
-            return _result(each, train, test, numbers, key, seed, round(time.monotonic() - start, 3))
+            return _result(each, train, test, ids, numbers, key, seed, round(time.monotonic() - start, 3))
 
         results += result_once(out / f"captions_{data}_{each.tag}.json", key, world, compute)
     return results
@@ -97,7 +99,9 @@ def judge_captions(target: str, shards: Path, *, out: Path | None, seed: int, wo
 def perplexity(log_likelihoods: Float64[np.ndarray, " n"], counts: Float64[np.ndarray, " n"]) -> Score:
     """exp(-sum l / sum n); its interval of 95 % is that of a ratio of means (delta method), over captions."""
     mean, half = _ratio(-log_likelihoods, counts)
-    return Score(value=math.exp(mean), interval=(math.exp(mean - half), math.exp(mean + half)))
+    with np.errstate(over="ignore"):  # beyond 709 nats a token it is infinite
+        value, low, high = np.exp([mean, mean - half, mean + half]).tolist()
+    return Score(value=value, interval=(low, high))
 
 
 def gain(numbers: Numbers) -> Score:
@@ -164,6 +168,8 @@ def counted(train: ShardFolder, text: TextView) -> Float64[np.ndarray, " tokens"
         ends = rows == tokenizer.end
         last = np.where(ends.any(1), ends.argmax(1), rows.shape[1] - 1)
         np.add.at(counts, rows[asked_of_each(rows, last)], 1)
+    if not counts.any():
+        raise UserError(f"shards {train.path}: no sample has a caption, so there are no words to count; pack some")
     return witten_bell(counts)
 
 
@@ -188,16 +194,21 @@ def asked_of_each(
 
 
 def _numbers(
-    asked: Asked, shards: ShardFolder, table: Float64[np.ndarray, " tokens"], seed: int, world: World
+    asked: Asked,
+    shards: ShardFolder,
+    ids: Ids | None,
+    table: Float64[np.ndarray, " tokens"],
+    seed: int,
+    world: World,
 ) -> Numbers:
     """Of every caption of the shards; on rank 0 of all."""
     objective = asked.objective.to(world.device).eval()
     spec = LoaderSpec(
-        shards=shards, views=asked.views, batch_size=AT_ONCE * world.size, seed=seed, device=str(world.device)
+        shards=shards, views=asked.views, ids=ids, batch_size=AT_ONCE * world.size, seed=seed, device=str(world.device)
     )
 
     def parts() -> Iterator[Numbers]:
-        share = shards.manifest.num_samples // world.size
+        share = (shards.manifest.num_samples if ids is None else len(ids)) // world.size
         with (
             ProgressBar(f"captions: {asked.name}", share, transient=True, shown=world.rank == 0) as bar,
             closing(make_pass(spec, world.rank, world.size)) as batches,
@@ -206,19 +217,28 @@ def _numbers(
                 own, other, texts = batch.views
                 found, counts = objective.caption_log_likelihood(replace(batch, views=[own, texts]))
                 elsewhere, _ = objective.caption_log_likelihood(replace(batch, views=[other, texts]))
-                ids, lengths = texts.cpu().numpy(), counts.cpu().numpy()
-                unseen = np.where(asked_of_each(ids, lengths), table[ids], 0.0).sum(1)
+                words, lengths = texts.cpu().numpy(), counts.cpu().numpy()
+                unseen = np.where(asked_of_each(words, lengths), table[words], 0.0).sum(1)
                 seen = [each.double().cpu().numpy() for each in (found, elsewhere)]
                 yield np.stack([*seen, unseen, lengths], axis=1)
                 bar.advance(len(batch))
 
     with agreed(), torch.inference_mode():
         mine = np.concatenate([np.zeros((0, 4)), *parts()])
+        if not np.isfinite(mine).all():
+            raise UserError(f"model {asked.name}: its log-likelihoods are not all finite; the weights are broken")
     return np.concatenate(gather_objects_to_first(mine) or [mine])
 
 
 def _result(
-    asked: Asked, train: ShardFolder, test: ShardFolder, numbers: Numbers, key: str, seed: int, seconds: float
+    asked: Asked,
+    train: ShardFolder,
+    test: ShardFolder,
+    ids: Ids | None,
+    numbers: Numbers,
+    key: str,
+    seed: int,
+    seconds: float,
 ) -> Result:
     own, other, table, counts = numbers.T
     share, method = Score.of(own > other), type(asked.objective).__name__
@@ -228,7 +248,7 @@ def _result(
         "perplexity, counted words": perplexity(table, counts),
         "gain, nats a token": gain(numbers),
     }
-    tested = f"{test.manifest_sha256} {_text_of(asked.views)} {seed}"
+    tested = f"{test.manifest_sha256} {_text_of(asked.views)} {seed}{ids_digest(ids)}"
     return Result(
         key=key,
         protocol="captions",
@@ -238,7 +258,7 @@ def _result(
         origin=masked_values(asked.origin),
         data=test.manifest.name,
         shards=masked(str(test.path)),
-        split="its own test split",
+        split="its own test split" + left_out(asked.views, test, ids),
         test_sha256=hashlib.sha256(tested.encode()).hexdigest(),
         num_train=train.manifest.num_samples,
         num_test=len(numbers),

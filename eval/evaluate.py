@@ -25,7 +25,7 @@ from eyespot.eval.encoders.subject import Subject, pooling_in_words, run_of, sub
 from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, linear, linear_grid, retrieval
 from eyespot.eval.protocols.depth import depth_probe
 from eyespot.eval.protocols.depth.mapped_data import mapped_data
-from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data
+from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data, with_members
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
 from eyespot.eval.protocols.task import Candidate, Task
 from eyespot.eval.results.result import Protocol, Result, Score, read_result, slug
@@ -149,6 +149,7 @@ def judge_on(
             subjects = subjects_of(target, seed=seed, pretrained=pretrained)
         else:
             subjects = sound_subjects(target, seed)
+            data = with_members(data, subjects[0].views)
         subjects = subjects if image_size is None else at_size(subjects, image_size)
         subjects = subjects if noise_level is None else at_noise(subjects, noise_level)
         if procedure.maps:

@@ -22,7 +22,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.loading.sample_files import check_files, members_shown
+from eyespot.data_pipeline.loading.sample_files import Ids, complete_samples, left_out, members_shown
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.run_objectives import objectives_of
@@ -56,8 +56,14 @@ class Asked:
     """Of the method and the encoder, as JSON: beside the weights what decides its answers."""
     origin: dict[str, str | int] = field(default_factory=dict)
 
-    def key(self, shards: ShardFolder, seed: int) -> str:
-        """Digest of all that determines the result."""
+    def key(self, shards: ShardFolder, seed: int, ids: Ids | None = None) -> str:
+        """Digest of all that determines the result.
+
+        Args:
+            shards: where the samples are.
+            seed: of what is drawn.
+            ids: which samples are asked about; None = all.
+        """
         frames = shards.manifest.frames
         digest = hashlib.sha256("\n".join([_KEY_FORMAT, str(seed), self.settings, repr(self.views)]).encode())
         digest.update(shards.manifest.index_sha256.encode() + b"tf32" * rounds_to_tf32())
@@ -68,7 +74,13 @@ class Asked:
         for name, tensor in sorted(self.objective.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(ids_digest(ids).encode())
         return digest.hexdigest()[:32]
+
+
+def ids_digest(ids: Ids | None) -> str:
+    """sha256 of which samples are asked about; empty where it is all."""
+    return "" if ids is None else hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
 def asked_of(target: str, seed: int, wanted: Callable[[Objective], bool]) -> list[Asked]:
@@ -169,9 +181,10 @@ def judge_own_head(
         found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
         if asked and (why := lacking("own-head", found.manifest)):
             raise UserError(f"shards {found.named}: {why}")
+        ids: Ids | None = None
         try:
             for each in asked[:1]:
-                check_files(each.views, found, found.manifest.num_samples)
+                ids = complete_samples(each.views, found)
         except UserError:
             if required:
                 raise
@@ -179,33 +192,34 @@ def judge_own_head(
     results: list[Result] = []
     for each in asked:
         data = f"{slug(found.manifest.name)}-{found.manifest.index_sha256[:6]}"
-        key = each.key(found, seed)
+        key = each.key(found, seed, ids)
 
         def compute(each: Asked = each, key: str = key) -> Result | None:
             start = time.monotonic()
-            shares = _told(each, found, seed, world)
+            shares = _told(each, found, ids, seed, world)
             if world.rank:
                 return None
-            return _result(each, found, shares, key, seed, round(time.monotonic() - start, 3))
+            return _result(each, found, ids, shares, key, seed, round(time.monotonic() - start, 3))
 
         results += result_once(out / f"own-head_{data}_{each.tag}.json", key, world, compute)
     return results
 
 
-def _told(asked: Asked, shards: ShardFolder, seed: int, world: World) -> Float64[np.ndarray, " n"]:
+def _told(asked: Asked, shards: ShardFolder, ids: Ids | None, seed: int, world: World) -> Float64[np.ndarray, " n"]:
     """Of each video the share of questions that are answered right; on rank 0 of all."""
     objective = asked.objective.to(world.device).eval()
     num_frames = sum(shape[0] if len(shape) == 4 else 1 for shape in asked.views.shapes())
     spec = LoaderSpec(
         shards=shards,
         views=asked.views,
+        ids=ids,
         batch_size=max(1, FRAMES_AT_ONCE // num_frames) * world.size,
         seed=seed,
         device=str(world.device),
     )
 
     def parts() -> Iterator[Float64[np.ndarray, " b"]]:
-        share = shards.manifest.num_samples // world.size
+        share = (shards.manifest.num_samples if ids is None else len(ids)) // world.size
         with (
             ProgressBar(f"own head: {asked.name}", share, transient=True, shown=world.rank == 0) as bar,
             closing(make_pass(spec, world.rank, world.size)) as batches,
@@ -220,13 +234,21 @@ def _told(asked: Asked, shards: ShardFolder, seed: int, world: World) -> Float64
 
 
 def _result(
-    asked: Asked, shards: ShardFolder, shares: Float64[np.ndarray, " n"], key: str, seed: int, seconds: float
+    asked: Asked,
+    shards: ShardFolder,
+    ids: Ids | None,
+    shares: Float64[np.ndarray, " n"],
+    key: str,
+    seed: int,
+    seconds: float,
 ) -> Result:
     score = score_of(shares)
     is_test = shards.is_split and shards.path.name == "test"
     of = "videos" if shards.manifest.frames is not None else "images"
     chance, method = round(asked.objective.chance or 0.0, 4), type(asked.objective).__name__
     each = [round(float(share), 6) for share in shares]
+    split = "its own test split" if is_test else f"all {of} of the folder, seen in training or not"
+    tested = f"{shards.manifest.index_sha256} {asked.settings} {seed}{ids_digest(ids)}"
     return Result(
         key=key,
         protocol="own-head",
@@ -236,8 +258,8 @@ def _result(
         origin=masked_values(asked.origin),
         data=shards.manifest.name,
         shards=masked(str(shards.path)),
-        split="its own test split" if is_test else f"all {of} of the folder, seen in training or not",
-        test_sha256=hashlib.sha256(f"{shards.manifest.index_sha256} {asked.settings} {seed}".encode()).hexdigest(),
+        split=split + left_out(asked.views, shards, ids),
+        test_sha256=hashlib.sha256(tested.encode()).hexdigest(),
         num_train=0,
         num_test=len(shares),
         num_classes=0,

@@ -90,6 +90,30 @@ def members_shown(spec: ViewSpec, shards: ShardFolder) -> tuple[MemberShown, ...
     )
 
 
+def complete_samples(spec: ViewSpec, shards: ShardFolder) -> Ids | None:
+    """The samples that have every member that views show, ascending; None = all have.
+
+    Raises:
+        UserError: the shards have no such members at all, or too few samples have them for the views.
+    """
+    shown = members_shown(spec, shards)
+    sizes = [shards.member(each.extension)["size"] for each in shown]
+    found = np.flatnonzero(np.all(sizes, axis=0)) if sizes else np.arange(shards.manifest.num_samples)
+    if not len(found):
+        named = " and ".join(sorted({f".{each.extension}" for each in shown}))
+        raise UserError(f"shards {shards.path}: no sample has {named} beside its image; pack images with them")
+    check_files(spec, shards, len(found))
+    return None if len(found) == shards.manifest.num_samples else found.astype(np.int64)
+
+
+def left_out(spec: ViewSpec, shards: ShardFolder, ids: Ids | None) -> str:
+    """In words, how many samples are not among ``complete_samples``, and why; empty where all are."""
+    if ids is None:
+        return ""
+    named = " or ".join(sorted({f".{each.extension}" for each in members_shown(spec, shards)}))
+    return f"; {shards.manifest.num_samples - len(ids):,} of {shards.manifest.num_samples:,} without {named} left out"
+
+
 def shown_together(spec: ViewSpec) -> tuple[Shown, ...]:
     """The views of a spec, those of equal clips together."""
     images: dict[tuple[Clip | None, bool], list[int]] = {}

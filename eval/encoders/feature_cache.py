@@ -27,7 +27,7 @@ from eyespot.data_pipeline import file_locks
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
-from eyespot.data_pipeline.loading.sample_files import members_shown
+from eyespot.data_pipeline.loading.sample_files import complete_samples, members_shown
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.noise_level import with_noise
@@ -65,6 +65,8 @@ def features_of(
     subject: Subject, shards: ShardFolder, cache: Path, world: World, num_blocks: int = 1
 ) -> dict[str, np.ndarray]:
     """The subject's features of every sample, all ranks together: {"cls": (N, D), "mean": ...}, memory-mapped.
+
+    Samples that lack what the subject's views show have zeros.
 
     Computed if they are not in the cache; a second process that wants the same ones waits for the first.
 
@@ -160,18 +162,21 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, Float[Tensor, "block *t c h w"]]]:
     """This rank's samples in whole blocks, each at its own place: (ids, images)."""
     size = _block(subject)
-    spec = LoaderSpec(shards=shards, views=subject.views, batch_size=size * world.size, device=str(world.device))
+    ids = complete_samples(subject.views, shards)
+    spec = LoaderSpec(
+        shards=shards, views=subject.views, ids=ids, batch_size=size * world.size, device=str(world.device)
+    )
     waiting: dict[int, Tensor] = {}  # a block that is not complete yet, by sample id
     with closing(make_pass(spec, world.rank, world.size)) as batches:
         for batch in batches:
             ids = batch.ids.numpy()
             views = only_sounds(batch.views, subject.views)
             images = views[0] if len(views) == 1 else torch.cat(views, dim=1)
-            if not waiting and len(ids) == size and ids[0] % size == 0:  # a whole block: nothing to copy
+            if not waiting and ids[-1] - ids[0] == size - 1 == len(ids) - 1 and ids[0] % size == 0:  # nothing to copy
                 yield ids, images
                 continue
             for sample, image in zip(ids.tolist(), images, strict=True):
-                if waiting and sample % size == 0:
+                if waiting and sample // size != next(iter(waiting)) // size:
                     yield _placed(waiting, size)
                     waiting = {}
                 waiting[sample] = image

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int
 
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.sample_files import complete_samples, left_out
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols.task import stratified_split
 
@@ -164,6 +166,29 @@ def all_data(shards: ShardFolder) -> LabeledData:
     return LabeledData(
         name=manifest.name, train=_rows(test, np.arange(0)), test=test, classes=manifest.classes, split=split
     )
+
+
+def with_members(data: LabeledData, views: ViewSpec) -> LabeledData:
+    """The data without the samples that lack what views show beside their images.
+
+    Raises:
+        UserError: of too few it is there.
+    """
+    parts, split = [], data.split
+    for part in (data.train, data.test):
+        ids = complete_samples(views, part.shards)
+        parts.append(part if ids is None else _rows(part, np.flatnonzero(np.isin(part.rows, ids))))
+        of = part.shards.path.name if data.train.shards.path != data.test.shards.path else ""
+        words = left_out(views, part.shards, ids) + (f" ({of})" if ids is not None and of else "")
+        split += words if words not in split else ""
+    train, test = parts
+    found = [set(np.unique(part.labels).tolist()) for part in parts]
+    if len(found[0]) < 2 or not found[1] <= found[0] or not len(test.rows):
+        raise UserError(
+            f"shards {data.train.shards.named}: {train.size} labelled samples to learn from and {test.size} to test on"
+            " have what is judged beside their images; it takes two classes or more, with several of each"
+        )
+    return replace(data, train=train, test=test, split=split)
 
 
 def _all_classes(train: ShardFolder, test: ShardFolder) -> list[str]:

@@ -16,12 +16,14 @@ from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
+from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.captions import judge_captions, perplexity, witten_bell
 from eyespot.eval.own_head import asked_of
 from eyespot.eval.results.compare import paired_differences
 from eyespot.eval.results.result import Result
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.objectives.virtex import VirTex
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 TRAIN, TEST = 40, 23
@@ -120,6 +122,36 @@ def test_both_parts_have_captions(described, named, digits, tmp_path):
         judged(described, named / "test")
     with pytest.raises(UserError, match=r"have no captions; pack images with texts beside them"):
         judged(described, digits)
+
+
+def test_samples_without_a_caption_are_left_out_named_and_counted(described, named, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(named.parent / "of-test" / "source", source)
+    texts = sorted(source.rglob("*.txt"))
+    for file in (texts[0], texts[7], texts[-1]):
+        file.unlink()
+    pack(str(source), tmp_path / "both" / "test", workers=1)
+    shutil.copytree(named / "train", tmp_path / "both" / "train")
+    (result, _) = judged(described, tmp_path / "both", out=tmp_path)
+    whole, _ = judged(described, named)
+    assert result.num_test == TEST - 3 and result.split.endswith("; 3 of 23 without .txt left out")
+    assert whole.split == "its own test split" and result.test_sha256 != whole.test_sha256 and result.key != whole.key
+    for file in source.rglob("*.txt"):
+        file.unlink()
+    pack(str(source), tmp_path / "none" / "test", workers=1)
+    shutil.copytree(named / "train", tmp_path / "none" / "train")
+    with pytest.raises(UserError, match="have no captions"):
+        judged(described, tmp_path / "none")
+
+
+def test_what_is_no_number_is_said(described, named, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        VirTex, "caption_log_likelihood", lambda *_: (torch.full((TEST,), math.nan), torch.full((TEST,), 3))
+    )
+    with pytest.raises(UserError, match="its log-likelihoods are not all finite; the weights are broken"):
+        judged(described, named, out=tmp_path)
+    far = perplexity(np.full(3, -800.0), np.ones(3))
+    assert far.value == math.inf and far.interval == (math.inf, math.inf)
 
 
 def test_perplexity_is_over_tokens_and_its_interval_over_captions():

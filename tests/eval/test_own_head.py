@@ -13,6 +13,7 @@ from left_runs import leave_run, small_run
 from eyespot.data_pipeline.augment.views import Clip, RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.own_head import asked_of, has_question, judge_own_head, score_of
 from eyespot.eval.results.compare import paired_differences
@@ -104,6 +105,13 @@ def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
     each = [asked[0].objective.eval().told(batch).item() for batch in make_pass(spec)]
     assert trained.accuracy == pytest.approx(np.mean(each)) and trained.num_test == 40 and set(each) <= {0.0, 0.5, 1.0}
     assert trained.settings["chance"] == untrained.settings["chance"] == 0.5
+    silent = sorted((tmp_path / "source").rglob("*.wav"))[::9]
+    for file in silent:
+        file.unlink()
+    pack(str(tmp_path / "source"), tmp_path / "fewer", workers=1)
+    (fewer, _) = judged(run_dir, tmp_path / "fewer", seed=3, out=tmp_path)
+    assert fewer.num_test == 35 and fewer.split.endswith("; 5 of 40 without .wav left out")
+    assert fewer.key != trained.key and fewer.test_sha256 != trained.test_sha256
     with pytest.raises(UserError, match="have no sounds beside their images"):
         judged(run_dir, films)
     assert judged(run_dir, films, required=False) == []

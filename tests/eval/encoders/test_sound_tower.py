@@ -1,5 +1,6 @@
 """The sound tower of a run is judged by sounds; its features are the tower's own, whatever the images are."""
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.views import AudioView, CenterView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.loading.sample_files import complete_samples
+from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.encoders import feature_cache
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.sound_tower import sound_subjects
@@ -59,6 +63,29 @@ def test_a_linear_probe_tells_tones_apart_beside_its_baselines(heard):
     assert [result.role for result in results] == ["encoder", "random", "pixels"]
     assert all(result.data.endswith(" by its sounds") for result in results)
     assert results[2].accuracy > 0.9, "ten tones"
+
+
+def test_samples_without_sound_are_left_out_named_and_counted(heard, tmp_path, monkeypatch):
+    run_dir, whole = heard
+    (first, *others) = sorted((whole.parent / "source").rglob("*.wav"))
+    silent = [first, *others[30:34], *others[80:]]
+    shutil.copytree(whole.parent / "source", tmp_path / "source")
+    for file in silent:
+        (tmp_path / "source" / file.relative_to(whole.parent / "source")).unlink()
+    pack(str(tmp_path / "source"), tmp_path / "shards", workers=1)
+    shards = ShardFolder(tmp_path / "shards")
+    trained, *_ = sound_subjects(str(run_dir), 0)
+    having = complete_samples(trained.views, shards)
+    assert len(having) == 100 - len(silent)
+    expected = features_of(trained, ShardFolder(whole), tmp_path / "one", ALONE)["sound"]
+    monkeypatch.setattr(feature_cache, "BLOCK", 8)
+    found = features_of(trained, shards, tmp_path / "two", ALONE)["sound"]
+    assert np.allclose(found[having], expected[having], atol=1e-5)
+    assert not found[np.setdiff1d(np.arange(100), having)].any()
+    known = dict(out=tmp_path, seed=0, pretrained=False, world=ALONE, tower="sound")
+    results = judge("knn", str(run_dir), shards.path, **known)
+    assert all(one.num_train + one.num_test == len(having) for one in results)
+    assert all(f"; {len(silent)} of 100 without .wav left out" in one.split for one in results)
 
 
 def test_who_has_no_sound_tower_is_refused(heard, run_dir):
