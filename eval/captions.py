@@ -69,7 +69,7 @@ def judge_captions(target: str, shards: Path, *, out: Path | None, seed: int, wo
         asked = [looking(each) for each in asked_of(target, seed, lambda objective: objective.scores_captions)]
         if not asked:
             raise UserError(f"model {target}: foretells no captions; captions judges runs of methods such as virtex")
-        train, test = _splits(shards, hashes=world.local_rank == 0)
+        train, test = captioned_splits(shards, hashes=world.local_rank == 0)
         ids = complete_samples(asked[0].views, test)
 
     @cache
@@ -138,7 +138,12 @@ def looking(asked: Asked) -> Asked:
     return replace(asked, views=views)
 
 
-def _splits(shards: Path, *, hashes: bool) -> tuple[ShardFolder, ShardFolder]:
+def captioned_splits(shards: Path, *, hashes: bool) -> tuple[ShardFolder, ShardFolder]:
+    """Train and test of a folder.
+
+    Raises:
+        UserError: it has not both, or one has no captions.
+    """
     test = ShardFolder.find(shards, "test", "train", hashes=hashes)
     train = test.split("train")
     if train is None or test.path.name != "test":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
@@ -59,9 +59,9 @@ class JointEvaluation:
     class_names: Path | None = None
     """zero-shot: a file of names, one a line in the order of the classes; by default the manifest's, with blanks for
     underscores."""
-    images: Annotated[int, Ge(2)] | None = None
+    images: Annotated[int, Ge(2), Le(100_000)] | None = None
     """joint-retrieval, correspondence: how many images at most, spread evenly over the shards; by default 5000. Recall
-    depends on it."""
+    depends on it, and every image is compared with all: 100000 at most."""
     out: Path | None = None
     """Where results go; by default RUN/eval."""
     seed: Annotated[int, Ge(0)] = 0

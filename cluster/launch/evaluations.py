@@ -1,29 +1,29 @@
 """What ``--then eval`` runs once a run is done, and whether it can."""
 
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from eyespot.cluster.launch.submission import Submission
 from eyespot.cluster.launch.sweep import SweepMember
-from eyespot.data_pipeline.augment.views import DepthView, TextView
+from eyespot.data_pipeline.augment.views import DepthView
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.members.sounds import CONTAINERS
+from eyespot.data_pipeline.loading.sample_files import complete_samples
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.captions import captioned_splits
+from eyespot.eval.joint.pairs import judged_ids
+from eyespot.eval.joint.towers import still_views
+from eyespot.eval.own_head import has_question
 from eyespot.eval.protocols.clips.needs import OfVideos, lacking
 from eyespot.eval.results.result import Protocol
 from eyespot.pretrain import trusted_recipes
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.loop.first_checks import objective_of
+from eyespot.pretrain.objective import Objective
 
 _PROTOCOLS: tuple[Protocol, ...] = ("linear", "knn")
 """What ``--then eval`` runs where nothing is named."""
-_PAIRED = {TextView.extension, DepthView.extension, *CONTAINERS}
-_MEMBERS: dict[str, set[str]] = {
-    "dense-depth": {DepthView.extension},
-    "captions": {TextView.extension},
-    "joint-retrieval": _PAIRED,
-    "correspondence": _PAIRED,
-}
-"""What lies beside the images that a protocol judges by: one of these."""
 
 
 def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, ...]]:
@@ -56,14 +56,49 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
     return [("eval", protocol, str(member.run.run_dir), str(shards), *trust) for protocol in protocols]
 
 
-def check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
-    """Raises a UserError unless the shards at ``path`` have what the protocol judges by."""
-    if (wanted := _MEMBERS.get(protocol)) is not None:
-        if not wanted & shards.manifest.members.keys():
+ASKS: dict[str, Callable[[Objective], bool]] = {
+    "captions": lambda objective: objective.scores_captions,
+    "own-head": has_question,
+    "zero-shot": lambda objective: objective.joint is not None and objective.joint[1] == "text",
+    "joint-retrieval": lambda objective: objective.joint is not None,
+    "correspondence": lambda objective: objective.joint is not None,
+}
+"""Of the protocols that ask a method something of its own: whether it can be asked."""
+
+_JUDGED = {
+    "captions": "it judges runs that foretell captions, such as virtex",
+    "own-head": "it judges runs whose head answers a question, such as frame_order",
+    "zero-shot": "it judges runs with towers of images and text, such as clip",
+    "joint-retrieval": "it judges runs with two towers that meet in one space, such as clip",
+    "correspondence": "it judges runs with two towers that meet in one space, such as clip",
+}
+
+
+def check_evaluation(protocol: str, path: str, shards: ShardFolder, run: Run) -> None:
+    """Whether a protocol can judge a run by some shards.
+
+    Args:
+        protocol: which.
+        path: where the shards are.
+        shards: of train, where they are split.
+        run: that is judged.
+
+    Raises:
+        UserError: the shards lack what the protocol judges by, or the run's method what it asks.
+    """
+    if protocol in ASKS and (objective := objective_of(run)) is not None:
+        if not ASKS[protocol](objective):
             raise UserError(
-                f"then eval {protocol}: {path} has no {' or '.join(sorted(wanted))} beside its images; name shards that"
-                " have"
+                f"then eval {protocol}: {type(objective).__name__} has not what it asks; {_JUDGED[protocol]}; leave it"
+                " out"
             )
+        try:
+            _check_members(protocol, Path(path), objective)
+        except UserError as error:
+            raise UserError(f"then eval {protocol}: {error}") from error
+    if protocol == "dense-depth":
+        if DepthView.extension not in shards.manifest.members:
+            raise UserError(f"then eval dense-depth: {path} has no depth.png beside its images; name shards that have")
     elif protocol.startswith("dense-"):
         if shards.manifest.masks is None:
             raise UserError(
@@ -72,8 +107,25 @@ def check_evaluation(protocol: str, path: str, shards: ShardFolder) -> None:
     elif protocol == "propagate":
         if shards.manifest.frames is None or not shards.manifest.frames.masks_sha256:
             raise UserError(f"then eval propagate: {path} has no videos with masks of their frames; name such shards")
-    elif protocol in ("action", "alignment", "order", "own-head"):
+    elif protocol in ("action", "alignment", "order"):
         if why := lacking(cast(OfVideos, protocol), shards.manifest):
             raise UserError(f"then eval {protocol}: shards {path} {why}")
-    elif protocol != "unlabeled" and not shards.manifest.num_labeled:
+    elif (
+        protocol not in ("captions", "joint-retrieval", "correspondence", "own-head", "unlabeled")
+        and not shards.manifest.num_labeled
+    ):
         raise UserError(f"then eval: {path} has no labels; name labelled shards: --then eval linear SHARDS")
+
+
+def _check_members(protocol: str, path: Path, objective: Objective) -> None:
+    """Whether the samples that are asked about have what the method's views show beside their images."""
+    if protocol == "captions":
+        captioned_splits(path, hashes=False)
+    elif protocol in ("joint-retrieval", "correspondence"):
+        judged_ids(ShardFolder.find(path, "test", "train", hashes=False), still_views(objective), 2)
+    elif protocol == "own-head":
+        found = ShardFolder.find(path, "test", "train", hashes=False)
+        if not (why := lacking("own-head", found.manifest)):
+            complete_samples(objective.views(), found)
+        else:
+            raise UserError(f"shards {path} {why}")

@@ -61,7 +61,7 @@ def check(submission: Submission, member: SweepMember) -> None:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
-        check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on))
+        check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on), run)
 
 
 def check_place(submission: Submission, members: Sequence[SweepMember], *, local: bool) -> None:

@@ -60,7 +60,7 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
     if run.data.ids is None:
         check_enough(run.data.batch_size // run.data.accumulate, shards.manifest.num_samples, shards)
-    objective = _objective(run)
+    objective = objective_of(run)
     if objective is not None:
         if not branches:
             check_patches(objective.encoder, run.encoder)
@@ -74,7 +74,7 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     return shards
 
 
-def _objective(run: Run) -> Objective | None:
+def objective_of(run: Run) -> Objective | None:
     """Without its numbers; None where that goes wrong in a way that the start itself should tell."""
     try:
         with torch.device("meta"):

@@ -47,6 +47,7 @@ def test_three_tables_beside_the_run_as_it_began(run_dir, named, capsys):
     [
         ("zero-shot RUN NAMED --images 5", "--images 5: zero-shot judges all labelled images; leave it out"),
         ("joint-retrieval RUN NAMED --images 1", "--images 1"),
+        ("correspondence RUN NAMED --images 100001", "--images 100001"),
         ("correspondence RUN NAMED --prompt {}", "correspondence names no classes; leave them out"),
         ("zero-shot RUN NAMED --prompt digit", "--prompt 'digit': must have {} once"),
         ("zero-shot RUN NAMED --prompts EMPTY", "is empty; write one template a line"),
