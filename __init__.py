@@ -36,7 +36,7 @@ __all__ = [
 
 _API = "eyespot.cluster.python_api"
 _PLACES = {
-    **dict.fromkeys(("Trained", "fit", "recipe", "recipes"), f"{_API}.training"),
+    **dict.fromkeys(("Trained", "fit", "recipe", "recipes"), f"{_API}.runs"),
     **dict.fromkeys(("Embeddings", "LoadedEncoder", "embed", "load"), f"{_API}.embedding"),
     **dict.fromkeys(("Page", "Results", "evaluate", "report"), f"{_API}.judging"),
     **dict.fromkeys(("Outage", "UserError"), "eyespot.data_pipeline.errors"),

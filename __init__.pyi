@@ -2,7 +2,7 @@
 
 from eyespot.cluster.python_api.embedding import Embeddings, LoadedEncoder, embed, load
 from eyespot.cluster.python_api.judging import Page, Results, evaluate, report
-from eyespot.cluster.python_api.training import Trained, fit, recipe, recipes
+from eyespot.cluster.python_api.runs import Trained, fit, recipe, recipes
 from eyespot.data_pipeline.errors import Outage, UserError
 
 __version__: str

@@ -1,12 +1,13 @@
 """Run: one typed value that says everything about an experiment, and how recipes make it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from eyespot.data_pipeline.augment.views import NOT_RECORDED
+from eyespot.data_pipeline.augment.views import NO_FLAG, SAID_IF_SET
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import READY_MB
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
@@ -87,6 +88,10 @@ class DataConfig:
         check_ranges(self, "data.")
         if (self.mean is None) != (self.std is None):
             raise UserError(f"data.std {self.std}: data.mean and data.std go together, and std must be above 0")
+
+
+NOT_RECORDED: Mapping[str, bool] = {**SAID_IF_SET, **NO_FLAG, "not_recorded": True}
+"""Of a field that says where a run comes from and is no setting: it has no flag, and run.json says it elsewhere."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -56,7 +56,8 @@ def change_of(record: RunRecord, recipe: str, run: Run) -> str | None:
 def to_values(config: Any) -> Any:
     """A config as plain JSON values."""
     if dataclasses.is_dataclass(config):
-        return {f.name: to_values(getattr(config, f.name)) for f in dataclasses.fields(config) if is_said(f, config)}
+        told = [f.name for f in dataclasses.fields(config) if is_said(f, config) and "not_recorded" not in f.metadata]
+        return {name: to_values(getattr(config, name)) for name in told}
     if isinstance(config, (list, tuple)):
         return [to_values(value) for value in config]
     return str(config) if isinstance(config, Path) else config

@@ -26,8 +26,6 @@ SAID_IF_SET: Mapping[str, bool] = {"said_if_set": True}
 """Of a field that came later: where it has its default, texts and run.json leave it out, and stay what they were."""
 NO_FLAG: Mapping[str, bool] = {"no_flag": True}
 """Of a field that the method sets, and nobody on the command line."""
-NOT_RECORDED: Mapping[str, bool] = {**SAID_IF_SET, **NO_FLAG, "not_recorded": True}
-"""For a field that says where a config comes from and is no setting: no flag, and never written down."""
 
 MOST_FRAMES = 99_999
 """Of a clip, and from one of its frames to the next; no stream of a sample has more."""
@@ -49,8 +47,6 @@ MAX_NOISE = 10.0
 
 def is_said(one: Field[Any], config: Any) -> bool:
     """Whether the field of a config is written down: as ever, unless it came later and has its default."""
-    if "not_recorded" in one.metadata:
-        return False
     return not one.metadata.get("said_if_set") or getattr(config, one.name) != one.default
 
 
@@ -287,8 +283,7 @@ class AudioView:
     place: Literal["random", "center"] = "random"
     """Where in the sound they lie; random follows from (seed, epoch, sample id) and the view's number."""
     of: Annotated[int, Ge(0)] | None = field(default=None, metadata=SAID_IF_SET)
-    """Which view shows a clip with whose first frame they begin; a partner's sound begins with that of its own. Of a
-    frame that is nearer to the sound's end the last seconds are heard."""
+    """Which view's clip they begin with, a partner's with its own; near the sound's end the last seconds are heard."""
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether it is of another sample, the one that image views with ``partner`` show."""
     extension: ClassVar[str] = "sound"

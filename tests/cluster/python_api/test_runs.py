@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import eyespot
-from eyespot.cluster.python_api.training import nested
+from eyespot.cluster.python_api.runs import nested
 from eyespot.cluster.start_run import requested
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
