@@ -13,15 +13,17 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Float32
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
+from eyespot.cluster.python_api.plain_errors import plain_errors
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import Subject, subjects_of
 from eyespot.pretrain.distributed.arithmetic import set_arithmetic
@@ -31,6 +33,8 @@ from eyespot.pretrain.distributed.process_group import World
 log = logging.getLogger("eyespot")
 
 SPLITS = ("train", "test", "val")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+"""Those of PIL's that a PNG keeps; the others become RGB."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -86,6 +90,7 @@ class LoadedEncoder:
         return view
 
 
+@plain_errors
 def load(source: str | Path, *, pretrained: bool = True) -> LoadedEncoder:
     """An encoder from whatever holds one.
 
@@ -118,9 +123,10 @@ class Embeddings:
         return len(self.rows)
 
 
+@plain_errors
 def embed(
     encoder: LoadedEncoder | str | Path,
-    images: str | Path | Iterable[Any],
+    images: Any,
     *,
     kind: str = "",
     device: str = "auto",
@@ -134,7 +140,8 @@ def embed(
         encoder: from ``load``, or what that takes.
         images: a shard folder, all of whose samples count (of one with train/ inside, these); any other source that
             ``eyespot shards pack`` takes, such as a folder of images; or images: paths, PIL images, and arrays of
-            (h, w, 3) or (h, w), uint8. Images are copied into a temporary folder first, shards are read in place.
+            (h, w, 3) or (h, w), uint8; or one such array or PIL image. Photographs are turned upright. Images are
+            copied into a temporary folder first, shards are read in place.
         kind: "cls", "mean" or "pool"; "" = what the encoder has first, in that order.
         device: "auto", "cpu" or "cuda".
         cache: folder in which the features are kept, and found again; None = nowhere.
@@ -146,6 +153,12 @@ def embed(
     Raises:
         UserError: there are no images, none can be decoded, or the encoder has no features of that kind.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {device!r}: choose auto, cpu or cuda")
+    if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and _is_picture(images)):
+        images = [images]
+    if not isinstance(images, str | Path | Iterable):
+        raise UserError(f"images: a {type(images).__name__}; give a folder, shards, or a list of images")
     loaded = encoder if isinstance(encoder, LoadedEncoder) else load(encoder)
     with tempfile.TemporaryDirectory(prefix="eyespot-") as room, _shards(images, Path(room)) as (shards, order, ids):
         world = World(rank=0, size=1, device=own_device(device, int(os.environ.get("LOCAL_RANK", 0))))
@@ -174,7 +187,7 @@ def _shards(
     else:
         packed = pack(lambda spool: _listed(images, spool), room / "shards", workers=1)
     for bad in packed[""].quarantined:
-        log.warning("no features of %s: %s", bad["source"], bad["reason"])
+        log.warning("%s", one_line(f"no features of {bad['source']}: {bad['reason']}"))
     shards = ShardFolder(room / "shards")
     names = _sources(shards)
     if isinstance(images, str | Path):
@@ -203,16 +216,28 @@ def _listed(images: Iterable[Any], spool: Path) -> Source:
     return Source(name="images", splits={"": items})
 
 
+def _is_picture(array: np.ndarray) -> bool:
+    """Whether it is one image, and no row of them."""
+    return array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+
+
 def _written(image: Any, path: Path, number: int) -> Path:
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        if image.dtype != np.uint8 or not _is_picture(image):
             raise UserError(
                 f"images[{number}]: an array of {image.dtype} {image.shape}; arrays are uint8, (h, w, 3) or (h, w)"
             )
+        if not image.size:
+            raise UserError(f"images[{number}]: an array of {image.shape}, in which there is no pixel")
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise UserError(f"images[{number}]: a {type(image).__name__}; give paths, PIL images or arrays")
-    image.save(path, compress_level=1)
+    try:
+        upright = ImageOps.exif_transpose(image)
+        kept = upright if upright.mode in _PNG_MODES else upright.convert("RGB")
+        kept.save(path, compress_level=1)
+    except (OSError, ValueError) as error:  # of a closed image, or one without pixels
+        raise UserError(f"images[{number}]: a PIL image of mode {image.mode} that cannot be kept ({error})") from error
     return path
 
 

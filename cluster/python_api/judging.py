@@ -13,6 +13,7 @@ from eyespot.cluster.eval_commands import joint
 from eyespot.cluster.eval_commands.eval_table import track
 from eyespot.cluster.eval_commands.finetune import PROTOCOLS
 from eyespot.cluster.python_api.embedding import LoadedEncoder
+from eyespot.cluster.python_api.plain_errors import plain_errors
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.report.report import write_report
 from eyespot.eval.results.result import Result
@@ -53,6 +54,7 @@ class Results(Sequence[Result]):
         return "".join(_html(*table) for table in self.tables())
 
 
+@plain_errors
 def evaluate(protocol: str, model: LoadedEncoder | str | Path, shards: str | Path, **options: Any) -> Results:
     """Judges an encoder, beside random weights and raw pixels, as ``eyespot eval PROTOCOL MODEL SHARDS`` does.
 
@@ -68,9 +70,11 @@ def evaluate(protocol: str, model: LoadedEncoder | str | Path, shards: str | Pat
     Raises:
         UserError: something about the model, the shards or an option is wrong.
     """
-    if protocol in PROTOCOLS:
-        raise UserError(f"protocol {protocol!r}: trains an encoder; run: eyespot eval {protocol} {model} {shards}")
     target = model.source if isinstance(model, LoadedEncoder) else str(model)
+    if protocol in PROTOCOLS:
+        raise UserError(f"protocol {protocol!r}: trains an encoder; run: eyespot eval {protocol} {target} {shards}")
+    if protocol.startswith("-") or "help" in options:
+        raise UserError(f"protocol {protocol!r}: name one, as in evaluate('knn', MODEL, SHARDS); see docs/protocols.md")
     words = [protocol, target, str(shards)]
     words += [word for name, value in options.items() for word in _flag(name.replace("_", "-"), value)]
     if protocol in joint.PROTOCOLS:
@@ -93,6 +97,7 @@ class Page:
         return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0" title="{escape(self.path.name)}">'
 
 
+@plain_errors
 def report(*runs: str | Path, out: str | Path | None = None, look: bool = True, device: str = "auto") -> Page:
     """Writes one page about a run, or about several side by side, as ``eyespot report`` does.
 
@@ -116,8 +121,7 @@ def _flag(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{'' if value else 'no-'}{name}"]
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [f"--{name}", *map(str, values)]
+    return [f"--{name}={one}" for one in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

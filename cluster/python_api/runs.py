@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eyespot.cluster.python_api.plain_errors import plain_errors
 from eyespot.cluster.run_length import settled
 from eyespot.cluster.start_run import monitors_of, resume_if_restarted
 from eyespot.data_pipeline.errors import UserError
@@ -29,8 +31,9 @@ def recipes() -> list[str]:
     return sorted(recipe_names())
 
 
+@plain_errors
 def recipe(
-    name: str, settings: Mapping[str, Any] | None = None, /, *, epochs: float | int | None = None, **more: Any
+    name: str, settings: Mapping[Any, Any] | None = None, /, *, epochs: float | int | None = None, **more: Any
 ) -> Run:
     """The settings of a run: a recipe's, with those that are given in place of its own.
 
@@ -86,6 +89,7 @@ class Trained:
         return "" if newest is None else f'<img alt="newest picture" src="{inlined(newest)}">'
 
 
+@plain_errors
 def fit(run: Run, *, recipe: str = "") -> Trained:
     """Trains, as ``eyespot pretrain`` does: to the end, or to a signal. Under torchrun all processes call it.
 
@@ -100,6 +104,8 @@ def fit(run: Run, *, recipe: str = "") -> Trained:
         TrainingError: the loss stays not finite, or checkpoints cannot be written.
         Outage: a file system or another machine does not answer.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError("fit: runs in the main thread only, for it listens to signals; start another process")
     name = recipe or run.recipe
     if not name:
         raise UserError("recipe '': the run was made by none; make it with eyespot.recipe(NAME), or name one like it")
@@ -108,7 +114,7 @@ def fit(run: Run, *, recipe: str = "") -> Trained:
     return Trained(run_dir=run.run_dir, outcome=outcome)
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+def nested(settings: Mapping[Any, Any]) -> dict[str, Any]:
     """Settings as dicts in dicts of plain values: ``{"data.shards": Path("d")}`` is ``{"data": {"shards": "d"}}``.
 
     Raises:
@@ -116,6 +122,8 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in settings.items():
+        if not isinstance(name, str):
+            raise UserError(f"setting {name!r}: is no name; write it as text")
         first, _, rest = name.partition(".")
         plain = nested({rest: value} if rest else value) if rest or isinstance(value, Mapping) else _plain(value)
         merged = _merged(found[first], plain, first) if first in found else plain
@@ -132,7 +140,7 @@ def _merged(one: Any, other: Any, name: str) -> Any:
 
 def _plain(value: Any) -> Any:
     """A value as run.json would hold it: configs become dicts, paths text, NumPy's numbers Python's."""
-    return value.item() if isinstance(value, np.generic) else to_values(value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else to_values(value)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -359,7 +359,8 @@ def check_enough(batch_size: int, num_samples: int, shards: ShardFolder) -> None
     """Raises a UserError where a micro-batch over all ranks holds more than the samples there are."""
     if batch_size > num_samples:
         raise UserError(
-            f"batch_size {batch_size}: more than the {num_samples} samples in {shards.path}; choose a smaller one"
+            f"batch_size {batch_size}: more than the {num_samples} samples in {shards.path}; choose a smaller one:"
+            f" --data.batch-size {num_samples} or less"
         )
 
 

@@ -92,7 +92,10 @@ def dense_subjects(subjects: list[Subject], *, guess: str = "") -> list[Subject]
     with torch.inference_mode():
         height, width = last_tokens(first.encoder, torch.zeros(1, 3, size, size))[-1].patches.shape[2:]
     if height != width or height < 2:
-        raise UserError(f"model {first.name}: gives {height} x {width} patches; dense protocols need a square of them")
+        raise UserError(
+            f"model {first.name}: gives {height} x {width} patches of images of {size} pixels; dense protocols need a"
+            " square of 2 x 2 or more: larger images (--image-size), or another encoder"
+        )
     found = [replace(subject, encoder=PatchTokens(subject.encoder, height).eval()) for subject in encoders]
     if size % height == 0:
         raw = replace(first, name="raw pixels", tag="pixels", role="pixels", origin={})

@@ -20,6 +20,9 @@ from eyespot.pretrain.distributed.devices import name_of, own_device, pci_addres
 from eyespot.pretrain.distributed.numa import bind_near
 from eyespot.pretrain.distributed.rendezvous import fresh_store
 
+_OWN: list[dist.ProcessGroup | None] = []
+"""The process group that was joined here."""
+
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class World:
@@ -60,6 +63,7 @@ def start(device: str, timeout_seconds: float = 600, *, deterministic: bool = Fa
         # NCCL told of its device begins now, and says now what is wrong with it.
         known = {"store": store, "rank": rank, "world_size": size, "timeout": timeout}
         dist.init_process_group(_backend(chosen), device_id=chosen if chosen.type == "cuda" else None, **known)
+        _OWN.append(dist.group.WORLD)
     return World(rank=rank, size=size, device=chosen, local_rank=local_rank, cores=cores)
 
 
@@ -67,6 +71,7 @@ def ensure_group(device: torch.device) -> None:
     """A process group of one, where a single process has none: some engines cannot do without."""
     if not dist.is_initialized():
         dist.init_process_group(_backend(device), store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore[reportPrivateImportUsage]
+        _OWN.append(dist.group.WORLD)
 
 
 def _backend(device: torch.device) -> str:
@@ -84,6 +89,7 @@ def own_share(tensor: Tensor) -> Tensor:
 
 
 def stop() -> None:
-    """Leaves the process group."""
-    if dist.is_initialized():
+    """Leaves the process group, if it was joined here: that of a program around us stays."""
+    if dist.is_initialized() and dist.group.WORLD in _OWN:
         dist.destroy_process_group()
+    _OWN.clear()

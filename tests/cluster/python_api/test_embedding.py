@@ -69,10 +69,33 @@ def test_its_transform_shows_it_nearly_what_the_features_are_of(encoder, picture
     assert encoder.image_size == 160 and "images of 160 px" in repr(encoder)
 
 
+def test_one_image_is_one_row_and_photographs_are_turned_upright(encoder, pictures, tmp_path):
+    (one,) = eyespot.embed(encoder, pictures[0], device="cpu").rows
+    turned = Image.fromarray(np.rot90(pictures[0]))  # lies on its left side
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "a.png", exif=exif)
+    same = [tmp_path / "a.png", Image.open(tmp_path / "a.png"), Image.fromarray(pictures[0])]
+    assert (eyespot.embed(encoder, same, device="cpu").rows == one).all()
+    (cmyk,) = eyespot.embed(encoder, Image.fromarray(pictures[0]).convert("CMYK"), device="cpu").rows
+    assert cmyk.shape == one.shape
+
+
+def test_a_strangers_file_name_does_not_command_the_terminal(encoder, pictures, tmp_path, caplog):
+    Image.fromarray(pictures[0]).save(tmp_path / "a.png")
+    (tmp_path / "\x1b[31m\x07.png").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING, "eyespot"):
+        eyespot.embed(encoder, tmp_path, device="cpu")
+    assert "no features of \\x1b[31m\\x07.png" in caplog.text and "\x1b" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
         ([], "images: there are none"),
+        (5, "images: a int; give a folder, shards, or a list of images"),
+        ([np.zeros((0, 5, 3), np.uint8)], r"images\[0\]: an array of \(0, 5, 3\), in which there is no pixel"),
+        ([Image.new("RGB", (0, 0))], r"images\[0\]: a PIL image of mode RGB that cannot be kept"),
         ([np.zeros((4, 4, 3))], r"images\[0\]: an array of float64 \(4, 4, 3\); arrays are uint8"),
         (["there-is-none.jpg"], r"images\[0\] there-is-none\.jpg: no such file"),
         ([b"JPEG"], r"images\[0\]: a bytes; give paths"),
@@ -82,6 +105,11 @@ def test_its_transform_shows_it_nearly_what_the_features_are_of(encoder, picture
 def test_what_are_no_images_is_named(encoder, images, message):
     with pytest.raises(UserError, match=message):
         eyespot.embed(encoder, images, device="cpu")
+
+
+def test_the_device_is_one_of_three(encoder, pictures):
+    with pytest.raises(UserError, match="device 'tpu': choose auto, cpu or cuda"):
+        eyespot.embed(encoder, pictures, device="tpu")
 
 
 def test_there_are_no_features_of_that_kind(encoder, pictures):

@@ -4,6 +4,7 @@ import logging
 from html.parser import HTMLParser
 
 import pytest
+import torch.distributed as dist
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
@@ -47,12 +48,24 @@ def test_a_notebook_shows_them_as_a_table(results):
         ("knn", {"colour": 1}, "Unrecognized options: --colour"),
         ("best", {}, "invalid choice 'best'"),
         ("zero-shot", {"images": 5}, "--images 5: zero-shot judges all labelled images"),
+        ("zero-shot", {"prompt": ["a {}", "b {}"], "images": 5}, "--images 5: zero-shot judges all"),
+        ("-h", {}, "protocol '-h': name one"),
         ("finetune", {}, "trains an encoder; run: eyespot eval finetune"),
     ],
 )
 def test_what_is_wrong_is_named(protocol, options, message, digits):
     with pytest.raises(UserError, match=message):
         eyespot.evaluate(protocol, "test_vit", digits, **options)
+
+
+def test_the_process_group_of_the_program_around_stays(digits, tmp_path):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        options = {"out": tmp_path, "pretrained": False, "image_size": 32, "device": "cpu"}
+        eyespot.evaluate("unlabeled", "test_vit", digits, **options)
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_report_is_a_page_that_a_notebook_shows(digits, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Recipes and runs from Python."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def test_names_with_dots_are_dicts_in_dicts():
             r"recipe mae_tiny: there is no setting data\.bach_size; perhaps you meant data\.batch_",
         ),
         ({"qqqq": 3}, r"there is no setting qqqq; there are objective, encoder, "),
+        ({5: 3}, "setting 5: is no name"),
         ({"recipe": "x"}, "there is no setting recipe"),
         ({"data.batch_size": 0}, r"recipe mae_tiny: data\.batch_size 0: must be 1 or more"),
         ({"data.batch_size": "many"}, r"recipe mae_tiny: data\.batch_size 'many': expected int"),
@@ -94,6 +96,11 @@ def test_a_run_of_no_recipe_must_be_called_something(digits, tmp_path):
         eyespot.fit(run)
     assert not (tmp_path / "run").exists()
     assert eyespot.fit(run, recipe="mae_tiny").outcome == "done"
+
+
+def test_a_run_in_another_thread_is_refused(digits, tmp_path):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match="fit: runs in the main thread only"):
+        pool.submit(eyespot.fit, small(digits, tmp_path / "run")).result()
 
 
 def test_a_wrong_folder_is_refused_as_the_command_refuses_it(tmp_path):
