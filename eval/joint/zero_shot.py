@@ -7,6 +7,7 @@ arXiv:2103.00020, section 3.1.4); an image takes the class of the largest cosine
 import hashlib
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def judge_zero_shot(
         prompts = prompt_tokens(names, templates, text)
     results: list[Result] = []
     for each in asked:
-        parts = [_FORMAT, each.key(found, seed), part.digest(), *tokenizer_digests(each.views).values()]
+        seen = replace(each, views=replace(each.views, views=each.views.views[:1]))  # images need no captions
+        parts = [_FORMAT, seen.key(found, seed), part.digest(), *tokenizer_digests(each.views).values()]
         key = hashlib.sha256(json.dumps([*parts, names, templates]).encode()).hexdigest()[:32]
         data = f"{slug(found.manifest.name)}-{found.manifest.index_sha256[:6]}"
         compute = partial(_computed, each, part, names, prompts, key, seed, world)

@@ -60,6 +60,20 @@ def test_the_class_is_that_of_the_nearest_mean(clip_run, named_digits, tmp_path)
     assert other[0].key != results[0].key and other[0].settings["prompts"] == "7"
 
 
+def test_images_without_captions_are_named_too(clip_run, named_digits, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in named_digits.iterdir():
+        (bare / file.name).symlink_to(file)
+    manifest = json.loads((named_digits / "manifest.json").read_text())
+    manifest["members"] = {}
+    (bare / "manifest.json").unlink()
+    (bare / "manifest.json").write_text(json.dumps(manifest))
+    known, found = judged(clip_run, named_digits, out=tmp_path), judged(clip_run, bare, out=tmp_path)
+    assert [result.accuracy for result in found] == [result.accuracy for result in known]
+    assert [result.key for result in found] == [result.key for result in known], "captions are not asked for"
+
+
 def test_the_mean_is_of_unit_vectors_and_a_unit_vector():
     prompts = normalize(torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)), dim=2)
     found = class_vectors(prompts)
