@@ -25,6 +25,7 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 WORKSPACES = (":4096:8", ":16:8")
 """With which cuBLAS answers the same again, by its documentation; the first is the faster."""
 _REFUSAL = "does not have a deterministic implementation"
+_ONE_VALUE = "Expected more than 1 value per channel"
 
 
 def set_arithmetic(
@@ -71,15 +72,23 @@ def rounds_to_tf32() -> bool:
 
 
 @contextmanager
-def refusals_in_words() -> Iterator[None]:
-    """Says in a line which operator has no deterministic kernel.
+def refusals_in_words(accumulate: int = 1) -> Iterator[None]:
+    """Says in a line which operator has no deterministic kernel, or that batch norm has nothing to take a mean of.
+
+    Args:
+        accumulate: micro-batches per step.
 
     Raises:
-        UserError: an operator within it has none.
+        UserError: an operator within it refuses.
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if _ONE_VALUE in str(error):
+            alone = "batch norm needs more than one image at a time, and gets one"
+            whole = f"data.batch_size 1: {alone}; raise it"
+            part = f"data.accumulate {accumulate}: {alone}; lower it, or raise data.batch_size"
+            raise UserError(part if accumulate > 1 else whole) from error
         if _REFUSAL not in str(error):
             raise
         operator = str(error).split(_REFUSAL)[0].split()[-1]

@@ -110,7 +110,7 @@ class DeepSpeedEngine:
         """The objective's forward pass in the run's precision. ZeRO is told which micro-batch is the step's last."""
         torch.manual_seed(part.seed)
         self._engine.set_gradient_accumulation_boundary(part.last)
-        with refusals_in_words():
+        with refusals_in_words(self._settings.accumulate):
             return self._engine(call=self.objective, precision=self.autocast(), batch=part.batch, **part.known)
 
     def backward(self, loss: Tensor) -> None:

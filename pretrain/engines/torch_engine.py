@@ -54,7 +54,7 @@ class TorchEngine(ABC):
         return self._forward(part.batch, **part.known)
 
     def _forward(self, batch: Batch, **known: Any) -> dict[str, Any]:
-        with refusals_in_words(), self.autocast():
+        with refusals_in_words(self._settings.accumulate), self.autocast():
             return self._call(batch, **known)
 
     def backward(self, loss: Tensor) -> None:

@@ -90,6 +90,16 @@ def test_an_operator_without_a_deterministic_kernel_is_named():
 
 
 @pytest.mark.parametrize(
+    ("accumulate", "said"), [(1, "data.batch_size 1: .*; raise it"), (8, "data.accumulate 8: .*; lower it, or raise")]
+)
+def test_batch_norm_of_one_image_is_said_in_a_line(accumulate, said):
+    with pytest.raises(UserError, match=said), refusals_in_words(accumulate):
+        torch.nn.BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
+    with pytest.raises(ValueError, match="another"), refusals_in_words(accumulate):
+        raise ValueError("another")
+
+
+@pytest.mark.parametrize(
     ("before", "after"), [((14, 14), (6, 6)), ((7, 5), (3, 9)), ((4, 6), (4, 11)), ((2, 2), (7, 1))]
 )
 @pytest.mark.parametrize("given", ["size", "scale"])
