@@ -16,6 +16,8 @@ NEIGHBOURS = (1, 2, 3, 5, 8, 11, 16, 21)
 """How far apart bands are whose envelopes are correlated (theirs, from memory)."""
 LEAST = 1e-6
 """Variance of an envelope below which there is nothing to be correlated: silence."""
+LEAST_COLUMNS = 2
+"""Of a spectrogram: one by itself does not change."""
 
 
 def kinds(mels: int, columns: int) -> dict[str, int]:
@@ -23,7 +25,7 @@ def kinds(mels: int, columns: int) -> dict[str, int]:
 
     Args:
         mels: bands of the spectrogram.
-        columns: of it.
+        columns: of it, two or more.
     """
     pairs = sum(mels - apart for apart in NEIGHBOURS if apart < mels)
     return {"mean": mels, "deviation": mels, "modulation": mels * len(_octaves(columns)), "correlation": pairs}

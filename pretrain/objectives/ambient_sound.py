@@ -36,7 +36,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import clustered
-from eyespot.pretrain.losses.sound_statistics import kinds, sound_statistics
+from eyespot.pretrain.losses.sound_statistics import LEAST_COLUMNS, kinds, sound_statistics
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.objective import About, Objective, require_own_sound, still
 
@@ -71,6 +71,11 @@ class AmbientSound(Objective):
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
             require_own_sound(self.view, self.sound)
+            if self.sound.shape(())[2] < LEAST_COLUMNS:
+                raise UserError(
+                    f"objective.sound.hop {self.sound.hop}: of {self.sound.seconds:g} seconds it leaves one column, and"
+                    f" nothing that changes over time; set it to {self.sound.num_samples} or less"
+                )
             if self.cluster_samples < self.num_clusters:
                 raise UserError(
                     f"objective.cluster_samples {self.cluster_samples}: fewer than objective.num_clusters"

@@ -101,6 +101,9 @@ def test_what_cannot_be_clustered_is_refused():
         make(clusters=30, cluster_samples=20)
     with pytest.raises(UserError, match=r"objective\.view\.clip\.frames 2: .* set it to 1"):
         make(view=RandomView(clip=Clip(2)))
+    with pytest.raises(UserError, match=r"objective\.sound\.hop 2401: of 0\.3 seconds it .*; set it to 2400 or less"):
+        AmbientSound.Config(sound=replace(SOUND, hop=2401))
+    assert AmbientSound.Config(sound=replace(SOUND, hop=2400)).build(make().encoder, SIZE).kinds["modulation"] == 12
     with pytest.raises(UserError, match=r"objective\.sound\.of None: .* set it to 0"):
         make(view=RandomView(clip=Clip(1)))
 
