@@ -34,6 +34,8 @@ SPECIAL = ("<start_of_text>", "<end_of_text>")
 """Names of the two tokens that begin and end a text."""
 LARGEST = 64 * 2**20
 """Bytes of a tokenizer.json."""
+_UNSEEN = "a\U0010fffd \U0010fffd"
+"""Words that no vocabulary holds."""
 
 
 class Tokenizer(ABC):
@@ -173,7 +175,7 @@ class FileTokenizer(Tokenizer):
         mends: texts are mended before, in place of what the file's normalizer does.
 
     Raises:
-        UserError: a package is missing, or the file is, or is no tokenizer.
+        UserError: a package is missing, or the file is, or is no tokenizer, or knows what to do with known words only.
     """
 
     def __init__(self, path: Path, context: int, *, mends: bool = False):
@@ -192,12 +194,13 @@ class FileTokenizer(Tokenizer):
             self._tokenizer.enable_truncation(context)
             if mends:
                 self._tokenizer.normalizer = library.normalizers.Sequence([])
-            nothing, letter = self._tokenizer.encode("").ids, self._tokenizer.encode("a").ids
+            nothing = self._tokenizer.encode("").ids
         except Exception as error:  # the library raises nothing narrower
-            why = " ".join(str(error).split())[:200]
             raise UserError(
-                f"tokenizer {path}: is no tokenizer.json ({why}), or has no room in {context} tokens"
+                f"tokenizer {path}: is no tokenizer.json ({_why(error)}), or has no room in {context} tokens"
             ) from error
+        self._path = path
+        letter, _ = self.ids("a"), self.ids(_UNSEEN)
         if dropout := getattr(self._tokenizer.model, "dropout", None):
             raise UserError(
                 f"tokenizer {path}: model.dropout {dropout}: a text would be cut differently each time; set it to null"
@@ -216,12 +219,27 @@ class FileTokenizer(Tokenizer):
             )
 
     def ids(self, text: str) -> Sequence[int]:
-        """Of the text, as the file says."""
-        return self._tokenizer.encode(text if self._mend is None else self._mend(text)).ids
+        """Of the text, as the file says.
+
+        Raises:
+            UserError: the file says nothing of such a text.
+        """
+        mended = text if self._mend is None else self._mend(text)
+        try:
+            return self._tokenizer.encode(mended).ids
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(
+                f"tokenizer {self._path}: cannot cut {mended!a:.60} into tokens ({_why(error)}); where it lacks a token"
+                " for words that it does not know, add its unk_token to its vocabulary"
+            ) from error
 
     def as_json(self) -> str:
         """What the file holds."""
         return self._content
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _library(name: str) -> Any:

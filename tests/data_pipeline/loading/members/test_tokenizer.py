@@ -124,6 +124,18 @@ def test_a_tokenizer_that_draws_is_refused(tmp_path: Path):
             assert load_tokenizer(str(path), 5)(["ab"]).tolist() == [[2, 0, 0, 0, 0]]
 
 
+def test_a_tokenizer_without_a_token_for_unknown_words_is_refused(tmp_path: Path, monkeypatch):
+    path, words = tmp_path / "tokenizer.json", {"a": 0, "?": 1}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>")).save(str(path))
+    said = r"tokenizer .*tokenizer\.json: cannot cut '.*' into tokens \(WordLevel error.*\); .* add its unk_token to"
+    with pytest.raises(UserError, match=said):
+        FileTokenizer(path, 5)
+    monkeypatch.setattr(subject, "_UNSEEN", "a")
+    with pytest.raises(UserError, match=said) as error:
+        FileTokenizer(path, 5)(["a cat\nand a dog"])
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [(None, "No such file or directory"), (b"{}", "is no tokenizer.json"), (b"\xff", "is no tokenizer.json")],
