@@ -355,11 +355,13 @@ class BatchMaker:
 
     def _stop_if_too_bad(self, num_bad: int) -> None:
         if num_bad > self._max_bad_fraction * max(self._num_made, FEW_SAMPLES):
-            folder = self._reader.shards.path
-            raise UserError(
-                f"shards {folder}: {num_bad} samples are damaged, more than max_bad_fraction {self._max_bad_fraction}"
-                f" of {max(self._num_made, FEW_SAMPLES)}; find them with: eyespot shards verify {folder}"
-            )
+            folder, of = self._reader.shards.path, max(self._num_made, FEW_SAMPLES)
+            bad, how = "are damaged", f"find them with: eyespot shards verify {folder}"
+            if incomplete := self._files.incomplete():
+                bad = "are damaged or incomplete"
+                how = f"{incomplete}: name the others with --data.ids, or raise --data.max-bad-fraction"
+            more = f"more than max_bad_fraction {self._max_bad_fraction} of {of}"
+            raise UserError(f"shards {folder}: {num_bad} samples {bad}, {more}; {how}")
 
 
 def _one_openmp_thread() -> None:

@@ -33,6 +33,7 @@ MAX_PIXELS = 2**28
 """A larger image is an attack or a mistake, and would exhaust the memory when decoded."""
 MAX_NAMED = 5
 """Damaged samples that are named at the terminal; the log names all."""
+_LACKS = "it has none of what a view shows beside its image"
 
 File = bytearray
 Row = tuple[int, ...]
@@ -177,8 +178,8 @@ class Reader:
             if (files := self._all_of(sample, rows)) is not None:
                 return sample, rows, files
         raise UserError(
-            f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged;"
-            f" run: eyespot shards verify {self.shards.path}"
+            f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged or"
+            f" incomplete; run: eyespot shards verify {self.shards.path}"
         )
 
     def _stand_ins(self, wanted: int) -> list[int]:
@@ -212,7 +213,7 @@ class Reader:
         if not size and is_image:  # a mask that is not there: no image is so small
             return bytearray()
         if not size:
-            raise ValueError("it has none of what a view shows beside its image")
+            raise ValueError(_LACKS)
         if is_image and not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
         data = bytearray(size)
@@ -233,9 +234,11 @@ class Reader:
 
     def _complain(self, sample: int, row: int, reason: str) -> None:
         """Names each damaged sample once: the first few everywhere, the others in the log."""
-        message = f"{self.describe(sample, row)} is damaged: {reason}"
+        lacks = reason == _LACKS
+        message = f"{self.describe(sample, row)} {'is incomplete' if lacks else 'is damaged'}: {reason}"
         if not self._substitute:
-            raise UserError(f"{message}; find all damage with: eyespot shards verify {self.shards.path}")
+            verify = f"find all damage with: eyespot shards verify {self.shards.path}"
+            raise UserError(f"{message}; {'name those that have it with --data.ids' if lacks else verify}")
         with self._naming:
             if sample in self._named:
                 return

@@ -185,6 +185,15 @@ class SampleFiles:
                 found.append(masks.sha256)
         return found + [self._shards.manifest.members[each.extension].sha256 for each in self.members]
 
+    def incomplete(self) -> str:
+        """In words, how many of the samples that may be seen lack what views show beside images; empty = none does."""
+        if not self.members:
+            return ""
+        lacks = np.any([self._sizes[kind] == 0 for each in self.members for kind in _kinds(each)], axis=0)
+        lacks = lacks if self.among is None else lacks[self.among]
+        named = " or ".join(sorted({f".{each.extension}" for each in self.members}))
+        return f"{lacks.sum():,} of {len(lacks):,} have no {named} beside their image" if lacks.any() else ""
+
     def partners(self, ids: Ids, epochs: Ids) -> Ids:
         """The other sample that stands beside each."""
         return partner_ids(self._seed, epochs, ids, self._shards.manifest.num_samples, self.among)

@@ -234,7 +234,9 @@ def test_a_handful_of_damaged_samples_is_named_at_the_terminal_and_all_in_the_lo
 def test_when_nothing_is_readable_one_line_says_so(shards):
     damage(shards, 0, count=1438)
     reader = open_reader(shards)
-    with pytest.raises(UserError, match=r"no readable sample near 7, 12 are damaged; run: eyespot shards verify"):
+    with pytest.raises(
+        UserError, match=r"no readable sample near 7, 12 are damaged or incomplete; run: eyespot shards verify"
+    ):
         read(reader, [7])
     reader.close()
 

@@ -128,8 +128,19 @@ def test_a_damaged_text_replaces_the_whole_sample(tmp_path):
 
 
 def test_a_pass_names_the_sample_that_has_no_caption(shards):
-    with pytest.raises(UserError, match=r"sample 5 .* it has none of what a view shows beside its image"):
+    said = r"sample 5 .* is incomplete: it has none of what a view shows beside its image; name those .* --data\.ids$"
+    with pytest.raises(UserError, match=said):
         list(make_pass(spec(shards)))
+
+
+def test_too_many_without_a_caption_are_told_from_damage(shards):
+    """Nothing of them is damaged, so that ``shards verify`` would find nothing."""
+    said = r"damaged or incomplete, more than .*; 1 of 32 have no \.txt beside their image: .* --data\.ids, or raise"
+    with pytest.raises(UserError, match=said) as error:
+        take(make_loader(spec(shards, max_bad_fraction=0.0)), 4)
+    assert "verify" not in str(error.value)
+    with pytest.raises(UserError, match=r"; 1 of 3 have no \.txt"):
+        take(make_loader(spec(shards, ids=np.array([3, 5, 6]), batch_size=3, max_bad_fraction=0.0)), 1)
 
 
 def test_text_that_cannot_be_decoded_is_named_like_any_damage(tmp_path):
