@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.evaluate import results_folder
-from eyespot.eval.protocols.clips.needs import lacking
 from eyespot.eval.results.result import EACH, Result, Role, Score, read_result, slug
 from eyespot.eval.results.significance import wilson
 from eyespot.pretrain.checkpoints import reader as checkpoint
@@ -179,8 +179,6 @@ def judge_own_head(
                 " frame_order, odd_one_out, arrow_of_time and audio_visual (--objective.form distance)"
             )
         found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
-        if asked and (why := lacking("own-head", found.manifest)):
-            raise UserError(f"shards {found.named}: {why}")
         ids: Ids | None = None
         try:
             for each in asked[:1]:
@@ -244,7 +242,7 @@ def _result(
 ) -> Result:
     score = score_of(shares)
     is_test = shards.is_split and shards.path.name == "test"
-    of = "videos" if shards.manifest.frames is not None else "images"
+    of: Literal["images", "videos"] = "videos" if shards.manifest.frames is not None else "images"
     chance, method = round(asked.objective.chance or 0.0, 4), type(asked.objective).__name__
     each = [round(float(share), 6) for share in shares]
     split = "its own test split" if is_test else f"all {of} of the folder, seen in training or not"
@@ -273,6 +271,7 @@ def _result(
         scores={} if score.correct else {EACH: Score(value=float(np.mean(each)), values=each)},
         seed=seed,
         seconds=seconds,
+        samples=of,
     )
 
 

@@ -10,7 +10,7 @@ from eyespot.cluster.launch.sweep import SweepMember
 from eyespot.data_pipeline.augment.views import DepthView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.sample_files import complete_samples
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder
 from eyespot.eval.captions import captioned_splits
 from eyespot.eval.joint.pairs import judged_ids
 from eyespot.eval.joint.towers import still_views
@@ -54,6 +54,19 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
         )
     trust = trusted_recipes.flags(member.recipe)
     return [("eval", protocol, str(member.run.run_dir), str(shards), *trust) for protocol in protocols]
+
+
+def others(path: str) -> ShardFolder:
+    """Shards that ``--then eval`` names, other than the run's own.
+
+    Raises:
+        UserError: there are none; a protocol may have been meant.
+    """
+    try:
+        return ShardFolder.find(path)
+    except MissingShards as error:
+        known = ", ".join(typing.get_args(Protocol))
+        raise UserError(f"then eval {Path(path).name!r}: not a protocol ({known}); and no folder: {error}") from error
 
 
 ASKS: dict[str, Callable[[Objective], bool]] = {
@@ -124,8 +137,4 @@ def _check_members(protocol: str, path: Path, objective: Objective) -> None:
     elif protocol in ("joint-retrieval", "correspondence"):
         judged_ids(ShardFolder.find(path, "test", "train", hashes=False), still_views(objective), 2)
     elif protocol == "own-head":
-        found = ShardFolder.find(path, "test", "train", hashes=False)
-        if not (why := lacking("own-head", found.manifest)):
-            complete_samples(objective.views(), found)
-        else:
-            raise UserError(f"shards {path} {why}")
+        complete_samples(objective.views(), ShardFolder.find(path, "test", "train", hashes=False))

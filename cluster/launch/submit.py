@@ -17,7 +17,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from eyespot.cluster import slurm
 from eyespot.cluster.launch import containers
 from eyespot.cluster.launch.code_snapshot import freeze_code, write_run
-from eyespot.cluster.launch.evaluations import check_evaluation, evaluations
+from eyespot.cluster.launch.evaluations import check_evaluation, evaluations, others
 from eyespot.cluster.launch.submission import Submission, minutes, write_submission
 from eyespot.cluster.launch.sweep import SweepMember
 from eyespot.cluster.launch.torchrun import run_here
@@ -25,7 +25,6 @@ from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
@@ -61,7 +60,7 @@ def check(submission: Submission, member: SweepMember) -> None:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
-        check_evaluation(protocol, judged_on, shards if own else ShardFolder.find(judged_on), run)
+        check_evaluation(protocol, judged_on, shards if own else others(judged_on), run)
 
 
 def check_place(submission: Submission, members: Sequence[SweepMember], *, local: bool) -> None:

@@ -281,7 +281,7 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
     for each in shown_together(spec):
         name, clip = f"views[{each.views[0]}]", each.clip
         if each.partner and num_samples < 2:
-            raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
+            raise _alone(name, shards)
         if clip is not None:
             if frames is None:
                 _ = shards.frames  # says so
@@ -304,9 +304,15 @@ def check_files(spec: ViewSpec, shards: ShardFolder, num_samples: int) -> None:
             )
 
 
+def _alone(name: str, shards: ShardFolder) -> UserError:
+    return UserError(
+        f"shards {shards.path}: one sample has all that is asked for, and {name} shows another beside each; pack more"
+    )
+
+
 def _check_member(name: str, member: MemberShown, shards: ShardFolder, num_samples: int) -> None:
     if member.partner and num_samples < 2:
-        raise UserError(f"{name}.partner True: there is one sample, and no other beside it; set it to False")
+        raise _alone(name, shards)
     if (told := shards.manifest.members.get(member.extension)) is None:
         _ = shards.member(member.extension)  # says so
     elif not told.count:

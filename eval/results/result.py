@@ -151,10 +151,15 @@ class Result:
     """What the reported setting gives beside the accuracy: {"recall@5": ..., "mAP": ...}."""
     alarms: list[str] = field(default_factory=list)
     """What is wrong with the features, in plain words."""
+    samples: Literal["", "images", "videos"] = ""
+    """What the test samples are called, as most of the protocol are where nobody says otherwise."""
     argv: list[str] = field(default_factory=lambda: masked_values(sys.argv))
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     eyespot: str = eyespot.__version__
     format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        self.samples = self.samples or ("videos" if self.protocol in OF_VIDEOS else "images")
 
     @property
     def share(self) -> str:
@@ -165,11 +170,6 @@ class Result:
     def tested(self) -> str:
         """What the test samples are, in words."""
         return f"{self.num_test:,} test {self.samples}"
-
-    @property
-    def samples(self) -> str:
-        """What they are called: "images" or "videos"."""
-        return "videos" if self.protocol in OF_VIDEOS else "images"
 
     def all_scores(self) -> dict[str, Score]:
         """Every number of the reported setting: the accuracy, where there is one, and then the others."""

@@ -136,6 +136,12 @@ def test_samples_without_a_caption_are_left_out_named_and_counted(described, nam
     whole, _ = judged(described, named)
     assert result.num_test == TEST - 3 and result.split.endswith("; 3 of 23 without .txt left out")
     assert whole.split == "its own test split" and result.test_sha256 != whole.test_sha256 and result.key != whole.key
+    for file in list(source.rglob("*.txt"))[1:]:
+        file.write_bytes(b"\xff\xfe" if file == texts[1] else b" \n")
+    pack(str(source), tmp_path / "one" / "test", workers=1)
+    shutil.copytree(named / "train", tmp_path / "one" / "train")
+    with pytest.raises(UserError, match=r"one/test: one sample has all that .* shows another beside each; pack"):
+        judged(described, tmp_path / "one")
     for file in source.rglob("*.txt"):
         file.unlink()
     pack(str(source), tmp_path / "none" / "test", workers=1)

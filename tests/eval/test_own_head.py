@@ -54,7 +54,7 @@ def test_the_share_is_that_of_videos_asked_one_by_one(recipe, films, tmp_path):
         spec = LoaderSpec(shards=ShardFolder(films), views=asked.views, batch_size=1, seed=5)
         asked.objective.eval()
         each = [asked.objective.told(batch).item() for batch in make_pass(spec)]
-        assert result.accuracy == pytest.approx(np.mean(each)) and result.num_test == 24
+        assert result.accuracy == pytest.approx(np.mean(each)) and result.tested == "24 test videos"
         low, high = result.interval
         assert low <= result.accuracy <= high and result.settings["chance"] == round(asked.objective.chance, 4)
         assert result.protocol == "own-head" and result.origin.get("step") == (12 if result.role == "encoder" else None)
@@ -95,7 +95,7 @@ def test_a_video_counts_once_in_the_interval():
     assert halves.value == 0.75 and halves.interval == wilson(3, 4) and halves.correct is None
 
 
-def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
+def test_an_image_and_its_sound_are_a_question_too(tmp_path, films, digits):
     shards = pack_named_digits(tmp_path, 40)
     run = small_run("audio_visual_tiny")
     run.data.shards, run.objective.form = shards, "distance"
@@ -104,6 +104,7 @@ def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
     spec = LoaderSpec(shards=ShardFolder(shards), views=asked[0].views, batch_size=1, seed=3)
     each = [asked[0].objective.eval().told(batch).item() for batch in make_pass(spec)]
     assert trained.accuracy == pytest.approx(np.mean(each)) and trained.num_test == 40 and set(each) <= {0.0, 0.5, 1.0}
+    assert trained.tested == "40 test images"
     assert trained.settings["chance"] == untrained.settings["chance"] == 0.5
     silent = sorted((tmp_path / "source").rglob("*.wav"))[::9]
     for file in silent:
@@ -112,6 +113,7 @@ def test_an_image_and_its_sound_are_a_question_too(tmp_path, films):
     (fewer, _) = judged(run_dir, tmp_path / "fewer", seed=3, out=tmp_path)
     assert fewer.num_test == 35 and fewer.split.endswith("; 5 of 40 without .wav left out")
     assert fewer.key != trained.key and fewer.test_sha256 != trained.test_sha256
-    with pytest.raises(UserError, match="have no sounds beside their images"):
-        judged(run_dir, films)
+    for silent in (films, digits):
+        with pytest.raises(UserError, match="have no sounds beside their images"):
+            judged(run_dir, silent)
     assert judged(run_dir, films, required=False) == []

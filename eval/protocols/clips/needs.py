@@ -5,15 +5,13 @@ from typing import Literal
 from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.manifest import Manifest
 
-OfVideos = Literal["action", "alignment", "order", "own-head"]
+OfVideos = Literal["action", "alignment", "order"]
 LEAST_ALIGNED = 4
 """Frames of each video that alignment wants: of fewer there is no other time to find."""
 
 
 def lacking(protocol: OfVideos, manifest: Manifest) -> str:
     """What shards lack that the protocol judges by, in words; empty where they lack nothing."""
-    if manifest.frames is None and protocol == "own-head" and manifest.members:
-        return ""  # methods of images with sound ask questions, too; the loader says what a run's views lack
     if manifest.frames is None:
         return "have no frames; pack videos, or folders of their frames: eyespot shards pack FRAMES DST --frames folder"
     return _lacking(protocol, manifest.frames, manifest.num_labeled)

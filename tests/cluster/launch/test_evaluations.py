@@ -25,7 +25,8 @@ def member(digits, tmp_path) -> SweepMember:
     [
         (("train",), "then 'train': only eval can follow; write: --then eval linear knn"),
         (("eval", "/a", "/b"), "then 'b': neither a protocol (linear, knn"),
-        (("eval", "/absent"), "shards /absent: no such folder"),
+        (("eval", "/absent"), "correspondence); and no folder: shards /absent: no such folder"),
+        (("eval", "nope"), "then eval 'nope': not a protocol (linear, knn"),
         (("eval", "low-shot"), "then eval low-shot: cannot say how many shots"),
         (("eval", "propagate-points"), "then eval propagate-points: cannot say where the points are"),
         (("eval", "propagate"), "has no videos with masks of their frames"),

@@ -13,12 +13,12 @@ def films(tmp_path_factory):
 
 
 def test_shards_that_have_all_of_it(films):
-    assert lacking("action", films) == lacking("order", films) == lacking("own-head", films) == ""
+    assert lacking("action", films) == lacking("order", films) == ""
 
 
 def test_what_is_missing_is_named(films, digits):
     images = ShardFolder(digits / "test").manifest
-    for protocol in ("action", "alignment", "order", "own-head"):
+    for protocol in ("action", "alignment", "order"):
         assert lacking(protocol, images).startswith("have no frames; pack videos")
     assert "a video of 1 frames" in lacking("alignment", films)
     films.frames.streams = ("",)
