@@ -232,7 +232,13 @@ def _numbers(
         mine = np.concatenate([np.zeros((0, 4)), *parts()])
         if not np.isfinite(mine).all():
             raise UserError(f"model {asked.name}: its log-likelihoods are not all finite; the weights are broken")
-    return np.concatenate(gather_objects_to_first(mine) or [mine])
+    every = np.concatenate(gather_objects_to_first(mine) or [mine])
+    with agreed():
+        if world.rank == 0 and not every[:, 3].any():
+            raise UserError(
+                f"shards {shards.path}: of its captions no token is asked for; take a tokenizer that knows their words"
+            )
+    return every
 
 
 def _result(

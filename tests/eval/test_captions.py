@@ -156,6 +156,9 @@ def test_what_is_no_number_is_said(described, named, tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match="its log-likelihoods are not all finite; the weights are broken"):
         judged(described, named, out=tmp_path)
+    monkeypatch.setattr(VirTex, "caption_log_likelihood", lambda *_: (torch.zeros(TEST), torch.zeros(TEST).long()))
+    with pytest.raises(UserError, match="of its captions no token is asked for; take a tokenizer that knows"):
+        judged(described, named, out=tmp_path)
     far = perplexity(np.full(3, -800.0), np.ones(3))
     assert far.value == math.inf and far.interval == (math.inf, math.inf)
 
