@@ -52,7 +52,8 @@ def naming(case: Case) -> Found:
     captioned = next(each for name, each in SETS.items() if name in case.unseen.path.parts)
     shards, found = case.unseen, Found()
     names = [name.replace("_", " ") for name in shards.manifest.classes]
-    labels, ids = shards.index["label"], np.arange(shards.manifest.num_samples)
+    ids = np.arange(shards.manifest.num_samples) if case.ids is None else case.ids
+    labels = shards.index["label"][ids]
     for asked in asked_of(case):
         text = asked.views.views[1]
         assert isinstance(text, TextView)

@@ -83,7 +83,7 @@ class Trained:
         return f"<p>{escape(str(self.run_dir))}: {self.outcome}</p><table>{rows}</table>{self._picture()}"
 
     def _picture(self) -> str:
-        from eyespot.eval.report.image_grid import inlined
+        from eyespot.eval.report.rendering import inlined
 
         newest = max(self.run_dir.glob("pictures/step-*.png"), default=None)
         return "" if newest is None else f'<img alt="newest picture" src="{inlined(newest)}">'

@@ -7,7 +7,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -133,8 +132,3 @@ def _address(canvas: UInt8[np.ndarray, "h w 4"]) -> str:
     with io.BytesIO() as file:
         Image.fromarray(canvas).save(file, format="WEBP", quality=88, method=4)
         return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def inlined(path: Path) -> str:
-    """A PNG file as a data: address."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -3,6 +3,7 @@
 Every text that goes into a template is escaped there, once, by Jinja; only what a template made goes in as it is.
 """
 
+import base64
 import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
@@ -73,3 +74,8 @@ class Table:
     """Columns that are set flush right."""
     strong: Container[int] = ()
     """Rows that are emphasised."""
+
+
+def inlined(path: Path) -> str:
+    """A PNG file as a data: address."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

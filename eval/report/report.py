@@ -7,8 +7,7 @@ from pathlib import Path
 import eyespot
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.report.image_grid import inlined
-from eyespot.eval.report.rendering import Section, render
+from eyespot.eval.report.rendering import Section, inlined, render
 from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story, nothing_seen, read_stories
 from eyespot.eval.report.settings_sections import files, header, reproduce, settings

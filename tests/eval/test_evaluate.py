@@ -128,7 +128,7 @@ def test_unwritable_out(digits, tmp_path):
         run("knn", "test_vit", digits / "test", tmp_path / "file" / "out")
 
 
-CACHED = [name for name, procedure in PROTOCOLS.items() if not procedure.masks]
+CACHED = [name for name, procedure in PROTOCOLS.items() if not procedure.maps]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.video.contact_sheet import MASK_COLORS
 from eyespot.eval.protocols.propagation.mask_sheet import (
-    COLORS,
     COLUMNS,
     GAP,
     HEIGHT,
@@ -28,7 +28,7 @@ def test_a_strip_shows_answer_and_truth():
     assert [picture[-1, -1, 0] for picture in strip] == [0, 40, 80, 120, 160] and len(strip) == COLUMNS
     shown = strip[1]
     for number, column in ((1, 15), (2, 45)):
-        assert shown[15, column].tolist() == ((40 + COLORS[number - 1]) / 2).round().tolist()
+        assert shown[15, column].tolist() == ((40 + MASK_COLORS[number - 1]) / 2).round().tolist()
     assert (shown[59, 60:80] == 255).all() and (shown[70, 70] == 40).all() and (shown[2, 100] == 40).all()
     assert (strip[2] == 80).all(), "no mask is known there, and none is thought to be"
 
@@ -41,11 +41,11 @@ def test_points_are_dots_over_where_they_are():
     strip = dotted_strip_of(frames, answers, true)
     first, _, middle, _, last = strip
     assert [picture.shape for picture in strip] == [(HEIGHT, 160, 3)] * COLUMNS
-    assert first[20, 20].tolist() == COLORS[0].tolist() and first[20, 17].tolist() == [255] * 3
+    assert first[20, 20].tolist() == MASK_COLORS[0].tolist() and first[20, 17].tolist() == [255] * 3
     assert not first[40:].any() and not first[:, 30:].any(), "a point that is not seen is not there"
-    assert middle[40, 100].tolist() == [255] * 3 and middle[60, 100].tolist() == COLORS[1].tolist()
-    assert (middle[44:58, 100] == COLORS[1]).all() and not middle[44:57, 101:].any(), "a line joins the two"
-    assert last[-1, -1].tolist() == COLORS[1].tolist() and not last[:, :140].any()
+    assert middle[40, 100].tolist() == [255] * 3 and middle[60, 100].tolist() == MASK_COLORS[1].tolist()
+    assert (middle[44:58, 100] == MASK_COLORS[1]).all() and not middle[44:57, 101:].any(), "a line joins the two"
+    assert last[-1, -1].tolist() == MASK_COLORS[1].tolist() and not last[:, :140].any()
 
 
 def test_sheets_hold_a_few_videos_each_and_old_ones_go(tmp_path):
