@@ -313,6 +313,7 @@ class Gates:
         one = self.samples.removesuffix("s")
         said = (
             f"Gains are paired, {one} by {one}. Intervals say nothing of other seeds: each seed's mean stands beside."
+            " Rows of methods that the command does not name were measured by earlier runs of it."
         )
         with (RESULTS / f"{self.name}.md").open("a") as file:
             file.write("\n".join(["", said, "", *self.notes(rows), ""]))
