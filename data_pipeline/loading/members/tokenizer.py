@@ -34,8 +34,8 @@ SPECIAL = ("<start_of_text>", "<end_of_text>")
 """Names of the two tokens that begin and end a text."""
 LARGEST = 64 * 2**20
 """Bytes of a tokenizer.json."""
-_UNSEEN = "a\U0010fffd \U0010fffd"
-"""Words that no vocabulary holds."""
+LETTER, UNSEEN = "a", "a\U0010fffd \U0010fffd"
+"""What every tokenizer.json is asked for as it is loaded: a text, and words that no vocabulary holds."""
 
 
 class Tokenizer(ABC):
@@ -200,7 +200,7 @@ class FileTokenizer(Tokenizer):
                 f"tokenizer {path}: is no tokenizer.json ({_why(error)}), or has no room in {context} tokens"
             ) from error
         self._path = path
-        letter, _ = self.ids("a"), self.ids(_UNSEEN)
+        letter, _ = self.ids(LETTER), self.ids(UNSEEN)
         if dropout := getattr(self._tokenizer.model, "dropout", None):
             raise UserError(
                 f"tokenizer {path}: model.dropout {dropout}: a text would be cut differently each time; set it to null"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.members.tokenizer import LARGEST, Mender
+from eyespot.data_pipeline.loading.members.tokenizer import LARGEST, LETTER, UNSEEN, Mender
 
 GOLDEN_TEXTS = (
     "A photo of two dogs & one cat: it's 3 o'clock.",
@@ -56,7 +56,7 @@ def try_tokenizer(path: Path, context: int, source: str, *, mends: bool = False)
         raise UserError(f"{source}: {path.name}: {error.why}; fetch the release anew") from error
     except OSError as error:
         raise UserError(f"{source}: {path.name} cannot be read ({error.strerror}); fetch the release anew") from error
-    texts = ["", "a", *(map(Mender(f"{source}: {path.name}"), GOLDEN_TEXTS) if mends else GOLDEN_TEXTS)]
+    texts = ["", LETTER, UNSEEN, *(map(Mender(f"{source}: {path.name}"), GOLDEN_TEXTS) if mends else GOLDEN_TEXTS)]
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _SCRIPT, json.dumps([context, mends, texts])],

@@ -130,7 +130,7 @@ def test_a_tokenizer_without_a_token_for_unknown_words_is_refused(tmp_path: Path
     said = r"tokenizer .*tokenizer\.json: cannot cut '.*' into tokens \(WordLevel error.*\); .* add its unk_token to"
     with pytest.raises(UserError, match=said):
         FileTokenizer(path, 5)
-    monkeypatch.setattr(subject, "_UNSEEN", "a")
+    monkeypatch.setattr(subject, "UNSEEN", "a")
     with pytest.raises(UserError, match=said) as error:
         FileTokenizer(path, 5)(["a cat\nand a dog"])
     assert "\n" not in str(error.value)

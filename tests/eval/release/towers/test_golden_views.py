@@ -11,7 +11,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, DepthView
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.members.tokenizer import FileTokenizer
+from eyespot.data_pipeline.loading.members.tokenizer import LETTER, UNSEEN, FileTokenizer
 from eyespot.eval.release.layout import GOLDEN, write_sums
 from eyespot.eval.release.towers.golden_views import EMBEDDING, TEXTS, VIEW, golden_view
 from eyespot.eval.release.towers.tokenizer_trial import GOLDEN_TEXTS
@@ -56,7 +56,7 @@ def test_only_texts_that_were_tried_are_read(two_towered: Path, tmp_path: Path, 
     monkeypatch.setattr(FileTokenizer, "ids", lambda self, text: read.append(text) or ids(self, text))
     folder = copy_of(two_towered, tmp_path / "copy")
     verified(folder)
-    assert read == list(GOLDEN_TEXTS)
+    assert set(read) == {LETTER, UNSEEN, *GOLDEN_TEXTS}
     trigger = torch.tensor(list(b"boom\nboom"), dtype=torch.uint8)
     save_file(load_file(folder / GOLDEN) | {TEXTS: trigger}, folder / GOLDEN)
     write_sums(folder)
