@@ -4,14 +4,17 @@ import importlib
 import inspect
 import json
 import pkgutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import eyespot.pretrain.objectives
 import eyespot.pretrain.recipes
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
+from eyespot.pretrain.installed_recipes import Method
 from eyespot.pretrain.objective import FAMILIES, About
-from eyespot.pretrain.recipe_lookup import gates, recipe_names
+from eyespot.pretrain.recipe_lookup import gates, installed_names, recipe_names
 from eyespot.pretrain.recipes.gate import Gate
 
 MEASURED = Path(eyespot.pretrain.recipes.__file__).with_name("measured.json")
@@ -89,6 +92,8 @@ class Card:
     recipes: dict[str, Run]
     gate: Gate | None
     measured: Measured | MeasuredByQuestion | None
+    package: str = ""
+    """The installed package that it comes with; "" = eyespot."""
 
     @property
     def title(self) -> str:
@@ -118,7 +123,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def cards() -> list[Card]:
-    """All methods that have a recipe, by family and then by year."""
+    """All methods of eyespot that have a recipe, by family and then by year."""
     names = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
     recipes: dict[str, dict[str, Run]] = {name: {} for name in names}
     for name, recipe in recipe_names().items():
@@ -126,7 +131,47 @@ def cards() -> list[Card]:
         recipes[type(run.objective).__module__.rpartition(".")[2]][name] = run
     gate, measured = gates(), _measured()
     found = [_card(name, recipes[name], gate.get(name), measured.get(name)) for name in names if recipes[name]]
+    return _sorted(found)
+
+
+def installed_cards() -> tuple[list[Card], list[str]]:
+    """Those of packages that the user has installed, in the same order; and a line for each that cannot be had."""
+    found, wrong = installed_names()
+    cards = []
+    for method, recipes in found.items():
+        try:
+            cards.append(_installed_card(method, {name: recipe() for name, recipe in recipes.items()}))
+        except Exception as error:
+            wrong.append(str(error) if isinstance(error, UserError) else f"{method}: {type(error).__name__}: {error}")
+    return _sorted(cards), wrong
+
+
+def _sorted(found: list[Card]) -> list[Card]:
     return sorted(found, key=lambda card: (FAMILIES.index(card.about.family), card.about.year, card.name))
+
+
+def _installed_card(method: Method, recipes: dict[str, Run]) -> Card:
+    """What the objective's file says of itself; of recipes for one of eyespot's objectives, what theirs says."""
+    for name, run in recipes.items():
+        if not isinstance(run, Run):
+            raise UserError(f"{method}: {name} returns {type(run).__name__}, not a Run")
+    config = type(next(iter(recipes.values())).objective)
+    about = getattr(config, "about", None)
+    if not isinstance(about, About) or about.family not in FAMILIES:
+        raise UserError(f"{method}: {config.__qualname__} has no card; set about = About(family=..., ...) in it")
+    own = not config.__module__.startswith("eyespot.")
+    module = importlib.import_module(config.__module__ if own else method.module)
+    objective = getattr(sys.modules[config.__module__], config.__qualname__.partition(".")[0])
+    return Card(
+        name=method.name,
+        about=about,
+        text=inspect.cleandoc(module.__doc__ or ""),
+        picture_rows=getattr(objective, "picture_rows", ()),
+        recipes=recipes,
+        gate=None,
+        measured=None,
+        package=method.package,
+    )
 
 
 def _measured() -> dict[str, Measured | MeasuredByQuestion]:

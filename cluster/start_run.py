@@ -96,6 +96,7 @@ def requested(argv: list[str]) -> "tuple[str, Run]":
     elif argv[0].startswith("-"):
         raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
     else:
-        recipe, run = argv[0], make_run(argv[0])
+        run = make_run(argv[0])
+        recipe = run.recipe
         prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
     return recipe, parse_run(run, flags, prog)

@@ -1,4 +1,4 @@
-"""Finds recipes and gates by name: the functions of the files in ``recipes/``, and what they call GATE."""
+"""Finds recipes by name: the functions of the files in ``recipes/``, those of installed packages, and anybody's."""
 
 import difflib
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain import trusted_recipes
+from eyespot.pretrain import installed_recipes, trusted_recipes
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.recipes.gate import Gate
 
@@ -28,6 +28,24 @@ def recipe_names() -> dict[str, Callable[[], Run]]:
     return found
 
 
+def installed_names() -> tuple[dict[installed_recipes.Method, dict[str, Callable[[], Run]]], list[str]]:
+    """The recipes of packages that the user has installed, by method; and a line for each that cannot be had."""
+    methods, wrong = installed_recipes.methods()
+    found = {}
+    for method in methods:
+        try:
+            found[method] = method.recipes()
+        except UserError as error:
+            wrong.append(str(error))
+    return found, wrong
+
+
+def all_names() -> dict[str, Callable[[], Run]]:
+    """All recipes that can be called by a name: ours, and those of installed packages that can be imported."""
+    installed, _ = installed_names()
+    return {name: one for there in (*installed.values(), recipe_names()) for name, one in there.items()}
+
+
 def gates() -> dict[str, Gate]:
     """By method, the ``GATE`` of each file ``recipes/<method>.py`` that has one."""
     return {method: module.GATE for method, module in _files() if hasattr(module, "GATE")}
@@ -42,12 +60,14 @@ def make_run(recipe: str) -> Run:
     """A fresh Run of the recipe that the user has named, or of ``package.module:function`` where it lives elsewhere.
 
     The package may lie in the current folder. What goes wrong inside the user's own module is raised as it is.
+    ``recipe`` of what is returned is how run folders name it: of an installed package's ``package.module:function``.
 
     Raises:
         UserError: there is no such recipe.
     """
     if _is_own(recipe):
-        run = _own(recipe)()
+        recipe, function = _named(recipe)
+        run = function()
     else:
         trusted_recipes.trust(recipe)
         with _current_folder_first():
@@ -59,7 +79,7 @@ def make_run(recipe: str) -> Run:
 
 
 def make_recorded(recipe: str, source: str) -> Run:
-    """A fresh Run of the recipe that a file names: one of ours, or of a module that the user trusts.
+    """A fresh Run of the recipe that a file names: ours, an installed package's, or of a module that the user trusts.
 
     Args:
         recipe: its name.
@@ -68,10 +88,13 @@ def make_recorded(recipe: str, source: str) -> Run:
     Raises:
         UserError: it is neither, or there is no such recipe.
     """
-    if _is_own(recipe):
-        return _own(recipe)()
     module = recipe.partition(":")[0]
-    if not trusted_recipes.is_trusted(module):
+    trusted = trusted_recipes.is_trusted(module)
+    if _is_own(recipe):
+        return _checked(_named(recipe)[1](), recipe, source)
+    if not trusted and (installed := installed_recipes.find(recipe)):
+        return _checked(installed[1](), recipe, source)
+    if not trusted:
         raise UserError(
             f"{source}: names the recipe {recipe!r}, code that is not eyespot's; if it is yours, or you trust who wrote"
             f" it, add {trusted_recipes.FLAG} {module}"
@@ -81,24 +104,30 @@ def make_recorded(recipe: str, source: str) -> Run:
     function = _function(recipe)
     if not (inspect.isfunction(function) and trusted_recipes.is_trusted(function.__module__)):
         raise UserError(f"{source}: names the recipe {recipe!r}, which {module} does not define")
-    run = function()
+    return _checked(function(), recipe, source)
+
+
+def _checked(run: object, recipe: str, source: str) -> Run:
     if not isinstance(run, Run):
         raise UserError(f"{source}: names the recipe {recipe!r}, which returns {type(run).__name__}, not a Run")
     return run
 
 
 def _is_own(recipe: str) -> bool:
-    """Whether the name can only mean one of eyespot's."""
+    """Whether the name can only mean one of eyespot's, or, without a module, one of an installed package's."""
     return ":" not in recipe or recipe.partition(":")[0].partition(".")[0] == "eyespot"
 
 
-def _own(recipe: str) -> Callable[[], Run]:
-    """A recipe of eyespot's: by its name, or as module:function."""
+def _named(recipe: str) -> tuple[str, Callable[[], Run]]:
+    """A recipe of eyespot's, by its name or as module:function, or of an installed package; and how files name it."""
     recipes = recipe_names()
     module, _, name = recipe.rpartition(":")
     found = recipes.get(name)
     if found is not None and module in ("", found.__module__):
-        return found
+        return recipe, found
+    if not module and (installed := installed_recipes.find(name)):
+        return installed
+    recipes = all_names()
     close = difflib.get_close_matches(name, recipes, n=1)
     nearest = difflib.get_close_matches(name, recipes, n=3, cutoff=0.0)
     hint = f"perhaps you meant {close[0]}" if close else f"the nearest are {', '.join(nearest)}"

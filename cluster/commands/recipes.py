@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import sys
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,13 +13,14 @@ from rich.text import Text
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import brief, one_line
 
 if TYPE_CHECKING:
     from eyespot.cluster.method_cards import Card
 
 HELP = """usage: eyespot recipes [METHOD]
 
-Lists the methods, family by family, with their recipes; or tells all about one.
+Lists the methods, family by family, with their recipes, those of installed packages too; or tells all about one.
 
 Every setting of a recipe: eyespot pretrain RECIPE --help
 """
@@ -29,9 +31,12 @@ def main(argv: list[str]) -> int:
     if len(argv) > 1 or any(word.startswith("-") for word in argv):
         print(HELP, end="")
         return ExitCode.DONE if argv[0] in ("-h", "--help") else ExitCode.WRONG_INPUT
-    from eyespot.cluster.method_cards import cards
+    from eyespot.cluster.method_cards import cards, installed_cards
 
-    found, console = cards(), Console(highlight=False)
+    (installed, wrong), console = installed_cards(), Console(highlight=False)
+    found = [*cards(), *installed]
+    for line in wrong:
+        print(brief(one_line(f"eyespot: {line}")), file=sys.stderr)
     if argv:
         _tell(_chosen(argv[0], found), console)
         return ExitCode.DONE
@@ -59,13 +64,17 @@ def _family(family: str, found: list["Card"]) -> Table:
     table.add_column("recipes", no_wrap=True)
     for card in found:
         about = card.about
-        said = [("", about.task), ("needs ", about.needs), ("paper: ", about.expected), ("gate: ", _gate(card))]
+        said = [("", about.task), ("needs ", about.needs), ("paper: ", about.expected), _source(card)]
         table.add_row(
             Group(Text(card.name, "bold"), about.paper, str(about.year)),
             "\n".join(f"{what}{words}" for what, words in said if words),
             "\n".join(card.recipes),
         )
     return table
+
+
+def _source(card: "Card") -> tuple[str, str]:
+    return ("package ", card.package) if card.package else ("gate: ", _gate(card))
 
 
 def _gate(card: "Card") -> str:
@@ -75,19 +84,21 @@ def _gate(card: "Card") -> str:
 def _tell(card: "Card", console: Console) -> None:
     """Everything that is known of one method."""
     from eyespot.cluster.method_cards import paragraphs
-    from eyespot.pretrain.recipe_lookup import recipe_names
+    from eyespot.pretrain.recipe_lookup import all_names
 
     for part in paragraphs(card.text):
         console.print(part, "", sep="\n", soft_wrap=part.startswith("    "))
-    console.print(f"Needs: {card.about.needs or 'images'}\nGate: {_gate(card)}\n")
+    console.print(f"Needs: {card.about.needs or 'images'}")
+    console.print(f"Package: {card.package}\n" if card.package else f"Gate: {_gate(card)}\n")
     table = Table("recipe", "encoder", box=box.HORIZONTALS)
     for header in ("pixels", "batch", "steps"):
         table.add_column(header, justify="right", no_wrap=True)
     for name, run in card.recipes.items():
         table.add_row(name, run.encoder.name, str(run.encoder.image_size), str(run.data.batch_size), f"{run.steps:,}")
     console.print(table)
+    functions = all_names()
     for name in card.recipes:
-        console.print(f"\n{name}: {inspect.getdoc(recipe_names()[name])}")
+        console.print(f"\n{name}: {inspect.getdoc(functions[name]) or 'says nothing of itself'}")
     first = next((name for name in card.recipes if name.endswith("_tiny")), next(iter(card.recipes)))
     console.print(f"\neyespot pretrain {first} --data.shards SHARDS --run-dir RUN", soft_wrap=True)
     console.print(f"eyespot pretrain {first} --help", soft_wrap=True)

@@ -16,7 +16,7 @@ from eyespot.cluster.run_length import settled
 from eyespot.cluster.start_run import monitors_of, resume_if_restarted
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.recipe_lookup import make_run, recipe_names
+from eyespot.pretrain.recipe_lookup import all_names, make_run
 from eyespot.pretrain.run_json import overlay, to_values
 from eyespot.pretrain.tracking.metrics_file import read_metrics
 from eyespot.pretrain.trainer import Outcome
@@ -27,8 +27,8 @@ MOST_SHOWN = 12
 
 
 def recipes() -> list[str]:
-    """The names of all recipes, as ``eyespot recipes`` lists them."""
-    return sorted(recipe_names())
+    """The names of all recipes, as ``eyespot recipes`` lists them, with those of installed packages."""
+    return sorted(all_names())
 
 
 @plain_errors
