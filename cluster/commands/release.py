@@ -41,6 +41,8 @@ class Releasing:
     """Add what the method has besides the encoder (MAE's decoder)."""
     onnx: bool = False
     """Add the encoder as ONNX; needs pip install eyespot[onnx]."""
+    pt2: bool = False
+    """Add the encoder as a torch.export program: torch alone loads it, without timm."""
     open_clip: bool = False
     """Add both towers (of CLIP, SigLIP) as open_clip has them: it loads them in one line. Needs pip install
     eyespot[text]."""
@@ -74,6 +76,7 @@ def main(argv: list[str]) -> int:
         step=wanted.checkpoint,
         decoder=wanted.decoder,
         onnx=wanted.onnx,
+        pt2=wanted.pt2,
         open_clip=wanted.open_clip,
         allow_dirty=wanted.allow_dirty,
         evaluated=wanted.evaluation,

@@ -4,7 +4,7 @@
     README.md                        the model card
     provenance.json                  run, data, code, machine, versions, results
     golden.safetensors               images, what the encoder is given of them, the features that it must answer
-    decoder.safetensors, model.onnx  where they were asked for
+    decoder.safetensors, model.onnx, model-int8.onnx, encoder.pt2  where they were asked for
     SHA256SUMS                       of all of them, as ``sha256sum --check`` reads it
 
 Where a method has two towers, beside those:
@@ -35,6 +35,10 @@ PROVENANCE = "provenance.json"
 GOLDEN = "golden.safetensors"
 DECODER = "decoder.safetensors"
 ONNX = "model.onnx"
+INT8 = "model-int8.onnx"
+PT2 = "encoder.pt2"
+EXPORTS = frozenset({INT8, PT2})
+"""Whose sha256 stands in provenance.json too, with how they were made."""
 TOWERS = {kind: (f"tower-{kind}.json", f"tower-{kind}.safetensors") for kind in ("text", "sound", "depth")}
 """By the kind of view that a second tower reads."""
 TOKENIZER = "tokenizer.json"
@@ -42,7 +46,11 @@ JOINT = "joint.safetensors"
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 SUMS = "SHA256SUMS"
 REQUIRED = frozenset({CONFIG, WEIGHTS, CARD, PROVENANCE, GOLDEN})
-FILES = REQUIRED | {DECODER, ONNX, TOKENIZER, JOINT, *OPEN_CLIP, *(name for pair in TOWERS.values() for name in pair)}
+FILES = (
+    REQUIRED
+    | EXPORTS
+    | {DECODER, ONNX, TOKENIZER, JOINT, *OPEN_CLIP, *(name for pair in TOWERS.values() for name in pair)}
+)
 """Every name that SHA256SUMS may list."""
 SMALL_STEM = "_small_stem"
 """Follows the architecture's name where timm cannot build it by itself: timm then refuses the folder, and the card
@@ -57,7 +65,7 @@ def most_bytes(name: str) -> int | None:
     """Of a file of that name; None = tensors, which may be of any number."""
     if name == TOKENIZER:
         return LARGEST
-    return None if name.endswith((".safetensors", ".onnx")) else MAX_TEXT_BYTES
+    return None if name.endswith((".safetensors", ".onnx", ".pt2")) else MAX_TEXT_BYTES
 
 
 def digest_of(folder: Path) -> str:

@@ -13,7 +13,7 @@ from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.eval.release.golden import check_golden, load_encoder
-from eyespot.eval.release.layout import CONFIG, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
+from eyespot.eval.release.layout import CONFIG, EXPORTS, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
 from eyespot.eval.release.towers.golden_views import check_golden_towers
 from eyespot.eval.release.towers.joint_space import JointSpace
 from eyespot.eval.release.towers.open_clip_files import check_open_clip
@@ -45,7 +45,8 @@ def verified_towers(folder: Path, source: str = "") -> tuple[dict[str, Any], Joi
 
     Every file against SHA256SUMS and no other file beside them; weights, mean, standard deviation, size and licence
     against provenance.json; that timm loads all of the weights; and that the features of the golden images are those
-    of the day of release. The same of the second tower, where there is one. Nothing is unpickled.
+    of the day of release. The same of the second tower, where there is one. Nothing is unpickled;
+    of the encoder's other forms (ONNX, torch.export) only the digests are checked, for loading one could run code.
 
     Args:
         folder: of the release.
@@ -65,6 +66,7 @@ def verified_towers(folder: Path, source: str = "") -> tuple[dict[str, Any], Joi
         config: Any = read_json(folder / CONFIG, source)
         provenance: Any = read_json(folder / PROVENANCE, source)
         _check_provenance(folder, config, provenance, source)
+        _check_exports(folder, provenance, source)
         check_digests(folder, provenance, source)
         encoder = load_encoder(folder, source)
         check_golden(folder, encoder, config, source)
@@ -103,3 +105,13 @@ def _check_provenance(folder: Path, config: dict[str, Any], provenance: dict[str
             )
     if provenance.get("license") != asked.get("license"):
         raise UserError(f"{source}: the licence of {CONFIG} is not that of {PROVENANCE}; fetch the release anew")
+
+
+def _check_exports(folder: Path, provenance: dict[str, Any], source: str) -> None:
+    """Holds the encoder's other forms against provenance.json; what one of them computes is not looked at."""
+    said = provenance.get("exports", {})
+    for name in sorted(EXPORTS):
+        about = said.get(name) if isinstance(said, dict) else None
+        wanted = about.get("sha256") if isinstance(about, dict) else None
+        if wanted != (sha256(folder / name) if (folder / name).exists() else None):
+            raise UserError(f"{source}: {name} is of another release ({PROVENANCE} names another sha256, or none)")

@@ -16,6 +16,8 @@ from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.card import card_of, joint_text
 from eyespot.eval.release.decoder import decoder_of
+from eyespot.eval.release.exports.onnx_export import export_onnx
+from eyespot.eval.release.exports.torch_export import export_pt2
 from eyespot.eval.release.golden import golden_of, load_encoder
 from eyespot.eval.release.layout import (
     CARD,
@@ -26,13 +28,13 @@ from eyespot.eval.release.layout import (
     ONNX,
     OPEN_CLIP,
     PROVENANCE,
+    PT2,
     SMALL_STEM,
     WEIGHTS,
     settle,
     sha256,
     write_sums,
 )
-from eyespot.eval.release.onnx_export import export_onnx
 from eyespot.eval.release.provenance import Origin, origin_of, provenance_of
 from eyespot.eval.release.towers.golden_views import VIEW, golden_of_towers, golden_view
 from eyespot.eval.release.towers.joint_space import JointSpace
@@ -56,6 +58,7 @@ def release(
     step: str | None = None,
     decoder: bool = False,
     onnx: bool = False,
+    pt2: bool = False,
     open_clip: bool = False,
     allow_dirty: bool = False,
     evaluated: bool = True,
@@ -70,6 +73,7 @@ def release(
         step: name of the checkpoint, ``step-00000012``; None = the newest.
         decoder: add decoder.safetensors (methods that have one: MAE).
         onnx: add model.onnx (needs ``pip install eyespot[onnx]``).
+        pt2: add encoder.pt2, a torch.export program.
         open_clip: add both towers as open_clip has them (CLIP, SigLIP; needs ``pip install eyespot[text]``).
         allow_dirty: also a run whose code had uncommitted changes.
         evaluated: refuse a checkpoint that nobody has judged.
@@ -88,7 +92,7 @@ def release(
     origin = origin_of(run_dir, step)
     _refuse(origin, allow_dirty, evaluated)
     encoder, objective = trained_encoder(origin), two_towered(origin)
-    wanted = {DECODER: decoder, ONNX: onnx, OPEN_CLIP[1]: open_clip}
+    wanted = {DECODER: decoder, ONNX: onnx, PT2: pt2, OPEN_CLIP[1]: open_clip}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
@@ -224,6 +228,11 @@ def _write(
         save_tensors(tensors, folder / DECODER)
     if ONNX in wanted:
         extras[ONNX] = export_onnx(loaded, golden, folder / ONNX)
+    exports = provenance["exports"] = dict[str, dict[str, Any]]()
+    if PT2 in wanted:
+        extras[PT2], exports[PT2] = export_pt2(loaded, golden, folder / PT2)
+    for file, said in exports.items():
+        said["sha256"] = sha256(folder / file)
     _write_json(folder / PROVENANCE, provenance)
     (folder / CARD).write_text(card_of(provenance, config, origin, encoder, extras), encoding="utf-8")
     write_sums(folder)
