@@ -16,7 +16,6 @@ from typing import Annotated, Any, cast
 from annotated_types import Gt, Le
 from tyro.conf import arg
 
-from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.config import DataConfig, Run
@@ -41,17 +40,14 @@ class Length:
         check_ranges(self)
 
 
-def parse_run(run: Run, words: list[str], prog: str) -> Run:
-    """The run with the flags in ``words``, its length settled.
-
-    Raises:
-        UserError: one of them is wrong, or the warm-up is longer than the run.
-    """
-    found = parse(Length, words, prog, default=Length(run=run))
-    return settled(found.run, run, words, found.epochs)
-
-
-def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | int | None, images: int | None = None) -> Run:
+def settled(
+    run: Run,
+    recipe: Run,
+    words: Sequence[str],
+    epochs: float | int | None,
+    images: int | None = None,
+    said: Sequence[str] = (),
+) -> Run:
     """The run with its steps, and what follows from them.
 
     Args:
@@ -60,11 +56,12 @@ def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | int | N
         words: that the user typed: what he says himself follows nothing.
         epochs: how long it is, where steps do not say it.
         images: of an epoch; None = as the run's data have.
+        said: what a config file says: that is the user's own as well, but follows the length that ``words`` change.
 
     Raises:
         UserError: --steps and --epochs are both given, or the warm-up is longer than the run.
     """
-    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+    given, own = _given(words), _given([*said, *words])
     steps = run.steps
     if epochs is not None:
         if "steps" in given:
@@ -73,17 +70,34 @@ def settled(run: Run, recipe: Run, words: Sequence[str], epochs: float | int | N
         steps = max(1, round(epochs * images / run.data.batch_size))
     changes = {} if steps >= recipe.steps else _followers(run, recipe.steps, steps, given)
     recorded = _recorded_warmup(run, steps)
-    if recorded is not None and "optim.warmup_steps" not in given:
+    if recorded is not None and "optim.warmup_steps" not in own:
         changes["optim.warmup_steps"] = recorded  # what a run began with, it keeps
+    run = _changed(run, recipe.steps, steps, changes)
+    _check_warmup(run, recorded is not None or not ({"steps", "epochs", "optim.warmup_steps"} & own))
+    return run
+
+
+def in_proportion(run: Run, recipe: Run, words: Sequence[str]) -> Run:
+    """The run, where it is shorter than its recipe, with what follows from that but for what ``words`` name."""
+    if run.steps >= recipe.steps:
+        return run
+    return _changed(run, recipe.steps, run.steps, _followers(run, recipe.steps, run.steps, _given(words)))
+
+
+def _given(words: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+
+
+def _changed(run: Run, before: int, steps: int, changes: dict[str, int]) -> Run:
+    """The run with other numbers of steps, which are said."""
     said = ", ".join(
         f"{name} {value} (was {was})" for name, value in changes.items() if (was := _value(run, name)) != value
     )
-    if said and steps != recipe.steps and int(os.environ.get("RANK", 0)) == 0:
-        _say(f"eyespot: {steps:,} steps, not {recipe.steps:,}; in proportion to them: {said}")
-    optim = dataclasses.replace(run.optim, warmup_steps=changes.pop("optim.warmup_steps", run.optim.warmup_steps))
-    run = dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, changes))
-    _check_warmup(run, recorded is not None or not ({"steps", "epochs", "optim.warmup_steps"} & given))
-    return run
+    if said and steps != before and int(os.environ.get("RANK", 0)) == 0:
+        _say(f"eyespot: {steps:,} steps, not {before:,}; in proportion to them: {said}")
+    others = dict(changes)
+    optim = dataclasses.replace(run.optim, warmup_steps=others.pop("optim.warmup_steps", run.optim.warmup_steps))
+    return dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, others))
 
 
 @functools.cache  # once: launch settles a run where it is typed, and again for its job

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
@@ -83,20 +82,11 @@ def requested(argv: list[str]) -> "tuple[str, Run]":
         UserError: one of them is wrong.
     """
     # Imported here, because `eyespot pretrain --help` should not wait for torch.
-    from eyespot.cluster.run_length import parse_run
-    from eyespot.pretrain.recipe_lookup import make_run
-    from eyespot.pretrain.run_json import load_run
+    from eyespot.cluster.config_files.request import asked
 
-    if argv[0] == "--from":
-        if len(argv) < 2:
-            raise UserError("--from: needs the run.json (or run folder) to repeat")
-        recipe, run = load_run(Path(argv[1]))
-        prog, flags = f"eyespot pretrain --from {argv[1]}", argv[2:]
-        run.resume, run.stop_after = "never", None
-    elif argv[0].startswith("-"):
-        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot pretrain RECIPE {argv[0]} ...")
-    else:
-        run = make_run(argv[0])
-        recipe = run.recipe
-        prog, flags = f"eyespot pretrain {argv[0]}", argv[1:]
-    return recipe, parse_run(run, flags, prog)
+    request = asked(argv, "eyespot pretrain")
+    if request.print_config:
+        raise UserError(
+            "--print-config: writes settings and starts nothing; write: eyespot pretrain ... --print-config"
+        )
+    return request.recipe, request.with_flags()

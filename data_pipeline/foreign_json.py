@@ -71,7 +71,7 @@ def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:
     """As ``read``, of bytes that were read from ``path``."""
     try:
         values = json.loads(content)
-        if _is_deeper(values, DEEPEST):
+        if is_deeper(values, DEEPEST):
             raise ForeignJsonError(path, "nested too deep")
         return convert(values, kind, path)
     except RecursionError as error:
@@ -90,7 +90,7 @@ def convert(values: Any, kind: type[T], path: Path | str) -> T:
         raise ForeignJsonError(path, "nested too deep") from error
 
 
-def _is_deeper(values: Any, most: int) -> bool:
+def is_deeper(values: Any, most: int) -> bool:
     """Whether more than so many lists and objects stand inside each other; found without recursion."""
     level = [values]
     for _ in range(most + 1):

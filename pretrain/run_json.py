@@ -63,7 +63,7 @@ def to_values(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") -> C:
+def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "", *, partial: bool = False) -> C:
     """``config`` with the values of ``to_values`` laid over it, each of the kind and in the range that its field has.
 
     Args:
@@ -71,6 +71,7 @@ def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") ->
         values: plain values, whoever wrote them.
         source: the file that they stand in.
         prefix: of the fields' names, as in "data.".
+        partial: ``values`` are some of the settings, as a person writes them; else all, as ``to_values`` gave them.
 
     Raises:
         UserError: a value for a field that the config does not have, of another kind, or out of its range.
@@ -78,17 +79,17 @@ def overlay(config: C, values: dict[str, Any], source: str, prefix: str = "") ->
     hints = typing.get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for one in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        if one.metadata.get("said_if_set") and one.name not in values:
+        if one.metadata.get("said_if_set") and one.name not in values and not partial:
             changes[one.name] = one.default  # else ``to_values`` had said it
     for name, value in values.items():
         path = f"{prefix}{name}"
         if name not in hints or not hasattr(config, name):
             raise UserError(f"{source}: field {path} is unknown to this version's recipe")
         current = getattr(config, name)
-        if not dataclasses.is_dataclass(current):
+        if not dataclasses.is_dataclass(current) or (value is None and type(None) in typing.get_args(hints[name])):
             changes[name] = _typed(value, hints[name], f"{source}: {path} {shortened(value)}")
         elif isinstance(value, dict):
-            changes[name] = overlay(current, value, source, f"{path}.")
+            changes[name] = overlay(current, value, source, f"{path}.", partial=partial)
         else:
             raise UserError(f"{source}: {path} {shortened(value)}: expected an object with its fields")
     try:
@@ -117,8 +118,12 @@ def _typed(value: Any, hint: Any, what: str) -> Any:
     try:
         found = msgspec.convert(value, hint, dec_hook=_path)
     except msgspec.ValidationError as error:
+        if choices := typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ():
+            raise UserError(f"{what}: choose one of {', '.join(map(str, choices))}") from error
         said = str(error).replace("`", "")
         raise UserError(f"{what}: {said[0].lower()}{said[1:100]}") from error
+    except UserError as error:  # of a config that is made whole, a view in a list
+        raise UserError(f"{what}: {error}") from error
     if isinstance(found, int) and abs(found) >= LARGEST_NUMBER:
         raise UserError(f"{what}: must be below 2^63")
     return found

@@ -24,7 +24,7 @@ Looks at this machine, and at what the run needs of it: packages, code, GPUs, sh
 pipeline, MLflow. A job of eyespot launch looks by itself, on all its nodes together, before it trains.
 
   eyespot doctor                    what can be seen without a run
-  eyespot doctor RECIPE --help      every flag: those of eyespot pretrain, and doctor's own
+  eyespot doctor RECIPE --help      every flag: those of eyespot pretrain, --config too, and doctor's own
   --ranks N                         processes that the run will have, over all nodes
   --timeout-seconds S               for everything; what has not answered by then has failed
   --json                            the findings as JSON instead of a table
@@ -78,7 +78,8 @@ def _doctor(argv: list[str]) -> int:
     from eyespot.cluster.arguments import parse
     from eyespot.data_pipeline.console import Console
 
-    if not argv or argv[0].startswith("-"):
+    of_files = [word for word in argv if word.partition("=")[0] in ("--config", "--from")]
+    if not argv or (argv[0].startswith("-") and not of_files):
         options = parse(Options, argv, "eyespot doctor", default=Options())
         verdict = _examine(options, None, None, {})
     else:
@@ -97,18 +98,24 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     from tyro.conf import arg
 
     from eyespot.cluster.arguments import parse
-    from eyespot.cluster.run_length import Epochs, settled
+    from eyespot.cluster.config_files.request import asked
+    from eyespot.cluster.run_length import Epochs
     from eyespot.cluster.status.records import Records
     from eyespot.pretrain.config import Run
     from eyespot.pretrain.recipe_lookup import make_run
     from eyespot.pretrain.run_json import load_run, to_values
     from eyespot.pretrain.run_record import RunRecord
 
-    where = Path(argv[0])
-    saved = next((path for path in (Records(where).run_file, RunRecord.path(where)) if path.is_file()), None)
-    if where.is_dir() and saved is None:
-        raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
-    recipe, run = load_run(saved) if saved is not None else (argv[0], make_run(argv[0]))
+    def made(word: str) -> tuple[str, Run]:
+        where = Path(word)
+        saved = next((path for path in (Records(where).run_file, RunRecord.path(where)) if path.is_file()), None)
+        if where.is_dir() and saved is None:
+            raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
+        return load_run(saved) if saved is not None else (word, make_run(word))
+
+    request = asked(argv, "eyespot doctor", made)
+    if request.print_config:
+        raise UserError("--print-config: is of eyespot pretrain; leave it out")
 
     @dataclass(kw_only=True, slots=True)
     class Question(Options):
@@ -116,11 +123,12 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
         epochs: Epochs = None
         """Length of the run in passes over its data, in place of --steps."""
 
-    question = parse(Question, argv[1:], f"eyespot doctor {argv[0]}", default=Question(run=run))
-    question.run = settled(question.run, run, argv[1:], question.epochs)
+    with request.blamed():
+        question = parse(Question, list(request.flags), request.prog, default=Question(run=request.run))
+        question.run = request.settled(question.run, question.epochs)
     values = to_values(question.run)
     with tempfile.TemporaryDirectory(prefix="eyespot-doctor-") as folder:
-        RunRecord(recipe=recipe, run=values).write(Path(folder))
+        RunRecord(recipe=request.recipe, run=values).write(Path(folder))
         return question, _examine(question, question.run.run_dir, RunRecord.path(Path(folder)), values)
 
 

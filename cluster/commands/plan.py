@@ -9,7 +9,7 @@ HELP = """usage: eyespot plan RECIPE --gpus 64 [--gpu h100] [--engine ddp|fsdp|d
 Memory per GPU and the largest batch, traffic, arithmetic, the time of a step and of the run, and how it scales from 8
 to 1,024 GPUs; all of it computed, on any machine, in seconds. The assumptions are printed below the numbers.
 
-  eyespot plan RECIPE --help        every flag: those of eyespot pretrain, and the plan's own
+  eyespot plan RECIPE --help        every flag: those of eyespot pretrain, --config too, and the plan's own
   --gpu v100|a100|h100|h200|b200|l40s, or --gpu-tflops, --gpu-memory-gb-s and --gpu-memory-gb of your own
   --node-gpus 8 --intra-gb-s 450 --inter-gb-s 50    GPUs per node; bytes per second and direction of each GPU
   --plot FILE.png                   the scaling as a picture
@@ -28,23 +28,23 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP, end="")
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
-    if argv[0].startswith("-"):
-        raise UserError(f"recipe: missing before {argv[0]}; write: eyespot plan RECIPE {argv[0]} ...")
     # Imported here, because `eyespot plan --help` should not wait for torch.
     import json
 
+    from eyespot.cluster.config_files.request import asked
     from eyespot.cluster.planning.page import print_plan, write_plot
     from eyespot.cluster.planning.planner import Question, answer
-    from eyespot.cluster.run_length import settled
     from eyespot.data_pipeline.console import Console
-    from eyespot.pretrain.recipe_lookup import make_run
 
-    recipe = argv[0]
-    run = make_run(recipe)
-    question = parse(Question, argv[1:], f"eyespot plan {recipe}", default=Question(run=run))
-    question.run = settled(question.run, run, argv[1:], question.epochs)
-    with Console(stderr=True).status(f"running {recipe} without memory"):
-        plan = answer(question, recipe)
+    request = asked(argv, "eyespot plan")
+    recipe = request.recipe
+    if request.print_config:
+        raise UserError("--print-config: is of eyespot pretrain; leave it out")
+    with request.blamed():
+        question = parse(Question, list(request.flags), request.prog, default=Question(run=request.run))
+        question.run = request.settled(question.run, question.epochs)
+        with Console(stderr=True).status(f"running {recipe} without memory"):
+            plan = answer(question, recipe)
     if question.plot is not None:
         write_plot(plan, question.plot)
     if question.json:

@@ -3,20 +3,23 @@
 import errno
 import os
 
-from eyespot.cluster.start_run import requested, train
+from eyespot.cluster.start_run import train
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.pretrain.distributed.exit_report import leave_words
 
 HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
+       eyespot pretrain --config run.toml [--config more.toml] [--field value ...]
        eyespot pretrain --from RUN/run.json --run-dir NEW [--field value ...]
 
-Trains an encoder. A recipe fills in every setting; each can be changed by its flag.
+Trains an encoder. A recipe fills in every setting; a config file changes some, and a flag changes each.
 
   eyespot recipes                   the recipes there are
   eyespot pretrain RECIPE --help    every flag, with the recipe's values
   --steps N, --epochs N             another length: warm-up, saves and pictures follow when it is shorter, and are said
   package.module:function           names a recipe of your own: a function that returns a Run; the package may lie here
+  --config run.toml                 settings as tables: [optim] lr = 1e-3; and recipe = "..." in RECIPE's place
+  --print-config > run.toml         writes every setting as such a file, and trains nothing
   --from RUN --trust-recipe MODULE  RUN names a recipe of this module, which is not eyespot's: it is imported
 
   eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first
@@ -37,7 +40,7 @@ def main(argv: list[str]) -> int:
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        return train(*requested(argv))
+        return _pretrain(argv)
     except UserError as error:
         leave_words("wrong input", str(error))
         raise
@@ -45,3 +48,17 @@ def main(argv: list[str]) -> int:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         leave_words("training" if full else "crash", f"{type(error).__name__}: {error}")
         raise
+
+
+def _pretrain(argv: list[str]) -> ExitCode:
+    from eyespot.cluster.config_files.request import asked
+
+    request = asked(argv, "eyespot pretrain")
+    run = request.with_flags()
+    if request.print_config:
+        from eyespot.cluster.config_files.toml_text import as_toml
+
+        print(as_toml(request.recipe, run, request.recipe_run), end="")
+        return ExitCode.DONE
+    with request.blamed():
+        return train(request.recipe, run)

@@ -1,12 +1,18 @@
 """--steps and --epochs, and what follows when a recipe is shortened; a run that goes on keeps what it began with."""
 
+from dataclasses import replace
+
 import pytest
 
-from eyespot.cluster.run_length import parse_run
+from eyespot.cluster.config_files.request import laid
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import recorded_values
 from eyespot.pretrain.run_record import RunRecord
+
+
+def parse_run(recipe, words, prog):
+    return replace(laid("mae_tiny", recipe, [], words), prog=prog).with_flags()
 
 
 def numbers(run):

@@ -52,7 +52,7 @@ def test_a_field_of_another_version_is_named(tmp_path):
         ),
         ("objective.view.blur_sigma", [2, 1], r"run\.json: objective\.view\.blur_sigma \(2.0, 1.0\): must be above"),
         ("data.shards", 7, "data.shards 7: expected a path"),
-        ("engine", "y" * 1000, "engine 'y+\\.\\.\\.: invalid enum value"),
+        ("engine", "y" * 1000, "engine 'y+\\.\\.\\.: choose one of ddp, fsdp, deepspeed"),
     ],
 )
 def test_a_value_of_another_kind_or_out_of_range_is_one_line(name, value, words, tmp_path):
@@ -137,3 +137,11 @@ def test_what_a_record_leaves_out_is_not_what_the_recipe_says():
     values = to_values(recipe)
     recipe.objective.view = replace(recipe.objective.view, clip=Clip(8))
     assert overlay(recipe, values, "run.json").objective.view.clip is None
+
+
+def test_some_settings_leave_the_others_as_they_are():
+    """All settings of a record leave out what has its default; a person leaves out what he does not change."""
+    run = make_run("tcn_tiny")
+    values = {"objective": {"view": {"flip": 0.0}}}
+    assert overlay(run, values, "x", partial=True).objective.view == replace(run.objective.view, flip=0.0)
+    assert overlay(run, values, "x").objective.view.clip is None is not run.objective.view.clip

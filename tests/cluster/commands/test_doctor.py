@@ -36,6 +36,15 @@ def test_wrong_words(argv, words):
         doctor.main(argv)
 
 
+def test_a_config_file_is_read_as_pretrain_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text("[optim]\nlr = -1\n")
+    with pytest.raises(UserError, match=r"^run\.toml:2: optim\.lr -1\.0: must be above 0"):
+        doctor.main(["mae_tiny", "--config", "run.toml"])
+    with pytest.raises(UserError, match=r"^recipe: run\.toml names none; .* eyespot doctor RECIPE --config run\.toml"):
+        doctor.main(["--config=run.toml", "--ranks", "2"])
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match=r"no run\.json inside"):
         doctor.main([str(tmp_path)])

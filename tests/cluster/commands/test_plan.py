@@ -53,3 +53,13 @@ def test_tables_picture_and_json_say_the_same(capsys, tmp_path, monkeypatch):
     assert f"{values['batch']['largest_micro']['plain'] * 16:,}" in page
     assert [row["gpus"] for row in values["scaling"]["weak"]] == [8, 16, 32, 64, 128, 256, 512, 1024]
     assert values["gpu_hours"] == pytest.approx(16 * 300 * values["step_seconds"]["total"] / 3600)
+
+
+def test_a_config_file_is_planned_and_blamed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('recipe = "mae_tiny"\n[data]\nbatch_size = 0\n')
+    assert "run.toml:3: data.batch_size 0: must be 1 or more" in refuse(capsys, "--config", "run.toml", "--gpus", "8")
+    (tmp_path / "run.toml").write_text('recipe = "mae_tiny"\ngpus = 8\n')
+    assert "run.toml:2: gpus: there is no such setting" in refuse(capsys, "--config", "run.toml", "--print-config")
+    (tmp_path / "run.toml").write_text('recipe = "mae_tiny"\n')
+    assert "--print-config: is of eyespot pretrain" in refuse(capsys, "--config", "run.toml", "--print-config")

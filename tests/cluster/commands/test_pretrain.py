@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import opened
@@ -42,6 +43,19 @@ def test_monitors_watch_when_asked_and_mlflow_takes_their_names(train, tmp_path)
 def test_nothing_watches_by_default(train):
     (line,) = train("--no-track")
     assert not [name for name in line if name.startswith(("online/", "health/"))]
+
+
+def test_print_config_prints_the_file_that_makes_the_same_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["pretrain", "mae_tiny", "--steps", "30", "--data.shards", "data/digits", "--print-config"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "30 steps, not 1,000" in said.err and tomllib.loads(said.out)["optim"]["warmup_steps"] == 3
+    (tmp_path / "run.toml").write_text(said.out)
+    assert main(["pretrain", "--print-config", "--config", "run.toml"]) == 0
+    assert capsys.readouterr() == (said.out, "")
+    assert main(["pretrain", "--config", "run.toml", "--data.shards", "nowhere"]) == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == [tmp_path / "run.toml"]
 
 
 WATCHED = ("--monitor-every", "1", "--picture-every", "1", "--log-every", "1", "--steps", "1", "--device", "cpu")

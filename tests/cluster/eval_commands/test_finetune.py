@@ -45,6 +45,21 @@ def test_it_trains_judges_and_shows_the_same_again(digits, tmp_path, capsys, mon
     assert "holds a run with other settings: optim.lr is 7.0" in capsys.readouterr().err
 
 
+def test_settings_may_stand_in_a_file(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'recipe = "finetune_tiny"\nsteps = 2\ntrack = false\ndevice = "cpu"\n[optim]\nwarmup_steps = {}\n'
+    (tmp_path / "tune.toml").write_text(text.format(3))
+    words = f"eval finetune test_vit {digits} --no-pretrained --encoder.image-size 32 --config tune.toml".split()
+    assert main(words) == 2
+    assert "tune.toml:6: optim.warmup_steps 3: the warm-up is longer" in capsys.readouterr().err
+    (tmp_path / "tune.toml").write_text(text.format(0))
+    assert main(words) == 0
+    assert "finetune on digits: 10 classes" in capsys.readouterr().out
+    (tmp_path / "tune.toml").write_text('recipe = "os:getcwd"')
+    assert main(words) == 2
+    assert "tune.toml:1: names the recipe 'os:getcwd', code that is not eyespot's" in capsys.readouterr().err
+
+
 def test_a_preset_is_a_recipe(run_dir_copy, digits, capsys):
     words = ["eval", "linear-paper", str(run_dir_copy), str(digits), "--preset", "simclr", "--data.batch-size", "4096"]
     assert main(words) == 2

@@ -89,3 +89,16 @@ def test_a_damaged_list_of_runs_is_refused(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=r"sweep\.json: .*move it away"):
         earlier_rows(tmp_path)
+
+
+def test_a_config_file_lies_below_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text('recipe = "mae_tiny"\nrun_dir = "runs/rates"\n[optim]\nlr = 1.0\nclip = 2.0\n')
+    runs = members(["pretrain", "--config", "run.toml"], ["optim.lr=1e-4,3e-4"])
+    assert [(member.recipe, member.run.optim.lr, member.run.optim.clip) for member in runs] == [
+        ("mae_tiny", 1e-4, 2.0),
+        ("mae_tiny", 3e-4, 2.0),
+    ]
+    assert runs[0].run.run_dir == tmp_path / "runs" / "rates" / "optim.lr=1e-4"
+    with pytest.raises(UserError, match="--print-config: writes settings and starts nothing"):
+        single(["pretrain", "--config", "run.toml", "--print-config"])

@@ -1,0 +1,1 @@
+"""Settings of a run as TOML: ``--config run.toml``, and ``--print-config``, which writes one."""
