@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import GroupedMetadata
 
 from eyespot.cluster.method_cards import Card, cards, paragraphs
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.run_json import to_values
 
@@ -182,9 +183,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _is_nested(hint: Any) -> bool:
     """Whether a field is a part of the config that another table tells of; views are values."""
-    if not isinstance(hint, type):
-        return False
-    return hint.__name__ == "Config" or (dataclasses.is_dataclass(hint) and not hint.__dataclass_params__.frozen)  # pyright: ignore
+    is_part = dataclasses.is_dataclass(hint) and hint.__module__ != RandomView.__module__
+    return is_part or getattr(hint, "__name__", "") == "Config"
 
 
 def _spaced(name: str) -> str:

@@ -5,6 +5,8 @@ built: one page for each method out of docs/methods.md and the code, tables of s
 them, pages for Markdown files that lie beside docs/, and notebooks as pages.
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,33 @@ import pages
 from fields import with_tables
 from links import rewritten
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+SOURCES = Path(tempfile.mkdtemp())
+"""A copy of the package's files alone: in the repository .venv lies beside them, and would be read whole, too."""
 
 
+@event_priority(100)  # before mkdocstrings asks
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fills the navigation."""
+    """Fills the navigation, and says where the API's texts are read."""
     config.nav = pages.filled(config.nav or [], Path(config.docs_dir))
+    package = SOURCES / "eyespot"
+    package.mkdir(exist_ok=True)
+    for name in ("__init__.py", "__init__.pyi"):
+        shutil.copy(ROOT / name, package)
+    for folder in ("data_pipeline", "pretrain", "eval", "cluster"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.gz", "*.json", "templates")
+        shutil.copytree(ROOT / folder, package / folder, ignore=ignored, dirs_exist_ok=True)
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [str(SOURCES)]
     return config
+
+
+def on_shutdown() -> None:
+    """Removes the copy."""
+    shutil.rmtree(SOURCES, ignore_errors=True)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
