@@ -37,8 +37,6 @@ def recipe(
 ) -> Run:
     """The settings of a run: a recipe's, with those that are given in place of its own.
 
-    ::
-
         eyespot.recipe("mae_tiny", steps=300, data={"shards": "data/digits"}, optim={"lr": 1e-3})
         eyespot.recipe("mae_tiny", {"data.shards": "data/digits", "optim.lr": 1e-3}, steps=300)
 

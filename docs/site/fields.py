@@ -51,7 +51,7 @@ def table(kind: type, prefix: str = "") -> str:
         for one in dataclasses.fields(kind)
         if "not_recorded" not in one.metadata and "no_flag" not in one.metadata and not _is_nested(hints[one.name])
     ]
-    return _drawn(("name", "type", "default", "what"), rows)
+    return _drawn("fields", ("name", "type", "default", "what"), rows)
 
 
 def method_page(name: str, section: str) -> str:
@@ -71,7 +71,7 @@ def method_page(name: str, section: str) -> str:
     parts = [
         f"# {name}",
         told,
-        f"```console\neyespot pretrain {first} --data.shards SHARDS --run-dir RUN\n```",
+        f"```sh\neyespot pretrain {first} --data.shards SHARDS --run-dir RUN\n```",
         f"## Settings of {name}",
         table(config, "objective."),
         "The settings of [every run](reference/settings.md), and what a view may be, are the same for all methods.",
@@ -103,7 +103,7 @@ def _recipes(card: Card) -> str:
         for setting in others
     ]
     header = ("setting", *(f"`{name}`" for name in runs), "default")
-    return f"{told}\n\nWhere they set something else than the default:\n\n{_drawn(header, rows)}"
+    return f"{told}\n\nWhere they set something else than the default:\n\n{_drawn('recipes', header, rows)}"
 
 
 def in_words(hint: Any) -> str:
@@ -199,12 +199,12 @@ def _paragraph(text: str) -> str:
     return text.replace("``", "`").replace("<", "&lt;")
 
 
-def _drawn(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table in Markdown, in a part of the page that look.css knows."""
+def _drawn(kind: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table in Markdown, in a part of the page that look.css knows by its kind."""
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
     first, *others = [f"| {' | '.join(row)} |" for row in cells]
     lines = [first, f"|{' --- |' * len(header)}", *others]
-    return "\n".join(['<div class="fields" markdown>', "", *lines, "", "</div>"])
+    return "\n".join([f'<div class="{kind}" markdown>', "", *lines, "", "</div>"])
 
 
 @functools.cache

@@ -8,7 +8,6 @@ them, pages for Markdown files that lie beside docs/, and notebooks as pages.
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pages
 from fields import with_tables
@@ -61,7 +60,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return rewritten(with_tables(markdown), pages.origin(uri), uri, pages.places())
 
 
-def on_page_context(context: dict[str, Any], page: Page, config: MkDocsConfig, nav: Any) -> dict[str, Any]:
-    """No page offers to be edited: where the repository is, is not known."""
-    page.edit_url = None
-    return context
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Names the theme's search box for those who hear the page."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')

@@ -40,9 +40,9 @@ def _output(output: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
             content = data[kind].encode() if kind.endswith("xml") else base64.b64decode(data[kind])
             said = re.sub(r"[^\w ,.:-]", "", data.get("text/plain", "").strip().partition("\n")[0]) or "a picture"
             return f"![What the code above shows: {said}]({name}.{ending})", {f"{name}.{ending}": content}
-    if "text/html" in data:
+    if "text/html" in data and not data["text/html"].startswith("<pre"):  # as what rich prints, which is text, too
         html = re.sub(r"\n\s*\n", "\n", data["text/html"])
         return f'<div class="output" markdown="0">\n{html}\n</div>', {}
     text = "".join(output.get("text", "")) or data.get("text/plain", "") or "\n".join(output.get("traceback", ()))
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).strip("\n")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).strip("\n")
     return (f"```text\n{text}\n```" if text else ""), {}

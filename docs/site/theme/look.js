@@ -1,8 +1,8 @@
-// A table that is wider than the window can be scrolled with the keyboard too.
+// What is wider than the window, a table or code, can be scrolled with the keyboard too.
 const reach = () => {
-  for (const table of document.querySelectorAll(".md-typeset__scrollwrap")) {
-    if (table.scrollWidth > table.clientWidth) table.setAttribute("tabindex", "0")
-    else table.removeAttribute("tabindex")
+  for (const wide of document.querySelectorAll(".md-typeset__scrollwrap, pre > code, .output")) {
+    if (wide.scrollWidth > wide.clientWidth) wide.setAttribute("tabindex", "0")
+    else wide.removeAttribute("tabindex")
   }
 }
 addEventListener("resize", reach)

@@ -20,6 +20,7 @@ def test_text_code_and_outputs_in_order(tmp_path):
         code("table", {"data": {"text/html": ["<table>\n", "\n", "<tr></tr></table>"], "text/plain": "table"}}),
         code("image", {"data": {"image/png": base64.b64encode(b"png").decode(), "text/plain": "<Image (3, 3)>"}}),
         code("1 / 0", {"output_type": "error", "traceback": ["\x1b[31mZeroDivisionError\x1b[0m"]}),
+        code("log()", {"data": {"text/html": ["<pre>colours</pre>"], "text/plain": "\x1b[?25hstep 1"}}),
         code(""),
     ]
     path = tmp_path / "first.ipynb"
@@ -31,5 +32,6 @@ def test_text_code_and_outputs_in_order(tmp_path):
     assert isinstance(page, str)
     order = ["# Title", "```python\nprint(1)\n2\n```", "```text\n1\n```", "<table>\n<tr></tr></table>"]
     order += ["![What the code above shows: Image 3, 3](first-3-0.png)", "```text\nZeroDivisionError\n```"]
+    order += ["```text\nstep 1\n```"]
     places = [page.index(part) for part in order]
-    assert places == sorted(places) and "\x1b" not in page and page.count("```python") == 4
+    assert places == sorted(places) and "\x1b" not in page and page.count("```python") == 5
