@@ -48,6 +48,7 @@ setup(
         "eyespot": ["__init__.pyi", "py.typed"],
         "eyespot.data_pipeline.shards": ["caltech10.tar.gz"],
         "eyespot.pretrain.recipes": ["measured.json", "measured_on_videos.json", "measured_on_members.json"],
+        "eyespot.cluster.web": ["static/*", "templates/*"],
         "eyespot.eval.report": ["templates/*", "templates/*/*"],
     },
     entry_points={"console_scripts": ["eyespot = eyespot.cluster.cli:main"]},

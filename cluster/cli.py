@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": "judge an encoder: probes, kNN, fine-tuning, segmentation; compare encoders",
     "launch": "submit a run to SLURM, or start it here under torchrun",
     "status": "what the runs are doing: state, nodes, step, loss, time left",
+    "web": "the runs as pages in a browser: curves that move, pictures, results, side by side",
     "logs": "read a run's logs, of any rank, as they grow",
     "cancel": "stop a run: it saves a checkpoint first",
     "doctor": "find out before the run what would stop it",

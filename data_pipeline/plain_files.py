@@ -7,6 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 
 NOT_PLAIN = "not a plain file"
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -15,10 +16,37 @@ def open_plain(path: Path) -> BufferedReader:
     Raises:
         OSError: it cannot be opened; EINVAL where a pipe, a device, a socket or a folder stands there.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe's open would wait for its writer
+    return _plain(os.open(path, _FLAGS), str(path))  # a pipe's open would wait for its writer
+
+
+def open_inside(folder: Path, *names: str) -> BufferedReader:
+    """Opens a file below a folder for reading, and no other: a link on the way is refused, wherever it leads.
+
+    Args:
+        folder: may itself be reached over links.
+        names: of the folders below it, and of the file.
+
+    Raises:
+        OSError: it cannot be opened; EINVAL where a name is none, or no plain file stands there; ELOOP at a link,
+            ENOTDIR at one in a folder's place.
+    """
+    shown = str(folder.joinpath(*names))
+    if not names or any(name in ("", ".", "..") or "/" in name or "\0" in name for name in names):
+        raise OSError(errno.EINVAL, "not a name", shown)
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in names[:-1]:
+            outer, place = place, os.open(name, _FLAGS | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+            os.close(outer)
+        return _plain(os.open(names[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=place), shown)
+    finally:
+        os.close(place)
+
+
+def _plain(descriptor: int, shown: str) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, NOT_PLAIN, str(path))
+            raise OSError(errno.EINVAL, NOT_PLAIN, shown)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)

@@ -36,8 +36,9 @@ def test_it_holds_the_package_and_nothing_else(wheel):
         f"eyespot/pretrain/recipes/{name}.json" for name in ("measured", "measured_on_videos", "measured_on_members")
     } <= set(names)
     assert "eyespot/data_pipeline/shards/caltech10.tar.gz" in names
-    templates = [path for path in (ROOT / "eval" / "report" / "templates").rglob("*") if path.is_file()]
-    assert templates and {f"eyespot/{path.relative_to(ROOT)}" for path in templates} <= set(names)
+    for folder in ("eval/report/templates", "cluster/web/templates", "cluster/web/static"):
+        files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
+        assert files and {f"eyespot/{path.relative_to(ROOT)}" for path in files} <= set(names)
 
 
 def test_it_runs_outside_the_checkout(wheel, tmp_path):

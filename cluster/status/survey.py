@@ -84,10 +84,32 @@ def find_runs(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if not place.is_dir():
             raise UserError(f"{place}: no such folder; name a run folder, or a folder of runs")
-    found = list(dict.fromkeys(run for place in places for run in _inside(place, _DEPTH)))
+    found = list(dict.fromkeys(run for place in places for run in runs_inside(place)))
     if not found:
         raise UserError(f"{', '.join(map(str, places))}: holds no runs; start one with eyespot pretrain or launch")
     return found
+
+
+def runs_inside(place: Path, unread: list[OSError] | None = None, depth: int = _DEPTH) -> Iterator[Path]:
+    """The place, if it is a run folder, else those inside it, some floors deep; links are not followed.
+
+    Args:
+        place: a folder.
+        unread: gets why a folder cannot be looked into, which is otherwise raised.
+        depth: floors.
+    """
+    try:
+        if is_run(place):
+            yield place
+            return
+        children = sorted(path for path in place.iterdir() if path.is_dir() and not path.is_symlink()) if depth else []
+    except OSError as error:
+        if unread is None:
+            raise
+        unread.append(error)
+        return
+    for child in children:
+        yield from runs_inside(child, unread, depth - 1)
 
 
 def survey(run_dirs: Sequence[Path]) -> Survey:
@@ -127,14 +149,6 @@ def duration(seconds: float) -> str:
 
 def _is_wild(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _inside(place: Path, depth: int) -> Iterator[Path]:
-    if is_run(place):
-        yield place
-    elif depth:
-        for child in sorted(path for path in place.iterdir() if path.is_dir() and not path.is_symlink()):
-            yield from _inside(child, depth - 1)
 
 
 class _Look:

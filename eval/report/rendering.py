@@ -15,30 +15,36 @@ from markupsafe import Markup
 
 from eyespot.pretrain.redaction import masked
 
+TEMPLATES = Path(__file__).parent / "templates"
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, which a terminal would obey, and halves of characters, which no file can hold."""
 
 
-def _readable(value: Any) -> Any:
+def readable(value: Any) -> Any:
     """What goes in, without secrets: once it is escaped, one with a quote in it would not be found any more."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", masked(value))
 
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=_readable,
-)
+def environment(*folders: Path) -> Environment:
+    """For templates of these folders, beside those of the report: what goes in is escaped, and without secrets."""
+    return Environment(
+        loader=FileSystemLoader([*folders, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=readable,
+    )
+
+
+_REPORT = environment()
 
 
 def render(template: str, **data: Any) -> Markup:
     """What a template makes of some data; a name that it uses and the data lack is an error."""
-    return Markup(_TEMPLATES.get_template(template).render(data))
+    return Markup(_REPORT.get_template(template).render(data))
 
 
 @dataclass(kw_only=True, slots=True)

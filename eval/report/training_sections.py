@@ -95,6 +95,7 @@ def speed(stories: Sequence[Story]) -> Section | None:
             rows=[[PART_NAMES[part], *(f"{shares[part]:.1%}" for *_, shares in measured)] for part in kept],
             numbers=range(1, len(measured) + 1),
         ),
+        "since": "from the first step to the last logged one",
         "charts": charts,
     }
     return Section(title="Where the time went", short="Time", template="time", data=data)

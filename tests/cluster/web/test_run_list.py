@@ -1,0 +1,111 @@
+"""Which runs there are, and what is kept of them."""
+
+import shutil
+import threading
+
+import pytest
+from watched_runs import add_lines, begin_run
+
+from eyespot.cluster.web import run_list
+from eyespot.cluster.web.run_list import RunList
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(run_list, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(run_list, "SEARCH_SECONDS", 0.0)
+
+
+def look(runs: RunList):
+    runs._fresh_until = runs._search_at = 0.0
+    return runs.look()
+
+
+def test_runs_come_grow_and_go(tmp_path):
+    begin_run(tmp_path / "runs" / "a")
+    begin_run(tmp_path / "runs" / "sweep" / "b", lines=0)
+    runs = RunList([tmp_path / "runs"])
+    found = look(runs).runs
+    assert list(found) == ["a", "sweep/b"] and found["a"].status.step == 11 and found["a"].sketch.points[-1][0] == 11
+    add_lines(tmp_path / "runs" / "a", range(12, 20))
+    begin_run(tmp_path / "runs" / "c")
+    shutil.rmtree(tmp_path / "runs" / "sweep" / "b")
+    found = look(runs).runs
+    assert list(found) == ["a", "c", "sweep/b"] and found["a"].status.step == 19
+    assert "not there any more" in found["sweep/b"].problem and found["c"].problem == ""
+
+
+def test_several_places_have_names_that_tell_them_apart(tmp_path):
+    for place in ("one/a", "two/a"):
+        begin_run(tmp_path / place)
+    assert list(look(RunList([tmp_path / "one", tmp_path / "two" / "a"])).runs) == ["one/a", "two/a"]
+    assert list(look(RunList([tmp_path / "one" / "a"])).runs) == ["a"]
+
+
+def test_an_empty_folder_and_one_that_goes_away_stay_up(tmp_path):
+    (tmp_path / "runs").mkdir()
+    runs = RunList([tmp_path / "runs"])
+    assert look(runs).runs == {}
+    (tmp_path / "runs").rmdir()
+    assert "cannot be read" in look(runs).problems[0]
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", "~x", "x\u202ey", "?token=secret12345"])
+def test_names_that_no_address_holds_get_another(tmp_path, name):
+    begin_run(tmp_path / name)
+    (key,) = look(RunList([tmp_path])).runs
+    assert key.startswith("~") and len(key) == 17
+
+
+def test_one_run_that_cannot_be_told_does_not_hide_the_others(tmp_path, monkeypatch):
+    known = run_list.survey
+    for name in "abc":
+        begin_run(tmp_path / name)
+
+    def survey(run_dirs):
+        if any(run_dir.name == "b" for run_dir in run_dirs):
+            raise OSError(116, "Stale file handle")
+        return known(run_dirs)
+
+    monkeypatch.setattr(run_list, "survey", survey)
+    found = look(RunList([tmp_path])).runs
+    assert [seen.problem for seen in found.values()] == ["", "cannot be read (Stale file handle)", ""]
+    assert found["a"].status.step == found["c"].status.step == 11
+
+
+def test_while_a_look_hangs_the_last_one_is_given(tmp_path, monkeypatch):
+    begin_run(tmp_path / "a")
+    runs = RunList([tmp_path])
+    first, begun, go = look(runs), threading.Event(), threading.Event()
+    known = run_list.survey
+    monkeypatch.setattr(run_list, "survey", lambda run_dirs: (begun.set(), go.wait(20), known(run_dirs))[2])
+    hanging = threading.Thread(target=look, args=[runs])
+    hanging.start()
+    assert begun.wait(20) and runs.look() is first
+    go.set()
+    hanging.join(20)
+    assert runs.look() is not first
+
+
+def test_curves_that_nobody_looks_at_are_let_go(tmp_path, monkeypatch):
+    for name in "abc":
+        begin_run(tmp_path / name, lines=300)
+    runs = RunList([tmp_path])
+    a, b, c = look(runs).runs.values()
+    first = runs.metrics(a)
+    first.read(10)
+    assert runs.metrics(a) is first
+    monkeypatch.setattr(run_list, "MEMORY_BYTES", first.nbytes * 2 + 1)
+    for seen in (b, c):
+        runs.metrics(seen).read(10)
+    assert runs.metrics(c) is not None and runs.metrics(a) is not first
+
+
+def test_files_are_read_again_only_when_they_change(tmp_path):
+    begin_run(tmp_path / "a")
+    runs = RunList([tmp_path])
+    (seen,) = look(runs).runs.values()
+    files = runs.files(seen)
+    assert runs.files(seen) is files
+    (tmp_path / "a" / "eval" / "x.json").write_text("{}")
+    assert runs.files(seen) is not files
