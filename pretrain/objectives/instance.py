@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.contrastive import moco_loss
-from eyespot.pretrain.losses.feature_statistics import similarities
+from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.memory_bank import SampleBank, rows_of
 from eyespot.pretrain.objective import About, Objective
@@ -105,7 +105,7 @@ class Instance(Objective):
                 loss = loss + self.config.proximal * (outputs - own).square().sum(1).mean()
         if self.in_step:
             self.bank.wait(rows, outputs)
-        return {"loss": loss, **similarities(outputs, own)}
+        return {"loss": loss, **similarities_of_towers(outputs, own)}
 
     def _softmax(
         self, outputs: Float[Tensor, "b d"], own: Float[Tensor, "b d"], rows: Int[Tensor, " b"]

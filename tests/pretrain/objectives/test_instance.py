@@ -72,6 +72,20 @@ def test_loss_and_gradients_equal_the_slow_reference(encoder, changes):
     assert all(torch.allclose(one, other, rtol=1e-8, atol=1e-9) for one, other in pairs)
 
 
+def test_the_cosines_are_those_with_rows_of_the_bank():
+    """Of an image with its own row and with those of the batch's others: no output is compared with an output."""
+    instance = make_instance().eval()
+    batch = make_batch(3)
+    said = {name: value.detach() for name, value in instance(batch).items()}
+    outputs = torch.nn.functional.normalize(instance.head(instance.encode(batch.views[0])), dim=1).detach()
+    rows = instance.bank.vectors[[IDS.tolist().index(number) for number in batch.ids.tolist()]]
+    cosines = [[float(one @ other) for other in rows] for one in outputs]
+    own = [cosines[place][place] for place in range(BATCH)]
+    others = [cosines[i][j] for i in range(BATCH) for j in range(BATCH) if i != j]
+    assert said["positive_similarity"].item() == pytest.approx(sum(own) / len(own), rel=1e-10)
+    assert said["negative_similarity"].item() == pytest.approx(sum(others) / len(others), rel=1e-10)
+
+
 @pytest.mark.parametrize(("dim", "temperature"), [(128, 0.07), (16, 0.2)])
 def test_the_constant_is_what_a_random_bank_gives(dim, temperature):
     generator = torch.Generator().manual_seed(0)
