@@ -36,11 +36,10 @@ from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.evaluate import results_folder
-from eyespot.eval.own_head import Asked, asked_of, ids_digest, result_once
+from eyespot.eval.own_head import Asked, asked_of, asked_result, ids_digest, result_once
 from eyespot.eval.results.result import Result, Score, slug
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects_to_first
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.redaction import masked, masked_values
 
 AT_ONCE = 32
 """Images of a rank: a number for each token of the vocabulary at each word takes memory."""
@@ -252,35 +251,24 @@ def _result(
     seconds: float,
 ) -> Result:
     own, other, table, counts = numbers.T
-    share, method = Score.of(own > other), type(asked.objective).__name__
     scores = {
         "perplexity": perplexity(own, counts),
         "perplexity, others' images": perplexity(other, counts),
         "perplexity, counted words": perplexity(table, counts),
         "gain, nats a token": gain(numbers),
     }
-    tested = f"{test.manifest_sha256} {_text_of(asked.views)} {seed}{ids_digest(ids)}"
-    return Result(
+    return asked_result(
+        "captions",
+        asked,
+        test,
+        Score.of(own > other),
+        tested=f"{test.manifest_sha256} {_text_of(asked.views)} {seed}{ids_digest(ids)}",
+        metrics={name: score.value for name, score in scores.items()},
         key=key,
-        protocol="captions",
-        metric=f"captions/{method}",
-        name=asked.name,
-        role=asked.role,
-        origin=masked_values(asked.origin),
-        data=test.manifest.name,
-        shards=masked(str(test.path)),
         split="its own test split" + left_out(asked.views, test, ids),
-        test_sha256=hashlib.sha256(tested.encode()).hexdigest(),
         num_train=train.manifest.num_samples,
         num_test=len(numbers),
-        num_classes=0,
-        num_correct=round(share.value * len(numbers)),
-        accuracy=share.value,
-        interval=share.interval,
         settings={"chance": 0.5},
-        validation=None,
-        metrics={f"captions/{method}": share.value, **{name: score.value for name, score in scores.items()}},
-        correct=share.correct,
         scores=scores,
         seed=seed,
         seconds=seconds,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -243,35 +243,65 @@ def _result(
     score = score_of(shares)
     is_test = shards.is_split and shards.path.name == "test"
     of: Literal["images", "videos"] = "videos" if shards.manifest.frames is not None else "images"
-    chance, method = round(asked.objective.chance or 0.0, 4), type(asked.objective).__name__
     each = [round(float(share), 6) for share in shares]
     split = "its own test split" if is_test else f"all {of} of the folder, seen in training or not"
-    tested = f"{shards.manifest.index_sha256} {asked.settings} {seed}{ids_digest(ids)}"
-    return Result(
+    return asked_result(
+        "own-head",
+        asked,
+        shards,
+        score,
+        tested=f"{shards.manifest.index_sha256} {asked.settings} {seed}{ids_digest(ids)}",
         key=key,
-        protocol="own-head",
-        metric=f"own-head/{method}",
+        split=split + left_out(asked.views, shards, ids),
+        num_train=0,
+        num_test=len(shares),
+        settings={"chance": round(asked.objective.chance or 0.0, 4)},
+        scores={} if score.correct else {EACH: Score(value=float(np.mean(each)), values=each)},
+        seed=seed,
+        seconds=seconds,
+        samples=of,
+    )
+
+
+def asked_result(
+    protocol: Literal["own-head", "captions"],
+    asked: Asked,
+    shards: ShardFolder,
+    score: Score,
+    *,
+    tested: str,
+    metrics: dict[str, float] | None = None,
+    **known: Any,
+) -> Result:
+    """What is alike in the results of questions that a method's own head answers.
+
+    Args:
+        protocol: which question.
+        asked: who answered.
+        shards: what was asked about.
+        score: how well.
+        tested: what determines the questions; its digest says which results can be compared.
+        metrics: beside the score.
+        known: the other fields.
+    """
+    metric = f"{protocol}/{type(asked.objective).__name__}"
+    return Result(
+        protocol=protocol,
+        metric=metric,
         name=asked.name,
         role=asked.role,
         origin=masked_values(asked.origin),
         data=shards.manifest.name,
         shards=masked(str(shards.path)),
-        split=split + left_out(asked.views, shards, ids),
         test_sha256=hashlib.sha256(tested.encode()).hexdigest(),
-        num_train=0,
-        num_test=len(shares),
         num_classes=0,
-        num_correct=round(score.value * len(shares)) if score.correct else None,
+        num_correct=round(score.value * known["num_test"]) if score.correct else None,
         accuracy=score.value,
         interval=score.interval,
-        settings={"chance": chance},
         validation=None,
-        metrics={f"own-head/{method}": score.value},
+        metrics={metric: score.value, **(metrics or {})},
         correct=score.correct,
-        scores={} if score.correct else {EACH: Score(value=float(np.mean(each)), values=each)},
-        seed=seed,
-        seconds=seconds,
-        samples=of,
+        **known,
     )
 
 

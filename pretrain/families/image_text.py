@@ -7,9 +7,9 @@ from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import TextView, ViewSpec, sized_views
-from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.pretrain.families.two_towers import TwoTowers
+from eyespot.pretrain.networks.text.text_transformer import check_text_heads
 from eyespot.pretrain.networks.towers.tower import TextTower, Tower
 from eyespot.pretrain.objective import require_still, still
 
@@ -44,11 +44,7 @@ class ImageText(TwoTowers):
 
         def __post_init__(self) -> None:
             TwoTowers.Config.__post_init__(self)
-            if self.text_width % self.text_heads:
-                raise UserError(
-                    f"objective.text_width {self.text_width}: must be a multiple of"
-                    f" objective.text_heads {self.text_heads}"
-                )
+            check_text_heads(self.text_width, self.text_heads)
             require_still(self.view)
 
     config: Config

@@ -32,6 +32,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
 from eyespot.pretrain.networks.dense_maps import DenseFeatures
 from eyespot.pretrain.networks.text.captioner import Captioner
+from eyespot.pretrain.networks.text.text_transformer import check_text_heads
 from eyespot.pretrain.objective import About, Objective, require_still, still
 
 
@@ -67,11 +68,7 @@ class VirTex(Objective):
 
         def __post_init__(self) -> None:
             Objective.Config.__post_init__(self)
-            if self.text_width % self.text_heads:
-                raise UserError(
-                    f"objective.text_width {self.text_width}: must be a multiple of"
-                    f" objective.text_heads {self.text_heads}"
-                )
+            check_text_heads(self.text_width, self.text_heads)
             require_still(self.view)
 
         def build(self, encoder: nn.Module, image_size: int) -> "VirTex":

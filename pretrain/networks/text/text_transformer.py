@@ -18,6 +18,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from eyespot.data_pipeline.errors import UserError
+
+
+def check_text_heads(width: int, heads: int) -> None:
+    """``objective.text_width``, of blocks with so many heads.
+
+    Raises:
+        UserError: a wrong number.
+    """
+    if width % heads:
+        raise UserError(f"objective.text_width {width}: must be a multiple of objective.text_heads {heads}")
+
 
 class CausalAttention(nn.Module):
     """Attention to the tokens up to one's own; parameters as in ``nn.MultiheadAttention``."""
