@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, MaskView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.members.text_views import read_captions
@@ -17,6 +17,7 @@ from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.video.contact_sheet import MASK_COLORS
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.initial_weights import fresh_objective
@@ -59,8 +60,8 @@ def num_columns(spec: ViewSpec) -> int:
 def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
     """A row for each of the first samples that the run sees: the image's middle, then its views.
 
-    The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; masks and texts
-    are left out. A view smaller than the largest lies on white.
+    The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; texts are left out.
+    What a mask view tells apart is tinted in the view that it is of. A view smaller than the largest lies on white.
 
     Returns:
         The grid, in the normalised values of the views, and the views.
@@ -71,7 +72,7 @@ def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Te
     epochs = _batches(with_image, shards, _first_ids(run, shards, num_samples), run.seed)
     columns = [
         epochs[0][-1],
-        *(image for views in epochs for view in spec.images_among(views[:-1]) for image in _images(view)),
+        *(image for views in epochs for view in _tinted(views[:-1], spec, shards) for image in _images(view)),
     ]
     return torch.stack([_on_white(view, size, spec) for view in columns], dim=1), spec
 
@@ -94,6 +95,22 @@ def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) ->
         return [made.batch.views for made in maker]
     finally:
         maker.close()
+
+
+def _tinted(made: Sequence[Tensor], spec: ViewSpec, shards: ShardFolder) -> list[Tensor]:
+    """The views of images; half of a pixel's colour is its class's where a mask shows one, other than 0."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
+    ignored = shards.manifest.masks.ignored if shards.manifest.masks else None
+    colors = (torch.from_numpy(MASK_COLORS / 255).float()[:, :, None, None] - mean) / std
+    shown = list(made)
+    for mask, view in zip(made, spec.views, strict=True):
+        if not isinstance(view, MaskView):
+            continue
+        for number, color in enumerate(colors):
+            there = (mask != 0) & (mask != (-1 if ignored is None else ignored))
+            there &= (mask.int() - 1) % len(colors) == number
+            shown[view.of] = torch.where(there, (shown[view.of].float() + color) / 2, shown[view.of])
+    return spec.images_among(shown)
 
 
 def _images(view: Tensor) -> Sequence[Float[Tensor, "b 3 h w"]]:

@@ -67,7 +67,13 @@ def test_a_clip_is_the_strip_of_its_frames(tmp_path, monkeypatch):
     loader = make_loader(LoaderSpec(shards=shards, views=views, batch_size=2, seed=3))
     batch = next(loader)
     loader.close()
-    assert torch.equal(grid[:, 1:4], batch.views[0])
+    frames, masks = batch.views[0], batch.views[1]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (views.mean, views.std))
+    tint = (torch.tensor([240, 50, 220])[:, None, None] / 255 - mean) / std
+    masked = ((masks == 1) & (masks != shards.manifest.masks.ignored)).expand_as(frames)
+    assert 0 < masked.float().mean() < 1
+    assert torch.equal(grid[:, 1:4][~masked], frames[~masked])
+    assert torch.allclose(grid[:, 1:4][masked], ((frames + tint) / 2)[masked], atol=1e-5)
 
 
 def test_captions_are_those_of_the_rows(digits, tmp_path):
