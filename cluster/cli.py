@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from eyespot.cluster.help_text import show_help, unknown_command
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import brief, filter_output, one_line
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand and returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())), end="")
+        show_help(USAGE.format(commands="\n".join(f"  {name:<10}  {what}" for name, what in COMMANDS.items())))
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     if argv[0] == "--version":
         from eyespot import __version__
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         argv = trusted_recipes.take(argv)
         if argv[:1] and argv[0] not in COMMANDS:
-            raise UserError(f"command {argv[0]!r}: not one of {', '.join(COMMANDS)}; see eyespot --help")
+            raise UserError(unknown_command(argv[0], list(COMMANDS), "eyespot"))
         command = importlib.import_module(f"eyespot.cluster.commands.{argv[0]}")
         return command.main(argv[1:])
     except UserError as error:

@@ -9,6 +9,7 @@ import tyro
 from annotated_types import Ge, Gt
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -20,11 +21,13 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import NAMED
 from eyespot.data_pipeline.shards.video.track_patches import FRAMES
 from eyespot.data_pipeline.shards.video.video_sources import LONGEST, MAX_FRAMES, cut, holds_videos, open_videos
-from eyespot.data_pipeline.terminal import one_line
+from eyespot.data_pipeline.terminal import one_line, plural
 
 Shards = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
 Destination = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
 
+MEMBERS = {"txt": "caption", "depth.png": "depth map"}
+"""What lies beside an image, by extension; all others are sounds."""
 MOST_REASONS, NUM_EXAMPLES = 10, 3
 """So many reasons are printed for what was left out, and so many names with each."""
 
@@ -70,6 +73,10 @@ class Motion:
     A mask is 1 where things move against the camera, 0 where they rest, and 255 where that is uncertain: optical flow
     minus the homography that most of it obeys. These are pseudo-labels, nobody's annotation. Frames keep their bytes;
     sound and captions are left behind. Needs pip install "eyespot[video]".
+
+    For example:
+
+    eyespot shards motion data/films data/films-motion
     """
 
     shards: Shards
@@ -86,6 +93,10 @@ class Tracks:
 
     Each stretch of --frames frames gives one sample of two frames, the patch as the stretch begins and as it ends; one
     in which nothing moves by itself is left out and named. Needs pip install "eyespot[video]".
+
+    For example:
+
+    eyespot shards tracks data/films data/films-patches
     """
 
     shards: Shards
@@ -93,7 +104,7 @@ class Tracks:
     destination: Destination
     """A new or empty folder."""
     frames: Annotated[int, Ge(2)] = FRAMES
-    """Of a stretch."""
+    """Frames of a stretch."""
     workers: int = NUM_WORKERS
     """Processes; does not change the result."""
 
@@ -131,7 +142,8 @@ def show_frames(shards: ShardFolder, out: Path, samples: int) -> int:
             " of them: name one with --recipe, as eyespot recipes lists them"
         )
     rows = draw_frames(shards, out, samples)
-    print(f"{out.resolve()}: {rows:,} {'row' if rows == 1 else 'rows'} of frames, the first to the last of a sample")
+    print(f"{out.resolve()}: {plural(rows, 'row')} of frames, the first to the last of a sample")
+    say_next((["recipes"], "which methods learn from videos, and their recipes"))
     return ExitCode.DONE
 
 
@@ -158,8 +170,9 @@ def summary(folder: Path, manifest: Manifest) -> str:
     if frames := manifest.frames:
         lines += _frame_lines(frames)
     for extension, members in manifest.members.items():
-        lines.append(f"  .{extension:<11} of {members.count:,} of {plural(manifest.num_samples, kind)}")
-        lines += _left_out(members.left_out, f"{members.num_left_out:,} .{extension}")
+        one = MEMBERS.get(extension, "sound")
+        lines.append(f"  {one + 's':<12} of {members.count:,} of {plural(manifest.num_samples, kind)} (.{extension})")
+        lines += _left_out(members.left_out, plural(members.num_left_out, one))
     if manifest.converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")
@@ -199,11 +212,6 @@ def _by_reason(found: list[tuple[str, int, list[str]]]) -> list[str]:
     if rest := found[MOST_REASONS:]:
         lines.append(f"    {sum(count for _, count, _ in rest):>8,}  for {len(rest)} other reasons: see manifest.json")
     return lines
-
-
-def plural(count: int, one: str, many: str | None = None) -> str:
-    """1 image, 2,000 images."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _sides(sides: tuple[int, int, int]) -> str:

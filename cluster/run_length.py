@@ -18,6 +18,7 @@ from tyro.conf import arg
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.loop.run_data import chosen_ids, open_shards
 from eyespot.pretrain.run_record import RunRecord
@@ -30,7 +31,12 @@ Epochs = Annotated[float, Gt(0), Le(100_000)] | None
 
 @dataclass(kw_only=True, slots=True)
 class Length:
-    """What the flags of a run are besides those of ``Run``."""
+    """Every setting of the run. What stands as its default is the recipe's value; a flag changes it.
+
+    For example:
+
+    --steps 500 --data.batch-size 128 --optim.lr 1e-3
+    """
 
     run: Annotated[Run, arg(name="")]
     epochs: Epochs = None
@@ -94,7 +100,7 @@ def _changed(run: Run, before: int, steps: int, changes: dict[str, int]) -> Run:
         f"{name} {value} (was {was})" for name, value in changes.items() if (was := _value(run, name)) != value
     )
     if said and steps != before and int(os.environ.get("RANK", 0)) == 0:
-        _say(f"eyespot: {steps:,} steps, not {before:,}; in proportion to them: {said}")
+        _say(f"eyespot: {plural(steps, 'step')}, not {before:,}; in proportion to them: {said}")
     others = dict(changes)
     optim = dataclasses.replace(run.optim, warmup_steps=others.pop("optim.warmup_steps", run.optim.warmup_steps))
     return dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, others))
@@ -139,7 +145,10 @@ def _check_warmup(run: Run, begun: bool) -> None:
     """A run whose rate never arrives is a mistake; one that has begun so, or whose recipe is so, may go on."""
     if run.optim.warmup_steps <= run.steps:
         return
-    words = f"optim.warmup_steps {run.optim.warmup_steps}: the warm-up is longer than the run of {run.steps} steps"
+    words = (
+        f"optim.warmup_steps {run.optim.warmup_steps}: the warm-up is longer than the run of"
+        f" {plural(run.steps, 'step')}"
+    )
     if not begun:
         raise UserError(f"{words}; lower it or raise --steps")
     if int(os.environ.get("RANK", 0)) == 0:

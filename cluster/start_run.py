@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.distributed.exit_report import leave_words
 from eyespot.pretrain.redaction import masked
@@ -29,9 +30,10 @@ def train(
 
     ``shards`` are the run's, where they are open already.
     """
-    from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, TrainingError, in_words
-    from eyespot.pretrain.trainer import fit
-    from eyespot.pretrain.watchdog.rank_watch import RankFailure
+    with working("loading DALI", shown=is_first()):
+        from eyespot.pretrain.loop.run_end import OUTAGES, REFUSALS, TrainingError, in_words
+        from eyespot.pretrain.trainer import fit
+        from eyespot.pretrain.watchdog.rank_watch import RankFailure
 
     resume_if_restarted(run)
     try:
@@ -67,9 +69,14 @@ def monitors_of(run: "Run") -> "list[MonitorOf]":
     return [CollapseMonitor, OnlineProbe]
 
 
+def is_first() -> bool:
+    """Whether this process is the one that speaks to a person."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def _failed(run: "Run", why: str) -> ExitCode:
     """Says it once."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if is_first():
         place = f"; see {run.run_dir / 'logs'}" if run.run_dir.is_dir() else ""
         print(one_line(masked(f"eyespot: {why}{place}")), file=sys.stderr)
     return ExitCode.FAILED
@@ -82,7 +89,8 @@ def requested(argv: list[str]) -> "tuple[str, Run]":
         UserError: one of them is wrong.
     """
     # Imported here, because `eyespot pretrain --help` should not wait for torch.
-    from eyespot.cluster.config_files.request import asked
+    with working("loading torch", shown=is_first()):
+        from eyespot.cluster.config_files.request import asked
 
     request = asked(argv, "eyespot pretrain")
     if request.print_config:

@@ -1,7 +1,7 @@
 """A progress bar for people: drawn where a person looks on, and nowhere else."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -89,3 +89,18 @@ class ProgressBar:
             yield lambda count: self._progress.advance(task, count)
         finally:
             self._progress.remove_task(task)
+
+
+@contextmanager
+def working(what: str, *, shown: bool = True) -> Iterator[None]:
+    """Tells a person at a terminal what takes so long, on standard error; nobody else.
+
+    Args:
+        what: is being done.
+        shown: False says nothing, as on all ranks but the first.
+    """
+    from eyespot.data_pipeline.console import Console
+
+    console = Console(stderr=True)
+    with console.status(what) if shown and console.is_terminal else nullcontext():
+        yield

@@ -35,6 +35,19 @@ def brief(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-500:]}"
 
 
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """A count and what is counted: "1 image", "2,000 images", "2 batches".
+
+    Args:
+        count: of them.
+        one: what a single one is called.
+        many: what several are called, where neither s nor es behind it makes it so.
+    """
+    if count == 1:
+        return f"1 {one}"
+    return f"{count:,} {many or one + ('es' if one.endswith(('s', 'x', 'ch', 'sh')) else 's')}"
+
+
 def filter_output() -> None:
     """From now on what this process prints is ``printable``. A second call does nothing."""
     if not isinstance(sys.stdout, FilteredStream):

@@ -14,6 +14,7 @@ import torch
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
@@ -174,7 +175,8 @@ def judge_on(
     results = []
     for subject, path, key, known, cached in jobs:
         if known is None:
-            known = _run(protocol, procedure, subject, data, cached, seed, world, key)
+            with working(f"{protocol}: {subject.name}", shown=protocol != "linear-grid"):  # which draws its own bar
+                known = _run(protocol, procedure, subject, data, cached, seed, world, key)
             write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
         results.append(known)
     return results

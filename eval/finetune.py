@@ -25,6 +25,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.start_weights import SCRATCH, StartEncoder, keep, kept, start_encoder
 from eyespot.eval.encoders.subject import OneKind, Subject
@@ -182,7 +183,8 @@ def _check_batch(run: Run, available: int, shots: Shots | None) -> None:
     """Raises a UserError where the few images that ``shots`` leaves fill no batch."""
     if shots is not None and run.data.batch_size // run.data.accumulate > available:
         raise UserError(
-            f"data.batch_size {run.data.batch_size}: more than the {available} images of --shots {shots.text}; lower it"
+            f"data.batch_size {run.data.batch_size}: more than the {plural(available, 'image')} of"
+            f" --shots {shots.text}; lower it"
         )
 
 

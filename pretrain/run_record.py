@@ -96,6 +96,8 @@ class RunRecord:
                 raise damaged(path, f"no field {missing[0]}")
             return foreign_json.convert(known, cls, path)
         except (FileNotFoundError, NotADirectoryError) as error:
+            if path.name != NAME:
+                raise UserError(f"run {path}: no such file or folder; name a run folder, or its {NAME}") from error
             raise UserError(f"run {path.parent}: no {path.name}, so it is not a run folder") from error
         except PermissionError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -97,7 +97,7 @@ def test_all_that_is_wrong_is_named_and_nothing_trains(cluster, digits, tmp_path
     assert failed["packages", "node2"].found == f"timm 0.9.9 (elsewhere {importlib.metadata.version('timm')})"
     assert "index.npy: changed since it was written" in failed["shards", "node1"].found
     assert failed["shards", "node2"].found == f"{shards / 'shard-000000.tar'}: missing"
-    assert failed["samples", "node1"].found == "1438 samples are too few for 2 ranks x 1000 images at once"
+    assert failed["samples", "node1"].found == "1,438 samples are too few for 2 ranks x 1,000 images at once"
     assert "Connection refused" in failed["MLflow", "node1"].found
     assert all(finding.fix for finding in verdict.failed)
 

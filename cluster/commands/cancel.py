@@ -10,6 +10,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
@@ -44,7 +45,7 @@ class Request:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     request = parse(Request, argv, prog="eyespot cancel")
     from eyespot.cluster.slurm import SlurmError

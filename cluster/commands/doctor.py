@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge
 
+from eyespot.cluster.help_text import show_help
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -54,7 +55,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Looks, and prints."""
     if argv and argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE
     if argv and argv[0] == "--probe":
         from eyespot.cluster.doctor.probe import probe
@@ -90,7 +91,21 @@ def _doctor(argv: list[str]) -> int:
         from eyespot.cluster.doctor.page import print_verdict
 
         print_verdict(verdict, "doctor on this machine", Console())
+        if verdict.ok:
+            _say_next(argv)
     return ExitCode.DONE if verdict.ok else ExitCode.WRONG_INPUT
+
+
+def _say_next(argv: list[str]) -> None:
+    from eyespot.cluster.next_steps import say_next
+
+    where = argv[0] if argv and not argv[0].startswith("-") else ""
+    if not where:
+        say_next((["recipes"], "what can be trained here"))
+    elif Path(where).is_dir():
+        say_next((["launch", "--again", where], "goes on with it"))
+    else:
+        say_next((["pretrain", *(word for word in argv if not word.startswith("--ranks"))], "starts it"))
 
 
 def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":

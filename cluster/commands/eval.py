@@ -3,14 +3,15 @@
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.eval_commands import compare, finetune, joint
-from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
+from eyespot.cluster.eval_commands.eval_table import print_next, print_place, print_table, track
+from eyespot.cluster.help_text import unknown_command
 from eyespot.data_pipeline.augment.views import MOST_FRAMES
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
@@ -23,6 +24,27 @@ if TYPE_CHECKING:
 OF_TOWERS = ("linear", "knn", "retrieval", "clustering")
 OF_FRAMES: tuple[Literal["action", "alignment", "order"], ...] = ("action", "alignment", "order")
 """What takes --frames."""
+Frozen = Literal[
+    "linear",
+    "knn",
+    "retrieval",
+    "clustering",
+    "unlabeled",
+    "dense-linear",
+    "dense-knn",
+    "dense-depth",
+    "linear-grid",
+    "layers",
+    "low-shot",
+    "propagate",
+    "action",
+    "alignment",
+    "order",
+    "own-head",
+    "captions",
+]
+"""Protocols that look at a frozen encoder, or ask a run's own head."""
+PROTOCOLS: tuple[str, ...] = get_args(Frozen)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,25 +113,7 @@ class Evaluation:
     """
 
     protocol: Annotated[
-        Literal[
-            "linear",
-            "knn",
-            "retrieval",
-            "clustering",
-            "unlabeled",
-            "dense-linear",
-            "dense-knn",
-            "dense-depth",
-            "linear-grid",
-            "layers",
-            "low-shot",
-            "propagate",
-            "action",
-            "alignment",
-            "order",
-            "own-head",
-            "captions",
-        ],
+        Frozen,
         Positional,
         arg(
             metavar="{linear,knn,retrieval,clustering,unlabeled,dense-linear,dense-knn,dense-depth,linear-grid,layers,"
@@ -166,6 +170,9 @@ def main(argv: list[str]) -> int:
         return finetune.main(argv)
     if argv[:1] and argv[0] in joint.PROTOCOLS:
         return joint.main(argv)
+    if argv[:1] and not argv[0].startswith("-") and argv[0] not in PROTOCOLS:
+        known = [*PROTOCOLS, *finetune.PROTOCOLS, *joint.PROTOCOLS, "compare"]
+        raise UserError(unknown_command(argv[0], known, "eyespot eval"))
     wanted = parse(Evaluation, argv, "eyespot eval")
     results = carried_out(wanted)
     if results:
@@ -173,6 +180,7 @@ def main(argv: list[str]) -> int:
             print_table(list(table))
         print_place(wanted.model, wanted.out)
         track(wanted.model, results)
+        print_next(wanted.model, wanted.out, results)
     return ExitCode.DONE
 
 

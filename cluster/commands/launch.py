@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
 from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
-from eyespot.data_pipeline.terminal import one_line
+from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.run_record import RunRecord
 
@@ -71,7 +72,7 @@ class Launch:
 def main(argv: list[str]) -> int:
     """Reads the flags, checks the run, and launches it."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP)
+        show_help(HELP)
         if argv:
             parse(Launch, ["--help"], "eyespot launch")  # prints every flag, and ends the command
         return ExitCode.WRONG_INPUT
@@ -150,6 +151,7 @@ def _launch(launch: Launch, runs: "list[SweepMember]", frozen: bool) -> int:
         check_place(submission, runs, local=launch.local)
     else:
         print("\n".join(scripts(folder, submission, runs)), end="")
+        print("nothing was written or submitted; next: the same without --dry-run", file=sys.stderr)
         return ExitCode.DONE
     code = code_folder(folder, runs)
     for line in [] if frozen else freeze(code, runs):
@@ -224,7 +226,7 @@ def _say(folder: Path, runs: "list[SweepMember]", jobs: list[str]) -> None:
         for member, job in zip(runs, jobs, strict=True):
             table.add_row(job, *member.values.values(), member.run.run_dir.name)
         Console().print(table)
-        print(f"{len(runs)} runs in {folder}")
+        print(f"{plural(len(runs), 'run')} in {folder}")
     name = shlex.quote(os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder))
     first = name if len(runs) == 1 else f"{name}/{shlex.quote(runs[0].run.run_dir.name)}"
     print(f"  eyespot status {name}\n  eyespot logs {first} --follow\n  eyespot cancel {name}")

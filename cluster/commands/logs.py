@@ -10,9 +10,11 @@ import tyro
 from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.terminal import plural
 
 if TYPE_CHECKING:
     from eyespot.cluster.status.logs import Line
@@ -61,7 +63,7 @@ class Request:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     request = parse(Request, argv, prog="eyespot logs")
     with contextlib.suppress(KeyboardInterrupt):  # how one leaves --follow
@@ -76,7 +78,7 @@ def _show(request: Request) -> None:
 
     run_dir = request.run_dir
     if (runs := find_runs([run_dir])) != [run_dir]:
-        raise UserError(f"{run_dir}: holds {len(runs)} runs; name one, for example {runs[0]}")
+        raise UserError(f"{run_dir}: holds {plural(len(runs), 'run')}; name one, for example {runs[0]}")
     if request.rank is not None:
         logs.check_rank(run_dir, request.rank)
     rank = None if request.all_ranks else request.rank or 0

@@ -1,6 +1,8 @@
 """``eyespot plan``: what a run will need, before it runs."""
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 
@@ -26,7 +28,7 @@ Exit codes: 0 done, 2 the input is wrong or the run cannot fit, 1 anything else.
 def main(argv: list[str]) -> int:
     """Plans, and prints."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     # Imported here, because `eyespot plan --help` should not wait for torch.
     import json
@@ -51,4 +53,5 @@ def main(argv: list[str]) -> int:
         print(json.dumps(plan.values(), indent=1))
     else:
         print_plan(plan, Console())
+        say_next((["doctor", recipe, "--data.shards", "DIR", "--run-dir", "RUN"], "what would stop it here?"))
     return ExitCode.DONE

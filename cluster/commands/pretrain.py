@@ -3,9 +3,12 @@
 import errno
 import os
 
-from eyespot.cluster.start_run import train
+from eyespot.cluster.help_text import show_help
+from eyespot.cluster.next_steps import after_training
+from eyespot.cluster.start_run import is_first, train
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.pretrain.distributed.exit_report import leave_words
 
 HELP = """usage: eyespot pretrain RECIPE --data.shards FOLDER [--field value ...]
@@ -35,7 +38,7 @@ Exit codes: 0 done, 2 the input is wrong, 75 stopped by a signal (run it again w
 def main(argv: list[str]) -> int:
     """Parses, trains, and says by the exit code how it ended."""
     if not argv or argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     # A rank that dies is told in one line; torch would add a C++ trace of its store's socket on every other.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -51,7 +54,8 @@ def main(argv: list[str]) -> int:
 
 
 def _pretrain(argv: list[str]) -> ExitCode:
-    from eyespot.cluster.config_files.request import asked
+    with working("loading torch", shown=is_first()):
+        from eyespot.cluster.config_files.request import asked
 
     request = asked(argv, "eyespot pretrain")
     run = request.with_flags()
@@ -61,4 +65,8 @@ def _pretrain(argv: list[str]) -> ExitCode:
         print(as_toml(request.recipe, run, request.recipe_run), end="")
         return ExitCode.DONE
     with request.blamed():
-        return train(request.recipe, run)
+        code = train(request.recipe, run)
+    if code == ExitCode.DONE:
+        view = getattr(run.objective, "view", None)
+        after_training(run.run_dir, run.data.shards, clips=getattr(view, "clip", None) is not None)
+    return code

@@ -8,7 +8,9 @@ from typing import Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.terminal import one_line
 
 
@@ -45,8 +47,9 @@ class Pulling:
 def main(argv: list[str]) -> int:
     """Fetches the release, says what it is, and returns the exit code."""
     wanted = parse(Pulling, argv, "eyespot pull")
-    from eyespot.eval.release.fetch import fetched
-    from eyespot.eval.release.layout import PROVENANCE, digest_of, read_json
+    with working("loading torch"):
+        from eyespot.eval.release.fetch import fetched
+        from eyespot.eval.release.layout import JOINT, PROVENANCE, digest_of, read_json
 
     folder = fetched(
         wanted.address,
@@ -61,6 +64,9 @@ def main(argv: list[str]) -> int:
     if wanted.folder is None:
         print(f"written to {folder.resolve()}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
+    if (folder / JOINT).is_file():
+        print(f'both towers: eyespot.eval.release.joint.load_joint(Path("{folder}"))')
+    say_next((["eval", "linear", folder, "SHARDS"], "how good it is on your labels"))
     return ExitCode.DONE
 
 

@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from eyespot.cluster.help_text import show_help
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
@@ -22,14 +23,18 @@ HELP = """usage: eyespot recipes [METHOD]
 
 Lists the methods, family by family, with their recipes, those of installed packages too; or tells all about one.
 
-Every setting of a recipe: eyespot pretrain RECIPE --help
+  eyespot recipes                   all methods
+  eyespot recipes mae               one at length: what it learns from, its recipes, a command to begin with
+  eyespot pretrain mae_tiny --help  every setting of a recipe
+
+Exit codes: 0 done, 2 there is no such method, 1 anything else.
 """
 
 
 def main(argv: list[str]) -> int:
     """Prints one row per method, or one method at length."""
     if len(argv) > 1 or any(word.startswith("-") for word in argv):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if argv[0] in ("-h", "--help") else ExitCode.WRONG_INPUT
     from eyespot.cluster.method_cards import cards, installed_cards
 

@@ -7,8 +7,10 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,9 +63,10 @@ def main(argv: list[str]) -> int:
     wanted = parse(Releasing, argv, "eyespot release")
     if wanted.alias and not wanted.register:
         raise UserError(f"--alias {wanted.alias}: goes with --register NAME")
-    from eyespot.eval.release.layout import digest_of
-    from eyespot.eval.release.registry import check
-    from eyespot.eval.release.write import release
+    with working("loading torch"):
+        from eyespot.eval.release.layout import digest_of
+        from eyespot.eval.release.registry import check
+        from eyespot.eval.release.write import release
 
     if wanted.register:
         check(wanted.register, wanted.run)
@@ -85,6 +88,12 @@ def main(argv: list[str]) -> int:
     print(f"sha256 {digest_of(out)}")
     if wanted.register:
         _register(wanted, out)
+    say_next(
+        (
+            ["pull", out, f"models/{wanted.name or wanted.run.resolve().name}"],
+            "what others do: fetch it, verify it, load it",
+        )
+    )
     return ExitCode.DONE
 
 

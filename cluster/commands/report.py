@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +41,12 @@ class Reporting:
 def main(argv: list[str]) -> int:
     """Writes the report, prints its path, and returns the exit code."""
     wanted = parse(Reporting, argv, "eyespot report")
-    from eyespot.eval.report.report import write_report
+    with working("loading torch"):
+        from eyespot.eval.report.report import write_report
 
     print(write_report(wanted.runs, wanted.out, look=wanted.look, device=wanted.device).resolve())
+    if len(wanted.runs) == 1:
+        say_next((["release", wanted.runs[0], "--license", "apache-2.0"], "a folder that timm loads (your licence)"))
+    else:
+        say_next((["eval", "compare", *wanted.runs], "which is better? sample by sample"))
     return ExitCode.DONE

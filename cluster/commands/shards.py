@@ -11,9 +11,12 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.clip_shards import Videos, motion, plural, remarks, show_frames, summary, tracks
+from eyespot.cluster.clip_shards import Videos, motion, remarks, show_frames, summary, tracks
+from eyespot.cluster.help_text import show_help, unknown_command
+from eyespot.cluster.next_steps import after_packing, say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.frames import FASTEST, FrameNames
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
@@ -21,7 +24,7 @@ from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, how_to_shard
-from eyespot.data_pipeline.terminal import brief, one_line
+from eyespot.data_pipeline.terminal import brief, one_line, plural
 
 USAGE = """usage: eyespot shards COMMAND ...
 
@@ -117,6 +120,12 @@ class Pack(Readings, Videos):
     With --frames, images are the frames of samples: SRC/CLASS/VIDEO/00000.jpg with --frames folder. They are sorted by
     the number at the end of their names. A sample with a bad frame, or frames of several sizes, is left out and named;
     with --masks some of its frames must have one.
+
+    For example:
+
+    eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
+
+    eyespot shards pack films/ data/films --fps 8 --resize 256
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -153,6 +162,10 @@ class Index(Readings):
     The tars stay as they are; index.npy, manifest.json and an .idx beside each tar are written. Images that would
     have to be rewritten (CMYK, transparent, 16-bit, WebP, ...) or are broken are left out and named, as is everything
     else that is in the tars. EXIF orientation is not applied: eyespot shards pack DIR DST rewrites and turns.
+
+    For example:
+
+    eyespot shards index tars/ --image-extension jpg
     """
 
     folder: Folder
@@ -168,6 +181,10 @@ class Verify:
     Finds changed and cut tars, missing or stale indexes, and a manifest that does not tell the truth. It also says how
     many images of a held-out split are in train too, byte by byte, and whether tars are sorted so that batches would
     hold few classes; neither is a problem of the files.
+
+    For example:
+
+    eyespot shards verify data/photos
     """
 
     folder: Folder
@@ -178,7 +195,12 @@ class Verify:
 
 @dataclass(kw_only=True, slots=True)
 class Info:
-    """Show what a shard folder holds: counts, sizes, statistics, classes."""
+    """Show what a shard folder holds: counts, sizes in pixels and MB, statistics of colours, classes.
+
+    For example:
+
+    eyespot shards info data/photos
+    """
 
     folder: Folder
     """A shard folder, or a folder of them (train, test)."""
@@ -191,6 +213,12 @@ class Show:
     With a recipe, one row per image: its middle as it is, then the recipe's views of it in the first three epochs of a
     run. They are exactly those that a run with the recipe's seed trains on; captions are printed. Without one, a row of
     frames for each of the first samples, and for each camera, where samples have frames.
+
+    For example:
+
+    eyespot shards show data/photos --recipe mae_vitb16_in1k --out views.png
+
+    eyespot shards show data/films
     """
 
     folder: Folder
@@ -211,10 +239,10 @@ def main(argv: list[str]) -> int:
     commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info, "show": _show}
     commands |= {"motion": partial(_derive, motion), "tracks": partial(_derive, tracks)}
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        show_help(USAGE)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
     if argv[0] not in commands:
-        raise UserError(f"command {argv[0]!r}: not one of {', '.join(commands)}; see eyespot shards --help")
+        raise UserError(unknown_command(argv[0], list(commands), "eyespot shards"))
     return commands[argv[0]](argv[1:])
 
 
@@ -245,6 +273,7 @@ def _pack(argv: list[str]) -> int:
         print(line)
     for overlap in overlaps(asked.destination / split for split in manifests):
         print(overlap)
+    after_packing(asked.destination, next(iter(manifests.values())).name)
     return ExitCode.DONE
 
 
@@ -252,6 +281,7 @@ def _derive(command: Callable[[list[str]], tuple[Path, dict[str, Manifest]]], ar
     destination, manifests = command(argv)
     for split, manifest in manifests.items():
         print("\n".join([summary(destination / split, manifest), *remarks(manifest)]))
+    say_next((["shards", "show", destination], "draws their frames"))
     return ExitCode.DONE
 
 
@@ -263,6 +293,7 @@ def _index(argv: list[str]) -> int:
     print("\n".join([summary(asked.folder, manifest), *remarks(manifest)]))
     for line in _order_notes(asked.folder):
         print(line)
+    after_packing(asked.folder, manifest.name)
     return ExitCode.DONE
 
 
@@ -278,8 +309,10 @@ def _verify(argv: list[str]) -> int:
     unwell = len(found.folders) - len(found.sound)
     if not found.problems and not found.unreadable:
         print(f"{asked.folder}: all is well ({looked_at})")
+        say_next((["shards", "info", asked.folder], "what they hold: counts, sizes, classes"))
         return ExitCode.DONE
-    print(f"{asked.folder}: looked at {looked_at}, {unwell} of them not well")
+    if found.folders:
+        print(f"{asked.folder}: looked at {looked_at}, {unwell} of them not well")
     return ExitCode.WRONG_INPUT if found.problems else ExitCode.FAILED
 
 
@@ -310,6 +343,7 @@ def _info(argv: list[str]) -> int:
             print(one_line(f"    {count:>8,}  {name}"))
     for line in refused:
         print(one_line(line))
+    after_packing(asked.folder, ShardFolder(folders[0]).manifest.name)
     return ExitCode.DONE
 
 
@@ -320,8 +354,9 @@ def _show(argv: list[str]) -> int:
     if asked.recipe is None:
         return show_frames(shards, asked.out, asked.samples)
 
-    from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views, shown_captions
-    from eyespot.pretrain.recipe_lookup import make_run
+    with working("loading torch"):
+        from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views, shown_captions
+        from eyespot.pretrain.recipe_lookup import make_run
 
     run = make_run(asked.recipe)
     images, views = draw_views(run, shards, asked.out, asked.samples)
@@ -331,4 +366,5 @@ def _show(argv: list[str]) -> int:
     )
     for row, captions in enumerate(shown_captions(run, shards, asked.samples), 1):
         print(one_line(brief(f"  row {row:<3} {' | '.join(captions) or 'no caption'}")))
+    say_next((["pretrain", asked.recipe, "--data.shards", asked.folder, "--run-dir", "runs/first"], "trains on them"))
     return ExitCode.DONE

@@ -15,6 +15,8 @@ import tyro
 from annotated_types import Gt
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 
@@ -58,11 +60,13 @@ class Request:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     if argv and argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE
     request = parse(Request, _with_seconds(argv), prog="eyespot status")
     if request.watch is None:
-        _show_once(request.places, request.json)
+        survey = _show_once(request.places, request.json)
+        if survey.runs and not request.json:
+            _say_next(survey)
         return ExitCode.DONE
     with contextlib.suppress(KeyboardInterrupt):
         _watch(request.places, request.watch, request.json)
@@ -101,7 +105,18 @@ def _watch(places: Sequence[Path], seconds: float, as_json: bool) -> None:
             console.print(page)
 
 
-def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) -> None:
+def _say_next(survey: "Survey") -> None:
+    first = survey.runs[0]
+    live = next((status for status in survey.runs if status.state in ("running", "stopping")), None)
+    if live is not None:
+        say_next((["logs", live.run, "--follow"], "its log as it grows"))
+    elif first.state == "done":
+        say_next((["report", first.run], "one page: results, curves, views"))
+    else:
+        say_next((["logs", first.run], "the last lines of its log"))
+
+
+def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) -> "Survey":
     from eyespot.data_pipeline.console import Console
 
     console = Console()
@@ -111,6 +126,7 @@ def _show_once(places: Sequence[Path], as_json: bool, indent: int | None = 1) ->
         sys.stdout.flush()
     else:
         console.print(page)
+    return survey
 
 
 def _look(places: Sequence[Path], console: "Console") -> "tuple[Survey, RenderableType]":

@@ -1,5 +1,6 @@
 """``eyespot sync RUN``: bring the metrics of an offline run to MLflow."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,10 +8,13 @@ import tyro
 
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.terminal import plural
 
 
 def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = None) -> int:
     """Sends what MLflow lacks of a run: metrics, pictures, status, results of evaluations. Repeating it does no harm.
+
+    For example: eyespot sync runs/first --uri http://mlflow.example.org:5000
 
     Args:
         run_dir: the run folder.
@@ -25,7 +29,10 @@ def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = N
     with ProgressBar(f"syncing {run_dir}", None, unit="bytes", transient=True) as bar:
         num_lines = sync(run_dir, uri, bar.reach)
         num_results = track_results(run_dir, results_in(run_dir), uri)
-    print(f"{num_lines} lines and {num_results} results sent to {masked(tracking_uri(run_dir, uri) or '')}")
+    place = masked(tracking_uri(run_dir, uri) or "")
+    print(f"{plural(num_lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {place}")
+    if place.startswith("sqlite:"):
+        print(f"next: mlflow ui --backend-store-uri {place}   # shows them in a browser", file=sys.stderr)
     return ExitCode.DONE
 
 

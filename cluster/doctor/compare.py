@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Answer, Finding
+from eyespot.data_pipeline.terminal import plural
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ def _disk(context: CheckContext, facts: Mapping[str, dict[str, Any]]) -> Iterato
     count = context.values["keep_checkpoints"] + 1
     there = own.get("checkpoint_bytes", 0)
     missing = max(state, count * state - there)
-    found = f"{_gb(free['bytes'])} free; {count} checkpoints of {_gb(state)} need {_gb(missing)}"
+    found = f"{_gb(free['bytes'])} free; {plural(count, 'checkpoint')} of {_gb(state)} need {_gb(missing)}"
     if free["bytes"] < missing:
         yield context.fail(
             "disk space", f"{found}", "free some space, lower --keep-checkpoints, or choose another --run-dir"

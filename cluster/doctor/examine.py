@@ -32,6 +32,7 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.run_record import RunRecord
 
 T = TypeVar("T")
@@ -188,7 +189,7 @@ def _conclude(
     findings += [finding for answer in answers.values() for finding in answer.findings] + compare(context, answers)
     verdict = Verdict(findings=_told_once(findings), seconds=_since(began))
     verdict.write(context.folder / "verdict.json")
-    title = f"doctor on {len(context.place.nodes)} nodes, {context.ranks} ranks"
+    title = f"doctor on {plural(len(context.place.nodes), 'node')}, {plural(context.ranks, 'rank')}"
     print_verdict(verdict, title, Console(file=sys.stderr, width=WIDTH))
     with (context.folder / "report.txt").open("w", encoding="utf-8") as file:
         print_verdict(verdict, title, Console(file=file, width=WIDTH))

@@ -13,6 +13,7 @@ from pathlib import Path
 import eyespot
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
+from eyespot.data_pipeline.terminal import plural
 
 SHM = Path("/dev/shm")
 SHM_BYTES = 1 << 30
@@ -85,7 +86,7 @@ def limits(context: CheckContext) -> Iterator[Finding]:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         yield context.fail(
             "limits",
-            f"a process may have {soft} files open; {context.ranks} ranks need {wanted}",
+            f"a process may have {soft} files open; {plural(context.ranks, 'rank')} need {wanted}",
             f"add --setup 'ulimit -n {wanted}'"
             if hard == resource.RLIM_INFINITY or hard >= wanted
             else f"the hard limit is {hard}: have it raised in limits.conf or slurmd's LimitNOFILE",

@@ -186,7 +186,9 @@ def _exchange(report: Report, world: process_group.World, nccl_log: Path | None 
     speed = _bandwidth(world)
     way = transport(nccl_log) if nccl_log is not None else ""
     name, link = _expected(world, way)
-    found = f"{name}: right on all {world.size} ranks, {speed / 1e9:.2f} GB/s"
+    found = (
+        f"{name}: right on {'the one rank' if world.size == 1 else f'all {world.size} ranks'}, {speed / 1e9:.2f} GB/s"
+    )
     if way:
         report.facts["transport"] = way
         found += f", by {way}"

@@ -17,6 +17,7 @@ from eyespot.data_pipeline.loading.image_header import image_size
 from eyespot.data_pipeline.patience import words
 from eyespot.data_pipeline.shards.manifest import Shard
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 
 NUM_THREADS = 16
 PATIENCE_SECONDS = 10.0
@@ -94,7 +95,7 @@ def _records(context: CheckContext, shards: ShardFolder) -> Iterator[Finding]:
                 f"make the index anew: eyespot shards index {shards.path}",
             )
             return
-    count = f"{len(index)} samples in {len(shards.manifest.shards)} tars"
+    count = f"{plural(len(index), 'sample')} in {plural(len(shards.manifest.shards), 'tar')}"
     yield context.ok("shards", f"{count}: all there; index, manifest and {len(rows)} records agree")
 
 
@@ -118,7 +119,7 @@ def read_speed(context: CheckContext) -> Iterator[Finding]:
     if speed < wanted and num_read >= LEAST_BYTES:
         yield context.warn(
             "read speed",
-            f"{speed / 1e6:.0f} MB/s for {context.place.processes} processes",
+            f"{speed / 1e6:.0f} MB/s for {plural(context.place.processes, 'process')}",
             f"below {wanted / 1e6:.0f} MB/s training may wait for data: keep the shards on a faster file system",
         )
     else:
@@ -132,7 +133,7 @@ def enough(context: CheckContext) -> Iterator[Finding]:
     if batch % (ranks * parts):
         yield context.fail(
             "samples",
-            f"a batch of {batch} cannot be dealt to {ranks} ranks x {parts} micro-batches",
+            f"a batch of {batch} cannot be dealt to {plural(ranks, 'rank')} x {plural(parts, 'micro-batch')}",
             f"choose a --data.batch-size that is a multiple of {ranks * parts}, or other numbers of nodes or processes",
         )
         return
@@ -144,8 +145,11 @@ def enough(context: CheckContext) -> Iterator[Finding]:
     if micro > num_samples:
         yield context.fail(
             "samples",
-            f"{num_samples} samples are too few for {ranks} ranks x {micro // ranks} images at once",
+            f"{plural(num_samples, 'sample')} are too few for {plural(ranks, 'rank')} x"
+            f" {plural(micro // ranks, 'image')} at once",
             "start fewer ranks, lower --data.batch-size, or pack more images",
         )
     else:
-        yield context.ok("samples", f"{num_samples} for {ranks} ranks x {micro // ranks} images at once")
+        yield context.ok(
+            "samples", f"{num_samples:,} for {plural(ranks, 'rank')} x {plural(micro // ranks, 'image')} at once"
+        )

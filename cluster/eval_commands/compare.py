@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.pretrain.run_record import RunRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from eyespot.data_pipeline.console import Console
     from eyespot.eval.results.compare import Comparison, Difference, Method
+
+MOST_RUNS = 8
+"""Of a report."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,6 +83,8 @@ def main(argv: list[str]) -> int:
         print(json.dumps(found.values(), indent=1, allow_nan=False))
     else:
         print_comparison(found, Console())
+        if runs := [place for place in wanted.places if RunRecord.path(place).is_file()][:MOST_RUNS]:
+            say_next((["report", *runs], "the same on one page, with curves and views"))
     return ExitCode.DONE
 
 

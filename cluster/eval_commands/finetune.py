@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 
 from eyespot.cluster.arguments import parse, parse_known
+from eyespot.cluster.help_text import show_help
 from eyespot.cluster.start_run import train
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
@@ -87,7 +88,7 @@ class Wanted:
 def main(argv: list[str]) -> int:
     """Trains and judges; the exit code says how it ended. ``argv`` begins with the protocol."""
     if len(argv) == 1 or argv[1] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE if len(argv) > 1 else ExitCode.WRONG_INPUT
     wanted = parsed(argv)
 
@@ -99,11 +100,12 @@ def main(argv: list[str]) -> int:
 
     code, results = carried_out(wanted, of_flags, train)
     if results:
-        from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
+        from eyespot.cluster.eval_commands.eval_table import print_next, print_place, print_table, track
 
         print_table(results)
         print_place(wanted.model, wanted.options.out)
         track(wanted.model, results)
+        print_next(wanted.model, wanted.options.out, results)
     return ExitCode.DONE if code is None else code
 
 

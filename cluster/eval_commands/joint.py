@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.eval_commands.eval_table import print_place, print_table, track
+from eyespot.cluster.eval_commands.eval_table import print_next, print_place, print_table, track
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
         print_table(results)
         print_place(wanted.run, wanted.out)
         track(wanted.run, results)
+        print_next(wanted.run, wanted.out, results)
     return ExitCode.DONE
 
 

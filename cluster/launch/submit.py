@@ -25,7 +25,7 @@ from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.terminal import one_line
+from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
 from eyespot.pretrain.run_record import RunRecord
@@ -52,12 +52,12 @@ def check(submission: Submission, member: SweepMember) -> None:
     ranks, data, num_samples = submission.world_size, run.data, shards.manifest.num_samples
     if data.batch_size % (parts := ranks * data.accumulate):
         raise UserError(
-            f"data.batch_size {data.batch_size}: must be a multiple of {parts} ({submission.nodes} nodes x"
-            f" {submission.processes} processes x {data.accumulate} micro-batches), for instance"
+            f"data.batch_size {data.batch_size}: must be a multiple of {parts} ({plural(submission.nodes, 'node')} x"
+            f" {plural(submission.processes, 'process')} x {plural(data.accumulate, 'micro-batch')}), for instance"
             f" {parts * max(1, round(data.batch_size / parts))}"
         )
     if data.batch_size // data.accumulate > num_samples:
-        raise UserError(f"data.batch_size {data.batch_size}: more than the {num_samples} samples; lower it")
+        raise UserError(f"data.batch_size {data.batch_size}: more than the {plural(num_samples, 'sample')}; lower it")
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
         check_evaluation(protocol, judged_on, shards if own else others(judged_on), run)

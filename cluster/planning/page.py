@@ -7,6 +7,7 @@ from rich.text import Text
 
 from eyespot.cluster.planning.planner import Plan
 from eyespot.data_pipeline.console import Console
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.planning.memory import shard_ranks
 from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.speed import Scale, exchange_seconds
@@ -70,7 +71,7 @@ def _summary(plan: Plan) -> Text:
     speed = run.data.batch_size / plan.time.total
     text.append(f"\n{_duration(plan.time.total)} per step, {speed:,.0f} {plan.trace.counted_as}/s\n")
     text.append(
-        f"{run.steps:,} steps: {_duration(plan.hours * 3600)}, {plan.hours * gpus:,.0f} GPU-hours", style="bold"
+        f"{plural(run.steps, 'step')}: {_duration(plan.hours * 3600)}, {plan.hours * gpus:,.0f} GPU-hours", style="bold"
     )
     if plan.trace.measured_because:
         reason = plan.trace.measured_because
@@ -186,7 +187,11 @@ def assumptions(plan: Plan) -> list[str]:
         "rings: all-reduce 2 (W-1)/W of the bytes per GPU, all-gather and reduce-scatter (W-1)/W; all but the first or"
         " last block's hide behind the pass they run beside",
         "parameters, gradients and optimiser state are fp32; "
-        + (f"what {_engine(plan)} cuts up is cut over {shards:,} GPUs" if shards > 1 else "each GPU holds them whole"),
+        + (
+            f"what {_engine(plan)} cuts up is cut over {plural(shards, 'GPU')}"
+            if shards > 1
+            else "each GPU holds them whole"
+        ),
         f"memory: the most that is alive at once in torch, the loader's ready batches (up to"
         f" {run.data.ready_mb:,} MB), the images in its decoder, and {question.fixed_gb:g} GB for CUDA, NCCL, cuDNN and"
         f" nvJPEG",

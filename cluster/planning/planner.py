@@ -11,6 +11,7 @@ from tyro.conf import arg
 from eyespot.cluster.run_length import Epochs
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning import memory, speed
 from eyespot.pretrain.planning.memory import Fleet
@@ -225,7 +226,7 @@ def answer(question: Question, recipe: str) -> Plan:
 def _check(run: Run, gpus: int) -> None:
     batch, accumulate = run.data.batch_size, run.data.accumulate
     if batch % (gpus * accumulate):
-        parts = f"{gpus} GPUs x {accumulate} micro-batches" if accumulate > 1 else f"{gpus} GPUs"
+        parts = f"{plural(gpus, 'GPU')} x {accumulate} micro-batches" if accumulate > 1 else plural(gpus, "GPU")
         nearest = max(1, round(batch / (gpus * accumulate))) * gpus * accumulate
         raise UserError(f"data.batch_size {batch}: cannot be dealt evenly to {parts}; {nearest} could")
     if run.engine == "deepspeed" and run.optim.name == "lars":

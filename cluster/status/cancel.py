@@ -10,6 +10,7 @@ from eyespot.cluster.slurm import Job, SlurmError
 from eyespot.cluster.status.records import Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 
 POLL_SECONDS = 1.0
 SIGNAL_SECONDS = 15.0
@@ -137,7 +138,7 @@ def _waits_for(jobs: list[Job], seconds: float) -> str:
 def _nothing(run_dirs: Sequence[Path]) -> str:
     """Why there is nothing to cancel."""
     if len(run_dirs) > 1:
-        return f"nothing to cancel: none of the {len(run_dirs)} runs has a job that waits or runs"
+        return f"nothing to cancel: none of the {plural(len(run_dirs), 'run')} has a job that waits or runs"
     run_dir = run_dirs[0]
     lines, run_state = Records(run_dir).jobs(), read_run_state(run_dir)
     if run_state.holder is not None:

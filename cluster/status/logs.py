@@ -130,7 +130,8 @@ def check_rank(run_dir: Path, rank: int) -> None:
     """Raises a UserError where the run has begun and has no such rank."""
     ranks = [int(match[1]) for _, match in _matches(run_dir / "logs", r"rank-(\d+)\.log")]
     if ranks and rank not in ranks:
-        raise UserError(f"--rank {rank}: {run_dir} has logs of ranks {min(ranks)} to {max(ranks)}")
+        there = f"ranks {min(ranks)} to {max(ranks)}" if len(ranks) > 1 else f"rank {ranks[0]}"
+        raise UserError(f"--rank {rank}: {run_dir} has logs of {there}; name one that it has")
 
 
 def follow(run_dir: Path, reader: Reader, say: Callable[[str], None]) -> Iterator[list[Line]]:

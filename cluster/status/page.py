@@ -17,6 +17,7 @@ from eyespot.cluster.status.survey import BEAT_SECONDS, State, Status, Survey, a
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 
 _HEADERS = (
     "run", "job", "state", "nodes", "step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"
@@ -131,7 +132,7 @@ def _card(status: Status, now: float) -> RenderableType:
     lines = [Text(status.words, style=_STYLES[status.state])]
     if status.job:
         job = [f"job {status.job} on {_nodes(status, unit=True)}"]
-        job += [f"requeued {status.requeues} times"] if status.requeues else []
+        job += [f"requeued {plural(status.requeues, 'time')}"] if status.requeues else []
         job += [f"ends in {duration(status.job_seconds_left)}"] if status.job_seconds_left is not None else []
         lines.append(Text(", ".join(job)))
     figures = [f"step {_step(status)}"] if status.steps is not None else []
@@ -205,7 +206,7 @@ def _jobs(records: Records, survey: Survey) -> Table | None:
         words = "-" if survey.slurm_error else slurm.in_words(jobs.get(line.job))
         log, run_dir = Path(line.log), records.folder.parent.resolve()
         shown = log.relative_to(run_dir) if log.is_relative_to(run_dir) else log
-        nodes = f"{line.nodes} x {line.processes} ranks"
+        nodes = f"{line.nodes} x {plural(line.processes, 'rank')}"
         table.add_row(line.job, line.kind, _clock(line.submitted), nodes, Text(words), Text(str(shown)))
     return table
 

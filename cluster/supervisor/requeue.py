@@ -7,6 +7,7 @@ from typing import Literal
 
 from eyespot.cluster import slurm
 from eyespot.cluster.processes import Place
+from eyespot.data_pipeline.terminal import plural
 
 ANSWER_SECONDS = 20.0
 """A controller that restarts is silent for some seconds; SLURM's KILL comes after 30 by default."""
@@ -47,7 +48,9 @@ def after_stop(job: slurm.Job | None, place: Place, *, cancelled: bool, max_requ
         return RequeuePlan(do="end", why="the job was cancelled")
     why = "the time limit was reached" if timed_out else "a signal asked for a stop"
     if place.requeues >= max_requeues:
-        return RequeuePlan(do="end", why=f"{why}, and the job was requeued {place.requeues} times, the most it may")
+        return RequeuePlan(
+            do="end", why=f"{why}, and the job was requeued {plural(place.requeues, 'time')}, the most it may"
+        )
     return RequeuePlan(do="requeue", why=why)
 
 

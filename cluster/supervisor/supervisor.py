@@ -22,7 +22,7 @@ from eyespot.cluster.supervisor.rank_monitor import RankShift, StopRequest
 from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue_avoiding
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
-from eyespot.data_pipeline.terminal import one_line
+from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
 from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord
 
@@ -145,7 +145,9 @@ class Supervisor:
                 return ExitCode.WRONG_INPUT
             self._close_lost(attempt)
         if self.place.requeues > self.orders.max_requeues:
-            return self._end(ExitCode.STOPPED, f"requeued {self.place.requeues} times, more than --max-requeues allows")
+            return self._end(
+                ExitCode.STOPPED, f"requeued {plural(self.place.requeues, 'time')}, more than --max-requeues allows"
+            )
         if bad := self._failing():
             return self._go_elsewhere(f"{', '.join(bad)} failed twice in this run")
         return None
@@ -281,7 +283,7 @@ class Supervisor:
         if found.lost:
             return self._go_elsewhere(found.why)
         if self._failures > self.orders.max_restarts:
-            why = f"failed {self._failures} times without a new checkpoint, the last time: {found.why}"
+            why = f"failed {plural(self._failures, 'time')} without a new checkpoint, the last time: {found.why}"
             return self._end(ExitCode.FAILED, why)
         self._note(f"{found.why}; the ranks start again")
         return None
@@ -307,7 +309,7 @@ class Supervisor:
         """Asks SLURM for another start on other nodes: without those that failed twice."""
         avoid = self._failing(of_the_job=False)
         if self.place.requeues >= self.orders.max_requeues:
-            return self._end(ExitCode.FAILED, f"{why}; requeued {self.place.requeues} times, the most it may")
+            return self._end(ExitCode.FAILED, f"{why}; requeued {plural(self.place.requeues, 'time')}, the most it may")
         refusal = requeue_avoiding(self.place.job, avoid=avoid)
         if refusal is not None:
             return self._end(ExitCode.FAILED, f"{why}; may not be requeued ({refusal})")

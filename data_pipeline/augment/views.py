@@ -14,7 +14,6 @@ Color = tuple[float, float, float]
 Probability = Annotated[float, Ge(0), Le(1), "is a probability, so it must lie in 0..1"]
 Change = Annotated[float, Ge(0)]
 Deviation = Annotated[float, Gt(0)]
-
 Mode = Literal["center", "squash", "border"]
 Interpolation = Literal["bicubic", "bilinear"]
 Pick = Literal["even", "ordered", "near_far", "spread"]
@@ -344,8 +343,9 @@ class ViewSpec:
 
     @property
     def counted_as(self) -> str:
-        """What a line of figures calls the samples: clips where a view shows several frames, else images."""
-        return "clips" if self.num_frames > 1 else "images"
+        """What a line of figures calls the samples: clips of several frames, pairs of an image and a member, images."""
+        still = "pairs" if any(isinstance(view, MemberView) for view in self.views) else "images"
+        return "clips" if self.num_frames > 1 else still
 
     @property
     def images(self) -> "list[ImageView]":

@@ -30,6 +30,7 @@ from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
 from eyespot.data_pipeline.loading.sample_files import SampleFiles, Shown
+from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
 
@@ -361,7 +362,7 @@ class BatchMaker:
                 bad = "are damaged or incomplete"
                 how = f"{incomplete}: name the others with --data.ids, or raise --data.max-bad-fraction"
             more = f"more than max_bad_fraction {self._max_bad_fraction} of {of}"
-            raise UserError(f"shards {folder}: {num_bad} samples {bad}, {more}; {how}")
+            raise UserError(f"shards {folder}: {plural(num_bad, 'sample')} {bad}, {more}; {how}")
 
 
 def _one_openmp_thread() -> None:

@@ -31,6 +31,7 @@ from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrd
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 
 Plan = Iterator[tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]]
 """The ids and epochs of one rank's batches, in order."""
@@ -359,7 +360,8 @@ def check_enough(batch_size: int, num_samples: int, shards: ShardFolder) -> None
     """Raises a UserError where a micro-batch over all ranks holds more than the samples there are."""
     if batch_size > num_samples:
         raise UserError(
-            f"batch_size {batch_size}: more than the {num_samples} samples in {shards.path}; choose a smaller one:"
+            f"batch_size {batch_size}: more than the {plural(num_samples, 'sample')} in"
+            f" {shards.path}; choose a smaller one:"
             f" --data.batch-size {num_samples} or less"
         )
 

@@ -43,6 +43,7 @@ from eyespot.data_pipeline.shards.pack import sha256
 from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
+from eyespot.data_pipeline.terminal import plural
 
 
 @dataclass(kw_only=True, slots=True)
@@ -298,11 +299,12 @@ def _notes(folder: Path, contents: Contents, measured: Measured) -> list[str]:
     notes = contents.notes + notes_on_masks(measured.mask_counts, IGNORED)
     if turned := measured.num_turned:
         notes.append(
-            f"{turned:,} of {len(measured.rows):,} images are turned by EXIF: in these tars they are seen as they are"
+            f"{turned:,} of {plural(len(measured.rows), 'image')} are turned by EXIF: in these tars"
+            f" they are seen as they are"
             f" stored, sideways or upside down; {pack} turns them"
         )
     if rewritten := sum(REWRITE in bad["reason"] for bad in measured.quarantined):
-        notes.append(f"{rewritten:,} images cannot be used in place, but {pack} rewrites them")
+        notes.append(f"{plural(rewritten, 'image')} cannot be used in place, but {pack} rewrites them")
     return notes
 
 

@@ -27,6 +27,7 @@ from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.frames import FrameNames, Frames, Rate
+from eyespot.data_pipeline.terminal import plural
 
 FORMAT = "eyespot-shards/1"
 SPLITS = ("train", "test")
@@ -228,7 +229,9 @@ class Manifest:
         if self.num_labeled > self.num_samples:
             raise UserError(f"num_labeled {self.num_labeled}: more than num_samples {self.num_samples}")
         if self.frames and self.frames.num_frames < self.num_samples * len(self.frames.streams):
-            raise UserError(f"frames.num_frames {self.frames.num_frames}: too few for {self.num_samples} samples")
+            raise UserError(
+                f"frames.num_frames {self.frames.num_frames}: too few for {plural(self.num_samples, 'sample')}"
+            )
         for extension in self.members:
             if not re.fullmatch(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?", extension):  # a file is called so
                 raise UserError(f"members: {extension[:40]!r} is no extension")

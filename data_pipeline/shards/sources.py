@@ -38,6 +38,7 @@ from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside, 
 from eyespot.data_pipeline.shards.members.side_files import SUFFIXES as SIDE_SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
+from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
 
@@ -310,7 +311,8 @@ def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, readi
     if not files:
         most = ", ".join(f"{one.count} {one.reason}" for one in skipped.listed()[:3])
         raise UserError(
-            f"{where}: no image files inside ({skipped.total} other files{': ' * bool(most)}{most}); images end in"
+            f"{where}: no image files inside"
+            f" ({plural(skipped.total, 'other file')}{': ' * bool(most)}{most}); images end in"
             " .jpg, .png, .webp, ...; a folder of WebDataset tars is read in place: eyespot shards index"
         )
     files = sorted(files)

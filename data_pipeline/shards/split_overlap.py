@@ -11,6 +11,7 @@ import numpy as np
 
 from eyespot.data_pipeline.patience import Patience
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 
 TRAIN = "train"
 NUM_OPEN_TARS = 64
@@ -32,14 +33,16 @@ class Overlap:
         held_out, learned = self.samples[0]
         if self.of_frames:
             return (
-                f"{self.held_out}: {len(self.samples):,} of {self.num_held_out:,} samples have at least half of their"
+                f"{self.held_out}: {len(self.samples):,} of {plural(self.num_held_out, 'sample')}"
+                f" have at least half of their"
                 f" frames in {self.learned} too, byte by byte (sample {held_out} shares some with sample {learned}"
                 f" there): results on them are too good; pack without the copies, or leave them out of the training"
                 f" with --data.ids"
             )
         count, ending = len(self.samples), "is" if len(self.samples) == 1 else "are"
         return (
-            f"{self.held_out}: {count:,} of {self.num_held_out:,} images {ending} in {self.learned} too, byte by byte"
+            f"{self.held_out}: {count:,} of {plural(self.num_held_out, 'image')} {ending} in"
+            f" {self.learned} too, byte by byte"
             f" (sample {held_out} is sample {learned} there): results on them are too good;"
             f" pack without the copies, or leave them out of the training with --data.ids"
         )

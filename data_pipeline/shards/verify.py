@@ -30,6 +30,7 @@ from eyespot.data_pipeline.shards.pack import WORK, sha256
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
 from eyespot.data_pipeline.shards.split_overlap import overlaps
+from eyespot.data_pipeline.terminal import plural
 
 MAX_LINES = 20  # of one sort in one tar
 
@@ -190,7 +191,7 @@ def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
     where = folder / "manifest.json"
     counts = np.bincount(index["tar"], minlength=len(manifest.shards)).tolist()
     if len(counts) > len(manifest.shards):
-        yield f"{where}: lists {len(manifest.shards)} shards, the index {len(counts)}; {_index(folder)}"
+        yield f"{where}: lists {plural(len(manifest.shards), 'shard')}, the index {len(counts)}; {_index(folder)}"
     for shard, count in zip(manifest.shards, counts, strict=False):
         if shard.num_samples != count:
             yield f"{where}: {shard.tar} num_samples {shard.num_samples}, the index has {count}; {_index(folder)}"
@@ -198,7 +199,7 @@ def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
         yield f"{where}: num_labeled {manifest.num_labeled}, the index has {num_labeled}; {_index(folder)}"
     if int(index["label"].max(initial=-1)) >= len(manifest.classes):
         label = index["label"].max()
-        yield f"{where}: {len(manifest.classes)} classes, but the index has label {label}; {_index(folder)}"
+        yield f"{where}: {plural(len(manifest.classes), 'class')}, but the index has label {label}; {_index(folder)}"
 
 
 def _changed_samples(shards: ShardFolder) -> Iterator[str]:
@@ -244,7 +245,7 @@ def _verify_rows(shards: ShardFolder, contents: Contents) -> Iterator[str]:
     are_all_named = len(quarantined) < MOST_QUARANTINED  # else some were left out that are only counted
     absent = [place for place in actual if place not in listed] if are_all_named else []
     if len(listed) != len(rows):
-        yield f"{folder / 'index.npy'}: lists {len(rows) - len(listed)} samples twice; {_index(folder)}"
+        yield f"{folder / 'index.npy'}: lists {plural(len(rows) - len(listed), 'sample')} twice; {_index(folder)}"
     for what, places in (("rows that no tar bears out", wrong), ("samples of the tars missing", absent)):
         if places:
             tar, offset = places[0]

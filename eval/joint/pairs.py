@@ -19,6 +19,7 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.joint.pair_ranks import area, area_interval, false_partners, found_first, ranks, true_and_false
 from eyespot.eval.joint.towers import Side, asked_towers, beside, embed_pairs
@@ -85,7 +86,8 @@ def judged_ids(shards: ShardFolder, views: ViewSpec, most: int) -> Int64[np.ndar
     having = np.flatnonzero(shards.member(extension)["size"] > 0)
     if len(having) < 2:
         raise UserError(
-            f"shards {shards.path}: {len(having)} of {shards.manifest.num_samples} samples have a .{extension} beside"
+            f"shards {shards.path}: {len(having)} of"
+            f" {plural(shards.manifest.num_samples, 'sample')} have a .{extension} beside"
             " their image; a pair is compared with others: pack two or more"
         )
     count = min(most, len(having))
@@ -168,7 +170,7 @@ def _result(
 def _split(shards: ShardFolder, ids: Int64[np.ndarray, " n"]) -> str:
     is_test = shards.is_split and shards.path.name == "test"
     where = "its own test split" if is_test else "the folder, seen in training or not"
-    return f"{len(ids):,} of the {shards.manifest.num_samples:,} samples of {where}"
+    return f"{len(ids):,} of the {plural(shards.manifest.num_samples, 'sample')} of {where}"
 
 
 def _retrieval(

@@ -16,6 +16,7 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer
+from eyespot.data_pipeline.terminal import plural
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -77,7 +78,8 @@ class Wording:
             lines = _lines(self.names_file, "--class-names", "the name of one class a line, in their order")
             if len(lines) != len(classes):
                 raise UserError(
-                    f"--class-names {self.names_file}: has {len(lines)} names, and there are {len(classes)} classes;"
+                    f"--class-names {self.names_file}: has {plural(len(lines), 'name')}, and there"
+                    f" are {len(classes)} classes;"
                     " write one a line, in the order of eyespot shards info"
                 )
             said, names = [each for each, _ in lines], [name for _, name in lines]
@@ -127,7 +129,7 @@ def prompt_tokens(
         UserError: a prompt is cut, or the prompts of two classes are the same to the tokenizer.
     """
     tokens, longer = (load_tokenizer(view.tokenizer, context) for context in (view.context, view.context + 1))
-    fix = f"its texts have {view.context} tokens (objective.text.context)"
+    fix = f"its texts have {plural(view.context, 'token')} (objective.text.context)"
     for name in names:
         for template in templates:
             if len(longer.ids(prompt := _said(template, name))) > view.context:

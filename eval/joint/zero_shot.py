@@ -21,6 +21,7 @@ from eyespot.data_pipeline.augment.views import TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.joint.prompts import Wording, prompt_tokens
 from eyespot.eval.joint.towers import asked_towers, embed_images, embed_texts
@@ -81,7 +82,7 @@ def _labeled(shards: ShardFolder) -> Part:
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
         raise UserError(
-            f"shards {shards.path}: none of {len(labels)} samples has a label; zero-shot compares with them"
+            f"shards {shards.path}: none of {plural(len(labels), 'sample')} has a label; zero-shot compares with them"
         )
     return Part(shards=shards, rows=rows, labels=labels[rows])
 

@@ -11,6 +11,7 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.sample_files import complete_samples, left_out
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.protocols.task import stratified_split
 
 TEST_SHARE = 0.2
@@ -212,7 +213,9 @@ def _part(shards: ShardFolder) -> Part:
     labels = shards.index["label"].astype(np.int64)
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
-        raise UserError(f"shards {shards.path}: none of {len(labels)} samples has a label; a probe needs labels")
+        raise UserError(
+            f"shards {shards.path}: none of {plural(len(labels), 'sample')} has a label; a probe needs labels"
+        )
     return Part(shards=shards, rows=rows, labels=labels[rows])
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.release.layout import SMALL_STEM
 from eyespot.eval.release.provenance import Origin, paper_of
 from eyespot.eval.release.towers.joint_space import JointSpace
@@ -194,7 +195,11 @@ def _shown(value: float, share: bool) -> str:
 
 def _training(provenance: dict[str, Any], origin: Origin) -> str:
     run, data, code = origin.run, provenance["data"], provenance["code"]
-    images = f"{data['name']}, {data['num_images']:,} images" if "name" in data else "the shards are no longer at hand"
+    images = (
+        f"{data['name']}, {plural(data['num_images'], 'image')}"
+        if "name" in data
+        else "the shards are no longer at hand"
+    )
     machine = provenance["hardware"]
     where = ", ".join([*sorted(set(machine.get("gpus", []))), machine.get("cpu", "")][:1]) or "not recorded"
     processes = f"{provenance['world_size']} process{'es' if provenance['world_size'] > 1 else ''}"
@@ -204,7 +209,8 @@ def _training(provenance: dict[str, Any], origin: Origin) -> str:
     lines = {
         "data": f"{images} (manifest sha256 `{data['manifest_sha256']}`)",
         "labels": "seen in training" if origin.sees_labels() else "not seen in training",
-        "length": f"{provenance['step']:,} of {run.steps:,} steps, {provenance['samples_seen']:,} samples seen",
+        "length": f"{provenance['step']:,} of {plural(run.steps, 'step')},"
+        f" {plural(provenance['samples_seen'], 'sample')} seen",
         "settings": f"recipe `{provenance['recipe']}`, batch {run.data.batch_size:,}, base rate {run.optim.lr:g},"
         f" seed {run.seed}, {run.precision}, engine {run.engine}; all of them in `provenance.json`",
         "hardware": f"{where}, {processes}",

@@ -1,7 +1,5 @@
 """Whether a release is what it says: whole, unchanged, and computing what it computed when it was written."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 
 from eyespot.data_pipeline import foreign_json
-from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.eval.release.golden import check_golden, load_encoder
 from eyespot.eval.release.layout import CONFIG, EXPORTS, FORMAT, PROVENANCE, WEIGHTS, check_files, read_json, sha256
@@ -74,14 +72,6 @@ def verified_towers(folder: Path, source: str = "") -> tuple[dict[str, Any], Joi
         check_golden_towers(folder, space, source)
         check_open_clip(folder, space, config, source)
     return provenance, space
-
-
-@contextmanager
-def working(description: str) -> Iterator[None]:
-    """Shows on a terminal that something is going on: a large encoder takes half a minute."""
-    console = Console(stderr=True)
-    with console.status(description) if console.is_terminal else nullcontext():
-        yield
 
 
 def _check_provenance(folder: Path, config: dict[str, Any], provenance: dict[str, Any], source: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.eval.release.card import card_of, joint_text
 from eyespot.eval.release.decoder import decoder_of
 from eyespot.eval.release.exports.onnx_export import export_onnx
@@ -40,7 +41,7 @@ from eyespot.eval.release.towers.golden_views import VIEW, golden_of_towers, gol
 from eyespot.eval.release.towers.joint_space import JointSpace
 from eyespot.eval.release.towers.open_clip_files import write_open_clip
 from eyespot.eval.release.towers.tower_files import read_towers, save_tensors, write_towers
-from eyespot.eval.release.verify import verified, working
+from eyespot.eval.release.verify import verified
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.loop import initial_weights
 from eyespot.pretrain.loop.initial_weights import fresh_objective

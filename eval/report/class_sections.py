@@ -3,6 +3,7 @@
 import numpy as np
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.protocols.knn import TEMPERATURE, vote
 from eyespot.eval.report.diagrams import confusion_map, scatter
 from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, Look
@@ -43,7 +44,7 @@ def layout(look: Look) -> Exhibit:
     """Features of test images in the plane."""
     few = look.specimens.mapped
     if len(few.ids) < 5:
-        raise UserError(f"{len(few.ids)} images are too few to lay out")
+        raise UserError(f"{plural(len(few.ids), 'image')} are too few to lay out")
     title = f"t-SNE of features of {look.story.label}"
     chart = scatter(plane(look.mapped()), few.labels, look.specimens.classes, title=title)
     kind = f"Features: {look.kind}." if look.kind else ""

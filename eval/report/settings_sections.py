@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.report.charts import short
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
@@ -26,7 +27,7 @@ _FILES = (
 def header(stories: Sequence[Story]) -> dict[str, Any]:
     """What this page is about, and the numbers that matter first."""
     if len(stories) > 1:
-        title, lead = " · ".join(story.label for story in stories), f"{len(stories)} runs side by side."
+        title, lead = " · ".join(story.label for story in stories), f"{plural(len(stories), 'run')} side by side."
         return {"title": title, "lead": lead, "state": "", "overview": _overview(stories)}
     (story,) = stories
     tiles = [(name, value) for name, value in _figures(story).items() if value]
@@ -87,7 +88,7 @@ def files(stories: Sequence[Story], page: Path) -> Section:
 def _state(story: Story) -> str:
     steps, done = story.setting("steps", default=0), story.metrics.last_step
     if done and done >= steps:
-        return f"complete: {done:,} steps"
+        return f"complete: {plural(done, 'step')}"
     return f"step {done:,} of {steps:,}: not complete yet"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.results.result import Result, read_result
 from eyespot.pretrain.run_record import RunRecord, damaged
 
@@ -178,7 +179,10 @@ def _baseline(place: Path, result: Result) -> Entry:
 def _right(place: Path, result: Result) -> Bool[np.ndarray, "draws m"] | Float64[np.ndarray, "1 m"]:
     if graded := result.graded():
         if len(graded[1]) != result.num_test:
-            raise UserError(f"{place}: damaged: {len(graded[1])} values stored for {result.num_test} test samples")
+            raise UserError(
+                f"{place}: damaged: {plural(len(graded[1]), 'value')} stored for"
+                f" {plural(result.num_test, 'test sample')}"
+            )
         return np.array([graded[1]], np.float64)
     draws = [np.unpackbits(np.frombuffer(bytes.fromhex(answers), np.uint8)) for answers in result.answers()]
     for bits in draws:

@@ -144,7 +144,9 @@ def read_meta(folder: Path) -> Meta:
             )
         return foreign_json.convert(values, Meta, path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"checkpoint {folder}: no meta.json, so it is not a complete checkpoint") from error
+        raise UserError(
+            f"checkpoint {folder}: no meta.json, so it is not a complete checkpoint; name RUN/checkpoints/step-..."
+        ) from error
     except foreign_json.ForeignJsonError as error:
         raise UserError(
             f"checkpoint {folder}: damaged meta.json ({error.why}); delete the folder to use an older one"

@@ -9,6 +9,7 @@ import torch
 from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.nvidia_devices import (
     driver_version,
     hidden_by,
@@ -45,7 +46,8 @@ def own_device(asked: str, local_rank: int = 0) -> torch.device:
     count, processes = torch.cuda.device_count(), max(local_rank + 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if 1 < count < processes:  # a single one may be this process's own: ``require_apart`` finds out
         raise UserError(
-            f"device {asked}: {processes} processes on a machine with {count} GPUs; start {count}, or show each its own"
+            f"device {asked}: {plural(processes, 'process')} on a machine with"
+            f" {plural(count, 'GPU')}; start {count}, or show each its own"
         )
     chosen = torch.device("cuda", 0 if count == 1 else local_rank)
     torch.cuda.set_device(chosen)

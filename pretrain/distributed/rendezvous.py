@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
 
 _POLL_SECONDS = 0.05
@@ -50,7 +51,7 @@ def _answer_all(store: Store, size: int, namespace: str, until: float) -> None:
         for rank in range(1, size):
             if word := _read(store, f"eyespot/word/{rank}"):
                 store.set(f"eyespot/answer/{rank}", f"{word} {namespace}")
-        _wait(until, f"only {met + 1} of {size} ranks came")
+        _wait(until, f"only {met + 1} of {plural(size, 'rank')} came")
 
 
 def _read(store: Store, key: str) -> str:

@@ -9,6 +9,7 @@ from types import TracebackType
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.schedule import effective_rate
@@ -71,11 +72,13 @@ def announce(
     data, rate = run.data, effective_rate(run.optim.lr, run.data.batch_size)
     epochs = run.steps * data.batch_size / manifest.num_samples
     log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
-    count, kind = manifest.num_samples, "samples" if manifest.frames else "images"
-    log.info("data: %s, %d %s, %.1f epochs in %d steps", manifest.name, count, kind, epochs, run.steps)
+    count, kind = manifest.num_samples, "sample" if manifest.frames else "image"
+    counts = plural(count, kind), plural(run.steps, "step")
+    log.info("data: %s, %s, %.1f epochs in %s", manifest.name, counts[0], epochs, counts[1])
     log.info(
-        "batch %d = %d ranks x %d micro-batches x %d; learning rate %g = %g per 256 %s; %s on %s, engine %s",
-        *(data.batch_size, world.size, data.accumulate, data.batch_size // world.size // data.accumulate),
+        "batch %d = %s x %s x %d %s; learning rate %g = %g per 256 %s; %s on %s, engine %s",
+        *(data.batch_size, plural(world.size, "rank"), plural(data.accumulate, "micro-batch")),
+        *(data.batch_size // world.size // data.accumulate, counted_as),
         *(rate, run.optim.lr, counted_as, run.precision, world.device, run.engine),
     )
     if world.cores:

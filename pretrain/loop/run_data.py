@@ -19,6 +19,7 @@ from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
@@ -68,7 +69,7 @@ class RunData:
             raise UserError(f"data.{field}: {method} needs labels, and of the samples that it sees none has one")
         if needs == "all" and labels.min() < 0:
             raise UserError(
-                f"data.shards {shards}: {(labels < 0).sum()} of {len(labels)} images have no label;"
+                f"data.shards {shards}: {(labels < 0).sum()} of {plural(len(labels), 'image')} have no label;"
                 " name the others in data.ids"
             )
         if objective.num_classes is not None and labels.max() >= objective.num_classes:
@@ -195,7 +196,9 @@ def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n
     ids = _read_ids(field, data.labeled_ids, shards.manifest)
     unlabeled = ids[shards.index["label"][ids] < 0]
     if len(unlabeled):
-        raise UserError(f"{field}: {len(unlabeled)} of {len(ids)} samples have no label (the first: {unlabeled[0]})")
+        raise UserError(
+            f"{field}: {len(unlabeled)} of {plural(len(ids), 'sample')} have no label (the first: {unlabeled[0]})"
+        )
     return ids
 
 
@@ -240,7 +243,7 @@ def check_dealt(data: DataConfig, num_ranks: int) -> None:
         nearest = parts * max(1, round(data.batch_size / parts))
         raise UserError(
             f"data.batch_size {data.batch_size}: must be a multiple of {parts}"
-            f" ({num_ranks} ranks x {data.accumulate} micro-batches), for instance {nearest}"
+            f" ({plural(num_ranks, 'rank')} x {plural(data.accumulate, 'micro-batch')}), for instance {nearest}"
         )
 
 

@@ -84,11 +84,12 @@ def make_encoder(config: EncoderConfig, channels: int = 3) -> nn.Module:
 
 def _created(config: EncoderConfig, options: dict[str, Any], own_size: int) -> nn.Module:
     """timm's encoder with those options that its architecture takes; one that would change nothing is left out."""
-    neutral = {"drop_path_rate": 0.0, "img_size": own_size, "in_chans": 3}
+    neutral = {"drop_path_rate": 0.0, "img_size": own_size, "in_chans": 3, "patch_size": None}
     refused = {
         "in_chans": f"encoder.name {config.name!r}: sees 3 channels only; try resnet18",
         "drop_path_rate": f"encoder.drop_path {config.drop_path}: {config.name} has no branches to drop; leave it out",
         "img_size": f"encoder.image_size {config.image_size}: {config.name} sees images of {own_size} pixels only",
+        "patch_size": f"encoder.patch_size {config.patch_size}: {config.name} has no patches; set it to None",
     }
     while True:
         try:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import AudioView, RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import clustered
 from eyespot.pretrain.losses.sound_statistics import LEAST_COLUMNS, kinds, sound_statistics
@@ -108,7 +109,7 @@ class AmbientSound(Objective):
         """Whether there are enough samples to cluster."""
         if (count := len(ids)) < self.config.num_clusters:
             raise UserError(
-                f"objective.num_clusters {self.config.num_clusters}: more than the {count} sounds; lower it"
+                f"objective.num_clusters {self.config.num_clusters}: more than the {plural(count, 'sound')}; lower it"
             )
 
     def views(self) -> ViewSpec:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import agreement, clustered, renumbered, whitened
 from eyespot.pretrain.networks.encoders import feature_width
@@ -94,7 +95,8 @@ class DeepCluster(Objective):
         """Everything in one cluster."""
         if len(ids) < self.config.num_clusters:
             raise UserError(
-                f"objective.num_clusters {self.config.num_clusters}: more than the {len(ids)} images; lower it"
+                f"objective.num_clusters {self.config.num_clusters}: more than the"
+                f" {plural(len(ids), 'image')}; lower it"
             )
         self.register_buffer("ids", ids.clone())
         self.register_buffer("assigned", torch.zeros_like(self.ids))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 
 FACTORS = "factors"
@@ -65,7 +66,7 @@ def check_stages(module: nn.Module, stages: tuple[float, ...], num_blocks: int) 
         return 0
     blocks = repeated_blocks(encoder)
     if num_blocks > len(blocks):
-        raise UserError(f"optim.stage_blocks {num_blocks}: the encoder has {len(blocks)} blocks; lower it")
+        raise UserError(f"optim.stage_blocks {num_blocks}: the encoder has {plural(len(blocks), 'block')}; lower it")
     first = next(iter(blocks[-num_blocks].parameters()))
     return next(place for place, parameter in enumerate(encoder.parameters()) if parameter is first)
 

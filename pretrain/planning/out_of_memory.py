@@ -18,6 +18,7 @@ import torch
 from torch.distributed.distributed_c10d import _get_default_store  # pyright: ignore[reportPrivateImportUsage]
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.run_end import TrainingError
@@ -184,7 +185,7 @@ def explanation(run: Run, world: World, left: Room, found: "Trace | None", said:
     micro = per_rank // run.data.accumulate
     field = f"data.accumulate {run.data.accumulate}: out of memory on {world.device}"
     if found is None:
-        return TrainingError(f"{field}, with micro-batches of {micro} images per process; {said[:200]}")
+        return TrainingError(f"{field}, with micro-batches of {plural(micro, 'image')} per process; {said[:200]}")
     fleet = Fleet(
         gpus=world.size,
         node_gpus=int(os.environ.get("LOCAL_WORLD_SIZE", world.size)),
@@ -195,10 +196,14 @@ def explanation(run: Run, world: World, left: Room, found: "Trace | None", said:
     has = f"{left.whole / 1e9:.1f} GB, {left.foreign / 1e9:.1f} of them held by others than its tensors"
     if largest >= micro:
         return TrainingError(
-            f"{field}, which has {has}; micro-batches of {micro} images should fit, {largest} at most: look who else"
+            f"{field}, which has {has}; micro-batches of {plural(micro, 'image')} should fit,"
+            f" {largest} at most: look who else"
             " uses it, or make them smaller with --data.accumulate"
         )
-    field = f"{field} with micro-batches of {micro} images per process; it has {has}; {largest} images would fit"
+    field = (
+        f"{field} with micro-batches of {plural(micro, 'image')} per process; it has {has};"
+        f" {plural(largest, 'image')} would fit"
+    )
     try:
         accumulate = fitting_accumulation(run, found, fleet, per_rank)
     except UserError:

@@ -7,7 +7,7 @@ import pytest
 from moving_pictures import film, wandering, write_film
 
 from eyespot.cluster.cli import main
-from eyespot.cluster.clip_shards import plural, summary
+from eyespot.cluster.clip_shards import summary
 from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest, Members
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -85,10 +85,6 @@ def test_members_are_counted_and_what_is_left_out_is_named():
         members=members,
     )
     lines = summary(Path("set"), manifest).splitlines()
-    assert "  .txt         of 5 of 9 images" in lines
-    assert lines[-2].strip() == "left out     4 .txt (named in manifest.json):"
+    assert "  captions     of 5 of 9 images (.txt)" in lines
+    assert lines[-2].strip() == "left out     4 captions (named in manifest.json):"
     assert lines[-1].strip() == r"4  its text is empty: 0.jpg\x1b[2J, 1.jpg\x1b[2J, 2.jpg\x1b[2J, ..."
-
-
-def test_numbers_have_their_word():
-    assert [plural(1, "class", "classes"), plural(2000, "class", "classes")] == ["1 class", "2,000 classes"]

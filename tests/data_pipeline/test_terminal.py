@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from eyespot.data_pipeline.terminal import FilteredStream, brief, filter_output, one_line, printable, unfiltered
+from eyespot.data_pipeline.terminal import FilteredStream, brief, filter_output, one_line, plural, printable, unfiltered
 
 OBEYED = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x202E, 0x2066, 0xDC80)]
 HOSTILE = "\x1b]52;c;b3du\x07\x1b[2J\x9b31m\u202egpj.\x7f\udcff\rverified"
@@ -103,3 +103,12 @@ def test_it_stands_before_the_stream_once(monkeypatch):
     sys.stdout.close()
     sys.stdout.write("\x1b")
     assert shown.getvalue() == r"\x1b"
+
+
+def test_one_is_one_and_many_have_their_commas():
+    assert plural(1, "rank") == "1 rank"
+    assert plural(0, "image") == "0 images"
+    assert plural(1438, "image") == "1,438 images"
+    assert [plural(count, "class") for count in (1, 2)] == ["1 class", "2 classes"]
+    assert [plural(count, "micro-batch") for count in (1, 16)] == ["1 micro-batch", "16 micro-batches"]
+    assert [plural(count, "entry", "entries") for count in (1, 3)] == ["1 entry", "3 entries"]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.skipped import printable
+from eyespot.data_pipeline.terminal import plural
 
 MAX_CLASSES = 1 << 20
 SPLIT_FOLDERS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
@@ -30,7 +31,7 @@ class Layout(NamedTuple):
             return []
         other = "last" if class_folder == "top" else "top"
         return [
-            f"{self.num_deeper:,} images lie in folders within folders; their class is the {class_folder} one,"
+            f"{plural(self.num_deeper, 'image')} lie in folders within folders; their class is the {class_folder} one,"
             f" with --class-folder {other} the {other} one"
         ]
 

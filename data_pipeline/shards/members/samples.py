@@ -33,6 +33,7 @@ from eyespot.data_pipeline.shards.members.frame_names import (
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Member
+from eyespot.data_pipeline.terminal import plural
 
 LONGEST_LABEL = 1024
 """Bytes of a .cls member; a longer one is no label."""
@@ -169,7 +170,10 @@ def frame_notes(count: int, asked: Reading) -> list[str]:
     """What to tell of so many samples that were found to have frames, a line each."""
     if not count or asked.frames is not None:
         return []
-    return [f"{count:,} samples have frames (KEY.000.jpg, KEY.001.jpg, ...); with --frames none they are not read so"]
+    return [
+        f"{plural(count, 'sample')} have frames (KEY.000.jpg, KEY.001.jpg, ...); with --frames none"
+        f" they are not read so"
+    ]
 
 
 def check_plain(tar: Path, files: Sequence[Member]) -> None:

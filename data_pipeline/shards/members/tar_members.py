@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.skipped import Tally
+from eyespot.data_pipeline.terminal import plural
 
 BLOCK = 512
 _COMPRESSED = {
@@ -70,7 +71,7 @@ def _scan_archive(file: BinaryIO, found: Scan) -> int:
             try:
                 member = archive.next()
             except (tarfile.TarError, *_HOSTILE) as error:
-                found.problem = f"truncated or damaged after {len(found.files)} files ({error})"
+                found.problem = f"truncated or damaged after {plural(len(found.files), 'file')} ({error})"
                 return archive.offset
             if member is None:
                 break
@@ -81,7 +82,7 @@ def _scan_archive(file: BinaryIO, found: Scan) -> int:
             archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else a list of a million headers grows
         file.seek(archive.offset)
         if file.read(BLOCK) != bytes(BLOCK):  # a tar that was cut at a member's border does not end with zeros
-            found.problem = f"truncated or damaged after {len(found.files)} files (no end-of-archive block)"
+            found.problem = f"truncated or damaged after {plural(len(found.files), 'file')} (no end-of-archive block)"
         return archive.offset
 
 

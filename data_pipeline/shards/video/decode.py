@@ -22,6 +22,7 @@ from eyespot.data_pipeline.shards.video.containers import HEAD, Window, demuxer
 from eyespot.data_pipeline.shards.video.gif_blocks import is_cut
 from eyespot.data_pipeline.shards.video.matroska import is_complete
 from eyespot.data_pipeline.shards.video.timing import MOST_REPEATS, resampled
+from eyespot.data_pipeline.terminal import plural
 
 LARGEST_FRAME = 2**26
 """Pixels: twice 8K. A decoder keeps up to twenty frames."""
@@ -226,7 +227,7 @@ def _check_whole(place: Place, container: Any, stream: Any, decoded: int, ending
     if decoded < counted and container.format.name.startswith("mov"):  # whose edit list may hide some of them
         counted = min(counted, sum(not entry.is_discard for entry in stream.index_entries))
     if decoded < counted * (1 - _CUT_SHARE) - 2:
-        raise BadVideo(f"cut: {decoded} frames where its header says {counted}")
+        raise BadVideo(f"cut: {plural(decoded, 'frame')} where its header says {counted}")
 
 
 def _clock(text: str) -> float:

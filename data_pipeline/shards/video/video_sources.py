@@ -19,6 +19,7 @@ from eyespot.data_pipeline.shards.sources import FoundFile, arrange, walk
 from eyespot.data_pipeline.shards.video.containers import MOVING_IMAGE, SUFFIXES, check_installed
 from eyespot.data_pipeline.shards.video.decode import LARGEST_FRAME, Wanted
 from eyespot.data_pipeline.shards.video.decoded_videos import Cut, Sample, Video, decode_all, variable_rates
+from eyespot.data_pipeline.terminal import plural
 
 MAX_FRAMES = 100_000
 """Of one video, where nobody says otherwise: an hour of 28 a second."""
@@ -104,7 +105,8 @@ def open_videos(source: str, spool: Path, wanted: Cut, workers: int, reading: Re
     if not files:
         most = ", ".join(f"{one.count} {one.reason}" for one in skipped.listed()[:3])
         raise UserError(
-            f"source {source}: no videos inside ({skipped.total} other files{': ' * bool(most)}{most}); videos end in"
+            f"source {source}: no videos inside"
+            f" ({plural(skipped.total, 'other file')}{': ' * bool(most)}{most}); videos end in"
             f" {', '.join(sorted(SUFFIXES | {MOVING_IMAGE}))}"
         )
     found = arrange(printable(path.resolve().name), files, f"source {source}", skipped, reading)
@@ -192,11 +194,13 @@ def _notes(videos: list[Video], decoded: dict[Video, list[Sample] | str], spool:
     notes: list[str] = []
     parts = [found for found in decoded.values() if not isinstance(found, str)]
     if long := [found for found in parts if len(found) > 1]:
-        many, total = f"{len(long)} of {len(parts)} videos", sum(map(len, long))
-        notes.append(f"{many} are longer than {wanted.longest:g} s, and were cut into {total} samples (--segment)")
+        many, total = f"{len(long)} of {plural(len(parts), 'video')}", sum(map(len, long))
+        notes.append(
+            f"{many} are longer than {wanted.longest:g} s, and were cut into {plural(total, 'sample')} (--segment)"
+        )
     if variable := variable_rates(videos, spool, wanted):
         some = ", ".join(variable[:_NAMED]) + ", ..." * (len(variable) > _NAMED)
         notes.append(f"the frame rate varies in {len(variable)} ({some}): noted is its mean; --fps makes it even")
     if wanted.sound and (silent := [found for found in parts if found[0].sound is None]):
-        notes.append(f"{len(silent)} of {len(parts)} videos have no sound")
+        notes.append(f"{len(silent)} of {plural(len(parts), 'video')} have no sound")
     return notes

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.protocols import linear
 from eyespot.eval.protocols.labeled_data import TEST_SHARE, LabeledData, Part
 from eyespot.eval.protocols.task import Candidate, Task, stratified_split
@@ -44,7 +45,8 @@ def directed_videos(shards: ShardFolder, seed: int) -> LabeledData:
         split = f"no test split: {TEST_SHARE:.0%} of the videos held out (seed {seed})"
     if train.size < MIN_VIDEOS or not test.size:
         raise UserError(
-            f"shards {shards.named}: {train.size} videos are too few to learn a direction from; {MIN_VIDEOS} are needed"
+            f"shards {shards.named}: {plural(train.size, 'video')} are too few to learn a direction"
+            f" from; {MIN_VIDEOS} are needed"
         )
     return LabeledData(name=shards.manifest.name, train=train, test=test, classes=DIRECTIONS, split=split)
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.data_pipeline.terminal import plural
 
 OfVideos = Literal["action", "alignment", "order"]
 LEAST_ALIGNED = 4
@@ -23,7 +24,10 @@ def _lacking(protocol: OfVideos, frames: Frames, num_labeled: int) -> str:
     if protocol == "alignment" and len(frames.streams) < 2:
         return "have one camera (stream), and alignment compares two; pack both: --frames camera"
     if protocol == "alignment" and frames.count[0] < LEAST_ALIGNED:
-        return f"have a video of {frames.count[0]} frames, and alignment wants {LEAST_ALIGNED} or more; leave it out"
+        return (
+            f"have a video of {plural(frames.count[0], 'frame')}, and alignment wants"
+            f" {LEAST_ALIGNED} or more; leave it out"
+        )
     if protocol == "order" and frames.count[2] < 2:
         return "have videos of a single frame each, and order wants two or more; pack longer ones"
     return ""

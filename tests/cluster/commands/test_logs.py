@@ -48,7 +48,7 @@ def test_wrong_words_are_one_line(run, words, answer, capsys):
 
 def test_a_folder_of_runs_is_not_a_run(run, capsys):
     assert main(["logs", str(run.parent)]) == 2
-    assert f"holds 1 runs; name one, for example {run}" in capsys.readouterr().err
+    assert f"holds 1 run; name one, for example {run}" in capsys.readouterr().err
 
 
 def test_a_run_by_hand_has_no_job(run, capsys):

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import main
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -15,7 +16,7 @@ def test_sync_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     uri = f"sqlite:///{tmp_path}/m.db"
     for sent in (5, 0):
         assert main(["sync", str(run_dir), "--uri", uri]) == 0
-        assert capsys.readouterr().out == f"{sent} lines and 0 results sent to {uri}\n"
+        assert capsys.readouterr().out == f"{plural(sent, 'line')} of metrics and 0 results sent to {uri}\n"
 
 
 def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

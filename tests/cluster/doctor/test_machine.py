@@ -55,7 +55,7 @@ def test_too_few_open_files(make_context):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert "fail" not in [finding.level for finding in few]
     (failed,) = [finding for finding in many if finding.level == "fail"]
-    assert failed.found == "a process may have 1024 files open; 1000 ranks need 8512"
+    assert failed.found == "a process may have 1024 files open; 1,000 ranks need 8512"
     assert "8512" in failed.fix
 
 

@@ -31,7 +31,7 @@ def check(make_context, folder, which=shards.agreement, **fields):
 def test_good_shards(make_context, folder):
     finding = check(make_context, folder)
     assert finding.level == "ok"
-    assert finding.found.startswith("1438 samples in 1 tars: all there")
+    assert finding.found.startswith("1,438 samples in 1 tar: all there")
     assert check(make_context, folder.parent / "shards").level == "ok"
 
 
@@ -81,16 +81,16 @@ def test_read_speed(make_context, folder, monkeypatch):
     monkeypatch.setattr(shards, "SLOW_BYTES_PER_SECOND", 1e15)
     slow = check(make_context, folder, shards.read_speed)
     assert slow.level == "warn"
-    assert slow.found.endswith("for 1 processes")
+    assert slow.found.endswith("for 1 process")
 
 
 @pytest.mark.parametrize(
     ("nodes", "batch_size", "accumulate", "level", "words"),
     [
-        (2, 64, 1, "ok", "1438 for 2 ranks x 32 images at once"),
-        (2, 2000, 1, "fail", "1438 samples are too few for 2 ranks x 1000 images at once"),
-        (2, 2000, 2, "ok", "1438 for 2 ranks x 500 images at once"),
-        (3, 64, 1, "fail", "a batch of 64 cannot be dealt to 3 ranks x 1 micro-batches"),
+        (2, 64, 1, "ok", "1,438 for 2 ranks x 32 images at once"),
+        (2, 2000, 1, "fail", "1,438 samples are too few for 2 ranks x 1,000 images at once"),
+        (2, 2000, 2, "ok", "1,438 for 2 ranks x 500 images at once"),
+        (3, 64, 1, "fail", "a batch of 64 cannot be dealt to 3 ranks x 1 micro-batch"),
         (4, 64, 32, "fail", "a batch of 64 cannot be dealt to 4 ranks x 32 micro-batches"),
     ],
 )

@@ -63,7 +63,7 @@ def test_settings_may_stand_in_a_file(digits, tmp_path, capsys, monkeypatch):
 def test_a_preset_is_a_recipe(run_dir_copy, digits, capsys):
     words = ["eval", "linear-paper", str(run_dir_copy), str(digits), "--preset", "simclr", "--data.batch-size", "4096"]
     assert main(words) == 2
-    assert "batch_size 4096: more than the 1438 samples" in capsys.readouterr().err
+    assert "batch_size 4096: more than the 1,438 samples" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

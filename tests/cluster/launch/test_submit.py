@@ -44,7 +44,7 @@ def srun_line(script: str) -> str:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nodes": 3}, "data.batch_size 16: must be a multiple of 3 (3 nodes x 1 processes x 1 micro-batches)"),
+        ({"nodes": 3}, "data.batch_size 16: must be a multiple of 3 (3 nodes x 1 process x 1 micro-batch)"),
         ({"nodes": 2, "gpus_per_node": 16}, "data.batch_size 16: must be a multiple of 32"),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_cannot_run_is_one_line(member, values, message):
 
 def test_more_than_all_samples_in_a_batch_and_missing_shards(member):
     member.run.data.batch_size = 4096
-    with pytest.raises(UserError, match=r"data\.batch_size 4096: more than the 1438 samples"):
+    with pytest.raises(UserError, match=r"data\.batch_size 4096: more than the 1,438 samples"):
         check(Submission(), member)
     member.run.data.shards = None
     with pytest.raises(UserError, match=r"data\.shards: not given"):

@@ -159,7 +159,7 @@ def test_every_member_is_in_the_index_or_counted(tmp_path: Path):
     }  # fmt: skip
     found = manifest.num_samples + len(manifest.quarantined) + sum(skipped(manifest).values()) - 1  # of the .tar.gz
     assert found == num_members
-    assert "1 images cannot be used in place, but eyespot shards pack" in manifest.notes[-1]
+    assert "1 image cannot be used in place, but eyespot shards pack" in manifest.notes[-1]
     assert ShardFolder(tmp_path / "set").manifest == manifest and verify(tmp_path / "set") == []
 
 

@@ -74,7 +74,7 @@ def test_wrong_names_are_one_line(classes, message):
 def test_a_wrong_file_of_names_is_one_line(tmp_path):
     for content, message in {
         b"": r"--class-names .*lines\.txt: is empty; write the name of one class a line",
-        b"one\n": r"has 1 names, and there are 2 classes",
+        b"one\n": r"has 1 name, and there are 2 classes",
         b"one\none\n": r"lines\.txt, line 2: is also the name of class 0; give each class a name of its own",
         b"\xe9\n": "is not UTF-8",
     }.items():

@@ -41,7 +41,7 @@ def test_unlabelled_samples_are_left_out(digits, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda labels: np.full_like(labels, -1), "none of 1438 samples has a label"),
+        (lambda labels: np.full_like(labels, -1), "none of 1,438 samples has a label"),
         (lambda labels: np.zeros_like(labels), "two classes or more"),
         (lambda labels: np.where(labels == 3, 4, labels), "classes of which train has no sample"),
     ],

@@ -14,6 +14,7 @@ from result_files import some_result, write
 
 from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.release.fetch import fetched
 from eyespot.eval.release.registry import DIGEST_TAG as RELEASE_TAG
 from eyespot.eval.release.registry import register, set_alias
@@ -129,7 +130,9 @@ def test_what_could_not_be_sent_comes_with_sync(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for lines, num_results in ((1, 1), (0, 0)):
         assert main(["sync", str(run_dir)]) == 0
-        assert capsys.readouterr().out == f"{lines} lines and {num_results} results sent to {uri}\n"
+        assert capsys.readouterr().out == (
+            f"{plural(lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {uri}\n"
+        )
     assert len(parent_and_children(uri, "key-late")[1]) == 1
 
 

@@ -9,6 +9,7 @@ from moving_squares import pack_squares
 
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import progress
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
@@ -51,7 +52,7 @@ def test_clips_are_not_called_images(tmp_path: Path, caplog):
     manifest = pack_squares(tmp_path / "squares", 1, masks=False).manifest
     announce(run, "arrow_of_time_tiny", manifest, alone, 1_250_000, counted_as="clips")
     said = " ".join(caplog.messages)
-    assert "12 clips/s" in said and f" {manifest.num_samples} samples, " in said and "per 256 clips" in said
+    assert "12 clips/s" in said and f" {plural(manifest.num_samples, 'sample')}, " in said and "per 256 clips" in said
     assert "images" not in said
 
 
@@ -85,6 +86,6 @@ def test_the_start_says_sizes_and_the_rate_that_applies(digits: Path, caplog):
     announce(run, "mae_tiny", manifest, World(rank=0, size=4, device=torch.device("cpu")), 1_250_000)
     first, second, third = caplog.messages
     assert first == f"mae_tiny: {run.encoder.name}, 1.2 M parameters, in runs/first"
-    assert f"{manifest.num_samples} images, {100 * 64 / manifest.num_samples:.1f} epochs in 100 steps" in second
-    assert "batch 64 = 4 ranks x 2 micro-batches x 8" in third
+    assert f"{manifest.num_samples:,} images, {100 * 64 / manifest.num_samples:.1f} epochs in 100 steps" in second
+    assert "batch 64 = 4 ranks x 2 micro-batches x 8 images;" in third
     assert "learning rate 0.0005 = 0.002 per 256 images" in third

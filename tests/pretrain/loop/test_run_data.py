@@ -73,7 +73,7 @@ def partly_labeled(digits: Path, folder: Path) -> Path:
 def test_labels_of_some_images_are_enough_where_the_method_says_so(digits, tmp_path):
     shards = partly_labeled(digits, tmp_path)
     data_of("supcon_tiny", shards).check_labels(objective_of("supcon_tiny"))
-    with pytest.raises(UserError, match=r"480 of 1438 images have no label; name the others in data\.ids"):
+    with pytest.raises(UserError, match=r"480 of 1,438 images have no label; name the others in data\.ids"):
         data_of("classify_tiny", shards).check_labels(objective_of("classify_tiny"))
     run = run_of("supcon_tiny", shards)
     run.data.ids = tmp_path / "ids.txt"

@@ -57,9 +57,11 @@ def test_a_run_without_memory_names_a_micro_batch_that_fits(digits, tmp_path):
     assert done.returncode == ExitCode.WRONG_INPUT, done.stderr
     assert "Traceback" not in done.stderr + (tmp_path / "whole" / "logs" / "rank-0.log").read_text()
     (line,) = (line for line in done.stderr.splitlines() if "out of memory" in line)
-    found = re.search(rf"micro-batches of {BATCH} images .* (\d+) images would fit; use --data.accumulate (\d+)", line)
+    found = re.search(
+        rf"micro-batches of {BATCH:,} images .* ([\d,]+) images would fit; use --data.accumulate (\d+)", line
+    )
     assert found is not None, line
-    largest, accumulate = map(int, found.groups())
+    largest, accumulate = (int(number.replace(",", "")) for number in found.groups())
     assert BATCH // 16 <= largest < BATCH
     assert BATCH // accumulate <= largest
     again = run_limited(digits, tmp_path / "parts", "--data.accumulate", str(accumulate), limit=ROOM_BYTES + ARENAS)
@@ -106,7 +108,7 @@ def test_what_is_said_depends_on_what_there_is(found):
     per_image = (found.at(1000).activations - found.at(500).activations) / 500
     little = told(found, Room(whole=8 * GB, foreign=8 * GB - int(700 * per_image)))
     assert isinstance(little, UserError)
-    assert re.search(r"accumulate 1: .*micro-batches of 2048 images .*use --data.accumulate (4|8)", str(little))
+    assert re.search(r"accumulate 1: .*micro-batches of 2,048 images .*use --data.accumulate (4|8)", str(little))
     nothing = told(found, Room(whole=8 * GB, foreign=8 * GB))
     assert isinstance(nothing, UserError)
     assert "0 images would fit; try --encoder.checkpointing, --engine fsdp" in str(nothing)

@@ -20,7 +20,7 @@ def test_what_is_missing_is_named(films, digits):
     images = ShardFolder(digits / "test").manifest
     for protocol in ("action", "alignment", "order"):
         assert lacking(protocol, images).startswith("have no frames; pack videos")
-    assert "a video of 1 frames" in lacking("alignment", films)
+    assert "a video of 1 frame" in lacking("alignment", films)
     films.frames.streams = ("",)
     assert lacking("alignment", films).startswith("have one camera (stream), and alignment compares two; pack both:")
     films.num_labeled, films.frames.count = 0, (1, 1, 1)
