@@ -99,6 +99,9 @@ class Objective(nn.Module, ABC):
     """Nothing but encoders reads the views, at most in another order or turned: on a GPU under bf16 they then come in
     bf16, which takes half the memory; autocast would round them so anyway."""
 
+    cuts_views: ClassVar[bool] = False
+    """Whether the encoder sees parts of the views, not whole ones: they may then be larger than ``image_size``."""
+
     compiled: ClassVar[tuple[str, ...]] = ()
     """Methods that ``--compile`` compiles beside the modules: tensors in, tensors out."""
 

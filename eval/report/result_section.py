@@ -7,13 +7,16 @@ from itertools import groupby
 
 from markupsafe import Markup
 
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.report.charts import NUM_COLOURS, Line, Row, interval_chart, line_chart
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.results.compare import LEVEL, Difference, paired_differences
 from eyespot.eval.results.result import Result
-from eyespot.eval.results.tables import by_depth, depth_table, poolings, score_table
+from eyespot.eval.results.tables import CHOSEN, by_depth, depth_table, poolings, score_table, turned
 
+MOST_COLUMNS = 6
+"""Of a table of results; with more its numbers stand below each other."""
 _ROLES = ("encoder", "random", "pixels")
 _BASELINES = {"random": "the same encoder with random weights", "pixels": "raw pixels"}
 _NAMES = {
@@ -163,10 +166,19 @@ def _comparison(group: Sequence[Shown]) -> Comparison:
     ]
     header, cells = score_table(results, digits=1)
     strong = {place for place, each in enumerate(group) if each.run is not None}
-    numbers = Table(header=header, rows=cells, numbers=range(1, len(header) - 1), strong=strong)
+    if len(header) > MOST_COLUMNS and len(cells) < len(header) - 1:  # wider than the card
+        header, cells = turned(header, cells)
+        numbers = Table(header=header, rows=cells, numbers=range(1, len(header)))
+    else:
+        last = len(header) - (header[-1] == CHOSEN)
+        numbers = Table(header=header, rows=cells, numbers=range(1, last), strong=strong)
     chance = _chance(first)
     plot = interval_chart(rows, title=_heading(group), chance=chance) if rows else Markup()
-    learned = f"{first.num_classes} classes, {first.num_train:,} training {first.samples}, " if first.num_train else ""
+    learned = (
+        f"{plural(first.num_classes, 'class')}, {first.num_train:,} training {first.samples}, "
+        if first.num_train
+        else ""
+    )
     about = f"{learned}{first.tested}"
     about += f" ({first.split})." + (" Dashed: chance." if chance is not None else "")
     about += "".join(f" {pooling}." for pooling in poolings(results))

@@ -186,11 +186,17 @@ class Result:
         """Name and values of a score that each test sample has for itself, where samples are more or less right."""
         return next(((name, score.values) for name, score in self.scores.items() if score.values), None)
 
+    def guesses(self) -> list[str]:
+        """Of the settings those that say what guessing gets: shares, 0..1."""
+        return [name for name in self.settings if name == "largest class" or name.split(" @")[0] == "chance"]
+
     def chosen(self) -> str:
-        """The settings in short: "mean, λ 0.001", "cls, k 20"."""
+        """The other settings in short: "mean, λ 0.001", "cls, k 20"."""
         names = {"features": "", "lambda": "λ "}
         shown = {
-            name: f"{value:.2g}" if isinstance(value, float) else str(value) for name, value in self.settings.items()
+            name: f"{value:.2g}" if isinstance(value, float) else str(value)
+            for name, value in self.settings.items()
+            if name not in self.guesses()
         }
         return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
 

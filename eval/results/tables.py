@@ -17,6 +17,11 @@ SPREAD_NAMES = {
 }
 """What the numbers of `eyespot.eval.protocols.label_free` are called, in the order of the table."""
 
+CHOSEN = "chosen"
+"""The last column, where something was chosen on a tenth of train."""
+_UNITS = {RMSE: ", in the maps' unit", "AbsRel": ", share of the depth"}
+"""Behind the names of numbers whose unit is not the others'."""
+
 NO_SHARES = ("perplexity", "gain")
 """How numbers begin that are no shares and have an interval."""
 
@@ -35,7 +40,9 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
         return _by_number(results)
     names = dict.fromkeys(name for result in results for name in result.all_scores())
     shown = [name for name in names if not name.startswith(DRAW) and name != EACH]
-    header = ["", first.share, "95% interval", *shown[1:], "chosen"]
+    guesses = list(dict.fromkeys(name for result in results for name in result.guesses()))
+    header = ["", first.share, "95% interval", *(f"{name}{_UNITS.get(name, '')}" for name in shown[1:])]
+    header += [name.replace(" asks)", ")") for name in guesses]  # a terminal has 80 columns
     rows = []
     for result in results:
         texts = [result.name]
@@ -43,8 +50,25 @@ def score_table(results: Sequence[Result], digits: int = 2) -> tuple[list[str], 
             texts.append("" if score is None else _told(name, score, digits))
         low, high = result.interval or (0.0, 1.0)
         texts.insert(2, f"{low:.{digits}%} to {high:.{digits}%}")
-        rows.append([*texts, result.chosen()])
+        rows.append([*texts, *(_guessed(result.settings.get(name)) for name in guesses)])
+    chosen = [result.chosen() for result in results]
+    if any(chosen):
+        header, rows = [*header, CHOSEN], [[*row, words] for row, words in zip(rows, chosen, strict=True)]
     return header, rows
+
+
+def turned(header: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The same with a row for each number and a column for each result."""
+    first, *others = map(list, zip(header, *rows, strict=True))
+    return first, others
+
+
+def _guessed(share: float | str | None) -> str:
+    """What guessing gets, in per cent; of several k "0.0028, 0.014", as joint retrieval says it."""
+    try:
+        return ", ".join(f"{float(part):.1%}" for part in str(share or "").split(", ") if part)
+    except ValueError:
+        return str(share)
 
 
 def _told(name: str, score: Score, digits: int) -> str:

@@ -1,11 +1,15 @@
 """What can be said against a run before anything of it is on disk: by what was asked for, and by this machine."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 
+from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
+from eyespot.data_pipeline.loading.members.sound_views import check_sounds
 from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.weight_files import check_file
@@ -67,11 +71,33 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         check_which_labels(run.data, run.objective, type(objective).__name__)
         check_colours(objective.views(), run.data)
         check_views(objective.views())
+        check_sizes(objective)
+        check_sounds(objective.views(), run.data.batch_size // run.data.accumulate // world.size)
         check_files(objective.views(), shards, shards.manifest.num_samples)
         if run.optim.stages:
             check_stages(objective, run.optim.stages, run.optim.stage_blocks)
         check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
     return shards
+
+
+def check_sizes(objective: Objective) -> None:
+    """Whether whole views go through the encoder, where it is bound to one size.
+
+    Raises:
+        UserError: one is of another size.
+    """
+    patches = getattr(objective.encoder, "patch_embed", None)
+    if objective.cuts_views or not isinstance(patches, PatchEmbed) or not patches.strict_img_size:
+        return
+    own = patches.img_size[0] if isinstance(patches.img_size, tuple) else 0
+    config = getattr(objective, "config", None)
+    for field in fields(config) if is_dataclass(config) else ():
+        view = getattr(config, field.name)
+        if own and isinstance(view, RandomView) and view.size not in (0, own):
+            raise UserError(
+                f"objective.{field.name}.size {view.size}: the encoder sees images of {own} pixels only; leave it out,"
+                f" or set encoder.image_size to {view.size}, too"
+            )
 
 
 def objective_of(run: Run) -> Objective | None:

@@ -49,6 +49,8 @@ class ArrowOfTime(Objective):
     chance = 0.5
     picture_rows = ("the first frame", "the last frame", "where time is seen to run forwards")
 
+    cuts_views = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's head, for ten frames."""

@@ -50,6 +50,8 @@ class Counting(Contrastive):
 
     picture_rows = ("four quarters, from the image with the smallest count to that with the largest", "shrunken")
 
+    cuts_views = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's thousand numbers and margin (section 4)."""

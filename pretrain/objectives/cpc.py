@@ -59,6 +59,8 @@ class CPC(Contrastive):
     only_encodes = True
     picture_rows = ("the image", "its patches", "the patch that is likeliest after the rows above")
 
+    cuts_views = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):
         """The paper's geometry; heads as in v2's appendix."""

@@ -41,6 +41,8 @@ class Jigsaw(Objective):
 
     picture_rows = ("puzzle", "laid as the classifier says", "solved")
 
+    cuts_views = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's geometry (cells of 75 pixels, tiles of 64) and a hundred orders."""

@@ -43,6 +43,8 @@ class RelativePatch(Objective):
 
     picture_rows = ("middle patch", "other patch", "where the classifier puts it", "where it lay")
 
+    cuts_views = True
+
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
         """The paper's geometry: gaps of about half a patch, jitter of a few pixels."""

@@ -7,19 +7,22 @@ in it, as happens among the lowest where many are asked for, is always silent. W
 lower than -1: a full-scale sine reaches about 1 plus what its window gains, silence is -1.
 """
 
+import math
+import os
 from collections.abc import Sequence
 from functools import lru_cache
-from math import gcd
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from eyespot.data_pipeline.augment.views import AudioView
+from eyespot.data_pipeline.augment.views import AudioView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.random_numbers import numbers_below, words
 from eyespot.data_pipeline.shards.members.captions import BadMember
 from eyespot.data_pipeline.shards.members.sounds import open_sound
+from eyespot.data_pipeline.terminal import plural
 
 Ids = Int64[np.ndarray, " n"]
 LOWEST = 1e-8
@@ -90,7 +93,7 @@ def heard(
     if rate != view.rate:
         from scipy.signal import resample_poly  # takes a while to import
 
-        common = gcd(rate, view.rate)
+        common = math.gcd(rate, view.rate)
         wave = resample_poly(wave, view.rate // common, rate // common).astype(np.float32)
     made = np.zeros(view.num_samples, np.float32)
     made[: len(wave)] = wave[: len(made)]
@@ -103,6 +106,25 @@ def log_mel(wave: Float[Tensor, " samples"], view: AudioView) -> Float[Tensor, "
     spectrum = torch.stft(wave, view.window, view.hop, window=window, pad_mode="constant", return_complex=True)
     power = mel_triangles(view.rate, view.window, view.mels).to(wave) @ (spectrum.abs() / window.sum()).square()
     return 10 / 40 * power.clamp_min(LOWEST).log10() + 1
+
+
+def check_sounds(views: ViewSpec, at_once: int) -> None:
+    """Whether the spectrograms of so many samples fit into a fourth of this machine's memory.
+
+    Raises:
+        UserError: they do not.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for view in views.views:
+        if not isinstance(view, AudioView):
+            continue
+        needed = 4 * math.prod(view.shape(views.views)) * at_once
+        if needed > memory / 4:
+            raise UserError(
+                f"objective.sound.seconds {view.seconds:g}: the spectrograms of {plural(at_once, 'sample')} take"
+                f" {needed / 1e9:,.1f} GB, more than a fourth of this machine's {memory / 1e9:,.0f} GB; lower it, raise"
+                " objective.sound.hop, or make micro-batches smaller with --data.accumulate"
+            )
 
 
 @lru_cache(maxsize=8)

@@ -35,12 +35,12 @@ REFUSED = [
     ("mae_tiny", 1, {"device": "cuda"}, "device cuda: no NVIDIA device shows here"),
     ("mae_tiny", 1, {"data.shards": None}, "data.shards: not given"),
     ("mae_tiny", 1, {"data.shards": Path("nowhere")}, "nowhere"),
-    ("mae_tiny", 1, {"data.accumulate": 7}, r"data.batch_size 256: must be a multiple of 7 \(1 ranks x 7 .* 259"),
+    ("mae_tiny", 1, {"data.accumulate": 7}, r"data.batch_size 256: must be a multiple of 7 \(1 rank x 7 .* 259"),
     (
         "mae_tiny",
         3,
         {},
-        r"data.batch_size 256: must be a multiple of 3 \(3 ranks x 1 micro-batches\), for instance 255",
+        r"data.batch_size 256: must be a multiple of 3 \(3 ranks x 1 micro-batch\), for instance 255",
     ),
     (
         "mae_tiny",
@@ -53,6 +53,24 @@ REFUSED = [
     ("mae_tiny", 1, {"encoder.patch_size": 7}, "encoder.patch_size 7: does not divide encoder.image_size 16"),
     ("mae_tiny", 1, {"objective.mask_ratio": 0.9999}, "objective.mask_ratio 0.9999: nothing visible"),
     ("moco_v3_tiny", 1, {"encoder.name": "resnet18", "encoder.patch_size": None}, "freeze_patches True: ResNet"),
+    (
+        "simclr_tiny",
+        1,
+        {"encoder.name": "vit_tiny_patch16_224", "encoder.image_size": 32, "objective.view.size": 48},
+        "objective.view.size 48: the encoder sees images of 32 pixels only; leave it out, or set encoder.image_size to",
+    ),
+    (
+        "byol_tiny",
+        1,
+        {"encoder.name": "vit_tiny_patch16_224", "encoder.image_size": 32, "objective.second.size": 16},
+        "objective.second.size 16: the encoder sees images of 32 pixels only",
+    ),
+    (
+        "ambient_sound_tiny",
+        1,
+        {"objective.sound.seconds": 3600.0, "objective.sound.hop": 1},
+        "objective.sound.seconds 3600: the spectrograms of .* samples take .* GB, more than a fourth of this machine's",
+    ),
     ("mae_tiny", 1, {"start.weights": Path("no.safetensors")}, "start.weights no.safetensors: cannot be read"),
     ("mae_tiny", 1, {"start.weights": HERE.parent}, "is a folder; name a file of weights"),
     (
