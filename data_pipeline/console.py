@@ -25,7 +25,8 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options, markup=False, emoji=False)
+        # A notebook would keep every line as an output of its own.
+        super().__init__(**{"force_jupyter": False, **options}, markup=False, emoji=False)
 
     @property
     def file(self) -> Any:

@@ -94,7 +94,8 @@ class Page:
 
     def _repr_html_(self) -> str:
         page = escape(self.path.read_text(encoding="utf-8"), quote=True)
-        return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0" title="{escape(self.path.name)}">'
+        title = escape(self.path.name)
+        return f'<iframe srcdoc="{page}" width="100%" height="800" style="border:0" title="{title}"></iframe>'
 
 
 @plain_errors

@@ -24,6 +24,8 @@ from eyespot.pretrain.trainer import fit as train
 
 MOST_SHOWN = 12
 """Metrics of a run that a notebook shows."""
+NOT_SHOWN = ("time", "sample_digest")
+"""They say nothing to whoever looks on."""
 
 
 def recipes() -> list[str]:
@@ -76,7 +78,7 @@ class Trained:
 
     def _repr_html_(self) -> str:
         last = (self.metrics() or [{}])[-1]
-        shown = list(last.items())[:MOST_SHOWN]
+        shown = [(key, value) for key, value in last.items() if key not in NOT_SHOWN][:MOST_SHOWN]
         rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(_said(value))}</td></tr>" for key, value in shown)
         return f"<p>{escape(str(self.run_dir))}: {self.outcome}</p><table>{rows}</table>{self._picture()}"
 

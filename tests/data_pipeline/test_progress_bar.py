@@ -27,6 +27,21 @@ with ProgressBar("step", 50, done=20) as bar:
         bar._progress.refresh()
     bar.describe("last steps")
 """
+IN_A_NOTEBOOK = """
+import time
+print("before")
+with ProgressBar("<packing>", 3) as bar:
+    bar.show("loss 1.25")
+    for _ in range(3):
+        time.sleep(0.6)
+        bar.advance()
+with ProgressBar("gone", 3, transient=True) as bar:
+    time.sleep(0.6)
+    bar.advance()
+with ProgressBar("over at once", 3, transient=True) as bar:
+    bar.advance()
+print("after")
+"""
 HIDDEN = """
 with ProgressBar("packing things", 3, shown=False) as bar:
     bar.advance()
@@ -82,3 +97,20 @@ def test_only_one_rank_draws():
 def test_a_transient_bar_is_gone_at_the_end():
     kept, gone = drawn(PACKING), drawn(PACKING.replace("3) as", "3, transient=True) as"))
     assert gone.count("\x1b[2K") > kept.count("\x1b[2K")  # one line more is erased
+
+
+@pytest.mark.thorough
+def test_a_notebook_has_one_output_that_is_drawn_anew():
+    import nbformat
+    from nbclient import NotebookClient
+
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(START + IN_A_NOTEBOOK)])
+    NotebookClient(book, coalesce_streams=True).execute()
+    outputs = book.cells[0].outputs
+    assert "".join(output.get("text", "") for output in outputs) == "before\nafter\n"
+    bar, gone = (output for output in outputs if "data" in output)
+    assert bar["data"]["text/plain"] == "<packing> 3/3  loss 1.25"
+    assert (
+        bar["data"]["text/html"] == '<div><progress value="3" max="3"></progress> &lt;packing&gt; 3/3  loss 1.25</div>'
+    )
+    assert gone["data"] == {"text/plain": "", "text/html": ""}

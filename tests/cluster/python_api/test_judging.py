@@ -75,6 +75,7 @@ def test_a_report_is_a_page_that_a_notebook_shows(digits, tmp_path, monkeypatch)
     eyespot.fit(eyespot.recipe("mae_tiny", {**settings, "data.shards": digits}, **more))
     page = eyespot.report(tmp_path / "run", look=False)
     assert page.path == (tmp_path / "run" / "report.html").resolve() and page.path.is_file()
-    assert page._repr_html_().startswith('<iframe srcdoc="&lt;!')
+    html = page._repr_html_()
+    assert html.startswith('<iframe srcdoc="&lt;!') and html.endswith("></iframe>"), "what follows is not its inside"
     with pytest.raises(UserError, match="runs: there are none"):
         eyespot.report()
