@@ -117,13 +117,16 @@ def _is_ours(name: str) -> bool:
 
 def _entry_points() -> Iterator[tuple[str, importlib.metadata.EntryPoint]]:
     """Those of GROUP, with the package that each is of, from all installed ones."""
-    places, seen = _installed_places(), set()
-    for distribution in importlib.metadata.distributions(path=places):
-        name = str(distribution.metadata["Name"])
-        if name in seen:  # an earlier place hides it
+    seen = set()
+    for distribution in importlib.metadata.distributions(path=_installed_places()):
+        try:
+            points = [point for point in distribution.entry_points if point.group == GROUP]
+            name = distribution.metadata["Name"] if points else None
+        except (OSError, TypeError, ValueError):  # what pip has left of one, or nobody's format
             continue
-        seen.add(name)
-        yield from ((name, point) for point in distribution.entry_points if point.group == GROUP)
+        if name and name not in seen:  # an earlier place hides it
+            seen.add(name)
+            yield from ((name, point) for point in points)
 
 
 def _installed_places() -> list[str]:

@@ -156,6 +156,16 @@ def test_a_method_that_two_packages_declare_is_nobodys(packages, tmp_path, monke
     )
 
 
+def test_what_pip_has_left_of_a_package_is_none(packages, tmp_path, monkeypatch):
+    (tmp_path / "place" / "~left.dist-info").mkdir(parents=True)
+    declare(tmp_path / "place", "nameless", "left_mae", "good_methods.recipes")
+    (tmp_path / "place" / "nameless-1.0.dist-info" / "METADATA").unlink()
+    declare(tmp_path / "place", "odd", "odd_mae", "good_methods.recipes")
+    (tmp_path / "place" / "odd-1.0.dist-info" / "entry_points.txt").write_text("[eyespot.recipes]\nno value\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "place"), *sys.path])
+    assert [method.name for method in installed_recipes.methods()[0]] == ["bright_mae", "dim_mae"]
+
+
 def test_a_strangers_folder_is_not_installed_by_standing_in_it(tmp_path, monkeypatch):
     """``python -m`` looks into the current folder first: a run folder could bring a package and its declaration."""
     module = "stranger_methods.recipes"
