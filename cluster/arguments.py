@@ -53,11 +53,11 @@ def _parsed(target: Callable[..., Any], argv: list[str], prog: str, **arguments:
     captured = io.StringIO()
     try:
         # A help text has colours, and values that came out of a run folder.
-        styled = _HelpText(unfiltered(sys.stdout), styled=True)
+        helps = "-h" in argv or "--help" in argv
+        styled = (_HelpText if helps else FilteredStream)(unfiltered(sys.stdout), styled=True)
         with contextlib.redirect_stderr(captured), contextlib.redirect_stdout(styled):
             # A config that may be None keeps its flags where it is given, and has none where it is not.
             config = (tyro.conf.AvoidSubcommands,)
-            helps = "-h" in argv or "--help" in argv
             return tyro.cli(target, args=argv, prog=prog, config=config, registry=_registry(helps=helps), **arguments)
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -22,7 +22,7 @@ def test_a_second_column_stays_one():
         "  --name NAME    what it is called, in so many words that no line of a terminal holds them", 60
     ).split("\n")
     assert len(lines) == 2 and all(len(line) <= 60 for line in lines)
-    assert lines[0].startswith("  --name NAME    what it") and lines[1].startswith(" " * 17 + "of a")
+    assert lines[0].startswith("  --name NAME    what it") and lines[1].startswith(" " * 17 + "line of a")
 
 
 @pytest.mark.parametrize("width", [40, 60, 79])
@@ -30,7 +30,7 @@ def test_a_broken_command_is_the_same_command(width):
     command = "  eyespot pretrain mae_tiny --data.shards data/digits --run-dir runs/first --steps 12 --resume auto"
     found = fitted(command, width)
     assert "\n" in found and max(map(len, found.split("\n"))) <= width
-    assert shlex.split(found) == shlex.split(command)
+    assert shlex.split(found.replace("\\\n", "")) == shlex.split(command), "as a shell reads it"
 
 
 def test_a_list_of_choices_is_broken_at_its_commas():

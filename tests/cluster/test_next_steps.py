@@ -11,7 +11,7 @@ def test_commands_stand_below_each_other_on_standard_error(capsys):
     assert done.out == ""
     assert done.err.splitlines() == [
         "next: eyespot report 'runs/a run'   # a page",
-        "      eyespot status              # what runs",
+        "      eyespot status                # what runs",
     ]
 
 
