@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -11,6 +11,9 @@ from eyespot.cluster.next_steps import say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.progress_bar import working
+
+if TYPE_CHECKING:
+    from eyespot.eval.release.write import Quantizer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,6 +48,9 @@ class Releasing:
     """Add the encoder as ONNX; needs pip install eyespot[onnx]."""
     pt2: bool = False
     """Add the encoder as a torch.export program: torch alone loads it, without timm."""
+    int8: Annotated[Path | None, arg(metavar="SHARDS")] = None
+    """Add the encoder in 8-bit integers, as ONNX; needs pip install eyespot[onnx], and labelled shards on which probes
+    say what it loses."""
     open_clip: bool = False
     """Add both towers (of CLIP, SigLIP) as open_clip has them: it loads them in one line. Needs pip install
     eyespot[text]."""
@@ -80,6 +86,7 @@ def main(argv: list[str]) -> int:
         decoder=wanted.decoder,
         onnx=wanted.onnx,
         pt2=wanted.pt2,
+        int8=_int8(wanted.int8) if wanted.int8 else None,
         open_clip=wanted.open_clip,
         allow_dirty=wanted.allow_dirty,
         evaluated=wanted.evaluation,
@@ -95,6 +102,14 @@ def main(argv: list[str]) -> int:
         )
     )
     return ExitCode.DONE
+
+
+def _int8(shards: Path) -> "Quantizer":
+    from eyespot.eval.int8_loss import Int8
+    from eyespot.eval.release.exports.onnx_export import require
+
+    require("--int8")
+    return Int8(shards)
 
 
 def _register(wanted: Releasing, out: Path) -> None:

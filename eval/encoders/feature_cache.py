@@ -109,7 +109,7 @@ def _block(subject: Subject) -> int:
     return BLOCK if len(shape) == 3 else max(1, BLOCK // shape[0])
 
 
-def _layout(encoder: nn.Module) -> torch.memory_format:
+def layout_of(encoder: nn.Module) -> torch.memory_format:
     """Channels last for convolutional encoders: on a CPU up to 1.6 times as fast as channels first."""
     num_convolutions = sum(isinstance(module, nn.Conv2d) for module in encoder.modules())
     return torch.channels_last if num_convolutions > 1 else torch.contiguous_format
@@ -119,7 +119,7 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
     partial = folder.with_suffix(".tmp")
     encoder = subject.encoder.to(world.device)
     of_images = encoder.encoder if isinstance(encoder, OfClips) else encoder  # a head may have weights of other shapes
-    layout = _layout(of_images)
+    layout = layout_of(of_images)
     of_images.to(memory_format=layout)
     num_samples, block = shards.manifest.num_samples, _block(subject)
     with torch.inference_mode():

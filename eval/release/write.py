@@ -4,6 +4,7 @@ that was trained."""
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from eyespot.eval.release.layout import (
     CONFIG,
     DECODER,
     GOLDEN,
+    INT8,
     JOINT,
     ONNX,
     OPEN_CLIP,
@@ -47,6 +49,9 @@ from eyespot.pretrain.loop import initial_weights
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import Objective
 
+Quantizer = Callable[[Path, Origin, nn.Module, dict[str, Tensor]], tuple[str, dict[str, Any], dict[str, Tensor]]]
+"""Writes model-int8.onnx into a folder, of the released encoder and its golden tensors; returns what the card and
+provenance.json say of it, and its golden answers. ``int8_loss.Int8`` is one: it judges, which no release does."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -60,6 +65,7 @@ def release(
     decoder: bool = False,
     onnx: bool = False,
     pt2: bool = False,
+    int8: Quantizer | None = None,
     open_clip: bool = False,
     allow_dirty: bool = False,
     evaluated: bool = True,
@@ -75,6 +81,7 @@ def release(
         decoder: add decoder.safetensors (methods that have one: MAE).
         onnx: add model.onnx (needs ``pip install eyespot[onnx]``).
         pt2: add encoder.pt2, a torch.export program.
+        int8: adds model-int8.onnx; None = nobody does.
         open_clip: add both towers as open_clip has them (CLIP, SigLIP; needs ``pip install eyespot[text]``).
         allow_dirty: also a run whose code had uncommitted changes.
         evaluated: refuse a checkpoint that nobody has judged.
@@ -100,7 +107,8 @@ def release(
             folder = Path(room) / "release"
             folder.mkdir()
             with working(f"writing {out}"):
-                _write(folder, origin, encoder, objective, license, name, {file for file in wanted if wanted[file]})
+                asked = {file for file in wanted if wanted[file]}
+                _write(folder, origin, encoder, objective, license, name, asked, int8)
             verified(folder, f"release {out}")
             settle(folder)
             folder.rename(out)
@@ -208,6 +216,7 @@ def _write(
     license: str,
     name: str,
     wanted: set[str],
+    int8: Quantizer | None,
 ) -> None:
     config = config_of(origin, encoder, license)
     _write_json(folder / CONFIG, config)
@@ -221,7 +230,6 @@ def _write(
     if objective is not None:
         towers, provenance["towers"], space = _write_towers(folder, objective, loaded, golden["input"])
         extras[JOINT] = joint_text(space)
-    save_tensors(golden | towers, folder / GOLDEN)
     if OPEN_CLIP[1] in wanted:
         extras[OPEN_CLIP[1]] = write_open_clip(folder, space, config, golden | towers)
     if DECODER in wanted:
@@ -232,6 +240,10 @@ def _write(
     exports = provenance["exports"] = dict[str, dict[str, Any]]()
     if PT2 in wanted:
         extras[PT2], exports[PT2] = export_pt2(loaded, golden, folder / PT2)
+    answers = dict[str, Tensor]()
+    if int8 is not None:
+        extras[INT8], exports[INT8], answers = int8(folder, origin, loaded, golden)
+    save_tensors(golden | towers | answers, folder / GOLDEN)
     for file, said in exports.items():
         said["sha256"] = sha256(folder / file)
     _write_json(folder / PROVENANCE, provenance)

@@ -37,6 +37,12 @@ class Features(nn.Module):
         return tuple(encode(self.encoder, images).values())
 
 
+def require(flag: str) -> None:
+    """Raises a UserError unless what ``flag`` needs is installed."""
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{flag}: needs {', '.join(missing)}; install eyespot[onnx]")
+
+
 def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> str:
     """Writes model.onnx; returns what the card says of it.
 
@@ -50,8 +56,7 @@ def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> st
     Raises:
         UserError: a package is missing, the encoder cannot be exported, or its features are too far off.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise UserError(f"--onnx: needs {', '.join(missing)}; install eyespot[onnx]")
+    require("--onnx")
     kinds = [name for name in golden if name not in ("images", "input")]
     names = [f"{kind}_features" for kind in kinds]  # nodes of the graph may be called "mean"
     try:
