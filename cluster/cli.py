@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "write a run's report.html",
     "release": "write a run's encoder as a folder that timm loads, with card, provenance and proof",
     "pull": "fetch a release from a folder, an archive, http(s) or MLflow, and verify it",
+    "serve": "answer with the features of images over HTTP, by a release that verifies",
     "promote": "move an alias of MLflow's registry to a release that verifies",
     "recipes": "list the recipes",
     "sync": "bring the metrics of an offline run to MLflow",

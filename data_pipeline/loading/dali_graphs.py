@@ -29,11 +29,14 @@ QUEUE_DEPTH = 2
 """Batches that DALI works at, or has finished."""
 
 
-def crop_pipeline(views: ViewSpec, source: Source, *, batch_size: int, num_threads: int) -> Pipeline:
-    """Decodes and crops on the CPU: one ragged batch of 8-bit HWC regions per view, for ``resize.resize_views``."""
-    pipeline = Pipeline(
-        batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=QUEUE_DEPTH
-    )
+def crop_pipeline(
+    views: ViewSpec, source: Source, *, batch_size: int, num_threads: int, depth: int = QUEUE_DEPTH
+) -> Pipeline:
+    """Decodes and crops on the CPU: one ragged batch of 8-bit HWC regions per view, for ``resize.resize_views``.
+
+    With a ``depth`` of 1 each ``run`` asks the source once, and gives what was made of that.
+    """
+    pipeline = Pipeline(batch_size=batch_size, num_threads=num_threads, device_id=None, prefetch_queue_depth=depth)
     with pipeline:
         files, *places = _inputs(source, _CROP_INPUTS * len(views.images))
         pipeline.set_outputs(*_crops(files, places[::2], places[1::2], "cpu", whole=len(views.images) > 1, nvjpeg={}))

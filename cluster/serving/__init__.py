@@ -1,0 +1,1 @@
+"""``eyespot serve``: the features of a release over HTTP."""

@@ -1,0 +1,57 @@
+"""Who waits together is encoded together, each gets its own rows, and one failure is nobody else's."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from eyespot.cluster.serving.batching import Batches
+from eyespot.data_pipeline.shards.image_check import BadImage
+
+
+class Sums(nn.Module):
+    """Features that say which image they are of; one of ones breaks the encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward_features(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+        if (images == 1).all((1, 2, 3)).any():
+            raise RuntimeError("broken")
+        return images
+
+    def forward_head(self, images: Tensor, pre_logits: bool) -> Tensor:
+        return images.mean((2, 3)) * self.weight
+
+
+def view(file: bytes) -> Tensor:
+    if not file:
+        raise BadImage("empty file")
+    return torch.full((3, 2, 2), float(file[0]))
+
+
+def test_rows_and_sizes():
+    sizes: list[int] = []
+    batches = Batches(Sums(), view, max_batch=4, max_wait=0.3, observe=sizes.append)
+
+    async def ask() -> list[object]:
+        files = [b"", *(bytes([number]) for number in range(2, 12))]
+        found = await asyncio.gather(*map(batches.rows, files), return_exceptions=True)
+        first, *rest = found
+        assert isinstance(first, BadImage)
+        assert [rows["mean"][0] for rows in rest] == list(range(2, 12))
+        with pytest.raises(RuntimeError, match="broken"):
+            await batches.rows(bytes([1]))
+        dropped = asyncio.create_task(batches.rows(bytes([7])))
+        await asyncio.sleep(0.05)
+        dropped.cancel()
+        return [await batches.rows(bytes([9]))]
+
+    (last,) = asyncio.run(ask())
+    np.testing.assert_array_equal(last["mean"], np.full(3, 9, np.float32))
+    batches.close()
+    assert sorted(sizes) == [1, 2, 4, 4], "11 images in fours; whoever went away was not encoded"
