@@ -62,4 +62,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     """Names the theme's search box for those who hear the page."""
-    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+    return _named(output)
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """The same on the page that is shown where there is none."""
+    return _named(output_content)
+
+
+def _named(html: str) -> str:
+    return html.replace('role="dialog"', 'role="dialog" aria-label="Search"')
