@@ -12,6 +12,7 @@ What ``__all__`` lists is public; docs/python.md says what that promises. Nothin
 """
 
 import importlib
+import warnings
 from typing import Any
 
 __version__ = "0.1.0"
@@ -47,6 +48,8 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         there = ", ".join(__all__)
         raise AttributeError(f"module 'eyespot' has no attribute {name!r}; its functions: {there}")
+    # In a notebook without ipywidgets a library's import would tell every reader to install them; our bars need none.
+    warnings.filterwarnings("ignore", "IProgress not found")
     value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
     return value
 

@@ -50,7 +50,7 @@ def seen(tmp_path: Path, monkeypatch, digits, capfd) -> Callable[[str], list[str
         code = main(command.split())
         done = capfd.readouterr()
         assert code == 0, done.err
-        said = f"{done.out}{done.err}".replace(str(tmp_path), "/home/me")  # whose name may be of any length
+        said = f"{done.out}{done.err}".replace(str(tmp_path), "/users/me")  # whose name may be of any length
         return said.splitlines()
 
     return run
