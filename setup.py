@@ -19,6 +19,7 @@ PACKAGES = [
 ]
 
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
+HUB = ["huggingface_hub>=2.4"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SOUND = ["soundfile>=0.13"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
@@ -89,6 +90,8 @@ setup(
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *("ipykernel", "nbclient", "nbformat"),  # tests execute the notebooks
             *DOCS,  # tests build the site
+            *HUB,  # tests push to a hub on loopback
+            "pyyaml",  # which reads the heads of cards
             *ONNX,  # tests export and run it
             *SOUND,  # tests pack and read sounds
             *TEXT,  # tests read captions, and compare with open_clip
@@ -96,6 +99,7 @@ setup(
         ],
         "docs": DOCS,
         "heic": ["pillow-heif>=1.0"],
+        "hub": HUB,
         "onnx": ONNX,
         "sound": SOUND,
         "text": TEXT,

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
 from browser import CHROMIUM, Browser
+from fake_hub import TOKEN, FakeHub
 from slurm_cluster import SlurmCluster, missing
 
 ranks.PRELOADED.insert(0, __name__)  # for its import hook
@@ -152,3 +153,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for reason in sorted({reason for reason in reasons if sign in reason}):
             count = sum(reason == other for other in reasons)
             terminalreporter.write_line(f"{count} tests {what} were skipped: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A model hub on loopback, to which the hub's own client and everything here goes, without long pauses."""
+    import huggingface_hub.constants as settings
+
+    from eyespot.eval.release import download
+
+    hub = FakeHub()
+    monkeypatch.setattr(settings, "ENDPOINT", hub.url)
+    monkeypatch.setattr(settings, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setattr(settings, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(settings, "HF_HUB_DISABLE_XET", True)  # its servers are not to be had on loopback
+    monkeypatch.setattr(settings, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield hub
+    hub.stop()

@@ -123,7 +123,7 @@ class Evaluation:
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
     """A run folder (its newest checkpoint is judged), RUN/checkpoints/step-..., a release, a folder that timm saved,
-    models:/NAME@ALIAS of MLflow's registry, or the name of a timm model."""
+    models:/NAME@ALIAS of MLflow's registry, hf://ORG/NAME of a model hub, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
     unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks), dense-depth wants depth

@@ -18,8 +18,9 @@ from eyespot.data_pipeline.terminal import one_line
 class Pulling:
     """Fetches a release and verifies it: there is a whole, unchanged one in the end, or nothing.
 
-    ADDRESS is a folder, a .tar, .tar.gz or .zip of one, the http(s) address of either, or models:/NAME@ALIAS or
-    models:/NAME/VERSION of MLflow's registry.
+    ADDRESS is a folder, a .tar, .tar.gz or .zip of one, the http(s) address of either, models:/NAME@ALIAS or
+    models:/NAME/VERSION of MLflow's registry, or hf://ORG/NAME of a model hub, at a branch, a tag or a commit:
+    hf://ORG/NAME@v1. HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE mean what they mean to the hub's own client.
 
     Checked are the sha256 of every file, that there are no others, that weights, mean, standard deviation and licence
     are those of its provenance.json, that timm loads all of the weights, and that the golden images have the features
@@ -30,6 +31,8 @@ class Pulling:
     eyespot pull https://models.example.org/digits.tar.gz
 
     eyespot pull models:/digits@production models/digits --sha256 8d2f...
+
+    eyespot pull hf://my-lab/digits@v1 models/digits
     """
 
     address: Annotated[str, Positional, arg(metavar="ADDRESS")]
@@ -49,10 +52,13 @@ def main(argv: list[str]) -> int:
     wanted = parse(Pulling, argv, "eyespot pull")
     with working("loading torch"):
         from eyespot.eval.release.fetch import fetched
+        from eyespot.eval.release.hub.address import is_hub
+        from eyespot.eval.release.hub.reading import pinned
         from eyespot.eval.release.layout import JOINT, PROVENANCE, digest_of, read_json
 
+    at = str(pinned(wanted.address)) if is_hub(wanted.address) else wanted.address
     folder = fetched(
-        wanted.address,
+        at,
         wanted.folder or default_folder(wanted.address),
         sha256=wanted.sha256,
         uri=wanted.uri,
@@ -61,6 +67,8 @@ def main(argv: list[str]) -> int:
     said = read_json(folder / PROVENANCE, str(folder))
     print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified"))
     print(f"sha256 {digest_of(folder)}")
+    if is_hub(at):
+        print(f"from {at}")
     if wanted.folder is None:
         print(f"written to {folder.resolve()}")
     print(f'timm.create_model("local-dir:{folder}", pretrained=True)')
@@ -71,8 +79,11 @@ def main(argv: list[str]) -> int:
 
 
 def default_folder(address: str) -> Path:
-    """The last part of an address, as a folder here: https://host/digits.tar.gz -> digits, models:/a@b -> a."""
+    """The last part of an address, as a folder here: https://host/digits.tar.gz -> digits, models:/a@b -> a,
+    hf://org/a@b -> a."""
     path = re.sub(r"[?#].*", "", address).rstrip("/")
     if path.startswith("models:/"):
         return Path(re.sub(r"[/@].*", "", path.removeprefix("models:").lstrip("/")) or "release")
+    if path.startswith("hf://"):
+        return Path(path.partition("@")[0].rpartition("/")[2] or "release")
     return Path(re.sub(r"\.(tar\.gz|tgz|tar|zip)$", "", path.rpartition("/")[2], flags=re.IGNORECASE) or "release")

@@ -1,10 +1,10 @@
-"""``eyespot release RUN --license SPDX``."""
+"""``eyespot release RUN --license SPDX`` and ``eyespot release RELEASE --to hf://ORG/NAME``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.next_steps import say_next
@@ -25,17 +25,22 @@ class Releasing:
 
     It prints the release's digest: who is told it can fetch the release from anywhere (eyespot pull --sha256).
 
+    With --to it is pushed to a model hub as well, in one commit; in place of RUN stands a release that is written
+    already, which is verified first. HF_TOKEN says whose account it is.
+
     For example:
 
     eyespot release runs/first --license apache-2.0
 
     eyespot release runs/first --license cc-by-nc-4.0 --register digits --alias candidate
+
+    eyespot release runs/first/release --to hf://my-lab/digits --tag v1
     """
 
-    run: Annotated[Path, Positional, arg(metavar="RUN")]
-    """Run folder."""
-    license: str
-    """Of the weights, as SPDX writes it: apache-2.0, cc-by-nc-4.0, LicenseRef-Internal."""
+    source: Annotated[Path, Positional, arg(metavar="RUN")]
+    """Run folder; with --to also a release folder."""
+    license: str | None = None
+    """Of the weights, as SPDX writes it: apache-2.0, cc-by-nc-4.0, LicenseRef-Internal. A run's release needs it."""
     checkpoint: str | None = None
     """One of RUN/checkpoints, step-00001000; by default the newest."""
     name: str | None = None
@@ -58,6 +63,15 @@ class Releasing:
     """Make it a version of this model in MLflow's registry, where the run is tracked."""
     alias: str | None = None
     """With --register: let this alias mean it, once a downloaded copy has been verified."""
+    to: str | None = None
+    """Push it to a model hub: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. What is not there is made."""
+    public: FlagCreatePairsOff[bool] = False
+    """With --to: a repository that is made is for everybody; without it for you or your organisation alone. A push to
+    one that is public already must say it too."""
+    replace: FlagCreatePairsOff[bool] = False
+    """With --to: put it in the place of what else lies there. The commits before stay."""
+    tag: str | None = None
+    """With --to: a tag for what is pushed, v1, which never moves."""
     allow_dirty: bool = False
     """Release it although the code that trained it had uncommitted changes."""
     evaluation: bool = True
@@ -65,20 +79,61 @@ class Releasing:
 
 
 def main(argv: list[str]) -> int:
-    """Writes the release, registers it where that is asked for, and returns the exit code."""
+    """Writes the release, registers and pushes it where that is asked for, and returns the exit code."""
     wanted = parse(Releasing, argv, "eyespot release")
+    _check(wanted)
+    with working("loading torch"):
+        from eyespot.eval.release.hub.address import parse_address
+        from eyespot.eval.release.layout import SUMS
+
+    if wanted.to:
+        parse_address(wanted.to)
+    out = wanted.source
+    if (out / SUMS).is_file():
+        _check_written(wanted)
+    else:
+        out = _write(wanted)
+    if wanted.register:
+        _register(wanted, out)
+    if wanted.to:
+        _push(wanted, out)
+    else:
+        name = wanted.name or wanted.source.resolve().name
+        say_next((["pull", out, f"models/{name}"], "what others do: fetch it, verify it, load it"))
+    return ExitCode.DONE
+
+
+def _check(wanted: Releasing) -> None:
     if wanted.alias and not wanted.register:
         raise UserError(f"--alias {wanted.alias}: goes with --register NAME")
-    with working("loading torch"):
-        from eyespot.eval.release.layout import digest_of
-        from eyespot.eval.release.registry import check
-        from eyespot.eval.release.write import release
+    for name in ("public", "replace", "tag"):
+        if getattr(wanted, name) and not wanted.to:
+            raise UserError(f"--{name}: goes with --to hf://ORG/NAME")
 
+
+def _check_written(wanted: Releasing) -> None:
+    """Of what says how a release is written, nothing can be meant."""
+    about_others = {"source", "to", "public", "replace", "tag"}
+    odd = [f.name for f in fields(wanted) if f.name not in about_others and getattr(wanted, f.name) != f.default]
+    if odd:
+        name = "no-evaluation" if odd[0] == "evaluation" else odd[0].replace("_", "-")
+        raise UserError(f"--{name}: {wanted.source} is a release already, and never changes; name a run folder")
+    if not wanted.to:
+        raise UserError(f"{wanted.source}: is a release already; push it with --to hf://ORG/NAME, or name a run folder")
+
+
+def _write(wanted: Releasing) -> Path:
+    from eyespot.eval.release.layout import digest_of
+    from eyespot.eval.release.registry import check
+    from eyespot.eval.release.write import release
+
+    if not wanted.license:
+        raise UserError("--license: under which licence are the weights? As SPDX writes it: apache-2.0, cc-by-nc-4.0")
     if wanted.register:
-        check(wanted.register, wanted.run)
-    out = wanted.out or wanted.run / "release"
+        check(wanted.register, wanted.source)
+    out = wanted.out or wanted.source / "release"
     release(
-        wanted.run,
+        wanted.source,
         out,
         license=wanted.license,
         name=wanted.name,
@@ -93,15 +148,7 @@ def main(argv: list[str]) -> int:
     )
     print(out.resolve())
     print(f"sha256 {digest_of(out)}")
-    if wanted.register:
-        _register(wanted, out)
-    say_next(
-        (
-            ["pull", out, f"models/{wanted.name or wanted.run.resolve().name}"],
-            "what others do: fetch it, verify it, load it",
-        )
-    )
-    return ExitCode.DONE
+    return out
 
 
 def _int8(shards: Path) -> "Quantizer":
@@ -116,8 +163,17 @@ def _register(wanted: Releasing, out: Path) -> None:
     from eyespot.eval.release.registry import promote, register
     from eyespot.pretrain.tracking.mlflow_mirror import tracking_uri
 
-    found = register(out, wanted.run, wanted.register or "")
+    found = register(out, wanted.source, wanted.register or "")
     print(f"{found.address} in MLflow")
     if wanted.alias:
-        promote(found, wanted.alias, tracking_uri(wanted.run))
+        promote(found, wanted.alias, tracking_uri(wanted.source))
         print(f"models:/{found.name}@{wanted.alias} is version {found.version}")
+
+
+def _push(wanted: Releasing, folder: Path) -> None:
+    from eyespot.eval.release.hub.push import push
+
+    done = push(folder, wanted.to or "", public=wanted.public, replace=wanted.replace, tag=wanted.tag)
+    print(f"{done.address}" if done.new else f"{done.address} (was there already)")
+    print(done.page)
+    say_next((["pull", str(wanted.to)], "what others do: fetch it, verify it, load it"))

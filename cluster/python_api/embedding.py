@@ -96,7 +96,7 @@ def load(source: str | Path, *, pretrained: bool = True) -> LoadedEncoder:
 
     Args:
         source: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's local
-            format, ``models:/NAME@ALIAS`` of MLflow's registry, or a name of timm's.
+            format, ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a name of timm's.
         pretrained: for timm's names: with published weights, which needs a network the first time.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,6 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.encoders import timm_sources
 from eyespot.eval.release.golden import load_encoder
 from eyespot.eval.release.layout import CONFIG, PROVENANCE, SUMS, digest_of, read_json
-from eyespot.eval.release.registry import is_registered
 from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
@@ -155,7 +154,7 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
 
     Args:
         target: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's
-            local format, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` of MLflow's registry, or a timm name.
+            local format, ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a timm name.
         seed: of the random twin's weights.
         pretrained: for timm names: with published weights (needs a network the first time).
 
@@ -177,8 +176,9 @@ def _raw_pixels(views: ViewSpec, shrunk: str) -> Subject:
 
 
 def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
-    if is_registered(target):
-        return _of_release(timm_sources.registered(target), seed)
+    if timm_sources.is_remote(target):
+        folder, place = timm_sources.remote(target)
+        return _of_release(folder, seed, place)
     folder = Path(target.removeprefix(timm_sources.LOCAL))
     if not folder.is_dir():
         return _of_timm(target, seed, pretrained)
@@ -218,8 +218,8 @@ def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
     ]
 
 
-def _of_release(folder: Path, seed: int) -> list[Subject]:
-    """Of a verified release."""
+def _of_release(folder: Path, seed: int, place: Mapping[str, str] | None = None) -> list[Subject]:
+    """Of a verified release; ``place`` says where it was fetched from."""
     config, provenance = timm_sources.read_config(folder), cast(Any, read_json(folder / PROVENANCE, str(folder)))
     digest, step = digest_of(folder), int(provenance["step"])
     origin: dict[str, str | int] = {
@@ -228,6 +228,7 @@ def _of_release(folder: Path, seed: int) -> list[Subject]:
         "checkpoint": str(provenance["checkpoint"]),
         "step": step,
         "encoder": str(config["architecture"]),
+        **(place or {}),
     }
     name, tag = f"{provenance['name']}, step {step:,}", f"release-{digest[:8]}"
     encoder, views = load_encoder(folder), timm_sources.views_of(config["pretrained_cfg"])

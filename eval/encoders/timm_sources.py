@@ -22,8 +22,11 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.eval.release.bounds import check_folder
-from eyespot.eval.release.fetch import cached, is_outage
+from eyespot.eval.release.download import is_outage
+from eyespot.eval.release.fetch import cached, cached_from_hub
+from eyespot.eval.release.hub.address import is_hub
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
+from eyespot.eval.release.registry import is_registered
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
@@ -51,7 +54,8 @@ def check_name(name: str) -> None:
     close = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"; close names: {', '.join(close)}" if close else ""
     raise UserError(
-        f"model {name!r}: no such folder, nor a name that timm knows, nor models:/NAME@ALIAS of a registry{hint}"
+        f"model {name!r}: no such folder, nor a name that timm knows, nor models:/NAME@ALIAS of a registry,"
+        f" nor hf://ORG/NAME of a hub{hint}"
     )
 
 
@@ -217,16 +221,25 @@ def views_of(wanted: dict[str, Any]) -> ViewSpec:
     return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
 
 
-def registered(address: str) -> Path:
-    """The folder of a release in MLflow's registry, downloaded where it is not on this machine yet, and verified.
+def is_remote(target: str) -> bool:
+    """Whether it is the address of a release in MLflow's registry or on a hub."""
+    return is_registered(target) or is_hub(target)
 
-    The processes of this machine come one after the other, so that one of them downloads.
+
+def remote(address: str) -> tuple[Path, dict[str, str]]:
+    """The folder of a release in MLflow's registry or on a hub, downloaded where it is not on this machine yet.
+
+    It is verified either way. The processes of this machine come one after the other, so that one of them downloads.
 
     Args:
-        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``hf://ORG/NAME@REVISION``.
+
+    Returns:
+        The folder; of a hub's, under "hub", the address with the commit.
 
     Raises:
         UserError: there is none, it is not what the registry says, or MLflow does not answer.
+        Outage: the hub does not answer.
     """
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eyespot" / "releases"
     try:
@@ -238,7 +251,10 @@ def registered(address: str) -> Path:
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return cached(address, place)
+        if is_registered(address):
+            return cached(address, place), {}
+        folder, at = cached_from_hub(address, place)
+        return folder, {"hub": str(at)}
 
 
 def _brief(error: BaseException) -> str:

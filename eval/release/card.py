@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from eyespot.data_pipeline.terminal import plural
+from eyespot.eval.release.hub.header import front_matter
 from eyespot.eval.release.layout import SMALL_STEM
 from eyespot.eval.release.provenance import Origin, paper_of
 from eyespot.eval.release.towers.joint_space import JointSpace
@@ -92,7 +93,7 @@ def card_of(
     stem = ", its stem made for small images," if config["architecture"].endswith(SMALL_STEM) else ""
     use = load_lines(config, encoder) + "\n" + _USE.format(dim=_width(encoder), what=_kind(encoder))
     sections = [
-        _front_matter(provenance["license"]),
+        front_matter(provenance["license"], name, origin.results()),
         f"# {name}\n\nAn image encoder: `{architecture}`{stem} with {num_parameters:,} parameters, for images of"
         f" {side} × {side} pixels, trained by\n{provenance['method']}\nIt answers with features; it has no classifier.",
         f"## Use\n\ntimm and safetensors suffice. `FOLDER` is this one, `image` a PIL image in RGB.\n\n"
@@ -129,11 +130,6 @@ def load_lines(config: dict[str, Any], encoder: nn.Module) -> str:
         stem=stem,
         asked={key: config["pretrained_cfg"][key] for key in keys},
     )
-
-
-def _front_matter(license: str) -> str:
-    lines = (f"license: {license.lower()}", "library_name: timm", "pipeline_tag: image-feature-extraction")
-    return "\n".join(["---", *lines, "tags: [timm, self-supervised, eyespot]", "---"])
 
 
 def _kind(encoder: nn.Module) -> str:

@@ -5,56 +5,30 @@
     https://host/path/release                a folder of files, SHA256SUMS among them, as any web server or a model hub
                                              serves it
     models:/NAME@ALIAS, models:/NAME/3       MLflow's registry
+    hf://ORG/NAME, hf://ORG/NAME@REVISION    the Hugging Face Hub: a branch, a tag or a commit
 
 It arrives beside the wanted place and is renamed when it is verified: there is a whole release or nothing.
 """
 
-import base64
-import errno
 import shutil
-import socket
 import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage, InvalidURL
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
-import eyespot
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.progress_bar import ProgressBar
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release import registry
 from eyespot.eval.release.archive import SUFFIXES, unpack
-from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, digest_of, parse_sums, settle
+from eyespot.eval.release.download import Way, download, download_folder
+from eyespot.eval.release.hub import reading
+from eyespot.eval.release.hub.address import HubAddress, is_hub, parse_address
+from eyespot.eval.release.hub.notes import HubNotes
+from eyespot.eval.release.layout import SUMS, digest_of, settle
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.redaction import masked
 
 MAX_BYTES = 64 << 30
 """Of a whole release: an encoder of sixteen billion parameters. What is larger is an attack or a mistake."""
-TIMEOUT_SECONDS = 60
-"""Of silence."""
-MIN_BYTES_PER_SECOND = 10_000
-"""On the average of a file, after a minute: a server that sends a byte now and then would hold us for ever."""
-MAX_SECONDS = 86_400
-"""Of a file."""
-BUSY = {429, 500, 502, 503, 504}
-"""What a server answers that may have the thing, and cannot give it now."""
-_UNREACHABLE = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
-_PART = 1 << 20
-
-
-@dataclass(slots=True, frozen=True)
-class _Way:
-    """How a release is fetched."""
-
-    source: str
-    """What to call it in errors."""
-    allow_redirect: bool
 
 
 def fetched(
@@ -95,7 +69,7 @@ def fetched(
         folder = Path(room.name) / "release"
         folder.mkdir()
         try:
-            tagged = _fetch(address, folder, _Way(source, allow_redirect), uri, max_bytes)
+            tagged = _fetch(address, folder, Way(source, allow_redirect), uri, max_bytes)
         except OSError as error:
             raise UserError(f"{source}: cannot be fetched ({error.strerror or error})") from error
         verified(folder, source)
@@ -110,19 +84,6 @@ def fetched(
         except OSError as error:
             raise UserError(f"{into}: cannot be written ({error.strerror}); choose another folder") from error
     return into
-
-
-def is_outage(error: object) -> bool:
-    """Whether what failed, or what that came from, is a network or a server that may work again."""
-    while isinstance(error, BaseException):
-        if isinstance(error, socket.gaierror):
-            return error.errno == socket.EAI_AGAIN  # else there is no such name, or no network at all
-        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _UNREACHABLE:
-            return True
-        if getattr(getattr(error, "response", None), "status_code", None) in BUSY:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def cached(address: str, cache: Path, uri: str | None = None) -> Path:
@@ -141,17 +102,59 @@ def cached(address: str, cache: Path, uri: str | None = None) -> Path:
     if not folder.is_dir():
         # By number: an alias may move in the meantime.
         return fetched(f"models:/{found.name}/{found.version}", folder, sha256=found.digest, uri=uri)
-    verified(folder, masked(f"release {address}"))
-    if digest_of(folder) != found.digest:
-        raise UserError(f"{folder}: is not the release that it is named after; remove it, it is fetched anew")
+    _verify_cached(folder, found.digest, address)
     return folder
 
 
-def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: int) -> str | None:
+def cached_from_hub(address: str, cache: Path) -> tuple[Path, HubAddress]:
+    """The release of a hub's address, fetched only where ``cache`` does not hold it yet; verified either way.
+
+    A commit that is there already is not asked for again; a branch is, and offline means what it meant last.
+
+    Args:
+        address: ``hf://ORG/NAME@REVISION``.
+        cache: a folder; each release lies in it under its digest, whatever place it came from.
+
+    Returns:
+        The folder; the address with the commit.
+
+    Raises:
+        UserError, Outage: as ``fetched``.
+    """
+    wanted = parse_address(address)
+    notes, known = HubNotes(cache, wanted), None
+    if reading.is_offline():
+        known = notes.commit_of(wanted.revision)
+    at = wanted.at(known) if known else reading.pinned(address)
+    digest = notes.digest_of(at.revision)
+    if digest is None or not (cache / digest).is_dir():
+        with tempfile.TemporaryDirectory(prefix=".hub.", suffix=".tmp", dir=cache) as room:
+            fresh = fetched(str(at), Path(room) / "release")
+            digest = digest_of(fresh)
+            with suppress(OSError):  # it is there already: from another place, or by another process
+                fresh.rename(cache / digest)
+        if not (cache / digest).is_dir():
+            raise UserError(f"{cache}: cannot be written; set XDG_CACHE_HOME to a folder that can")
+    else:
+        _verify_cached(cache / digest, digest, address)
+    notes.write(wanted.revision, at.revision, digest)
+    return cache / digest, at
+
+
+def _verify_cached(folder: Path, digest: str, address: str) -> None:
+    verified(folder, masked(f"release {address}"))
+    if digest_of(folder) != digest:
+        raise UserError(f"{folder}: is not the release that it is named after; remove it, it is fetched anew")
+
+
+def _fetch(address: str, folder: Path, way: Way, uri: str | None, max_bytes: int) -> str | None:
     """Brings the files into ``folder``; returns the digest that the registry says they have."""
     source = way.source
     if registry.is_registered(address):
         return registry.download(address, folder, uri)
+    if is_hub(address):
+        reading.download_release(address, folder, max_bytes)
+        return None
     try:
         parts = urlsplit(address)
         _ = parts.port
@@ -160,7 +163,7 @@ def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: in
     if parts.scheme in ("http", "https"):
         if parts.path.lower().endswith(SUFFIXES):
             archive = folder.with_name("archive")
-            _download(address, archive, way, max_bytes)
+            download(address, archive, way, max_bytes)
             unpack(archive, folder, max_bytes, source)
         else:
             _download_folder(address, folder, way, max_bytes)
@@ -173,115 +176,16 @@ def _fetch(address: str, folder: Path, way: _Way, uri: str | None, max_bytes: in
         unpack(Path(address), folder, max_bytes, source)
     else:
         raise UserError(
-            f"{source}: no such folder or archive; name one, an http(s) address, or models:/NAME@ALIAS of a registry"
+            f"{source}: no such folder or archive; name one, an http(s) address, hf://ORG/NAME of a"
+            " hub, or models:/NAME@ALIAS of a registry"
         )
     return None
 
 
-def _download_folder(address: str, folder: Path, way: _Way, max_bytes: int) -> None:
-    """SHA256SUMS says which files there are."""
-    parts, source = urlsplit(address), way.source
+def _download_folder(address: str, folder: Path, way: Way, max_bytes: int) -> None:
+    parts = urlsplit(address)
 
     def address_of(name: str) -> str:
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
-    _download(address_of(SUMS), folder / SUMS, way, MAX_TEXT_BYTES)
-    try:
-        text = (folder / SUMS).read_text(encoding="utf-8")
-    except ValueError as error:
-        raise UserError(f"{source}: {SUMS} is no text; name the address of a release's folder or archive") from error
-    for name in parse_sums(text, source):
-        _download(address_of(name), folder / name, way, max_bytes)
-        max_bytes -= (folder / name).stat().st_size
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Goes where a server sends us on the same host; never from https to http, nor to what is no web address."""
-
-    def __init__(self, way: _Way) -> None:
-        self._way = way
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        old, new = urlsplit(req.full_url), urlsplit(urljoin(req.full_url, newurl))
-        sent = masked(f"{self._way.source}: the server sends us to {new.scheme}://{new.netloc}"[:300])
-        if new.scheme not in ("http", "https"):
-            raise UserError(f"{sent}, which is no web address; name another")
-        if (old.scheme, new.scheme) == ("https", "http"):
-            raise UserError(f"{sent}, where anybody on the way could change what comes; name an https address")
-        if old.hostname != new.hostname and not self._way.allow_redirect:
-            raise UserError(f"{sent}, another host; if you trust it, name that address or say --allow-redirect")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _download(address: str, path: Path, way: _Way, max_bytes: int) -> None:
-    """In a thread of its own: whatever a server does, name look-up and handshake included, this returns in time."""
-    failed: list[BaseException] = []
-    thread = threading.Thread(target=_in_thread, args=(failed, address, path, way, max_bytes), daemon=True)
-    begin = time.monotonic()
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-        seconds = time.monotonic() - begin
-        num_bytes = path.stat().st_size if path.exists() else 0
-        if thread.is_alive() and seconds > min(MAX_SECONDS, TIMEOUT_SECONDS + num_bytes / MIN_BYTES_PER_SECOND):
-            raise Outage(
-                f"{way.source}: {path.name}: {num_bytes:,} bytes in {seconds:.0f} s, the server is too slow; try again"
-            )
-    if failed:
-        raise failed[0]
-
-
-def _in_thread(failed: list[BaseException], *work: Any) -> None:
-    try:
-        _receive(*work)
-    except BaseException as error:
-        failed.append(error)
-
-
-def _receive(address: str, path: Path, way: _Way, max_bytes: int) -> None:
-    source, length, num_bytes = way.source, -1, 0
-    try:
-        opener = urllib.request.build_opener(_Redirects(way))
-        # Not buffered: what has come shows in the file's size.
-        with opener.open(_request(address), timeout=TIMEOUT_SECONDS) as answer, path.open("wb", buffering=0) as file:
-            length = int(answer.headers.get("Content-Length") or -1)
-            if length > max_bytes:
-                raise UserError(f"{source}: {path.name} has {length:,} bytes, more than {max_bytes:,}; too large")
-            for part in _parts(answer, path.name, length):
-                num_bytes += len(part)
-                if num_bytes > max_bytes:
-                    raise UserError(f"{source}: {path.name} has more than {max_bytes:,} bytes; too large")
-                file.write(part)
-    except urllib.error.HTTPError as error:
-        reason = " ".join(str(error.reason).split())[:200]
-        kind = Outage if error.code in BUSY else UserError
-        raise kind(f"{source}: {path.name}: the server answers {error.code} {reason}") from error
-    except urllib.error.URLError as error:
-        kind = Outage if is_outage(error.reason) else UserError
-        raise kind(f"{source}: the server cannot be reached ({error.reason})") from error
-    except (HTTPException, TimeoutError, ConnectionError, ValueError, OverflowError) as error:
-        kind = UserError if isinstance(error, ValueError | OverflowError | InvalidURL) else Outage
-        raise kind(f"{source}: {path.name} broke off ({type(error).__name__}); try again") from error
-    if length >= 0 and num_bytes != length:
-        raise Outage(f"{source}: {path.name} broke off after {num_bytes:,} of {length:,} bytes; try again")
-
-
-def _request(address: str) -> urllib.request.Request:
-    """user:password@ of an address becomes a header, which a redirect to another host does not take along."""
-    parts = urlsplit(address)
-    login, _, host = parts.netloc.rpartition("@")
-    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)))
-    request.add_header("User-Agent", f"eyespot/{eyespot.__version__}")
-    if login:
-        token = base64.b64encode(unquote(login).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {token}")
-    return request
-
-
-def _parts(answer: Any, name: str, length: int) -> Iterator[bytes]:
-    with ProgressBar(name, length if length >= 0 else None, unit="bytes", transient=True) as bar:
-        while part := answer.read1(_PART):
-            bar.advance(len(part))
-            yield part
+    download_folder(address_of, folder, way, max_bytes)

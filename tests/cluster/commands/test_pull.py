@@ -40,6 +40,8 @@ def test_pull(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
         ("https://host/a/digits/", "digits"),
         ("models:/digits@production", "digits"),
         ("models:/digits/3", "digits"),
+        ("hf://lab/digits", "digits"),
+        ("hf://lab/digits@next/one", "digits"),
         ("releases/first.zip", "first"),
         ("https://host", "host"),
     ],

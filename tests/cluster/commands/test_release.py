@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
-from released_runs import write_run
+from fake_hub import FakeHub
+from released_runs import content, write_run
 
+import eyespot
 from eyespot.cluster.cli import main
 from eyespot.eval.release.layout import digest_of
 
@@ -36,3 +38,26 @@ def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "no mlflow.json" in refuse(capsys, *registered) and not (tmp_path / "run" / "release").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     assert main(["release", run_dir, "--license", "mit", "--no-evaluation", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_pushed_and_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str], hub: FakeHub, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_dir = write_run(tmp_path / "run")
+    push = ["release", str(run_dir), "--license", "mit", "--to", "hf://lab/digits", "--tag", "v1"]
+    assert main(push) == 0
+    commit = hub.repositories["lab/digits"].tags["v1"]
+    said = capsys.readouterr()
+    assert said.out.splitlines()[2:] == [f"hf://lab/digits@{commit}", f"{hub.url}/lab/digits/tree/{commit}"]
+    assert said.err == "next: eyespot pull hf://lab/digits   # what others do: fetch it, verify it, load it\n"
+    assert main(["release", str(run_dir / "release"), "--to", "hf://lab/digits"]) == 0
+    assert capsys.readouterr().out.startswith(f"hf://lab/digits@{commit} (was there already)\n")
+    assert main(["pull", "hf://lab/digits@v1", str(tmp_path / "pulled")]) == 0
+    assert f"\nfrom hf://lab/digits@{commit}\n" in capsys.readouterr().out
+    assert content(tmp_path / "pulled") == content(run_dir / "release")
+    loaded = eyespot.load("hf://lab/digits")
+    assert loaded.subject.origin["hub"] == f"hf://lab/digits@{commit}" and loaded.name == "run, step 12"
+    folder = str(run_dir / "release")
+    assert "--license: " in refuse(capsys, folder, "--license", "mit", "--to", "hf://lab/digits")
+    assert "is a release already; push it with --to" in refuse(capsys, folder)
+    assert "--tag: goes with --to" in refuse(capsys, str(run_dir), "--license", "mit", "--tag", "v1")
+    assert "write it as hf://ORG/NAME" in refuse(capsys, str(run_dir), "--license", "mit", "--to", "lab/digits")

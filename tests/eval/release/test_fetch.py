@@ -20,8 +20,9 @@ import pytest
 from released_runs import content, copy_of
 
 from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.eval.release import fetch
-from eyespot.eval.release.fetch import _Redirects, _Way, fetched
+from eyespot.eval.release import download
+from eyespot.eval.release.download import Way, _Redirects
+from eyespot.eval.release.fetch import fetched
 from eyespot.eval.release.layout import digest_of
 
 LOGIN = f"Basic {base64.b64encode(b'me:hunter 22').decode()}"
@@ -127,14 +128,14 @@ def test_what_the_web_does_not_have(web: Web, tmp_path: Path):
 def test_a_network_that_fails_is_told_from_an_address_that_is_wrong():
     def said(error: BaseException, cause: BaseException | None = None) -> bool:
         error.__cause__ = cause
-        return fetch.is_outage(error)
+        return download.is_outage(error)
 
     assert said(ConnectionResetError()) and said(TimeoutError()) and said(OSError(errno.ENETUNREACH, "away"))
     assert said(FileNotFoundError(2, "not in the cache"), ConnectionRefusedError())
     assert said(socket.gaierror(socket.EAI_AGAIN, "later"))
     assert not said(socket.gaierror(socket.EAI_NONAME, "no such host"))
     assert not said(FileNotFoundError(2, "not in the cache"), socket.gaierror(socket.EAI_NONAME, "no such host"))
-    assert not said(ssl.SSLCertVerificationError("not to be trusted")) and not fetch.is_outage("a word")
+    assert not said(ssl.SSLCertVerificationError("not to be trusted")) and not download.is_outage("a word")
 
 
 @pytest.mark.parametrize(("code", "kind"), [(503, Outage), (429, Outage), (404, UserError), (410, UserError)])
@@ -160,7 +161,7 @@ def test_a_line_that_goes_dead(web: Web, tmp_path: Path):
 @pytest.mark.parametrize("where", ["head", "body"])
 @pytest.mark.parametrize("name", ["release.tar.gz", "release"])
 def test_a_server_that_sends_a_byte_now_and_then(web: Web, tmp_path: Path, monkeypatch, where: str, name: str):
-    monkeypatch.setattr(fetch, "TIMEOUT_SECONDS", 0.4)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.4)
     begin = time.monotonic()
     refuse(f"{web.uri}/slow/{where}/{name}", tmp_path, "too slow", Outage)
     assert time.monotonic() - begin < 5
@@ -188,7 +189,7 @@ def test_a_server_that_sends_us_elsewhere(web: Web, released: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_never_from_https_to_http(trusted: bool):
-    handler, asked = _Redirects(_Way("it", trusted)), urllib.request.Request("https://host/a")
+    handler, asked = _Redirects(Way("it", trusted)), urllib.request.Request("https://host/a")
     with pytest.raises(UserError, match="anybody on the way could change"):
         handler.redirect_request(asked, io.BytesIO(), 302, "moved", HTTPMessage(), "http://host/a")
 
@@ -227,7 +228,9 @@ def test_links_in_a_folder(released: Path, tmp_path: Path):
 
 
 def test_wrong_words(released: Path, tmp_path: Path):
-    refuse(str(tmp_path / "absent"), tmp_path, "name one, an http.* address, or models:/NAME@ALIAS")
+    refuse(
+        str(tmp_path / "absent"), tmp_path, "name one, an http.* address, hf://ORG/NAME of a hub, or models:/NAME@ALIAS"
+    )
     refuse("ftp://host/release", tmp_path, "name one, an http")
     (tmp_path / "kept").mkdir()
     with pytest.raises(UserError, match="kept: exists already"):
