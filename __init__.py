@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         there = ", ".join(__all__)
         raise AttributeError(f"module 'eyespot' has no attribute {name!r}; its functions: {there}")
-    # In a notebook without ipywidgets a library's import would tell every reader to install them; our bars need none.
+    # In a notebook without ipywidgets tqdm would advise each reader, as others import it, to install them.
     warnings.filterwarnings("ignore", "IProgress not found")
     value = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
     return value

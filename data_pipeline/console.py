@@ -17,6 +17,13 @@ from rich.text import Text
 from eyespot.data_pipeline.terminal import printable, unfiltered
 
 
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel; IPython in a terminal is a terminal."""
+    module: Any = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return hasattr(shell, "kernel")
+
+
 class Console(rich.console.Console):
     """rich's console behind the filter of ``filter_output``, with one of its own.
 
@@ -25,8 +32,9 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        # A notebook would keep every line as an output of its own.
-        super().__init__(**{"force_jupyter": False, **options}, markup=False, emoji=False)
+        # Of a notebook rich would make every line an output of its own; and its streams say that they are terminals.
+        plain = {"force_jupyter": False, **({"force_terminal": False} if in_notebook() else {})}
+        super().__init__(**{**plain, **options}, markup=False, emoji=False)
 
     @property
     def file(self) -> Any:

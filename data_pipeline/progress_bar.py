@@ -1,6 +1,5 @@
 """A progress bar for people: drawn where a person looks on, in a terminal or a notebook, and nowhere else."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -53,20 +52,21 @@ class ProgressBar:
             TransferSpeedColumn,
         )
 
-        from eyespot.data_pipeline.console import Console
+        from eyespot.data_pipeline.console import Console, in_notebook
 
         console = console or Console(stderr=True)
-        in_notebook = shown and _in_notebook()
-        self.live = shown and (in_notebook or console.is_terminal)
+        self.live = shown and (in_notebook() or console.is_terminal)
         """Somebody sees it."""
         name, figures = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[figures]}")
         if unit == "bytes":
             columns = name, BarColumn(), DownloadColumn(), TransferSpeedColumn()
         else:
             columns = name, BarColumn(), MofNCompleteColumn(), figures, TimeRemainingColumn()
-        self._progress = Progress(*columns, console=console, transient=transient, disable=in_notebook or not self.live)
+        self._progress = Progress(
+            *columns, console=console, transient=transient, disable=not (shown and console.is_terminal)
+        )
         self._task = self._progress.add_task(description, total=total, completed=done, figures="")
-        self._output = _NotebookOutput(self._progress, transient) if in_notebook else None
+        self._output = _NotebookOutput(self._progress, transient) if shown and in_notebook() else None
 
     def __enter__(self) -> "ProgressBar":
         self._progress.start()
@@ -171,10 +171,3 @@ def _said(task: "Task") -> str:
 
 def _drawn(task: "Task") -> str:
     return f'<progress value="{task.completed:.0f}" max="{task.total:.0f}"></progress>' if task.total else ""
-
-
-def _in_notebook() -> bool:
-    """Whether this process is a notebook's kernel; IPython in a terminal is a terminal."""
-    module: Any = sys.modules.get("IPython")
-    shell = module.get_ipython() if module is not None else None
-    return hasattr(shell, "kernel")
