@@ -170,4 +170,7 @@ def _said(task: "Task") -> str:
 
 
 def _drawn(task: "Task") -> str:
-    return f'<progress value="{task.completed:.0f}" max="{task.total:.0f}"></progress>' if task.total else ""
+    if not task.total:
+        return ""
+    name = escape(printable(task.description))
+    return f'<progress aria-label="{name}" value="{task.completed:.0f}" max="{task.total:.0f}"></progress>'
