@@ -90,10 +90,10 @@ def filled(nav: list[Any], docs: Path) -> list[Any]:
         if isinstance(entries, list)
     }
     parts["Methods"] += methods
-    parts["Tutorials"] += [*_in(docs, "tutorials"), *notebooks().values()]
+    named = set(re.findall(r"[\w./-]+\.md", str(nav)))
+    parts["Tutorials"] += [name for name in (*_in(docs, "tutorials"), *notebooks().values()) if name not in named]
     inner["Decisions"] += _in(docs, "decisions")
     inner["Measured"] += ["measured/index.md"] + [page for file, page in sources().items() if file.startswith(RESULTS)]
-    named = set(re.findall(r"[\w./-]+\.md", str(nav)))
     parts["How-to"] += [name for name in _in(docs, "") if name not in named]
     return [part for part in nav if all(part.values())]
 
