@@ -12,6 +12,7 @@ import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
+from eyespot.cluster.help_text import show_help
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -65,7 +66,7 @@ class Request:
 def main(argv: list[str]) -> int:
     """Serves until Ctrl-C."""
     if argv and argv[0] in ("-h", "--help"):
-        print(HELP, end="")
+        show_help(HELP)
         return ExitCode.DONE
     request = parse(Request, argv, prog="eyespot web")
     server = _start(request)

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -112,7 +113,7 @@ class Pages:
         )
 
     def _run(self, query: Query) -> Answer:
-        look, seen = self._seen(query.one("run"))
+        look, seen = self._seen(query.one("run"), fresh=True)
         files = self.runs.files(seen)
         story = files.story(seen.name)
         ranks, pictures = files.ranks(), files.pictures()
@@ -124,7 +125,7 @@ class Pages:
             look,
             title=seen.name,
             runs=[_row(seen)],
-            facts=_facts(seen, look.time),
+            facts=_facts(seen, time.time()),
             warnings=_warnings(seen, files.warnings(last)),
             pictures=pictures if query.one("pictures") == "all" else pictures[:NUM_PICTURES],
             num_pictures=len(pictures),
@@ -138,7 +139,7 @@ class Pages:
 
     def _compare(self, query: Query) -> Answer:
         asked = query.all("run")[:MAX_STORIES]
-        pairs = [self._seen(run) for run in asked]
+        pairs = [self._seen(run, fresh=True) for run in asked]
         if not pairs:
             raise NotFound("No run is named; tick some in the list of runs.")
         stories: list[Shown] = [self.runs.files(seen).story(seen.name) for _, seen in pairs]
@@ -163,11 +164,10 @@ class Pages:
             raise NotFound("There is no such picture.") from error
         return Answer(body=content, kind=kind)
 
-    def _seen(self, run: str) -> tuple[Look, Seen]:
-        look = self.runs.look()
-        if (seen := look.runs.get(run)) is None:
+    def _seen(self, run: str, *, fresh: bool = False) -> tuple[Look, Seen]:
+        if (found := self.runs.find(run, fresh=fresh)) is None:
             raise NotFound("There is no such run; the list of runs is at /")
-        return look, seen
+        return found
 
     def _page(self, template: str, look: Look, **data: Any) -> Answer:
         text = self._templates.get_template(template).render(

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 from eyespot.cluster.status.records import Records
@@ -21,10 +22,10 @@ NUM_LINES = 40
 """Of a log."""
 NUM_PICTURES = 6
 """The newest."""
-LARGEST_PICTURE = 64 * 2**20
+LARGEST_PICTURE = 16 * 2**20
 IMAGE_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
-MOST_RESULTS = 200
-"""Files of RUN/eval that a page shows; the newest."""
+MOST_RESULTS, MOST_RESULT_BYTES = 200, 64 * 2**20
+"""Files of RUN/eval that a page shows, the newest, and what they may have together."""
 _WARNING = re.compile(r"\S+ \S+ (WARNING|ERROR|CRITICAL) ")
 _RANK_LOG = re.compile(r"rank-(\d{1,9})\.log")
 
@@ -120,8 +121,10 @@ class RunFiles:
     def _results(self) -> list[Result]:
         folder = self.run_dir / "eval"
         paths = [folder / name for name in self._names("eval") if name.endswith(".json")]
-        newest = sorted((path for path in paths if not path.is_symlink()), key=_modified)[-MOST_RESULTS:]
-        return [result for path in sorted(newest) if (result := read_result(path)) is not None]
+        newest = sorted((path for path in paths if not path.is_symlink()), key=_modified, reverse=True)[:MOST_RESULTS]
+        sizes = accumulate(_modified(path)[1] for path in newest)
+        kept = sorted(path for path, size in zip(newest, sizes, strict=True) if size <= MOST_RESULT_BYTES)
+        return [result for path in kept if (result := read_result(path)) is not None]
 
     def state(self) -> tuple[object, ...]:
         """What changes whenever the record or the results do."""

@@ -41,14 +41,14 @@ class Seen:
     status: Status | None = None
     problem: str = ""
     """Why there is no status."""
+    looked: float = 0.0
+    """When it was looked at; the clock of ``time.monotonic``."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Look:
     """All runs at one moment."""
 
-    time: float
-    """Seconds since 1970."""
     runs: dict[str, Seen]
     """By id, in the order of their names."""
     problems: tuple[str, ...]
@@ -91,9 +91,25 @@ class RunList:
         finally:
             self._looking.release()
 
-    def find(self, run: str) -> Seen | None:
-        """A run by its id."""
-        return self.look().runs.get(run)
+    def find(self, run: str, *, fresh: bool) -> tuple[Look, Seen] | None:
+        """A run by its id, in the last look at all runs.
+
+        Args:
+            run: the id.
+            fresh: whether its status is wanted as it is now; the others are not looked at for it.
+        """
+        look = self._look or self.look()
+        if run not in look.runs:
+            look = self.look()
+        if (seen := look.runs.get(run)) is None:
+            return None
+        if fresh and time.monotonic() - seen.looked > FRESH_SECONDS and self._looking.acquire(blocking=False):
+            try:
+                seen.sketch.look()
+                self._ask([seen])
+            finally:
+                self._looking.release()
+        return look, seen
 
     def metrics(self, seen: Seen) -> GrowingMetrics:
         """Its numbers, of which nothing is read yet the first time."""
@@ -125,7 +141,7 @@ class RunList:
         list(self._pool.map(lambda one: one.sketch.look(), seen))
         slurm_error = self._ask(seen)
         problems = [*self._unread, *([f"SLURM does not answer ({slurm_error})"] if slurm_error else [])]
-        return Look(time=time.time(), runs={one.id: one for one in seen}, problems=tuple(problems))
+        return Look(runs={one.id: one for one in seen}, problems=tuple(problems))
 
     def _search(self) -> None:
         errors: list[OSError] = []
@@ -153,10 +169,12 @@ class RunList:
             errors = [self._ask_one(one) for one in seen]
             return next(filter(None, errors), None)
         for one, status in zip(seen, found.runs, strict=True):
+            one.looked = time.monotonic()
             one.status, one.problem = status, "" if one.run_dir.is_dir() else "its folder is not there any more"
         return found.slurm_error
 
     def _ask_one(self, seen: Seen) -> str | None:
+        seen.looked = time.monotonic()
         try:
             found = survey([seen.run_dir])
         except OSError as error:

@@ -232,6 +232,7 @@ function short(value) {
   if (size >= 1e9) return `${Number((value / 1e9).toPrecision(4))}G`;
   if (size >= 1e6) return `${Number((value / 1e6).toPrecision(4))}M`;
   if (size >= 1e4) return `${Number((value / 1e3).toPrecision(4))}k`;
+  if (size && size < 1e-4) return value.toExponential(3).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(4)));
 }
 

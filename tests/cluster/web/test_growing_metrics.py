@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def write(file, text: str, mode: str = "a") -> None:
 
 
 def losses(metrics: GrowingMetrics) -> dict[int, float]:
-    assert metrics.read(10)
+    assert metrics.read(60)
     series = metrics.series.get("loss")
     return dict(zip(series.steps.tolist(), series.means.tolist(), strict=True)) if series else {}
 
@@ -138,6 +139,19 @@ def test_a_long_file_comes_in_slices(tmp_path, file):
         pass
     assert 0 < first < 10_000 == len(metrics.series["loss"]) and metrics.share_read == 1
     assert np.array_equal(metrics.series["lr"].steps, np.arange(10_000))
+
+
+@pytest.mark.thorough
+def test_a_line_of_a_gigabyte_is_passed_over(tmp_path, file):
+    write(file, line(0, loss=3.0))
+    with file.open("r+b") as opened:
+        opened.truncate(1 << 30)  # zeros that no disk holds
+    write(file, "\n" + line(1, loss=2.0))
+    metrics = GrowingMetrics(tmp_path)
+    tracemalloc.start()
+    assert losses(metrics) == {0: 3.0, 1: 2.0} and metrics.num_left_out == 1
+    assert tracemalloc.get_traced_memory()[1] < 10 * BLOCK_BYTES
+    tracemalloc.stop()
 
 
 def test_memory_is_bounded(tmp_path, file, monkeypatch):

@@ -1,7 +1,10 @@
 """What is read of a run folder, and that nothing outside is."""
 
+import os
+
 import pytest
 
+from eyespot.cluster.web import run_files
 from eyespot.cluster.web.run_files import NUM_LINES, RunFiles
 
 
@@ -71,6 +74,17 @@ def test_a_damaged_record_and_results_are_left_out(run_dir):
     (run_dir / "eval" / "a.json").write_text('{"key": 1}')
     story = RunFiles(run_dir).story("name")
     assert story.results == [] and story.record.run == {} and story.data_name == "SHARDS"
+
+
+def test_of_results_that_are_too_many_the_newest_are_read(run_dir, monkeypatch):
+    read = []
+    monkeypatch.setattr(run_files, "MOST_RESULT_BYTES", 250)
+    monkeypatch.setattr(run_files, "read_result", lambda path: read.append(path.name))
+    for number in range(5):
+        (run_dir / "eval" / f"{number}.json").write_text(" " * 100)
+        os.utime(run_dir / "eval" / f"{number}.json", (1000 - number, 1000 - number))
+    (run_dir / "eval" / "link.json").symlink_to("../run.json")
+    assert RunFiles(run_dir).story("name").results == [] and read == ["0.json", "1.json"]
 
 
 def test_its_state_changes_with_its_results(run_dir):

@@ -35,6 +35,20 @@ def test_runs_come_grow_and_go(tmp_path):
     assert "not there any more" in found["sweep/b"].problem and found["c"].problem == ""
 
 
+def test_who_looks_at_one_run_does_not_look_at_the_others(tmp_path, monkeypatch):
+    for name in "abc":
+        begin_run(tmp_path / name)
+    runs, known, asked = RunList([tmp_path]), run_list.survey, []
+    look(runs)
+    monkeypatch.setattr(run_list, "survey", lambda run_dirs: asked.extend(run_dirs) or known(run_dirs))
+    for name in "abc":
+        add_lines(tmp_path / name, range(12, 20))
+    found = runs.find("b", fresh=True)
+    assert found is not None and found[1].status.step == 19 and asked == [tmp_path / "b"]
+    assert runs.find("a", fresh=False)[1].status.step == 11 and len(asked) == 1
+    assert runs.find("none", fresh=True) is None
+
+
 def test_several_places_have_names_that_tell_them_apart(tmp_path):
     for place in ("one/a", "two/a"):
         begin_run(tmp_path / place)
