@@ -46,6 +46,11 @@ def _duration(seconds: Number) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
+def _hours(hours: Number) -> str:
+    """Not more digits than anybody can want."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
+
+
 def _engine(plan: Plan) -> str:
     run = plan.run
     return {
@@ -58,7 +63,7 @@ def _engine(plan: Plan) -> str:
 def _summary(plan: Plan) -> Text:
     run, gpus = plan.run, plan.question.gpus
     sizes = plan.trace.sizes
-    frozen = f", {sizes.frozen / 4e6:,.1f} million of teachers or frozen" if sizes.frozen else ""
+    frozen = f", {sizes.frozen / 4e6:,.1f} million of teachers or frozen" if sizes.frozen >= 2e5 else ""
     text = Text()
     text.append(f"{plan.recipe}: {gpus} x {plan.card.name}, {_engine(plan)}\n", style="bold")
     text.append(f"{sizes.trainable / 4e6:,.1f} million trainable parameters{frozen}\n")
@@ -71,7 +76,8 @@ def _summary(plan: Plan) -> Text:
     speed = run.data.batch_size / plan.time.total
     text.append(f"\n{_duration(plan.time.total)} per step, {speed:,.0f} {plan.trace.counted_as}/s\n")
     text.append(
-        f"{plural(run.steps, 'step')}: {_duration(plan.hours * 3600)}, {plan.hours * gpus:,.0f} GPU-hours", style="bold"
+        f"{plural(run.steps, 'step')}: {_duration(plan.hours * 3600)}, {_hours(plan.hours * gpus)} GPU-hours",
+        style="bold",
     )
     if plan.trace.measured_because:
         reason = plan.trace.measured_because

@@ -19,6 +19,16 @@ def test_sync_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert capsys.readouterr().out == f"{plural(sent, 'line')} of metrics and 0 results sent to {uri}\n"
 
 
+def test_a_server_that_is_down_is_no_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run_dir = tmp_path / "run"
+    tracker = Tracker(run_dir, run_key="k", name="n", params={}, tags={}, uri="none")
+    tracker.log(0, {"loss": 1.0})
+    tracker.close("FINISHED")
+    assert main(["sync", str(run_dir), "--uri", "http://127.0.0.1:9"]) == 1
+    error = capsys.readouterr().err
+    assert "run the command again when the server answers" in error and error.count("\n") == 1
+
+
 def test_wrong_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["sync", str(tmp_path)]) == 2
     error = capsys.readouterr().err
