@@ -57,7 +57,6 @@ setup(
         "annotated-types>=0.7",
         "beartype>=0.20",
         "deepspeed>=0.19",
-        "h11>=0.16",
         "jaxtyping>=0.3",
         "jinja2>=3.1",
         "markupsafe>=2.1",

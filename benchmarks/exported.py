@@ -33,7 +33,7 @@ from results import write_results
 
 from eyespot.cluster.serving.batching import Batches
 from eyespot.cluster.serving.image_views import ImageViews
-from eyespot.cluster.serving.metrics import Metrics
+from eyespot.cluster.serving.prometheus import Metrics
 from eyespot.cluster.serving.server import Limits, Serving, server_of
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass

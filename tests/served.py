@@ -22,7 +22,7 @@ from PIL import Image
 
 from eyespot.cluster.serving.batching import Batches
 from eyespot.cluster.serving.image_views import ImageViews
-from eyespot.cluster.serving.metrics import Metrics
+from eyespot.cluster.serving.prometheus import Metrics
 from eyespot.cluster.serving.releases import served
 from eyespot.cluster.serving.server import Limits, Server, Serving, server_of
 

@@ -24,8 +24,8 @@ spool standing start status_page stopping story supervised tarfiles tarindex tea
 training turns unlabeled view_picture workers
 """
 """Names that files had once and that nobody in the field would look for."""
-ONE_A_METHOD = {"pretrain/objectives", "pretrain/recipes"}
-"""Folders that grow with every method."""
+ONE_A_METHOD = {"pretrain/objectives", "pretrain/recipes", "cluster/commands"}
+"""Folders that grow with every method, or with every command."""
 MOST_FILES = 16
 
 

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from eyespot.cluster.arguments import parse
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.terminal import one_line
 
@@ -100,11 +101,12 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _server(wanted: Serving, token: str | None) -> tuple[Any, dict[str, Any]]:
-    from eyespot.cluster.serving import server as http
-    from eyespot.cluster.serving.batching import Batches
-    from eyespot.cluster.serving.image_views import ImageViews
-    from eyespot.cluster.serving.metrics import Metrics
-    from eyespot.cluster.serving.releases import served
+    with working("loading torch"):
+        from eyespot.cluster.serving import server as http
+        from eyespot.cluster.serving.batching import Batches
+        from eyespot.cluster.serving.image_views import ImageViews
+        from eyespot.cluster.serving.prometheus import Metrics
+        from eyespot.cluster.serving.releases import served
 
     encoder, views, about = served(wanted.release, wanted.sha256, wanted.device)
     metrics = Metrics()

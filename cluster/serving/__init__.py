@@ -1,1 +1,1 @@
-"""``eyespot serve``: the features of a release over HTTP."""
+"""``eyespot serve``: the features that a release gives of images, over HTTP, in batches."""

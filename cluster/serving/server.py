@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import h11
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
@@ -21,8 +20,8 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from eyespot.cluster.serving.batching import Batches
-from eyespot.cluster.serving.metrics import Metrics
 from eyespot.cluster.serving.multipart import MalformedParts, parts_of
+from eyespot.cluster.serving.prometheus import Metrics
 from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.terminal import one_line
 
@@ -269,6 +268,5 @@ def server_of(app: Starlette, limits: Limits) -> Server:
         server_header=False,
         timeout_keep_alive=int(HEADER_SECONDS),
         timeout_graceful_shutdown=int(2 * limits.seconds),
-        h11_max_incomplete_event_size=h11._connection.DEFAULT_MAX_INCOMPLETE_EVENT_SIZE,
     )
     return Server(config)

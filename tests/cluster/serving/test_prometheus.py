@@ -1,6 +1,6 @@
 """Counts as Prometheus reads them."""
 
-from eyespot.cluster.serving.metrics import Metrics
+from eyespot.cluster.serving.prometheus import Metrics
 
 
 def test_text():
