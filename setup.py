@@ -23,7 +23,9 @@ HUB = ["huggingface_hub>=2.4"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SOUND = ["soundfile>=0.13"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
+TENSORBOARD = ["tensorboard>=2.20"]
 VIDEO = ["av>=18", "opencv-python-headless>=5"]
+WANDB = ["wandb>=0.22"]
 
 
 class BuildPackage(build_py):
@@ -93,15 +95,19 @@ setup(
             "pyyaml",  # which reads the heads of cards
             *ONNX,  # tests export and run it
             *SOUND,  # tests pack and read sounds
+            *TENSORBOARD,  # tests read event files back
             *TEXT,  # tests read captions, and compare with open_clip
             *VIDEO,  # tests make and pack videos
+            *WANDB,  # tests read its logs back
         ],
         "docs": DOCS,
         "heic": ["pillow-heif>=1.0"],
         "hub": HUB,
         "onnx": ONNX,
         "sound": SOUND,
+        "tensorboard": TENSORBOARD,
         "text": TEXT,
         "video": VIDEO,
+        "wandb": WANDB,
     },
 )

@@ -153,6 +153,11 @@ class Run:
     """Bring metrics to MLflow: MLFLOW_TRACKING_URI, or a sqlite file beside the run folder."""
     experiment: str = "eyespot"
     """MLflow's experiment."""
+    tensorboard: bool = field(default=False, metadata=SAID_IF_SET)
+    """Write TensorBoard's event files, too: RUN/tensorboard. Needs the extra eyespot[tensorboard]."""
+    wandb: str = field(default="", metadata=SAID_IF_SET)
+    """Bring metrics to this project of W&B, too; WANDB_MODE=offline keeps them in RUN/wandb. Needs the extra
+    eyespot[wandb]. Empty = no W&B."""
     recipe: str = field(default="", repr=False, compare=False, metadata=NOT_RECORDED)
     """What it was made by, where ``eyespot.recipe`` made it."""
 

@@ -24,7 +24,8 @@ LARGEST = 16 * 2**20
 FREE_FIELDS = {
     *("run_dir", "resume", "stop_after", "device", "log_every", "save_every", "keep_checkpoints"),
     *("engine", "fsdp.shard_over", "fsdp.gather", "deepspeed.stage", "deepspeed.options", "compile", "cuda_graph"),
-    *("picture_every", "monitor_every", "max_skipped_steps", "track", "experiment", "rank_timeout_seconds"),
+    *("picture_every", "monitor_every", "max_skipped_steps", "rank_timeout_seconds"),
+    *("track", "experiment", "tensorboard", "wandb"),
     *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
     *("data.read_patience_seconds", "data.decode", "data.ready_mb"),
     *("data.nvjpeg.hw_decoder_load", "data.nvjpeg.hybrid_huffman_threshold", "data.nvjpeg.preallocate_mb"),

@@ -113,7 +113,7 @@ class Trainer:
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
         manifest = data.shards.manifest
         folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
-        self.tracker = folder.open_tracker(run, recipe, manifest.name, world.size) if world.rank == 0 else None
+        self.tracker = folder.open_tracker(run, recipe, manifest, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         if not run.cuda_graph:  # a graph's launch runs no hook
             watch.time_forward(self.engine.objective)

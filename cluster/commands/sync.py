@@ -1,4 +1,4 @@
-"""``eyespot sync RUN``: bring the metrics of an offline run to MLflow."""
+"""``eyespot sync RUN``: bring the metrics of an offline run to MLflow and its other mirrors."""
 
 import sys
 from pathlib import Path
@@ -11,26 +11,41 @@ from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import plural
 
 
-def sync_run(run_dir: Annotated[Path, tyro.conf.Positional], uri: str | None = None) -> int:
-    """Sends what MLflow lacks of a run: metrics, pictures, status, results of evaluations. Repeating it does no harm.
+def sync_run(
+    run_dir: Annotated[Path, tyro.conf.Positional],
+    uri: str | None = None,
+    tensorboard: bool = False,
+    wandb: str = "",
+) -> int:
+    """Sends what MLflow lacks of a run: metrics, pictures, status, report, results of evaluations. Repeating it does no
+    harm. TensorBoard's event files and W&B get theirs, too, where the run had them or they are asked for.
 
     For example: eyespot sync runs/first --uri http://mlflow.example.org:5000
 
     Args:
         run_dir: the run folder.
-        uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder.
+        uri: tracking URI; without it MLFLOW_TRACKING_URI, else mlflow.db beside the run folder; none = no MLflow.
+        tensorboard: write RUN/tensorboard.
+        wandb: project of W&B.
     """
     from eyespot.data_pipeline.progress_bar import ProgressBar
     from eyespot.eval.results.mlflow_children import track_results
     from eyespot.eval.results.result import results_in
     from eyespot.pretrain.redaction import masked
-    from eyespot.pretrain.tracking.mlflow_mirror import sync, tracking_uri
+    from eyespot.pretrain.run_record import RunRecord
+    from eyespot.pretrain.tracking.mirrors import sync
+    from eyespot.pretrain.tracking.mlflow_mirror import tracking_uri
 
+    if RunRecord.path(run_dir).is_file():
+        asked = RunRecord.read(RunRecord.path(run_dir)).run
+        tensorboard, wandb = tensorboard or asked.get("tensorboard") is True, wandb or str(asked.get("wandb") or "")
     with ProgressBar(f"syncing {run_dir}", None, unit="bytes", transient=True) as bar:
-        num_lines = sync(run_dir, uri, bar.reach)
+        num_lines = sync(run_dir, uri, bar.reach, tensorboard=tensorboard, wandb=wandb)
         num_results = track_results(run_dir, results_in(run_dir), uri)
     place = masked(tracking_uri(run_dir, uri) or "")
-    print(f"{plural(num_lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {place}")
+    places = [place, f"{run_dir}/tensorboard" if tensorboard else "", f"W&B's project {wandb}" if wandb else ""]
+    where = ", ".join(filter(None, places))
+    print(f"{plural(num_lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {where}")
     if place.startswith("sqlite:"):
         print(f"next: mlflow ui --backend-store-uri {place}   # shows them in a browser", file=sys.stderr)
     return ExitCode.DONE

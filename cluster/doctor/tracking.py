@@ -10,7 +10,8 @@ from pathlib import Path
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.pretrain.redaction import masked
-from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, brief, tracking_uri
+from eyespot.pretrain.tracking.mirror import brief
+from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, tracking_uri
 
 REQUEST_SECONDS = 6
 

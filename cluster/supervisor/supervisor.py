@@ -24,7 +24,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
-from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 
 WAIT_SECONDS = 0.5
 BEAT_SECONDS = 5.0

@@ -6,6 +6,7 @@ does not match it is refused.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,25 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import digest_of
+from eyespot.eval.release.registered import page
+from eyespot.eval.release.registered.pyfunc_model import RELEASE, save_model
 from eyespot.eval.results.mlflow_children import PARENT_TAG
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
-from eyespot.pretrain.tracking.mlflow_mirror import (
-    RUN_KEY_TAG,
-    MlflowRecord,
-    brief,
-    locked,
-    oldest_run,
-    open_store,
-    tracking_uri,
-)
+from eyespot.pretrain.tracking.mirror import brief, locked
+from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, oldest_run, open_store, tracking_uri
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DIGEST_TAG = "eyespot.release_sha256"
 """Of a model version, and of the run that holds its files: the release's digest."""
-_PLACE = "release"
+FORM_TAG = "eyespot.form"
+"""Of a run whose files are a model of MLflow's (``registered/pyfunc_model.py``); older ones hold the bare release."""
+_PLACE = "model"
+_PICTURE = "picture.png"
 _VERIFY = """
 import sys
 from pathlib import Path
@@ -125,15 +125,20 @@ def download(address: str, into: Path, uri: str | None = None) -> str:
         place = client.get_model_version_download_uri(found.name, found.version)
         room = into.with_name("download")
         room.mkdir()
-        got = download_artifacts(artifact_uri=place, dst_path=str(room), tracking_uri=client.tracking_uri)
-        Path(got).rename(into)
+        got = Path(download_artifacts(artifact_uri=place, dst_path=str(room), tracking_uri=client.tracking_uri))
+        if (got / "MLmodel").is_file():
+            got /= RELEASE
+        if got.is_symlink() or got.parent.is_symlink() or not got.is_dir():
+            raise UserError(f"{masked(address)}: holds no release; register one with: eyespot release RUN --register")
+        got.rename(into)
     return found.digest
 
 
 def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> Registered:
     """Makes a release a version of a registered model; the same release is one version however often it is registered.
 
-    Its files become artifacts of a child of the pretraining run, tagged with the digest.
+    Its files, as a model that MLflow itself loads, become artifacts of a child of the pretraining run, tagged with the
+    digest. The model's and the version's pages get what the card says.
 
     Args:
         folder: the release.
@@ -146,15 +151,18 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
     """
     record, digest = MlflowRecord.read(run_dir), digest_of(folder)
     with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / metrics_file.NAME):
-        run_id = _with_files(client, record, folder, digest)
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=page.model_text(name, folder))
         for version in client.search_model_versions(f"name = '{name}'"):
             if version.tags.get(DIGEST_TAG) == digest:
                 return Registered(name=name, version=str(version.version), digest=digest)
-        version = client.create_model_version(
-            name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags={DIGEST_TAG: digest}
-        )
+        picture = page.newest_picture(run_dir)
+        run_id = _with_files(client, record, folder, digest, picture)
+        shown = page.artifact_address(run_id, _PICTURE) if picture else None
+        tags = {**page.version_tags(folder), DIGEST_TAG: digest}
+        version = client.create_model_version(name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags=tags)
+        text = page.version_text(name, str(version.version), folder, shown)
+        client.update_model_version(name, version.version, description=text)
     return Registered(name=name, version=str(version.version), digest=digest)
 
 
@@ -198,15 +206,19 @@ def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | No
     return str(before) if before is not None else None
 
 
-def _with_files(client: "MlflowClient", record: MlflowRecord, folder: Path, digest: str) -> str:
+def _with_files(client: "MlflowClient", record: MlflowRecord, folder: Path, digest: str, picture: Path | None) -> str:
     """The id of the run that holds the release's files: made and filled where there is none that is whole."""
     parent = _parent(client, record)
-    tags = {PARENT_TAG: parent.info.run_id, DIGEST_TAG: digest}
+    tags = {PARENT_TAG: parent.info.run_id, DIGEST_TAG: digest, FORM_TAG: "mlflow-model"}
     child = oldest_run(client, parent.info.experiment_id, tags)
     if child is None:
         child = client.create_run(parent.info.experiment_id, run_name=f"release of {record.name}", tags=tags)
     if child.info.status != "FINISHED":
-        client.log_artifacts(child.info.run_id, str(folder), _PLACE)
+        with tempfile.TemporaryDirectory() as room:
+            save_model(folder, Path(room) / _PLACE)
+            client.log_artifacts(child.info.run_id, str(Path(room) / _PLACE), _PLACE)
+            if picture is not None:
+                client.log_artifact(child.info.run_id, shutil.copy(picture, Path(room) / _PICTURE))
         client.set_terminated(child.info.run_id, "FINISHED")
     return child.info.run_id
 

@@ -13,7 +13,7 @@ from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import rate
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.run_record import NAME
-from eyespot.pretrain.tracking.mlflow_mirror import flatten
+from eyespot.pretrain.tracking.mlflow_record import flatten
 
 _FILES = (
     (NAME, "all settings, versions, what the data was"),

@@ -13,17 +13,9 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.results.result import Result
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
-from eyespot.pretrain.tracking.mlflow_mirror import (
-    RUN_KEY_TAG,
-    MlflowRecord,
-    brief,
-    flatten,
-    legal_name,
-    locked,
-    oldest_run,
-    open_store,
-    tracking_uri,
-)
+from eyespot.pretrain.tracking.mirror import brief, locked
+from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, oldest_run, open_store, tracking_uri
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord, flatten, legal_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,7 +1,9 @@
 """The run folder on disk: who may write to it, whether its run may go on, and the logs of each rank."""
 
 import logging
+import re
 import secrets
+import shlex
 import socket
 import sys
 import time
@@ -16,6 +18,7 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.loop.environment import code_state, hardware, own_code_state, versions
@@ -25,6 +28,8 @@ from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.redaction import MaskedFormatter, masked_values
 from eyespot.pretrain.run_json import change_of, recorded_values, to_values
 from eyespot.pretrain.run_record import RunRecord
+from eyespot.pretrain.tracking.mirrors import check_mirrors
+from eyespot.pretrain.tracking.mlflow_pages import NOTE_TAG, note
 from eyespot.pretrain.tracking.tracker import Tracker
 
 log = logging.getLogger("eyespot")
@@ -34,6 +39,7 @@ class RunFolder:
     """``RUN/``: made or reopened by rank 0, which alone locks it and writes ``run.json``."""
 
     def __init__(self, run: Run, recipe: str, rank: int) -> None:
+        check_mirrors(tensorboard=run.tensorboard, wandb=run.wandb)
         self.path = run.run_dir
         self._rank = rank
         self._lock: RunLock | None = None
@@ -97,8 +103,8 @@ class RunFolder:
         """The run's, on rank 0; empty on the others."""
         return "" if self.record is None else self.record.run_key or ""
 
-    def open_tracker(self, run: Run, recipe: str, data: str, world_size: int) -> Tracker:
-        """The tracker of the run that ``write_record`` has written; ``data`` is the name of its images."""
+    def open_tracker(self, run: Run, recipe: str, data: Manifest, world_size: int) -> Tracker:
+        """The tracker of the run that ``write_record`` has written, on the images of that manifest."""
         record = self.record or RunRecord()
         self._tracker = Tracker(
             run.run_dir,
@@ -108,12 +114,16 @@ class RunFolder:
             params=to_values(run),
             tags={
                 "recipe": recipe,
-                "data": data,
+                "data": data.name,
+                "num_samples": str(data.num_samples),
                 "manifest_sha256": record.manifest_sha256 or "",
                 "git_commit": record.git_commit or "",
                 "world_size": str(world_size),
+                **_page_tags(run, recipe, record),
             },
             uri=None if run.track else "none",
+            tensorboard=run.tensorboard,
+            wandb=run.wandb,
         )
         return self._tracker
 
@@ -211,6 +221,21 @@ class LogFile(WatchedFileHandler):
         if not self._said:
             self._said = True
             sys.stderr.write(f"eyespot: {self.baseFilename}: cannot be written ({sys.exception()}); lines go missing\n")
+
+
+def _page_tags(run: Run, recipe: str, record: RunRecord) -> dict[str, str]:
+    """What MLflow's page of the run says of it: description, source, commit."""
+    method = (sys.modules[type(run.objective).__module__].__doc__ or "").strip().partition("\n")[0]
+    program, *words = [str(word) for word in record.argv or sys.argv]
+    command = shlex.join(["eyespot" if Path(program).stem in ("cli", "__main__", "eyespot") else program, *words])
+    papers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", method)
+    method = re.sub(r" *\(?,? *arXiv:[^)]*\)?\.?", "", method) if papers else method
+    return {
+        NOTE_TAG: note(command=command, recipe=recipe, method=method, papers=papers, run_dir=run.run_dir),
+        "mlflow.source.name": recipe,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": record.git_commit or "",
+    }
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

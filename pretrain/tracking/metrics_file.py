@@ -86,6 +86,19 @@ def read_metrics(
                 yield values
 
 
+def end_of_step(run_dir: Path, step: int) -> int:
+    """How many bytes of a run's metrics.jsonl tell of steps up to this one."""
+    end = place = 0
+    with (run_dir / NAME).open("rb") as file:
+        for line in file:
+            place += len(line)
+            values = decode(line) if line.endswith(b"\n") else None
+            if values is not None and int(values["step"]) > step:
+                return end
+            end = place if values is not None else end
+    return end
+
+
 def cut_torn_line(run_dir: Path) -> None:
     """Removes what a kill left behind the last newline, so that the next line starts on its own."""
     path = run_dir / NAME

@@ -1,9 +1,8 @@
-"""What a run tells about itself while it trains: metrics.jsonl at once, MLflow in the background."""
+"""What a run tells about itself while it trains: metrics.jsonl at once, its mirrors in the background."""
 
 import logging
 import math
 import os
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,21 +10,19 @@ from typing import Literal
 
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
-from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, brief, tracking_uri
+from eyespot.pretrain.tracking.follower import Follower
+from eyespot.pretrain.tracking.mirrors import writers_of
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 
 _LOG = logging.getLogger("eyespot")
-_INTERVAL_SECONDS = 2.0
-_LONGEST_WAIT_SECONDS = 30.0
-_QUIET_SECONDS = 5.0
-"""At its end a run says what it waits for, where that takes longer."""
 _ROUNDING = 1e-4  # what another number of ranks may change in a loss
 
 
 class Tracker:
-    """metrics.jsonl is the truth; a background thread brings it to MLflow.
+    """metrics.jsonl is the truth; a background thread each brings it to MLflow, TensorBoard's event files and W&B.
 
-    Nothing here waits for MLflow but ``close``, and that not for long; nothing raises because of it. What a dead
-    server missed is sent when it answers again, or later by ``eyespot sync RUN``.
+    Nothing here waits for them but ``close``, and that not for long; nothing raises because of them. What a dead
+    server or a full disk missed is sent when it is well again, or later by ``eyespot sync RUN``.
 
     A resumed run executes the steps between its checkpoint and the crash once more. They are not written again but
     compared: the log says that they agree, or warns of the first that does not.
@@ -40,6 +37,8 @@ class Tracker:
         tags: git commit, manifest hash and the like; the newest value wins.
         uri: MLflow tracking URI, "none" for no MLflow. None means MLFLOW_TRACKING_URI, else ``mlflow.db`` beside the
             run folder with the pictures in ``mlartifacts``.
+        tensorboard: write event files to RUN/tensorboard.
+        wandb: bring it to this project of W&B; empty = do not.
 
     Attributes:
         last_step: the highest step that metrics.jsonl held when it was opened; -1 if none.
@@ -59,6 +58,8 @@ class Tracker:
         params: Mapping[str, object],
         tags: Mapping[str, str],
         uri: str | None = None,
+        tensorboard: bool = False,
+        wandb: str = "",
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         metrics_file.cut_torn_line(run_dir)
@@ -71,8 +72,8 @@ class Tracker:
         self._replay = _Replay({int(line["step"]): line.get("loss") for line in metrics_file.read_metrics(run_dir)})
         self.last_step = self._replay.last_step
         self._file = (run_dir / metrics_file.NAME).open("ab", buffering=0)
-        place = tracking_uri(run_dir, uri)
-        self._follower = _Follower(run_dir, place) if place else None
+        writers = writers_of(run_dir, uri, tensorboard=tensorboard, wandb=wandb)
+        self._followers = [Follower(run_dir, writer) for writer in writers]
         self._closed = False
 
     def log(self, step: int, values: Mapping[str, metrics_file.Value]) -> None:
@@ -104,9 +105,9 @@ class Tracker:
             return path
 
     def picture(self, path: Path) -> None:
-        """Queues a finished file of the folder ``run_dir/pictures`` as the artifact ``pictures/<name>``."""
-        if self._follower:
-            self._follower.mirror.add_picture(path.name)
+        """Queues a finished file of the folder ``run_dir/pictures`` for all mirrors."""
+        for follower in self._followers:
+            follower.mirror.add_picture(path.name)
 
     def event(self, text: str) -> None:
         """Notes what happened to the run, as ``MlflowRecord.add_event``. For any thread.
@@ -118,12 +119,12 @@ class Tracker:
         self._write_record()
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float | None = None) -> None:
-        """Notes how the run ended and gives MLflow a last chance. A second call does nothing.
+        """Notes how the run ended and gives its mirrors a last chance. A second call does nothing.
 
         Args:
             status: what MLflow shows.
-            wait_seconds: how long to wait at most until MLflow has everything. By default 15, and where MLflow is a
-                file here, which is slow but never away, as long as something is being sent, up to 120; 3 when the run
+            wait_seconds: how long to wait at most until they have everything. By default 15, and where it is a file
+                here, which is slow but never away, as long as something is being sent, up to 120; 3 when the run
                 is stopped, for who stopped it (SLURM's ``KillWait``) kills what has not ended soon.
         """
         busy_seconds = 0.0
@@ -136,8 +137,14 @@ class Tracker:
         self._file.close()
         self._record.end(status)
         self._write_record()
-        if self._follower and not self._follower.close(wait_seconds, busy_seconds):
-            _LOG.warning("MLflow does not have all of this run yet; send the rest with: eyespot sync %s", self._run_dir)
+        for follower in self._followers:
+            follower.begin_close(wait_seconds)
+        for follower in self._followers:
+            if not follower.close(wait_seconds, busy_seconds):
+                name = follower.mirror.writer.name
+                _LOG.warning(
+                    "%s does not have all of this run yet; send the rest with: eyespot sync %s", name, self._run_dir
+                )
 
     def _write_record(self) -> None:
         """It says how the run ended, and must not hide why."""
@@ -194,54 +201,3 @@ def _relative_difference(one: metrics_file.Value | None, other: metrics_file.Val
         return math.inf
     difference = abs(one - other) / max(abs(one), abs(other))
     return difference if math.isfinite(difference) else math.inf
-
-
-class _Follower:
-    """The thread that pushes a run folder to MLflow, over and over, whatever the server does."""
-
-    def __init__(self, run_dir: Path, uri: str) -> None:
-        self.mirror = Mirror(run_dir, uri)
-        self._place, self._is_file = masked(uri), uri.startswith("sqlite:")
-        self._closing = threading.Event()
-        self._deadline = float("inf")
-        self._complete = False
-        self._thread = threading.Thread(target=self._follow, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def close(self, wait_seconds: float, busy_seconds: float) -> bool:
-        """Waits until all is sent, ``wait_seconds`` at most, or ``busy_seconds`` for a file here; True if it is."""
-        self._deadline = time.monotonic() + wait_seconds
-        self._closing.set()
-        self._thread.join(min(wait_seconds, _QUIET_SECONDS))
-        if self._thread.is_alive():
-            longest = max(wait_seconds, busy_seconds) if self._is_file else wait_seconds
-            _LOG.info("sending the rest to MLflow at %s (%.0f s at most)", self._place, longest)
-            self._thread.join(longest - min(wait_seconds, _QUIET_SECONDS))
-        return self._complete
-
-    def _follow(self) -> None:
-        failures = 0
-        while True:
-            closing = self._closing.is_set()  # before the push, which then sees all that was logged before closing
-            try:
-                self.mirror.push()
-            except Exception as error:
-                if not failures:
-                    _LOG.warning(
-                        "MLflow at %s: %s; %s keeps it all, trying again", self._place, brief(error), metrics_file.NAME
-                    )
-                failures += 1
-                if closing and time.monotonic() > self._deadline:
-                    return
-            else:
-                if failures:
-                    _LOG.info("MLflow at %s: has everything again", self._place)
-                failures = 0
-                if closing:
-                    self._complete = True
-                    return
-            wait = min(_INTERVAL_SECONDS * 2 ** min(failures, 10), _LONGEST_WAIT_SECONDS)
-            if closing:
-                time.sleep(1.0)
-            else:
-                self._closing.wait(wait)

@@ -11,7 +11,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.fetch import cached, fetched
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registry import DIGEST_TAG, check, find, register, set_alias
-from eyespot.pretrain.tracking.mlflow_mirror import MlflowRecord, sync
+from eyespot.pretrain.tracking.mirrors import sync
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -55,12 +56,24 @@ def test_register_and_pull(run_dir: Path, released: Path, other: Path, tmp_path:
 def test_artifacts_that_were_changed_on_the_server(run_dir: Path, released: Path, other: Path, tmp_path: Path):
     """Each by itself is a release that verifies: only the tag tells."""
     found = register(released, run_dir, "changed", uri(run_dir))
-    (place,) = (run_dir.parent / "mlartifacts").rglob(f"{_holder(run_dir, found.version)}/artifacts/release")
+    (place,) = (run_dir.parent / "mlartifacts").rglob(f"{_holder(run_dir, found.version)}/artifacts/model/data/release")
     for path in other.iterdir():
         (place / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"is another release: .* the registry's tag says"):
         fetched(found.address, tmp_path / "pulled", uri=uri(run_dir))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_version_that_holds_the_bare_release(run_dir: Path, released: Path, tmp_path: Path):
+    """As older versions of eyespot registered it."""
+    client = MlflowClient(uri(run_dir))
+    holder = client.create_run("1")
+    client.log_artifacts(holder.info.run_id, str(released), "release")
+    client.create_registered_model("old")
+    tags = {DIGEST_TAG: digest_of(released)}
+    client.create_model_version("old", f"runs:/{holder.info.run_id}/release", holder.info.run_id, tags=tags)
+    assert register(released, run_dir, "old", uri(run_dir)).version == "1"
+    assert content(fetched("models:/old/1", tmp_path / "pulled", uri=uri(run_dir))) == content(released)
 
 
 def _holder(run_dir: Path, version: str) -> str:
@@ -75,8 +88,11 @@ def test_from_a_run_to_production(run_dir: Path, monkeypatch: pytest.MonkeyPatch
     assert said[2:] == ["models:/night/1 in MLflow", "models:/night@candidate is version 1"]
     client = MlflowClient(uri(run_dir))
     version = client.get_model_version_by_alias("night", "candidate")
-    assert version.tags == {DIGEST_TAG: digest_of(run_dir / "release")}
-    (weights,) = (run_dir.parent / "mlartifacts").rglob(f"{version.run_id}/artifacts/release/model.safetensors")
+    assert version.tags[DIGEST_TAG] == digest_of(run_dir / "release") and version.tags["license"] == "mit"
+    assert version.description.startswith("# ") and "## Numbers" in version.description
+    (weights,) = (run_dir.parent / "mlartifacts").rglob(
+        f"{version.run_id}/artifacts/model/data/release/model.safetensors"
+    )
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
     weights.write_bytes(data)

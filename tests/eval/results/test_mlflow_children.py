@@ -20,7 +20,7 @@ from eyespot.eval.release.registry import DIGEST_TAG as RELEASE_TAG
 from eyespot.eval.release.registry import register, set_alias
 from eyespot.eval.release.write import release
 from eyespot.eval.results.mlflow_children import track_results
-from eyespot.pretrain.tracking.mlflow_mirror import sync
+from eyespot.pretrain.tracking.mirrors import sync
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -80,7 +80,7 @@ def test_a_person_sees_the_run_and_its_evaluation(server: Server, tmp_path: Path
     address = f"{server.uri}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
     browser.open(address, width=1600)
     browser.wait_for("document.body.innerText.includes('knn on digits: mae_tiny, step 12')", 60)
-    assert "looked-at" in browser.text() and "loss\n0.5" in browser.text()
+    assert "looked-at" in browser.text() and "train/loss\n0.5" in browser.text()
     browser.wait_for("document.body.innerText.includes('Training runs')", 60)
     assert "eyespot\nRuns\nlooked-at" in browser.text()  # of an evaluation: Evaluations
     browser.run("[...document.links].find(link => link.innerText.startsWith('knn on digits')).click()")

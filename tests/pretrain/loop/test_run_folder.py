@@ -16,6 +16,7 @@ import tokenizers
 from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
 from eyespot.pretrain.loop.run_folder import LogFile, RunFolder
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import recorded_values
@@ -110,7 +111,11 @@ def tracked(folder: Path) -> RunFolder:
     opened = open_folder(folder, 60.0)
     run = make_run("mae_tiny")
     run.run_dir, run.track = folder, False
-    opened.open_tracker(run, "mae_tiny", "digits", 1)
+    stats = ImageStats(mean=(0.5,) * 3, std=(0.5,) * 3, height=(8,) * 3, width=(8,) * 3)
+    manifest = Manifest(
+        name="a", num_samples=1, num_labeled=0, classes=[], shards=[], image_stats=stats, index_sha256=""
+    )
+    opened.open_tracker(run, "mae_tiny", manifest, 1)
     return opened
 
 

@@ -15,7 +15,11 @@ import pytest
 from mlflow_server import Server, clean_env, wait_until
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.tracking.mlflow_mirror import Mirror, MlflowRecord, flatten, sync, tracking_uri
+from eyespot.pretrain.tracking.metric_groups import grouped
+from eyespot.pretrain.tracking.mirror import Mirror
+from eyespot.pretrain.tracking.mirrors import sync
+from eyespot.pretrain.tracking.mlflow_mirror import MlflowWriter, tracking_uri
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 from eyespot.pretrain.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow
@@ -75,7 +79,7 @@ def expected_rows(run_dir: Path) -> Counter:
         line = json.loads(text)
         stamp = round(line["time"] * 1000)
         numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-        rows.update((key, line["step"], stamp, numbers[key]) for key in numbers.keys() - {"step", "time"})
+        rows.update((grouped(key), line["step"], stamp, numbers[key]) for key in numbers.keys() - {"step", "time"})
     return rows
 
 
@@ -166,9 +170,9 @@ def test_points_sent_twice_are_stored_once(server: Server, tmp_path: Path):
         assert sync(run_dir, server.uri) == 701 - known
         assert rows_of(server.folder / "server.db", run.info.run_id) == once
     assert sync(run_dir, server.uri) == 0
-    (last,) = client.get_metric_history(run.info.run_id, "up")
+    (last,) = client.get_metric_history(run.info.run_id, "train/up")
     assert (last.step, last.timestamp) == (700, 1764000000500) and last.value > 1e308
-    assert sum(math.isnan(point.value) for point in client.get_metric_history(run.info.run_id, "loss")) == 1
+    assert sum(math.isnan(point.value) for point in client.get_metric_history(run.info.run_id, "train/loss")) == 1
 
 
 def test_logging_process_killed_and_resumed(server: Server, tmp_path: Path):
@@ -191,14 +195,14 @@ def test_logging_process_killed_and_resumed(server: Server, tmp_path: Path):
     assert again.info.run_id == run.info.run_id and again.info.status == "FINISHED"
     rows = rows_of(server.folder / "server.db", run.info.run_id)
     assert rows == expected_rows(run_dir)
-    assert sorted(step for key, step, _, _ in rows if key == "loss") == list(range(num_lines + 50))
+    assert sorted(step for key, step, _, _ in rows if key == "train/loss") == list(range(num_lines + 50))
 
 
 def test_server_that_lost_its_runs_gets_all_again(server: Server, tmp_path: Path):
     from mlflow import MlflowClient
 
     run_dir = write_run(tmp_path / "lost", 20)
-    mirror = Mirror(run_dir, server.uri)
+    mirror = Mirror(run_dir, MlflowWriter(run_dir, server.uri))
     assert mirror.push() == 20 and mirror.push() == 0
     (old,) = runs_of(server.uri, "key-lost")
     MlflowClient(server.uri).delete_run(old.info.run_id)
@@ -288,12 +292,6 @@ def test_tracking_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert tracking_uri(tmp_path, "none") is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     assert tracking_uri(tmp_path) is None
-
-
-def test_flatten():
-    nested = {"a": {"b": {"c": None}, "d": [1, 2]}, "e": {}, "f": "x" * 7000, "g%/../h": True}
-    flat = flatten(nested)
-    assert flat == {"a.b.c": "None", "a.d": "[1, 2]", "e": "{}", "f": "x" * 6000, "h": "True"}
 
 
 def test_sync_waits_as_long_as_a_busy_server_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

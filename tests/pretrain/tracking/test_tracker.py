@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from eyespot.pretrain.tracking.mlflow_mirror import open_store, sync
+from eyespot.pretrain.tracking.mirrors import sync
+from eyespot.pretrain.tracking.mlflow_mirror import open_store
 from eyespot.pretrain.tracking.tracker import Tracker
 
 
@@ -130,7 +131,7 @@ assert time.monotonic() - start < 8, "close waited"
 
 def test_the_end_waits_for_a_file_that_is_only_slow(tmp_path: Path, caplog, monkeypatch):
     """A local mlflow.db is never away: what is on its way is waited for, and the log says so."""
-    monkeypatch.setattr("eyespot.pretrain.tracking.tracker._QUIET_SECONDS", 0.2)
+    monkeypatch.setattr("eyespot.pretrain.tracking.follower.QUIET_SECONDS", 0.2)
     place = f"sqlite:///{tmp_path}/m.db"
     open_store(place)
     other = sqlite3.connect(tmp_path / "m.db", isolation_level=None, check_same_thread=False)
@@ -139,7 +140,7 @@ def test_the_end_waits_for_a_file_that_is_only_slow(tmp_path: Path, caplog, monk
     tracker.log(0, {"loss": 1.0})
     timer = threading.Timer(2.0, other.rollback)
     timer.start()
-    assert tracker._follower.close(0.5, 60.0), "not sent"
+    assert tracker._followers[0].close(0.5, 60.0), "not sent"
     timer.join()
     other.close()
     assert f"sending the rest to MLflow at {place} (60 s at most)" in caplog.text
@@ -174,8 +175,8 @@ def test_events_reach_mlflow_while_the_run_goes_on(tmp_path: Path):
     tracker = open_tracker(tmp_path / "run", uri)
     tracker.event("rank 1 is slow")
     tracker.log(1, {"loss": 1.0})
-    mirror, until = tracker._follower.mirror, time.monotonic() + 60
-    while mirror._client is None or "event.0001" not in mirror._tags:
+    (follower,), until = tracker._followers, time.monotonic() + 60
+    while "event.0001" not in follower.mirror.writer.tags:
         assert time.monotonic() < until
         time.sleep(0.05)
     for number in range(2, 24):

@@ -1,0 +1,88 @@
+"""Where a run is brought: MLflow, TensorBoard's event files, W&B, each if it is wanted."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.pretrain.redaction import masked
+from eyespot.pretrain.tracking import metrics_file
+from eyespot.pretrain.tracking.mirror import Mirror, Writer, brief
+from eyespot.pretrain.tracking.mlflow_mirror import MlflowWriter, be_patient, tracking_uri
+from eyespot.pretrain.tracking.tensorboard_mirror import TensorboardWriter
+from eyespot.pretrain.tracking.wandb_mirror import WandbWriter
+
+Progress = Callable[[int, int], None]
+
+
+def check_mirrors(*, tensorboard: bool, wandb: str) -> None:
+    """Whether the packages are there that the wanted mirrors need.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, wanted in (("tensorboard", tensorboard), ("wandb", bool(wandb))):
+        if wanted and importlib.util.find_spec(name) is None:
+            raise UserError(f"{name}: the package is not installed; pip install 'eyespot[{name}]', or leave it out")
+
+
+def writers_of(run_dir: Path, uri: str | None, *, tensorboard: bool, wandb: str) -> list[Writer]:
+    """The writers of a run.
+
+    Args:
+        run_dir: the run folder.
+        uri: MLflow tracking URI, "none" for no MLflow; None as ``tracking_uri`` has it.
+        tensorboard: write RUN/tensorboard.
+        wandb: W&B's project; empty = no W&B.
+    """
+    place = tracking_uri(run_dir, uri)
+    writers: list[Writer] = [MlflowWriter(run_dir, place)] if place else []
+    writers += [TensorboardWriter(run_dir)] if tensorboard else []
+    return writers + ([WandbWriter(run_dir, wandb)] if wandb else [])
+
+
+def sync(
+    run_dir: Path,
+    uri: str | None = None,
+    progress: Progress = lambda done, total: None,
+    *,
+    tensorboard: bool = False,
+    wandb: str = "",
+) -> int:
+    """Brings what a run could not bring itself: it ran offline, a server was away, a disk full; its report, too.
+
+    Args:
+        run_dir: the run folder.
+        uri: MLflow tracking URI; None means MLFLOW_TRACKING_URI, else ``mlflow.db`` beside the run folder.
+        progress: is told (bytes of metrics.jsonl done, bytes in all) after each request.
+        tensorboard: write RUN/tensorboard, too.
+        wandb: bring it to this project of W&B, too.
+
+    Returns:
+        How many lines of metrics.jsonl were brought, to all places together; 0 where they had them all.
+
+    Raises:
+        UserError: no such run folder, no place to send to, or one of them does not answer.
+    """
+    if not (run_dir / metrics_file.NAME).is_file():
+        raise UserError(f"run folder {run_dir}: no {metrics_file.NAME} inside; name a folder that a run has written")
+    check_mirrors(tensorboard=tensorboard, wandb=wandb)
+    writers = writers_of(run_dir, uri, tensorboard=tensorboard, wandb=wandb)
+    if not writers:
+        raise UserError("tracking uri none: nowhere to send to; name one with --uri or MLFLOW_TRACKING_URI")
+    be_patient()
+    return sum(_sync(run_dir, writer, progress) for writer in writers)
+
+
+def _sync(run_dir: Path, writer: Writer, progress: Progress) -> int:
+    try:
+        num_lines = Mirror(run_dir, writer).push(progress)
+        if (report := run_dir / "report.html").is_file():
+            writer.report(report)
+        writer.close()
+        return num_lines
+    except UserError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
+        what = f"tracking uri {writer.place}" if isinstance(writer, MlflowWriter) else f"{writer.name} {writer.place}"
+        raise UserError(f"{masked(what)}: {brief(error)}; run the command again when the server answers") from error
