@@ -70,7 +70,7 @@ def test_what_the_page_of_a_run_shows(tmp_path: Path, uri: str):
         (run_dir / "report.html").write_text(text)
         sync(run_dir)
     client, run = found(uri)
-    assert set(run.data.metrics) == {"train/loss", "optim/lr", "online/knn", "data/wait_share", "train/queue"}
+    assert set(run.data.metrics) == {"train/loss", "optim/lr", "online/knn", "system/data_wait_share", "train/queue"}
     assert client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"] == "custom_model_development"
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits", ("ab" * 18))
