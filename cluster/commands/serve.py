@@ -50,7 +50,7 @@ class Serving:
     """0 = any free one."""
     max_batch: Annotated[int, Ge(1), Le(1024)] = 8
     """Images that go through the encoder together at most; 1 = no image's answer depends on others, to the last bit."""
-    max_wait_ms: Annotated[float, Ge(0), Le(10_000)] = 5.0
+    max_wait_ms: Annotated[float, Ge(0), Le(10_000)] = 2.0
     """How long an image waits for others."""
     max_mb: Annotated[float, Gt(0), Le(1000)] = 20.0
     """Of a request's body; 10^6 bytes."""

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import io
 import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -205,6 +206,8 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # Else an answer's body waits until its header is acknowledged, 40 ms: asyncio does it for its own sockets only.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.most_connections:
             transport.write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n")
             transport.write(b"Connection: close\r\n\r\n")

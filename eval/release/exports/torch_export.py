@@ -64,7 +64,7 @@ def export_pt2(encoder: Any, golden: dict[str, Tensor], path: Path) -> tuple[str
     Raises:
         UserError: torch cannot export the encoder, or the program's features are too far off.
     """
-    images = golden["input"]
+    images = golden["input"].clone()  # the file holds them, with all of the memory that a view lies in
     any_size = not encoder.pretrained_cfg.get("fixed_input_size")
     try:
         program = _exported(encoder, images, any_size=any_size)

@@ -1,10 +1,13 @@
 """The server over real HTTP: the features of eyespot.embed, and every limit."""
 
+import contextlib
 import io
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +73,15 @@ def test_a_vision_transformers_answer_does_not_depend_on_company(release: Path):
             body, kind = multipart(*[file, *map(picture, range(count - 1))])
             answer = client.ask("/embed", body, kind, Accept="application/x-npy")
             assert np.abs(answer.rows()[0] - alone[0]).max() <= BOUND * np.abs(alone).max()
+
+
+def test_an_answer_waits_for_no_acknowledgement(release: Path):
+    """Nagle's algorithm and delayed acknowledgements would cost 40 ms an answer where a connection is kept."""
+    with in_thread(release) as (client, server), contextlib.closing(HTTPConnection("127.0.0.1", client.port)) as kept:
+        kept.request("GET", "/info")
+        kept.getresponse().read()
+        (held,) = server.server_state.connections
+        assert held.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_it_says_of_itself(release: Path):
