@@ -8,10 +8,9 @@ from torch import nn
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.encoders.timm_sources import read_config, registered, views_of
+from eyespot.eval.encoders.timm_sources import is_remote, read_config, remote, views_of
 from eyespot.eval.release.golden import load_encoder
 from eyespot.eval.release.layout import PROVENANCE, digest_of, read_json
-from eyespot.eval.release.registry import is_registered
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.distributed.arithmetic import set_arithmetic
 from eyespot.pretrain.distributed.devices import own_device
@@ -22,7 +21,7 @@ def served(release: str, sha256: str | None, device: str) -> tuple[nn.Module, Vi
     """The encoder on its device, what it sees, and what /info says of it.
 
     Args:
-        release: a folder, or an address of MLflow's registry.
+        release: a folder, or an address of MLflow's registry or a hub.
         sha256: the digest that it must have; None = any.
         device: "auto", "cpu" or "cuda".
 
@@ -30,7 +29,7 @@ def served(release: str, sha256: str | None, device: str) -> tuple[nn.Module, Vi
         UserError: it is no release, does not verify, or is another one.
         Outage: the registry does not answer.
     """
-    folder = registered(release) if is_registered(release) else Path(release)
+    folder = remote(release)[0] if is_remote(release) else Path(release)
     verified(folder)
     digest = digest_of(folder)
     if sha256 is not None and digest != sha256.strip().lower():
