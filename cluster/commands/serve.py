@@ -41,7 +41,7 @@ class Serving:
     """
 
     release: Annotated[str, Positional, arg(metavar="RELEASE")]
-    """Folder of a release, or models:/NAME@ALIAS of MLflow's registry."""
+    """Folder of a release, models:/NAME@ALIAS of MLflow's registry, or hf://ORG/NAME of a hub."""
     sha256: str | None = None
     """The digest that it must have, as eyespot release printed it."""
     host: str = "127.0.0.1"
