@@ -31,7 +31,10 @@ COMMANDS = {
     "promote": "move an alias of MLflow's registry to a release that verifies",
     "recipes": "list the recipes",
     "sync": "bring the metrics of an offline run to MLflow",
+    "completion": "teach a shell to complete commands, recipes and flags",
 }
+_MODULES = {"completion": "eyespot.cluster.completion.command"}
+"""Of commands that lie elsewhere than in commands/."""
 
 USAGE = """usage: eyespot COMMAND ...
 
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         argv = trusted_recipes.take(argv)
         if argv[:1] and argv[0] not in COMMANDS:
             raise UserError(unknown_command(argv[0], list(COMMANDS), "eyespot"))
-        command = importlib.import_module(f"eyespot.cluster.commands.{argv[0]}")
+        command = importlib.import_module(_MODULES.get(argv[0], f"eyespot.cluster.commands.{argv[0]}"))
         return command.main(argv[1:])
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:

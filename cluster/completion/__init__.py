@@ -1,0 +1,1 @@
+"""What a shell offers after TAB, for ``eyespot completion bash``, zsh and fish."""
