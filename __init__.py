@@ -23,6 +23,7 @@ __all__ = [
     "Outage",
     "Page",
     "Results",
+    "SampleLoader",
     "Trained",
     "UserError",
     "__version__",
@@ -30,6 +31,8 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "loader",
+    "objective",
     "recipe",
     "recipes",
     "report",
@@ -39,6 +42,7 @@ _API = "eyespot.cluster.python_api"
 _PLACES = {
     **dict.fromkeys(("Trained", "fit", "recipe", "recipes"), f"{_API}.runs"),
     **dict.fromkeys(("Embeddings", "LoadedEncoder", "embed", "load"), f"{_API}.embedding"),
+    **dict.fromkeys(("SampleLoader", "loader", "objective"), f"{_API}.loading"),
     **dict.fromkeys(("Page", "Results", "evaluate", "report"), f"{_API}.judging"),
     **dict.fromkeys(("Outage", "UserError"), "eyespot.data_pipeline.errors"),
 }

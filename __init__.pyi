@@ -2,6 +2,7 @@
 
 from eyespot.cluster.python_api.embedding import Embeddings, LoadedEncoder, embed, load
 from eyespot.cluster.python_api.judging import Page, Results, evaluate, report
+from eyespot.cluster.python_api.loading import SampleLoader, loader, objective
 from eyespot.cluster.python_api.runs import Trained, fit, recipe, recipes
 from eyespot.data_pipeline.errors import Outage, UserError
 
@@ -12,6 +13,7 @@ __all__ = [
     "Outage",
     "Page",
     "Results",
+    "SampleLoader",
     "Trained",
     "UserError",
     "__version__",
@@ -19,6 +21,8 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "loader",
+    "objective",
     "recipe",
     "recipes",
     "report",

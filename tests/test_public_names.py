@@ -11,8 +11,8 @@ import pytest
 import eyespot
 
 PUBLIC = {
-    "Embeddings", "LoadedEncoder", "Outage", "Page", "Results", "Trained", "UserError", "__version__", "embed",
-    "evaluate", "fit", "load", "recipe", "recipes", "report",
+    "Embeddings", "LoadedEncoder", "Outage", "Page", "Results", "SampleLoader", "Trained", "UserError", "__version__",
+    "embed", "evaluate", "fit", "load", "loader", "objective", "recipe", "recipes", "report",
 }  # fmt: skip
 """One that goes, or is called otherwise, breaks somebody's program: see docs/python.md."""
 

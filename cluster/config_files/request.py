@@ -134,7 +134,7 @@ def laid(recipe: str, run: Run, files: Sequence[TomlFile], flags: Sequence[str] 
         return request
     request.said = [f"--{name}" for name in leaves(values)]
     try:
-        epochs = Length(run=run, epochs=_number(values.pop("epochs", None))).epochs
+        epochs = length_in_epochs(run, values.pop("epochs", None))
         if (wrong := unknown(run, values)) is not None:
             raise UserError(f"{wrong[0]}: there is no such setting in {recipe}; {wrong[1]}")
         over = overlay(run, as_typed(run, values), "", partial=True)
@@ -233,9 +233,14 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**one, **other, **both}
 
 
-def _number(value: Any) -> float | None:
+def length_in_epochs(run: Run, value: Any) -> float | None:
+    """What a file or a program says as ``--epochs``; None = nothing.
+
+    Raises:
+        UserError: it is no number, or out of range.
+    """
     if value is None:
         return None
     if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > 1e300:
         raise UserError(f"epochs {shortened(value)}: expected a number")
-    return float(value)
+    return Length(run=run, epochs=float(value)).epochs

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from eyespot.cluster.python_api.plain_errors import plain_errors
+from eyespot.cluster.python_api.plain_errors import plain_errors, refuse_kind
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.items import Item, Source
@@ -103,6 +103,7 @@ def load(source: str | Path, *, pretrained: bool = True) -> LoadedEncoder:
         UserError: there is no such thing, or it is damaged.
         Outage: a hub or registry does not answer.
     """
+    refuse_kind("source", source, (str, Path), "give a run folder, a checkpoint, a release or a name of timm's")
     return LoadedEncoder(source=str(source), subject=subjects_of(str(source), seed=0, pretrained=pretrained)[0])
 
 
@@ -159,15 +160,25 @@ def embed(
         images = [images]
     if not isinstance(images, str | Path | Iterable):
         raise UserError(f"images: a {type(images).__name__}; give a folder, shards, or a list of images")
+    refuse_kind("encoder", encoder, (LoadedEncoder, str, Path), "give what eyespot.load returns, or takes")
+    refuse_kind("kind", kind, str, "choose cls, mean or pool")
+    refuse_kind("cache", cache, (str, Path, type(None)), "give a folder")
     loaded = encoder if isinstance(encoder, LoadedEncoder) else load(encoder)
     with tempfile.TemporaryDirectory(prefix="eyespot-") as room, _shards(images, Path(room)) as (shards, order, ids):
         world = World(rank=0, size=1, device=own_device(device, int(os.environ.get("LOCAL_RANK", 0))))
         set_arithmetic(world.device)
-        found = features_of(loaded.subject, shards, Path(cache or f"{room}/features"), world)
+        found = _features(loaded.subject, shards, Path(cache or f"{room}/features"), world)
         chosen = kind or next(one for one in ("cls", "mean", "pool", *found) if one in found)
         if chosen not in found:
             raise UserError(f"kind {kind!r}: {loaded.name} has features of the kinds {', '.join(found)}")
         return Embeddings(rows=np.array(found[chosen])[order], ids=ids, kind=chosen)
+
+
+def _features(subject: Subject, shards: ShardFolder, cache: Path, world: World) -> dict[str, Any]:
+    try:
+        return dict(features_of(subject, shards, cache, world))
+    except UserError as error:  # the command calls the folder otherwise
+        raise UserError(str(error).replace("--out", "cache")) from error
 
 
 @contextmanager

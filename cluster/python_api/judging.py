@@ -1,7 +1,8 @@
 """``eyespot.evaluate`` and ``eyespot.report``: what the commands of those names do, as values that a notebook shows."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -9,15 +10,27 @@ from typing import Any, SupportsIndex, overload
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.commands.eval import Evaluation, carried_out
-from eyespot.cluster.eval_commands import joint
+from eyespot.cluster.config_files.request import Request, length_in_epochs
+from eyespot.cluster.config_files.setting_names import leaves, unknown
+from eyespot.cluster.eval_commands import finetune, joint
 from eyespot.cluster.eval_commands.eval_table import track
-from eyespot.cluster.eval_commands.finetune import PROTOCOLS
 from eyespot.cluster.python_api.embedding import LoadedEncoder
-from eyespot.cluster.python_api.plain_errors import plain_errors
+from eyespot.cluster.python_api.plain_errors import plain_errors, refuse_kind
+from eyespot.cluster.python_api.runs import nested
+from eyespot.cluster.start_run import monitors_of, resume_if_restarted
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.report.report import write_report
 from eyespot.eval.results.result import Result
 from eyespot.eval.results.tables import score_table
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.run_json import overlay
+from eyespot.pretrain.trainer import Outcome, fit
+
+log = logging.getLogger("eyespot")
+
+_OF_TRAINED = frozenset(field.name for field in fields(finetune.Options))
 
 
 class Results(Sequence[Result]):
@@ -62,20 +75,27 @@ def evaluate(protocol: str, model: LoadedEncoder | str | Path, shards: str | Pat
         protocol: "linear", "knn", ...: docs/protocols.md says what each one is.
         model: from ``load``, or what that takes.
         shards: a folder with train/ and test/ inside, or one of shards, of which a fifth is held out.
-        options: the command's flags: ``seed=1``, ``out="results"``, ``device="cpu"``, ``shots="1%"``, ...
+        options: the command's flags: ``seed=1``, ``out="results"``, ``device="cpu"``, ``shots="1%"``, ...; of
+            finetune, linear-paper and attentive, which train, those of the run as well, as ``eyespot.recipe`` takes
+            them: ``recipe="finetune_tiny"``, ``steps=100``, ``optim={"lr": 1e-3}``.
 
     Returns:
-        The results; on ranks but the first none. They are files as well, and are found again.
+        The results; on ranks but the first none, and none where a training was stopped by a signal: called again, it
+        goes on. They are files as well, and are found again.
 
     Raises:
         UserError: something about the model, the shards or an option is wrong.
+        TrainingError: as ``eyespot.fit``, of the protocols that train.
     """
+    refuse_kind("protocol", protocol, str, "name one, as in evaluate('knn', MODEL, SHARDS)")
+    refuse_kind("model", model, (LoadedEncoder, str, Path), "give what eyespot.load returns, or takes")
+    refuse_kind("shards", shards, (str, Path), "give a shard folder")
     target = model.source if isinstance(model, LoadedEncoder) else str(model)
-    if protocol in PROTOCOLS:
-        raise UserError(f"protocol {protocol!r}: trains an encoder; run: eyespot eval {protocol} {target} {shards}")
     if protocol.startswith("-") or "help" in options:
         raise UserError(f"protocol {protocol!r}: name one, as in evaluate('knn', MODEL, SHARDS); see docs/protocols.md")
     words = [protocol, target, str(shards)]
+    if protocol in finetune.PROTOCOLS:
+        return _trained(words, options)
     words += [word for name, value in options.items() for word in _flag(name.replace("_", "-"), value)]
     if protocol in joint.PROTOCOLS:
         results = joint.carried_out(parse(joint.JointEvaluation, words, "eyespot eval"))
@@ -84,6 +104,33 @@ def evaluate(protocol: str, model: LoadedEncoder | str | Path, shards: str | Pat
     if results:
         track(target, results)
     return Results(results)
+
+
+def _trained(words: list[str], options: dict[str, Any]) -> Results:
+    """Of a protocol that trains: its own options are words, the run's settings are laid over the recipe."""
+    own = {name: value for name, value in options.items() if name in _OF_TRAINED}
+    words += [word for name, value in own.items() for word in _flag(name.replace("_", "-"), value)]
+    settings = nested({name: value for name, value in options.items() if name not in own and name != "epochs"})
+    wanted = finetune.parsed(words)
+    wanted.flags = [f"--{name}" for name in leaves(settings)]
+
+    def over(request: Request) -> tuple[Run, float | None]:
+        if (wrong := unknown(request.run, settings)) is not None:
+            raise UserError(f"{wrong[0]}: there is no such setting in {request.recipe}; {wrong[1]}")
+        run = overlay(request.run, settings, words[0], partial=True)
+        return run, length_in_epochs(run, options.get("epochs"))
+
+    outcome, results = finetune.carried_out(wanted, over, _train)
+    if outcome == "stopped":
+        log.warning("%s: stopped before its end; called again, it goes on", words[0])
+    if results:
+        track(wanted.model, results)
+    return Results(results)
+
+
+def _train(recipe: str, run: Run, then: Callable[[World], None], shards: ShardFolder) -> Outcome:
+    resume_if_restarted(run)
+    return fit(run, recipe, monitors_of(run), then, shards)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -113,6 +160,9 @@ def report(*runs: str | Path, out: str | Path | None = None, look: bool = True, 
     """
     if not runs:
         raise UserError("runs: there are none; name a run folder")
+    for run in runs:
+        refuse_kind("runs", run, (str, Path), "give run folders")
+    refuse_kind("out", out, (str, Path, type(None)), "give a file")
     path = None if out is None else Path(out)
     return Page(path=write_report([Path(run) for run in runs], path, look=look, device=device).resolve())
 

@@ -2,8 +2,9 @@
 
 import errno
 import functools
+import re
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.terminal import brief, one_line
@@ -11,6 +12,9 @@ from eyespot.pretrain.redaction import masked
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_FLAG = re.compile(r"(?<![\w-])--(?!trust-recipe)([a-z][\w.-]*)")
+_COMMAND = re.compile(r"\beyespot [a-z][^;]*|\btorchrun [^;]*")
 
 
 def plain_errors(function: Callable[P, T]) -> Callable[P, T]:
@@ -34,5 +38,24 @@ def plain_errors(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def refuse_kind(name: str, value: Any, kinds: type | tuple[type, ...], fix: str) -> None:
+    """Raises a UserError where an argument is of none of these kinds, as nothing deeper would say it."""
+    if not isinstance(value, kinds):
+        raise UserError(f"{name}: a {type(value).__name__}; {fix}")
+
+
 def _said(text: str) -> str:
-    return brief(one_line(masked(text)))
+    return brief(one_line(masked(_as_arguments(text))))
+
+
+def _as_arguments(text: str) -> str:
+    """Flags as a program writes them: "--image-size 5" is "image_size 5"; but in a command they stay."""
+    parts, end = [], 0
+    for command in _COMMAND.finditer(text):
+        parts += [_without_dashes(text[end : command.start()]), command[0]]
+        end = command.end()
+    return "".join([*parts, _without_dashes(text[end:])])
+
+
+def _without_dashes(text: str) -> str:
+    return _FLAG.sub(lambda found: found[1].replace("-", "_"), text)

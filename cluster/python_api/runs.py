@@ -1,9 +1,7 @@
 """``eyespot.recipe`` and ``eyespot.fit``: what ``eyespot pretrain`` does, from Python."""
 
-import dataclasses
-import difflib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -11,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from eyespot.cluster.python_api.plain_errors import plain_errors
-from eyespot.cluster.run_length import settled
+from eyespot.cluster.config_files.request import laid, length_in_epochs, named_in
+from eyespot.cluster.config_files.setting_names import leaves, unknown
+from eyespot.cluster.config_files.toml_file import read_toml
+from eyespot.cluster.python_api.plain_errors import plain_errors, refuse_kind
 from eyespot.cluster.start_run import monitors_of, resume_if_restarted
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run
@@ -35,18 +35,26 @@ def recipes() -> list[str]:
 
 @plain_errors
 def recipe(
-    name: str, settings: Mapping[Any, Any] | None = None, /, *, epochs: float | int | None = None, **more: Any
+    name: str | None = None,
+    settings: Mapping[Any, Any] | None = None,
+    /,
+    *,
+    config: str | Path | Sequence[str | Path] = (),
+    epochs: float | int | None = None,
+    **more: Any,
 ) -> Run:
     """The settings of a run: a recipe's, with those that are given in place of its own.
 
         eyespot.recipe("mae_tiny", steps=300, data={"shards": "data/digits"}, optim={"lr": 1e-3})
         eyespot.recipe("mae_tiny", {"data.shards": "data/digits", "optim.lr": 1e-3}, steps=300)
+        eyespot.recipe(config="run.toml", steps=300)
 
     They are checked as flags are; warm-up, saves and pictures follow where the run becomes shorter, and are said.
 
     Args:
-        name: of the recipe; ``package.module:function`` for one of your own.
+        name: of the recipe; ``package.module:function`` for one of your own; None = the one that ``config`` names.
         settings: by the names of the flags of ``eyespot pretrain NAME``, as dicts in dicts or with dots.
+        config: a TOML file of settings, or several, of which the last wins; those given here win over it.
         epochs: the length in passes over the data, in place of ``steps``.
         more: as ``settings``, for names without dots.
 
@@ -56,10 +64,25 @@ def recipe(
     Raises:
         UserError: there is no such recipe or setting, or a value is of another kind or out of its range.
     """
-    base, values = make_run(name), nested({**(settings or {}), **more})
-    _check_names(base, values, f"recipe {name}")
-    run = overlay(make_run(name), values, f"recipe {name}")
-    run = settled(run, base, [f"--{path}" for path in _leaves(values)], epochs)
+    refuse_kind("recipe", name, (str, type(None)), "give its name, as in recipe('mae_tiny')")
+    refuse_kind("settings", settings, (Mapping, type(None)), "give a dict, or settings by name: steps=300")
+    refuse_kind("config", config, (str, Path, list, tuple), "give a TOML file, or a list of them")
+    files = [read_toml(Path(one)) for one in ([config] if isinstance(config, str | Path) else config)]
+    if name is None:
+        found = next(filter(None, map(named_in, reversed(files))), None)
+        if found is None:
+            where = f"{files[-1].path} names none" if files else "none is given"
+            raise UserError(f"recipe: {where}; give its name: eyespot.recipe('mae_tiny', ...)")
+        name, base = found
+    else:
+        base = make_run(name)
+    values = nested({**(settings or {}), **more})
+    if (wrong := unknown(base, values)) is not None:
+        raise UserError(f"recipe {name}: there is no setting {wrong[0]}; {wrong[1]}")
+    request = laid(name, base, files, [f"--{path}" for path in leaves(values)])
+    with request.blamed():
+        run = overlay(request.run, values, f"recipe {name}", partial=True)
+        run = request.settled(run, length_in_epochs(base, epochs))
     run.recipe = base.recipe
     return run
 
@@ -106,6 +129,9 @@ def fit(run: Run, *, recipe: str = "") -> Trained:
     """
     if threading.current_thread() is not threading.main_thread():
         raise UserError("fit: runs in the main thread only, for it listens to signals; start another process")
+    refuse_kind("run", run, Run, "make it with eyespot.recipe(NAME)")
+    refuse_kind("recipe", recipe, str, "give the name of a recipe")
+    overlay(run, to_values(run), "run", partial=True)  # it may have been changed since it was made
     name = recipe or run.recipe
     if not name:
         raise UserError("recipe '': the run was made by none; make it with eyespot.recipe(NAME), or name one like it")
@@ -141,27 +167,6 @@ def _merged(one: Any, other: Any, name: str) -> Any:
 def _plain(value: Any) -> Any:
     """A value as run.json would hold it: configs become dicts, paths text, NumPy's numbers Python's."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else to_values(value)
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _check_names(config: Any, values: Mapping[str, Any], source: str, prefix: str = "") -> None:
-    """Raises a UserError that names the nearest setting, where there is none of that name."""
-    known = [one.name for one in dataclasses.fields(config) if "not_recorded" not in one.metadata]
-    for name, value in values.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"perhaps you meant {prefix}{close[0]}" if close else f"there are {', '.join(known)}"
-            raise UserError(f"{source}: there is no setting {prefix}{name}; {hint}")
-        inner = getattr(config, name)
-        if isinstance(value, dict) and dataclasses.is_dataclass(inner):
-            _check_names(inner, value, source, f"{prefix}{name}.")
 
 
 def _said(value: Any) -> str:

@@ -7,7 +7,9 @@ import pytest
 import torch.distributed as dist
 
 import eyespot
+from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.results.result import read_result
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +45,28 @@ def test_a_notebook_shows_them_as_a_table(results):
 @pytest.mark.parametrize(
     ("protocol", "options", "message"),
     [
-        ("knn", {"seed": -1}, "--seed -1: must be 0 or more"),
-        ("knn", {"shots": "1%"}, "--shots, --draws: knn learns from all of train"),
-        ("knn", {"colour": 1}, "Unrecognized options: --colour"),
+        ("knn", {"seed": -1}, "^seed -1: must be 0 or more"),
+        ("knn", {"shots": "1%"}, "^shots, draws: knn learns from all of train"),
+        ("knn", {"colour": 1}, "Unrecognized options: colour"),
         ("best", {}, "invalid choice 'best'"),
-        ("zero-shot", {"images": 5}, "--images 5: zero-shot judges all labelled images"),
-        ("zero-shot", {"prompt": ["a {}", "b {}"], "images": 5}, "--images 5: zero-shot judges all"),
+        ("zero-shot", {"images": 5}, "^images 5: zero-shot judges all labelled images"),
+        ("zero-shot", {"prompt": ["a {}", "b {}"], "images": 5}, "^images 5: zero-shot judges all"),
         ("-h", {}, "protocol '-h': name one"),
-        ("finetune", {}, "trains an encoder; run: eyespot eval finetune"),
+        (5, {}, r"^protocol: a int; name one"),
+        ("finetune", {"recipe": "mae_tiny"}, "recipe 'mae_tiny': does not train on labels"),
+        (
+            "finetune",
+            {"recipe": "finetune_tiny", "optim": {"lrs": 1}},
+            r"^optim\.lrs: there is no such setting in fine",
+        ),
+        ("finetune", {"recipe": "finetune_tiny", "optim": {"lr": "x"}}, r"optim\.lr 'x': expected float"),
     ],
 )
-def test_what_is_wrong_is_named(protocol, options, message, digits):
+def test_what_is_wrong_is_named(protocol, options, message, digits, untyped):
     with pytest.raises(UserError, match=message):
-        eyespot.evaluate(protocol, "test_vit", digits, **options)
+        eyespot.evaluate(
+            protocol, "test_vit", digits, **({"pretrained": False} if protocol == "finetune" else {}), **options
+        )
 
 
 def test_the_process_group_of_the_program_around_stays(digits, tmp_path):
@@ -79,3 +90,32 @@ def test_a_report_is_a_page_that_a_notebook_shows(digits, tmp_path, monkeypatch)
     assert html.startswith('<iframe srcdoc="&lt;!') and html.endswith("></iframe>"), "what follows is not its inside"
     with pytest.raises(UserError, match="runs: there are none"):
         eyespot.report()
+
+
+def test_a_protocol_that_trains_gives_what_the_command_gives(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger("eyespot"), "handlers", [])
+    own = {"out": tmp_path / "one", "pretrained": False, "recipe": "finetune_tiny"}
+    run = {"steps": 2, "track": False, "device": "cpu", "encoder": {"image_size": 32}, "optim": {"warmup_steps": 0}}
+    found = eyespot.evaluate("finetune", "test_vit", digits, **own, **run)
+    again = eyespot.evaluate("finetune", "test_vit", digits, **own, **run)
+    assert [one.accuracy for one in found] == [one.accuracy for one in again] and len(found) == 1
+    words = f"eval finetune test_vit {digits} --out {tmp_path / 'two'} --no-pretrained --recipe finetune_tiny --steps 2"
+    more = ["--no-track", "--device", "cpu", "--encoder.image-size", "32", "--optim.warmup-steps", "0"]
+    assert main([*words.split(), *more]) == 0
+    ((one,), (two,)) = ([*(tmp_path / name).glob("*.json")] for name in ("one", "two"))
+    assert read_result(one).scores == read_result(two).scores
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda: eyespot.evaluate("knn", None, "x"), "^model: a NoneType; give what eyespot.load returns"),
+        (lambda: eyespot.evaluate("knn", "test_vit", 3), "^shards: a int; give a shard folder"),
+        (lambda: eyespot.report(5), "^runs: a int; give run folders"),
+        (lambda: eyespot.report("runs/x", out=3), "^out: a int; give a file"),
+    ],
+)
+def test_wrong_kinds_are_one_line(how, message, untyped):
+    with pytest.raises(UserError, match=message):
+        how()

@@ -39,3 +39,22 @@ def test_all_else_is_as_it_was():
         return 2 * value + more
 
     assert twice(2, more=1) == 5 and twice.__name__ == "twice" and twice.__doc__ == "Documented."
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("--image-size 5: lower it", "image_size 5: lower it"),
+        ("data.shards: add --data.shards FOLDER", "data.shards: add data.shards FOLDER"),
+        ("x; run: eyespot eval knn --seed 1; or --seed 2", "x; run: eyespot eval knn --seed 1; or seed 2"),
+        ("add --trust-recipe mine", "add --trust-recipe mine"),
+        ("a--b -- c", "a--b -- c"),
+    ],
+)
+def test_flags_are_said_as_arguments(said, expected):
+    def wrong():
+        raise UserError(said)
+
+    with pytest.raises(UserError) as caught:
+        plain_errors(wrong)()
+    assert str(caught.value) == expected

@@ -1,6 +1,9 @@
 """Recipes and runs from Python."""
 
+import json
 import logging
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,3 +109,63 @@ def test_a_run_in_another_thread_is_refused(digits, tmp_path):
 def test_a_wrong_folder_is_refused_as_the_command_refuses_it(tmp_path):
     with pytest.raises(UserError, match=r"shards .*nothing: no such folder"):
         eyespot.fit(small(tmp_path / "nothing", tmp_path / "run"))
+
+
+def test_a_config_file_lies_below_what_is_given(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text('recipe = "mae_tiny"\nsteps = 500\n[optim]\nlr = 0.5\nclip = 2.0\n')
+    (tmp_path / "b.toml").write_text("seed = 4\n[optim]\nlr = 0.25\n")
+    run = eyespot.recipe(config=[tmp_path / "a.toml", str(tmp_path / "b.toml")], optim={"clip": 3.0})
+    assert run.recipe == "mae_tiny"
+    assert (run.steps, run.optim.warmup_steps, run.optim.lr, run.optim.clip, run.seed) == (500, 50, 0.25, 3.0, 4)
+    assert eyespot.recipe("mae_tiny", config=tmp_path / "a.toml", steps=100).optim.warmup_steps == 10
+    with pytest.raises(UserError, match=r"a\.toml:2: epochs 2.*|^epochs 2"):
+        eyespot.recipe("mae_tiny", config=tmp_path / "a.toml", steps=3, epochs=2)
+    (tmp_path / "b.toml").write_text("[optim]\nlr = -1\n")
+    with pytest.raises(UserError, match=r"b\.toml:2: optim\.lr -1\.0: must be above 0"):
+        eyespot.recipe("mae_tiny", config=tmp_path / "b.toml")
+    capsys.readouterr()
+
+
+def test_some_settings_of_a_view_leave_its_others(digits):
+    run = eyespot.recipe("tcn_tiny", objective={"view": {"flip": 0.0}})
+    assert run.objective.view.clip is not None and run.objective.view.flip == 0.0
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda: eyespot.recipe(5), r"^recipe: a int; give its name"),
+        (lambda: eyespot.recipe(), r"^recipe: none is given; give its name: eyespot\.recipe"),
+        (lambda: eyespot.recipe("mae_tiny", 3), "^settings: a int; give a dict"),
+        (lambda: eyespot.recipe("mae_tiny", config=3), "^config: a int; give a TOML file"),
+        (lambda: eyespot.recipe("mae_tiny", epochs="3"), "^epochs '3': expected a number"),
+        (lambda: eyespot.fit(None), r"^run: a NoneType; make it with eyespot\.recipe"),
+        (lambda: eyespot.fit(eyespot.recipe("mae_tiny"), recipe=3), "^recipe: a int; give the name"),
+        (lambda: eyespot.load(None), "^source: a NoneType; give a run folder"),
+        (lambda: eyespot.embed(3, []), "^encoder: a int; give what eyespot.load returns"),
+        (lambda: eyespot.recipe("mae_tiny", data={"shards": "x"}, epochs=-1), r"^epochs -1\.0: must be above 0"),
+    ],
+)
+def test_wrong_kinds_are_one_line(how, message, untyped):
+    with pytest.raises(UserError, match=message):
+        how()
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [("steps", "x", "expected int"), ("steps", 0, "1 or more")])
+def test_what_was_changed_since_is_checked(field, value, message, untyped):
+    run = eyespot.recipe("mae_tiny")
+    object.__setattr__(run, field, value)
+    with pytest.raises(UserError, match=rf"^run: {field} .*{message}"):
+        eyespot.fit(run)
+
+
+@pytest.mark.thorough
+def test_a_script_under_torchrun_trains_on_all_processes(digits, tmp_path):
+    script = Path(__file__).parents[2] / "torch_script.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, str(script), str(digits), str(tmp_path / "run")], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0 and done.stdout.count("done") == 2, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["versions"] is not None
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
