@@ -24,6 +24,7 @@ ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SOUND = ["soundfile>=0.13"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
 TENSORBOARD = ["tensorboard>=2.20"]
+TRANSFORMERS = ["transformers>=5.24"]
 VIDEO = ["av>=18", "opencv-python-headless>=5"]
 WANDB = ["wandb>=0.22"]
 
@@ -97,6 +98,7 @@ setup(
             *SOUND,  # tests pack and read sounds
             *TENSORBOARD,  # tests read event files back
             *TEXT,  # tests read captions, and compare with open_clip
+            *TRANSFORMERS,  # tests compare with it
             *VIDEO,  # tests make and pack videos
             *WANDB,  # tests read its logs back
         ],
@@ -107,6 +109,7 @@ setup(
         "sound": SOUND,
         "tensorboard": TENSORBOARD,
         "text": TEXT,
+        "transformers": TRANSFORMERS,
         "video": VIDEO,
         "wandb": WANDB,
     },

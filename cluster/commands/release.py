@@ -38,7 +38,7 @@ class Releasing:
     """
 
     source: Annotated[Path, Positional, arg(metavar="RUN")]
-    """Run folder; with --to also a release folder."""
+    """Run folder; with --to or --transformers also a release folder."""
     license: str | None = None
     """Of the weights, as SPDX writes it: apache-2.0, cc-by-nc-4.0, LicenseRef-Internal. A run's release needs it."""
     checkpoint: str | None = None
@@ -59,6 +59,9 @@ class Releasing:
     open_clip: bool = False
     """Add both towers (of CLIP, SigLIP) as open_clip has them: it loads them in one line. Needs pip install
     eyespot[text]."""
+    transformers: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Write the encoder into this folder too, as transformers has it: AutoModel.from_pretrained, without code. In place
+    of RUN a release may stand then. Needs pip install eyespot[transformers]."""
     register: str | None = None
     """Make it a version of this model in MLflow's registry, where the run is tracked."""
     alias: str | None = None
@@ -95,6 +98,10 @@ def main(argv: list[str]) -> int:
         out = _write(wanted)
     if wanted.register:
         _register(wanted, out)
+    if wanted.transformers:
+        from eyespot.eval.release.transformers_layout.folder import write_transformers
+
+        print(write_transformers(out, wanted.transformers).resolve())
     if wanted.to:
         _push(wanted, out)
     else:
@@ -113,12 +120,12 @@ def _check(wanted: Releasing) -> None:
 
 def _check_written(wanted: Releasing) -> None:
     """Of what says how a release is written, nothing can be meant."""
-    about_others = {"source", "to", "public", "replace", "tag"}
+    about_others = {"source", "to", "public", "replace", "tag", "transformers"}
     odd = [f.name for f in fields(wanted) if f.name not in about_others and getattr(wanted, f.name) != f.default]
     if odd:
         name = "no-evaluation" if odd[0] == "evaluation" else odd[0].replace("_", "-")
         raise UserError(f"--{name}: {wanted.source} is a release already, and never changes; name a run folder")
-    if not wanted.to:
+    if not wanted.to and not wanted.transformers:
         raise UserError(f"{wanted.source}: is a release already; push it with --to hf://ORG/NAME, or name a run folder")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub
-from released_runs import content, write_run
+from released_runs import content, write_release, write_run
 
 import eyespot
 from eyespot.cluster.cli import main
@@ -61,3 +61,10 @@ def test_pushed_and_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str], h
     assert "is a release already; push it with --to" in refuse(capsys, folder)
     assert "--tag: goes with --to" in refuse(capsys, str(run_dir), "--license", "mit", "--tag", "v1")
     assert "write it as hf://ORG/NAME" in refuse(capsys, str(run_dir), "--license", "mit", "--to", "lab/digits")
+
+
+def test_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    released, out = write_release(tmp_path / "night"), tmp_path / "out"
+    assert main(["release", str(released), "--transformers", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{out}\n" and said.err.count("\n") == 1 and (out / "preprocessor_config.json").is_file()
