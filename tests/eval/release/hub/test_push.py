@@ -186,7 +186,7 @@ print("equal")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_timm_loads_it_in_a_process_that_knows_no_eyespot(hub: FakeHub, released: Path, tmp_path: Path):
     push(released, HERE, tag="v1")
     python = bare_python(tmp_path / "bare", "timm")

@@ -31,7 +31,7 @@ print(type(model).__name__)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_fresh_process_loads_it(released: Path, tmp_path: Path):
     out = write_transformers(released, tmp_path / "out")
     words = [sys.executable, "-c", FRESH, str(out), str(released / GOLDEN)]
