@@ -4,9 +4,11 @@ Each request has a connection and a thread of its own; there are at most so many
 and whoever is slow loses first.
 """
 
+import contextlib
 import gzip
 import hashlib
 import logging
+import math
 import socket
 import threading
 import time
@@ -61,7 +63,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, pages: Pages, access: Access, host: str, port: int | None) -> None:
         self.pages, self.access = pages, access
         self._open: dict[socket.socket, float] = {}
-        self._lock = threading.Lock()
+        """When each began; never, of those that were cut off and whose threads have not noticed yet."""
+        self._changed = threading.Condition()
         family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
         self.address_family = family
         ports = (*_PORTS, 0) if port is None else (port,)
@@ -80,10 +83,12 @@ class Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Starts a thread for it. Where too many are open, the oldest one is cut off."""
-        with self._lock:
-            if len(self._open) >= MOST_CONNECTIONS:
-                _cut(min(self._open, key=lambda one: self._open[one]))
-            crowded = len(self._open) >= 2 * MOST_CONNECTIONS  # threads that hang at a disk, not at a client
+        with self._changed:
+            living = [one for one, since in self._open.items() if since < math.inf]
+            if len(living) >= MOST_CONNECTIONS:
+                self._cut(min(living, key=lambda one: self._open[one]))
+            # Threads end when they notice; one that hangs at a disk does not.
+            crowded = not self._changed.wait_for(lambda: len(self._open) < 2 * MOST_CONNECTIONS, timeout=1.0)
             if not crowded:
                 self._open[request] = time.monotonic() - LONGEST_SECONDS * 5 / 6
         if crowded:
@@ -92,22 +97,28 @@ class Server(ThreadingHTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         """Ends a connection."""
-        with self._lock:
+        with self._changed:
             self._open.pop(request, None)
+            self._changed.notify()
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Twice a second: cuts off what lasts too long, a byte now and then notwithstanding."""
         now = time.monotonic()
-        with self._lock:
+        with self._changed:
             for request in [one for one, since in self._open.items() if now - since > LONGEST_SECONDS]:
-                _cut(request)
+                self._cut(request)
 
     def head_is_read(self, request: Any) -> None:
         """From now on the connection has the time of an answer; it is born older than it is."""
-        with self._lock:
-            if request in self._open:
+        with self._changed:
+            if self._open.get(request, math.inf) < math.inf:
                 self._open[request] = time.monotonic()
+
+    def _cut(self, request: socket.socket) -> None:
+        self._open[request] = math.inf
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Of a thread: what a client does is not our trouble."""
@@ -207,10 +218,3 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _cut(request: socket.socket) -> None:
-    try:
-        request.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return
