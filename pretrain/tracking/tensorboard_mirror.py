@@ -6,6 +6,8 @@ itself says how far it is: what a kill has torn off its end is cut away, and the
 
 TensorBoard's numbers have 32 bits: those of metrics.jsonl, rounded.
 """
+# pyright: reportAttributeAccessIssue=false
+# (protobuf makes its classes when they are imported: no type checker sees them)
 
 import os
 import socket

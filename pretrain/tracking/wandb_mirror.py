@@ -117,7 +117,7 @@ class WandbWriter(Writer):
 
 def held(run_dir: Path, run_id: str) -> tuple[int, set[int]]:
     """The last step that W&B's logs of a run hold, -1 if none, and which steps' pictures."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     last, pictures = -1, set[int]()
     for path in run_dir.glob(f"wandb/*/run-{run_id}.wandb"):

@@ -49,7 +49,7 @@ class ImageEmbedder:
 
     def __init__(self, encoder: nn.Module, asked: dict[str, Any], device: str) -> None:
         self._encoder, self._device = encoder.to(device), device
-        self._transform = create_transform(**resolve_data_config({}, pretrained_cfg=asked))
+        self._transform: Any = create_transform(**resolve_data_config({}, pretrained_cfg=asked))
 
     def predict(self, images: "pandas.DataFrame", params: dict[str, Any] | None = None) -> Float32[np.ndarray, "n dim"]:
         """A row of features for each image.
