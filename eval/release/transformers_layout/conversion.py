@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -54,7 +54,7 @@ def converted(encoder: Any) -> Conversion:
     elif type(encoder) is timm.models.ResNet:
         found = _resnet(encoder)
     if found is None:
-        name = encoder.pretrained_cfg["architecture"]
+        name = cast(Any, encoder.pretrained_cfg)["architecture"]
         raise UserError(
             f"--transformers: it has no class that computes what timm's {name} does, but those of plain vision"
             " transformers with a class token and of plain ResNets; leave it out: AutoModel loads the release by timm"
