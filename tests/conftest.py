@@ -90,9 +90,9 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
         seed_all(f"{fixturedef.baseid}::{fixturedef.argname}")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """The threads of BLAS too."""
+    """The threads of BLAS too; to look for its libraries takes milliseconds, which are not spent on every test."""
     with threadpool_limits(1):
         yield
 
