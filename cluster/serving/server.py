@@ -48,7 +48,7 @@ class Limits:
     body_bytes: int = 20_000_000
     """Of a request."""
     seconds: float = 30.0
-    """For a client to send a request's body; and once more for its answer."""
+    """For a client to send a request's body; once more for its answer; and once more for the client to take that."""
     requests: int = 64
     """For features, at once; more are told to come again."""
     connections: int = 256
@@ -199,13 +199,16 @@ def _answer(rows: np.ndarray, kind: str, accept: str) -> Response:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, but that a connection ends which sends no request, and that there are so many and no more."""
+    """uvicorn's, but that a connection ends which sends no request or takes no answer, and that there are no more."""
 
     most_connections: int = Limits.connections  # of the class that ``server_of`` makes
+    seconds: float = Limits.seconds
     _idle: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that writing pauses while a client leaves a single byte
         # Else an answer's body waits until its header is acknowledged, 40 ms: asyncio does it for its own sockets only.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self.connections) > self.most_connections:
@@ -222,10 +225,22 @@ class _Protocol(H11Protocol):
         super().on_response_complete()
         self._watch()
 
+    def pause_writing(self) -> None:
+        """What was written waits for the client: a close would wait for it too, and so would whoever writes more."""
+        super().pause_writing()
+        self._untaken = self._untaken or self.loop.call_later(self.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._idle is not None:
-            self._idle.cancel()
+        for timer in (self._idle, self._untaken):
+            if timer is not None:
+                timer.cancel()
 
     def _watch(self) -> None:
         """The clock runs while no request is being read or answered; bytes of an unfinished header do not stop it."""
@@ -261,7 +276,7 @@ def server_of(app: Starlette, limits: Limits) -> Server:
         app: what answers.
         limits: on connections and time.
     """
-    protocol = type("Protocol", (_Protocol,), {"most_connections": limits.connections})
+    protocol = type("Protocol", (_Protocol,), {"most_connections": limits.connections, "seconds": limits.seconds})
     config = uvicorn.Config(
         app,
         http=protocol,

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import socket
 import threading
@@ -177,6 +178,44 @@ def test_slow_clients_and_slow_images(release: Path, monkeypatch: pytest.MonkeyP
             assert answer.status == 504 and "0.4 seconds" in answer.json()["error"]
         finally:
             go.set()
+
+
+def narrow(client: Client, room: int = 2304) -> socket.socket:
+    """A connection whose client has room for little of an answer until it reads."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    connection.connect(("127.0.0.1", client.port))
+    return connection
+
+
+def test_clients_that_take_no_answer(release: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http, "HEADER_SECONDS", 0.3)
+    body, kind = multipart(*[b"x"] * 64)
+    head = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    wide = head.encode() + b"%s\r\n" + body
+    with in_thread(release, limits=Limits(seconds=1.0), view=lambda _: torch.ones(3, 16, 16)) as (client, server):
+        server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+        state = server.server_state
+        held = [narrow(client) for _ in range(3)]
+        while len(state.connections) < 3:
+            time.sleep(0.01)
+        held[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 150)  # whoever writes more waits
+        held[1].sendall(wide % b"")  # the end of an idle connection waits
+        held[2].sendall(wide % b"Connection: close\r\n")  # the end waits that it asked for
+        until = time.monotonic() + 8
+        while (state.connections or state.tasks) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not state.connections and not state.tasks
+        for connection in held:
+            connection.close()
+        patient = narrow(client, 32768)
+        patient.sendall(wide % b"")
+        time.sleep(0.5)  # longer than a connection may be idle
+        answer = b""
+        with patient:
+            while part := patient.recv(65536):
+                answer += part
+        assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["features"]) == 64
 
 
 def test_more_connections_than_it_takes(release: Path):
