@@ -1,7 +1,9 @@
 """``eyespot serve RELEASE``."""
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ from eyespot.data_pipeline.terminal import one_line
 TOKEN = "EYESPOT_SERVE_TOKEN"
 _SHORTEST = 16
 """Characters of a token."""
+_BACKLOG = 256
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,8 +74,10 @@ def main(argv: list[str]) -> int:
     """Serves until it is told to stop; returns the exit code."""
     wanted = parse(Serving, argv, "eyespot serve")
     token = _token(wanted.host)
-    with _listening(wanted.host, wanted.port) as listener:  # first, for it takes no time to find out
+    with _bound(wanted.host, wanted.port) as listener:  # first, for it takes no time to find out
         server, about = _server(wanted, token)
+        with _said(wanted.host, wanted.port):  # another one may have bound it too, and be ready before
+            listener.listen(_BACKLOG)
         place = listener.getsockname()
         host = f"[{place[0]}]" if listener.family == socket.AF_INET6 else place[0]
         print(
@@ -91,10 +96,23 @@ def _token(host: str) -> str | None:
     return token
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int) -> socket.socket:
+    """The address is ours; whoever asks is turned away until somebody listens."""
+    with _said(host, port), contextlib.ExitStack() as closing:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = closing.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        closing.pop_all()
+        return listener
+
+
+@contextlib.contextmanager
+def _said(host: str, port: int) -> Iterator[None]:
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=256)
+        yield
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--host {host} --port {port}: {reason}; choose another one") from error

@@ -12,6 +12,7 @@ from released_runs import write_release
 from served import as_process, multipart, picture
 
 from eyespot.cluster.cli import main
+from eyespot.cluster.commands import serve
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -32,6 +33,29 @@ def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert "Address already in use" in refuse(capsys, "any", "--port", port)
+
+
+def test_nobody_is_let_in_before_it_can_answer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("EYESPOT_SERVE_TOKEN", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = free.getsockname()
+
+    def loading(*_: object) -> tuple[None, dict[str, str]]:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(place, 5)
+        with pytest.raises(OSError), socket.socket() as other:
+            other.bind(place)
+        other = socket.socket()  # as a second server does
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(place)
+        other.listen()
+        quicker.append(other)
+        return None, {}
+
+    quicker: list[socket.socket] = []
+    monkeypatch.setattr(serve, "_server", loading)
+    assert "Address already in use" in refuse(capsys, "any", "--port", str(place[1]))
+    quicker[0].close()
 
 
 @pytest.mark.thorough
