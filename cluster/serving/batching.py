@@ -21,6 +21,8 @@ Rows = dict[str, Float32[np.ndarray, " _"]]
 class Batches:
     """Makes views of images on one thread, and encodes them in batches on another.
 
+    Views wait for two batches at most: what more there is waits as files, which are smaller.
+
     A row's last bits depend on how many images shared its batch: matrix products round differently in batches of
     another size, by about a millionth of the largest feature.
 
@@ -58,22 +60,33 @@ class Batches:
         Raises:
             BadImage: it is none.
         """
-        view = await asyncio.get_running_loop().run_in_executor(self._views, self._view, file)
         found = Future[Rows]()
-        with self._changed:
-            self._waiting.append((view, found))
-            self._changed.notify()
-        return await asyncio.wrap_future(found)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._views, self._prepare, file, found)
+            return await asyncio.wrap_future(found)
+        finally:
+            found.cancel()  # does nothing to an answer; but whoever went away needs none
 
     def close(self) -> None:
         """Ends both threads; what still waits is cancelled."""
-        self._views.shutdown(cancel_futures=True)
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
+        self._views.shutdown(cancel_futures=True)
         self._thread.join()
         for _, found in self._waiting:
             found.cancel()
+
+    def _prepare(self, file: bytes, found: "Future[Rows]") -> None:
+        """Makes the view of an image as soon as there is room for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < 2 * self._max_batch or self._closed)
+        if found.cancelled():
+            return
+        view = self._view(file)
+        with self._changed:
+            self._waiting.append((view, found))
+            self._changed.notify_all()
 
     def _run(self) -> None:
         while batch := self._next():
@@ -100,6 +113,7 @@ class Batches:
                     if self._closed or not self._changed.wait(left):
                         break
                 taken, self._waiting = self._waiting[: self._max_batch], self._waiting[self._max_batch :]
+                self._changed.notify_all()
                 if alive := [(view, found) for view, found in taken if found.set_running_or_notify_cancel()]:
                     return alive
 

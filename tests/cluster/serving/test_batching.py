@@ -1,6 +1,7 @@
 """Who waits together is encoded together, each gets its own rows, and one failure is nobody else's."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -32,6 +33,44 @@ def view(file: bytes) -> Tensor:
     if not file:
         raise BadImage("empty file")
     return torch.full((3, 2, 2), float(file[0]))
+
+
+def test_no_more_views_wait_than_two_batches():
+    go, made = threading.Event(), list[int]()
+
+    class Held(Sums):
+        def forward_features(self, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+            go.wait(30)
+            return images
+
+    def noted(file: bytes) -> Tensor:
+        made.append(file[0])
+        return view(file)
+
+    batches = Batches(Held(), noted, max_batch=2, max_wait=0, observe=lambda _: None)
+
+    async def ask() -> None:
+        asked = [asyncio.create_task(batches.rows(bytes([number]))) for number in range(2, 42)]
+        await asyncio.sleep(0.3)
+        assert 2 <= len(made) <= 6, "one batch is encoded and two wait"
+        for task in asked[20:]:
+            task.cancel()
+        go.set()
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert [rows["mean"][0] for rows in found[:20]] == list(range(2, 22))
+        assert all(isinstance(each, asyncio.CancelledError) for each in found[20:])
+        assert made == list(range(2, 22)), "nothing is made for whoever went away"
+        go.clear()
+        left = [asyncio.create_task(batches.rows(bytes([9]))) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        closing = asyncio.create_task(asyncio.to_thread(batches.close))  # while a view waits for room
+        await asyncio.sleep(0.1)
+        go.set()
+        await asyncio.wait_for(closing, 10)
+        ended = await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 10)
+        assert any(isinstance(each, asyncio.CancelledError) for each in ended)
+
+    asyncio.run(ask())
 
 
 def test_rows_and_sizes():
