@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import io
+import logging
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -25,6 +27,8 @@ from eyespot.cluster.serving.multipart import MalformedParts, parts_of
 from eyespot.cluster.serving.prometheus import Metrics
 from eyespot.data_pipeline.shards.image_check import BadImage
 from eyespot.data_pipeline.terminal import one_line
+
+log = logging.getLogger("eyespot")
 
 MOST_PARTS = 64
 """Images in one request."""
@@ -86,7 +90,7 @@ class Serving:
             Route("/info", self._guarded(self._info)),
             Route("/metrics", self._guarded(self._show_metrics)),
         ]
-        return Starlette(routes=routes, lifespan=lifespan)
+        return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_route})
 
     def _guarded(
         self, answer: Callable[[Request], Awaitable[Response]], *, counted: bool = False
@@ -104,6 +108,9 @@ class Serving:
                 response = JSONResponse({"error": one_line(str(refusal))}, refusal.status, headers)
             except ClientDisconnect:
                 response = Response(status_code=499)
+            except Exception:  # out of memory, features that are no numbers: the next request has its chance
+                log.warning("eyespot serve: a request could not be answered", exc_info=True)
+                response = JSONResponse({"error": "the server failed; its log says why"}, 500)
             if counted:
                 self._metrics.answered(response.status_code, time.monotonic() - began)
             return response
@@ -172,6 +179,11 @@ class Serving:
             if isinstance(each, BaseException):
                 raise each
         return np.stack([each[kind] for each in found if isinstance(each, dict)])
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": one_line(error.detail)}, error.status_code, error.headers)
 
 
 def _images(content_type: str, body: bytes) -> list[bytes]:

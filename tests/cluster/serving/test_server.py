@@ -90,8 +90,9 @@ def test_what_it_says_of_itself(release: Path):
         assert client.ask("/health").body == b"ready\n"
         about = client.ask("/info").json()
         assert (about["name"], about["kinds"], about["image_size"]) == ("digits-run", {"cls": 64, "mean": 64}, 16)
-        assert client.ask("/elsewhere").status == 404
-        assert client.ask("/embed").status == 405
+        for path, status, reason in (("/elsewhere", 404, "Not Found"), ("/embed", 405, "Method Not Allowed")):
+            answer = client.ask(path)
+            assert (answer.status, answer.json()) == (status, {"error": reason})
 
 
 def refused(client: Client, body: bytes, kind: str = "image/png", path: str = "/embed") -> tuple[int, str]:
@@ -116,6 +117,21 @@ def test_wrong_input(release: Path):
         assert refused(client, body, "multipart/form-data")[0] == 400
         assert refused(client, body[:-9], kind)[0] == 400
         assert client.embed(good).shape == (1, 64)
+
+
+def test_a_server_that_fails_says_so_and_goes_on(release: Path, caplog: pytest.LogCaptureFixture):
+    def fails(file: bytes) -> torch.Tensor:
+        if file == b"broken":
+            raise RuntimeError("CUDA out of memory\nat 0x7f")
+        return torch.full((3, 16, 16), float("nan") if file == b"nan" else 0.5)
+
+    with in_thread(release, view=fails) as (client, _):
+        for file in (b"broken", b"nan"):  # JSON knows no NaN
+            assert refused(client, file) == (500, "the server failed; its log says why")
+        assert client.embed(b"fine").shape == (1, 64)
+        said = client.ask("/metrics").body.decode()
+    assert 'eyespot_requests_total{status="500"} 2' in said and "eyespot_request_seconds_count 3" in said
+    assert "eyespot_in_flight 0" in said and "CUDA out of memory" in caplog.text
 
 
 def test_who_may_ask(release: Path):
