@@ -118,10 +118,13 @@ class Serving:
         return guarded
 
     def _check_client(self, request: Request) -> None:
-        if self._token is None:  # a page of a stranger must not ask through somebody's browser, by a name of its own
+        if self._token is None:  # a page of a stranger must not ask through somebody's browser
             name = request.headers.get("host", "").lower()
-            if name not in _LOCAL_NAMES and name.rpartition(":")[0] not in _LOCAL_NAMES:
+            if name not in _LOCAL_NAMES and name.rpartition(":")[0] not in _LOCAL_NAMES:  # by a name of its own
                 raise Refusal(403, "Host: must be 127.0.0.1 or localhost")
+            origin = request.headers.get("origin", f"http://{name}").lower()
+            if origin != f"http://{name}" or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+                raise Refusal(403, "Origin: pages of another place may not ask")
             return
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):

@@ -148,6 +148,12 @@ def test_who_may_ask(release: Path):
     with in_thread(release) as (client, _):
         assert client.ask("/embed", file, Host="evil.example:80").status == 403
         assert client.ask("/embed", file, Host=f"localhost:{client.port}").status == 200
+        body, kind = multipart(file)  # as a form of a page may send it, unasked
+        for origin in ("https://evil.example", "null", "http://localhost:8888", f"https://127.0.0.1:{client.port}"):
+            assert client.ask("/embed", body, kind, Origin=origin).status == 403
+        for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+            assert client.ask("/info", Sec_Fetch_Site=site).status == status
+        assert client.ask("/embed", body, kind, Origin=f"http://127.0.0.1:{client.port}").status == 200
 
 
 def test_more_requests_than_it_takes(release: Path):
