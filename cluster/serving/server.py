@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import io
 import logging
+import math
 import signal
 import socket
 import threading
@@ -300,6 +301,6 @@ def server_of(app: Starlette, limits: Limits) -> Server:
         access_log=False,
         server_header=False,
         timeout_keep_alive=int(HEADER_SECONDS),
-        timeout_graceful_shutdown=int(2 * limits.seconds),
+        timeout_graceful_shutdown=math.ceil(3 * limits.seconds),  # whole seconds; 0 would cut off what is in flight
     )
     return Server(config)

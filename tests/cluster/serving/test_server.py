@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from served import Client, in_thread, multipart, picture
+from starlette.applications import Starlette
 
 import eyespot
 from eyespot.cluster.serving import server as http
@@ -250,6 +251,12 @@ def test_more_connections_than_it_takes(release: Path):
             connection.close()
         time.sleep(0.1)
         assert client.ask("/health").status == 200
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.4, 30.0])
+def test_its_end_waits_for_body_answer_and_reader(seconds: float):
+    waits = http.server_of(Starlette(), Limits(seconds=seconds)).config.timeout_graceful_shutdown
+    assert waits is not None and 3 * seconds <= waits < 3 * seconds + 1
 
 
 def test_it_ends_when_all_are_answered(release: Path):
