@@ -86,7 +86,7 @@ class Int8:
         model = folder / ONNX
         known = model.exists()
         if not known:
-            export_onnx(encoder, golden, model)
+            export_onnx(encoder, golden, model, "--int8")
         quantize(model, images, folder / INT8)
         share = (folder / INT8).stat().st_size / model.stat().st_size
         if not known:
@@ -136,6 +136,11 @@ class Int8:
             )
         if shards.manifest.index_sha256 == data.test.shards.manifest.index_sha256:
             rows = np.setdiff1d(rows, data.test.rows)
+        if not len(rows):
+            raise UserError(
+                f"--int8 {self._shards}: every image that the run was trained on is tested on, so none is left for"
+                " ranges; name other labelled shards"
+            )
         generator = np.random.default_rng(self._seed)
         chosen = np.sort(generator.permutation(rows)[:NUM_IMAGES])
         return torch.cat([images for _, images in _views(shards, views, chosen)])

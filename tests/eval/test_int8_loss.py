@@ -1,5 +1,6 @@
 """What an encoder loses in 8 bits is measured on what calibrated nothing, stands in the card, and refuses too much."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval import int8_loss
 from eyespot.eval.int8_loss import Int8, Loss
 from eyespot.eval.protocols.labeled_data import labeled_data
+from eyespot.eval.release.exports import onnx_export
 from eyespot.eval.release.exports.onnx_export import export_onnx
 from eyespot.eval.release.golden import golden_of, load_encoder
 from eyespot.eval.release.layout import CONFIG, GOLDEN, INT8, PROVENANCE, read_json, sha256
@@ -84,6 +86,29 @@ def test_calibrates_on_nothing_that_it_is_tested_on(digits: Path, tmp_path: Path
     images = Int8(digits)._calibration(origin, data, ViewSpec(views=(center_view(16),)))
     assert images.shape == (256, 3, 16, 16)
     assert len(set(rows_seen[0])) == 256 and not set(rows_seen[0]) & set(data.test.rows)
+
+
+def test_trained_on_what_is_tested(digits: Path, tmp_path: Path):
+    data = labeled_data(ShardFolder.find(digits / "train"), 0)
+    data.test = replace(data.train, rows=np.arange(data.train.shards.manifest.num_samples))
+    origin = origin_of(digits_run(tmp_path / "run", digits))
+    with pytest.raises(UserError, match=r"--int8 .*: every image that the run was trained on is tested on"):
+        Int8(digits)._calibration(origin, data, ViewSpec(views=(center_view(16),)))
+
+
+@pytest.mark.parametrize("why", ["", "no such operator\nat line 3"])
+def test_an_encoder_that_cannot_be_exported(why: str, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("onnxruntime")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError(why)
+
+    monkeypatch.setattr(onnx_export, "_export", fails)
+    monkeypatch.setattr(Int8, "_calibration", lambda *_: torch.zeros(1, 3, 16, 16))
+    origin, reason = origin_of(digits_run(tmp_path / "run", digits)), why.partition("\n")[0] or "RuntimeError"
+    asked = rf"--int8: the encoder cannot be exported \({reason}\); leave --int8 out"
+    with pytest.raises(UserError, match=asked):
+        Int8(digits)(tmp_path, origin, torch.nn.Identity(), {"input": torch.zeros(1, 3, 16, 16)})
 
 
 def test_without_the_images_of_training(digits: Path, tmp_path: Path):

@@ -43,7 +43,7 @@ def require(flag: str) -> None:
         raise UserError(f"{flag}: needs {', '.join(missing)}; install eyespot[onnx]")
 
 
-def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> str:
+def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path, flag: str = "--onnx") -> str:
     """Writes model.onnx; returns what the card says of it.
 
     Its input is "images", normalised, any number of them; its outputs are "cls_features", "mean_features", ...
@@ -52,21 +52,26 @@ def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path) -> st
         encoder: in evaluation mode.
         golden: tensors of golden.safetensors.
         path: of the file.
+        flag: that asked for it, for errors.
 
     Raises:
         UserError: a package is missing, the encoder cannot be exported, or its features are too far off.
     """
-    require("--onnx")
+    require(flag)
     kinds = [name for name in golden if name not in ("images", "input")]
     names = [f"{kind}_features" for kind in kinds]  # nodes of the graph may be called "mean"
     try:
         _export(encoder, golden["input"], names, path)
         answers = _answers(path, golden["input"], names)
     except Exception as error:  # the exporter and the runtime raise dozens of kinds
-        raise UserError(f"--onnx: cannot be exported ({str(error).strip().splitlines()[0][:200]})") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{flag}: the encoder cannot be exported ({reason}); leave {flag} out") from error
     far = max(distance(torch.from_numpy(answer), golden[kind]) for kind, answer in zip(kinds, answers, strict=True))
     if not far <= TOLERANCE:
-        raise UserError(f"--onnx: features are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e}")
+        raise UserError(
+            f"{flag}: features in ONNX are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e};"
+            f" leave {flag} out"
+        )
     runtime = importlib.metadata.version("onnxruntime")
     return _TEXT.format(names=", ".join(f"`{name}`" for name in names), far=far, most=TOLERANCE, runtime=runtime)
 

@@ -75,7 +75,9 @@ def export_pt2(encoder: Any, golden: dict[str, Tensor], path: Path) -> tuple[str
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"--pt2: torch {torch.__version__} cannot export it ({reason}); leave --pt2 out") from error
     if not far <= TOLERANCE:
-        raise UserError(f"--pt2: features are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e}")
+        raise UserError(
+            f"--pt2: features are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e}; leave --pt2 out"
+        )
     names = [f"{kind}_features" for kind in golden if kind not in ("images", "input")]
     text = _TEXT.format(
         torch=torch.__version__,
