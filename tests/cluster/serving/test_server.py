@@ -67,14 +67,16 @@ def test_the_features_of_embed_for_each_of_many_at_once(release: Path, tmp_path:
     assert "eyespot_batch_images_sum 52" in sizes and "eyespot_in_flight 0" in sizes
 
 
-def test_a_vision_transformers_answer_does_not_depend_on_company(release: Path):
+@pytest.mark.parametrize(("max_batch", "bound"), [(4, BOUND), (1, 0.0)])
+def test_what_company_changes(release: Path, max_batch: int, bound: float):
+    """Rounding at most; and not a bit where no images share a batch."""
     file = picture(1)
-    with in_thread(release, max_wait=0.5) as (client, _):
+    with in_thread(release, max_batch=max_batch, max_wait=0.5) as (client, _):
         alone = client.embed(file)
         for count in (2, 3, 4):
             body, kind = multipart(*[file, *map(picture, range(count - 1))])
-            answer = client.ask("/embed", body, kind, Accept="application/x-npy")
-            assert np.abs(answer.rows()[0] - alone[0]).max() <= BOUND * np.abs(alone).max()
+            rows = client.ask("/embed", body, kind, Accept="application/x-npy").rows()
+            assert rows.shape == (count, 64) and np.abs(rows[0] - alone[0]).max() <= bound * np.abs(alone).max()
 
 
 def test_an_answer_waits_for_no_acknowledgement(release: Path):
