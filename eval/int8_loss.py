@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols import knn, linear
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, labeled_data
 from eyespot.eval.protocols.task import Candidate, Task
-from eyespot.eval.release.exports.int8 import NUM_IMAGES, OnnxEncoder, quantize
-from eyespot.eval.release.exports.onnx_export import export_onnx
+from eyespot.eval.release.exports.int8 import NUM_IMAGES, quantize
+from eyespot.eval.release.exports.onnx_export import OnnxEncoder, export_onnx
 from eyespot.eval.release.golden import INT8_PREFIX
 from eyespot.eval.release.layout import INT8, ONNX
 from eyespot.eval.release.provenance import Origin
@@ -105,7 +106,7 @@ class Int8:
             "test_sha256": data.test.digest(),
             "losses": [asdict(loss) for loss in losses],
             "cosines": cosines,
-            "onnxruntime": _version("onnxruntime"),
+            "onnxruntime": version("onnxruntime"),
         }
         text = _TEXT.format(
             share=share,
@@ -217,9 +218,3 @@ def _row(loss: Loss) -> str:
         f"| {loss.probe} | {loss.float32:.2%} | {loss.int8:.2%} | {loss.int8 - loss.float32:+.2%}{worse} |"
         f" {low:+.2%} to {high:+.2%} |"
     )
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -29,8 +29,11 @@ def served(release: str, sha256: str | None, device: str) -> tuple[nn.Module, Vi
         UserError: it is no release, does not verify, or is another one.
         Outage: the registry does not answer.
     """
-    folder = remote(release)[0] if is_remote(release) else Path(release)
-    verified(folder)
+    if is_remote(release):
+        folder = remote(release)[0]  # which has verified it
+    else:
+        folder = Path(release)
+        verified(folder)
     digest = digest_of(folder)
     if sha256 is not None and digest != sha256.strip().lower():
         raise UserError(f"--sha256 {sha256}: release {release} has {digest}; it is another one")

@@ -20,8 +20,6 @@ class Answer:
     kind: str
     """Its media type."""
     status: HTTPStatus = HTTPStatus.OK
-    lasting: bool = False
-    """Whether a browser may keep it for an hour."""
 
     @classmethod
     def text(cls, status: HTTPStatus, words: str) -> "Answer":

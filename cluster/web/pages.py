@@ -84,7 +84,7 @@ class Pages:
         if path in self._static:
             file, kind = self._static[path]
             kind = kind if kind.startswith("image/") else f"{kind}; charset=utf-8"
-            return Answer(body=file.read_bytes(), kind=kind, lasting=False)
+            return Answer(body=file.read_bytes(), kind=kind)
         if (route := self._routes.get(path)) is None:
             raise NotFound("There is no such page; begin at /")
         return route(Query(pairs))

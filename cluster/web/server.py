@@ -204,8 +204,6 @@ class Handler(BaseHTTPRequestHandler):
         status = answer.status
         if status == HTTPStatus.OK:
             headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            if answer.lasting:
-                headers["Cache-Control"] = "private, max-age=3600"
             if asked.get("If-None-Match") == headers["ETag"]:
                 status, body = HTTPStatus.NOT_MODIFIED, b""
         if len(body) > 1024 and not answer.kind.startswith("image/") and "gzip" in asked.get("Accept-Encoding", ""):

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
@@ -70,21 +69,6 @@ def quantize(model: Path, images: Float[Tensor, "n 3 h w"], path: Path) -> None:
     except Exception as error:  # the quantizer raises dozens of kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"--int8: onnxruntime cannot quantize this encoder ({reason}); leave --int8 out") from error
-
-
-class OnnxEncoder:
-    """An encoder in an ONNX file, of our own: no stranger's is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.names = [output.name for output in self._session.get_outputs()]
-
-    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
-        """Its features of normalised images, by name: "cls_features", "mean_features"."""
-        found = self._session.run(self.names, {"images": images.numpy()})
-        return {name: torch.from_numpy(np.asarray(rows)) for name, rows in zip(self.names, found, strict=True)}
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.release.exports.torch_export import NamedFeatures
 from eyespot.eval.release.golden import distance
-from eyespot.pretrain.networks.encoders import encode
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-4
@@ -25,16 +25,19 @@ On the golden input they are within {far:.0e} of torch's, as a share of the larg
 onnxruntime {runtime})."""
 
 
-class Features(nn.Module):
-    """Every kind of features of an encoder, in the order of ``encode``."""
+class OnnxEncoder:
+    """An encoder in an ONNX file, of our own: no stranger's is loaded."""
 
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, ...]:
-        """The features of normalised images."""
-        return tuple(encode(self.encoder, images).values())
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.names = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float32[Tensor, "b _"]]:
+        """Its features of normalised images, by name: "cls_features", "mean_features"."""
+        found = self._session.run(self.names, {"images": images.numpy()})
+        return {name: torch.from_numpy(np.asarray(rows)) for name, rows in zip(self.names, found, strict=True)}
 
 
 def require(flag: str) -> None:
@@ -62,11 +65,11 @@ def export_onnx(encoder: nn.Module, golden: dict[str, Tensor], path: Path, flag:
     names = [f"{kind}_features" for kind in kinds]  # nodes of the graph may be called "mean"
     try:
         _export(encoder, golden["input"], names, path)
-        answers = _answers(path, golden["input"], names)
+        answers = OnnxEncoder(path)(golden["input"])
     except Exception as error:  # the exporter and the runtime raise dozens of kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{flag}: the encoder cannot be exported ({reason}); leave {flag} out") from error
-    far = max(distance(torch.from_numpy(answer), golden[kind]) for kind, answer in zip(kinds, answers, strict=True))
+    far = max(distance(answers[name], golden[kind]) for kind, name in zip(kinds, names, strict=True))
     if not far <= TOLERANCE:
         raise UserError(
             f"{flag}: features in ONNX are off by {far:.1e} of the largest one, more than {TOLERANCE:.0e};"
@@ -83,7 +86,7 @@ def _export(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], names: list[st
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
-            Features(encoder),
+            NamedFeatures(encoder),
             (images,),
             path,
             input_names=["images"],
@@ -97,10 +100,3 @@ def _export(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], names: list[st
     for described in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
         del described.metadata_props[:]  # the exporter's: traces with the paths of this machine
     onnx.save(model, path)
-
-
-def _answers(path: Path, images: Float[Tensor, "b 3 h w"], names: list[str]) -> list[np.ndarray]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [np.asarray(answer) for answer in session.run(names, {"images": images.numpy()})]

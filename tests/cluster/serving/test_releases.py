@@ -5,9 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from eyespot.cluster.serving import releases
 from eyespot.cluster.serving.releases import served
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.layout import digest_of
+
+
+def test_one_from_elsewhere_is_verified_once(release: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = list[Path]()
+    monkeypatch.setattr(releases, "remote", lambda _: (release, {}))  # whose promise it is
+    monkeypatch.setattr(releases, "verified", seen.append)
+    assert served("models:/digits/1", digest_of(release), "cpu")[2]["sha256"] == digest_of(release) and not seen
+    served(str(release), None, "cpu")
+    assert seen == [release]
 
 
 def test_served(release: Path, tmp_path: Path):

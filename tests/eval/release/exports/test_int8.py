@@ -7,8 +7,8 @@ import torch
 
 onnx = pytest.importorskip("onnx")
 from eyespot.data_pipeline.errors import UserError  # noqa: E402
-from eyespot.eval.release.exports.int8 import OnnxEncoder, quantize  # noqa: E402
-from eyespot.eval.release.exports.onnx_export import export_onnx  # noqa: E402
+from eyespot.eval.release.exports.int8 import quantize  # noqa: E402
+from eyespot.eval.release.exports.onnx_export import OnnxEncoder, export_onnx  # noqa: E402
 from eyespot.eval.release.golden import golden_of  # noqa: E402
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder  # noqa: E402
 
