@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols import knn, linear
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, labeled_data
-from eyespot.eval.protocols.task import Candidate, Task
+from eyespot.eval.protocols.task import Candidate, Task, stratified_split
 from eyespot.eval.release.exports.int8 import NUM_IMAGES, quantize
 from eyespot.eval.release.exports.onnx_export import OnnxEncoder, export_onnx
 from eyespot.eval.release.golden import INT8_PREFIX
@@ -32,6 +32,8 @@ from eyespot.pretrain.networks.encoders import encode
 MOST_LOST = 0.02
 """Of a probe's accuracy: more, and it is no release of this encoder. Chance alone refuses nothing: the interval of the
 difference must lie below zero too."""
+MOST_IMAGES = 50_000
+"""Of train, and of test, whose features are computed: on the CPU, and held in memory four times over."""
 _BATCH = 64
 _PROBES = {"linear": linear.candidates, "knn": knn.candidates}
 
@@ -80,7 +82,7 @@ class Int8:
         Raises:
             UserError: a package or the training images are missing, or it loses too much.
         """
-        data = labeled_data(ShardFolder.find(self._shards, "train"), self._seed)
+        data = _at_most(labeled_data(ShardFolder.find(self._shards, "train"), self._seed), self._seed)
         mean, std = origin.record.mean_and_std(origin.run_dir)
         views = ViewSpec(views=(center_view(origin.run.encoder.image_size),), mean=mean, std=std)
         images = self._calibration(origin, data, views)
@@ -145,6 +147,17 @@ class Int8:
         generator = np.random.default_rng(self._seed)
         chosen = np.sort(generator.permutation(rows)[:NUM_IMAGES])
         return torch.cat([images for _, images in _views(shards, views, chosen)])
+
+
+def _at_most(data: LabeledData, seed: int) -> LabeledData:
+    """The data with so many images of each part at most, of each class its share; its split says so."""
+    parts, split = dict[str, Part](), data.split
+    for name, part in (("train", data.train), ("test", data.test)):
+        if part.size > MOST_IMAGES:
+            kept, _ = stratified_split(part.labels, 1 - MOST_IMAGES / part.size, seed)
+            parts[name] = replace(part, rows=part.rows[kept], labels=part.labels[kept])
+            split += f"; {len(kept):,} of {part.size:,} images of {name} (seed {seed})"
+    return replace(data, **parts, split=split)
 
 
 def _measured(

@@ -88,6 +88,18 @@ def test_calibrates_on_nothing_that_it_is_tested_on(digits: Path, tmp_path: Path
     assert len(set(rows_seen[0])) == 256 and not set(rows_seen[0]) & set(data.test.rows)
 
 
+def test_a_large_data_set_is_measured_on_a_part(digits: Path, monkeypatch: pytest.MonkeyPatch):
+    data = labeled_data(ShardFolder.find(digits, "train"), 0)
+    assert int8_loss._at_most(data, 0) == data, "a small one on all of it"
+    monkeypatch.setattr(int8_loss, "MOST_IMAGES", 500)
+    less = int8_loss._at_most(data, 0)
+    assert less.test is data.test and abs(less.train.size - 500) <= 5 and less.train.digest() != data.train.digest()
+    assert set(less.train.rows) < set(data.train.rows)
+    counts = [np.bincount(part.labels) for part in (less.train, data.train)]
+    assert np.abs(counts[0] - counts[1] * 500 / data.train.size).max() <= 1
+    assert f"{less.train.size} of {data.train.size:,} images of train (seed 0)" in less.split
+
+
 def test_trained_on_what_is_tested(digits: Path, tmp_path: Path):
     data = labeled_data(ShardFolder.find(digits / "train"), 0)
     data.test = replace(data.train, rows=np.arange(data.train.shards.manifest.num_samples))
