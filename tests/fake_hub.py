@@ -65,6 +65,8 @@ class Fault:
     """Seconds before it is answered."""
     after: Callable[[], None] | None = None
     """Called once the right thing has been done: what it answers is lost, if there is a status."""
+    to_itself: bool = False
+    """Whether who asks is sent to the same address once more."""
 
 
 class FakeHub:
@@ -141,6 +143,10 @@ class FakeHub:
                 fault.times -= 1
         if fault is not None and fault.pause:
             time.sleep(fault.pause)
+        if fault is not None and fault.to_itself:
+            self._note_token(request)
+            _answer(request, 302, b"", {"Location": request.path})
+            return
         if fault is not None and fault.status and fault.after is None:
             _answer(request, fault.status, fault.body, fault.headers)
             return
@@ -154,9 +160,9 @@ class FakeHub:
 
     def _right(self, request: BaseHTTPRequestHandler, sent: bytes) -> tuple[int, bytes, dict[str, str]]:
         parts = urlsplit(request.path)
-        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        token = _token(request)
         if parts.path.startswith("/cdn/"):
-            self.tokens_at_cdn += [token] if token else []
+            self._note_token(request)
             return self._cdn(request.command, parts.path.rpartition("/")[2], parts.query, sent)
         if token not in ("", TOKEN, READ_ONLY):
             return _refuse(401, "", "Invalid credentials in Authorization header")
@@ -177,6 +183,10 @@ class FakeHub:
                     return _refuse(401, "GatedRepo", f"Access to model {repo} is restricted")
                 return answer(self, sent, repo=repo, found=found, query=parse_qs(parts.query), **named)
         return _refuse(404, "", f"no route {request.command} {parts.path}")
+
+    def _note_token(self, request: BaseHTTPRequestHandler) -> None:
+        if (token := _token(request)) and request.path.startswith("/cdn/"):
+            self.tokens_at_cdn.append(token)
 
     # What follows answers one kind of question each: (status, body, headers).
 
@@ -344,6 +354,10 @@ _ROUTES: list[tuple[str, Callable[..., Any]]] = [
     (rf"POST /{_REPO}\.git/info/lfs/verify", FakeHub._verify),
     (rf"(?:GET|HEAD) /{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", FakeHub._resolve),
 ]
+
+
+def _token(request: BaseHTTPRequestHandler) -> str:
+    return (request.headers.get("Authorization") or "").removeprefix("Bearer ")
 
 
 def _is_large(path: str, sample: bytes, size: int) -> bool:

@@ -48,7 +48,7 @@ class Way:
     """What to call it in errors."""
     allow_redirect: bool
     headers: Mapping[str, str] = field(default_factory=dict)
-    """For the host that is asked, and no other that it may send us to: they hold its token."""
+    """For the host of the address, and no other that it may send us to, however often: they hold its token."""
     tries: int = 1
     """How often a file is asked for while there is an outage."""
 
@@ -69,8 +69,8 @@ def is_outage(error: object) -> bool:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Goes where a server sends us on the same host; never from https to http, nor to what is no web address."""
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, way: Way, address: str) -> None:
+        self._way, self._asked = way, _host(address)
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -84,7 +84,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if old.hostname != new.hostname and not self._way.allow_redirect:
             raise UserError(f"{sent}, another host; if you trust it, name that address or say --allow-redirect")
         again = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if again is not None and (old.scheme, old.netloc) == (new.scheme, new.netloc):
+        if again is not None and _host(again.full_url) == self._asked:
             _add_headers(again, self._way)
         return again
 
@@ -187,7 +187,7 @@ def _in_thread(failed: list[BaseException], *work: Any) -> None:
 def _receive(address: str, path: Path, way: Way, max_bytes: int) -> None:
     source, length, num_bytes = way.source, -1, 0
     try:
-        opener = urllib.request.build_opener(_Redirects(way))
+        opener = urllib.request.build_opener(_Redirects(way, address))
         # Not buffered: what has come shows in the file's size.
         with (
             opener.open(_request(address, way), timeout=TIMEOUT_SECONDS) as answer,
@@ -227,6 +227,12 @@ def _request(address: str, way: Way) -> urllib.request.Request:
         request.add_unredirected_header("Authorization", f"Basic {token}")
     _add_headers(request, way)
     return request
+
+
+def _host(address: str) -> tuple[str, str]:
+    """Who is asked: the scheme, and the host with its port."""
+    parts = urlsplit(address)
+    return parts.scheme, parts.netloc.rpartition("@")[2].lower()
 
 
 def _add_headers(request: urllib.request.Request, way: Way) -> None:

@@ -189,7 +189,7 @@ def test_a_server_that_sends_us_elsewhere(web: Web, released: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("trusted", [False, True])
 def test_never_from_https_to_http(trusted: bool):
-    handler, asked = _Redirects(Way("it", trusted)), urllib.request.Request("https://host/a")
+    handler, asked = _Redirects(Way("it", trusted), "https://host/a"), urllib.request.Request("https://host/a")
     with pytest.raises(UserError, match="anybody on the way could change"):
         handler.redirect_request(asked, io.BytesIO(), 302, "moved", HTTPMessage(), "http://host/a")
 

@@ -46,6 +46,13 @@ def test_a_branch_a_tag_and_a_commit(hub: FakeHub, repository, released: Path, o
     assert not [line for line in asked if "/api/" in line]  # a commit needs no question
 
 
+def test_a_host_that_sends_to_itself_gets_no_token(hub: FakeHub, repository, released: Path, tmp_path: Path):
+    hub.fail("GET /cdn/.*", times=2, to_itself=True)
+    hub.fail("GET .*/README.md", times=1, to_itself=True)  # the hub does too, and may have it again
+    assert content(fetched(HERE, tmp_path / "a")) == content(released)
+    assert hub.count("GET /cdn/.*") == 4 and hub.count("GET .*/README.md") == 2 and not hub.tokens_at_cdn
+
+
 def test_the_branch_moves_while_it_is_fetched(hub: FakeHub, repository, released: Path, other: Path, tmp_path: Path):
     hub.fail("GET .*/SHA256SUMS", times=1, after=lambda: repository.commit("main", content(other), "another"))
     assert content(fetched(HERE, tmp_path / "a")) == content(released)
