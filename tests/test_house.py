@@ -53,6 +53,12 @@ def test_no_folder_is_too_wide_to_see():
     assert {folder for folder, count in counts.items() if count > MOST_FILES} <= ONE_A_METHOD
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_pillow_is_told_which_formats_may_come(path):
+    """Of all others some start a program on the bytes: EPS is given to Ghostscript."""
+    assert not re.findall(r"Image\.open\((?!.*formats=).*", path.read_text())
+
+
 def test_the_fixed_top_level_is_there():
     for entry in (*FOLDERS, "tests", "setup.py", "Dockerfile"):
         assert (ROOT / entry).exists(), entry

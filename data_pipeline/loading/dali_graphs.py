@@ -4,7 +4,6 @@ Everything random comes in from outside, so DALI keeps no state that would have 
 bits wherever it sits in whatever batch.
 """
 
-import io
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from PIL import Image
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry
 from eyespot.data_pipeline.augment.views import CenterView, ImageView, ViewSpec
+from eyespot.data_pipeline.shards.image_check import opened
 
 fn: Any = nvidia.dali.fn  # DALI makes its functions and types at run time: no type checker can see them
 types: Any = nvidia.dali.types
@@ -200,7 +200,7 @@ def undecodable(files: Sequence[File], sizes: Sequence[tuple[int, int]]) -> dict
 def _pillow_says(file: File) -> str | None:
     """First by Pillow: DALI's libraries write what they think of a file to the terminal."""
     try:
-        with Image.open(io.BytesIO(file)) as image:
+        with opened(file) as image:
             image.load()
     except (OSError, SyntaxError):
         return "Pillow cannot decode it"

@@ -182,6 +182,15 @@ def examine(
         raise BadImage(text if "truncated" in text else f"undecodable: {text}") from error
 
 
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The RGB pixels that packing would store: upright, 16 bits scaled, transparency on white.
+
+    Raises:
+        BadImage: as ``examine``.
+    """
+    return opened(examine(data, max_pixels=max_pixels).data).convert("RGB")
+
+
 def encode_png(pixels: bytes, shape: tuple[int, ...]) -> bytes:
     """PNG of raw uint8 pixels of shape (H, W) or (H, W, 3)."""
     image = Image.frombytes("L" if len(shape) == 2 else "RGB", (shape[1], shape[0]), pixels)
@@ -198,7 +207,7 @@ def _examine(
 ) -> Examined:
     if not data:
         raise BadImage("empty file")
-    image = _open(data)
+    image = opened(data)
     if max(image.size) > MAX_SIDE:
         raise BadImage(f"a side of {max(image.size)} pixels; at most {MAX_SIDE}")
     if image.width * image.height > max_pixels:
@@ -209,7 +218,7 @@ def _examine(
     else:
         kind = _kind(image, data)
         if image.format == "PNG":
-            _open(data).verify()  # the checksum of every chunk, which load() does not look at
+            opened(data).verify()  # the checksum of every chunk, which load() does not look at
         image.load()
     kind = _few_bits(image) if kind == "16-bit" else kind
     source_format = image.format
@@ -253,7 +262,8 @@ def _formats() -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
-def _open(data: bytes) -> Any:
+def opened(data: bytes | bytearray) -> Any:
+    """An image file of a format that this project reads, not decoded yet. No file is opened another way."""
     return Image.open(io.BytesIO(data), formats=_formats())
 
 
@@ -268,12 +278,12 @@ def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
     if end is None:
         raise BadImage("truncated JPEG: no end-of-image marker")
     try:
-        image = _open(data[:end] + b"\xff\x00" * 8)
+        image = opened(data[:end] + b"\xff\x00" * 8)
         image.load()
     except OSError:
-        image = _open(data)
+        image = opened(data)
         image.load()
-        padded = _open(data[:end] + bytes(range(1, 200)) + data[end:])
+        padded = opened(data[:end] + bytes(range(1, 200)) + data[end:])
         if padded.tobytes() != image.tobytes():
             raise BadImage("truncated JPEG: its data end before its last row") from None
     if image.mode == "CMYK":

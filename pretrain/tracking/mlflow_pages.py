@@ -129,10 +129,12 @@ def picture(client: "MlflowClient", run_id: str, path: Path) -> None:
     """Brings a picture. One of a step goes to the grid of images, where a slider walks through the steps."""
     from PIL import Image, UnidentifiedImageError
 
+    from eyespot.data_pipeline.shards.image_check import FORMATS
+
     with tempfile.TemporaryDirectory() as room:
         name = _grid_name(path)
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 image.thumbnail((256, 256))
                 image.convert("RGB").save(Path(room) / f"{name}+compressed.webp")
         except (UnidentifiedImageError, OSError):  # no picture that Pillow reads

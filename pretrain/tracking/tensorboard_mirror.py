@@ -84,7 +84,7 @@ class TensorboardWriter(Writer):
         step = step_of(path)
         if step is None or path.name in self._pictures:
             return
-        with Image.open(path) as opened:
+        with Image.open(path, formats=("PNG",)) as opened:
             width, height = opened.size
         image = Summary.Image(width=width, height=height, encoded_image_string=path.read_bytes())
         summary = Summary(value=[Summary.Value(tag="pictures", image=image)])

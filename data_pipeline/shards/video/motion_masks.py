@@ -6,7 +6,6 @@ Pseudo-labels for learning to segment from a single frame what would move (Patha
 theirs with uNLC; these are the simpler ones of moving_regions.py). benchmarks/motion_masks.py says how good they are.
 """
 
-import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eyespot.data_pipeline.shards.image_check import encode_png
+from eyespot.data_pipeline.shards.image_check import encode_png, opened
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import Footage, FrameSource
 from eyespot.data_pipeline.shards.members.items import Item, Source
@@ -104,7 +103,7 @@ def _mask(finder: MotionFinder, seen: deque[tuple[np.ndarray, tuple[int, int]]],
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    return Image.open(io.BytesIO(data)).size
+    return opened(data).size
 
 
 def open_masked(shards: Path) -> Source:

@@ -5,7 +5,6 @@ What is left over is large where things move, and also where they cover or uncov
 neighbour only, so of the neighbour before and the one behind the smaller remainder counts.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import BadImage, shrunk_size
+from eyespot.data_pipeline.shards.image_check import BadImage, opened, shrunk_size
 
 SIDE = 240
 """Pixels of the short side on which motion is looked for; larger frames are shrunk."""
@@ -52,7 +51,7 @@ def gray(data: bytes) -> np.ndarray:
         BadImage: it is none, or a damaged one.
     """
     try:
-        image = Image.open(io.BytesIO(data)).convert("L")
+        image = opened(data).convert("L")
     except Exception as error:  # hostile bytes make PIL raise almost anything
         raise BadImage("a frame is no whole image") from error
     return np.asarray(image.resize(shrunk_size(image.size, SIDE), Image.Resampling.BOX))

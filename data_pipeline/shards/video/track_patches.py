@@ -11,17 +11,15 @@ nearer to where the truth moves the first patch (IoU 0.50 and 0.54). A patch in 
 filmed DAVIS held the camera on the object.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_check import BadImage, encode_jpeg
+from eyespot.data_pipeline.shards.image_check import BadImage, encode_jpeg, opened
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import Footage, FrameSource
 from eyespot.data_pipeline.shards.members.items import Item, Source
@@ -76,7 +74,7 @@ class Track(FrameSource):
     @staticmethod
     def _patch(place: Place, box: tuple[float, float]) -> bytes:
         """What lies in a box whose left upper corner has these shares of the frame's width and height."""
-        image = Image.open(io.BytesIO(place.read())).convert("RGB")
+        image = opened(place.read()).convert("RGB")
         side = max(1, round(PATCH * min(image.size)))
         left = min(round(box[0] * image.width), image.width - side)
         top = min(round(box[1] * image.height), image.height - side)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.reader import Reader
+from eyespot.data_pipeline.shards.image_check import opened
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 BACKGROUND = 0
@@ -130,7 +131,7 @@ def frames_of(shards: ShardFolder, sample: int, reader: Reader) -> list[UInt8[np
         UserError: a frame is damaged or missing.
     """
     _, files = reader.start(rows_of(shards, sample)).result()
-    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+    return [np.asarray(opened(file).convert("RGB")) for file in files]
 
 
 def _decoded(file: bytearray) -> UInt8[np.ndarray, "h w"]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float32
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import nn
 
 import eyespot
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.image_check import BadImage, open_image
 from eyespot.eval.release.golden import golden_images, load_encoder
 from eyespot.eval.release.layout import CONFIG, digest_of, read_json
 from eyespot.eval.release.verify import verified
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 RELEASE = Path("data") / "release"
 """The release in the model's folder."""
 _BATCH = 64
-_MAX_PIXELS = 1 << 28
 _PINNED = ("torch", "torchvision", "timm", "safetensors", "numpy", "pillow")
 
 
@@ -55,7 +55,7 @@ class ImageEmbedder:
         """A row of features for each image.
 
         Args:
-            images: one column: the bytes of a JPEG, PNG or whatever Pillow reads. MLflow makes it of a list.
+            images: one column: the bytes of a JPEG, PNG or what else can be packed. MLflow makes it of a list.
             params: none are known.
 
         Raises:
@@ -72,14 +72,9 @@ class ImageEmbedder:
 
     def _pixels(self, content: bytes, place: int) -> Any:
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise UserError(
-                        f"image {place}: has {image.width} x {image.height} pixels, more than {_MAX_PIXELS}"
-                    )
-                return self._transform(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, TypeError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"image {place}: cannot be decoded; give the bytes of an image file") from error
+            return self._transform(open_image(content))
+        except BadImage as error:
+            raise UserError(f"image {place}: {error}; give the bytes of an image file") from error
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> ImageEmbedder:

@@ -14,7 +14,7 @@ from shapes import levels
 
 from eyespot.data_pipeline.loading import reader
 from eyespot.data_pipeline.shards import image_check
-from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine
+from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine, open_image
 
 
 def photo(height: int = 60, width: int = 90) -> Image.Image:
@@ -281,6 +281,21 @@ def test_resize_shrinks_the_short_side_and_never_enlarges():
 def test_nothing_of_the_old_file_but_its_pixels_survives_a_rewrite():
     data = encode(photo().convert("CMYK"), "JPEG", icc_profile=b"a profile for CMYK", comment=b"secret")
     assert b"profile" not in examine(data).data and b"secret" not in examine(data).data
+
+
+def test_an_image_is_opened_as_it_would_be_packed():
+    pixels = levels(40, 30)
+    clear = Image.fromarray(np.dstack([pixels, np.zeros((40, 30), np.uint8)]))
+    files = [encode(clear, "PNG"), gray16(np.arange(65_536).reshape(256, 256), "PNG"), encode(photo(), "JPEG")]
+    for data in (*files, encode(photo(), "PNG", exif=exif(6)), encode(photo().convert("CMYK"), "JPEG")):
+        found = open_image(data)
+        assert found.mode == "RGB" and np.array_equal(found, pil(examine(data).data))
+    assert (np.asarray(open_image(files[0])) == 255).all()
+    for data in (b"", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"):
+        with pytest.raises(BadImage):
+            open_image(data)
+    with pytest.raises(BadImage, match="more pixels"):
+        open_image(files[2], max_pixels=100)
 
 
 def test_raw_pixels_become_png():
