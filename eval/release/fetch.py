@@ -12,7 +12,6 @@ It arrives beside the wanted place and is renamed when it is verified: there is 
 
 import shutil
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -127,18 +126,25 @@ def cached_from_hub(address: str, cache: Path) -> tuple[Path, HubAddress]:
         known = notes.commit_of(wanted.revision)
     at = wanted.at(known) if known else reading.pinned(address)
     digest = notes.digest_of(at.revision)
-    if digest is None or not (cache / digest).is_dir():
+    if digest is not None and (cache / digest).is_dir():
+        _verify_cached(cache / digest, digest, address)
+    else:
         with tempfile.TemporaryDirectory(prefix=".hub.", suffix=".tmp", dir=cache) as room:
             fresh = fetched(str(at), Path(room) / "release")
             digest = digest_of(fresh)
-            with suppress(OSError):  # it is there already: from another place, or by another process
-                fresh.rename(cache / digest)
-        if not (cache / digest).is_dir():
-            raise UserError(f"{cache}: cannot be written; set XDG_CACHE_HOME to a folder that can")
-    else:
-        _verify_cached(cache / digest, digest, address)
+            _keep(fresh, cache / digest, address)
     notes.write(wanted.revision, at.revision, digest)
     return cache / digest, at
+
+
+def _keep(fresh: Path, place: Path, address: str) -> None:
+    """Moves a verified release into the cache; what is there, from elsewhere or by another process, must verify too."""
+    try:
+        fresh.rename(place)
+    except OSError as error:
+        if not place.is_dir():
+            raise UserError(f"{place.parent}: cannot be written; set XDG_CACHE_HOME to a folder that can") from error
+        _verify_cached(place, place.name, address)
 
 
 def _verify_cached(folder: Path, digest: str, address: str) -> None:

@@ -173,6 +173,12 @@ def test_a_cache_by_content(hub: FakeHub, repository, released: Path, tmp_path: 
         assert cached_from_hub(HERE, cache) == (folder, at) and cached_from_hub(str(at), cache) == (folder, at)
     assert len(asked) == 1 and "/api/" in asked[0]
     assert cached_from_hub(f"{HERE}@copy", cache)[0] == folder
+    card = (folder / "README.md").read_bytes()
+    (folder / "README.md").write_bytes(card + b"x")
+    repository.commit("third", dict(repository.trees[first]), "and again")  # unknown, but its content is here
+    with pytest.raises(UserError, match=r"README\.md is damaged or swapped"):
+        cached_from_hub(f"{HERE}@third", cache)
+    (folder / "README.md").write_bytes(card)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with hub.recorded() as asked:
         assert cached_from_hub(HERE, cache) == (folder, at) and not asked
