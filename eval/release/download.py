@@ -138,7 +138,7 @@ def retry_after(error: BaseException | None) -> float:
     while error is not None:
         headers = getattr(getattr(error, "response", error), "headers", None)
         said = headers.get("Retry-After") if headers is not None else None
-        if said is not None and said.strip().isdigit():
+        if said is not None and (said := said.strip()).isascii() and said.isdigit():
             return float(said[:9])
         error = error.__cause__
     return 0.0

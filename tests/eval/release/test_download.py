@@ -21,7 +21,8 @@ def busy(seconds: str | None) -> Outage:
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [("7", 7), (" 12 ", 12), ("soon", 0), ("-3", 0), (None, 0), ("9" * 99, 999_999_999)]
+    ("said", "seconds"),
+    [("7", 7), (" 12 ", 12), ("soon", 0), ("-3", 0), (None, 0), ("9" * 99, 999_999_999), ("\xb2", 0)],
 )
 def test_how_long_a_server_asks_to_wait(said: str | None, seconds: float):
     assert retry_after(busy(said)) == seconds and retry_after(Outage("else")) == 0
