@@ -1,8 +1,11 @@
 """What a cache of releases knows of hubs: which commit a revision meant, and which digest the release there has."""
 
+import hashlib
 import re
 from pathlib import Path
 from urllib.parse import quote
+
+import huggingface_hub.constants as settings
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.eval.release.hub.address import HubAddress
@@ -11,7 +14,7 @@ _LINE = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class HubNotes:
-    """Of one repository, in CACHE/hub.
+    """Of one repository of the hub that is asked now (HF_ENDPOINT), in CACHE/hub: another hub's answers are its own.
 
     Args:
         cache: the folder of releases.
@@ -19,7 +22,8 @@ class HubNotes:
     """
 
     def __init__(self, cache: Path, address: HubAddress) -> None:
-        self._folder = cache / "hub" / address.repo.replace("/", "--")
+        hub = hashlib.sha256(settings.ENDPOINT.encode()).hexdigest()[:16]
+        self._folder = cache / "hub" / hub / address.repo.replace("/", "--")
 
     def commit_of(self, revision: str) -> str | None:
         """The commit that a revision meant when the hub was last asked; None where it never was."""
