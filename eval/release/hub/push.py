@@ -24,7 +24,7 @@ from huggingface_hub.utils.sha import git_hash
 import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.eval.release.download import BUSY, TIMEOUT_SECONDS, is_outage, patiently, retry_after
-from eyespot.eval.release.hub.address import HubAddress, parse_address
+from eyespot.eval.release.hub.address import MAIN, HubAddress, parse_address
 from eyespot.eval.release.hub.reading import refusal, without_token
 from eyespot.eval.release.layout import PROVENANCE, SUMS, digest_of, read_json, sha256
 from eyespot.eval.release.verify import verified
@@ -49,17 +49,15 @@ class Pushed:
     """For a browser."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, frozen=True)
 class _Push:
-    """What is wanted, and what has been done of it so far."""
+    """What is wanted."""
 
     folder: Path
     to: HubAddress
     public: bool
     replace: bool
     tag: str | None
-    made: str | None = None
-    """The commit at which this push made the branch: what lies there was no release of its own."""
 
 
 def push(folder: Path, address: str, *, public: bool = False, replace: bool = False, tag: str | None = None) -> Pushed:
@@ -122,13 +120,15 @@ def _push(wanted: _Push, api: HfApi) -> Pushed:
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     if branch in tags:
         raise UserError(f"--to {wanted.to}: {branch} is a tag, and a push goes to a branch; say --tag for a new one")
-    if branch not in {ref.name for ref in refs.branches}:
+    heads = {ref.name: ref.target_commit for ref in refs.branches}
+    if branch not in heads:
         api.create_branch(repo, branch=branch, exist_ok=True)
-        wanted.made = api.model_info(repo, revision=branch, timeout=TIMEOUT_SECONDS).sha
     ours, (head, there) = _digests(wanted.folder), _held(api, repo, branch)
     commit = head
     if new := not _same(ours, there):
-        if there and not wanted.replace and wanted.made != head:
+        # A branch that was made, by this push or one that broke off, is where main is, and holds nothing of its own.
+        only_made = branch != MAIN and head == heads.get(MAIN)
+        if there and not wanted.replace and not only_made:
             what = "another release" if SUMS in there else f"{min(there)} and is no release"
             raise UserError(
                 f"--to {wanted.to}: holds {what}; say --replace to put this one in its place (the commits before stay),"

@@ -1,5 +1,6 @@
 """Releases pushed by the hub's real client: all of it in one commit, once, and over nothing that somebody wants."""
 
+import logging
 import os
 import subprocess
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from fake_hub import READ_ONLY, TOKEN, FakeHub
+from huggingface_hub.utils import are_progress_bars_disabled
 from released_runs import bare_python, content, copy_of
 
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.eval.release.download import TIMEOUT_SECONDS
 from eyespot.eval.release.hub.push import push
-from eyespot.eval.release.layout import digest_of
 
 HERE = "hf://people/digits"
 
@@ -119,6 +121,17 @@ def test_an_answer_that_is_lost_makes_no_second_commit(hub: FakeHub, released: P
     assert not push(released, f"{HERE}@next").new
 
 
+@pytest.mark.parametrize("lost", ["POST /api/.*/branch/next", "GET /api/models/.*/revision/next"])
+def test_a_push_to_a_new_branch_that_broke_off_is_done_again(hub: FakeHub, released: Path, other: Path, lost: str):
+    push(other, HERE)
+    hub.fail(lost, 504, times=1, after=lambda: None)  # by the same command
+    hub.fail("POST /api/.*/commit/next", 403, times=1)  # by the next one
+    refuse(released, "may not do that", f"{HERE}@next")
+    assert push(released, f"{HERE}@next").new
+    assert tree(hub, "next") == content(released) and tree(hub) == content(other)
+    refuse(other, "holds another release", f"{HERE}@next")
+
+
 def test_a_commit_of_somebody_else_in_between_is_not_lost(hub: FakeHub, released: Path):
     found = hub.make("people/digits", private=True)
     hub.fail(
@@ -166,10 +179,12 @@ def test_the_hub_holds_what_lies_here(hub: FakeHub, released: Path):
 
 
 def test_the_client_is_left_as_it_was(hub: FakeHub, released: Path):
-    before = huggingface_hub.utils.get_session().timeout
+    before, loggers = huggingface_hub.utils.get_session().timeout, ("huggingface_hub", "httpx")
+    levels = [logging.getLogger(name).level for name in loggers]
+    assert before != TIMEOUT_SECONDS and logging.CRITICAL not in levels and not are_progress_bars_disabled()
     push(released, HERE)
     assert huggingface_hub.utils.get_session().timeout == before
-    assert digest_of(released)
+    assert [logging.getLogger(name).level for name in loggers] == levels and not are_progress_bars_disabled()
 
 
 BARE = """
