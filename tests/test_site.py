@@ -58,6 +58,11 @@ def test_it_builds_without_a_warning_and_every_link_leads_somewhere(site):
     assert list(dead_links(site)) == []
 
 
+def test_no_page_shows_the_marks_that_it_was_written_with(site):
+    pages = sorted((site / "methods").glob("*.html"))
+    assert len(pages) > 40 and not [page.name for page in pages if "```" in page.read_text()]
+
+
 def test_every_page_of_docs_is_reached_from_the_first(site):
     """By the navigation, which shows of each part its pages, and by links."""
     reached, asked = set[Path](), [site / "index.html"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -130,7 +130,7 @@ def _check_written(wanted: Releasing) -> None:
 
 
 def _write(wanted: Releasing) -> Path:
-    from eyespot.eval.release.layout import digest_of
+    from eyespot.eval.release.layout import INT8, PROVENANCE, digest_of, read_json
     from eyespot.eval.release.registry import check
     from eyespot.eval.release.write import release
 
@@ -155,6 +155,13 @@ def _write(wanted: Releasing) -> Path:
     )
     print(out.resolve())
     print(f"sha256 {digest_of(out)}")
+    provenance = cast(Any, read_json(out / PROVENANCE, str(out)))
+    for loss in provenance.get("exports", {}).get(INT8, {}).get("losses", ()):
+        low, high = (f"{100 * end:+.2f}" for end in loss["interval"])
+        print(
+            f"{INT8}: {loss['probe']} probe {100 * loss['float32']:.2f} -> {100 * loss['int8']:.2f} % (difference, 95 %:"
+            f" {low} to {high} points)"
+        )
     return out
 
 

@@ -107,7 +107,7 @@ def load(source: str | Path, *, pretrained: bool = True) -> LoadedEncoder:
     return LoadedEncoder(source=str(source), subject=subjects_of(str(source), seed=0, pretrained=pretrained)[0])
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
+@dataclass(kw_only=True, slots=True, frozen=True, repr=False)
 class Embeddings:
     """Features of images, one row each; ``numpy.asarray`` gives the rows."""
 
@@ -122,6 +122,9 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"Embeddings({len(self.rows):,} rows of {self.rows.shape[1]}, kind {self.kind!r})"
 
 
 @plain_errors

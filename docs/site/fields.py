@@ -64,8 +64,8 @@ def method_page(name: str, section: str) -> str:
     card = _cards()[name]
     formulas = re.compile(r"(```text\n.*?```\n*)+", re.S)
     text = "\n\n".join(_paragraph(part) for part in paragraphs(card.text)[1:])
-    before, _, facts = section.partition("- ")
-    told = formulas.sub("", before).rstrip() + f"\n\n{text}\n\n- {facts}"
+    before, _, facts = formulas.sub("", section).partition("\n- ")
+    told = f"{before.rstrip()}\n\n{text}\n\n- {facts}"
     config = type(next(iter(card.recipes.values())).objective)
     first = next((recipe for recipe in card.recipes if recipe.endswith("_tiny")), next(iter(card.recipes)))
     parts = [

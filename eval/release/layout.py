@@ -125,6 +125,8 @@ def check_files(folder: Path, source: str) -> None:
     Raises:
         UserError: the first file that is missing, unknown, no regular file, or another than the list says.
     """
+    if (folder / "run.json").is_file() and not (folder / SUMS).is_file():
+        raise UserError(f"{source}: is a run; make a release of it: eyespot release {folder} --license SPDX")
     for path in sorted(folder.iterdir()):
         if not stat.S_ISREG(path.lstat().st_mode) or path.name not in FILES | {SUMS}:
             what = "does not belong to a release" if path.name not in FILES | {SUMS} else "is no regular file"

@@ -70,7 +70,9 @@ def test_its_transform_shows_it_nearly_what_the_features_are_of(encoder, picture
 
 
 def test_one_image_is_one_row_and_photographs_are_turned_upright(encoder, pictures, tmp_path):
-    (one,) = eyespot.embed(encoder, pictures[0], device="cpu").rows
+    found = eyespot.embed(encoder, pictures[0], device="cpu")
+    (one,) = found.rows
+    assert str(found) == f"Embeddings(1 rows of {len(one)}, kind {found.kind!r})"
     turned = Image.fromarray(np.rot90(pictures[0]))  # lies on its left side
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -189,3 +189,9 @@ def test_a_header_whose_length_looks_like_a_pickle(released: Path, tmp_path: Pat
 def test_no_folder(tmp_path: Path):
     with pytest.raises(UserError, match="no such folder"):
         verified(tmp_path / "absent")
+
+
+def test_a_run_is_no_release(tmp_path: Path):
+    (tmp_path / "run.json").touch()
+    with pytest.raises(UserError, match=r"is a run; make a release of it: eyespot release"):
+        verified(tmp_path)
