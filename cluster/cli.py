@@ -26,11 +26,11 @@ COMMANDS = {
     "plan": "memory, batch, time and cost of a run, before it runs",
     "report": "write a run's report.html",
     "release": "write a run's encoder as a folder that timm loads, with card, provenance and proof",
-    "pull": "fetch a release from a folder, an archive, http(s) or MLflow, and verify it",
+    "pull": "fetch a release from a folder, an archive, http(s), MLflow or a hub, and verify it",
     "serve": "answer with the features of images over HTTP, by a release that verifies",
     "promote": "move an alias of MLflow's registry to a release that verifies",
     "recipes": "list the recipes",
-    "sync": "bring the metrics of an offline run to MLflow",
+    "sync": "bring the metrics of an offline run to MLflow, TensorBoard or W&B",
     "completion": "teach a shell to complete commands, recipes and flags",
 }
 _MODULES = {"completion": "eyespot.cluster.completion.command"}
