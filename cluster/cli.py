@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             logging.getLogger("eyespot").debug("wrong input", exc_info=True)
             print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
-        return ExitCode.FAILED if _is_unanswered(error) else ExitCode.WRONG_INPUT
+        return ExitCode.WRONG_INPUT
     except Outage as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
@@ -97,15 +97,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("eyespot: interrupted", file=sys.stderr)
         return ExitCode.FAILED
-
-
-def _is_unanswered(error: BaseException | None) -> bool:
-    """Whether what was wrong began with a server that did not answer: an outage, whoever put it in words."""
-    for _ in range(20):  # causes of causes: MLflow's, requests', urllib3's, the socket's
-        if error is None or isinstance(error, ConnectionError | TimeoutError):
-            break
-        error = error.__cause__ or error.__context__
-    return isinstance(error, ConnectionError | TimeoutError)
 
 
 if __name__ == "__main__":

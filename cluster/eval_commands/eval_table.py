@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eyespot.cluster.next_steps import after_evaluation
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.terminal import one_line, plural
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def track(model: str, results: "list[Result]") -> None:
     try:
         with working("sending the results to MLflow"):
             track_results(run_dir, results)
-    except UserError as error:
+    except (UserError, Outage) as error:
         print(one_line(masked(f"eyespot: warning: {error}")), file=sys.stderr)
 
 

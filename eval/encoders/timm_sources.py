@@ -21,8 +21,8 @@ from torch import nn
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.network_errors import is_outage
 from eyespot.eval.release.bounds import check_folder
-from eyespot.eval.release.download import is_outage
 from eyespot.eval.release.fetch import cached, cached_from_hub
 from eyespot.eval.release.hub.address import is_hub
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS

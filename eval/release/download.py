@@ -1,9 +1,7 @@
 """Files from a web server, bounded in every way: size, time, silence, and where the server may send us."""
 
 import base64
-import errno
 import logging
-import socket
 import threading
 import time
 import urllib.error
@@ -17,6 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.network_errors import BUSY, is_outage
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, parse_sums
 from eyespot.pretrain.redaction import masked
@@ -31,12 +30,9 @@ MIN_BYTES_PER_SECOND = 10_000
 """On the average of a file, after a minute: a server that sends a byte now and then would hold us for ever."""
 MAX_SECONDS = 86_400
 """Of a file."""
-BUSY = {429, 500, 502, 503, 504}
-"""What a server answers that may have the thing, and cannot give it now."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries; each pause is twice the last, or what the server asks for. One that asks for more than the
 longest is not waited for."""
-_UNREACHABLE = {errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _PART = 1 << 20
 
 
@@ -51,19 +47,6 @@ class Way:
     """For the host of the address, and no other that it may send us to, however often: they hold its token."""
     tries: int = 1
     """How often a file is asked for while there is an outage."""
-
-
-def is_outage(error: object) -> bool:
-    """Whether what failed, or what that came from, is a network or a server that may work again."""
-    while isinstance(error, BaseException):
-        if isinstance(error, socket.gaierror):
-            return error.errno == socket.EAI_AGAIN  # else there is no such name, or no network at all
-        if isinstance(error, ConnectionError | TimeoutError) or getattr(error, "errno", None) in _UNREACHABLE:
-            return True
-        if getattr(getattr(error, "response", None), "status_code", None) in BUSY:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.network_errors import is_outage
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registered import page
 from eyespot.eval.release.registered.pyfunc_model import RELEASE, save_model
@@ -66,7 +67,7 @@ def check(name: str, run_dir: Path, uri: str | None = None) -> None:
     """Whether the run could be registered under that name: to be asked before its release is written.
 
     Raises:
-        UserError: as ``register``.
+        UserError, Outage: as ``register``.
     """
     if not re.fullmatch(r"[\w.-][\w. -]*", name):
         raise UserError(f"--register {name!r}: must consist of letters, digits, '.', '_', '-' and blanks")
@@ -88,7 +89,8 @@ def find(address: str, uri: str | None = None) -> Registered:
         uri: MLflow's tracking URI; None = MLFLOW_TRACKING_URI.
 
     Raises:
-        UserError: no such version or alias, none that eyespot released, or MLflow does not answer.
+        UserError: no such version or alias, or none that eyespot released.
+        Outage: MLflow does not answer.
     """
     matched = _ADDRESS.fullmatch(address)
     if matched is None:
@@ -116,7 +118,7 @@ def download(address: str, into: Path, uri: str | None = None) -> str:
         The digest that the release must have.
 
     Raises:
-        UserError: as ``find``, or the files cannot be had.
+        UserError, Outage: as ``find``; or the files cannot be had.
     """
     found = find(address, uri)
     with _store(uri, address) as client:
@@ -147,7 +149,8 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
         uri: tracking URI; None means MLFLOW_TRACKING_URI, else ``mlflow.db`` beside the run folder.
 
     Raises:
-        UserError: MLflow does not answer, does not have the run, or refuses the name.
+        UserError: MLflow does not have the run, or refuses the name.
+        Outage: it does not answer.
     """
     record, digest = MlflowRecord.read(run_dir), digest_of(folder)
     with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / metrics_file.NAME):
@@ -178,7 +181,8 @@ def promote(found: Registered, alias: str, uri: str | None = None) -> str | None
         The version that the alias meant before; None where it is new.
 
     Raises:
-        UserError: the copy cannot be had or does not verify, or MLflow refuses the alias.
+        UserError: the copy does not verify, or MLflow refuses the alias.
+        Outage: it does not answer.
     """
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room) / "copy"
@@ -198,7 +202,8 @@ def set_alias(found: Registered, alias: str, uri: str | None = None) -> str | No
     """Lets an alias mean a version from now on; returns the version that it meant before.
 
     Raises:
-        UserError: MLflow does not answer or refuses the alias.
+        UserError: MLflow refuses the alias.
+        Outage: it does not answer.
     """
     with _store(uri, f"alias {alias}") as client:
         before = client.get_registered_model(found.name).aliases.get(alias)
@@ -239,7 +244,7 @@ def _place(run_dir: Path, uri: str | None) -> str:
 
 @contextmanager
 def _store(uri: str | None, what: str) -> Iterator["MlflowClient"]:
-    """A client; whatever goes wrong with it becomes a UserError that says with ``what``."""
+    """A client; whatever goes wrong with it becomes a UserError or an Outage that says with ``what``."""
     place = uri or os.environ.get("MLFLOW_TRACKING_URI") or "none"
     if place.lower() == "none":
         raise UserError(f"{masked(what)}: which MLflow server? Set MLFLOW_TRACKING_URI")
@@ -247,7 +252,8 @@ def _store(uri: str | None, what: str) -> Iterator["MlflowClient"]:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         yield open_store(place)
-    except UserError:
+    except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the storage's errors alike
-        raise UserError(f"{masked(what)}: MLflow at {masked(place)}: {brief(error)}") from error
+        kind = Outage if is_outage(error) else UserError
+        raise kind(f"{masked(what)}: MLflow at {masked(place)}: {brief(error)}") from error

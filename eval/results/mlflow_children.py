@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.network_errors import is_outage
 from eyespot.eval.results.result import Result
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
@@ -36,7 +37,8 @@ def track_results(run_dir: Path, results: Sequence[Result], uri: str | None = No
         How many were new.
 
     Raises:
-        UserError: MLflow does not answer, or does not have the run yet.
+        UserError: MLflow does not have the run yet, or refuses.
+        Outage: it does not answer.
     """
     if (place := tracking_uri(run_dir, uri)) is None or not results:
         return 0
@@ -50,10 +52,11 @@ def track_results(run_dir: Path, results: Sequence[Result], uri: str | None = No
             raise UserError(f"MLflow at {masked(place)}: does not have the run {record.name} yet; {later}")
         with locked(run_dir / metrics_file.NAME):  # another evaluation of this run may end at the same time
             return sum(_track(client, parent, result) for result in results)
-    except UserError:
+    except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
-        raise UserError(f"MLflow at {masked(place)}: {brief(error)}; {later}") from error
+        kind = Outage if is_outage(error) else UserError
+        raise kind(f"MLflow at {masked(place)}: {brief(error)}; {later}") from error
 
 
 def _track(client: "MlflowClient", parent: Any, result: Result) -> bool:

@@ -4,7 +4,8 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.network_errors import is_outage
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.mirror import Mirror, Writer, brief
@@ -62,7 +63,8 @@ def sync(
         How many lines of metrics.jsonl were brought, to all places together; 0 where they had them all.
 
     Raises:
-        UserError: no such run folder, no place to send to, or one of them does not answer.
+        UserError: no such run folder, no place to send to, or one of them refuses.
+        Outage: one of them does not answer.
     """
     if not (run_dir / metrics_file.NAME).is_file():
         raise UserError(f"run folder {run_dir}: no {metrics_file.NAME} inside; name a folder that a run has written")
@@ -81,8 +83,9 @@ def _sync(run_dir: Path, writer: Writer, progress: Progress) -> int:
             writer.report(report)
         writer.close()
         return num_lines
-    except UserError:
+    except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
+        kind = Outage if is_outage(error) else UserError
         what = f"tracking uri {writer.place}" if isinstance(writer, MlflowWriter) else f"{writer.name} {writer.place}"
-        raise UserError(f"{masked(what)}: {brief(error)}; run the command again when the server answers") from error
+        raise kind(f"{masked(what)}: {brief(error)}; run the command again when the server answers") from error

@@ -23,7 +23,8 @@ from huggingface_hub.utils.sha import git_hash
 
 import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.eval.release.download import BUSY, TIMEOUT_SECONDS, is_outage, patiently, retry_after
+from eyespot.data_pipeline.network_errors import BUSY, is_outage
+from eyespot.eval.release.download import TIMEOUT_SECONDS, patiently, retry_after
 from eyespot.eval.release.hub.address import MAIN, HubAddress, parse_address
 from eyespot.eval.release.hub.reading import refusal, without_token
 from eyespot.eval.release.layout import PROVENANCE, SUMS, digest_of, read_json, sha256

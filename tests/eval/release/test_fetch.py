@@ -1,12 +1,9 @@
 """Releases from folders, archives and a real web server: whole and verified, or nothing."""
 
 import base64
-import errno
 import io
 import os
 import shutil
-import socket
-import ssl
 import tarfile
 import threading
 import time
@@ -123,19 +120,6 @@ def test_what_the_web_does_not_have(web: Web, tmp_path: Path):
     refuse("http://127.0.0.1:9/release", tmp_path, "the server cannot be reached", Outage)
     said = refuse("http://me:hunter22@127.0.0.1:9/release", tmp_path, r"http://\*\*\*@127", Outage)
     assert "hunter22" not in said
-
-
-def test_a_network_that_fails_is_told_from_an_address_that_is_wrong():
-    def said(error: BaseException, cause: BaseException | None = None) -> bool:
-        error.__cause__ = cause
-        return download.is_outage(error)
-
-    assert said(ConnectionResetError()) and said(TimeoutError()) and said(OSError(errno.ENETUNREACH, "away"))
-    assert said(FileNotFoundError(2, "not in the cache"), ConnectionRefusedError())
-    assert said(socket.gaierror(socket.EAI_AGAIN, "later"))
-    assert not said(socket.gaierror(socket.EAI_NONAME, "no such host"))
-    assert not said(FileNotFoundError(2, "not in the cache"), socket.gaierror(socket.EAI_NONAME, "no such host"))
-    assert not said(ssl.SSLCertVerificationError("not to be trusted")) and not download.is_outage("a word")
 
 
 @pytest.mark.parametrize(("code", "kind"), [(503, Outage), (429, Outage), (404, UserError), (410, UserError)])

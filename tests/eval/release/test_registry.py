@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from released_runs import content, copy_of, write_run
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.eval.release.fetch import cached, fetched
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registry import DIGEST_TAG, check, find, register, set_alias
@@ -133,7 +133,11 @@ def test_what_the_registry_does_not_have(run_dir: Path, released: Path, tmp_path
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="which MLflow server"):
         find("models:/digits/1")
-    with pytest.raises(UserError, match=r"MLflow at http://\*\*\*@127"):
+
+
+def test_a_server_that_does_not_answer_is_no_wrong_input(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(Outage, match=r"models:/digits/1: MLflow at http://\*\*\*@127"):
         find("models:/digits/1", "http://me:hunter22@127.0.0.1:9")
 
 

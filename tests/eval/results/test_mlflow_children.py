@@ -13,7 +13,7 @@ from released_runs import content, write_run
 from result_files import some_result, write
 
 from eyespot.cluster.cli import main
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.release.fetch import fetched
 from eyespot.eval.release.registry import DIGEST_TAG as RELEASE_TAG
@@ -122,7 +122,7 @@ def test_what_could_not_be_sent_comes_with_sync(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         dead = f"http://me:hunter2@127.0.0.1:{probe.getsockname()[1]}"
-        with pytest.raises(UserError, match=r"MLflow at http://\*\*\*@127.*eyespot sync") as error:
+        with pytest.raises(Outage, match=r"MLflow at http://\*\*\*@127.*eyespot sync") as error:
             track_results(run_dir, [some_result()], dead)
     assert "hunter2" not in str(error.value) and "\n" not in str(error.value)
     assert track_results(run_dir, [some_result()], "none") == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow_server import Server, clean_env, wait_until
 
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.pretrain.tracking.metric_groups import grouped
 from eyespot.pretrain.tracking.mirror import Mirror
 from eyespot.pretrain.tracking.mirrors import sync
@@ -275,7 +275,7 @@ def test_sync_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="nowhere to send to"):
         sync(run_dir, "none")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(UserError, match=r"http://\*\*\*@127\.0\.0\.1:9: .*run the command again") as error:
+    with pytest.raises(Outage, match=r"http://\*\*\*@127\.0\.0\.1:9: .*run the command again") as error:
         sync(run_dir, "http://me:secret@127.0.0.1:9")
     assert "secret" not in str(error.value) and "\n" not in str(error.value)
     (run_dir / "mlflow.json").write_text("{")
