@@ -156,16 +156,14 @@ def register(folder: Path, run_dir: Path, name: str, uri: str | None = None) -> 
     with _store(_place(run_dir, uri), f"--register {name}") as client, locked(run_dir / metrics_file.NAME):
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=page.model_text(name, folder))
-        for version in client.search_model_versions(f"name = '{name}'"):
-            if version.tags.get(DIGEST_TAG) == digest:
-                return Registered(name=name, version=str(version.version), digest=digest)
-        picture = page.newest_picture(run_dir)
-        run_id = _with_files(client, record, folder, digest, picture)
-        shown = page.artifact_address(run_id, _PICTURE) if picture else None
-        tags = {**page.version_tags(folder), DIGEST_TAG: digest}
-        version = client.create_model_version(name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags=tags)
-        text = page.version_text(name, str(version.version), folder, shown)
-        client.update_model_version(name, version.version, description=text)
+        versions = client.search_model_versions(f"name = '{name}'")
+        version = next((one for one in versions if one.tags.get(DIGEST_TAG) == digest), None)
+        if version is None:
+            run_id = _with_files(client, record, folder, digest, page.newest_picture(run_dir))
+            tags = {**page.version_tags(folder), DIGEST_TAG: digest}
+            version = client.create_model_version(name, source=f"runs:/{run_id}/{_PLACE}", run_id=run_id, tags=tags)
+        if not version.description:  # also where a registration broke off just here
+            _describe(client, version, folder)
     return Registered(name=name, version=str(version.version), digest=digest)
 
 
@@ -226,6 +224,14 @@ def _with_files(client: "MlflowClient", record: MlflowRecord, folder: Path, dige
                 client.log_artifact(child.info.run_id, shutil.copy(picture, Path(room) / _PICTURE))
         client.set_terminated(child.info.run_id, "FINISHED")
     return child.info.run_id
+
+
+def _describe(client: "MlflowClient", version: Any, folder: Path) -> None:
+    """Fills a version's page, which holds its number and so comes after it."""
+    held = {file.path for file in client.list_artifacts(version.run_id)}
+    shown = page.artifact_address(version.run_id, _PICTURE) if _PICTURE in held else None
+    text = page.version_text(version.name, str(version.version), folder, shown)
+    client.update_model_version(version.name, version.version, description=text)
 
 
 def _parent(client: "MlflowClient", record: MlflowRecord) -> Any:

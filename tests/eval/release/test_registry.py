@@ -76,6 +76,17 @@ def test_a_version_that_holds_the_bare_release(run_dir: Path, released: Path, tm
     assert content(fetched("models:/old/1", tmp_path / "pulled", uri=uri(run_dir))) == content(released)
 
 
+def test_a_registration_that_broke_off_is_made_whole(run_dir: Path, released: Path, monkeypatch: pytest.MonkeyPatch):
+    def reset(*words: object, **options: object) -> None:
+        raise ConnectionResetError
+
+    with monkeypatch.context() as broken, pytest.raises(Outage, match="--register mended: MLflow at"):
+        broken.setattr(MlflowClient, "update_model_version", reset)
+        register(released, run_dir, "mended", uri(run_dir))
+    assert register(released, run_dir, "mended", uri(run_dir)).version == "1"
+    assert "## Numbers" in MlflowClient(uri(run_dir)).get_model_version("mended", "1").description
+
+
 def _holder(run_dir: Path, version: str) -> str:
     return MlflowClient(uri(run_dir)).get_model_version("changed", version).run_id
 
