@@ -1,5 +1,8 @@
 """``eyespot release RUN --license SPDX`` and ``eyespot release RELEASE --to hf://ORG/NAME``."""
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -8,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.next_steps import say_next
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.progress_bar import working
 
@@ -25,8 +28,8 @@ class Releasing:
 
     It prints the release's digest: who is told it can fetch the release from anywhere (eyespot pull --sha256).
 
-    With --to it is pushed to a model hub as well, in one commit; in place of RUN stands a release that is written
-    already, which is verified first. HF_TOKEN says whose account it is.
+    With --to it is pushed to a model hub as well, in one commit; HF_TOKEN says whose account it is. With --to and
+    --transformers a release that is written already may stand in place of RUN; it is verified first.
 
     For example:
 
@@ -67,7 +70,8 @@ class Releasing:
     alias: str | None = None
     """With --register: let this alias mean it, once a downloaded copy has been verified."""
     to: str | None = None
-    """Push it to a model hub: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. What is not there is made."""
+    """Push it to a model hub: hf://ORG/NAME, or hf://ORG/NAME@BRANCH. What is not there is made. Needs pip install
+    eyespot[hub]."""
     public: FlagCreatePairsOff[bool] = False
     """With --to: a repository that is made is for everybody; without it for you or your organisation alone. A push to
     one that is public already must say it too."""
@@ -81,29 +85,32 @@ class Releasing:
     """Refuse a checkpoint that has no result in RUN/eval."""
 
 
+_PUSH = ("to", "public", "replace", "tag")
+
+
 def main(argv: list[str]) -> int:
     """Writes the release, registers and pushes it where that is asked for, and returns the exit code."""
     wanted = parse(Releasing, argv, "eyespot release")
     _check(wanted)
     with working("loading torch"):
-        from eyespot.eval.release.hub.address import parse_address
         from eyespot.eval.release.layout import SUMS
-
-    if wanted.to:
-        parse_address(wanted.to)
-    out = wanted.source
-    if (out / SUMS).is_file():
+    out, written = wanted.source, (wanted.source / SUMS).is_file()
+    if written:
         _check_written(wanted)
-    else:
+    _check_targets(wanted)
+    if not written:
         out = _write(wanted)
     if wanted.register:
-        _register(wanted, out)
+        with _going_on(f"{out} is written: to register it, remove it first"):
+            _register(wanted, out)
     if wanted.transformers:
         from eyespot.eval.release.transformers_layout.folder import write_transformers
 
-        print(write_transformers(out, wanted.transformers).resolve())
+        with _going_on("" if written else _rest(wanted, out, "transformers", *_PUSH)):
+            print(write_transformers(out, wanted.transformers).resolve())
     if wanted.to:
-        _push(wanted, out)
+        with _going_on("" if written else _rest(wanted, out, *_PUSH)):
+            _push(wanted, out)
     else:
         name = wanted.name or wanted.source.resolve().name
         say_next((["pull", out, f"models/{name}"], "what others do: fetch it, verify it, load it"))
@@ -113,9 +120,42 @@ def main(argv: list[str]) -> int:
 def _check(wanted: Releasing) -> None:
     if wanted.alias and not wanted.register:
         raise UserError(f"--alias {wanted.alias}: goes with --register NAME")
-    for name in ("public", "replace", "tag"):
+    for name in _PUSH[1:]:
         if getattr(wanted, name) and not wanted.to:
             raise UserError(f"--{name}: goes with --to hf://ORG/NAME")
+
+
+def _check_targets(wanted: Releasing) -> None:
+    """What could be known of them only when the release is written is asked then."""
+    if wanted.to:
+        from eyespot.eval.release.hub.push_checks import check_push
+
+        check_push(wanted.to, wanted.tag)
+    if wanted.transformers:
+        from eyespot.eval.release.transformers_layout.folder import check
+
+        check(wanted.transformers)
+
+
+@contextmanager
+def _going_on(how: str) -> Iterator[None]:
+    """What fails after the release was written says how to go on: the same command would find that it exists."""
+    try:
+        yield
+    except (UserError, Outage) as error:
+        if not how:
+            raise
+        kind = UserError if isinstance(error, UserError) else Outage
+        raise kind(f"{error}; {how}") from error
+
+
+def _rest(wanted: Releasing, out: Path, *names: str) -> str:
+    """The command that does what is left."""
+    words = ["eyespot", "release", str(out)]
+    for name in names:
+        if value := getattr(wanted, name):
+            words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return f"{out} is written: go on with {shlex.join(words)}"
 
 
 def _check_written(wanted: Releasing) -> None:
@@ -126,7 +166,10 @@ def _check_written(wanted: Releasing) -> None:
         name = "no-evaluation" if odd[0] == "evaluation" else odd[0].replace("_", "-")
         raise UserError(f"--{name}: {wanted.source} is a release already, and never changes; name a run folder")
     if not wanted.to and not wanted.transformers:
-        raise UserError(f"{wanted.source}: is a release already; push it with --to hf://ORG/NAME, or name a run folder")
+        raise UserError(
+            f"{wanted.source}: is a release already; push it with --to hf://ORG/NAME, write it for"
+            " transformers with --transformers DIR, or name a run folder"
+        )
 
 
 def _write(wanted: Releasing) -> Path:

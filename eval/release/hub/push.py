@@ -25,7 +25,8 @@ import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.network_errors import BUSY, is_outage
 from eyespot.eval.release.download import TIMEOUT_SECONDS, patiently, retry_after
-from eyespot.eval.release.hub.address import MAIN, HubAddress, parse_address
+from eyespot.eval.release.hub.address import MAIN, HubAddress
+from eyespot.eval.release.hub.push_checks import check_push
 from eyespot.eval.release.hub.reading import refusal, without_token
 from eyespot.eval.release.layout import PROVENANCE, SUMS, digest_of, read_json, sha256
 from eyespot.eval.release.verify import verified
@@ -75,16 +76,8 @@ def push(folder: Path, address: str, *, public: bool = False, replace: bool = Fa
         UserError: the release does not verify, the hub refuses, or something else lies there.
         Outage: the hub does not answer.
     """
-    to = parse_address(address)
-    if to.commit or to.revision.startswith("refs/"):
-        raise UserError(f"--to {to}: a push goes to a branch; leave out @{to.revision}, or name a branch")
-    if tag is not None:
-        parse_address(f"hf://{to.repo}@{tag}")
-    if settings.HF_HUB_OFFLINE:
-        raise UserError(f"--to {to}: HF_HUB_OFFLINE is set, so no hub is asked; unset it")
+    to = check_push(address, tag)
     verified(folder)
-    if huggingface_hub.get_token() is None:
-        raise UserError(f"--to {to}: which account? Set HF_TOKEN to a token that may write, or: hf auth login")
     wanted = _Push(folder=folder, to=to, public=public, replace=replace, tag=tag)
     with _quietly():
         return patiently(lambda: _asked(wanted), TRIES)

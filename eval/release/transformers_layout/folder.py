@@ -56,6 +56,18 @@ is cut out may lie a pixel aside.
 """
 
 
+def check(out: Path) -> None:
+    """Whether the folder could be written: to be asked before the release is.
+
+    Raises:
+        UserError: transformers is not installed, or the folder exists.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError('--transformers: needs transformers; pip install "eyespot[transformers]"')
+    if out.exists():
+        raise UserError(f"--transformers {out}: exists already; choose another folder, or remove it")
+
+
 def write_transformers(release: Path, out: Path) -> Path:
     """Writes the folder, complete and proven, or nothing.
 
@@ -69,10 +81,7 @@ def write_transformers(release: Path, out: Path) -> Path:
     Raises:
         UserError: transformers is not installed, has no class for the encoder, or computes something else.
     """
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError('--transformers: needs transformers; pip install "eyespot[transformers]"')
-    if out.exists():
-        raise UserError(f"--transformers {out}: exists already; choose another folder, or remove it")
+    check(out)
     said = verified(release)
     encoder, config = load_encoder(release), read_json(release / CONFIG, str(release))
     conversion, asked = converted(encoder), dict[str, Any](config["pretrained_cfg"])  # type: ignore[call-overload]

@@ -63,6 +63,24 @@ def test_pushed_and_pulled(tmp_path: Path, capsys: pytest.CaptureFixture[str], h
     assert "write it as hf://ORG/NAME" in refuse(capsys, str(run_dir), "--license", "mit", "--to", "lab/digits")
 
 
+def test_what_cannot_be_done_afterwards_is_said_before(tmp_path: Path, capsys, hub: FakeHub, monkeypatch):
+    run_dir = write_run(tmp_path / "run")
+    words = [str(run_dir), "--license", "mit"]
+    assert "goes to a branch" in refuse(capsys, *words, "--to", f"hf://lab/digits@{'0' * 40}")
+    assert "git allows no" in refuse(capsys, *words, "--to", "hf://lab/digits", "--tag", "a..b")
+    assert "exists already" in refuse(capsys, *words, "--transformers", str(tmp_path))
+    with monkeypatch.context() as nobody:
+        nobody.delenv("HF_TOKEN")
+        assert "which account" in refuse(capsys, *words, "--to", "hf://lab/digits")
+    assert not (run_dir / "release").exists() and not hub.asked
+    hub.fail("POST .*/commit/.*", 503)
+    assert main(["release", *words, "--to", "hf://lab/digits", "--tag", "v1"]) == 1
+    said, _, how = capsys.readouterr().err.partition(f"; {run_dir}/release is written: go on with eyespot ")
+    assert "503" in said and how == f"release {run_dir}/release --to hf://lab/digits --tag v1\n"
+    hub.faults.clear()
+    assert main(how.split()) == 0
+
+
 def test_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     released, out = write_release(tmp_path / "night"), tmp_path / "out"
     assert main(["release", str(released), "--transformers", str(out)]) == 0
