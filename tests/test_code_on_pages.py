@@ -124,6 +124,13 @@ def test_commands_are_those_there_are():
                 assert command in COMMANDS, f"{path_of(page)}: eyespot {command}"
 
 
+def test_blocks_of_python_say_so():
+    """One without a language is coloured by nobody, and run by nobody."""
+    for page in (page for page in PAGES if not run_by(page)):  # whose tests have kinds of their own
+        for code, _ in blocks(page.read_text(), ""):
+            assert not re.search(r"^(?:import \w|from \S+ import )", code, re.M), f"{path_of(page)}: {code}"
+
+
 def test_a_block_is_found_with_its_reason():
     page = "a\n\n```python\nx = 1\n```\n\n<!-- not run: it needs a cluster -->\n```python\ny\n```\n"
     page += "- b\n\n  ```python\n  z\n  ```\n"
