@@ -4,7 +4,6 @@ import hmac
 import ipaddress
 import secrets
 import socket
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 
@@ -48,11 +47,10 @@ class Access:
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and self.is_token(given.strip()):
             return True
-        try:
-            morsel = SimpleCookie(cookies or "").get(cookie_name)
-        except CookieError:
-            return False
-        return morsel is not None and self.is_token(morsel.value)
+        # By hand: SimpleCookie stops at the first cookie that is not to its taste, and another program on this machine,
+        # whose cookies a browser sends here as well, may have written that one.
+        pairs = (cookie.partition("=") for cookie in (cookies or "").split(";"))
+        return any(self.is_token(value.strip()) for name, _, value in pairs if name.strip() == cookie_name)
 
     def is_token(self, given: str) -> bool:
         """Whether it is the token, in a time that tells nothing of it."""

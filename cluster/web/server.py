@@ -172,7 +172,9 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(Answer.text(HTTPStatus.BAD_REQUEST, "The address cannot be read."))
         if access.token is not None and any(name == "token" and access.is_token(value) for name, value in query):
             return self._let_in(parts.path, [pair for pair in query if pair[0] != "token"])
-        if not access.admits(self.headers.get("Cookie"), self.headers.get("Authorization"), self._cookie):
+        if not access.admits(
+            "; ".join(self.headers.get_all("Cookie", [])), self.headers.get("Authorization"), self._cookie
+        ):
             words = "These pages ask for a token: open the address that eyespot web has printed when it began."
             return self._send(Answer.text(HTTPStatus.UNAUTHORIZED, words), {"WWW-Authenticate": "Bearer"})
         self._send(self._page(parts.path, query))

@@ -29,6 +29,18 @@ def test_others_need_the_token(host):
 
 
 @pytest.mark.parametrize(
+    "other",
+    ['ui={"a":1}', "a[b]=1", "x y=2", "alone", "=", "path=/", "Expires=never", "name=ä", 'q="open', "c=old", "a,b/c=1"],
+)
+def test_cookies_of_other_programs_on_this_machine_do_not_hide_ours(other):
+    access = Access("127.0.0.1", with_token=True)
+    assert access.admits(f"{other}; c={access.token}", None, "c") and access.admits(
+        f"c={access.token};{other}", None, "c"
+    )
+    assert not access.admits(other, None, "c") and not access.admits(f"{other}; d={access.token}", None, "c")
+
+
+@pytest.mark.parametrize(
     "header", ["localhost", "localhost:8000", "127.0.0.1:7373", "[::1]:7373", "LOCALHOST", "127.9.9.9"]
 )
 def test_names_of_this_machine(header):
