@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64
 from eyespot.cluster.web.answers import Answer, Query
 from eyespot.cluster.web.envelopes import Series
 from eyespot.cluster.web.growing_metrics import GrowingMetrics
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.report.charts import Number
 
 SLICE_SECONDS = 0.4
@@ -61,9 +62,9 @@ def _told(metrics: GrowingMetrics, query: Query, complete: bool) -> dict[str, An
 def _notes(metrics: GrowingMetrics) -> list[str]:
     notes = [metrics.problem] if metrics.problem else []
     if metrics.num_left_out:
-        notes.append(f"{metrics.num_left_out:,} lines of metrics.jsonl are damaged or too long and left out")
+        notes.append(f"left out of metrics.jsonl, damaged or too long: {plural(metrics.num_left_out, 'line')}")
     if metrics.names_left_out:
-        notes.append(f"more than {len(metrics.series):,} metrics: the others are left out")
+        notes.append(f"more than {plural(len(metrics.series), 'metric')}: the others are left out")
     return notes
 
 

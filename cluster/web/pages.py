@@ -17,6 +17,7 @@ from eyespot.cluster.web.curves import curves
 from eyespot.cluster.web.run_files import NUM_PICTURES, RunFiles, Shown
 from eyespot.cluster.web.run_list import Look, RunList, Seen
 from eyespot.cluster.web.sketches import sparkline
+from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.report.charts import short
 from eyespot.eval.report.rendering import TEMPLATES, Section, environment
 from eyespot.eval.report.result_section import judgement
@@ -103,7 +104,7 @@ class Pages:
             look,
             title="Runs",
             rows=[_row(seen) for seen in found[:MOST_ROWS]],
-            num_more=max(0, len(found) - MOST_ROWS),
+            more=plural(len(found) - MOST_ROWS, "more run") if len(found) > MOST_ROWS else "",
             num_runs=len(look.runs),
             counts=_counts(look),
             places=[str(place) for place in self.runs.places],
@@ -146,7 +147,7 @@ class Pages:
         return self._page(
             "compare.html.j2",
             pairs[-1][0],
-            title=f"{len(stories)} runs side by side",
+            title=f"{plural(len(stories), 'run')} side by side",
             runs=[_row(seen) for _, seen in pairs],
             results=_body(lambda: judgement(stories)),
             settings=_body(lambda: settings(stories)),

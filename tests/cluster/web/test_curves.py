@@ -20,6 +20,15 @@ def ask(metrics, *names, **words):
     return json.loads(curves(metrics, Query(pairs)).body)
 
 
+def test_what_is_left_out_is_counted_in_plain_words(metrics):
+    with (metrics.run_dir / "metrics.jsonl").open("a") as file:
+        file.write("x\n")
+    assert ask(metrics)["notes"] == ["left out of metrics.jsonl, damaged or too long: 1 line"]
+    with (metrics.run_dir / "metrics.jsonl").open("a") as file:
+        file.write("x\n")
+    assert ask(metrics)["notes"][0].endswith(": 2 lines")
+
+
 def test_values_by_steps_samples_and_time(metrics):
     told = ask(metrics, "loss", "nothing")
     assert list(told["metrics"]) == ["loss"] and told["read"] == 1 and told["last"] == 99

@@ -55,6 +55,12 @@ def test_the_list_sorts_finds_and_names_states(pages):
     assert rows(page(pages, "/", ("sort", "nonsense"))) == ["first", "second"]
 
 
+def test_what_is_one_is_not_several(pages, monkeypatch):
+    monkeypatch.setattr("eyespot.cluster.web.pages.MOST_ROWS", 1)
+    assert "1 more run; search by name." in page(pages, "/")
+    assert "1 run side by side" in page(pages, "/compare", ("run", "first"))
+
+
 def test_a_run_with_all_its_parts(pages, tmp_path):
     run = tmp_path / "runs" / "first"
     (run / "pictures" / "step-00000010.png").write_bytes(b"png")
