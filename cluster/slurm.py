@@ -91,6 +91,7 @@ _REASONS = {
     "launch_failed_requeued_held": "could not be started on a node; held: release it with scontrol release",
     "user_env_retrieval_failed_requeued_held": "its environment could not be read; held",
 }  # fmt: skip
+_JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 _LIMIT = re.compile(r"(QOS|Assoc)((?:Grp|Max|Min)\w+)")
 
 
@@ -141,7 +142,7 @@ def find_jobs(ids: Iterable[str]) -> dict[str, Job]:
     Raises:
         SlurmError: SLURM does not answer. Then nothing is known, not even that the jobs are over.
     """
-    wanted = set(ids)
+    wanted = {id for id in ids if _JOB_ID.fullmatch(id)}  # of a word that is none, squeue tells nothing of all others
     if not wanted:
         return {}
     whole = ",".join(sorted({id.partition("_")[0] for id in wanted}))

@@ -108,6 +108,14 @@ def test_without_slurm(monkeypatch, tmp_path):
         slurm.find_job("1")
 
 
+def test_words_that_are_no_jobs_reach_no_command(monkeypatch, tmp_path):
+    program(tmp_path, "squeue", f'echo "$@" > {tmp_path}/asked')
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm.find_jobs(["x", "--me", "1,2", "1" * 400, ""]) == {} and not (tmp_path / "asked").exists()
+    monkeypatch.setattr(slurm, "_keeps_accounts", lambda: False)
+    assert slurm.find_jobs(["7", "x", "8_1"]) == {} and "--jobs=7,8 " in (tmp_path / "asked").read_text()
+
+
 def test_a_controller_that_hangs_is_given_up(monkeypatch, tmp_path):
     program(tmp_path, "squeue", "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
