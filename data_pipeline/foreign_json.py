@@ -36,31 +36,34 @@ class ForeignJsonError(UserError):
         self.why = why
 
 
-def read(path: Path, kind: type[T], largest: int = LARGEST) -> T:
+def read(path: Path, kind: type[T], largest: int = LARGEST, inside: Path | None = None) -> T:
     """What stands in the file, as ``kind``.
 
     Args:
         path: the file. A pipe or a device in its place is refused, not waited for.
         kind: a dataclass, or any type of plain values: ``dict[str, Any]``.
         largest: bytes that it may have.
+        inside: a folder above it, out of which no link may lead.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is none.
         OSError: it cannot be read.
-        ForeignJsonError: it is no JSON, too large, nested too deep, or not of that kind.
+        ForeignJsonError: it is no JSON, too large, nested too deep, or not of that kind; or a link stands in the way.
     """
-    return parse(read_bytes(path, largest), kind, path)
+    return parse(read_bytes(path, largest, inside), kind, path)
 
 
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+def read_bytes(path: Path, largest: int = LARGEST, inside: Path | None = None) -> bytes:
     """The bytes of a plain file of bounded size; raises as ``read`` does."""
     try:
-        with open_plain(path) as file:
+        with open_plain(path, inside) as file:
             size = os.fstat(file.fileno()).st_size
             content = file.read(min(largest, size) + 1)  # read allocates as much as it is asked for
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise ForeignJsonError(path, NOT_PLAIN) from error
+        if inside is not None and error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise ForeignJsonError(path, "a link, or below one") from error
         raise
     if len(content) > largest:
         raise ForeignJsonError(path, f"over {largest:,} bytes, which is no size for it")

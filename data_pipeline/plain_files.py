@@ -10,12 +10,18 @@ NOT_PLAIN = "not a plain file"
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def open_plain(path: Path) -> BufferedReader:
+def open_plain(path: Path, inside: Path | None = None) -> BufferedReader:
     """Opens a file for reading.
+
+    Args:
+        path: the file.
+        inside: a folder above it, out of which no link may lead: as ``open_inside``.
 
     Raises:
         OSError: it cannot be opened; EINVAL where a pipe, a device, a socket or a folder stands there.
     """
+    if inside is not None:
+        return open_inside(inside, *path.relative_to(inside).parts)
     return _plain(os.open(path, _FLAGS), str(path))  # a pipe's open would wait for its writer
 
 

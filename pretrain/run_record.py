@@ -79,19 +79,20 @@ class RunRecord:
         return folder / NAME
 
     @classmethod
-    def read(cls, path: Path, needed: Collection[str] = ("recipe", "run")) -> "RunRecord":
+    def read(cls, path: Path, needed: Collection[str] = ("recipe", "run"), inside: Path | None = None) -> "RunRecord":
         """Reads ``run.json``.
 
         Args:
             path: the file.
             needed: fields that it must have.
+            inside: a folder above it, out of which no link may lead.
 
         Raises:
             UserError: there is none, it may not be read, or it is damaged.
             OSError: the file system does not answer.
         """
         try:
-            values: dict[str, Any] = foreign_json.read(path, dict, LARGEST)
+            values: dict[str, Any] = foreign_json.read(path, dict, LARGEST, inside)
             known = {name: value for name, value in values.items() if value is not None}
             if missing := [name for name in needed if name not in known]:
                 raise damaged(path, f"no field {missing[0]}")

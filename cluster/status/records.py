@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,6 +26,8 @@ from eyespot.pretrain.run_record import RunRecord
 
 Outcome = Literal["running", "done", "stopped", "failed", "wrong input", "doctor"]
 R = TypeVar("R")
+LARGEST, MOST_LINES = 16 * 2**20, 10_000
+"""Bytes of a file of lines, and the newest of them that are read: an attempt on 1,000 nodes has some 15,000 bytes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,13 +84,15 @@ class Records:
 
     Args:
         run_dir: the run folder.
+        links: whether links that lead out of it are followed: not for those who show a stranger's folder.
 
     Attributes:
         run_file: the resolved Run, as ``eyespot pretrain --from`` reads it.
         submission_file: what was asked for.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, links: bool = True) -> None:
+        self.inside = None if links else run_dir
         self.folder = run_dir / "cluster"
         self.code = self.folder / "code"
         self.run_file = RunRecord.path(self.folder)
@@ -105,7 +109,7 @@ class Records:
 
     def jobs(self) -> list[JobLine]:
         """All submissions, oldest first."""
-        return list(_lines(self._jobs, JobLine))
+        return list(_lines(self._jobs, JobLine, self.inside))
 
     def start_attempt(self, *, job: str, requeues: int, nodes: tuple[str, ...]) -> Attempt:
         """Notes that the ranks are about to start; only the first node of a job calls it."""
@@ -124,15 +128,14 @@ class Records:
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""
         found: dict[int, Attempt] = {}
-        for attempt in _lines(self._attempts, Attempt):
+        for attempt in _lines(self._attempts, Attempt, self.inside):
             if attempt.number not in found or found[attempt.number].end is None:
                 found[attempt.number] = attempt
         return [found[number] for number in sorted(found)]
 
     def failing_nodes(self, times: int = 2) -> list[str]:
         """Nodes that have been blamed for the end of at least so many attempts."""
-        counts = Counter(node for attempt in self.attempts() for node in attempt.blamed)
-        return sorted(node for node, count in counts.items() if count >= times)
+        return failing_nodes(self.attempts(), times)
 
     def beat(self, node: str, *, job: str, requeues: int, state: str) -> None:
         """Replaces the node's sign of life."""
@@ -150,7 +153,7 @@ class Records:
         found = {}
         for path in sorted(self._nodes.glob("*.json")) if self._nodes.is_dir() else ():
             with contextlib.suppress(OSError, UserError):  # being replaced, where that is not atomic
-                beat = foreign_json.read(path, Beat)
+                beat = foreign_json.read(path, Beat, LARGEST, self.inside)
                 found[beat.node] = beat
         return found
 
@@ -169,6 +172,12 @@ class Records:
         return self._cancelled.exists()
 
 
+def failing_nodes(attempts: Iterable[Attempt], times: int = 2) -> list[str]:
+    """Nodes that have been blamed for the end of at least so many of these attempts."""
+    counts = Counter(node for attempt in attempts for node in attempt.blamed)
+    return sorted(node for node, count in counts.items() if count >= times)
+
+
 def _append(path: Path, values: dict[str, Any]) -> None:
     """One line in one write, which the kernel does not mix with another's; on a line of its own, whatever is before."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,12 +191,12 @@ def _append(path: Path, values: dict[str, Any]) -> None:
         os.close(file)
 
 
-def _lines(path: Path, kind: type[R]) -> Iterator[R]:
+def _lines(path: Path, kind: type[R], inside: Path | None) -> Iterator[R]:
     """The records, without fields that a newer version has added, and without lines that are none."""
     try:
-        text = foreign_json.read_bytes(path)
+        text = foreign_json.read_bytes(path, LARGEST, inside)
     except (FileNotFoundError, UserError):  # or no plain file, or of no size for it
         return
-    for line in text.splitlines():
+    for line in text.splitlines()[-MOST_LINES:]:
         with contextlib.suppress(UserError):
             yield foreign_json.parse(line, kind, path)

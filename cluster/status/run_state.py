@@ -12,6 +12,7 @@ from typing import Literal
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.plain_files import open_plain
+from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking import metrics_file
 
@@ -67,21 +68,24 @@ def is_run(folder: Path) -> bool:
     return any(path.is_file() for path in _record_paths(folder))
 
 
-def read_run_state(run_dir: Path, locks: str | None = None) -> RunState:
+def read_run_state(run_dir: Path, locks: str | None = None, *, links: bool = True) -> RunState:
     """Reads a run folder; what is missing or damaged is left out.
 
     Args:
         run_dir: it.
         locks: what ``kernel_locks`` says, where it has been asked already.
+        links: whether links that lead out of it are followed.
     """
-    record = _record(run_dir)
-    lines = tail_metrics(run_dir, _INTERVALS + 1)
+    inside = None if links else run_dir
+    record = _record(run_dir, inside)
+    lines = tail_metrics(run_dir, _INTERVALS + 1, inside)
     newest = lines[-1] if lines else {}
-    checkpoint, saved = _newest_checkpoint(run_dir)
-    end, end_line = _end(run_dir / "logs" / "rank-0.log")
-    host, holder = _lock(run_dir / ".lock", locks)
+    checkpoint, saved = _newest_checkpoint(run_dir, inside)
+    log = run_dir / "logs" / "rank-0.log"
+    end, end_line = _end(log, inside)
+    host, holder = _lock(run_dir / ".lock", locks, inside)
     per_step, per_line = _pace(lines)
-    times = [_modified(run_dir / "logs" / "rank-0.log"), _modified(run_dir / metrics_file.NAME)]
+    times = [_modified(path, inside) for path in (log, run_dir / metrics_file.NAME)]
     return RunState(
         recipe=record.recipe,
         steps=_whole(record.run.get("steps")),
@@ -101,9 +105,17 @@ def read_run_state(run_dir: Path, locks: str | None = None) -> RunState:
     )
 
 
-def tail_metrics(run_dir: Path, count: int | None = None) -> list[dict[str, metrics_file.Value]]:
-    """The newest lines of metrics.jsonl, ``count`` or some hundred, oldest first."""
-    text = _tail(run_dir / metrics_file.NAME)
+def tail_metrics(
+    run_dir: Path, count: int | None = None, inside: Path | None = None
+) -> list[dict[str, metrics_file.Value]]:
+    """The newest lines of metrics.jsonl, ``count`` or some hundred, oldest first.
+
+    Args:
+        run_dir: the run folder.
+        count: of lines.
+        inside: the folder out of which no link may lead.
+    """
+    text = _tail(run_dir / metrics_file.NAME, inside)
     whole = text[: text.rfind(b"\n") + 1].splitlines()
     newest = (values for line in reversed(whole) if (values := metrics_file.decode(line)) is not None)
     return list(itertools.islice(newest, count))[::-1]
@@ -122,24 +134,24 @@ def _record_paths(run_dir: Path) -> tuple[Path, Path]:
     return RunRecord.path(run_dir), Records(run_dir).run_file
 
 
-def _record(run_dir: Path) -> RunRecord:
+def _record(run_dir: Path, inside: Path | None) -> RunRecord:
     for path in _record_paths(run_dir):
         with contextlib.suppress(UserError):
-            return RunRecord.read(path, needed=("run",))
+            return RunRecord.read(path, needed=("run",), inside=inside)
     return RunRecord()
 
 
-def _newest_checkpoint(run_dir: Path) -> tuple[int | None, float | None]:
+def _newest_checkpoint(run_dir: Path, inside: Path | None) -> tuple[int | None, float | None]:
     found = (re.fullmatch(r"step-(\d+)", path.name) for path in (run_dir / "checkpoints").glob("step-*"))
     for name in sorted((match[0] for match in found if match), reverse=True):
-        if (saved := _modified(run_dir / "checkpoints" / name / "meta.json")) is not None:
+        if (saved := _modified(run_dir / "checkpoints" / name / "meta.json", inside)) is not None:
             return int(name.removeprefix("step-")), saved
     return None, None
 
 
-def _end(path: Path) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
+def _end(path: Path, inside: Path | None) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
     """The last word of a rank's log, unless the run began once more after it."""
-    for line in reversed(_tail(path).decode(errors="replace").splitlines()):
+    for line in reversed(_tail(path, inside).decode(errors="replace").splitlines()):
         if not any(words in line for words in _TELLING) or (stamped := _STAMP.match(line)) is None:
             continue
         for kind, pattern in _ENDS:
@@ -150,13 +162,13 @@ def _end(path: Path) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
     return None, ""
 
 
-def _lock(path: Path, locks: str | None) -> tuple[str, int | None]:
+def _lock(path: Path, locks: str | None, inside: Path | None) -> tuple[str, int | None]:
     """The host that last locked the folder, and the process that does now, where it is this machine's.
 
     The kernel's list of locks tells it; to try the lock would make a run that starts at this moment fail.
     """
     try:
-        with open_plain(path) as file:
+        with open_plain(path, inside) as file:
             owner = re.match(r"process (\d+) on (\S+)", file.read(_LOCK_BYTES).decode(errors="replace"))
             inode = os.fstat(file.fileno()).st_ino
     except OSError:
@@ -180,10 +192,10 @@ def _pace(lines: list[dict[str, metrics_file.Value]]) -> tuple[float | None, flo
     return statistics.median(span / steps for steps, span in spans), statistics.median(span for _, span in spans)
 
 
-def _tail(path: Path) -> bytes:
+def _tail(path: Path, inside: Path | None) -> bytes:
     """The end of a file, from the start of a line."""
     try:
-        with open_plain(path) as file:
+        with open_plain(path, inside) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             text = file.read()
@@ -192,16 +204,19 @@ def _tail(path: Path) -> bytes:
     return text if size <= _TAIL_BYTES else text[text.find(b"\n") + 1 :]
 
 
-def _modified(path: Path) -> float | None:
+def _modified(path: Path, inside: Path | None) -> float | None:
     try:
-        return path.stat().st_mtime
+        if inside is None:
+            return path.stat().st_mtime
+        with open_plain(path, inside) as file:
+            return os.fstat(file.fileno()).st_mtime
     except OSError:
         return None
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and abs(value) < LARGEST_NUMBER else None
 
 
 def _real(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    return value if isinstance(value, float) else None if (whole := _whole(value)) is None else float(whole)

@@ -1,17 +1,21 @@
 """What the runs are doing: their folders, RUN/cluster and SLURM, put together."""
 
+import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from eyespot.cluster import slurm
 from eyespot.cluster.slurm import Job, SlurmError
-from eyespot.cluster.status.records import Attempt, JobLine, Records
+from eyespot.cluster.status.records import Attempt, JobLine, Records, failing_nodes
 from eyespot.cluster.status.run_state import is_run, kernel_locks, read_run_state
 from eyespot.data_pipeline.errors import UserError
+
+T = TypeVar("T")
+log = logging.getLogger("eyespot")
 
 FRESH_SECONDS = 120.0
 """A run by hand on another machine that wrote nothing for longer, and for ten lines of metrics, is thought dead."""
@@ -112,14 +116,25 @@ def runs_inside(place: Path, unread: list[OSError] | None = None, depth: int = _
         yield from runs_inside(child, unread, depth - 1)
 
 
-def survey(run_dirs: Sequence[Path]) -> Survey:
-    """The status of these runs, with one question to SLURM for all of them."""
-    records = [Records(run_dir) for run_dir in run_dirs]
-    lines = [record.jobs() for record in records]
-    jobs, error = ask_slurm(line.job for run_lines in lines for line in run_lines)
+def survey(run_dirs: Sequence[Path], *, links: bool = True) -> Survey:
+    """The status of these runs, with one question to SLURM for all of them; one that cannot be told hides no other.
+
+    Args:
+        run_dirs: their folders.
+        links: whether links that lead out of them are followed.
+    """
+    records = [Records(run_dir, links=links) for run_dir in run_dirs]
+    lines = [_or_error(record.jobs) for record in records]
+    jobs, error = ask_slurm(line.job for own in lines if not isinstance(own, Exception) for line in own)
     now, locks = time.time(), kernel_locks()
-    rows = zip(run_dirs, records, lines, strict=True)
-    runs = (_Look(run_dir, record, own, jobs, error, now, locks).status() for run_dir, record, own in rows)
+
+    def status(run_dir: Path, record: Records, own: list[JobLine] | Exception) -> Status:
+        if isinstance(own, Exception):
+            return _untold(run_dir, own)
+        found = _or_error(lambda: _Look(run_dir, record, own, jobs, error, now, locks).status())
+        return _untold(run_dir, found) if isinstance(found, Exception) else found
+
+    runs = map(status, run_dirs, records, lines)
     return Survey(time=now, runs=tuple(runs), slurm_error=error)
 
 
@@ -135,7 +150,9 @@ def ask_slurm(ids: Iterable[str]) -> tuple[dict[str, Job], str | None]:
 
 
 def duration(seconds: float) -> str:
-    """For people: "35 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    """For people: "35 s", "12 min", "3 h 20 min", "2 d 4 h"; "?" of what is no time."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes = round(seconds / 60)
     if seconds < 60:
         return f"{max(0, seconds):.0f} s"
@@ -145,6 +162,23 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
     hours = round(minutes / 60)
     return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"
+
+
+def _or_error(tell: Callable[[], T]) -> T | Exception:
+    """What is told of a run, or why nothing is: whatever stands in its folder, others are to be told of as well."""
+    try:
+        return tell()
+    except Exception as error:
+        log.debug("a run cannot be told", exc_info=True)
+        return error
+
+
+def _untold(run_dir: Path, error: Exception) -> Status:
+    """Of a run whose folder cannot be read."""
+    why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    nothing: dict[str, Any] = {field.name: None for field in fields(Status)}
+    told = {"run": str(run_dir), "recipe": "", "state": "unknown", "words": f"cannot be read ({why})", "step": 0}
+    return Status(**(nothing | told | dict(nodes=(), notes=())))
 
 
 def _is_wild(value: object) -> bool:
@@ -169,10 +203,10 @@ class _Look:
         self.evals = [line for line in lines if line.kind == "eval"]
         self.job = jobs.get(self.line.job) if self.line else None
         self.alive = slurm.alive(self.job)
-        attempts = records.attempts()
-        self.attempts = [attempt for attempt in attempts if self.line and attempt.job == self.line.job]
+        self.all_attempts = records.attempts()
+        self.attempts = [attempt for attempt in self.all_attempts if self.line and attempt.job == self.line.job]
         self.attempt: Attempt | None = self.attempts[-1] if self.attempts else None
-        self.run_state = read_run_state(run_dir, locks)
+        self.run_state = read_run_state(run_dir, locks, links=records.inside is None)
 
     def status(self) -> Status:
         run_state, job = self.run_state, self.job
@@ -285,7 +319,7 @@ class _Look:
             yield which + told
         elif state == "failed" and self.run_state.end_line:
             yield self.run_state.end_line
-        if failing := self.records.failing_nodes():
+        if failing := failing_nodes(self.all_attempts):
             yield f"failed twice, excluded: {', '.join(failing)}"
         if state == "running":
             yield from self._silences()

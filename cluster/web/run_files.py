@@ -110,9 +110,7 @@ class RunFiles:
     def _record(self) -> RunRecord:
         for folder in (self.run_dir, Records(self.run_dir).folder):
             try:
-                if (folder / NAME).is_symlink():
-                    continue
-                return RunRecord.read(RunRecord.path(folder), needed=())
+                return RunRecord.read(RunRecord.path(folder), needed=(), inside=self.run_dir)
             except (UserError, OSError):
                 continue
         return RunRecord()
@@ -124,7 +122,7 @@ class RunFiles:
         newest = sorted((path for path in paths if not path.is_symlink()), key=_modified, reverse=True)[:MOST_RESULTS]
         sizes = accumulate(_modified(path)[1] for path in newest)
         kept = sorted(path for path, size in zip(newest, sizes, strict=True) if size <= MOST_RESULT_BYTES)
-        return [result for path in kept if (result := read_result(path)) is not None]
+        return [result for path in kept if (result := read_result(path, self.run_dir)) is not None]
 
     def state(self) -> tuple[object, ...]:
         """What changes whenever the record or the results do."""

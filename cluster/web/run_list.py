@@ -16,6 +16,7 @@ from eyespot.cluster.status.survey import Status, runs_inside, survey
 from eyespot.cluster.web.growing_metrics import GrowingMetrics
 from eyespot.cluster.web.run_files import RunFiles
 from eyespot.cluster.web.sketches import Sketch
+from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.redaction import masked
 
 FRESH_SECONDS = 3.0
@@ -43,6 +44,13 @@ class Seen:
     """Why there is no status."""
     looked: float = 0.0
     """When it was looked at; the clock of ``time.monotonic``."""
+    inode: tuple[int, int] | None = None
+    """Device and number of the folder that the last search found."""
+
+    def is_another(self) -> bool:
+        """Whether something else has taken its folder's place since: a link, which may lead anywhere."""
+        found = _inode(self.run_dir)
+        return found is not None and found != self.inode
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -101,7 +109,7 @@ class RunList:
         look = self._look or self.look()
         if run not in look.runs:
             look = self.look()
-        if (seen := look.runs.get(run)) is None:
+        if (seen := look.runs.get(run)) is None or seen.is_another():
             return None
         if fresh and time.monotonic() - seen.looked > FRESH_SECONDS and self._looking.acquire(blocking=False):
             try:
@@ -138,7 +146,7 @@ class RunList:
             self._search()
             self._search_at = time.monotonic() + max(SEARCH_SECONDS, 20 * (time.monotonic() - begin))
         seen = [self._known[path] for path in self._found]
-        list(self._pool.map(lambda one: one.sketch.look(), seen))
+        list(self._pool.map(lambda one: one.is_another() or one.sketch.look(), seen))
         slurm_error = self._ask(seen)
         problems = [*self._unread, *([f"SLURM does not answer ({slurm_error})"] if slurm_error else [])]
         return Look(runs={one.id: one for one in seen}, problems=tuple(problems))
@@ -149,11 +157,15 @@ class RunList:
         self._root = self._root or os.path.commonpath([_outside(place) for place in self.places])
         self._unread = [f"{error.filename}: cannot be read ({error.strerror})" for error in errors[:8]]
         if len(found) > MOST_RUNS:
-            self._unread.append(f"{len(found):,} runs: only the first {MOST_RUNS:,} are shown; name fewer folders")
-        gone = [path for path in self._found if path not in found and self._known[path].status is not None]
+            self._unread.append(
+                f"{plural(len(found), 'run')}: only the first {MOST_RUNS:,} are shown; name fewer folders"
+            )
+        still = set(found)
+        gone = [path for path in self._found if path not in still and self._known[path].status is not None]
         for path in found[:MOST_RUNS]:
-            self._known.setdefault(path, self._new(path))
-        self._found = sorted({*found[:MOST_RUNS], *gone})
+            self._known.setdefault(path, self._new(path)).inode = _inode(path)
+        self._found = sorted([*found, *gone][:MOST_RUNS])
+        self._known = {path: self._known[path] for path in self._found}
 
     def _new(self, path: Path) -> Seen:
         name = os.path.relpath(path, self._root)
@@ -162,29 +174,22 @@ class RunList:
         return Seen(id=key, name=name, run_dir=path, sketch=Sketch(path))
 
     def _ask(self, seen: list[Seen]) -> str | None:
-        """Puts its status into each; one that cannot be read does not hide the others."""
-        try:
-            found = survey([one.run_dir for one in seen])
-        except Exception:  # whatever stands in the folder of one
-            errors = [self._ask_one(one) for one in seen]
-            return next(filter(None, errors), None)
-        for one, status in zip(seen, found.runs, strict=True):
-            one.looked = time.monotonic()
-            one.status, one.problem = status, "" if one.run_dir.is_dir() else "its folder is not there any more"
+        """Puts its status into each whose folder is there."""
+        there = [one for one in seen if not one.is_another()]
+        found = survey([one.run_dir for one in there], links=False)
+        for one in seen:
+            one.looked, one.problem = time.monotonic(), "its folder is not there any more"
+        for one, status in zip(there, found.runs, strict=True):
+            one.status, one.problem = status, "" if one.run_dir.is_dir() else one.problem
         return found.slurm_error
 
-    def _ask_one(self, seen: Seen) -> str | None:
-        seen.looked = time.monotonic()
-        try:
-            found = survey([seen.run_dir])
-        except OSError as error:
-            seen.problem = f"cannot be read ({error.strerror or error})"
-            return None
-        except Exception as error:
-            seen.problem = f"cannot be read ({type(error).__name__})"
-            return None
-        seen.status, seen.problem = found.runs[0], ""
-        return found.slurm_error
+
+def _inode(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _outside(place: Path) -> str:

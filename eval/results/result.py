@@ -201,11 +201,16 @@ class Result:
         return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
 
 
-def read_result(path: Path) -> Result | None:
-    """The result in a file; None where there is none, or one that is damaged, which the log then says."""
+def read_result(path: Path, inside: Path | None = None) -> Result | None:
+    """The result in a file; None where there is none, or one that is damaged, which the log then says.
+
+    Args:
+        path: the file.
+        inside: a folder above it, out of which no link may lead.
+    """
     found: Result | None = None
     try:
-        found = foreign_json.read(path, Result, LARGEST)
+        found = foreign_json.read(path, Result, LARGEST, inside)
         odd = _oddity(found) if found.format in _READABLE else f"format {found.format[:40]!r}, made by a newer eyespot"
     except FileNotFoundError:
         return None

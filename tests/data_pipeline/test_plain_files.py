@@ -60,4 +60,6 @@ def test_nothing_outside_a_folder_is_opened_from_inside_it(tmp_path):
     for names in (("file",), ("deep", "own"), ("folder", "x")):
         with pytest.raises(OSError, match=r"symbolic|Not a directory"):
             open_inside(inside, *names)
+        with pytest.raises(OSError, match=r"symbolic|Not a directory"):
+            open_plain(inside.joinpath(*names), inside)
     assert len(list(Path("/proc/self/fd").iterdir())) == before, "left open"

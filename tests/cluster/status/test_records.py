@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from eyespot.cluster.status import records as records_module
 from eyespot.cluster.status.records import JobLine, Records
 
 
@@ -60,6 +61,16 @@ def test_torn_and_foreign_lines_are_skipped_and_the_next_line_is_whole(tmp_path)
     with path.open("a") as file:  # of a newer version
         file.write(json.dumps({**json.loads(path.read_text().splitlines()[0]), "job": "5", "colour": "red"}) + "\n")
     assert [line.job for line in records.jobs()] == ["1", "4", "5"]
+
+
+def test_of_a_file_without_end_the_newest_lines_are_read(tmp_path, monkeypatch):
+    records = Records(tmp_path)
+    for number in range(5):
+        records.add_job(job(str(number)))
+    monkeypatch.setattr(records_module, "MOST_LINES", 2)
+    assert [line.job for line in records.jobs()] == ["3", "4"]
+    monkeypatch.setattr(records_module, "LARGEST", 100)
+    assert records.jobs() == []
 
 
 def test_nodes_that_fail_twice(tmp_path):

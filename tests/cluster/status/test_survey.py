@@ -140,6 +140,22 @@ def test_how_the_last_attempt_ended(tmp_path, outcome, state, words):
     assert (f"go on with: eyespot launch --again {run}" in status.notes) == (outcome != "done")
 
 
+@pytest.mark.parametrize("place", ["steps", "time", "beat"])
+def test_numbers_beyond_all_measure_hide_no_other_run(tmp_path, monkeypatch, no_slurm, place):
+    huge = 10**400
+    bad = make_run(tmp_path / "bad", steps=huge if place == "steps" else 100, lines=9, submitted=place == "beat")
+    good = make_run(tmp_path / "good", lines=9, submitted=False)
+    if place == "time":
+        (bad / metrics_file.NAME).write_bytes(b"".join(b'{"step": %d, "time": %d}\n' % (n, huge) for n in (1, 2)))
+    if place == "beat":
+        Records(bad).beat("node1", job="7", requeues=0, state="")
+        path = bad / "cluster" / "nodes" / "node1.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "time": float("-inf")}))
+    told = survey([bad, good])
+    assert told.runs[1].step == 9 and told.runs[0].steps in (None, 100)
+    assert not told.runs[0].words.startswith("cannot be read")
+
+
 def test_json_has_no_word_for_nan(tmp_path):
     run = make_run(tmp_path / "run", submitted=False)
     (run / metrics_file.NAME).write_bytes(metrics_file.encode({"step": 1, "time": 1.0, "loss": float("nan")}))
@@ -157,6 +173,8 @@ def test_json_has_no_word_for_nan(tmp_path):
         (12000, "3 h 20 min"),
         (180000, "2 d 2 h"),
         (1e6, "11 d 14 h"),
+        (float("inf"), "?"),
+        (float("nan"), "?"),
     ],
 )
 def test_durations(seconds, words):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from watched_runs import begin_run
 
 from eyespot.cluster.web import run_files
 from eyespot.cluster.web.run_files import NUM_LINES, RunFiles
@@ -69,6 +70,15 @@ def test_links_out_of_the_folder_are_not_followed(run_dir, tmp_path):
         RunFiles(run_dir).picture("secret.png")
 
 
+def test_records_and_results_behind_links_are_not_read(run_dir, tmp_path):
+    begin_run(tmp_path / "private" / "cluster")
+    (run_dir / "cluster").symlink_to(tmp_path / "private" / "cluster")
+    story = RunFiles(run_dir).story("name")
+    assert story.record.run == {} and story.record.recipe == ""
+    (run_dir / "run.json").symlink_to(tmp_path / "private" / "cluster" / "run.json")
+    assert RunFiles(run_dir).story("name").record.recipe == ""
+
+
 def test_a_damaged_record_and_results_are_left_out(run_dir):
     (run_dir / "run.json").write_text("[" * 10_000)
     (run_dir / "eval" / "a.json").write_text('{"key": 1}')
@@ -79,7 +89,7 @@ def test_a_damaged_record_and_results_are_left_out(run_dir):
 def test_of_results_that_are_too_many_the_newest_are_read(run_dir, monkeypatch):
     read = []
     monkeypatch.setattr(run_files, "MOST_RESULT_BYTES", 250)
-    monkeypatch.setattr(run_files, "read_result", lambda path: read.append(path.name))
+    monkeypatch.setattr(run_files, "read_result", lambda path, inside: read.append(path.name))
     for number in range(5):
         (run_dir / "eval" / f"{number}.json").write_text(" " * 100)
         os.utime(run_dir / "eval" / f"{number}.json", (1000 - number, 1000 - number))

@@ -6,6 +6,8 @@ import threading
 import pytest
 from watched_runs import add_lines, begin_run
 
+from eyespot.cluster.status import survey
+from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.web import run_list
 from eyespot.cluster.web.run_list import RunList
 
@@ -40,7 +42,9 @@ def test_who_looks_at_one_run_does_not_look_at_the_others(tmp_path, monkeypatch)
         begin_run(tmp_path / name)
     runs, known, asked = RunList([tmp_path]), run_list.survey, []
     look(runs)
-    monkeypatch.setattr(run_list, "survey", lambda run_dirs: asked.extend(run_dirs) or known(run_dirs))
+    monkeypatch.setattr(
+        run_list, "survey", lambda run_dirs, **words: asked.extend(run_dirs) or known(run_dirs, **words)
+    )
     for name in "abc":
         add_lines(tmp_path / name, range(12, 20))
     found = runs.find("b", fresh=True)
@@ -72,19 +76,73 @@ def test_names_that_no_address_holds_get_another(tmp_path, name):
 
 
 def test_one_run_that_cannot_be_told_does_not_hide_the_others(tmp_path, monkeypatch):
-    known = run_list.survey
+    known, asked = survey.read_run_state, []
     for name in "abc":
         begin_run(tmp_path / name)
+        Records(tmp_path / name).add_job(JobLine(job="7", kind="eval", submitted=1.0, log="", nodes=1, processes=1))
 
-    def survey(run_dirs):
-        if any(run_dir.name == "b" for run_dir in run_dirs):
+    def read(run_dir, *args, **kwargs):
+        if run_dir.name == "b":
             raise OSError(116, "Stale file handle")
-        return known(run_dirs)
+        return known(run_dir, *args, **kwargs)
 
-    monkeypatch.setattr(run_list, "survey", survey)
+    monkeypatch.setattr(survey, "read_run_state", read)
+    monkeypatch.setattr(survey, "ask_slurm", lambda ids: (asked.append(list(ids)), ({}, None))[1])
     found = look(RunList([tmp_path])).runs
-    assert [seen.problem for seen in found.values()] == ["", "cannot be read (Stale file handle)", ""]
+    assert found["b"].status.words == "cannot be read (Stale file handle)" and found["b"].status.state == "unknown"
     assert found["a"].status.step == found["c"].status.step == 11
+    assert asked == [["7", "7", "7"]], "SLURM is asked once for all"
+
+
+def test_what_lies_behind_links_is_shown_to_nobody(tmp_path):
+    """Neither what a stranger's run folder links to, nor what a link leads to that has taken the folder's place."""
+    private, run = begin_run(tmp_path / "private" / "run", steps=777), tmp_path / "runs" / "theirs"
+    (private / "logs" / "rank-0.log").write_text("2026-01-01 00:00:00,000 ERROR stopped: my secret\n")
+    (private / "checkpoints" / "step-00000055").mkdir(parents=True)
+    (private / "checkpoints" / "step-00000055" / "meta.json").write_text("{}")
+    shutil.copytree(private, private / "cluster")
+    Records(private).add_job(JobLine(job="7", kind="pretrain", submitted=1.0, log="", nodes=1, processes=1))
+    run.mkdir(parents=True)
+    for name in ("run.json", "metrics.jsonl", "logs", "checkpoints", "cluster"):
+        (run / name).symlink_to(private / name)
+    runs = RunList([tmp_path / "runs"])
+    status = look(runs).runs["theirs"].status
+    assert (status.recipe, status.steps, status.step, status.loss, status.job) == ("", None, 0, None, None)
+    assert (status.checkpoint_step, status.state) == (None, "new") and "secret" not in str(status)
+    shutil.rmtree(run)
+    begin_run(run)
+    assert look(runs).runs["theirs"].status.steps == 100
+    shutil.rmtree(run)
+    run.symlink_to(private)
+    seen = look(runs).runs["theirs"]
+    assert seen.status.steps == 100 and "not there" in seen.problem and runs.find("theirs", fresh=True) is None
+
+
+def test_a_search_takes_time_by_the_number_of_runs(tmp_path, monkeypatch):
+    compared = []
+
+    class Counted(type(tmp_path)):
+        __hash__ = type(tmp_path).__hash__
+
+        def __eq__(self, other):
+            compared.append(1)
+            return super().__eq__(other)
+
+    monkeypatch.setattr(run_list, "runs_inside", lambda place, errors: (Counted(f"/none/{n}") for n in range(300)))
+    runs = RunList([tmp_path])
+    for _ in range(3):
+        runs._search()
+    assert len(runs._found) == 300 and len(compared) < 20 * 300
+
+
+def test_runs_that_went_are_not_kept_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_list, "MOST_RUNS", 2)
+    runs = RunList([tmp_path])
+    for name in "abcd":
+        begin_run(tmp_path / name)
+        assert len(look(runs).runs) <= 2
+        shutil.rmtree(tmp_path / name)
+    assert len(runs._known) <= 2
 
 
 def test_while_a_look_hangs_the_last_one_is_given(tmp_path, monkeypatch):
@@ -92,7 +150,9 @@ def test_while_a_look_hangs_the_last_one_is_given(tmp_path, monkeypatch):
     runs = RunList([tmp_path])
     first, begun, go = look(runs), threading.Event(), threading.Event()
     known = run_list.survey
-    monkeypatch.setattr(run_list, "survey", lambda run_dirs: (begun.set(), go.wait(20), known(run_dirs))[2])
+    monkeypatch.setattr(
+        run_list, "survey", lambda run_dirs, **words: (begun.set(), go.wait(20), known(run_dirs, **words))[2]
+    )
     hanging = threading.Thread(target=look, args=[runs])
     hanging.start()
     assert begun.wait(20) and runs.look() is first
