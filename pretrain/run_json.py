@@ -107,7 +107,10 @@ def named_whole(error: UserError, config: Any, prefix: str) -> str:
 
 def shortened(value: Any) -> str:
     """A foreign value in a message."""
-    said = " ".join(repr(value)[:200].split())
+    try:
+        said = " ".join(repr(value)[:200].split())
+    except ValueError:  # of thousands of digits, which Python does not print
+        said = "with a number of thousands of digits"
     return said if len(said) <= 60 else f"{said[:60]}..."
 
 

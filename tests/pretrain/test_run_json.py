@@ -9,7 +9,7 @@ import pytest
 from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
-from eyespot.pretrain.run_json import change_of, load_run, overlay, recorded_values, to_values, with_defaults
+from eyespot.pretrain.run_json import change_of, load_run, overlay, recorded_values, shortened, to_values, with_defaults
 from eyespot.pretrain.run_record import RunRecord, difference
 
 
@@ -145,3 +145,8 @@ def test_some_settings_leave_the_others_as_they_are():
     values = {"objective": {"view": {"flip": 0.0}}}
     assert overlay(run, values, "x", partial=True).objective.view == replace(run.objective.view, flip=0.0)
     assert overlay(run, values, "x").objective.view.clip is None is not run.objective.view.clip
+
+
+def test_a_number_that_cannot_be_printed_is_said_in_words():
+    assert shortened(1 << 20_000) == "with a number of thousands of digits"
+    assert shortened({"a": "b" * 99}).endswith("bbb...")
