@@ -47,7 +47,7 @@ def test_no_more_views_wait_than_two_batches():
         made.append(file[0])
         return view(file)
 
-    batches = Batches(Held(), noted, max_batch=2, max_wait=0, observe=lambda _: None)
+    batches = Batches(Held(), noted, max_batch=2, max_wait=0.0, observe=lambda _: None)
 
     async def ask() -> None:
         asked = [asyncio.create_task(batches.rows(bytes([number]))) for number in range(2, 42)]
