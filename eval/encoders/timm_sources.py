@@ -20,8 +20,7 @@ from torch import nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import is_outage
+from eyespot.data_pipeline.errors import Outage, UserError, is_network_outage
 from eyespot.eval.release.bounds import check_folder
 from eyespot.eval.release.fetch import cached, cached_from_hub
 from eyespot.eval.release.hub.address import is_hub
@@ -83,7 +82,7 @@ def untrained(name: str, seed: int) -> nn.Module:
 
 def _kind(error: Exception) -> type[Exception]:
     """What the failure of the hub's client is to the user; who has told it to stay offline means it."""
-    return Outage if is_outage(error) and not huggingface_hub.constants.HF_HUB_OFFLINE else UserError
+    return Outage if is_network_outage(error) and not huggingface_hub.constants.HF_HUB_OFFLINE else UserError
 
 
 def published(name: str) -> nn.Module:

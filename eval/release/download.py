@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import eyespot
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import BUSY, is_outage
+from eyespot.data_pipeline.errors import BUSY, Outage, UserError, is_network_outage
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.release.layout import MAX_TEXT_BYTES, SUMS, parse_sums
 from eyespot.pretrain.redaction import masked
@@ -190,7 +189,7 @@ def _receive(address: str, path: Path, way: Way, max_bytes: int) -> None:
         pause = f"; it asks to wait {seconds:,.0f} s" if (seconds := retry_after(error)) else ""
         raise kind(f"{source}: {path.name}: the server answers {error.code} {reason}{pause}") from error
     except urllib.error.URLError as error:
-        kind = Outage if is_outage(error.reason) else UserError
+        kind = Outage if is_network_outage(error.reason) else UserError
         raise kind(f"{source}: the server cannot be reached ({error.reason})") from error
     except (HTTPException, TimeoutError, ConnectionError, ValueError, OverflowError) as error:
         kind = UserError if isinstance(error, ValueError | OverflowError | InvalidURL) else Outage

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import is_outage
+from eyespot.data_pipeline.errors import Outage, UserError, is_network_outage
 from eyespot.eval.release.layout import digest_of
 from eyespot.eval.release.registered import page
 from eyespot.eval.release.registered.pyfunc_model import RELEASE, save_model
@@ -261,5 +260,5 @@ def _store(uri: str | None, what: str) -> Iterator["MlflowClient"]:
     except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the storage's errors alike
-        kind = Outage if is_outage(error) else UserError
+        kind = Outage if is_network_outage(error) else UserError
         raise kind(f"{masked(what)}: MLflow at {masked(place)}: {brief(error)}") from error

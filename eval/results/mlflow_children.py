@@ -9,8 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import is_outage
+from eyespot.data_pipeline.errors import Outage, UserError, is_network_outage
 from eyespot.eval.results.result import Result
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
@@ -55,7 +54,7 @@ def track_results(run_dir: Path, results: Sequence[Result], uri: str | None = No
     except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
-        kind = Outage if is_outage(error) else UserError
+        kind = Outage if is_network_outage(error) else UserError
         raise kind(f"MLflow at {masked(place)}: {brief(error)}; {later}") from error
 
 

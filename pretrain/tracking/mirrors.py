@@ -4,8 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import is_outage
+from eyespot.data_pipeline.errors import Outage, UserError, is_network_outage
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.mirror import Mirror, Writer, brief
@@ -86,6 +85,6 @@ def _sync(run_dir: Path, writer: Writer, progress: Progress) -> int:
     except (UserError, Outage):
         raise
     except Exception as error:  # MLflow raises its own, requests' and the database's errors alike
-        kind = Outage if is_outage(error) else UserError
+        kind = Outage if is_network_outage(error) else UserError
         what = f"tracking uri {writer.place}" if isinstance(writer, MlflowWriter) else f"{writer.name} {writer.place}"
         raise kind(f"{masked(what)}: {brief(error)}; run the command again when the server answers") from error

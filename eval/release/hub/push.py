@@ -22,8 +22,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from huggingface_hub.utils.sha import git_hash
 
 import eyespot
-from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.network_errors import BUSY, is_outage
+from eyespot.data_pipeline.errors import BUSY, Outage, UserError, is_network_outage
 from eyespot.eval.release.download import TIMEOUT_SECONDS, patiently, retry_after
 from eyespot.eval.release.hub.address import MAIN, HubAddress
 from eyespot.eval.release.hub.push_checks import check_push
@@ -99,7 +98,7 @@ def _asked(wanted: _Push) -> Pushed:
         said = without_token(_brief(error))
         if status in _CHANGED:
             raise Outage(f"{what}: somebody else changed it in the meantime ({said})") from error
-        if status in BUSY or is_outage(error) or _is_transport(error):
+        if status in BUSY or is_network_outage(error) or _is_transport(error):
             pause = f"; it asks to wait {seconds:,.0f} s" if (seconds := retry_after(error)) else ""
             raise Outage(f"{what}: the hub does not answer as it should ({said}){pause}") from error
         response = getattr(error, "response", None)
