@@ -176,9 +176,10 @@ def _or_error(tell: Callable[[], T]) -> T | Exception:
 def _untold(run_dir: Path, error: Exception) -> Status:
     """Of a run whose folder cannot be read."""
     why = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-    nothing: dict[str, Any] = {field.name: None for field in fields(Status)}
-    told = {"run": str(run_dir), "recipe": "", "state": "unknown", "words": f"cannot be read ({why})", "step": 0}
-    return Status(**(nothing | told | dict(nodes=(), notes=())))
+    values: dict[str, Any] = {field.name: None for field in fields(Status)}
+    values |= {"run": str(run_dir), "recipe": "", "state": "unknown", "words": f"cannot be read ({why})", "step": 0}
+    values |= {"nodes": (), "notes": ()}
+    return Status(**values)
 
 
 def _is_wild(value: object) -> bool:
