@@ -39,7 +39,7 @@ def settings(stories: Sequence[Story]) -> Section:
     columns = [_settings(story) for story in stories]
     names = dict.fromkeys(name for column in columns for name in column)
     differing = [name for name in names if len({column.get(name) for column in columns}) > 1]
-    rows = [[name.replace("_", " "), *(column.get(name, "") for column in columns)] for name in differing]
+    rows = [[name.replace("_", " "), *(column.get(name, "not set") for column in columns)] for name in differing]
     groups: dict[str, list[str]] = {}
     for name in names:
         group, _, rest = name.replace("_", " ").partition(".")
@@ -104,7 +104,7 @@ def _overview(stories: Sequence[Story]) -> Table:
     columns = [{"state": _state(story), **_figures(story)} for story in stories]
     names = dict.fromkeys(name for column in columns for name in column)
     kept = [name for name in names if any(column.get(name) for column in columns)]
-    rows = [[name, *(column.get(name, "") for column in columns)] for name in kept]
+    rows = [[name, *(column.get(name, "not set") for column in columns)] for name in kept]
     header = ["", *(story.label for story in stories)]
     return Table(header=header, rows=rows, numbers=range(1, len(header)))
 

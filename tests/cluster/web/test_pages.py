@@ -61,6 +61,12 @@ def test_what_is_one_is_not_several(pages, monkeypatch):
     assert "1 run side by side" in page(pages, "/compare", ("run", "first"))
 
 
+def test_what_one_run_sets_and_another_does_not(pages, tmp_path):
+    begin_run(tmp_path / "runs" / "third", lines=30, wandb="digits")
+    text = page(pages, "/compare", ("run", "first"), ("run", "third"))
+    assert "wandb" in text and "not set" in text
+
+
 def test_a_run_with_all_its_parts(pages, tmp_path):
     run = tmp_path / "runs" / "first"
     (run / "pictures" / "step-00000010.png").write_bytes(b"png")
