@@ -202,8 +202,8 @@ def _write(wanted: Releasing) -> Path:
     for loss in provenance.get("exports", {}).get(INT8, {}).get("losses", ()):
         low, high = (f"{100 * end:+.2f}" for end in loss["interval"])
         print(
-            f"{INT8}: {loss['probe']} probe {100 * loss['float32']:.2f} -> {100 * loss['int8']:.2f} % (difference, 95 %:"
-            f" {low} to {high} points)"
+            f"{INT8}: {loss['probe']} probe {100 * loss['float32']:.2f} -> {100 * loss['int8']:.2f} %"
+            f" (difference, 95 %: {low} to {high} points)"
         )
     return out
 
