@@ -144,7 +144,8 @@ def test_some_settings_leave_the_others_as_they_are():
     run = make_run("tcn_tiny")
     values = {"objective": {"view": {"flip": 0.0}}}
     assert overlay(run, values, "x", partial=True).objective.view == replace(run.objective.view, flip=0.0)
-    assert overlay(run, values, "x").objective.view.clip is None is not run.objective.view.clip
+    with pytest.raises(UserError, match=r"objective\.view\.clip None"):
+        overlay(run, values, "x")
 
 
 def test_a_number_that_cannot_be_printed_is_said_in_words():
