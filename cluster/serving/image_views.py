@@ -12,7 +12,7 @@ from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.resize import resize_views
 from eyespot.data_pipeline.shards.header_check import header_sizes
-from eyespot.data_pipeline.shards.image_check import MISREAD, BadImage, Examined, examine
+from eyespot.data_pipeline.shards.image_check import MISREAD, TOO_LARGE, BadImage, Examined, examine
 
 
 class ImageViews:
@@ -45,7 +45,12 @@ class ImageViews:
     def _stored(self, file: bytes) -> Examined:
         """As it would be packed: DALI gets no bytes that Pillow has not decoded, of no size that DALI does not see."""
         for rewrite in (None, "unusual header"):
-            stored = examine(file, rewrite=rewrite, max_pixels=self._max_pixels)
+            try:
+                stored = examine(file, rewrite=rewrite, max_pixels=self._max_pixels)
+            except BadImage as error:
+                if str(error) != TOO_LARGE:
+                    raise
+                raise BadImage(f"more than {self._max_pixels / 1e6:g} megapixels (--max-megapixels)") from error
             if header_sizes([stored.data]) == [(stored.height, stored.width)]:
                 return stored
         raise BadImage(MISREAD)

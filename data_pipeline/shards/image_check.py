@@ -51,7 +51,7 @@ READABLE_PIXELS = 2**28
 REWRITE = "would have to be rewritten"
 MISREAD = "DALI cannot read its header as other programs do"
 
-_TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
+TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
 _LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -176,7 +176,7 @@ def examine(
     except UnidentifiedImageError:
         raise BadImage("not an image of a known format") from None
     except Image.DecompressionBombError:
-        raise BadImage(_TOO_LARGE) from None
+        raise BadImage(TOO_LARGE) from None
     except Exception as error:  # hostile bytes make PIL raise almost anything
         text = " ".join(str(error).split()) or type(error).__name__
         raise BadImage(text if "truncated" in text else f"undecodable: {text}") from error
@@ -211,7 +211,7 @@ def _examine(
     if max(image.size) > MAX_SIDE:
         raise BadImage(f"a side of {max(image.size)} pixels; at most {MAX_SIDE}")
     if image.width * image.height > max_pixels:
-        raise BadImage(_TOO_LARGE)
+        raise BadImage(TOO_LARGE)
     turned = exif_orientation(image) if image.format == "TIFF" else 1  # which Pillow turns while it loads
     if image.format in ("JPEG", "MPO"):
         image, kind = _load_jpeg(data)
