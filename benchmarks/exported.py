@@ -134,7 +134,7 @@ def serving(job: Job, max_batch: int) -> Iterator[tuple[int, Batches]]:
         kinds = {kind: rows.shape[1] for kind, rows in encode(encoder, torch.zeros(1, 3, job.size, job.size)).items()}
     metrics, limits = Metrics(), Limits()
     views = ImageViews(ViewSpec(views=(center_view(job.size),)), 50_000_000)
-    batches = Batches(encoder, views, max_batch=max_batch, max_wait=0.002, observe=metrics.encoded)
+    batches = Batches(encoder, views, pixels=views.pixels, max_batch=max_batch, max_wait=0.002, observe=metrics.encoded)
     server = server_of(Serving(batches, {"kinds": kinds}, limits, metrics, None).app(), limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -79,7 +79,14 @@ def in_thread(
     encoder, views, about = served(str(release), None, "cpu")
     metrics, limits = Metrics(), limits or Limits()
     seen = view or ImageViews(views, max_pixels)
-    batches = Batches(encoder, seen, max_batch=max_batch, max_wait=max_wait, observe=metrics.encoded)
+    batches = Batches(
+        encoder,
+        seen,
+        pixels=getattr(seen, "pixels", len),
+        max_batch=max_batch,
+        max_wait=max_wait,
+        observe=metrics.encoded,
+    )
     server = server_of(Serving(batches, about, limits, metrics, token).app(), limits)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

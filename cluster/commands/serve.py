@@ -58,7 +58,7 @@ class Serving:
     max_mb: Annotated[float, Gt(0), Le(1000)] = 20.0
     """Of a request's body; 10^6 bytes."""
     max_megapixels: Annotated[float, Gt(0), Le(250)] = 50.0
-    """Of an image."""
+    """Of all images of a request, as their headers say; 10^6 pixels."""
     max_requests: Annotated[int, Ge(1), Le(10_000)] = 64
     """For features, at once; others get 503 and Retry-After."""
     timeout: Annotated[float, Gt(0), Le(3600)] = 30.0
@@ -128,10 +128,15 @@ def _server(wanted: Serving, token: str | None) -> tuple[Any, dict[str, Any]]:
 
     encoder, views, about = served(wanted.release, wanted.sha256, wanted.device)
     metrics = Metrics()
-    limits = http.Limits(body_bytes=int(wanted.max_mb * 1e6), seconds=wanted.timeout, requests=wanted.max_requests)
+    pixels = int(wanted.max_megapixels * 1e6)
+    seen = ImageViews(views, pixels)
+    limits = http.Limits(
+        body_bytes=int(wanted.max_mb * 1e6), pixels=pixels, seconds=wanted.timeout, requests=wanted.max_requests
+    )
     batches = Batches(
         encoder,
-        ImageViews(views, int(wanted.max_megapixels * 1e6)),
+        seen,
+        pixels=seen.pixels,
         max_batch=wanted.max_batch,
         max_wait=wanted.max_wait_ms / 1000,
         observe=metrics.encoded,

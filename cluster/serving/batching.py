@@ -21,7 +21,8 @@ Rows = dict[str, Float32[np.ndarray, " _"]]
 class Batches:
     """Makes views of images on one thread, and encodes them in batches on another.
 
-    Views wait for two batches at most: what more there is waits as files, which are smaller.
+    Views wait for two batches at most: what more there is waits as files, which are smaller. The thread of the views
+    is served first come, first served: requests that hand in their next image when the last is done take turns.
 
     A row's last bits depend on how many images shared its batch: matrix products round differently in batches of
     another size, by about a millionth of the largest feature.
@@ -29,6 +30,7 @@ class Batches:
     Args:
         encoder: in evaluation mode, on its device.
         view: what it sees of the bytes of an image; raises for what is none.
+        pixels: how many an image has, before it is decoded.
         max_batch: images in a batch at most.
         max_wait: how long an image waits for others, seconds.
         observe: told the number of images of each batch.
@@ -39,6 +41,7 @@ class Batches:
         encoder: nn.Module,
         view: Callable[[bytes], Float[Tensor, "3 size size"]],
         *,
+        pixels: Callable[[bytes], int],
         max_batch: int,
         max_wait: float,
         observe: Callable[[int], None],
@@ -46,7 +49,8 @@ class Batches:
         self._layout = layout_of(encoder)
         self._encoder = encoder.to(memory_format=self._layout)
         self._device = next(encoder.parameters()).device
-        self._view, self._max_batch, self._max_wait, self._observe = view, max_batch, max_wait, observe
+        self._view, self._pixels = view, pixels
+        self._max_batch, self._max_wait, self._observe = max_batch, max_wait, observe
         self._views = ThreadPoolExecutor(1, "eyespot-views")
         self._waiting: list[tuple[Tensor, Future[Rows]]] = []
         self._changed = threading.Condition()
@@ -54,8 +58,14 @@ class Batches:
         self._thread = threading.Thread(target=self._run, name="eyespot-encoder", daemon=True)
         self._thread.start()
 
-    async def rows(self, file: bytes) -> Rows:
-        """Every kind of features of an image.
+    async def pixels(self, file: bytes) -> int:
+        """How many an image has, before it is decoded."""
+        return await asyncio.get_running_loop().run_in_executor(self._views, self._pixels, file)
+
+    async def put(self, file: bytes) -> "Future[Rows]":
+        """Returns once the view of an image is made, with what will hold every kind of its features.
+
+        Whoever needs them no more cancels it; who goes away before, has it cancelled.
 
         Raises:
             BadImage: it is none.
@@ -63,9 +73,10 @@ class Batches:
         found = Future[Rows]()
         try:
             await asyncio.get_running_loop().run_in_executor(self._views, self._prepare, file, found)
-            return await asyncio.wrap_future(found)
-        finally:
-            found.cancel()  # does nothing to an answer; but whoever went away needs none
+        except BaseException:
+            found.cancel()
+            raise
+        return found
 
     def close(self) -> None:
         """Ends both threads; what still waits is cancelled."""

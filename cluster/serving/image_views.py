@@ -1,5 +1,6 @@
 """From the bytes of any image to what an encoder sees of it, one by one: the pixels that ``eyespot.embed`` makes."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.resize import resize_views
 from eyespot.data_pipeline.shards.header_check import header_sizes
-from eyespot.data_pipeline.shards.image_check import MISREAD, TOO_LARGE, BadImage, Examined, examine
+from eyespot.data_pipeline.shards.image_check import MISREAD, TOO_LARGE, BadImage, Examined, examine, opened
 
 
 class ImageViews:
@@ -41,6 +42,16 @@ class ImageViews:
         made = np.empty((1, 3, view.size, view.size), np.float32)
         resize_views([self._crop(stored, geometry)], geometry, None, self._views.mean, self._views.std, made)
         return torch.from_numpy(made)[0]
+
+    def pixels(self, file: bytes) -> int:
+        """Height times width, as its header says; 0 of what has none, of which nothing will be decoded."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = opened(file)
+        except Exception:  # hostile bytes make PIL raise almost anything; the view will say what is wrong
+            return 0
+        return image.width * image.height
 
     def _stored(self, file: bytes) -> Examined:
         """As it would be packed: DALI gets no bytes that Pillow has not decoded, of no size that DALI does not see."""

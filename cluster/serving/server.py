@@ -9,7 +9,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eyespot.cluster.serving.batching import Batches
+from eyespot.cluster.serving.batching import Batches, Rows
 from eyespot.cluster.serving.multipart import MalformedParts, parts_of
 from eyespot.cluster.serving.prometheus import Metrics
 from eyespot.data_pipeline.shards.image_check import BadImage
@@ -52,6 +53,8 @@ class Limits:
 
     body_bytes: int = 20_000_000
     """Of a request."""
+    pixels: int = 50_000_000
+    """Of all images of a request, as their headers say."""
     seconds: float = 30.0
     """For a client to send a request's body; once more for its answer; and once more for the client to take that."""
     requests: int = 64
@@ -149,7 +152,7 @@ class Serving:
         self._metrics.in_flight += 1
         try:
             files = _images(request.headers.get("content-type", ""), await self._body(request))
-            rows = await self._features(files, kind)
+            rows = await self._while_it_waits(request, self._features(files, kind))
         finally:
             self._metrics.in_flight -= 1
         return _answer(rows, kind, request.headers.get("accept", ""))
@@ -170,19 +173,47 @@ class Serving:
             raise Refusal(408, f"the body did not come within {self._limits.seconds:g} seconds") from None
         return bytes(body)
 
-    async def _features(self, files: list[bytes], kind: str) -> np.ndarray:
-        tasks = [asyncio.create_task(self._batches.rows(file)) for file in files]
+    async def _while_it_waits(self, request: Request, answer: Coroutine[Any, Any, np.ndarray]) -> np.ndarray:
+        """The answer, of which nothing more is computed once its client is gone or its time is up."""
+        answering, leaving = asyncio.create_task(answer), asyncio.create_task(_gone(request))
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                found = await asyncio.gather(*tasks, return_exceptions=True)
-        except TimeoutError:
-            raise Refusal(504, f"no answer within {self._limits.seconds:g} seconds", Retry_After="1") from None
-        for number, each in enumerate(found):
-            if isinstance(each, BadImage):
-                raise Refusal(422, f"image {number}: {each}" if len(files) > 1 else str(each))
-            if isinstance(each, BaseException):
-                raise each
-        return np.stack([each[kind] for each in found if isinstance(each, dict)])
+            tasks = (answering, leaving)
+            done, _ = await asyncio.wait(tasks, timeout=self._limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answering in done:
+                return answering.result()
+        finally:
+            answering.cancel()
+            leaving.cancel()
+        if done:
+            raise ClientDisconnect
+        raise Refusal(504, f"no answer within {self._limits.seconds:g} seconds", Retry_After="1")
+
+    async def _features(self, files: list[bytes], kind: str) -> np.ndarray:
+        """One image after another is handed in, so that requests of few images do not wait for those of many."""
+        most = left = self._limits.pixels
+        for file in files if len(files) > 1 else ():
+            left -= await self._batches.pixels(file)
+            if left < 0:
+                said = f"more than {most / 1e6:g} megapixels in all (--max-megapixels); send several requests"
+                raise Refusal(422, said)
+        waiting: list[Future[Rows]] = []
+        try:
+            for number, file in enumerate(files):
+                try:
+                    waiting.append(await self._batches.put(file))
+                except BadImage as error:
+                    raise Refusal(422, f"image {number}: {error}" if len(files) > 1 else str(error)) from error
+            found = await asyncio.gather(*map(asyncio.wrap_future, waiting))
+        finally:
+            for each in waiting:
+                each.cancel()  # does nothing to an answer; but whoever went away needs none
+        return np.stack([each[kind] for each in found])
+
+
+async def _gone(request: Request) -> None:
+    """Returns when the client hangs up, after a body that was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _no_route(_: Request, error: Exception) -> Response:

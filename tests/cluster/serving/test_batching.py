@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from eyespot.cluster.serving.batching import Batches
+from eyespot.cluster.serving.batching import Batches, Rows
 from eyespot.data_pipeline.shards.image_check import BadImage
 
 
@@ -35,6 +35,10 @@ def view(file: bytes) -> Tensor:
     return torch.full((3, 2, 2), float(file[0]))
 
 
+async def rows_of(batches: Batches, file: bytes) -> Rows:
+    return await asyncio.wrap_future(await batches.put(file))
+
+
 def test_no_more_views_wait_than_two_batches():
     go, made = threading.Event(), list[int]()
 
@@ -47,10 +51,10 @@ def test_no_more_views_wait_than_two_batches():
         made.append(file[0])
         return view(file)
 
-    batches = Batches(Held(), noted, max_batch=2, max_wait=0.0, observe=lambda _: None)
+    batches = Batches(Held(), noted, pixels=len, max_batch=2, max_wait=0.0, observe=lambda _: None)
 
     async def ask() -> None:
-        asked = [asyncio.create_task(batches.rows(bytes([number]))) for number in range(2, 42)]
+        asked = [asyncio.create_task(rows_of(batches, bytes([number]))) for number in range(2, 42)]
         await asyncio.sleep(0.3)
         assert 2 <= len(made) <= 6, "one batch is encoded and two wait"
         for task in asked[20:]:
@@ -61,7 +65,7 @@ def test_no_more_views_wait_than_two_batches():
         assert all(isinstance(each, asyncio.CancelledError) for each in found[20:])
         assert made == list(range(2, 22)), "nothing is made for whoever went away"
         go.clear()
-        left = [asyncio.create_task(batches.rows(bytes([9]))) for _ in range(20)]
+        left = [asyncio.create_task(rows_of(batches, bytes([9]))) for _ in range(20)]
         await asyncio.sleep(0.1)
         closing = asyncio.create_task(asyncio.to_thread(batches.close))  # while a view waits for room
         await asyncio.sleep(0.1)
@@ -75,20 +79,20 @@ def test_no_more_views_wait_than_two_batches():
 
 def test_rows_and_sizes():
     sizes: list[int] = []
-    batches = Batches(Sums(), view, max_batch=4, max_wait=0.3, observe=sizes.append)
+    batches = Batches(Sums(), view, pixels=len, max_batch=4, max_wait=0.3, observe=sizes.append)
 
     async def ask() -> list[object]:
         files = [b"", *(bytes([number]) for number in range(2, 12))]
-        found = await asyncio.gather(*map(batches.rows, files), return_exceptions=True)
+        found = await asyncio.gather(*(rows_of(batches, file) for file in files), return_exceptions=True)
         first, *rest = found
         assert isinstance(first, BadImage)
         assert [rows["mean"][0] for rows in rest] == list(range(2, 12))
         with pytest.raises(RuntimeError, match="broken"):
-            await batches.rows(bytes([1]))
-        dropped = asyncio.create_task(batches.rows(bytes([7])))
+            await rows_of(batches, bytes([1]))
+        dropped = asyncio.create_task(rows_of(batches, bytes([7])))
         await asyncio.sleep(0.05)
         dropped.cancel()
-        return [await batches.rows(bytes([9]))]
+        return [await rows_of(batches, bytes([9]))]
 
     (last,) = asyncio.run(ask())
     np.testing.assert_array_equal(last["mean"], np.full(3, 9, np.float32))

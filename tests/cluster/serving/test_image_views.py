@@ -45,4 +45,5 @@ def test_no_image():
     ):
         with pytest.raises(BadImage, match=said):
             views(bad)
+    assert [views.pixels(file) for file in (b"", good[:-200], picture(1, (80, 70), "WEBP"))] == [0, 1200, 5600]
     assert views(good).shape == (3, 32, 32)

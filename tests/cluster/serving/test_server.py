@@ -105,7 +105,7 @@ def refused(client: Client, body: bytes, kind: str = "image/png", path: str = "/
 
 
 def test_wrong_input(release: Path):
-    limits = Limits(body_bytes=100_000)
+    limits = Limits(body_bytes=100_000, pixels=10_000)
     with in_thread(release, limits=limits, max_pixels=10_000) as (client, _):
         good = picture(1)
         assert refused(client, b"") == (400, "there is no image in it")
@@ -117,6 +117,9 @@ def test_wrong_input(release: Path):
         assert refused(client, good, path="/embed?kind=a%0Ab") == (400, "kind: must be one of cls, mean")
         body, kind = multipart(good, b"\x1b[31mno image", good)
         assert refused(client, body, kind) == (422, "image 1: not an image of a known format")
+        many, _ = multipart(*[good] * 9)  # of 1,200 pixels each
+        said = "more than 0.01 megapixels in all (--max-megapixels); send several requests"
+        assert refused(client, many, kind) == (422, said)
         assert refused(client, body, "multipart/form-data")[0] == 400
         assert refused(client, body[:-9], kind)[0] == 400
         assert client.embed(good).shape == (1, 64)
@@ -203,6 +206,37 @@ def test_slow_clients_and_slow_images(release: Path, monkeypatch: pytest.MonkeyP
             assert answer.status == 504 and "0.4 seconds" in answer.json()["error"]
         finally:
             go.set()
+
+
+def test_many_images_keep_nobody_waiting_and_end_with_their_client(release: Path):
+    begun, go, seen = threading.Event(), threading.Semaphore(0), list[bytes]()
+
+    def held(file: bytes) -> torch.Tensor:
+        seen.append(file)
+        begun.set()
+        go.acquire(timeout=30)
+        return torch.zeros(3, 16, 16)
+
+    body, kind = multipart(*[b"many"] * 60)
+    head = f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with in_thread(release, view=held) as (client, _), ThreadPoolExecutor(1) as pool:
+        try:
+            with client.connect() as connection:
+                connection.sendall(head.encode() + body)
+                assert begun.wait(30)
+                one = pool.submit(client.embed, b"one")
+                while "eyespot_in_flight 2" not in client.ask("/metrics").body.decode():
+                    time.sleep(0.01)
+                time.sleep(0.1)
+                go.release(3)
+                assert one.result(30).shape == (1, 64) and seen[:2] == [b"many", b"one"] and len(seen) <= 4
+            while "eyespot_in_flight 0" not in client.ask("/metrics").body.decode():
+                time.sleep(0.01)
+        finally:
+            go.release(100)
+        client.embed(b"last")
+        assert len(seen) <= 6 and seen[-1] == b"last", "nothing more is made for whoever went away"
+        assert 'eyespot_requests_total{status="499"} 1' in client.ask("/metrics").body.decode()
 
 
 def narrow(client: Client, room: int = 2304) -> socket.socket:
