@@ -96,7 +96,7 @@ class Ranks:
                 own = {"RANK": self.first + local_rank, "LOCAL_RANK": local_rank, LAST_WORDS: speak}
                 try:
                     process = subprocess.Popen(
-                        [sys.executable, "-u", "-m", "eyespot.cluster.cli", *words],
+                        [sys.executable, "-P", "-u", "-m", "eyespot.cluster.cli", *words],
                         env={**shared, **{name: str(value) for name, value in own.items()}},
                         stdin=subprocess.DEVNULL,
                         stdout=stdout,

@@ -84,7 +84,7 @@ def refresh_behind() -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()
         subprocess.Popen(
-            [sys.executable, "-m", "eyespot", "completion", "--refresh"],
+            [sys.executable, "-P", "-m", "eyespot", "completion", "--refresh"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

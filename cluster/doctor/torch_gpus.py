@@ -18,7 +18,7 @@ CHECK = "GPUs in torch"
 def start_asking() -> subprocess.Popen[str]:
     """Begins to ask."""
     return subprocess.Popen(
-        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-gpus"],
+        [sys.executable, "-P", "-m", "eyespot.cluster.cli", "doctor", "--probe-gpus"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

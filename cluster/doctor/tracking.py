@@ -27,8 +27,9 @@ def start_asking(context: CheckContext) -> subprocess.Popen[str] | str:
         return f"a new file: {path}"
     # Retries would hide a dead server behind minutes of silence.
     limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    words = ["doctor", "--probe-tracking", uri, context.values["experiment"]]
     return subprocess.Popen(
-        [sys.executable, "-m", "eyespot.cluster.cli", "doctor", "--probe-tracking", uri, context.values["experiment"]],
+        [sys.executable, "-P", "-m", "eyespot.cluster.cli", *words],
         env={**os.environ, **limits, "MLFLOW_LOGGING_LEVEL": "ERROR", "MLFLOW_DISABLE_TELEMETRY": "true"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -185,7 +185,7 @@ def promote(found: Registered, alias: str, uri: str | None = None) -> str | None
         folder = Path(room) / "copy"
         folder.mkdir()
         download(found.address, folder, uri)
-        words = [sys.executable, "-c", _VERIFY, str(folder), f"release {found.address}"]
+        words = [sys.executable, "-P", "-c", _VERIFY, str(folder), f"release {found.address}"]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode == 0 and digest_of(folder) != found.digest:
             raise UserError(f"alias {alias}: not moved: {found.address} is another release than its tag says")

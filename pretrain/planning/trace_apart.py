@@ -29,7 +29,7 @@ def trace_apart(run: Run, device: Device, seconds: float = SECONDS) -> Trace | N
     environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     environment |= {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path), "CUDA_VISIBLE_DEVICES": ""}
     given = pickle.dumps((run, device))
-    command = [sys.executable, "-c", _PROGRAM]
+    command = [sys.executable, "-P", "-c", _PROGRAM]
     try:
         asked = subprocess.run(command, input=given, capture_output=True, env=environment, timeout=seconds, check=True)
         return pickle.loads(asked.stdout)

@@ -27,6 +27,13 @@ def test_each_rank_knows_its_place(start, tmp_path, monkeypatch):
         assert (seen["MASTER_ADDR"], seen["GLOO_SOCKET_IFNAME"], seen["MINE"]) == ("127.0.0.1", "lo", "yes")
 
 
+def test_the_current_folder_is_not_where_ranks_find_modules(start, tmp_path, monkeypatch):
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / "json.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path / "stranger")
+    assert start("ends0").wait(30.0) == [0, 0]
+
+
 def test_the_user_s_interface_stays(start, tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
     start("ends0").wait(30.0)

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from eyespot.cluster.cli import main
-from eyespot.cluster.completion import command
 from eyespot.cluster.completion.scripts import SCRIPTS
 
 
@@ -16,12 +15,10 @@ def test_it_prints_a_script_and_nothing_else(index, shell, capsys):
     assert capsys.readouterr() == (SCRIPTS[shell], "")
 
 
-def test_without_an_index_it_makes_one_first(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    made = []
-    monkeypatch.setattr(command, "_refresh", lambda: made.append(1))
-    assert main(["completion", "bash"]) == 0 and made == [1]
-    assert "looking up" in capsys.readouterr().err
+def test_without_an_index_it_makes_one_first(first_call, index):
+    _, out, err = first_call
+    assert out == SCRIPTS["bash"] and "looking up" in err
+    assert index.is_fresh and "mae_tiny" in index.recipes
 
 
 def test_wrong_words(capsys, tmp_path, monkeypatch):
