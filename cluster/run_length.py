@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -25,6 +25,9 @@ from eyespot.pretrain.run_record import RunRecord
 
 MOST_OFTEN = 10
 """A shortened run saves, draws and looks at most so many times on the way."""
+
+FOLLOWERS = ("optim.warmup_steps", "save_every", "picture_every", "monitor_every")
+"""Numbers of steps that are parts of the whole."""
 
 Epochs = Annotated[float, Gt(0), Le(100_000)] | None
 
@@ -53,6 +56,7 @@ def settled(
     epochs: float | int | None,
     images: int | None = None,
     said: Sequence[str] = (),
+    said_steps: int | None = None,
 ) -> Run:
     """The run with its steps, and what follows from them.
 
@@ -63,6 +67,7 @@ def settled(
         epochs: how long it is, where steps do not say it.
         images: of an epoch; None = as the run's data have.
         said: what a config file says: that is the user's own as well, but follows the length that ``words`` change.
+        said_steps: the length for which the file says it; None = the recipe's.
 
     Raises:
         UserError: --steps and --epochs are both given, or the warm-up is longer than the run.
@@ -74,20 +79,16 @@ def settled(
             raise UserError(f"epochs {epochs:g}: --steps {run.steps} says how long the run is; leave one of them out")
         images = _num_images(run.data) if images is None else images
         steps = max(1, round(epochs * images / run.data.batch_size))
-    changes = {} if steps >= recipe.steps else _followers(run, recipe.steps, steps, given)
+    of_file = dict.fromkeys(_given(said), recipe.steps if said_steps is None else said_steps)
+    lengths = {name: of_file.get(name, recipe.steps) for name in FOLLOWERS}
+    changes = _followers(run, lengths, steps, given)
+    before = max((lengths[name] for name in changes), default=recipe.steps)
     recorded = _recorded_warmup(run, steps)
     if recorded is not None and "optim.warmup_steps" not in own:
         changes["optim.warmup_steps"] = recorded  # what a run began with, it keeps
-    run = _changed(run, recipe.steps, steps, changes)
+    run = _changed(run, before, steps, changes)
     _check_warmup(run, recorded is not None or not ({"steps", "epochs", "optim.warmup_steps"} & own))
     return run
-
-
-def in_proportion(run: Run, recipe: Run, words: Sequence[str]) -> Run:
-    """The run, where it is shorter than its recipe, with what follows from that but for what ``words`` name."""
-    if run.steps >= recipe.steps:
-        return run
-    return _changed(run, recipe.steps, run.steps, _followers(run, recipe.steps, run.steps, _given(words)))
 
 
 def _given(words: Sequence[str]) -> set[str]:
@@ -111,11 +112,12 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _followers(run: Run, before: int, steps: int, given: set[str]) -> dict[str, int]:
-    """The numbers of steps that change with the length of the whole, where the user has not said them."""
-    names = ("optim.warmup_steps", "save_every", "picture_every", "monitor_every")
+def _followers(run: Run, lengths: Mapping[str, int], steps: int, given: set[str]) -> dict[str, int]:
+    """The numbers of steps that change where the run is shorter than that for which they were said, but ``given``."""
     found: dict[str, int] = {}
-    for name in names:
+    for name, before in lengths.items():
+        if steps >= before:
+            continue
         value = _value(run, name)
         scaled = round(value * steps / before)
         if name != "optim.warmup_steps" and value:

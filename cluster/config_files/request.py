@@ -17,7 +17,7 @@ from typing import Any
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.config_files.setting_names import as_typed, leaves, unknown
 from eyespot.cluster.config_files.toml_file import TomlFile, read_toml
-from eyespot.cluster.run_length import Length, in_proportion, settled
+from eyespot.cluster.run_length import Length, settled
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.config import Run
@@ -63,8 +63,8 @@ class Request:
 
     def settled(self, run: Run, epochs: float | int | None, images: int | None = None) -> Run:
         """The run with its length and what follows from that; see ``run_length.settled``."""
-        if self.epochs is None or epochs is not None or "steps" in _names(self.flags):
-            return settled(run, self.run, self.flags, epochs, images, said=self.said)
+        if epochs is not None or "steps" in _names(self.flags):
+            return settled(run, self.recipe_run, self.flags, epochs, images, self.said, self.run.steps)
         return settled(run, self.recipe_run, [*self.said, *self.flags], self.epochs, images)
 
     @contextmanager
@@ -141,8 +141,7 @@ def laid(recipe: str, run: Run, files: Sequence[TomlFile], flags: Sequence[str] 
     except UserError as error:
         said = str(error).removeprefix(": ")
         raise UserError(f"{place_of(files, _field(said)) or files[-1].path}: {said}") from error
-    request.epochs = epochs
-    request.run = in_proportion(over, run, request.said) if "steps" in values else over
+    request.epochs, request.run = epochs, over
     return request
 
 

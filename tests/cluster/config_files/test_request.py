@@ -50,6 +50,15 @@ def test_the_length_of_a_run(folder, digits):
     (folder / "a.toml").write_text("steps = 500\n")
     assert numbers(run_of("mae_tiny --config a.toml")) == (500, 50, 125)
     assert numbers(run_of("mae_tiny --config a.toml --steps 100")) == (100, 10, 25)
+    assert numbers(run_of("mae_tiny --config a.toml --steps 800")) == (800, 80, 200)
+    assert numbers(run_of("mae_tiny --config a.toml --steps 1000")) == recipe
+    assert numbers(run_of("mae_tiny --config a.toml --steps 2000")) == (2000, 100, 250)
+    (folder / "c.toml").write_text("steps = 500\nsave_every = 200\n")
+    assert numbers(run_of("mae_tiny --config c.toml")) == (500, 50, 200)
+    assert numbers(run_of("mae_tiny --config c.toml --steps 800")) == (800, 80, 200)
+    assert numbers(run_of("mae_tiny --config c.toml --steps 100")) == (100, 10, 40)
+    (folder / "d.toml").write_text("steps = 2000\n[optim]\nwarmup_steps = 400\n")
+    assert numbers(run_of("mae_tiny --config d.toml --steps 1000")) == (1000, 200, 250)
     (folder / "b.toml").write_text("steps = 1000\nsave_every = 500\n[optim]\nwarmup_steps = 200\n")
     assert numbers(run_of("mae_tiny --config b.toml --steps 100")) == (100, 20, 50)
     assert numbers(run_of("mae_tiny --config b.toml --steps 100 --save-every 7")) == (100, 20, 7)
@@ -57,6 +66,8 @@ def test_the_length_of_a_run(folder, digits):
     epochs = run_of("mae_tiny --config e.toml").steps
     assert epochs > 9
     assert run_of("mae_tiny --config e.toml --steps 9").steps == 9
+    data = f"--data.shards {digits} --data.batch-size 64"
+    assert numbers(run_of(f"mae_tiny --config a.toml {data} --epochs 40"))[1:] == (90, 225)
     assert run_of("mae_tiny --config e.toml --data.batch-size 32").steps == pytest.approx(2 * epochs, abs=1)
     assert run_of("mae_tiny --config e.toml --config a.toml").steps == 500
     assert run_of("mae_tiny --config a.toml --config e.toml").steps == epochs
