@@ -105,7 +105,9 @@ def asked(words: Sequence[str], command: str, made: Callable[[str], tuple[str, R
         recipe, run = made(rest[0])
         prog, rest = f"{prog} {rest[0]}", rest[1:]
     elif given["--from"]:
-        recipe, run = load_run(Path(given["--from"][-1]))
+        if len(given["--from"]) > 1:
+            raise UserError(f"--from {' and '.join(given['--from'])}: name one run; what differs goes into --config")
+        recipe, run = load_run(Path(given["--from"][0]))
         run.resume, run.stop_after = "never", None
         _refuse_other_recipe(files, recipe)
     else:

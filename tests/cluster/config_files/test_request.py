@@ -85,6 +85,8 @@ def test_a_recorded_run_may_be_the_ground(folder):
         run_of("--from run.json --config a.toml")
     with pytest.raises(UserError, match=r"^recipe mae_tiny: --from run\.json says it already"):
         run_of("mae_tiny --from run.json")
+    with pytest.raises(UserError, match=r"^--from run\.json and run\.json: name one run"):
+        run_of("--from run.json --from=run.json")
 
 
 @pytest.mark.parametrize(
