@@ -85,15 +85,19 @@ def make_recorded(recipe: str, source: str) -> Run:
         recipe: its name.
         source: the file.
 
+    Returns:
+        The run; its ``recipe`` is how run folders name it, as of ``make_run``.
+
     Raises:
         UserError: it is neither, or there is no such recipe.
     """
     module = recipe.partition(":")[0]
     trusted = trusted_recipes.is_trusted(module)
     if _is_own(recipe):
-        return _checked(_named(recipe)[1](), recipe, source)
+        name, own = _named(recipe)
+        return _checked(own(), name, source)
     if not trusted and (installed := installed_recipes.find(recipe)):
-        return _checked(installed[1](), recipe, source)
+        return _checked(installed[1](), installed[0], source)
     if not trusted:
         raise UserError(
             f"{source}: names the recipe {recipe!r}, code that is not eyespot's; if it is yours, or you trust who wrote"
@@ -110,6 +114,7 @@ def make_recorded(recipe: str, source: str) -> Run:
 def _checked(run: object, recipe: str, source: str) -> Run:
     if not isinstance(run, Run):
         raise UserError(f"{source}: names the recipe {recipe!r}, which returns {type(run).__name__}, not a Run")
+    run.recipe = recipe
     return run
 
 

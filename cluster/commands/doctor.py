@@ -16,6 +16,7 @@ from eyespot.data_pipeline.ranges import check_ranges
 
 if TYPE_CHECKING:
     from eyespot.cluster.doctor.findings import Verdict
+    from eyespot.pretrain.config import Run
 
 HELP = """usage: eyespot doctor [--timeout-seconds S]
        eyespot doctor RECIPE --data.shards FOLDER --run-dir RUN [--field value ...] [--ranks N]
@@ -92,20 +93,43 @@ def _doctor(argv: list[str]) -> int:
 
         print_verdict(verdict, "doctor on this machine", Console())
         if verdict.ok:
-            _say_next(argv)
+            say_what_is_next(argv)
     return ExitCode.DONE if verdict.ok else ExitCode.WRONG_INPUT
 
 
-def _say_next(argv: list[str]) -> None:
+def say_what_is_next(argv: list[str]) -> None:
+    """The command that comes after doctor's, of ``argv``, has found nothing in its way."""
+    from eyespot.cluster.arguments import parse_known
     from eyespot.cluster.next_steps import say_next
 
-    where = argv[0] if argv and not argv[0].startswith("-") else ""
-    if not where:
+    _, words = parse_known(Options, argv, "eyespot doctor")  # pretrain has not doctor's own
+    if not words:
         say_next((["recipes"], "what can be trained here"))
-    elif Path(where).is_dir():
-        say_next((["launch", "--again", where], "goes on with it"))
+    elif not words[0].startswith("-") and Path(words[0]).is_dir():
+        say_next((["launch", "--again", words[0]], "goes on with it"))
     else:
-        say_next((["pretrain", *(word for word in argv if not word.startswith("--ranks"))], "starts it"))
+        say_next((["pretrain", *words], "starts it"))
+
+
+def meant(word: str) -> "tuple[str, Run]":
+    """A run folder's run, or a recipe's; and how run folders name the recipe.
+
+    Raises:
+        UserError: it is neither.
+    """
+    from eyespot.cluster.status.records import Records
+    from eyespot.pretrain.recipe_lookup import make_run
+    from eyespot.pretrain.run_json import load_run
+    from eyespot.pretrain.run_record import RunRecord
+
+    where = Path(word)
+    saved = next((path for path in (Records(where).run_file, RunRecord.path(where)) if path.is_file()), None)
+    if where.is_dir() and saved is None:
+        raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
+    if saved is not None:
+        return load_run(saved)
+    run = make_run(word)
+    return run.recipe, run
 
 
 def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
@@ -115,20 +139,11 @@ def _doctor_run(argv: list[str]) -> "tuple[Options, Verdict]":
     from eyespot.cluster.arguments import parse
     from eyespot.cluster.config_files.request import asked
     from eyespot.cluster.run_length import Epochs
-    from eyespot.cluster.status.records import Records
     from eyespot.pretrain.config import Run
-    from eyespot.pretrain.recipe_lookup import make_run
-    from eyespot.pretrain.run_json import load_run, to_values
+    from eyespot.pretrain.run_json import to_values
     from eyespot.pretrain.run_record import RunRecord
 
-    def made(word: str) -> tuple[str, Run]:
-        where = Path(word)
-        saved = next((path for path in (Records(where).run_file, RunRecord.path(where)) if path.is_file()), None)
-        if where.is_dir() and saved is None:
-            raise UserError(f"run {where}: no run.json inside, so it is not a run folder; or name a recipe")
-        return load_run(saved) if saved is not None else (word, make_run(word))
-
-    request = asked(argv, "eyespot doctor", made)
+    request = asked(argv, "eyespot doctor", meant)
     if request.print_config:
         raise UserError("--print-config: is of eyespot pretrain; leave it out")
 

@@ -200,8 +200,7 @@ def named_in(file: TomlFile) -> tuple[str, Run] | None:
     except UserError as error:
         said = str(error)
         raise UserError(said if said.startswith(place) else f"{place}: {said}") from error
-    run.recipe = recipe
-    return recipe, run
+    return run.recipe, run
 
 
 def _named(files: Sequence[TomlFile], before: Sequence[str], command: str) -> tuple[str, Run]:
@@ -219,7 +218,8 @@ def _named(files: Sequence[TomlFile], before: Sequence[str], command: str) -> tu
 
 def _refuse_other_recipe(files: Sequence[TomlFile], recipe: str) -> None:
     for file in files:
-        if (other := file.values.get("recipe", recipe)) != recipe:
+        other = file.values.get("recipe", recipe)
+        if other != recipe and (found := named_in(file)) is not None and found[0] != recipe:
             raise UserError(
                 f"{file.place('recipe')}: recipe {shortened(other)}: the run of --from is of {recipe}; leave one out"
             )

@@ -11,9 +11,12 @@ import pytest
 
 import eyespot
 from eyespot.cluster.cli import main
+from eyespot.cluster.commands.doctor import meant
+from eyespot.cluster.config_files.request import asked
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain import installed_recipes, trusted_recipes
 from eyespot.pretrain.recipe_lookup import make_recorded, make_run, recipe_names
+from eyespot.pretrain.run_json import to_values
 
 RECIPES = '''
 """Two sizes of a masked autoencoder."""
@@ -100,8 +103,18 @@ def test_a_recipe_is_called_by_its_name_and_recorded_with_its_package(packages):
     run = make_run("bright_mae_tiny")
     assert (run.steps, run.recipe) == (40, "good_methods.recipes:bright_mae_tiny")
     assert make_recorded(run.recipe, "run.json").steps == 40, "who installs a package trusts it"
-    assert make_recorded("bright_mae_tiny", "run.json").steps == 40
+    assert make_recorded("bright_mae_tiny", "run.json").recipe == run.recipe
     assert eyespot.recipe("bright_mae_tiny", steps=7).recipe == "good_methods.recipes:bright_mae_tiny"
+
+
+def test_every_command_calls_it_so_however_it_was_named(packages, tmp_path):
+    (tmp_path / "run.toml").write_text('recipe = "bright_mae_tiny"\n')
+    whole = "good_methods.recipes:bright_mae_tiny"
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": whole, "run": to_values(make_run(whole))}))
+    for words in (["bright_mae_tiny"], ["--config", "run.toml"], ["--from", "run.json", "--config", "run.toml"]):
+        for command in (asked(words, "x"), asked(words, "x", meant)):
+            assert command.recipe == whole
+    assert eyespot.recipe(config="run.toml").recipe == whole
 
 
 def test_only_what_a_package_declares_as_recipes_is_called_for_a_file(packages):

@@ -45,6 +45,23 @@ def test_a_config_file_is_read_as_pretrain_reads_it(tmp_path, monkeypatch):
         doctor.main(["--config=run.toml", "--ranks", "2"])
 
 
+@pytest.mark.parametrize(
+    ("words", "then"),
+    [
+        ("", "eyespot recipes "),
+        ("--ranks 8 --timeout-seconds=9", "eyespot recipes "),
+        ("mae_tiny --ranks 8 --data.shards d", "eyespot pretrain mae_tiny --data.shards d "),
+        ("mae_tiny --timeout_seconds 60 --no-track --run-dir=r", "eyespot pretrain mae_tiny --no-track --run-dir=r "),
+        ("--config run.toml --ranks=2 --seed 3", "eyespot pretrain --config run.toml --seed 3 "),
+        ("--ranks 2 --from other --run-dir r", "eyespot pretrain --from other --run-dir r "),
+        (". --ranks 2", "eyespot launch --again . "),
+    ],
+)
+def test_what_comes_next_can_be_typed(words, then, capsys):
+    doctor.say_what_is_next(words.split())
+    assert capsys.readouterr().err.startswith(f"next: {then}")
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match=r"no run\.json inside"):
         doctor.main([str(tmp_path)])
