@@ -124,12 +124,14 @@ def test_a_recorded_run_may_be_the_ground(folder):
         ("epochs = 0", "", r"^a\.toml:1: epochs 0\.0: must be above 0"),
         ("epochs = 'two'", "", r"^a\.toml:1: epochs 'two': expected a number"),
         ("seed = 1\nsteps = 2\nepochs = 2", "", r"^a\.toml:2: steps and epochs both say"),
+        ("[objective.view.clip]\nstrid = 2", "", r"^a\.toml:2: objective\.view\.clip\.strid: there is no such setting"),
+        ("[objective.view]\npartner = true", "", r"^a\.toml:2: objective\.view\.partner: .*the method sets it"),
     ],
 )
 def test_what_is_wrong_names_file_line_field_value_and_fix(folder, text, words, message):
     (folder / "a.toml").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        run_of(f"mae_tiny --config a.toml {words}")
+        run_of(f"{'simclr_tiny' if 'view' in text else 'mae_tiny'} --config a.toml {words}")
     assert "\n" not in str(caught.value)
 
 
