@@ -19,7 +19,7 @@ from eyespot.cluster.config_files.setting_names import settings
 from eyespot.cluster.eval_commands import finetune, joint
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.recipe_lookup import all_names
+from eyespot.pretrain.recipe_lookup import all_names, recipe_names
 
 OF_RECIPES = ("pretrain", "plan", "doctor")
 """Commands whose first word may be a recipe, and whose flags then are the run's as well."""
@@ -42,7 +42,7 @@ def write_index() -> None:
 
 def looked_up() -> Index:
     """The flags of all commands and recipes."""
-    of_recipes = {name: flags_of(function()) for name, function in all_names().items()}
+    of_recipes = flags_by_recipe()
     shared = set.intersection(*(set(flags) for flags in of_recipes.values()))
     run = {name: choices for name, choices in next(iter(of_recipes.values())).items() if name in shared}
     commands: dict[str, Flags] = {}
@@ -63,6 +63,18 @@ def looked_up() -> Index:
         recipes={name: {k: v for k, v in flags.items() if k not in shared} for name, flags in of_recipes.items()},
         protocols=[*frozen, *trained, *joined, "compare"],
     )
+
+
+def flags_by_recipe() -> dict[str, Flags]:
+    """The flags of every recipe but those of installed packages that fail: ``eyespot recipes`` says what is wrong."""
+    ours, found = recipe_names(), dict[str, Flags]()
+    for name, function in all_names().items():
+        try:
+            found[name] = flags_of(function())
+        except Exception:
+            if name in ours:
+                raise
+    return found
 
 
 def flags_of(run: Run) -> Flags:
