@@ -80,8 +80,8 @@ def recipe(
     if (wrong := unknown(base, values)) is not None:
         raise UserError(f"recipe {name}: there is no setting {wrong[0]}; {wrong[1]}")
     request = laid(name, base, files, [f"--{path}" for path in leaves(values)])
+    run = overlay(request.run, values, f"recipe {name}", partial=True)
     with request.blamed():
-        run = overlay(request.run, values, f"recipe {name}", partial=True)
         run = request.settled(run, length_in_epochs(base, epochs))
     run.recipe = base.recipe
     return run

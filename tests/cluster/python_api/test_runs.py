@@ -120,6 +120,8 @@ def test_a_config_file_lies_below_what_is_given(tmp_path, capsys):
     assert eyespot.recipe("mae_tiny", config=tmp_path / "a.toml", steps=100).optim.warmup_steps == 10
     with pytest.raises(UserError, match=r"a\.toml:2: epochs 2.*|^epochs 2"):
         eyespot.recipe("mae_tiny", config=tmp_path / "a.toml", steps=3, epochs=2)
+    with pytest.raises(UserError, match=r"^recipe mae_tiny: steps 'x': expected int"):
+        eyespot.recipe(config=tmp_path / "a.toml", steps="x")
     (tmp_path / "b.toml").write_text("[optim]\nlr = -1\n")
     with pytest.raises(UserError, match=r"b\.toml:2: optim\.lr -1\.0: must be above 0"):
         eyespot.recipe("mae_tiny", config=tmp_path / "b.toml")
