@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 
 from eyespot.cluster.help_text import show_help
 from eyespot.cluster.next_steps import after_training
@@ -60,9 +61,12 @@ def _pretrain(argv: list[str]) -> ExitCode:
     request = asked(argv, "eyespot pretrain")
     run = request.with_flags()
     if request.print_config:
-        from eyespot.cluster.config_files.toml_text import as_toml
+        from eyespot.cluster.config_files.toml_text import as_toml, hidden_settings
 
         print(as_toml(request.recipe, run, request.recipe_run), end="")
+        if hidden := hidden_settings(run):
+            what = "holds a secret and is" if len(hidden) == 1 else "hold secrets and are"
+            print(f"eyespot: warning: {', '.join(hidden)}: {what} written as ***; say it anew", file=sys.stderr)
         return ExitCode.DONE
     with request.blamed():
         code = train(request.recipe, run)

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from eyespot.cluster.config_files.setting_names import settings
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_json import to_values
@@ -35,6 +36,11 @@ def as_toml(recipe: str, run: Run, recipe_run: Run) -> str:
         f"recipe = {toml_value(recipe)}",
     ]
     return "\n".join([*head, *_table(run, recipe_run, "")]) + "\n"
+
+
+def hidden_settings(run: Run) -> list[str]:
+    """The settings that ``as_toml`` writes masked: they hold a secret, and are not read back as they are."""
+    return [name for name, _, value in settings(run) if masked_values(plain := to_values(value)) != plain]
 
 
 def toml_value(value: Any) -> str:

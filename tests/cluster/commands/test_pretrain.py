@@ -54,6 +54,9 @@ def test_print_config_prints_the_file_that_makes_the_same_run(tmp_path, monkeypa
     (tmp_path / "run.toml").write_text(said.out)
     assert main(["pretrain", "--print-config", "--config", "run.toml"]) == 0
     assert capsys.readouterr() == (said.out, "")
+    monkeypatch.setenv("MY_TOKEN", "photographs")
+    assert main(["pretrain", "--print-config", "--config", "run.toml", "--wandb", "photographs"]) == 0
+    assert "warning: wandb: holds a secret and is written as ***; say it anew" in capsys.readouterr().err
     assert main(["pretrain", "--config", "run.toml", "--data.shards", "nowhere"]) == 2
     assert "nowhere: no such folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == [tmp_path / "run.toml"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from eyespot.cluster.config_files.request import laid
 from eyespot.cluster.config_files.toml_file import TomlFile
-from eyespot.cluster.config_files.toml_text import as_toml, descriptions, toml_value
+from eyespot.cluster.config_files.toml_text import as_toml, descriptions, hidden_settings, toml_value
 from eyespot.pretrain.config import DataConfig
 from eyespot.pretrain.recipe_lookup import make_run, recipe_names
 
@@ -66,4 +66,6 @@ def test_secrets_stay_out(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "abcdefgh")
     run = make_run("mae_tiny")
     run.experiment = "x-abcdefgh"
+    run.data.shards = Path("abcdefgh/d")
     assert "abcdefgh" not in as_toml("mae_tiny", run, make_run("mae_tiny"))
+    assert hidden_settings(run) == ["experiment", "data.shards"] and hidden_settings(make_run("mae_tiny")) == []
