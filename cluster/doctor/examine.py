@@ -141,6 +141,7 @@ def _look(context: CheckContext, start: Mapping[str, Any], bell: signals.Doorbel
         if probes is not None:
             checks["probes"] = probes.judge
         if context.run_dir is not None and context.values and context.place.index == 0:  # rank 0 alone talks to MLflow
+            checks["mirrors"] = tracking.mirrors
             asked = tracking.start_asking(context)
             checks["MLflow"] = partial(tracking.tracking_findings, process=asked)
         return Answer(node=context.node, findings=[heard, *run_checks(context, checks)], facts=context.facts)

@@ -9,11 +9,25 @@ from pathlib import Path
 
 from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.tracking.mirror import brief
+from eyespot.pretrain.tracking.mirrors import check_mirrors
 from eyespot.pretrain.tracking.mlflow_mirror import RUN_KEY_TAG, tracking_uri
 
 REQUEST_SECONDS = 6
+
+
+def mirrors(context: CheckContext) -> Iterator[Finding]:
+    """Whether the packages are there by which the run is brought elsewhere than to MLflow, if it asks for that."""
+    wanted = {name: context.values.get(name) for name in ("tensorboard", "wandb")}
+    try:
+        check_mirrors(tensorboard=bool(wanted["tensorboard"]), wandb=wanted["wandb"] or "")
+    except UserError as error:
+        found, _, fix = str(error).partition("; ")
+        yield context.fail("mirrors", found, fix)
+    else:
+        yield context.ok("mirrors", ", ".join(name for name, value in wanted.items() if value) or "none")
 
 
 def start_asking(context: CheckContext) -> subprocess.Popen[str] | str:

@@ -29,6 +29,7 @@ from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
 from eyespot.pretrain.run_record import RunRecord
+from eyespot.pretrain.tracking.mirrors import check_mirrors
 
 _PLACEHOLDER = "JOB"
 """Stands for the id of a job that is not submitted yet."""
@@ -45,9 +46,11 @@ def check(submission: Submission, member: SweepMember) -> None:
     """Finds on the login node what would stop the run on the others.
 
     Raises:
-        UserError: the shards, the batch or what follows the run do not fit.
+        UserError: the shards, the batch or what follows the run do not fit, or a package is missing.
     """
     run = member.run
+    if submission.container is None:  # an image has packages of its own
+        check_mirrors(tensorboard=run.tensorboard, wandb=run.wandb)
     shards = open_shards(run.data)
     ranks, data, num_samples = submission.world_size, run.data, shards.manifest.num_samples
     if data.batch_size % (parts := ranks * data.accumulate):

@@ -39,7 +39,8 @@ class RunFolder:
     """``RUN/``: made or reopened by rank 0, which alone locks it and writes ``run.json``."""
 
     def __init__(self, run: Run, recipe: str, rank: int) -> None:
-        check_mirrors(tensorboard=run.tensorboard, wandb=run.wandb)
+        if rank == 0:  # it alone brings them
+            check_mirrors(tensorboard=run.tensorboard, wandb=run.wandb)
         self.path = run.run_dir
         self._rank = rank
         self._lock: RunLock | None = None

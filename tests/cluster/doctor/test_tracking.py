@@ -1,4 +1,5 @@
 import sqlite3
+import sys
 
 import pytest
 
@@ -23,6 +24,18 @@ def test_where_nothing_is_asked_nothing_is_wrong(make_context, tmp_path, monkeyp
     assert "--no-track" in one(make_context(run_dir=run_dir, values={**VALUES, "track": False})).found
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
     assert "is none" in one(make_context(run_dir=run_dir, values=VALUES)).found
+
+
+@pytest.mark.parametrize("asked", [{"wandb": "photographs"}, {"tensorboard": True}])
+def test_a_package_that_a_mirror_needs(make_context, monkeypatch, asked):
+    (name,) = asked
+    (finding,) = tracking.mirrors(make_context(values={**VALUES, **asked}))
+    assert (finding.level, finding.found) == ("ok", name)
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    (finding,) = tracking.mirrors(make_context(values={**VALUES, **asked}))
+    assert (finding.level, finding.found) == ("fail", f"{name}: the package is not installed")
+    assert finding.fix == f"pip install 'eyespot[{name}]', or leave it out"
+    assert next(iter(tracking.mirrors(make_context(values=VALUES)))).level == "ok"
 
 
 def test_a_damaged_database_does_not_stop_a_run_that_is_under_way(make_context, tmp_path):

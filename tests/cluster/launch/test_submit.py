@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,14 @@ def test_what_cannot_run_is_one_line(member, values, message):
     with pytest.raises(UserError) as caught:
         check(Submission(**values), member)
     assert message in str(caught.value)
+
+
+def test_a_package_of_a_mirror_that_is_not_here(member, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    member.run.wandb = "photographs"
+    with pytest.raises(UserError, match=r"^wandb: the package is not installed; pip install"):
+        check(Submission(), member)
+    check(Submission(container="docker://image"), member)
 
 
 def test_more_than_all_samples_in_a_batch_and_missing_shards(member):
