@@ -11,6 +11,7 @@ import opened
 import pytest
 
 from eyespot.cluster.cli import main
+from eyespot.pretrain.tracking.metric_groups import grouped
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_monitors_watch_when_asked_and_mlflow_takes_their_names(train, tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments() if e.name == "eyespot"])
     for name in watched:
-        values = [point.value for point in client.get_metric_history(run.info.run_id, name)]
+        values = [point.value for point in client.get_metric_history(run.info.run_id, grouped(name))]
         assert values == [first[name], second[name]], name
 
 
