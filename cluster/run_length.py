@@ -9,7 +9,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -72,14 +72,14 @@ def settled(
     Raises:
         UserError: --steps and --epochs are both given, or the warm-up is longer than the run.
     """
-    given, own = _given(words), _given([*said, *words])
+    given, own = settings_named_in(words), settings_named_in([*said, *words])
     steps = run.steps
     if epochs is not None:
         if "steps" in given:
             raise UserError(f"epochs {epochs:g}: --steps {run.steps} says how long the run is; leave one of them out")
         images = _num_images(run.data) if images is None else images
         steps = max(1, round(epochs * images / run.data.batch_size))
-    of_file = dict.fromkeys(_given(said), recipe.steps if said_steps is None else said_steps)
+    of_file = dict.fromkeys(settings_named_in(said), recipe.steps if said_steps is None else said_steps)
     lengths = {name: of_file.get(name, recipe.steps) for name in FOLLOWERS}
     changes = _followers(run, lengths, steps, given)
     before = max((lengths[name] for name in changes), default=recipe.steps)
@@ -91,8 +91,10 @@ def settled(
     return run
 
 
-def _given(words: Sequence[str]) -> set[str]:
-    return {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--")}
+def settings_named_in(words: Iterable[str]) -> set[str]:
+    """The settings that flags give: of ``--data.batch-size=8`` "data.batch_size", of ``--no-track`` "track"."""
+    names = (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words if word.startswith("--"))
+    return {name.replace(".no_", ".").removeprefix("no_") for name in names}
 
 
 def _changed(run: Run, before: int, steps: int, changes: dict[str, int]) -> Run:

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from eyespot.cluster.cli import COMMANDS
-from eyespot.cluster.completion.index import ROOT, Flags, Index, recipe_names
+from eyespot.cluster.completion.index import OF_RECIPES, ROOT, Flags, Index, recipe_names
 
 FILES = ":files"
 """Stands for the names of files, which the shell knows better."""
 _SHELLS = ("bash", "zsh", "fish")
-_OF_RECIPES = ("pretrain", "plan", "doctor")
 _GIVES_FILES = ("--from", "--config", "--run-dir", "--out", "--data.shards", "--data.ids", "--start.weights")
 _LARGEST = 2**20
 
@@ -61,7 +60,7 @@ def _words(before: Sequence[str], index: Index) -> list[str]:
     command, *rest = _after_dashes(before)
     if not command:
         return ["pretrain"]
-    of_files = command in _OF_RECIPES and rest and rest[0] in ("--config", "--from")
+    of_files = command in OF_RECIPES and rest and rest[0] in ("--config", "--from")
     if rest and not of_files:
         return [FILES]
     match command:
@@ -95,7 +94,7 @@ def _known(before: Sequence[str], index: Index) -> Flags:
     command, *rest = _after_dashes(before)
     named = [word for word in rest if not word.startswith("-")]
     own = index.commands.get(command, {})
-    if command in _OF_RECIPES:
+    if command in OF_RECIPES:
         recipe = _recipe(rest)
         if command == "doctor" and recipe is None and not named:
             return own

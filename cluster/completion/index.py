@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[2]
 PAUSE_SECONDS = 600
 """Between two tries to make the index behind a TAB."""
 
+OF_RECIPES = ("pretrain", "plan", "doctor")
+"""Commands whose first word may be a recipe, and whose flags then are the run's as well."""
+
 Flags = dict[str, list[str] | None]
 """By flag what may follow it: choices; none that are known; None = it is a switch."""
 

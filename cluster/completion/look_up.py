@@ -14,15 +14,13 @@ from typing import Any, Literal
 
 from eyespot.cluster.cli import COMMANDS
 from eyespot.cluster.commands.eval import Evaluation
-from eyespot.cluster.completion.index import Flags, Index, file_of_index, state_of_code
+from eyespot.cluster.completion.index import OF_RECIPES, Flags, Index, file_of_index, state_of_code
 from eyespot.cluster.config_files.setting_names import settings
 from eyespot.cluster.eval_commands import finetune, joint
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.recipe_lookup import all_names, recipe_names
 
-OF_RECIPES = ("pretrain", "plan", "doctor")
-"""Commands whose first word may be a recipe, and whose flags then are the run's as well."""
 _FLAG = re.compile(r"^(?:│ |  )(?:-\w, )?(--[\w.-]+)(?:, (--[\w.-]+))?(?: (\S+))?")
 
 

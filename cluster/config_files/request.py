@@ -17,7 +17,7 @@ from typing import Any
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.config_files.setting_names import as_typed, leaves, unknown
 from eyespot.cluster.config_files.toml_file import TomlFile, read_toml
-from eyespot.cluster.run_length import Length, settled
+from eyespot.cluster.run_length import Length, settings_named_in, settled
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.config import Run
@@ -59,11 +59,11 @@ class Request:
 
     def says_length(self) -> bool:
         """Whether a file or a flag says how long the run is."""
-        return self.epochs is not None or "steps" in _names([*self.said, *self.flags])
+        return self.epochs is not None or "steps" in settings_named_in([*self.said, *self.flags])
 
     def settled(self, run: Run, epochs: float | int | None, images: int | None = None) -> Run:
         """The run with its length and what follows from that; see ``run_length.settled``."""
-        if epochs is not None or "steps" in _names(self.flags):
+        if epochs is not None or "steps" in settings_named_in(self.flags):
             return settled(run, self.recipe_run, self.flags, epochs, images, self.said, self.run.steps)
         return settled(run, self.recipe_run, [*self.said, *self.flags], self.epochs, images)
 
@@ -74,7 +74,7 @@ class Request:
             yield
         except UserError as error:
             name = _field(str(error))
-            if name in _names(self.flags) or (place := place_of(self.files, name)) is None:
+            if name in settings_named_in(self.flags) or (place := place_of(self.files, name)) is None:
                 raise
             raise UserError(f"{place}: {error}") from error
 
@@ -156,11 +156,6 @@ def _field(said: str) -> str:
     """Of which setting an error speaks."""
     found = re.match(r"[A-Za-z_][\w.]*", said)
     return found[0].rstrip(".") if found else ""
-
-
-def _names(flags: Sequence[str]) -> set[str]:
-    words = (word.partition("=")[0].removeprefix("--").replace("-", "_") for word in flags if word.startswith("--"))
-    return {name.replace(".no_", ".").removeprefix("no_") for name in words}
 
 
 def _taken(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
