@@ -47,6 +47,8 @@ class Follower:
             longest = max(left, busy_seconds) if self.mirror.writer.is_file else left
             _LOG.info("sending the rest to %s (%.0f s at most)", self.what, longest)
             self._thread.join(max(0.0, longest - min(left, QUIET_SECONDS)))
+        if not self._complete:
+            self.mirror.writer.drop()
         return self._complete
 
     def _follow(self) -> None:

@@ -33,11 +33,13 @@ class Writer(ABC):
         name: what people call it.
         place: where it is, without secrets.
         is_file: it is a file here: slow at worst, never away.
+        flag: of ``eyespot sync``, without which it does not go there.
     """
 
     name: str
     place: str
     is_file: bool = True
+    flag: str = ""
 
     @abstractmethod
     def open(self, record: MlflowRecord) -> int:
@@ -59,12 +61,21 @@ class Writer(ABC):
     def picture(self, path: Path) -> None:
         """Brings a picture."""
 
+    def pictures(self, paths: list[Path]) -> None:
+        """Brings pictures, in their order."""
+        for path in paths:
+            self.picture(path)
+
     def report(self, path: Path) -> None:
         """Brings the page that ``eyespot report`` has written, where the place shows files. Comes after ``open``."""
         del path
 
     def close(self) -> None:
         """Lets go of the place."""
+        return
+
+    def drop(self) -> None:
+        """Nobody waits for it any more: others may write there. For any thread."""
         return
 
 
@@ -105,10 +116,10 @@ class Mirror:
                 self._connect(record)
             num_lines = self._bring_lines(progress)
             self.writer.tell(record)
+            pictures = list[Path]()
             while self._pictures:  # last: a place that takes no files still gets everything else
-                path = self._run_dir / "pictures" / self._pictures.popleft()
-                if path.is_file():
-                    self.writer.picture(path)
+                pictures.append(self._run_dir / "pictures" / self._pictures.popleft())
+            self.writer.pictures([path for path in pictures if path.is_file()])
             return num_lines
         except BaseException:
             self._open = False  # the server may have come back without this run

@@ -41,6 +41,7 @@ class TensorboardWriter(Writer):
     """
 
     name = "TensorBoard"
+    flag = "--tensorboard"
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir.resolve() / FOLDER

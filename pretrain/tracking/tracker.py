@@ -141,10 +141,9 @@ class Tracker:
             follower.begin_close(wait_seconds)
         for follower in self._followers:
             if not follower.close(wait_seconds, busy_seconds):
-                name = follower.mirror.writer.name
-                _LOG.warning(
-                    "%s does not have all of this run yet; send the rest with: eyespot sync %s", name, self._run_dir
-                )
+                writer = follower.mirror.writer
+                command = f"eyespot sync {self._run_dir} {writer.flag}".rstrip()
+                _LOG.warning("%s does not have all of this run yet; send the rest with: %s", writer.name, command)
 
     def _write_record(self) -> None:
         """It says how the run ended, and must not hide why."""

@@ -9,7 +9,7 @@ import pytest
 def test_it_answers_each_question_and_ends_with_its_input():
     questions = [{"what": "log", "rows": [[1, {"loss": 0.5}]]}, {"what": "nothing"}]
     done = subprocess.run(
-        [sys.executable, "-m", "eyespot.pretrain.tracking.wandb_process"],
+        [sys.executable, "-P", "-m", "eyespot.pretrain.tracking.wandb_process"],
         input="".join(json.dumps(question) + "\n" for question in questions),
         capture_output=True,
         text=True,
