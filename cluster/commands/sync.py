@@ -18,7 +18,7 @@ def sync_run(
     wandb: str = "",
 ) -> int:
     """Sends what MLflow lacks of a run: metrics, pictures, status, report, results of evaluations. Repeating it does no
-    harm. TensorBoard's event files and W&B get theirs, too, where the run had them or they are asked for.
+    harm. TensorBoard's event files and W&B get theirs, too, where they are asked for, whatever the run had.
 
     For example: eyespot sync runs/first --uri http://mlflow.example.org:5000
 
@@ -32,20 +32,19 @@ def sync_run(
     from eyespot.eval.results.mlflow_children import track_results
     from eyespot.eval.results.result import results_in
     from eyespot.pretrain.redaction import masked
-    from eyespot.pretrain.run_record import RunRecord
-    from eyespot.pretrain.tracking.mirrors import sync
+    from eyespot.pretrain.tracking.mirrors import sync_each
     from eyespot.pretrain.tracking.mlflow_mirror import tracking_uri
 
-    if RunRecord.path(run_dir).is_file():
-        asked = RunRecord.read(RunRecord.path(run_dir)).run
-        tensorboard, wandb = tensorboard or asked.get("tensorboard") is True, wandb or str(asked.get("wandb") or "")
     with ProgressBar(f"syncing {run_dir}", None, unit="bytes", transient=True) as bar:
-        num_lines = sync(run_dir, uri, bar.reach, tensorboard=tensorboard, wandb=wandb)
-        num_results = track_results(run_dir, results_in(run_dir), uri)
+        num_lines, failures = sync_each(run_dir, uri, bar.reach, tensorboard=tensorboard, wandb=wandb)
+        num_results = 0 if "MLflow" in failures else track_results(run_dir, results_in(run_dir), uri)
     place = masked(tracking_uri(run_dir, uri) or "")
-    places = [place, f"{run_dir}/tensorboard" if tensorboard else "", f"W&B's project {wandb}" if wandb else ""]
-    where = ", ".join(filter(None, places))
-    print(f"{plural(num_lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {where}")
+    places = {"MLflow": place, "TensorBoard": f"{run_dir}/tensorboard" if tensorboard else ""}
+    places["W&B"] = f"W&B's project {wandb}" if wandb else ""
+    if where := ", ".join(there for name, there in places.items() if there and name not in failures):
+        print(f"{plural(num_lines, 'line')} of metrics and {plural(num_results, 'result')} sent to {where}")
+    for failure in failures.values():
+        raise failure
     if place.startswith("sqlite:"):
         print(f"next: mlflow ui --backend-store-uri {place}   # shows them in a browser", file=sys.stderr)
     return ExitCode.DONE

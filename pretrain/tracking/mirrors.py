@@ -22,7 +22,8 @@ def check_mirrors(*, tensorboard: bool, wandb: str) -> None:
         UserError: one is not.
     """
     for name, wanted in (("tensorboard", tensorboard), ("wandb", bool(wandb))):
-        if wanted and importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name) if wanted else None
+        if wanted and (spec is None or spec.origin is None):  # W&B leaves a folder of its name, which is no package
             raise UserError(f"{name}: the package is not installed; pip install 'eyespot[{name}]', or leave it out")
 
 
@@ -59,11 +60,30 @@ def sync(
         wandb: bring it to this project of W&B, too.
 
     Returns:
-        How many lines of metrics.jsonl were brought, to all places together; 0 where they had them all.
+        How many lines of metrics.jsonl were brought, to the place that lacked most; 0 where all had them.
 
     Raises:
         UserError: no such run folder, no place to send to, or one of them refuses.
         Outage: one of them does not answer.
+    """
+    num_lines, failures = sync_each(run_dir, uri, progress, tensorboard=tensorboard, wandb=wandb)
+    for failure in failures.values():
+        raise failure
+    return num_lines
+
+
+def sync_each(
+    run_dir: Path,
+    uri: str | None = None,
+    progress: Progress = lambda done, total: None,
+    *,
+    tensorboard: bool = False,
+    wandb: str = "",
+) -> tuple[int, dict[str, UserError | Outage]]:
+    """As ``sync``, but a place that fails keeps nothing from the others: what went wrong comes back, by its name.
+
+    Raises:
+        UserError: no such run folder, or no place to send to.
     """
     if not (run_dir / metrics_file.NAME).is_file():
         raise UserError(f"run folder {run_dir}: no {metrics_file.NAME} inside; name a folder that a run has written")
@@ -72,7 +92,14 @@ def sync(
     if not writers:
         raise UserError("tracking uri none: nowhere to send to; name one with --uri or MLFLOW_TRACKING_URI")
     be_patient()
-    return sum(_sync(run_dir, writer, progress) for writer in writers)
+    num_lines, failures = 0, dict[str, UserError | Outage]()
+    for writer in writers:
+        try:
+            num_lines = max(num_lines, _sync(run_dir, writer, progress))
+        except (UserError, Outage) as error:
+            failures[writer.name] = error
+            writer.drop()
+    return num_lines, failures
 
 
 def _sync(run_dir: Path, writer: Writer, progress: Progress) -> int:
