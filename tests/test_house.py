@@ -142,6 +142,16 @@ def test_help_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
 
+def test_no_process_of_ours_runs_what_lies_in_the_current_folder():
+    """``python -m`` and ``-c`` put it first on the path: a stranger's run folder may hold a json.py. Ranks are started
+    where the run's own code may lie."""
+    for folder in ("data_pipeline", "pretrain", "eval", "cluster"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path != ROOT / "cluster" / "processes.py":
+                started = re.findall(r"\[sys\.executable, \"(-\w+)\"", path.read_text())
+                assert set(started) <= {"-P"}, path
+
+
 def test_nothing_points_at_a_machine_of_ours():
     """Paths of the machine it was written on would be dead links for everybody else."""
     words = ("/work" + "/", "/root" + "/", "/home" + "/")
