@@ -33,6 +33,8 @@ from eyespot.pretrain.tracking.mlflow_pages import NOTE_TAG, note
 from eyespot.pretrain.tracking.tracker import Tracker
 
 log = logging.getLogger("eyespot")
+_PROGRAMS = ("/eyespot", "/eyespot/__main__.py", "/eyespot/cluster/cli.py")
+"""Ends of ``sys.argv[0]`` where the command began the run, or ``python -m`` of it."""
 
 
 class RunFolder:
@@ -226,9 +228,10 @@ class LogFile(WatchedFileHandler):
 
 def _page_tags(run: Run, recipe: str, record: RunRecord) -> dict[str, str]:
     """What MLflow's page of the run says of it: description, source, commit."""
-    method = (sys.modules[type(run.objective).__module__].__doc__ or "").strip().partition("\n")[0]
+    module = type(run.objective).__module__
+    method = (sys.modules[module].__doc__ or "").strip().partition("\n")[0] if module != "__main__" else ""
     program, *words = [str(word) for word in record.argv or sys.argv]
-    command = shlex.join(["eyespot" if Path(program).stem in ("cli", "__main__", "eyespot") else program, *words])
+    command = shlex.join(["eyespot", *words]) if f"/{program}".endswith(_PROGRAMS) else ""
     papers = re.findall(r"arXiv:(\d{4}\.\d{4,5})", method)
     method = re.sub(r" *\(?,? *arXiv:[^)]*\)?\.?", "", method) if papers else method
     return {

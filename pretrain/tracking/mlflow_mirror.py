@@ -115,8 +115,8 @@ class MlflowWriter(Writer):
         mlflow_pages.picture(self._client, self._run_id, path)
 
     def report(self, path: Path) -> None:
-        """As an artifact, which MLflow shows in its page."""
-        mlflow_pages.attach_report(self._client, self._run_id, path)
+        """As an artifact, which MLflow shows in its page; always, for only its bytes say whether it is another."""
+        self._client.log_artifact(self._run_id, str(path))
 
     def _find_run(self, record: MlflowRecord) -> Any:
         experiment_id = _experiment_id(self._client, record.experiment, self._uri)

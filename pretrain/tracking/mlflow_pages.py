@@ -45,19 +45,16 @@ def note(*, command: str, recipe: str, method: str, papers: list[str], run_dir: 
     """A run's description.
 
     Args:
-        command: that began it, without secrets.
+        command: that began it, without secrets; empty where a program or a notebook did.
         recipe: its name.
-        method: one line about it.
+        method: one line about it; may be empty.
         papers: arXiv numbers of its papers.
         run_dir: its folder.
     """
     links = ", ".join(f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in papers)
-    return f"""**{recipe}**: {method}{f" ({links})" if links else ""}
-
-```
-{command}
-```
-
+    about = f"{method}{f' ({links})' if links else ''}"
+    return f"""**{recipe}**{f": {about}" if about else ""}
+{f"{chr(10)}```{chr(10)}{command}{chr(10)}```{chr(10)}" if command else ""}
 | next | command |
 | --- | --- |
 | go on | `eyespot pretrain --from {run_dir}/run.json --resume auto` |
@@ -153,10 +150,3 @@ def _grid_name(path: Path) -> str:
     """As MLflow's ``log_image`` names it, but the same each time: a picture that is sent again replaces itself."""
     step = step_of(path)
     return f"{_KEY}+step+{step}+timestamp+{step}+{uuid.uuid5(uuid.NAMESPACE_URL, path.name)}"
-
-
-def attach_report(client: "MlflowClient", run_id: str, path: Path) -> None:
-    """Brings the page that ``eyespot report`` has written, unless it is there."""
-    there = {artifact.path: artifact.file_size for artifact in client.list_artifacts(run_id)}
-    if there.get(path.name) != path.stat().st_size:
-        client.log_artifact(run_id, str(path))

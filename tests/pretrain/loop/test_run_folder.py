@@ -17,10 +17,11 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
 from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest
-from eyespot.pretrain.loop.run_folder import LogFile, RunFolder
+from eyespot.pretrain.loop.run_folder import LogFile, RunFolder, _page_tags
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.run_json import recorded_values
 from eyespot.pretrain.run_record import RunRecord
+from eyespot.pretrain.tracking.mlflow_pages import NOTE_TAG
 
 HOLDER = """
 import fcntl, sys, time
@@ -54,6 +55,32 @@ def open_folder(folder: Path, timeout_seconds: float) -> RunFolder:
     run = make_run("mae_tiny")
     run.run_dir, run.rank_timeout_seconds = folder, timeout_seconds
     return RunFolder(run, "mae_tiny", 0)
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("/usr/bin/eyespot", True),
+        ("/x/site-packages/eyespot/__main__.py", True),
+        ("/x/eyespot/cluster/cli.py", True),
+        ("/x/ipykernel_launcher.py", False),
+        ("/x/mine/cli.py", False),
+        ("/x/mine/__main__.py", False),
+    ],
+)
+def test_the_description_names_a_command_only_where_one_began_the_run(program, told):
+    words = ["pretrain", "mae_tiny"] if told else ["-f", "kernel-1.json"]
+    text = _page_tags(make_run("mae_tiny"), "mae_tiny", RunRecord(argv=[program, *words]))[NOTE_TAG]
+    assert ("\n\n```\neyespot pretrain mae_tiny\n```\n\n" in text) is told
+    assert "kernel" not in text and "```\n" * 2 not in text and "| next |" in text
+
+
+def test_the_description_takes_no_text_of_a_notebook(monkeypatch):
+    run = make_run("mae_tiny")
+    monkeypatch.setattr(sys.modules["__main__"], "__doc__", "Automatically created module")
+    monkeypatch.setattr(type(run.objective), "__module__", "__main__")
+    text = _page_tags(run, "mine", RunRecord(argv=["/x/train.py"]))[NOTE_TAG]
+    assert text.startswith("**mine**\n\n| next |")
 
 
 def test_a_first_start_refuses_at_once(folder):

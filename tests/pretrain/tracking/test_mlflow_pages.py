@@ -66,7 +66,7 @@ def test_what_the_page_of_a_run_shows(tmp_path: Path, uri: str):
     (run_dir / "pictures").mkdir()
     Image.new("RGB", (600, 300)).save(run_dir / "pictures" / "step-00000002.png")
     Image.new("RGB", (8, 8)).save(run_dir / "pictures" / "other.png")
-    for text in ("<p>one</p>", "<p>longer</p>"):
+    for text in ("<p>one</p>", "<p>two</p>"):
         (run_dir / "report.html").write_text(text)
         sync(run_dir)
     client, run = found(uri)
@@ -82,7 +82,7 @@ def test_what_the_page_of_a_run_shows(tmp_path: Path, uri: str):
     grid = sorted(path for path in paths if path.startswith("images/pictures+step+2+timestamp+"))
     assert len(paths) == 3 and [path.rpartition(".")[2] for path in grid] == ["webp", "png"]
     report = client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))
-    assert Path(report).read_text() == "<p>longer</p>"
+    assert Path(report).read_text() == "<p>two</p>"
 
 
 def test_what_people_wrote_stays(tmp_path: Path, uri: str):
