@@ -92,17 +92,24 @@ class ProgressBar:
     def describe(self, description: str) -> None:
         """What is being done from now on."""
         self._progress.update(self._task, description=description)
+        self._draw()
 
     def show(self, figures: str) -> None:
         """Text beside the counts, such as the loss."""
         self._progress.update(self._task, figures=figures)
+        self._draw()
 
     @contextmanager
     def beside(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         """A second bar, for work in the midst of the first's."""
         task = self._progress.add_task(description, total=total, figures="")
+
+        def advance(count: int) -> None:
+            self._progress.advance(task, count)
+            self._draw()
+
         try:
-            yield lambda count: self._progress.advance(task, count)
+            yield advance
         finally:
             self._progress.remove_task(task)
 

@@ -35,6 +35,9 @@ with ProgressBar("<packing>", 3) as bar:
     for _ in range(3):
         time.sleep(0.6)
         bar.advance()
+    with bar.beside("all images", 7) as advance:
+        time.sleep(0.6)
+        advance(3)
 with ProgressBar("gone", 3, transient=True) as bar:
     time.sleep(0.6)
     bar.advance()
@@ -104,8 +107,16 @@ def test_a_notebook_has_one_output_that_is_drawn_anew():
     import nbformat
     from nbclient import NotebookClient
 
+    told: list[str] = []
+
+    class Client(NotebookClient):
+        def process_message(self, msg, cell, cell_index):
+            told.append(msg["content"].get("data", {}).get("text/plain", ""))
+            return super().process_message(msg, cell, cell_index)
+
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(START + IN_A_NOTEBOOK)])
-    NotebookClient(book, coalesce_streams=True).execute()
+    Client(book, coalesce_streams=True).execute()
+    assert any(text.endswith("all images 3/7") for text in told)
     outputs = book.cells[0].outputs
     assert "".join(output.get("text", "") for output in outputs) == "before\nafter\n"
     bar, gone = (output for output in outputs if "data" in output)
