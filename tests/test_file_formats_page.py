@@ -6,6 +6,8 @@ from pathlib import Path
 from eyespot.data_pipeline.shards.frames import CLIP_DTYPE, CLIPS, FRAME_MASKS, FRAMES, MOTION
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE
 from eyespot.eval.release.layout import FILES, SUMS, TOWERS
+from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
+from eyespot.pretrain.tracking.tensorboard_mirror import FOLDER
 from eyespot.pretrain.watchdog.gpu_health import METRICS
 from eyespot.pretrain.watchdog.time_breakdown import PARTS, UNDIVIDED
 
@@ -14,6 +16,12 @@ PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "file_formats.md").re
 
 def part(heading: str) -> str:
     return re.split(r"^##+ ", PAGE.partition(f"# {heading}\n")[2], flags=re.M)[0]
+
+
+def test_files_of_mirrors_are_named():
+    assert {f"RUN/{MlflowRecord.path(Path()).name}", f"RUN/{FOLDER}/", "wandb/"} <= set(
+        re.findall(r"[\w./]+", part("Run folder"))
+    )
 
 
 def test_the_index_has_these_columns_of_these_types():

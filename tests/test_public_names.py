@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,11 @@ def test_the_list_is_what_was_promised():
 def test_each_is_there_and_documented(name):
     found = getattr(eyespot, name)
     assert found.__name__ == name and len(inspect.getdoc(found) or "") > 40
+
+
+def test_the_reference_has_each():
+    page = (Path(eyespot.__file__).parent / "docs" / "reference" / "api.md").read_text()
+    assert set(re.findall(r"^::: eyespot\.(\w+)$", page, re.M)) == PUBLIC - {"__version__"}
 
 
 def test_type_checkers_are_told_of_the_same_names_in_the_same_places():
