@@ -41,6 +41,11 @@ print(number, os.getcwd())
 5 ...work
 ```
 
+<!-- not run: it needs a network -->
+```python
+raise OSError
+```
+
 ```
 $ false
 ```

@@ -3,7 +3,8 @@
 - A block with a ``title`` is a file: it is written there.
 - In ``console`` blocks ``$ `` begins a command, which a backslash at its end continues; all else is what it prints.
   One shell runs all of a page. A command must succeed, unless the page goes on with ``$ echo $?``.
-- One process runs all ``python`` blocks of a page. A ``text`` block right behind one is what it prints.
+- One process runs all ``python`` blocks of a page, but one behind ``<!-- not run: its reason -->``. A ``text`` block
+  right behind one is what it prints.
 - Other blocks are only looked at.
 
 What is shown must come out in that order, between whatever else. ``...`` stands for anything, a number for any number,
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FENCE = re.compile(r"^```(?P<kind>\w*)(?P<more>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: .{10,} -->\s*\Z")
 TITLE = re.compile(r'title="([^"]+)"')
 TOKEN = re.compile(r"\.\.\.|\s+|\b[0-9a-f]{12,}\b|[-+−]?\d[\d,.:]*(?:e[-+]?\d+)?")
 PYTHON = """
@@ -65,7 +67,7 @@ def steps(page: str) -> list[Step]:
         kind, text, line = block["kind"], block["text"], page.count("\n", 0, block.start()) + 1
         if title := TITLE.search(block["more"]):
             found.append(Step(kind="file", text=text, path=title[1], line=line))
-        elif kind == "python":
+        elif kind == "python" and not NOT_RUN.search(page[: block.start()]):
             found.append(Step(kind=kind, text=text, line=line))
         elif kind == "console":
             found += _commands(text, line)
