@@ -15,7 +15,7 @@ class CopyWriter(Writer):
     def __init__(self, path: Path, fails: int = 0) -> None:
         self.path, self.place, self.fails = path, str(path), fails
         self.told: list[str] = []
-        self.pictures: list[str] = []
+        self.taken: list[str] = []
 
     def open(self, record: MlflowRecord) -> int:
         self.path.touch()
@@ -33,10 +33,10 @@ class CopyWriter(Writer):
         self.told.append(record.status)
 
     def lacking(self, pictures: list[Path]) -> list[Path]:
-        return [path for path in pictures if path.name not in self.pictures]
+        return [path for path in pictures if path.name not in self.taken]
 
     def picture(self, path: Path) -> None:
-        self.pictures.append(path.name)
+        self.taken.append(path.name)
 
 
 def run_of(folder: Path, num_lines: int) -> Path:
@@ -71,7 +71,7 @@ def test_pictures_that_lay_there_and_those_that_come(tmp_path: Path):
     for name in ("b.png", "gone.png"):
         mirror.add_picture(name)
     mirror.push()
-    assert writer.pictures == ["a.png", "b.png"]
+    assert writer.taken == ["a.png", "b.png"]
 
 
 def test_what_is_said_of_errors_and_pictures():

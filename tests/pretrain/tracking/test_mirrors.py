@@ -19,6 +19,7 @@ def test_which_places_a_run_has(tmp_path: Path):
 def test_a_folder_of_the_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "tensorboard" / "run-1").mkdir(parents=True)  # as W&B leaves one of its own where it ran
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "tensorboard", raising=False)
     with pytest.raises(UserError, match="tensorboard: the package is not installed"):
         check_mirrors(tensorboard=True, wandb="")
 
