@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eyespot.cluster.cli import COMMANDS
 from eyespot.cluster.completion.index import OF_RECIPES, ROOT, Flags, Index, recipe_names
+from eyespot.data_pipeline.plain_files import open_plain
 
 FILES = ":files"
 """Stands for the names of files, which the shell knows better."""
@@ -113,7 +114,7 @@ def _recipe(rest: Sequence[str]) -> str | None:
     given = [rest[place + 1] for place, word in enumerate(rest[:-1]) if word == "--config"]
     for name in reversed(given):
         try:
-            with Path(name).expanduser().open("rb") as file:
+            with open_plain(Path(name).expanduser()) as file:  # TAB would wait for a pipe
                 recipe = tomllib.loads(file.read(_LARGEST).decode()).get("recipe")
         except (OSError, ValueError, RecursionError):
             continue

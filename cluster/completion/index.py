@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from eyespot import __version__
+from eyespot.data_pipeline.plain_files import open_plain
 
 ROOT = Path(__file__).parents[2]
+_LARGEST = 2**24
+"""Bytes of the index, which has a hundredth."""
 PAUSE_SECONDS = 600
 """Between two tries to make the index behind a TAB."""
 
@@ -44,11 +47,21 @@ class Index:
 def read_index() -> Index:
     """The index as it was last made; an empty one where there is none."""
     try:
-        values: dict[str, Any] = json.loads(file_of_index().read_bytes())
+        with open_plain(file_of_index()) as file:
+            values: dict[str, Any] = json.loads(file.read(_LARGEST))
         key = values.pop("key")
-        return Index(**values, is_fresh=key == state_of_code())
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        found = Index(**values, is_fresh=key == state_of_code())
+        return found if _is_whole(found) else Index()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Index()
+
+
+def _is_whole(index: Index) -> bool:
+    """Whether all is of the kind that it should be: the file may be another program's, or half of ours."""
+    words = [index.protocols]
+    for flags in (index.run, *index.commands.values(), *index.recipes.values()):
+        words += [choices for choices in flags.values() if choices is not None]
+    return all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in words)
 
 
 def file_of_index() -> Path:

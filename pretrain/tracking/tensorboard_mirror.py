@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.tracking import metrics_file
 from eyespot.pretrain.tracking.metric_groups import grouped
 from eyespot.pretrain.tracking.mirror import Writer, locked, step_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 FOLDER = "tensorboard"
 _BYTES = "eyespot bytes "
 _PICTURE = "eyespot picture "
+_OURS = ".eyespot"
+"""How the names of our files end: nobody else's is cut or deleted."""
 _LARGEST = 1 << 30
 """Bytes of a record that is not damaged."""
 
@@ -51,7 +54,10 @@ class TensorboardWriter(Writer):
 
     def open(self, record: MlflowRecord) -> int:
         """Finds the file, or begins one; cuts what was torn off its end."""
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{self._folder}: is no folder; remove or rename it") from error
         with locked(self._metrics):  # the run itself and `eyespot sync` may both be here
             return self._look()
 
@@ -100,8 +106,8 @@ class TensorboardWriter(Writer):
 
     def _look(self) -> int:
         """Reads what the file holds; returns how many bytes of metrics.jsonl that is."""
-        found = sorted(self._folder.glob("events.out.tfevents.*"))
-        self._path = found[0] if found else self._folder / f"events.out.tfevents.{int(time.time())}.{_host()}"
+        found = [path for path in sorted(self._folder.glob(f"events.out.tfevents.*{_OURS}")) if not path.is_symlink()]
+        self._path = found[0] if found else self._folder / f"events.out.tfevents.{int(time.time())}.{_host()}{_OURS}"
         offset, self._end, self._pictures = 0, 0, set()
         if self._path.is_file():
             for event, end in _events(self._path):

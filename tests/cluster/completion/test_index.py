@@ -30,9 +30,13 @@ def test_there_may_be_none_or_a_damaged_one(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert read_index() == Index()
     file_of_index().parent.mkdir()
-    for damaged in ("", "[]", "{}", '{"key": 1, "what": 2}'):
+    kinds = ('{"key": 1, "commands": 5}', '{"key": 1, "run": {"--a": [1]}}', '{"key": 1, "protocols": null}')
+    for damaged in ("", "[]", "{}", '{"key": 1, "what": 2}', "[" * 200_000, *kinds):
         file_of_index().write_text(damaged)
         assert read_index() == Index()
+    file_of_index().unlink()
+    os.mkfifo(file_of_index())
+    assert read_index() == Index()
 
 
 PROGRAM = "import sys\nwith open({file!r}, 'a') as file:\n    file.write(' '.join(sys.argv[1:]) + '\\n')\n"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.tracking.metric_groups import grouped
 from eyespot.pretrain.tracking.mirrors import sync
 from eyespot.pretrain.tracking.tracker import Tracker
@@ -133,3 +134,25 @@ def test_kill_9_and_resume(tmp_path: Path):
         process.wait()
     sync(tmp_path / "run", "none", tensorboard=True)
     assert same(shown(tmp_path / "run"), wanted(tmp_path / "run"))
+
+
+def test_files_of_others_stay_as_they_are(tmp_path: Path):
+    run_dir, precious = tmp_path / "run", tmp_path / "precious"
+    precious.write_bytes(b"no event file")
+    (run_dir / "tensorboard").mkdir(parents=True)
+    strange = run_dir / "tensorboard" / "events.out.tfevents.1.host"
+    strange.write_bytes(b"other")
+    (run_dir / "tensorboard" / "events.out.tfevents.1.host.eyespot").symlink_to(precious)
+    log(run_dir, range(3))
+    assert (strange.read_bytes(), precious.read_bytes()) == (b"other", b"no event file")
+    assert len(list((run_dir / "tensorboard").iterdir())) == 3
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path):
+    log(tmp_path, range(3))
+    for path in (tmp_path / "tensorboard").iterdir():
+        path.unlink()
+    (tmp_path / "tensorboard").rmdir()
+    (tmp_path / "tensorboard").touch()
+    with pytest.raises(UserError, match="is no folder; remove or rename it"):
+        sync(tmp_path, "none", tensorboard=True)
