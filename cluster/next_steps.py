@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eyespot.data_pipeline.terminal import one_line
+from eyespot.pretrain.redaction import masked
 
 FIRST_RECIPES = {
     "digits": "mae_tiny",
@@ -25,7 +26,7 @@ def say_next(*steps: tuple[Sequence[str | Path], str]) -> None:
     """
     if int(os.environ.get("RANK", 0)):
         return
-    commands = [shlex.join(["eyespot", *map(str, words)]) for words, _ in steps]
+    commands = [masked(shlex.join(["eyespot", *map(str, words)])) for words, _ in steps]
     width = max(map(len, commands))
     for place, (command, (_, purpose)) in enumerate(zip(commands, steps, strict=True)):
         begin = "next: " if place == 0 else "      "

@@ -199,7 +199,8 @@ def logged_steps(database: Path, run: DrillRun) -> list[tuple[str, int]]:
         return connection.execute(
             """SELECT runs.status, COUNT(DISTINCT metrics.step) FROM runs
             JOIN tags ON tags.run_uuid = runs.run_uuid AND tags.key = 'eyespot.run_key' AND tags.value = ?
-            LEFT JOIN metrics ON metrics.run_uuid = runs.run_uuid AND metrics.key = 'loss' GROUP BY runs.run_uuid""",
+            LEFT JOIN metrics ON metrics.run_uuid = runs.run_uuid AND metrics.key = 'train/loss'
+            GROUP BY runs.run_uuid""",
             [key],
         ).fetchall()
 

@@ -18,6 +18,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.loop.run_end import TrainingError
 from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.tracking.metric_groups import grouped
 from eyespot.pretrain.trainer import fit
 from eyespot.pretrain.watchdog.time_breakdown import PARTS
 
@@ -323,15 +324,15 @@ def test_mlflow_shows_one_run_across_resumes(digits, tmp_path, monkeypatch):
     (experiment,) = [e for e in client.search_experiments() if e.name == "eyespot"]
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.status == "FINISHED"
-    history = client.get_metric_history(found.info.run_id, "loss")
+    history = client.get_metric_history(found.info.run_id, "train/loss")
     recorded = sorted((point.step, point.value) for point in history)
     assert recorded == list(zip(column(run.run_dir, "step"), column(run.run_dir, "loss"), strict=True))
     for name in ("images_per_second", "data_wait_share", "lr", "grad_norm", "peak_memory_gb"):
-        assert len(client.get_metric_history(found.info.run_id, name)) == STEPS
+        assert len(client.get_metric_history(found.info.run_id, grouped(name))) == STEPS
     assert found.data.params["optim.lr"] == str(run.optim.lr)
     assert len(found.data.tags["manifest_sha256"]) == 64
-    pictures = {Path(item.path).name for item in client.list_artifacts(found.info.run_id, "pictures")}
-    assert pictures == {"step-00000005.png", "step-00000010.png", "step-00000015.png", "step-00000020.png"}
+    names = [item.path for item in client.list_artifacts(found.info.run_id, "images") if item.path.endswith(".png")]
+    assert sorted(int(name.split("+")[2]) for name in names) == [5, 10, 15, 20]
 
 
 def test_a_run_goes_on_with_the_labels_that_it_may_see(digits, tmp_path):
