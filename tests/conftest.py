@@ -34,9 +34,9 @@ MARKS = {"slurm": "cluster", "browser": "browser", "on_ranks": "ranks", "start_r
 """What a test is marked with that asks for a fixture, itself or through another one."""
 LONG = """
 cluster/commands/test_eval cluster/commands/test_plan cluster/commands/test_pretrain cluster/launch/test_torchrun
-cluster/planning/test_page cluster/planning/test_planner data_pipeline/augment/test_rand_augment_kernels
-data_pipeline/augment/test_view_kernels data_pipeline/loading/test_finish_views data_pipeline/loading/test_loader
-data_pipeline/shards/test_pack eval/encoders/test_image_size eval/release/test_registry
+cluster/planning/test_page cluster/planning/test_planner data_pipeline/augment/test_view_kernels
+data_pipeline/loading/test_finish_views data_pipeline/loading/test_loader data_pipeline/shards/test_pack
+eval/encoders/test_image_size eval/release/test_registry
 eval/results/test_mlflow_children eval/test_evaluate eval/test_finetune eval/test_low_shot test_terminal_escapes
 pretrain/losses/test_contrastive pretrain/tracking/test_tracker test_wheel
 """

@@ -37,6 +37,7 @@ NEEDED = {
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
     "Index": lambda digits: {"folder": Path("shards")},
     "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
+    "Serving": lambda digits: {"release": "runs/first/release"},
     "Manifest": lambda digits: dataclasses.asdict(MANIFEST) | {"image_stats": STATS, "num_labeled": 0},
     "ImageStats": lambda digits: dataclasses.asdict(STATS),
     "Members": lambda digits: {"count": 1, "sha256": ""},

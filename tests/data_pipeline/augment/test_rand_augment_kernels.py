@@ -24,6 +24,7 @@ def interpreted() -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_each_operation_gives_the_cpus_bits(interpreted):
     """Tolerance: none; for rotations, whose weights are rounded as torch was built, a thousandth of a level."""
     assert {step.split()[0] for step in interpreted["alone"]} == {operation.__name__ for operation, _ in CHOICES}
@@ -32,6 +33,7 @@ def test_each_operation_gives_the_cpus_bits(interpreted):
         assert found["changed"] > 1 or step.split()[0] in ("saturation", "sharpness", "invert_above"), step
 
 
+@pytest.mark.thorough
 def test_all_pairs_of_its_operations_give_the_cpus_bits(interpreted):
     """But for pairs with a rotation: where a table or threshold follows, its rounding may move a level by a step."""
     assert len(interpreted["pairs"]) == len(CHOICES) ** 2
@@ -42,6 +44,7 @@ def test_all_pairs_of_its_operations_give_the_cpus_bits(interpreted):
         assert found["wrong"] <= (255 if loose else 1e-3 if "rotate" in pair else 0), pair
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("views", ["erased", "augmented", "all"])
 def test_views_are_erased_and_mirrored_last_as_by_torch(interpreted, views):
     """A jittered view, RandAugment's, and one with both: at most one value in a thousand is apart, after rotations."""
