@@ -54,7 +54,7 @@ NEEDED = {
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
 PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Members": "members.", "Frames": "frames."}
-FLAGS = ("Evaluation", "JointEvaluation", "Request")
+FLAGS = ("Evaluation", "JointEvaluation", "Request", "Serving")
 """Classes whose messages name fields as flags."""
 
 
