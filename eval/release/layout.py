@@ -26,6 +26,7 @@ from pathlib import Path
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import LARGEST
+from eyespot.pretrain import run_record
 
 FORMAT = "eyespot-release/1"
 CONFIG = "config.json"
@@ -125,7 +126,7 @@ def check_files(folder: Path, source: str) -> None:
     Raises:
         UserError: the first file that is missing, unknown, no regular file, or another than the list says.
     """
-    if (folder / "run.json").is_file() and not (folder / SUMS).is_file():
+    if (folder / run_record.NAME).is_file() and not (folder / SUMS).is_file():
         raise UserError(f"{source}: is a run; make a release of it: eyespot release {folder} --license SPDX")
     for path in sorted(folder.iterdir()):
         if not stat.S_ISREG(path.lstat().st_mode) or path.name not in FILES | {SUMS}:

@@ -113,7 +113,7 @@ def test_alignment_by_a_runs_own_head_stands_beside_that_of_its_encoder(falling,
     own = encoder.scores[names[0]]
     assert own.value != random.scores[names[0]].value and own.value == pytest.approx(1 - encoder.scores[names[1]].value)
     header, rows = score_table(found)
-    assert header[-4:-1] == names and rows[2][-4:-1] == [""] * 3
+    assert header[-5:-2] == names and rows[2][-5:-2] == [""] * 3
     assert own.interval[0] <= own.value <= own.interval[1]
 
 
