@@ -59,6 +59,7 @@ def test_no_more_views_wait_than_two_batches():
         assert 2 <= len(made) <= 6, "one batch is encoded and two wait"
         for task in asked[20:]:
             task.cancel()
+        await asyncio.wait(asked[20:])
         go.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [rows["mean"][0] for rows in found[:20]] == list(range(2, 22))

@@ -190,7 +190,7 @@ def test_a_header_that_claims_more_than_the_file_has(tmp_path):
 def test_a_file_server_that_is_away_is_no_damage(tmp_path, monkeypatch, number):
     folder = save(tmp_path, 1)
 
-    def refuse(path):
+    def refuse(path, inside=None):
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(checkpoint, "open_plain", refuse)

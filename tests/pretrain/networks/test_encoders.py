@@ -243,7 +243,8 @@ def test_small_stem_on_the_meta_device():
     [
         (EncoderConfig(name="vit_tinny_patch16_224"), "close names: vit_tiny_patch16_224"),
         (EncoderConfig(name="vit_tiny_patch16_224", image_size=30, patch_size=4), "encoder.patch_size 4"),
-        (EncoderConfig(name="resnet18", patch_size=4, image_size=32), "timm refuses"),
+        (EncoderConfig(name="resnet18", patch_size=4, image_size=32), "encoder.patch_size 4: resnet18 has no patches"),
+        (EncoderConfig(name="xcit_nano_12_p16_224", patch_size=4, image_size=32), "timm refuses"),
         (
             EncoderConfig(name="vit_tiny_patch16_224", image_size=32, small_stem=True),
             "encoder.small_stem True: vit_tiny",

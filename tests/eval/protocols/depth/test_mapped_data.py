@@ -55,8 +55,8 @@ def test_depth_and_masks_of_the_same_shards_are_both_judged(slopes, tmp_path):
     assert pixels.scores["RMSE"].value < 0.6 * guess.scores["RMSE"].value, "brightness tells the depth"
     assert pixels.interval[0] <= pixels.accuracy <= pixels.interval[1]
     header, rows = score_table([random, pixels, guess])
-    assert header[:3] == ["", "delta1", "95% interval"] and "RMSE" in header
-    assert rows[2][header.index("RMSE")] == f"{guess.scores['RMSE'].value:.4g}"
+    assert header[:3] == ["", "delta1", "95% interval"] and "RMSE, in the maps' unit" in header
+    assert rows[2][header.index("RMSE, in the maps' unit")] == f"{guess.scores['RMSE'].value:.4g}"
     assert judge("dense-depth", "test_vit", slopes, **known)[1].created == pixels.created, "nothing is computed again"
     masked = judge("dense-linear", "test_vit", slopes, **known)
     assert [one.role for one in masked] == ["random", "pixels"] and masked[0].num_test == 8
