@@ -57,11 +57,11 @@ class Patience:
     def __reduce__(self) -> tuple[type["Patience"], tuple[float]]:
         return Patience, (self.seconds,)  # another process waits for itself
 
-    def read(self, path: Path, read: Callable[[], T], waits: Callable[[OSError], bool] = any_error) -> T:
+    def read(self, path: object, read: Callable[[], T], waits: Callable[[OSError], bool] = any_error) -> T:
         """What ``read`` returns at last.
 
         Args:
-            path: what is read, for the messages.
+            path: what is read, for the messages: a path, or an address in a store.
             read: opens anew, reads, and raises OSError where it cannot.
             waits: which errors are waited for; the others are raised.
 
@@ -74,9 +74,10 @@ class Patience:
             if not waits(error):
                 raise
             self._begin(path, error)
+            asked = asked_to_wait(error)
         came = False
         try:
-            content = self._again(path, read, waits)
+            content = self._again(path, read, waits, asked)
             came = True
             return content
         finally:
@@ -86,31 +87,32 @@ class Patience:
         """Lets go of who waits: nobody wants what they read any more."""
         self._closed.set()
 
-    def _again(self, path: Path, read: Callable[[], T], waits: Callable[[OSError], bool]) -> T:
+    def _again(self, path: object, read: Callable[[], T], waits: Callable[[OSError], bool], asked: float) -> T:
         until, pause = time.monotonic() + self.seconds, FIRST_PAUSE
         while True:
             left = until - time.monotonic()
-            closed = self._closed.wait(max(0.0, min(left, pause * random.uniform(0.5, 1))))
+            closed = self._closed.wait(max(0.0, min(left, asked + pause * random.uniform(0.5, 1))))
             pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 return read()
             except OSError as error:
                 if not waits(error):
                     raise
+                asked = asked_to_wait(error)
                 if closed or time.monotonic() >= until:
                     raise Outage(
                         f"{path}: cannot be read for {self.seconds:.0f} s ({words(error)});"
-                        " see to the file system, and start again"
+                        f" see to {_server(path)}, and start again"
                     ) from error
 
-    def _begin(self, path: Path, error: OSError) -> None:
+    def _begin(self, path: object, error: OSError) -> None:
         with self._lock:
             self._num_waiting += 1
             if self._num_waiting == 1 and self.seconds > 0:
                 self._since = time.monotonic()
-                log.warning("%s: %s; waiting up to %.0f s for the file system", path, words(error), self.seconds)
+                log.warning("%s: %s; waiting up to %.0f s for %s", path, words(error), self.seconds, _server(path))
 
-    def _end(self, path: Path, came: bool) -> None:
+    def _end(self, path: object, came: bool) -> None:
         with self._lock:
             self._num_waiting -= 1
             if self._num_waiting == 0 and came and self.seconds > 0:
@@ -120,3 +122,13 @@ class Patience:
 def words(error: OSError) -> str:
     """What happened, without number and path."""
     return error.strerror or str(error)
+
+
+def asked_to_wait(error: OSError) -> float:
+    """Seconds that a server asked for (Retry-After), where it did."""
+    return getattr(error, "retry_after", 0.0)
+
+
+def _server(path: object) -> str:
+    """Who is waited for."""
+    return "the file system" if isinstance(path, Path) else "the store"

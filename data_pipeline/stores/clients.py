@@ -1,0 +1,159 @@
+"""The clients of object stores: one of each bucket in a process, made by what the environment says.
+
+A client must not cross a fork: its threads do not. Nothing here forks.
+"""
+
+import os
+import re
+import threading
+from typing import TYPE_CHECKING, Any
+
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.stores import aws_credentials
+from eyespot.data_pipeline.stores.location import Address
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Native
+
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.:\[\]-]+(/[\w./-]*)?")
+CONNECT_SECONDS, SILENT_SECONDS, WHOLE_SECONDS = 10, 20, 180
+"""Until a connection stands; without a byte; for one request."""
+
+
+class Client:
+    """Of one bucket: the native one, made anew when its credentials have changed.
+
+    Args:
+        address: of something in the bucket.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.scheme, self._address = address.scheme, address
+        self._lock = threading.Lock()
+        self._keys: aws_credentials.Keys | None = None
+        self.native: Native = self._make()
+
+    @property
+    def origin(self) -> str:
+        """Where the credentials come from; empty = the client itself has found them."""
+        return self._keys.origin if self._keys is not None else ""
+
+    def renew(self, failed: "Native") -> bool:
+        """Reads the credentials anew; whether there are others than those that ``failed``."""
+        with self._lock:
+            if self.native is not failed:
+                return True  # another thread did
+            before = self._keys
+            if self.scheme != "s3" or before is None:
+                return False
+            made = self._make()
+            if self._keys == before:
+                return False
+            self.native = made
+            return True
+
+    def _make(self) -> "Native":
+        try:
+            from obstore.store import AzureStore, GCSStore, HTTPStore
+        except ImportError:
+            raise UserError(
+                f"{self._address}: shards in object stores need obstore: pip install 'eyespot[remote]'"
+            ) from None
+        options: dict[str, Any] = {
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            "read_timeout": f"{SILENT_SECONDS}s",
+            "timeout": f"{WHOLE_SECONDS}s",
+        }
+        plain: dict[str, Any] = {
+            "client_options": options,
+            "retry_config": {"max_retries": 0},
+        }  # we try again ourselves
+        bucket = self._address.bucket
+        try:
+            if self.scheme == "s3":
+                return self._s3(bucket, plain)
+            if self.scheme == "gs":
+                return GCSStore(bucket, **plain)
+            if self.scheme == "az":
+                options["allow_http"] = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "") not in ("", "false")
+                return AzureStore(bucket, **plain)
+            url = f"{self.scheme}://{bucket}"
+            if self.scheme == "hf":
+                url, token = _hub(bucket)
+                options["default_headers"] = {"Authorization": f"Bearer {token}"} if token else {}
+            options["allow_http"] = url.startswith("http://")
+            return HTTPStore.from_url(url, **plain)
+        except UserError:
+            raise
+        except Exception as error:  # obstore's own, and ValueError
+            what = " ".join(str(error).partition("\n")[0].split())[:300]
+            raise UserError(f"{self._address}: no client can be made ({what}); see to the environment") from error
+
+    def _s3(self, bucket: str, plain: dict[str, Any]) -> "Native":
+        from obstore.store import S3Store
+
+        said = os.environ
+        if said.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes"):
+            keys, settings = None, {}
+        else:
+            keys, settings = aws_credentials.find_keys(), aws_credentials.profile_settings()
+        more: dict[str, Any] = dict(plain)
+        endpoint = said.get("AWS_ENDPOINT_URL_S3") or said.get("AWS_ENDPOINT_URL") or settings.get("endpoint_url")
+        if endpoint:
+            if not _ENDPOINT.fullmatch(endpoint):  # the client would panic
+                raise UserError(
+                    f"{self._address}: AWS_ENDPOINT_URL is no address; write https://HOST or http://HOST:PORT"
+                )
+            more["endpoint"] = endpoint.rstrip("/")
+            plain["client_options"]["allow_http"] = endpoint.startswith("http://")
+        region = said.get("AWS_REGION") or said.get("AWS_DEFAULT_REGION") or settings.get("region") or "us-east-1"
+        if keys is not None:
+            # Not the keys themselves: obstore would neither renew them, nor leave the environment's aside.
+            more["credential_provider"] = lambda: self._credential(keys)
+        self._keys = keys
+        return S3Store(bucket, region=region, **more)
+
+    def _credential(self, first: aws_credentials.Keys) -> dict[str, Any]:
+        """Asked for at first, and when the last ones are near their end."""
+        found = aws_credentials.find_keys() or first
+        self._keys = found
+        return found.credential()
+
+
+def _hub(bucket: str) -> tuple[str, str]:
+    """The address under which the hub gives the files of ``datasets/USER/NAME[@REVISION]``, and the person's token."""
+    from huggingface_hub import constants, get_token
+
+    name, _, revision = bucket.partition("@")
+    return f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}", get_token() or ""
+
+
+def web_address(place: Address) -> tuple[str, dict[str, str]]:
+    """Where a browser finds an object, and the headers it needs; empty where it has to be signed."""
+    if place.scheme == "hf":
+        url, token = _hub(place.bucket)
+        return f"{url}/{place.key}", {"Authorization": f"Bearer {token}"} if token else {}
+    return (str(place), {}) if place.scheme in ("http", "https") else ("", {})
+
+
+_CLIENTS: dict[tuple[int, str, str], Client] = {}
+_MAKING = threading.Lock()
+
+
+def client_of(address: Address) -> Client:
+    """That of the address's bucket.
+
+    Raises:
+        UserError: obstore is not installed, or the environment's settings are none.
+    """
+    which = (os.getpid(), address.scheme, address.bucket)
+    with _MAKING:
+        if which not in _CLIENTS:
+            _CLIENTS[which] = Client(address)
+        return _CLIENTS[which]
+
+
+def forget_clients() -> None:
+    """From now on the environment is read anew."""
+    with _MAKING:
+        _CLIENTS.clear()
