@@ -12,7 +12,7 @@ import torch
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.order.sample_order import SampleOrder
 from eyespot.data_pipeline.random_numbers import uniforms
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 

@@ -48,6 +48,12 @@ class SampleOrder:
         self._blocks = lru_cache(maxsize=2)(self._draw_blocks)
         self._samples = lru_cache(maxsize=4)(self._draw_samples)
 
+    @property
+    def identity(self) -> dict[str, int]:
+        """What a state says of it: the window, where it is not the usual one."""
+        usual = max(1, min(WINDOW, -(-self.num_samples // self._block))) * self._block
+        return {} if self.window == usual else {"shuffle_window": self.window}
+
     def ids(self, start: int, count: int) -> tuple[Int64[np.ndarray, " count"], Int64[np.ndarray, " count"]]:
         """The samples at positions start .. start + count - 1, and the epoch that each of them belongs to."""
         ids, epochs = np.empty(count, np.int64), np.empty(count, np.int64)

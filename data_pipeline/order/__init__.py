@@ -1,0 +1,3 @@
+"""Which sample stands where in the endless stream: pure functions of (seed, epoch, position). Knows no shards, reads
+nothing; loading imports it.
+"""
