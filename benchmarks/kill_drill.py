@@ -58,7 +58,7 @@ def train(shards: Path, run_dir: Path, engine: str) -> None:
     run = make_run("mae_tiny")
     run.engine, _, stage = engine.partition(" ")
     run.deepspeed.stage = int(stage or 2)
-    run.data.shards, run.data.batch_size, run.run_dir, run.resume = shards, 16, run_dir, "auto"
+    run.data.shards, run.data.batch_size, run.run_dir, run.resume = str(shards), 16, run_dir, "auto"
     run.steps, run.save_every, run.log_every, run.picture_every = STEPS, SAVE_EVERY, 1, 0
     run.optim.warmup_steps, run.track, run.device, run.precision = 2, False, "cpu", "fp32"
     run.rank_timeout_seconds = RANK_TIMEOUT_SECONDS

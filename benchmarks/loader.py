@@ -40,7 +40,7 @@ from eyespot.data_pipeline.loading import dali_graphs
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.loader import Loader, LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.reader import Reader
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.order.sample_order import SampleOrder
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 

@@ -15,6 +15,7 @@ from eyespot.pretrain.redaction import mask_tracebacks, masked
 
 COMMANDS = {
     "shards": "pack images and videos into shards, check them, look at them",
+    "curate": "choose what to learn from: duplicates, leaks, balance over clusters, neighbours",
     "pretrain": "train an encoder with a recipe",
     "eval": "judge an encoder: probes, kNN, fine-tuning, segmentation; compare encoders",
     "launch": "submit a run to SLURM, or start it here under torchrun",

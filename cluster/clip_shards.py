@@ -21,6 +21,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import NAMED
 from eyespot.data_pipeline.shards.video.track_patches import FRAMES
 from eyespot.data_pipeline.shards.video.video_sources import LONGEST, MAX_FRAMES, cut, holds_videos, open_videos
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.data_pipeline.terminal import one_line, plural
 
 Shards = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
@@ -147,7 +148,7 @@ def show_frames(shards: ShardFolder, out: Path, samples: int) -> int:
     return ExitCode.DONE
 
 
-def summary(folder: Path, manifest: Manifest) -> str:
+def summary(folder: Location, manifest: Manifest) -> str:
     """Counts, sizes, statistics, and what was left out, a line each."""
     stats, kind = manifest.image_stats, "sample" if manifest.frames else "image"
     size = sum(shard.bytes for shard in manifest.shards)

@@ -33,7 +33,7 @@ def say_next(*steps: tuple[Sequence[str | Path], str]) -> None:
         print(one_line(f"{begin}{command:<{width}}   # {purpose}"), file=sys.stderr)
 
 
-def after_packing(folder: Path, name: str) -> None:
+def after_packing(folder: object, name: str) -> None:
     """What shards are for.
 
     Args:
@@ -41,14 +41,14 @@ def after_packing(folder: Path, name: str) -> None:
         name: of the data set.
     """
     recipe = FIRST_RECIPES.get(name)
-    train = ["pretrain", recipe or "RECIPE", "--data.shards", folder, "--run-dir", "runs/first"]
+    train = ["pretrain", recipe or "RECIPE", "--data.shards", str(folder), "--run-dir", "runs/first"]
     if recipe is None:
         say_next((["recipes"], "which methods there are, and their recipes"), (train, "trains one of them"))
     else:
         say_next((train, "trains an encoder"))
 
 
-def after_training(run_dir: Path, shards: Path | None, *, clips: bool) -> None:
+def after_training(run_dir: Path, shards: str | Path | None, *, clips: bool) -> None:
     """How good the encoder is.
 
     Args:

@@ -31,7 +31,7 @@ LARGEST = 256 * 2**20
 class ForeignJsonError(UserError):
     """The file is not what it should be. ``why`` says how, without the file's name."""
 
-    def __init__(self, path: Path | str, why: str) -> None:
+    def __init__(self, path: object, why: str) -> None:
         super().__init__(f"{path}: {why}")
         self.why = why
 
@@ -53,12 +53,12 @@ def read(path: Path, kind: type[T], largest: int = LARGEST, inside: Path | None 
     return parse(read_bytes(path, largest, inside), kind, path)
 
 
-def read_bytes(path: Path, largest: int = LARGEST, inside: Path | None = None) -> bytes:
-    """The bytes of a plain file of bounded size; raises as ``read`` does."""
+def read_bytes(path: Path, largest: int = LARGEST, inside: Path | None = None, *, first: bool = False) -> bytes:
+    """The bytes of a plain file of bounded size, or the ``first`` of a larger one; raises as ``read`` does."""
     try:
         with open_plain(path, inside) as file:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(min(largest, size) + 1)  # read allocates as much as it is asked for
+            content = file.read(min(largest - first, size) + 1)  # read allocates as much as it is asked for
     except OSError as error:
         if error.errno == errno.EINVAL:
             raise ForeignJsonError(path, NOT_PLAIN) from error
@@ -70,7 +70,7 @@ def read_bytes(path: Path, largest: int = LARGEST, inside: Path | None = None) -
     return content
 
 
-def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:
+def parse(content: bytes | str, kind: type[T], path: object) -> T:
     """As ``read``, of bytes that were read from ``path``."""
     try:
         values = json.loads(content)
@@ -83,7 +83,7 @@ def parse(content: bytes | str, kind: type[T], path: Path | str) -> T:
         raise ForeignJsonError(path, f"not JSON ({error})") from error
 
 
-def convert(values: Any, kind: type[T], path: Path | str) -> T:
+def convert(values: Any, kind: type[T], path: object) -> T:
     """As ``read``, of plain values: dicts, lists, strings, numbers."""
     try:
         return cast(T, msgspec.convert(values, kind))

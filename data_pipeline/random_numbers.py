@@ -15,6 +15,8 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _WORD = 0xFFFFFFFF
+NUM_IDS = 2**32
+"""Samples that have random numbers of their own: ids 0 .. NUM_IDS - 1."""
 
 
 def philox(counter: UInt32[np.ndarray, "4 n"], key: tuple[int, int]) -> UInt32[np.ndarray, "4 n"]:
@@ -70,7 +72,15 @@ def _normal_quantiles() -> Float32[np.ndarray, " 65536"]:
 def words(
     seed: int, epochs: Integer[np.ndarray, " b"], ids: Integer[np.ndarray, " b"], stream: str, count: int
 ) -> UInt32[np.ndarray, "b count"]:
-    """(B, count) words of 32 random bits, one row per sample; arguments as for ``uniforms``."""
+    """(B, count) words of 32 random bits, one row per sample; arguments as for ``uniforms``.
+
+    Raises:
+        ValueError: an id or an epoch does not fit into 32 bits: it would draw the numbers of another.
+    """
+    for what, numbers in (("sample id", ids), ("epoch", epochs)):
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < NUM_IDS):
+            wrong = numbers[(numbers < 0) | (numbers >= NUM_IDS)][0]
+            raise ValueError(f"{what} {wrong}: random numbers are for those from 0 to 2^32 - 1")
     num_blocks = -(-count // 4)
     counter = np.empty((4, len(ids), num_blocks), np.uint32)
     counter[0] = np.arange(num_blocks, dtype=np.uint32)

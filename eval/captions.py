@@ -30,9 +30,9 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
 from eyespot.data_pipeline.loading.members.tokenizer import load_tokenizer, tokenizer_digests
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.loading.sample_files import Ids, complete_samples, left_out
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.captions import BadMember, captions_of
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.evaluate import results_folder
@@ -143,7 +143,7 @@ def captioned_splits(shards: Path, *, hashes: bool) -> tuple[ShardFolder, ShardF
     Raises:
         UserError: it has not both, or one has no captions.
     """
-    test = ShardFolder.find(shards, "test", "train", hashes=hashes)
+    test = find_shards(shards, "test", "train", hashes=hashes)
     train = test.split("train")
     if train is None or test.path.name != "test":
         raise UserError(
@@ -180,9 +180,8 @@ def counted(train: ShardFolder, text: TextView) -> Float64[np.ndarray, " tokens"
 def _captions(shards: ShardFolder) -> Iterator[list[str]]:
     for sample, (offset, size, _) in enumerate(shards.member("txt").tolist()):
         if size:
-            place = Place(str(shards.tar_path(int(shards.index["tar"][sample]))), offset, size)
             try:
-                yield captions_of(place.read())
+                yield captions_of(shards.read_tar(int(shards.index["tar"][sample]), offset, size))
             except BadMember as error:
                 raise UserError(
                     f"shards {shards.path}: sample {sample}: {error}; run: eyespot shards verify"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.evaluate import Procedure, judge_on
@@ -50,7 +51,7 @@ def judge_clips(
     """
     with agreed():
         splits = ("test", "train") if protocol == "alignment" else ("train",)
-        found = ShardFolder.find(shards, *splits, hashes=world.local_rank == 0)
+        found = find_shards(shards, *splits, hashes=world.local_rank == 0)
         procedure, data = _PREPARED[protocol](found, seed, frames)
     known: dict[str, Any] = {
         "out": out,

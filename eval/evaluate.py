@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ import torch
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import Clip
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.eval.encoders.clip_subjects import clip_subjects
 from eyespot.eval.encoders.feature_cache import features_key, features_of
 from eyespot.eval.encoders.image_size import at_size
@@ -27,12 +29,27 @@ from eyespot.eval.protocols import clustering, dense, knn, label_free, layers, l
 from eyespot.eval.protocols.depth import depth_probe
 from eyespot.eval.protocols.depth.mapped_data import mapped_data
 from eyespot.eval.protocols.labeled_data import LabeledData, Part, all_data, labeled_data, with_members
+from eyespot.eval.protocols.many_rows import streamed_clustering, streamed_knn
+from eyespot.eval.protocols.many_rows.streamed_task import StreamedTask
 from eyespot.eval.protocols.patch_tokens import dense_subjects, dense_task, masked_data
-from eyespot.eval.protocols.task import Candidate, Task
+from eyespot.eval.protocols.task import VALIDATION_SHARE, Candidate, Task
 from eyespot.eval.results.result import Protocol, Result, Score, read_result, slug
+from eyespot.eval.search.row_file import RowFile, Rows
 from eyespot.pretrain.distributed.collectives import agreed, any_rank
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.redaction import masked, masked_values
+
+MOST_IN_MEMORY = 4 * 2**30
+"""Bytes of features; more of them are read in pieces, where a protocol can do with that."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Streamed:
+    """How a protocol works on features that stay in their files: all ranks together."""
+
+    candidates: Callable[[StreamedTask], list[Candidate]]
+    train_share: float
+    """Of train that the protocol else has in memory, beside all of test."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -57,6 +74,8 @@ class Procedure:
     """Which frames of each video it looks at; none = images."""
     patch_bytes: int = 0
     """Of the frames it wants the patches, too, where those of all videos take no more bytes."""
+    streamed: Streamed | None = None
+    """How it is carried out where features are too many to hold in memory; None = it needs them there."""
     heads: bool = False
     """Of the frames it wants what a run's own head makes of them, too, where the run's method embeds frames."""
 
@@ -64,7 +83,7 @@ class Procedure:
         """What of the shards at ``path`` it learns from and is tested on. All ranks call it, and agree on an error."""
         with agreed():
             splits = ("train",) if self.labels else ("test", "train")
-            return self._data(ShardFolder.find(path, *splits, hashes=world.local_rank == 0), seed)
+            return self._data(find_shards(path, *splits, hashes=world.local_rank == 0), seed)
 
     def _data(self, shards: ShardFolder, seed: int) -> LabeledData:
         if self.maps:
@@ -75,9 +94,12 @@ class Procedure:
 
 PROTOCOLS: dict[Protocol, Procedure] = {
     "linear": Procedure(candidates=linear.candidates, revision="penalty by held-out loss"),
-    "knn": Procedure(candidates=knn.candidates),
+    "knn": Procedure(candidates=knn.candidates, streamed=Streamed(candidates=streamed_knn.candidates, train_share=1.0)),
     "retrieval": Procedure(candidates=retrieval.candidates),
-    "clustering": Procedure(candidates=clustering.candidates),
+    "clustering": Procedure(
+        candidates=clustering.candidates,
+        streamed=Streamed(candidates=streamed_clustering.candidates, train_share=VALIDATION_SHARE),
+    ),
     "unlabeled": Procedure(candidates=label_free.candidates, labels=False),
     "dense-linear": Procedure(candidates=dense.linear_candidates, maps="masks"),
     "dense-knn": Procedure(candidates=dense.knn_candidates, maps="masks"),
@@ -160,7 +182,7 @@ def judge_on(
             own = objectives_of(target, seed, lambda objective: objective.embeds_frames) if procedure.heads else None
             room = procedure.patch_bytes // num_videos
             subjects = clip_subjects(subjects, procedure.clips, patch_bytes=room, own=own)
-    jobs: list[tuple[Subject, Path, str, Result | None, dict[Path, dict[str, np.ndarray]]]] = []
+    jobs: list[tuple[Subject, Path, str, Result | None, dict[Location, dict[str, np.ndarray]]]] = []
     for subject in subjects:
         path = out / f"{name}_{slug(data.name)}-{data.test.shards.manifest.index_sha256[:6]}_{subject.tag}.json"
         key, known = _key(protocol, procedure, subject, data, seed), read_result(path)
@@ -170,16 +192,28 @@ def judge_on(
             for folder, shards in (folders.items() if fresh else ())
         }
         jobs.append((subject, path, key, None if fresh else known, cached))
-    if world.rank != 0:
+    streams = _streams(procedure, data, [cached for *_, cached in jobs if cached])
+    if world.rank != 0 and not streams:
         return []
     results = []
     for subject, path, key, known, cached in jobs:
         if known is None:
-            with working(f"{protocol}: {subject.name}", shown=protocol != "linear-grid"):  # which draws its own bar
-                known = _run(protocol, procedure, subject, data, cached, seed, world, key)
-            write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
+            shown = protocol != "linear-grid" and world.rank == 0  # which draws its own bar
+            with working(f"{protocol}: {subject.name}", shown=shown):
+                known = _run(protocol, procedure, subject, data, cached, seed, world, key, streams)
+            if world.rank == 0:
+                write_bytes(path, (json.dumps(asdict(known), indent=1) + "\n").encode())
         results.append(known)
-    return results
+    return results if world.rank == 0 else []
+
+
+def _streams(procedure: Procedure, data: LabeledData, cached: list[dict[Location, dict[str, np.ndarray]]]) -> bool:
+    """Whether any subject's features are too many for memory, and the protocol can do without."""
+    if procedure.streamed is None:
+        return False
+    rows = data.test.size + procedure.streamed.train_share * data.train.size
+    widths = [sum(values.shape[1] for values in found[data.test.shards.path].values()) for found in cached]
+    return rows * max(widths, default=0) * np.dtype(np.float32).itemsize > MOST_IN_MEMORY
 
 
 def _run(
@@ -187,19 +221,18 @@ def _run(
     procedure: Procedure,
     subject: Subject,
     data: LabeledData,
-    cached: dict[Path, dict[str, np.ndarray]],
+    cached: dict[Location, dict[str, np.ndarray]],
     seed: int,
     world: World,
     key: str,
+    streams: bool,
 ) -> Result:
     start = time.monotonic()
-    if procedure.maps:
-        patches = {folder: found["patches"] for folder, found in cached.items()}
-        task = dense_task(subject, data, patches, seed, world.device)
+    if streams and procedure.streamed is not None:
+        found = procedure.streamed.candidates(_streamed_task(data, cached, seed, world))
     else:
-        task = _task(subject, data, cached, seed, world.device)
+        found = procedure.candidates(_task_of(procedure, subject, data, cached, seed, world))
     pooling = pooling_in_words(subject.encoder, cached[data.train.shards.path])
-    found = procedure.candidates(task)
     best = max(found, key=lambda candidate: candidate.validation or 0.0)
     shares = {c.metric: Score.of(c.predictions == data.test.labels) for c in found if c.predictions is not None}
     shares |= {c.metric: c.share for c in found if c.share is not None}
@@ -241,21 +274,58 @@ def _shown(name: str, subject: Subject) -> str:
     return name + (f" at {size} px" if size else "") + (f" with noise of t {noise}" if noise else "") + heard
 
 
-def _place(data: LabeledData) -> Path:
+def _place(data: LabeledData) -> Location:
     """The folder of both splits, or the one there is."""
     train, test = data.train.shards.path, data.test.shards.path
     return train if train == test else train.parent
 
 
+def _task_of(
+    procedure: Procedure,
+    subject: Subject,
+    data: LabeledData,
+    cached: dict[Location, dict[str, np.ndarray]],
+    seed: int,
+    world: World,
+) -> Any:
+    """What the protocol's candidates answer to."""
+    if procedure.maps:
+        patches = {folder: found["patches"] for folder, found in cached.items()}
+        return dense_task(subject, data, patches, seed, world.device)
+    return _task(subject, data, cached, seed, world.device)
+
+
+def _streamed_task(
+    data: LabeledData, cached: dict[Location, dict[str, np.ndarray]], seed: int, world: World
+) -> StreamedTask:
+    def rows(part: Part) -> dict[str, Rows]:
+        found = cast(dict[str, np.memmap], cached[part.shards.path])
+        return {kind: Rows(RowFile(Path(str(values.filename))), part.rows) for kind, values in found.items()}
+
+    return StreamedTask(
+        train=rows(data.train),
+        train_labels=data.train.labels,
+        test=rows(data.test),
+        test_labels=data.test.labels,
+        num_classes=_num_classes(data),
+        seed=seed,
+        world=world,
+    )
+
+
+def _num_classes(data: LabeledData) -> int:
+    return max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1)
+
+
 def _task(
-    subject: Subject, data: LabeledData, cached: dict[Path, dict[str, np.ndarray]], seed: int, device: torch.device
+    subject: Subject, data: LabeledData, cached: dict[Location, dict[str, np.ndarray]], seed: int, device: torch.device
 ) -> Task:
     task = Task(
         train=_rows(cached[data.train.shards.path], data.train, device),
         train_labels=torch.from_numpy(data.train.labels).to(device),
         test=_rows(cached[data.test.shards.path], data.test, device),
         test_labels=torch.from_numpy(data.test.labels).to(device),
-        num_classes=max(len(data.classes), int(data.train.labels.max(initial=-1)) + 1),
+        num_classes=_num_classes(data),
         seed=seed,
     )
     for kind, values in [*task.train.items(), *task.test.items()]:

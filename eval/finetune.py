@@ -24,7 +24,9 @@ from torch import Tensor
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores.location import location_of
 from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.start_weights import SCRATCH, StartEncoder, keep, kept, start_encoder
@@ -77,7 +79,7 @@ def first_run(recipe: str, start: StartEncoder, data: LabeledData, shards: Path)
     drop_path = run.encoder.drop_path
     run.encoder = replace(start.encoder, drop_path=drop_path, checkpointing=run.encoder.checkpointing)
     run.objective.num_classes = num_classes(data)
-    run.data.shards, run.data.mean, run.data.std = shards, start.mean, start.std
+    run.data.shards, run.data.mean, run.data.std = str(location_of(shards)), start.mean, start.std
     run.start.origin = start.target
     run.resume = "auto"
     return run
@@ -157,7 +159,7 @@ def plan(
         how = "from scratch" if start.tag == SCRATCH else "with its weights"
         raise UserError(f"run_dir {run_dir}: began with {start.target} {how}; choose another --run-dir")
     recipe = recipe or recipe_for(protocol, start.encoder.image_size)
-    opened = ShardFolder.find(shards)
+    opened = find_shards(shards)
     data = _learned_from(opened, shots, 0)  # how many there are does not depend on the seed
     run = changed(first_run(recipe, start, data, shards), recipe, len(data.train.labels))
     if not isinstance(run.objective, Classify.Config):

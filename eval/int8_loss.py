@@ -16,6 +16,7 @@ from torch.nn.functional import cosine_similarity
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols import knn, linear
@@ -82,7 +83,7 @@ class Int8:
         Raises:
             UserError: a package or the training images are missing, or it loses too much.
         """
-        data = _at_most(labeled_data(ShardFolder.find(self._shards, "train"), self._seed), self._seed)
+        data = _at_most(labeled_data(find_shards(self._shards, "train"), self._seed), self._seed)
         mean, std = origin.record.mean_and_std(origin.run_dir)
         views = ViewSpec(views=(center_view(origin.run.encoder.image_size),), mean=mean, std=std)
         images = self._calibration(origin, data, views)
@@ -126,7 +127,7 @@ class Int8:
     def _calibration(self, origin: Origin, data: LabeledData, views: ViewSpec) -> Float[Tensor, "n 3 h w"]:
         """Images of training, none of which is tested on."""
         try:
-            shards = ShardFolder.find(origin.run.data.shards or "")
+            shards = find_shards(origin.run.data.shards or "", version=origin.record.manifest_sha256)
         except (UserError, OSError) as error:
             raise UserError(
                 f"--int8: needs the images of training, {origin.run.data.shards}, for ranges: {error}"

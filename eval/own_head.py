@@ -23,6 +23,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.loading.sample_files import Ids, complete_samples, left_out, members_shown
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -178,7 +179,7 @@ def judge_own_head(
                 f"model {target}: has no head that answers a question; own-head judges runs of methods such as"
                 " frame_order, odd_one_out, arrow_of_time and audio_visual (--objective.form distance)"
             )
-        found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
+        found = find_shards(shards, "test", "train", hashes=world.local_rank == 0)
         ids: Ids | None = None
         try:
             for each in asked[:1]:

@@ -12,8 +12,8 @@ import torch
 
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import subjects_of
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.protocols.propagation import carried_points, region_boundary
@@ -86,7 +86,7 @@ def judge_propagation(
     """
     out = out or results_folder(target)
     with agreed():
-        found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
+        found = find_shards(shards, "test", "train", hashes=world.local_rank == 0)
         videos = MaskedVideos(found) if keypoints is None else PointedVideos(found, keypoints)
         carriers = carriers_of(subjects_of(target, seed=seed, pretrained=pretrained), image_size, world.device)
         carriers[-1].subject.name = f"first {'mask' if keypoints is None else 'points'}, not moved"

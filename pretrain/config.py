@@ -9,9 +9,10 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from eyespot.data_pipeline.augment.views import NO_FLAG, SAID_IF_SET
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.blocks.open_blocks import CACHE_GB
 from eyespot.data_pipeline.loading.loader import READY_MB
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
-from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW
+from eyespot.data_pipeline.order.sample_order import SHUFFLE_WINDOW
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.objective import Objective
@@ -43,6 +44,8 @@ class StartConfig:
 
 
 C = TypeVar("C")
+NAMES_DATA: Mapping[str, bool] = {"names_data": True}
+"""Of a text that is a path, or the address of a store: records keep it whole, wherever a run began."""
 Deviation = Annotated[float, Gt(0)]
 Mean = Annotated[float, Ge(-1000), Le(1000)]
 
@@ -51,8 +54,9 @@ Mean = Annotated[float, Ge(-1000), Le(1000)]
 class DataConfig:
     """Where the samples come from and how many make a step."""
 
-    shards: Path | None = None
-    """Shard folder (see eyespot shards pack), or a folder with train/ inside."""
+    shards: str | None = field(default=None, metadata=NAMES_DATA)
+    """Shard folder (see eyespot shards pack), or a folder with train/ inside: a path, or the address of one in an
+    object store, s3://bucket/in1k (gs, az, http, https, hf). Several are mixed: a:0.7,b:0.3, or a mix.toml."""
     batch_size: Annotated[int, Ge(1)] = 256
     """Images per optimiser step, over all ranks and micro-batches: the same on 1 or 64 processes."""
     ids: Path | None = None
@@ -80,12 +84,25 @@ class DataConfig:
     read_patience_seconds: Annotated[float, Ge(0)] = PATIENCE_SECONDS
     """For how long reads that fail are tried again, a file server's restart, before the ranks fail and are started
     again; at most four fifths of --rank-timeout-seconds, after which the other ranks give up."""
+    cache_dir: Path | None = field(default=None, metadata=SAID_IF_SET)
+    """Folder on a disk of each node's own, where its ranks share what they fetch of the shards: an object store's, or a
+    network file system's. None = local shards are read in place, and of remote ones each rank holds its part in memory.
+    It stays for the next start, and may serve many runs."""
+    cache_gb: Annotated[float, Gt(0)] = field(default=CACHE_GB, metadata=SAID_IF_SET)
+    """What that folder may have, 10^9 bytes; what was not asked for the longest goes first. At least two shuffle
+    windows of a node; where all shards fit, they are fetched once."""
     shuffle_window: Annotated[int, Ge(1)] = SHUFFLE_WINDOW
     """Samples that are shuffled together, in blocks of 256 that lie side by side in the tars. A wider window mixes tars
     that are sorted by class, and reads from more places at once."""
+    lanes: Annotated[int, Ge(1)] = field(default=1, metadata=SAID_IF_SET)
+    """Equal parts of a micro-batch whose samples come from tars of their own, each shuffled in its own window: nodes
+    then read different parts of the data set, and tars that are sorted by class are mixed. A multiple of the nodes that
+    divides the micro-batch; 1 = all of it comes from one window."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "data.")
+        if self.shards is not None:
+            self.shards = str(self.shards)  # who writes recipes may give a path
         if (self.mean is None) != (self.std is None):
             raise UserError(f"data.std {self.std}: data.mean and data.std go together, and std must be above 0")
 

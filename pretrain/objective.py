@@ -1,6 +1,7 @@
 """Objective: what is learned from a batch. One file per method; the trainer knows nothing else of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -14,6 +15,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.networks.towers.tower import Tower
 from eyespot.pretrain.skipped_step import Taken
 
@@ -136,17 +138,24 @@ class Objective(nn.Module, ABC):
     began: dict[str, str | int] | None = None
     """The file that its encoder's first weights are of, and how many tensors of it; None = they were drawn."""
 
+    notes_losses: bool = False
+    """Whether somebody wants to know the loss of each sample, the trainer of a mixture's sources."""
+
+    sample_losses: Float[Tensor, " b"] | None = None
+    """Of each sample of the last micro-batch, where that is wanted and its loss is their mean; None = it is not."""
+
     image_size: int
     """Height and width of what the encoder sees, pixels."""
 
     encoder: nn.Module
     """What evaluation and release read: the EMA teacher's where the paper says so."""
 
-    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+    def prepare(self, ids: SampleIds) -> None:
         """Called once, before an engine takes the objective: what keeps something of each sample makes room for it.
 
         Args:
-            ids: of all samples that the run learns from, ascending.
+            ids: of all samples that the run learns from, ascending: a range where it learns from all there are, for
+                they can be a billion. ``ids_tensor`` makes a tensor of either.
 
         Raises:
             UserError: they are too many or too few.
@@ -168,6 +177,17 @@ class Objective(nn.Module, ABC):
         leaves nothing behind.
         """
         return torch.is_grad_enabled()
+
+    def note_losses(self, losses: Callable[[], Float[Tensor, "b ..."]]) -> None:
+        """Of a training step's forward pass, whose loss is the mean of these over samples and what each consists of.
+
+        Args:
+            losses: reckons them, where somebody wants to know.
+        """
+        if self.notes_losses and self.in_step:
+            with torch.no_grad():
+                found = losses()
+                self.sample_losses = found.reshape(len(found), -1).mean(1)
 
     def told(self, batch: Batch) -> Float[Tensor, " b"]:
         """Of each sample the share of the method's own questions, 0..1, that it answers right, without gradient.

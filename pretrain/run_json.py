@@ -9,6 +9,7 @@ import msgspec
 
 from eyespot.data_pipeline.augment.views import is_said
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mix import whole_shards
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.config import C, Run
 from eyespot.pretrain.recipe_lookup import make_recorded
@@ -37,7 +38,9 @@ def with_whole_paths(config: C) -> C:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value = getattr(config, field.name)
-        if isinstance(value, Path):
+        if "names_data" in field.metadata and value is not None:
+            changes[field.name] = whole_shards(str(value))
+        elif isinstance(value, Path):
             changes[field.name] = value.absolute()
         elif dataclasses.is_dataclass(value):
             changes[field.name] = with_whole_paths(value)

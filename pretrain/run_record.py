@@ -27,7 +27,7 @@ FREE_FIELDS = {
     *("picture_every", "monitor_every", "max_skipped_steps", "rank_timeout_seconds"),
     *("track", "experiment", "tensorboard", "wandb"),
     *("data.shards", "data.ids", "data.labeled_ids", "data.accumulate", "data.num_threads", "data.max_bad_fraction"),
-    *("data.read_patience_seconds", "data.decode", "data.ready_mb"),
+    *("data.read_patience_seconds", "data.decode", "data.ready_mb", "data.cache_dir", "data.cache_gb"),
     *("data.nvjpeg.hw_decoder_load", "data.nvjpeg.hybrid_huffman_threshold", "data.nvjpeg.preallocate_mb"),
     *("encoder.checkpointing", "start.weights", "start.origin", "objective.text.tokenizer"),
 }
@@ -58,7 +58,10 @@ class RunRecord:
     versions: dict[str, Any] | None = None
     """Of Python and of the packages that decide the numbers."""
     manifest_sha256: str | None = None
-    """Of the manifest of its shards, which has those of all tables."""
+    """Of the manifest of its shards, which has those of all tables; of a mixture that of all its sources."""
+    mixture: list[dict[str, Any]] | None = None
+    """Of each source of a mixture: ``name``, ``shards``, ``manifest_sha256``, ``weight`` or ``repeats`` as fractions,
+    ``cap``, and its ``share`` of the samples; None = it is none."""
     tokenizers: dict[str, str] | None = None
     """Of each tokenizer that its views read text with, by name: sha256 of its vocabulary; None = they read none."""
     start: dict[str, Any] | None = None
@@ -66,6 +69,8 @@ class RunRecord:
     how many ``copies`` of the encoder; None where they were drawn."""
     normalization: dict[str, Any] | None = None
     """Per-channel ``mean`` and ``std`` of its images; see ``mean_and_std``."""
+    lane_frame: int | None = None
+    """Samples that are dealt to its lanes: its first micro-batch over all ranks; None = it has one lane."""
     git_commit: str | None = None
     """Of the code; empty where it lay in no checkout."""
     git_diff_sha256: str | None = None

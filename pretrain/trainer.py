@@ -111,8 +111,8 @@ class Trainer:
             self.loader = make_loader(data.training_spec(spec, objective), world.rank, world.size, position)
         self.views, self.position = spec.views, self.loader.state_dict()
         self.refresh = Refresh(data, self.engine.objective, spec, watch)
-        manifest = data.shards.manifest
-        folder.write_record(run, recipe, objective, self.views, data.shards.manifest_sha256, world.size)
+        self.engine.objective.notes_losses, manifest = self.loader.sources is not None, data.shards.manifest
+        folder.write_record(run, recipe, objective, self.views, data.shards, world.size, self.position)
         self.tracker = folder.open_tracker(run, recipe, manifest, world.size) if world.rank == 0 else None
         watch.on_event = self.tracker.event if self.tracker is not None else watch.on_event
         if not run.cuda_graph:  # a graph's launch runs no hook
@@ -158,7 +158,7 @@ class Trainer:
                 for part in self.batches.of(step):
                     scalars = engine.forward(part)  # 1. forward, backward
                     engine.backward(scalars["loss"] / part.num_averaged)
-                    passed.add(part.batch, scalars)
+                    passed.add(part.batch, scalars, engine.objective.sample_losses)
             except StepCut:
                 engine.discard()
                 engine.objective.after_skip()

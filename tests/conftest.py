@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parent))
 import ranks
+import remote_store
 from browser import CHROMIUM, Browser
 from fake_hub import TOKEN, FakeHub
 from slurm_cluster import SlurmCluster, missing
@@ -134,6 +135,32 @@ def slurm() -> Iterator[SlurmCluster]:
         pytest.skip(why)
     with SlurmCluster(num_nodes=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[remote_store.StoreServer]:
+    """A real object store, for all tests of this process."""
+    if why := remote_store.missing():
+        pytest.skip(why)
+    server = remote_store.StoreServer(tmp_path_factory.mktemp("object-store"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def faults(store_server: remote_store.StoreServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[remote_store.Faults]:
+    """A proxy before the object store, to which this process and those it starts go; it does as it is told."""
+    from eyespot.data_pipeline.stores import clients
+
+    proxy = remote_store.Faults(store_server)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in store_server.environment(proxy.endpoint).items():
+        monkeypatch.setenv(name, value)
+    clients.forget_clients()
+    yield proxy
+    clients.forget_clients()
+    proxy.stop()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.shards.members.footage import Footage
+from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.pack import pack
-from eyespot.data_pipeline.shards.sources import Item, Source
 
 HEIGHT, WIDTH = 32, 40
 STREAMS = ("left", "right")

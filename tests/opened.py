@@ -26,15 +26,15 @@ def watch(notes: str) -> None:
             os.write(file, f"{what} {os.fspath(path)}\n".encode())
 
     sys.addaudithook(lambda event, args: note("open", args[0]) if event == "open" else None)
-    from eyespot.data_pipeline.shards import shard_folder
+    from eyespot.data_pipeline.shards.paged import table_files
 
-    real = shard_folder._sha256
+    real = table_files._sha256
 
     def sha256(content, path):
         note("hash", path)
         return real(content, path)
 
-    shard_folder._sha256 = sha256
+    table_files._sha256 = sha256
 
 
 if __name__ == "__main__":

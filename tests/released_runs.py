@@ -31,7 +31,7 @@ def small_run(folder: Path, recipe: str = "mae_tiny", encoder: EncoderConfig | N
     """A recipe's run around timm's smallest ViT or another encoder."""
     run = make_run(recipe)
     run.encoder = encoder or EncoderConfig(name="test_vit", image_size=16, patch_size=4)
-    run.run_dir, run.data.shards, run.steps = folder, folder / "no-shards", 12
+    run.run_dir, run.data.shards, run.steps = folder, str(folder / "no-shards"), 12
     return run
 
 

@@ -59,7 +59,7 @@ def shards(tmp_path_factory) -> Path:
 
 def film_run(shards: Path, run_dir: Path, **changes) -> Run:
     run = Run(objective=SlowFeatures.Config(), encoder=EncoderConfig(name="test_vit", image_size=SIZE), seed=3)
-    run.data.shards, run.data.batch_size, run.data.num_threads, run.run_dir = shards, 8, 1, run_dir
+    run.data.shards, run.data.batch_size, run.data.num_threads, run.run_dir = str(shards), 8, 1, run_dir
     run.steps, run.log_every, run.save_every, run.picture_every, run.monitor_every, run.track = 4, 1, 2, 2, 2, False
     run.optim.warmup_steps, run.device = 1, "cpu"
     for name, value in changes.items():

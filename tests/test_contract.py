@@ -75,6 +75,31 @@ def test_the_loss_is_a_function_of_batch_and_torch_seed(method):
     assert losses[0] != objective(make_batch(objective, seed=5))["loss"].item()
 
 
+TELLS_SAMPLES = {
+    *("mae", "video_mae", "denoising", "byol", "rotation", "relative_patch", "jigsaw", "exemplar", "classify"),
+}
+"""Methods whose loss is a mean over samples, and which say of each what it is (docs/mixtures.md names them)."""
+
+
+def test_losses_of_samples_are_of_that_mean_and_change_no_bit(method):
+    objective = make_objective(method)
+    batch, losses = make_batch(objective), []
+    for objective.notes_losses in (False, True):
+        assert objective.sample_losses is None
+        torch.manual_seed(3)
+        losses.append(objective(batch)["loss"])
+    told = objective.sample_losses
+    assert (told is not None) == (method in TELLS_SAMPLES)
+    assert losses[0].item() == losses[1].item()
+    if told is not None:
+        assert told.shape == (len(batch),) and not told.requires_grad and told.std() > 0
+        assert told.mean().item() == pytest.approx(losses[1].item(), rel=1e-5)
+        objective.sample_losses = None
+        with torch.no_grad():
+            objective(batch)
+        assert objective.sample_losses is None  # somebody's look
+
+
 def test_the_input_is_not_changed(method):
     objective = make_objective(method)
     batch, before = make_batch(objective), make_batch(objective)

@@ -33,12 +33,22 @@ NEEDED = {
     "Length": lambda digits: {"run": make_run("mae_tiny")},
     "LoaderSpec": lambda digits: {"shards": ShardFolder.find(digits), "views": VIEWS, "batch_size": 1},
     "Evaluation": lambda digits: {"protocol": "knn", "model": "run", "shards": Path("shards")},
+    "Curation": lambda digits: {"shards": Path("shards"), "out": Path("out")},
+    "Alike": lambda digits: {"shards": Path("shards"), "out": Path("out")},
+    "Duplicates": lambda digits: {"shards": Path("shards"), "out": Path("out")},
+    "Leaks": lambda digits: {"shards": Path("shards"), "out": Path("out")},
+    "Chosen": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run"},
+    "Balance": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run", "keep": 5},
+    "Retrieve": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run"},
     "JointEvaluation": lambda digits: {"protocol": "zero-shot", "run": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
     "Index": lambda digits: {"folder": Path("shards")},
     "Pack": lambda digits: {"source": "photos", "destination": Path("shards")},
+    "Add": lambda digits: {"source": "photos", "destination": Path("shards")},
+    "Merge": lambda digits: {"destination": Path("shards")},
     "Serving": lambda digits: {"release": "runs/first/release"},
     "Manifest": lambda digits: dataclasses.asdict(MANIFEST) | {"image_stats": STATS, "num_labeled": 0},
+    "Pieces": lambda digits: dict(samples=[1], page_rows=1, num_shards=1, longest_name=1, shards_sha256=""),
     "ImageStats": lambda digits: dataclasses.asdict(STATS),
     "Members": lambda digits: {"count": 1, "sha256": ""},
     "AudioView": lambda digits: {"mels": 1},
@@ -53,8 +63,26 @@ NEEDED = {
 """By a class's name, values for the fields that have no default."""
 PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
-PREFIXES |= {"ImageStats": "image_stats.", "Masks": "masks.", "Members": "members.", "Frames": "frames."}
-FLAGS = ("Evaluation", "JointEvaluation", "Request", "Serving")
+PREFIXES |= {
+    "ImageStats": "image_stats.",
+    "Masks": "masks.",
+    "Pieces": "pieces.",
+    "Members": "members.",
+    "Frames": "frames.",
+}
+FLAGS = (
+    "Alike",
+    "Balance",
+    "Chosen",
+    "Curation",
+    "Duplicates",
+    "Evaluation",
+    "JointEvaluation",
+    "Leaks",
+    "Request",
+    "Retrieve",
+    "Serving",
+)
 """Classes whose messages name fields as flags."""
 
 

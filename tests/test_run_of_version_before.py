@@ -53,7 +53,7 @@ def test_it_is_read(run_dir):
     assert record.values() == json.loads((LEFT / "run.json").read_text()), "every field has a place"
     assert (record.recipe, record.eyespot, record.git_commit[:7]) == ("mae_tiny", "0.1.0", "397e212")
     recipe, run = load_run(run_dir)
-    assert (recipe, run.encoder.name, run.data.shards, run.steps) == ("mae_tiny", "small_vit", Path("data/digits"), 8)
+    assert (recipe, run.encoder.name, run.data.shards, run.steps) == ("mae_tiny", "small_vit", "data/digits", 8)
 
 
 def test_all_who_look_at_runs_understand_it(run_dir):

@@ -48,7 +48,7 @@ def cluster(slurm: SlurmCluster):
 def plan(run_dir: Path, shards: Path, batch_size: int) -> Records:
     """What ``eyespot launch`` leaves in a run folder, as far as doctor reads it."""
     run, records = make_run("mae_tiny"), Records(run_dir)
-    run.run_dir, run.data.shards, run.data.batch_size, run.device = run_dir, shards, batch_size, "cpu"
+    run.run_dir, run.data.shards, run.data.batch_size, run.device = run_dir, str(shards), batch_size, "cpu"
     records.folder.mkdir(parents=True)
     records.run_file.write_text(json.dumps({"recipe": "mae_tiny", "run": to_values(run)}))
     return records

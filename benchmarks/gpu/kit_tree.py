@@ -19,7 +19,8 @@ BLOCK = 512
 """Bytes to which an archive fills up each file, beside as many for its name."""
 _CARRIED = re.compile(
     r"(data_pipeline|pretrain|eval|cluster)/.*|benchmarks/(gpu/.*|gpu_check\.py|ranks\.py|results\.py)"
-    r"|tests/(test_gpu|conftest|browser|fake_hub|slurm_cluster)\.py|__init__\.py|pyproject\.toml|setup\.py|LICENSE"
+    r"|tests/(test_gpu|conftest|browser|fake_hub|remote_store|slurm_cluster)\.py"
+    r"|__init__\.py|pyproject\.toml|setup\.py|LICENSE"
 )
 _LEFT_OUT = re.compile(r".*/caltech10\.tar\.gz|cluster/web/static/.*")
 """The check makes its photographs of those that scikit-learn brings, and shows nothing in a browser."""

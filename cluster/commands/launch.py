@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.help_text import show_help
@@ -15,6 +16,7 @@ from eyespot.cluster.launch.site_profiles import FILE, Profile, load_profile
 from eyespot.cluster.launch.submission import Submission, read_submission
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.run_record import RunRecord
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from eyespot.cluster.launch.sweep import SweepMember
 
 HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [...]
+       eyespot launch --tasks 32 [--time 4h] [...] -- shards pack SRC DST [...]
        eyespot launch --again RUN [...]
 
 Submits a run to SLURM. Its code and settings are frozen into the run folder first, so nothing that is edited later
@@ -35,6 +38,8 @@ changes it. Before its time limit, on preemption and when a node dies, it saves,
   eyespot launch --sweep optim.lr=1e-4,3e-4 seed=0,1 -- pretrain mae_tiny ... --run-dir runs/rates
   eyespot launch --then eval linear -- pretrain ...             judges the encoder when the run is done
   eyespot launch --again runs/b16                               once more, where it stopped
+  eyespot launch --tasks 32 --cpus-per-task 16 --time 4h -- shards pack photos data/photos
+                                                                packs on many nodes, then merges; again: goes on
 
 What is the same each time stands in ~/.config/eyespot/cluster.toml, and for some runs in cluster.toml beside the run
 folders: [default] always applies, --profile big lays [big] over it; its keys are the flags below.
@@ -63,10 +68,16 @@ class Launch:
     """Print the site defaults that apply and where they come from."""
     sweep: tuple[str, ...] = ()
     """One run for each combination: optim.lr=1e-4,3e-4 seed=0,1,2. The run folder holds them."""
+    tasks: Annotated[int, Ge(1), Le(10_000)] | None = None
+    """Of shards pack: into so many tasks the packing is cut; a node takes one at a time. With --local,
+    --processes-per-node of them run at once."""
     again: Path | None = None
     """Run folder of a submission to repeat: after a cancel or a failure, or where the cluster allows no requeue."""
     refreeze: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --again: run the code as it is now."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def main(argv: list[str]) -> int:
@@ -83,6 +94,8 @@ def main(argv: list[str]) -> int:
         return _again(Path(again).expanduser().absolute(), flags, words)
     if "--show-profile" in flags and not words:
         return _show(load_profile(name, Path.cwd() / FILE))
+    if words[:2] == ["shards", "pack"]:
+        return _pack(flags, words[2:], load_profile(name, Path.cwd() / FILE))
     # Imported here, because `eyespot launch --help` should not wait for torch.
     from eyespot.cluster.launch.sweep import members, single
 
@@ -92,11 +105,44 @@ def main(argv: list[str]) -> int:
         return _show(profile)
     if launch.refreeze:
         raise UserError("refreeze: goes with --again RUN")
+    if launch.tasks is not None:
+        raise UserError(f"tasks {launch.tasks}: goes with -- shards pack SRC DST")
     launch.submission.words = tuple(words)
     runs = members(words, launch.sweep)
     for member in runs:
         _refuse_another_run(member)
     return _launch(launch, runs, frozen=False)
+
+
+def _pack(flags: list[str], words: list[str], profile: Profile) -> int:
+    """Launches ``shards pack`` as so many tasks, and what merges their parts."""
+    from eyespot.cluster.commands.shards import Pack
+    from eyespot.cluster.launch.pack_array import check_pack, pack_here, scripts, submit_pack
+
+    launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=Submission(**profile.values)))
+    asked, submission = parse(Pack, words, "eyespot shards pack"), launch.submission
+    if launch.tasks is None:
+        raise UserError(
+            "tasks: not given; say into how many shards pack is cut: eyespot launch --tasks 32 -- shards pack"
+        )
+    if asked.task is not None:
+        raise UserError(f"task {asked.task}: launch numbers the tasks itself; leave it out")
+    if launch.sweep or launch.refreeze:
+        raise UserError("launch: --sweep and --refreeze are of runs; leave them out with shards pack")
+    destination = asked.destination.expanduser().absolute()
+    if one_line(str(destination)) != str(destination):  # its lines would be lines of the sbatch script
+        raise UserError(f"destination {one_line(str(destination))}: holds a line break; name another folder")
+    command = ["shards", "pack", *words]
+    check_pack(submission, launch.tasks, destination, local=launch.local or launch.dry_run)
+    if launch.dry_run:
+        print("\n".join(scripts(submission, destination, launch.tasks)), end="")
+        return ExitCode.DONE
+    if launch.local:
+        return pack_here(submission, command, destination, launch.tasks)
+    array, merging = submit_pack(submission, command, destination, launch.tasks)
+    print(f"job {array}: {plural(launch.tasks, 'task')} of shards pack; then job {merging} merges their parts")
+    print(f"  squeue --jobs={array},{merging}\n  logs: {shlex.quote(str(destination / '.launch' / 'submitit'))}")
+    return ExitCode.DONE
 
 
 def _again(run_dir: Path, flags: list[str], words: list[str]) -> int:

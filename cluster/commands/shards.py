@@ -4,31 +4,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from annotated_types import Ge, Le
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.clip_shards import Videos, motion, remarks, show_frames, summary, tracks
+from eyespot.cluster.clip_shards import Videos, motion, remarks, summary, tracks
 from eyespot.cluster.help_text import show_help, unknown_command
 from eyespot.cluster.next_steps import after_packing, say_next
+from eyespot.cluster.shard_commands import add_images, info, merge, pack_share, show
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
-from eyespot.data_pipeline.progress_bar import working
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.frames import FASTEST, FrameNames
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.shards.sources import DOWNLOADS, how_to_shard
-from eyespot.data_pipeline.terminal import brief, one_line, plural
+from eyespot.data_pipeline.shards.sources import DOWNLOADS
+from eyespot.data_pipeline.stores.location import Address, Location, location_of
+from eyespot.data_pipeline.terminal import one_line, plural
 
 USAGE = """usage: eyespot shards COMMAND ...
 
   pack SRC DST    write images or videos as shards: WebDataset tars, indexes, a manifest
+  merge DST       make one shard folder of what several tasks have packed (pack --task)
+  add DST SRC     pack more images into a shard folder, behind those that are there
   index DIR       index tars that another tool wrote, where they lie
   verify DIR      check every byte, image and number; exit code 2 if something is wrong
   info DIR        show what a shard folder holds
@@ -111,6 +113,11 @@ class Pack(Readings, Videos):
     --captions says. So are a depth map (a/1.depth.png, 16-bit gray) and a sound (a/1.wav, .flac, .ogg). Those that
     cannot be used are left out and named; their images stay.
 
+    SRC may also be a table: a Parquet or Arrow file, a folder of them, a data set that Hugging Face's datasets saved
+    (save_to_disk) or pushed, an LMDB of image files (pip install "eyespot[sources]"), a .csv, .tsv or .jsonl file with
+    a column of paths, or what img2dataset wrote. Labels, captions and splits are found by name; --columns says what is
+    what where that is not clear.
+
     SRC may also be a video (mp4, mov, mkv, webm, avi, gif), a folder of them, or a tar of such a folder: each becomes a
     sample of many frames (KEY.000.jpg, KEY.001.jpg, ...), turned upright, JPEG of quality 95. Videos are decoded once
     from end to end, in processes that a hostile file may crash; those that are cut, damaged or of absurd size are left
@@ -126,6 +133,8 @@ class Pack(Readings, Videos):
     eyespot shards pack photos/ data/photos --holdout 0.2 --resize 256
 
     eyespot shards pack films/ data/films --fps 8 --resize 256
+
+    eyespot shards pack cifar100/ data/cifar100 --columns image=img,label=fine_label
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -139,6 +148,9 @@ class Pack(Readings, Videos):
     in DAVIS-2016: one that no mask has, 254."""
     captions: Path | None = None
     """A .csv or .jsonl file with the columns file (as in SRC) and caption; an image may stand there several times."""
+    columns: str | None = None
+    """Which column of a table or list is what, where that is not clear: image=img,label=fine_label,caption=text; label=
+    is no label."""
     max_samples: int = 10_000
     """Most samples in one tar."""
     max_bytes: int = 500_000_000
@@ -149,6 +161,46 @@ class Pack(Readings, Videos):
     """Share of each class to hold out as test, such as 0.2; for sources without splits."""
     seed: int = 0
     """Of the shuffle and the holdout."""
+    workers: int = NUM_WORKERS
+    """Processes that read and decode; does not change the result."""
+    downloads: Path = DOWNLOADS
+    """Where the named data sets are kept, and downloaded to."""
+    task: str | None = None
+    """Pack one share of the source, I/N with I from 0 to N - 1, into DST/.parts, on any machine that sees SRC and DST;
+    then eyespot shards merge DST. In a SLURM array auto stands for I and N, and auto/N for I."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Add(Readings):
+    """Pack more images into a shard folder that eyespot shards pack wrote, as new shards behind those that are there.
+
+    Samples that are there keep their ids, their bytes and their classes' numbers; new classes are numbered after them.
+    Images that lie there already, byte for byte as they would be stored, are left out and named. Each manifest that the
+    folder has had stays beside the newest (manifest-<digits>.json): a run that began before goes on with its own, a new
+    one sees all. Where DST has splits, SRC has them too, or one is named: data/photos/train. Killed at any moment, the
+    folder is whole, and the same command goes on.
+
+    For example:
+
+    eyespot shards add data/photos/train more-photos/
+    """
+
+    destination: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    """The shard folder."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """What to add; see eyespot shards pack --help."""
+    captions: Path | None = None
+    """As in eyespot shards pack."""
+    columns: str | None = None
+    """As in eyespot shards pack."""
+    masks: Path | None = None
+    """As in eyespot shards pack."""
+    mask_ignored: int = IGNORED
+    """As in eyespot shards pack."""
+    resize: int | None = None
+    """Shrink images so that their short side has this many pixels; by default as the folder was packed."""
+    seed: int = 0
+    """Of the shuffle of what is added."""
     workers: int = NUM_WORKERS
     """Processes that read and decode; does not change the result."""
     downloads: Path = DOWNLOADS
@@ -193,51 +245,10 @@ class Verify:
     """Processes that read and decode."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Info:
-    """Show what a shard folder holds: counts, sizes in pixels and MB, statistics of colours, classes.
-
-    For example:
-
-    eyespot shards info data/photos
-    """
-
-    folder: Folder
-    """A shard folder, or a folder of them (train, test)."""
-
-
-@dataclass(kw_only=True, slots=True)
-class Show:
-    """Write a PNG with the views that a recipe makes, so that you can see its augmentation; or the frames of videos.
-
-    With a recipe, one row per image: its middle as it is, then the recipe's views of it in the first three epochs of a
-    run. They are exactly those that a run with the recipe's seed trains on; captions are printed. Without one, a row of
-    frames for each of the first samples, and for each camera, where samples have frames.
-
-    For example:
-
-    eyespot shards show data/photos --recipe mae_vitb16_in1k --out views.png
-
-    eyespot shards show data/films
-    """
-
-    folder: Folder
-    """A shard folder, or a folder with train/ inside."""
-    recipe: str | None = None
-    """A name from eyespot recipes, or package.module:function."""
-    out: Path = Path("views.png")
-    """Where to write; by default into the current folder."""
-    samples: Annotated[int, Ge(1)] = 8
-    """How many images, the first that a run sees."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
 def main(argv: list[str]) -> int:
     """Runs ``eyespot shards`` and returns the exit code."""
-    commands = {"pack": _pack, "index": _index, "verify": _verify, "info": _info, "show": _show}
-    commands |= {"motion": partial(_derive, motion), "tracks": partial(_derive, tracks)}
+    commands = {"pack": _pack, "index": _index, "verify": _verify, "info": info, "show": show}
+    commands |= {"motion": partial(_derive, motion), "tracks": partial(_derive, tracks), "add": _add, "merge": _merge}
     if not argv or argv[0] in ("-h", "--help"):
         show_help(USAGE)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
@@ -248,33 +259,50 @@ def main(argv: list[str]) -> int:
 
 def _pack(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.pack import pack
-    from eyespot.data_pipeline.shards.split_overlap import overlaps
 
     asked = parse(Pack, argv, "eyespot shards pack")
-    manifests = pack(
-        asked.opened(asked.source, asked.resize, asked.max_pixels, asked.workers, asked.reading),
-        asked.destination,
-        masks=asked.masks,
-        mask_ignored=asked.mask_ignored,
-        captions=asked.captions,
-        max_samples=asked.max_samples,
-        max_bytes=asked.max_bytes,
-        resize=asked.resize,
-        max_pixels=asked.max_pixels,
-        holdout=asked.holdout,
-        workers=asked.workers,
-        seed=asked.seed,
-        downloads=asked.downloads,
-        reading=asked.reading,
-    )
+    source = asked.opened(asked.source, asked.resize, asked.max_pixels, asked.workers, asked.reading)
+    options = _options(asked) | {
+        "holdout": asked.holdout,
+        "max_samples": asked.max_samples,
+        "max_bytes": asked.max_bytes,
+    }
+    if asked.task is not None:
+        return pack_share(asked.task, source, asked.destination, **options)
+    return _packed(asked.destination, pack(source, asked.destination, **options))
+
+
+def _options(asked: "Pack | Add") -> dict[str, Any]:
+    """Of packing, those that both have."""
+    from eyespot.data_pipeline.shards.outside.columns import parse_columns
+
+    names = ("masks", "mask_ignored", "captions", "resize", "max_pixels", "workers", "seed", "downloads", "reading")
+    columns = parse_columns(asked.columns) if asked.columns is not None else None
+    return {name: getattr(asked, name) for name in names} | {"columns": columns}
+
+
+def _packed(destination: Path, manifests: dict[str, Manifest]) -> int:
+    """Says what there is now."""
+    from eyespot.data_pipeline.shards.split_overlap import overlaps
+
     for split, manifest in manifests.items():
-        print(summary(asked.destination / split, manifest))
+        print(summary(destination / split, manifest))
     for line in remarks(next(iter(manifests.values()))):
         print(line)
-    for overlap in overlaps(asked.destination / split for split in manifests):
+    for overlap in overlaps(destination / split for split in manifests):
         print(overlap)
-    after_packing(asked.destination, next(iter(manifests.values())).name)
+    after_packing(destination, next(iter(manifests.values())).name)
     return ExitCode.DONE
+
+
+def _merge(argv: list[str]) -> int:
+    return _packed(*merge(argv))
+
+
+def _add(argv: list[str]) -> int:
+    asked = parse(Add, argv, "eyespot shards add")
+    options = _options(asked) | {"max_samples": None, "max_bytes": None}
+    return _packed(*add_images(asked.source, asked.destination, **options))
 
 
 def _derive(command: Callable[[list[str]], tuple[Path, dict[str, Manifest]]], argv: list[str]) -> int:
@@ -289,6 +317,11 @@ def _index(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.index_tars import index_folder
 
     asked = parse(Index, argv, "eyespot shards index")
+    if isinstance(place := location_of(asked.folder), Address):
+        raise UserError(
+            f"{place}: tars are indexed on a disk; download the folder, run eyespot shards index there, and upload"
+            " manifest.json, the .npy and the .idx files beside the tars, which stay as they are"
+        )
     manifest = index_folder(asked.folder, asked.workers, asked.reading, asked.max_pixels)
     print("\n".join([summary(asked.folder, manifest), *remarks(manifest)]))
     for line in _order_notes(asked.folder):
@@ -298,73 +331,28 @@ def _index(argv: list[str]) -> int:
 
 
 def _verify(argv: list[str]) -> int:
+    from eyespot.data_pipeline.shards.remote.verify import look_at_store
     from eyespot.data_pipeline.shards.verify import look_at
 
     asked = parse(Verify, argv, "eyespot shards verify")
-    found = look_at(asked.folder, asked.workers)
+    place = location_of(asked.folder)
+    found = look_at_store(place) if isinstance(place, Address) else look_at(place, asked.workers)
     notes = found.notes + [line for folder in found.sound for line in _order_notes(folder)]
     for line in [*found.problems, *found.unreadable, *notes]:
         print(one_line(line))
     looked_at = plural(len(found.folders), "shard folder")
     unwell = len(found.folders) - len(found.sound)
     if not found.problems and not found.unreadable:
-        print(f"{asked.folder}: all is well ({looked_at})")
-        say_next((["shards", "info", asked.folder], "what they hold: counts, sizes, classes"))
+        print(f"{place}: all is well ({looked_at})")
+        say_next((["shards", "info", str(place)], "what they hold: counts, sizes, classes"))
         return ExitCode.DONE
     if found.folders:
-        print(f"{asked.folder}: looked at {looked_at}, {unwell} of them not well")
+        print(f"{place}: looked at {looked_at}, {unwell} of them not well")
     return ExitCode.WRONG_INPUT if found.problems else ExitCode.FAILED
 
 
-def _order_notes(folder: Path) -> list[str]:
+def _order_notes(folder: Location) -> list[str]:
     """Whether batches of a folder that may be learned from would be mixed."""
     from eyespot.data_pipeline.loading.class_mixing import mixing_notes
 
     return mixing_notes(ShardFolder(folder)) if folder.name not in HELD_OUT else []
-
-
-def _info(argv: list[str]) -> int:
-    from eyespot.data_pipeline.shards.verify import shard_folders
-
-    asked, refused, said = parse(Info, argv, "eyespot shards info"), list[str](), list[str]()
-    folders = shard_folders(asked.folder, refused)
-    if not folders:
-        raise UserError(f"shards {asked.folder}: none there; {how_to_shard(asked.folder)}")
-    for folder in folders:
-        shards = ShardFolder(folder)
-        manifest, labels = shards.manifest, shards.index["label"]
-        more = remarks(manifest)
-        print("\n".join([summary(folder, manifest), *(more if more != said else [])]))
-        said = more
-        counts = np.bincount(labels[labels >= 0], minlength=len(manifest.classes))
-        if manifest.classes:
-            print("  classes      with their images:")
-        for name, count in zip(manifest.classes, counts.tolist(), strict=True):
-            print(one_line(f"    {count:>8,}  {name}"))
-    for line in refused:
-        print(one_line(line))
-    after_packing(asked.folder, ShardFolder(folders[0]).manifest.name)
-    return ExitCode.DONE
-
-
-def _show(argv: list[str]) -> int:
-    asked = parse(Show, argv, "eyespot shards show")
-    shards = ShardFolder.find(asked.folder)  # before torch is imported, which takes seconds
-
-    if asked.recipe is None:
-        return show_frames(shards, asked.out, asked.samples)
-
-    with working("loading torch"):
-        from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views, shown_captions
-        from eyespot.pretrain.recipe_lookup import make_run
-
-    run = make_run(asked.recipe)
-    images, views = draw_views(run, shards, asked.out, asked.samples)
-    print(
-        f"{asked.out.resolve()}: {plural(images, 'image')}, a row each: its middle,"
-        f" then {plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
-    )
-    for row, captions in enumerate(shown_captions(run, shards, asked.samples), 1):
-        print(one_line(brief(f"  row {row:<3} {' | '.join(captions) or 'no caption'}")))
-    say_next((["pretrain", asked.recipe, "--data.shards", asked.folder, "--run-dir", "runs/first"], "trains on them"))
-    return ExitCode.DONE

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from eyespot.cluster.cli import COMMANDS
-from eyespot.cluster.completion.index import OF_RECIPES, ROOT, Flags, Index, recipe_names
+from eyespot.cluster.completion.index import OF_RECIPES, OF_WORDS, ROOT, Flags, Index, recipe_names
 from eyespot.data_pipeline.plain_files import open_plain
 
 FILES = ":files"
 """Stands for the names of files, which the shell knows better."""
 _SHELLS = ("bash", "zsh", "fish")
-_GIVES_FILES = ("--from", "--config", "--run-dir", "--out", "--data.shards", "--data.ids", "--start.weights")
+_GIVES_FILES = ("--from", "--config", "--run-dir", "--out", "--data.shards", "--data.ids", "--ids", "--start.weights")
 _LARGEST = 2**20
 
 
@@ -71,8 +71,8 @@ def _words(before: Sequence[str], index: Index) -> list[str]:
             return [*_recipes(index), FILES]
         case "recipes":
             return _methods()
-        case "shards":
-            return [name.partition(" ")[2] for name in index.commands if name.startswith("shards ")]
+        case _ if command in OF_WORDS:
+            return [name.partition(" ")[2] for name in index.commands if name.startswith(f"{command} ")]
         case "eval":
             return index.protocols
         case "completion":

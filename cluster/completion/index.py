@@ -24,6 +24,9 @@ PAUSE_SECONDS = 600
 OF_RECIPES = ("pretrain", "plan", "doctor")
 """Commands whose first word may be a recipe, and whose flags then are the run's as well."""
 
+OF_WORDS = ("shards", "curate")
+"""Commands whose first word is a command of their own."""
+
 Flags = dict[str, list[str] | None]
 """By flag what may follow it: choices; none that are known; None = it is a switch."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from eyespot.cluster.cli import COMMANDS
 from eyespot.cluster.commands.eval import Evaluation
-from eyespot.cluster.completion.index import OF_RECIPES, Flags, Index, file_of_index, state_of_code
+from eyespot.cluster.completion.index import OF_RECIPES, OF_WORDS, Flags, Index, file_of_index, state_of_code
 from eyespot.cluster.config_files.setting_names import settings
 from eyespot.cluster.eval_commands import finetune, joint
 from eyespot.data_pipeline.atomic_files import write_bytes
@@ -49,8 +49,9 @@ def looked_up() -> Index:
         if name in OF_RECIPES:
             own = _of_help(name, "mae_tiny") if name != "pretrain" else {}
             commands[name] |= {flag: choices for flag, choices in own.items() if flag not in of_recipes["mae_tiny"]}
-    for name in re.findall(r"^  ([a-z]+) [A-Z]+", _help("shards"), re.MULTILINE):
-        commands[f"shards {name}"] = _of_help("shards", name)
+    for above in OF_WORDS:
+        for name in re.findall(r"^  ([a-z]+) [A-Z]+", _help(above), re.MULTILINE):
+            commands[f"{above} {name}"] = _of_help(above, name)
     trained, joined = [*finetune.PROTOCOLS], [*joint.PROTOCOLS]
     commands |= {f"eval {name}": _of_help("eval", name) for name in [*trained, "compare", joined[0]]}
     commands |= {f"eval {name}": commands[f"eval {joined[0]}"] for name in joined}

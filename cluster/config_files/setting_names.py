@@ -75,6 +75,7 @@ def _inner(config: Any, name: str) -> Any:
 def as_typed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a file as flags mean them: "None" where a setting may have none, ~ in paths is the home folder."""
     hints, found = hints_of(config if isinstance(config, type) else type(config)), dict[str, Any]()
+    places = {field.name for field in dataclasses.fields(config) if "names_data" in field.metadata}
     for name, value in values.items():
         inner, hint = _inner(config, name), hints.get(name)
         kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
@@ -82,7 +83,7 @@ def as_typed(config: Any, values: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = as_typed(inner, value)
         elif value == "None" and type(None) in kinds:
             found[name] = None
-        elif isinstance(value, str) and value.startswith("~") and Path in kinds:
+        elif isinstance(value, str) and value.startswith("~") and (Path in kinds or name in places):
             found[name] = str(Path(value).expanduser())
         else:
             found[name] = value

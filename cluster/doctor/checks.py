@@ -99,7 +99,7 @@ def run_checks(context: CheckContext, checks: Mapping[str, Check]) -> list[Findi
         thread.start()
     for thread in threads:
         thread.join(max(0.0, context.until - time.monotonic()))
-    return [finding for name in checks for finding in done.get(name) or [_hangs(context, name, began)]]
+    return [finding for name in checks for finding in (done[name] if name in done else [_hangs(context, name, began)])]
 
 
 def in_one_line(error: BaseException) -> str:

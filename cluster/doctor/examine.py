@@ -137,7 +137,7 @@ def _look(context: CheckContext, start: Mapping[str, Any], bell: signals.Doorbel
         if context.values.get("data", {}).get("shards") is not None:
             checks |= {"shards": shards.agreement, "read speed": shards.read_speed}
             if context.place.index == 0:  # the same everywhere
-                checks["samples"] = shards.enough
+                checks |= {"samples": shards.enough, "mixing": shards.mixing}
         if probes is not None:
             checks["probes"] = probes.judge
         if context.run_dir is not None and context.values and context.place.index == 0:  # rank 0 alone talks to MLflow

@@ -9,7 +9,8 @@ from eyespot.data_pipeline.console import Console
 ORDER = (
     *("nodes", "signals", "run folder", "disk space", "renames", "clocks", "packages", "code", "limits", "GPUs"),
     *("GPU links", "GPUs in torch", "nvJPEG", "device"),
-    *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "imports", "recipe", "data pipeline"),
+    *("GPU health", "GPU memory", "driver", "shards", "read speed", "samples", "mixing"),
+    *("imports", "recipe", "data pipeline"),
     *("all-reduce", "MLflow"),
 )
 SHOWN: dict[Level, Text] = {"ok": Text("ok", "green"), "warn": Text("warn", "yellow"), "fail": Text("FAIL", "bold red")}

@@ -9,8 +9,11 @@ from eyespot.cluster.launch.submission import Submission
 from eyespot.cluster.launch.sweep import SweepMember
 from eyespot.data_pipeline.augment.views import DepthView
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mix import whole_shards
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.loading.sample_files import complete_samples
-from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder
+from eyespot.data_pipeline.shards.paged.file_sizes import MissingShards
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.captions import captioned_splits
 from eyespot.eval.joint.pairs import judged_ids
 from eyespot.eval.joint.towers import still_views
@@ -39,9 +42,11 @@ def evaluations(submission: Submission, member: SweepMember) -> list[tuple[str, 
     if what != "eval":
         raise UserError(f"then {what!r}: only eval can follow; write: --then eval {' '.join(_PROTOCOLS)}")
     protocols = [word for word in words if word in known] or list(_PROTOCOLS)
-    others = [Path(word).expanduser().absolute() for word in words if word not in known]
+    others = [whole_shards(word, home=True) for word in words if word not in known]
     if len(others) > 1:
-        raise UserError(f"then {others[1].name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder")
+        raise UserError(
+            f"then {Path(others[1]).name!r}: neither a protocol ({', '.join(known)}) nor the one shard folder"
+        )
     shards = others[0] if others else member.run.data.shards
     if "low-shot" in protocols:
         raise UserError(
@@ -63,7 +68,7 @@ def others(path: str) -> ShardFolder:
         UserError: there are none; a protocol may have been meant.
     """
     try:
-        return ShardFolder.find(path)
+        return find_shards(path)
     except MissingShards as error:
         known = ", ".join(typing.get_args(Protocol))
         raise UserError(f"then eval {Path(path).name!r}: not a protocol ({known}); and no folder: {error}") from error
@@ -135,6 +140,6 @@ def _check_members(protocol: str, path: Path, objective: Objective) -> None:
     if protocol == "captions":
         captioned_splits(path, hashes=False)
     elif protocol in ("joint-retrieval", "correspondence"):
-        judged_ids(ShardFolder.find(path, "test", "train", hashes=False), still_views(objective), 2)
+        judged_ids(find_shards(path, "test", "train", hashes=False), still_views(objective), 2)
     elif protocol == "own-head":
-        complete_samples(objective.views(), ShardFolder.find(path, "test", "train", hashes=False))
+        complete_samples(objective.views(), find_shards(path, "test", "train", hashes=False))

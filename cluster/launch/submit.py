@@ -6,11 +6,12 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from submitit.core.core import Job
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
@@ -25,6 +26,9 @@ from eyespot.cluster.status.records import JobLine, Records
 from eyespot.cluster.status.run_state import read_run_state
 from eyespot.cluster.supervisor.node_job import NodeJob
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mix import places_of
+from eyespot.data_pipeline.order.stream_state import check_lanes
+from eyespot.data_pipeline.stores.location import location_of
 from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
 from eyespot.pretrain.loop.run_data import open_shards
@@ -35,7 +39,9 @@ _PLACEHOLDER = "JOB"
 """Stands for the id of a job that is not submitted yet."""
 
 
-class _Executor(SlurmExecutor):
+class Executor(SlurmExecutor):
+    """Writes the sbatch script and hands it to SLURM."""
+
     @classmethod
     def affinity(cls) -> int:
         """Asked whether SLURM is here: the launch looks itself, and a dry run needs none."""
@@ -59,6 +65,7 @@ def check(submission: Submission, member: SweepMember) -> None:
             f" {plural(submission.processes, 'process')} x {plural(data.accumulate, 'micro-batch')}), for instance"
             f" {parts * max(1, round(data.batch_size / parts))}"
         )
+    check_lanes(data.lanes, data.batch_size // data.accumulate)
     if data.batch_size // data.accumulate > num_samples:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {plural(num_samples, 'sample')}; lower it")
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
@@ -246,61 +253,102 @@ def _evaluation(
     return small, ",".join(whole)
 
 
+def _on_disk(places: Iterable[str]) -> list[Path]:
+    """Those that a container has to be shown; a store is reached from inside."""
+    named = [location_of(part) for place in places for part in places_of(place)]
+    return [place for place in named if isinstance(place, Path)]
+
+
 # "scancel --full" and "--batch" signal the script, too: it would end, and the job with it, while the ranks save.
-_DEAF = "trap '' TERM USR1"
+DEAF = "trap '' TERM USR1"
 
 
 def _executor(
     folder: Path, code: Path, submission: Submission, members: Sequence[SweepMember], dependency: str | None = None
-) -> _Executor:
+) -> Executor:
     """submitit's writer of the sbatch script."""
     records = Records(folder)
-    shards = [member.run.data.shards for member in members if member.run.data.shards is not None]
+    shards = _on_disk(member.run.data.shards for member in members if member.run.data.shards is not None)
     branched = [Path(member.run.resume) for member in members if member.run.resume not in ("never", "auto")]
-    others = [Path(words[3]) for member in members for words in evaluations(submission, member)]
+    others = _on_disk(words[3] for member in members for words in evaluations(submission, member))
     # MLflow's file lies beside the run folder.
     start = containers.start_command(submission, code, [folder.parent, folder], [*shards, *branched, *others])
-    cores = [] if submission.cpus_per_task is None else [f"--cpus-per-task={submission.cpus_per_task}"]
     # An evaluation has nothing to save before its time is over: SIGCONT does nothing.
     signal = f"USR1@{submission.save_seconds}" if dependency is None else "CONT@1"
     more: dict[str, Any] = {"signal": signal, "requeue": True}
     if dependency is not None:
         more["kill-on-invalid-dep"] = "yes"
-    for entry in submission.sbatch:
-        key, sign, value = entry.partition("=")
-        more[key.replace("_", "-")] = value if sign else True
+    more |= further_options(submission)
     marks = [Records(member.run.run_dir).folder / "cancelled" for member in members]
     in_container = submission.container is not None and dependency is None
     teardown = containers.requeue_lines(submission.max_requeues, marks) if in_container else None
-    executor = _Executor(records.submitit, python=start.python)
+    executor = Executor(records.submitit, python=start.python)
     executor.update_parameters(
         job_name=submission.name or folder.name,
-        nodes=submission.nodes,
-        ntasks_per_node=1,
-        gpus_per_node=submission.gpus_per_node or None,
-        cpus_per_task=submission.cpus_per_task,
-        mem=submission.mem,
-        time=None if submission.time is None else minutes(submission.time),
-        partition=submission.partition,
-        account=submission.account,
-        qos=submission.qos,
-        constraint=submission.constraint,
-        exclude=submission.exclude,
         dependency=dependency,
         array_parallelism=submission.array_parallelism or len(members),
-        wckey=None,
-        setup=[_DEAF, *submission.setup],
+        **asked_of_slurm(submission),
+        setup=[DEAF, *submission.setup],
         teardown=teardown,
-        srun_args=[*cores, *start.srun],  # srun does not take the cores over from sbatch
+        srun_args=[*cores_of_srun(submission), *start.srun],
         additional_parameters=more,
     )
     return executor
 
 
+def asked_of_slurm(submission: Submission) -> dict[str, Any]:
+    """What submitit takes of nodes, cores and limits."""
+    return {
+        "nodes": submission.nodes,
+        "ntasks_per_node": 1,
+        "gpus_per_node": submission.gpus_per_node or None,
+        "cpus_per_task": submission.cpus_per_task,
+        "mem": submission.mem,
+        "time": None if submission.time is None else minutes(submission.time),
+        "partition": submission.partition,
+        "account": submission.account,
+        "qos": submission.qos,
+        "constraint": submission.constraint,
+        "exclude": submission.exclude,
+        "wckey": None,
+    }
+
+
+def further_options(submission: Submission) -> dict[str, str | bool]:
+    """The options of sbatch that were given as they are."""
+    pairs = (entry.partition("=") for entry in submission.sbatch)
+    return {key.replace("_", "-"): value if sign else True for key, sign, value in pairs}
+
+
+def cores_of_srun(submission: Submission) -> list[str]:
+    """srun does not take the cores over from sbatch."""
+    return [] if submission.cpus_per_task is None else [f"--cpus-per-task={submission.cpus_per_task}"]
+
+
 def _send(
-    executor: _Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[SweepMember]
+    executor: Executor, jobs: Sequence[NodeJob], submission: Submission, members: Sequence[SweepMember]
 ) -> list[str]:
     """Hands the jobs to SLURM and notes them in their run folders."""
+    submitted = hand_over(executor, jobs)
+    for job, node_job, member in zip(submitted, jobs, members, strict=True):
+        line = JobLine(
+            job=job.job_id,
+            kind=node_job.kind,
+            submitted=time.time(),
+            log=str(job.paths.stderr),
+            nodes=submission.nodes,
+            processes=submission.processes,
+        )
+        Records(member.run.run_dir).add_job(line)
+    return [job.job_id for job in submitted]
+
+
+def hand_over(executor: Executor, jobs: Sequence[Callable[[], None]]) -> Sequence[Job[Any]]:
+    """Submits one job, or an array with a task for each.
+
+    Raises:
+        UserError: SLURM refuses.
+    """
     said, place = io.StringIO(), executor.folder
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -313,17 +361,7 @@ def _send(
         raise UserError("launch: no sbatch on this machine; start the run here with --local") from error
     for path in place.glob("*submi*"):  # the script and the pickled job: the user's own lines, and code that runs
         path.chmod(0o600)
-    for job, node_job, member in zip(submitted, jobs, members, strict=True):
-        line = JobLine(
-            job=job.job_id,
-            kind=node_job.kind,
-            submitted=time.time(),
-            log=str(job.paths.stderr),
-            nodes=submission.nodes,
-            processes=submission.processes,
-        )
-        Records(member.run.run_dir).add_job(line)
-    return [job.job_id for job in submitted]
+    return submitted
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from eyespot.cluster.start_run import requested
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mix import whole_shards
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.redaction import masked_values
 
@@ -56,7 +57,7 @@ def single(words: Sequence[str]) -> SweepMember:
     recipe, run = requested(list(words[1:]))
     run.run_dir = run.run_dir.expanduser().absolute()
     if run.data.shards is not None:
-        run.data.shards = run.data.shards.expanduser().absolute()
+        run.data.shards = whole_shards(run.data.shards, home=True)
     if run.resume not in ("never", "auto"):
         run.resume = str(Path(run.resume).expanduser().absolute())
     return SweepMember(recipe=recipe, run=run)

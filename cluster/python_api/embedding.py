@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from eyespot.cluster.python_api.plain_errors import plain_errors, refuse_kind
 from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores.location import Location, location_of
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import Subject, subjects_of
@@ -189,8 +191,8 @@ def _shards(
     images: str | Path | Iterable[Any], room: Path
 ) -> Iterator[tuple[ShardFolder, np.ndarray, list[str] | list[int]]]:
     """Shards of the images; which of their samples, in which order; and what each is called."""
-    if isinstance(images, str | Path) and _is_shards(Path(images)):
-        shards = ShardFolder.find(images, *SPLITS)
+    if isinstance(images, str | Path) and _is_shards(location_of(images)):
+        shards = find_shards(images, *SPLITS)
         ids = list(range(shards.manifest.num_samples))
         yield shards, np.arange(len(ids)), ids
         return
@@ -203,7 +205,7 @@ def _shards(
     for bad in packed[""].quarantined:
         log.warning("%s", one_line(f"no features of {bad['source']}: {bad['reason']}"))
     shards = ShardFolder(room / "shards")
-    names = _sources(shards)
+    names = _sources(shards, room)
     if isinstance(images, str | Path):
         order = np.array(sorted(range(len(names)), key=names.__getitem__))
         yield shards, order, [names[row] for row in order]
@@ -213,7 +215,9 @@ def _shards(
     yield shards, order, places[order].tolist()
 
 
-def _is_shards(path: Path) -> bool:
+def _is_shards(path: Location) -> bool:
+    if not isinstance(path, Path):
+        return True  # in a store there is nothing else that could be read
     return any((folder / "manifest.json").is_file() for folder in (path, *(path / split for split in SPLITS)))
 
 
@@ -255,11 +259,11 @@ def _written(image: Any, path: Path, number: int) -> Path:
     return path
 
 
-def _sources(shards: ShardFolder) -> list[str]:
+def _sources(shards: ShardFolder, room: Path) -> list[str]:
     """What each sample was called in what the shards were packed from, by sample id."""
     names: list[str] = []
     for shard in shards.manifest.shards:
-        with tarfile.open(shards.path / shard.tar) as tar:
+        with tarfile.open(room / "shards" / shard.tar) as tar:
             notes = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
             names += [json.loads(note.read())["source"] for note in notes if note is not None]
     return names

@@ -12,7 +12,7 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.devices import own_device
 from eyespot.pretrain.distributed.process_group import World
@@ -105,22 +105,27 @@ def loader(
     if not 0 <= place < count:
         raise UserError(f"rank {place}: there are {count} ranks; it lies in 0..{count - 1}")
     world = World(rank=place, size=count, device=own_device(device, int(os.environ.get("LOCAL_RANK", 0))))
+    frame = None
     if not isinstance(source, Run) and RunRecord.path(Path(source)).is_file():
+        frame = RunRecord.read(RunRecord.path(Path(source))).lane_frame
         source = load_run(Path(source))[1]
     if isinstance(source, Run):
-        spec = _of_run(source, views, batch_size, world)
+        spec = _of_run(source, views, batch_size, world, frame)
     elif views is None:
         raise UserError(f"views: of shards ({source}) alone nobody knows them; give views, or a run")
     else:
-        shards = ShardFolder.find(source)
+        shards = find_shards(str(source))
         spec = LoaderSpec(shards=shards, views=views, batch_size=batch_size or 256, device=str(world.device))
     return SampleLoader(spec if seed is None else replace(spec, seed=seed), place, count, state)
 
 
-def _of_run(run: Run, views: ViewSpec | None, batch_size: int | None, world: World) -> LoaderSpec:
+def _of_run(run: Run, views: ViewSpec | None, batch_size: int | None, world: World, frame: int | None) -> LoaderSpec:
+    """Of a run, whose lanes stay what they were whatever the batch is here."""
+    data = open_data(run, world)
     if batch_size is not None:
         run = replace(run, data=replace(run.data, batch_size=batch_size, accumulate=1))
-    return open_data(run, world).loader_spec(fresh_objective(run).views() if views is None else views)
+    data = replace(data, run=run, lane_frame=frame or data.lane_frame)
+    return data.loader_spec(fresh_objective(run).views() if views is None else views)
 
 
 @plain_errors

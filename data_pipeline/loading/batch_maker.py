@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from eyespot.data_pipeline.loading.batch import Batch, send
 from eyespot.data_pipeline.loading.finish_views import ViewFinisher
 from eyespot.data_pipeline.loading.jobs import Job, Jobs, Part
 from eyespot.data_pipeline.loading.members.beside_views import BesideViews, parts
+from eyespot.data_pipeline.loading.mixtures.source_bounds import folder_of
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
@@ -50,8 +51,8 @@ class Made(NamedTuple):
     """A batch, and what it took."""
 
     batch: Batch
-    num_bad: int
-    """Samples that stand in for damaged ones."""
+    bad: Int64[np.ndarray, " bad"]
+    """Samples for which others stand in, as they are damaged."""
     num_refused: int
     """Samples that the CPU decoded because nvJPEG would not."""
     ready: torch.cuda.Event | None
@@ -72,7 +73,7 @@ class BatchMaker:
         device: torch.device,
         num_threads: int,
         max_bad_fraction: float,
-        labeled: Bool[np.ndarray, " n"] | None = None,
+        labeled: Ids | None = None,
         decode: Decode = "auto",
         nvjpeg: NvjpegConfig | None = None,
         dtype: torch.dtype = torch.float32,
@@ -89,7 +90,7 @@ class BatchMaker:
             device: where the views are made and lie.
             num_threads: that decode and resize.
             max_bad_fraction: share of damaged samples above which making stops.
-            labeled: of each sample of the index, whether its label is shown; None = all are.
+            labeled: the samples whose label is shown, ascending; None = all.
             decode: for a GPU: gpu = nvJPEG decodes; auto = it does, and the CPU what it refuses; cpu = the CPU does.
             nvjpeg: how nvJPEG decodes; None = as it does where nobody says otherwise.
             dtype: of the views that a GPU makes.
@@ -156,10 +157,11 @@ class BatchMaker:
 
     def _made(self, job: Job, outputs: Any, beside: dict[int, Tensor], *, refused: bool = False) -> Made:
         self._num_made += len(job.ids)
-        self._num_bad += job.num_bad
-        self._stop_if_too_bad(self._num_bad)
+        self._num_bad += len(job.bad)
+        if len(job.bad):
+            self._stop_if_too_bad(self._num_bad, int(job.bad[-1]))
         batch, ready = self._batch(job, outputs, beside, by_gpu=self._on_gpu and not refused)
-        return Made(batch, job.num_bad, len(job.ids) * refused, ready)
+        return Made(batch, job.bad, len(job.ids) * refused, ready)
 
     def close(self) -> None:
         """Ends all threads."""
@@ -350,13 +352,13 @@ class BatchMaker:
         for sample, row, reason in chain(*images, self._beside.undecodable(job)):
             self._reader.reject(sample, row, reason)
             num_rejected += 1
-            self._stop_if_too_bad(self._reader.num_rejected)
+            self._stop_if_too_bad(self._reader.num_rejected, sample)
         job.sound = not num_rejected
         return num_rejected
 
-    def _stop_if_too_bad(self, num_bad: int) -> None:
+    def _stop_if_too_bad(self, num_bad: int, latest: int) -> None:
         if num_bad > self._max_bad_fraction * max(self._num_made, FEW_SAMPLES):
-            folder, of = self._reader.shards.path, max(self._num_made, FEW_SAMPLES)
+            folder, of = folder_of(self._reader.shards, latest).path, max(self._num_made, FEW_SAMPLES)
             bad, how = "are damaged", f"find them with: eyespot shards verify {folder}"
             if incomplete := self._files.incomplete():
                 bad = "are damaged or incomplete"

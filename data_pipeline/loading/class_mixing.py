@@ -1,7 +1,8 @@
 """How many classes a batch holds, of shards whose tars are sorted, and how many it would hold in a true shuffle.
 
 The order of samples shuffles inside windows (sample_order.py). Where a tar holds one class after another, as
-``tar --sort=name`` of class folders writes them, a window holds few classes, and so does every batch.
+``tar --sort=name`` of class folders writes them, a window holds few classes, and so does every batch. Lanes
+(lane_order.py) fill a batch from as many windows as there are lanes, and a wider window holds more classes.
 """
 
 from dataclasses import dataclass
@@ -9,15 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from eyespot.data_pipeline.loading.sample_order import BLOCK, SHUFFLE_WINDOW, SampleOrder, num_blocks
+from eyespot.data_pipeline.order.orders import Order, make_order
+from eyespot.data_pipeline.order.sample_order import BLOCK, SHUFFLE_WINDOW, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 NUM_BATCHES = 8
 """Batches that are counted, spread over an epoch."""
+NUM_BLOCKS = 512
+"""Of an index in pieces, from which the batches are taken that are counted."""
 FEW = 0.8
 """A batch that holds less than this share of what a shuffle would give is poorly mixed."""
 BATCH_SIZES = (256, 1024)
 """Of runs that nobody has asked for yet."""
+MOST_OPEN = 2**22
+"""Samples in the windows of all lanes: more lanes than that are not tried."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -35,6 +41,12 @@ class Mixing:
     """Samples that are shuffled together."""
     wider: int
     """The smallest window that mixes well."""
+    lanes: int
+    """That the run has."""
+    more_lanes: int
+    """The fewest that mix well with this window; as many as now where no number does."""
+    with_more: float
+    """Different ones in a batch that comes from so many lanes."""
 
     @property
     def is_poor(self) -> bool:
@@ -44,9 +56,18 @@ class Mixing:
     def __str__(self) -> str:
         return (
             f"the tars are sorted: a batch of {self.batch_size:,} holds {self.found:.0f} {self.what}, where a shuffle"
-            f" has {self.shuffled:.0f}; widen --data.shuffle-window from {self.window:,} to {self.wider:,}"
-            " (reads then come from more places at once), or pack the images anew, which shuffles them"
+            f" has {self.shuffled:.0f}; {self.cure} (reads then come from more places at once), or pack the images"
+            " anew, which shuffles them"
         )
+
+    @property
+    def cure(self) -> str:
+        """The settings that mix well, in words."""
+        widen = f"widen --data.shuffle-window from {self.window:,} to {self.wider:,}"
+        if self.more_lanes == self.lanes:
+            return widen
+        share = self.with_more / self.shuffled
+        return f"set --data.lanes {self.more_lanes} (then {self.with_more:.0f}, {share:.0%}), or {widen}"
 
 
 def class_mixing(
@@ -55,6 +76,8 @@ def class_mixing(
     *,
     seed: int = 0,
     window: int = SHUFFLE_WINDOW,
+    lanes: int = 1,
+    frame: int = 0,
     ids: Int64[np.ndarray, " n"] | None = None,
 ) -> Mixing | None:
     """Of the batches of a run; None where its samples have fewer than two classes.
@@ -64,15 +87,30 @@ def class_mixing(
         batch_size: over all ranks.
         seed: of the run.
         window: samples that it shuffles together.
+        lanes: that it has.
+        frame: samples that are dealt to them; 0 = a batch.
         ids: the samples that it learns from, in their order; None = all.
     """
-    labels = shards.index["label"] if ids is None else shards.index["label"][ids]
-    return _mixing("classes", labels, batch_size, seed, window)
+    rows = shards.rows(ids) if ids is not None else _blocks_of(shards) if shards.manifest.pieces else shards.index
+    return _mixing("classes", rows["label"], batch_size, seed, window, lanes, frame)
 
 
 def tar_mixing(shards: ShardFolder, batch_size: int) -> Mixing | None:
     """Of tars that another tool wrote, whose samples have no labels: whether their neighbours are alike is unknown."""
-    return _mixing("tars", shards.index["tar"].astype(np.int64), batch_size, 0, SHUFFLE_WINDOW)
+    rows = _blocks_of(shards) if shards.manifest.pieces else shards.index
+    return _mixing("tars", rows["tar"].astype(np.int64), batch_size, 0, SHUFFLE_WINDOW)
+
+
+def _blocks_of(shards: ShardFolder) -> np.ndarray:
+    """Rows of whole blocks, spread evenly over an index that is too large to be read for this.
+
+    A window takes blocks from anywhere, so what blocks hold says how many kinds it holds.
+    """
+    num_samples = shards.manifest.num_samples
+    count = min(NUM_BLOCKS, num_samples // BLOCK) or 1
+    first = np.arange(count) * (num_samples // BLOCK) // count * BLOCK
+    ids = (first[:, None] + np.arange(BLOCK)).ravel()
+    return shards.rows(ids[ids < num_samples])
 
 
 def mixing_notes(shards: ShardFolder) -> list[str]:
@@ -88,26 +126,66 @@ def mixing_notes(shards: ShardFolder) -> list[str]:
         return []
     return [
         f"{shards.path}: no labels; a batch of {found.batch_size} holds samples of {found.found:.0f} tars, where a"
-        f" shuffle has {found.shuffled:.0f}: if the samples of a tar are alike, widen --data.shuffle-window"
-        f" to {found.wider:,}"
+        f" shuffle has {found.shuffled:.0f}: if the samples of a tar are alike, {found.cure}"
     ]
 
 
-def _mixing(what: str, kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int) -> Mixing | None:
-    sizes = np.bincount(kinds[kinds >= 0])
+def _mixing(
+    what: str,
+    kinds: Integer[np.ndarray, " n"],
+    batch_size: int,
+    seed: int,
+    window: int,
+    lanes: int = 1,
+    frame: int = 0,
+) -> Mixing | None:
+    sizes, frame = np.bincount(kinds[kinds >= 0]), frame or batch_size
     batch_size = min(batch_size, len(kinds))
     if (sizes > 0).sum() < 2:
         return None
+
+    def ordered(lanes: int) -> Order:
+        return make_order(len(kinds), seed, shuffle_window=window, lanes=lanes, frame=frame)
+
     shuffled = distinct_in_shuffle(sizes, len(kinds), batch_size)
     # One window of all samples is a shuffle; of few samples 8 batches could say otherwise by chance.
-    found = _found(kinds, batch_size, seed, window) if window < len(kinds) else shuffled
-    wider = window
-    while found < FEW * shuffled and wider < len(kinds):
-        wider *= 2
-        if _sketched(kinds, batch_size, seed, wider) >= (1 + FEW) / 2 * shuffled:
+    found = _found(kinds, batch_size, ordered(lanes)) if window < len(kinds) else shuffled
+    wider, more_lanes, with_more = window, lanes, found
+    if found < FEW * shuffled:
+        wider = _wider(kinds, batch_size, seed, window, (1 + FEW) / 2 * shuffled)
+        for more in _lanes_to_try(lanes, frame, MOST_OPEN // window):
+            if (with_more := _found(kinds, batch_size, ordered(more))) >= FEW * shuffled:
+                more_lanes = more
+                break
+    return Mixing(
+        what=what,
+        batch_size=batch_size,
+        found=found,
+        shuffled=shuffled,
+        window=window,
+        wider=wider,
+        lanes=lanes,
+        more_lanes=more_lanes,
+        with_more=with_more,
+    )
+
+
+def _wider(kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int, wanted: float) -> int:
+    """The smallest window, doubled again and again, in which a batch holds so many kinds."""
+    while window < len(kinds):
+        window *= 2
+        if _sketched(kinds, batch_size, seed, window) >= wanted:
             break
-    wider = min(wider, num_blocks(len(kinds)) * BLOCK)
-    return Mixing(what=what, batch_size=batch_size, found=found, shuffled=shuffled, window=window, wider=wider)
+    return min(window, num_blocks(len(kinds)) * BLOCK)
+
+
+def _lanes_to_try(lanes: int, frame: int, most: int) -> list[int]:
+    """More lanes than there are that divide the frame, each at least twice as many as the one before."""
+    tried = [lanes]
+    for more in range(2 * lanes, min(frame, most) + 1):
+        if frame % more == 0 and more >= 2 * tried[-1]:
+            tried.append(more)
+    return tried[1:]
 
 
 def distinct_in_shuffle(sizes: Integer[np.ndarray, " kinds"], num_samples: int, batch_size: int) -> float:
@@ -131,9 +209,8 @@ def distinct_in_shuffle(sizes: Integer[np.ndarray, " kinds"], num_samples: int, 
     return float(len(others) - missing.sum())
 
 
-def _found(kinds: Integer[np.ndarray, " n"], batch_size: int, seed: int, window: int) -> float:
+def _found(kinds: Integer[np.ndarray, " n"], batch_size: int, order: Order) -> float:
     """In batches of the order that a run really takes."""
-    order = SampleOrder(len(kinds), seed, window=num_blocks(window))
     starts = np.linspace(0, len(kinds) - batch_size, NUM_BATCHES).astype(np.int64).tolist()
     return float(np.mean([_distinct(kinds[order.ids(start, batch_size)[0]]) for start in starts]))
 

@@ -14,4 +14,9 @@ def own_cores() -> int:
 
 def cpu_share() -> int:
     """The cores of this process, divided among the ranks that torchrun or SLURM started beside it."""
-    return max(1, own_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, own_cores() // num_neighbours())
+
+
+def num_neighbours() -> int:
+    """The ranks that torchrun or SLURM started on this node, with this one."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,11 +1,12 @@
 """Batches on their way: what was planned, read, and drawn for each, before anything is decoded."""
 
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.crop_geometry import Geometry, view_geometry
@@ -14,6 +15,7 @@ from eyespot.data_pipeline.augment.views import ImageView, ViewSpec
 from eyespot.data_pipeline.loading.mask_views import decoded_mask
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
 from eyespot.data_pipeline.loading.sample_files import MemberShown, Rows, SampleFiles, Shown
+from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
 
 Ids = Int64[np.ndarray, " b"]
 
@@ -43,7 +45,7 @@ class Part:
     alterations: list[Alteration | None]
     """Of each view."""
 
-    def undecodable(self, index: np.ndarray, examine: Examine) -> Iterator[tuple[int, int, str]]:
+    def undecodable(self, index: np.ndarray | PagedIndex, examine: Examine) -> Iterator[tuple[int, int, str]]:
         """Sample, row and what is wrong with it, of each file that cannot be decoded.
 
         Args:
@@ -53,7 +55,8 @@ class Part:
         count = self.shown.num_frames
         images, masks = (rows.ravel().tolist() for rows in (self.rows[:, :count], self.rows[:, count:]))
         samples = np.repeat(self.samples, count).tolist()
-        heights, widths = (index[name][images].tolist() for name in ("height", "width"))
+        shown = index[np.array(images, np.int64)]
+        heights, widths = (shown[name].tolist() for name in ("height", "width"))
         for place, reason in examine(self.files, list(zip(heights, widths, strict=True))).items():
             yield samples[place], images[place], reason
         for sample, row, file in zip(samples, masks, self.masks, strict=bool(masks)):
@@ -83,8 +86,8 @@ class Job:
     epochs: Ids
     ids: Ids
     """What was read: ``wanted``, or what stands in for damaged samples."""
-    num_bad: int
-    """Samples for which, or for whose partners, others stand in."""
+    bad: Int64[np.ndarray, " bad"]
+    """Of ``wanted`` those for which, or for whose partners, others stand in."""
     labels: Ids
     parts: list[Part]
     members: list[MemberPart]
@@ -127,7 +130,7 @@ class Jobs:
         files: SampleFiles,
         views: ViewSpec,
         seed: int,
-        labeled: Bool[np.ndarray, " n"] | None,
+        labeled: Ids | None,
     ):
         self._reader, self._files, self._views, self._seed, self._labeled = reader, files, views, seed, labeled
 
@@ -172,9 +175,10 @@ class Jobs:
                 beside = self._start_partners(ids, epochs)
             partners, partner_files = beside.result()
             bad |= partners != self._files.partners(ids, epochs)
-        labels = self._reader.shards.index["label"][ids].astype(np.int64)
+        labels = self._reader.shards.rows(ids)["label"].astype(np.int64)
         if self._labeled is not None:
-            labels[~self._labeled[ids]] = -1
+            places = np.minimum(np.searchsorted(self._labeled, ids), len(self._labeled) - 1)
+            labels[self._labeled[places] != ids] = -1
         parts: list[Part] = []
         members: list[MemberPart] = []
         begin = [0, 0]
@@ -188,11 +192,11 @@ class Jobs:
             else:
                 flat = [file for (file,) in found]
                 members.append(MemberPart(shown=shown, samples=samples, rows=its_rows[:, 0], files=flat))
-        num_bad = int(bad.sum())
-        return Job(wanted=wanted, epochs=epochs, ids=ids, num_bad=num_bad, labels=labels, parts=parts, members=members)
+        bad = wanted[bad]
+        return Job(wanted=wanted, epochs=epochs, ids=ids, bad=bad, labels=labels, parts=parts, members=members)
 
     def _part(self, shown: Shown, samples: Ids, epochs: Ids, rows: Rows, files: list[list[File]]) -> Part:
-        sizes = self._reader.shards.index[samples]
+        sizes = self._reader.shards.rows(samples)
         image_sizes = np.stack([sizes["height"], sizes["width"]], axis=1).astype(np.int32)
         geometry: list[Geometry] = []
         alterations: list[Alteration | None] = []
@@ -221,3 +225,19 @@ def _columns(files: list[File], count: int, columns: slice) -> list[list[File]]:
     """Of each sample's files, which lie behind each other, some."""
     each = len(files) // count
     return [files[row * each : (row + 1) * each][columns] for row in range(count)]
+
+
+def checksum_of_labeled(labeled: Ids, num_samples: int, checksum: int = 0) -> int:
+    """crc32 of a byte for each sample, whether its label is shown; computed of a million samples at a time.
+
+    Args:
+        labeled: the samples whose label is shown, ascending.
+        num_samples: of the shards.
+        checksum: of what stands before.
+    """
+    for begin in range(0, num_samples, 2**20):
+        shown = np.zeros(min(2**20, num_samples - begin), np.uint8)
+        first, end = np.searchsorted(labeled, [begin, begin + len(shown)])
+        shown[labeled[first:end] - begin] = 1
+        checksum = zlib.crc32(shown.tobytes(), checksum)
+    return checksum

@@ -4,30 +4,31 @@ make_selection: chosen samples, to watch a run by.
 """
 
 import atexit
-import json
 import threading
 import weakref
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Queue
 from typing import Annotated
 
 import numpy as np
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
-from eyespot.data_pipeline.augment.views import CLIP_TOKENIZER, CenterView, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
+from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache, open_blocks
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
-from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.loading.mixtures.stream_order import SourceCounts, order_of
 from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
-from eyespot.data_pipeline.loading.sample_order import SHUFFLE_WINDOW, SampleOrder, num_blocks
+from eyespot.data_pipeline.loading.stream_identity import data_checksum, tokenizer_checksum
+from eyespot.data_pipeline.order.sample_order import SHUFFLE_WINDOW
+from eyespot.data_pipeline.order.stream_state import checked_start, frame_of
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -83,7 +84,13 @@ class LoaderSpec:
     patience_seconds: float = PATIENCE_SECONDS
     """For how long reads that fail are tried again."""
     shuffle_window: Annotated[int, Ge(1)] = SHUFFLE_WINDOW
-    """Samples that the endless stream shuffles together, in whole blocks of 256."""
+    """Samples that the endless stream shuffles together, in whole blocks of 256; of each lane."""
+    lanes: Count = 1
+    """Parts of a batch whose samples come from blocks of their own: see ``LaneOrder``."""
+    lane_frame: Annotated[int, Ge(0)] = 0
+    """Samples that are dealt to the lanes, a multiple of them; 0 = those of a batch. A state's go before."""
+    cache: NodeCache | None = None
+    """Where a node's ranks share blocks of the tars; None = see ``open_blocks``."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -102,29 +109,22 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
         UserError: the spec, the shards or the state do not fit.
     """
     _check(spec)
+    spec = replace(spec, ids=spec.shards.chosen(spec.ids))
     if spec.batch_size % world_size:
         raise UserError(f"batch_size {spec.batch_size}: {world_size} ranks do not divide it; choose a multiple")
     manifest = spec.shards.manifest
     num_samples = manifest.num_samples if spec.ids is None else len(spec.ids)
     check_enough(spec.batch_size, num_samples, spec.shards)
     files = _files(spec)
-    checksum = zlib.crc32("".join([manifest.index_sha256, *files.identity()]).encode())
-    if spec.ids is not None:
-        checksum = zlib.crc32(spec.ids.tobytes(), checksum)
-    labeled: Bool[np.ndarray, " n"] | None = None
-    if spec.labeled_ids is not None:
-        labeled = np.zeros(manifest.num_samples, bool)
-        labeled[spec.labeled_ids] = True
-        checksum = zlib.crc32(labeled.tobytes(), checksum)
+    labeled = None if spec.labeled_ids is None else np.sort(spec.labeled_ids)
+    checksum = data_checksum(manifest, files, spec.ids, labeled)
     identity = {"num_samples": num_samples, "shards": checksum, "seed": spec.seed}
-    order = SampleOrder(num_samples, spec.seed, window=num_blocks(spec.shuffle_window))
-    if order.window != SampleOrder(num_samples, spec.seed).window:
-        identity["shuffle_window"] = order.window
-    if digests := tokenizer_digests(spec.views):
-        known = {name if name == CLIP_TOKENIZER else digest: digest for name, digest in digests.items()}  # files move
-        identity["tokenizer"] = zlib.crc32(json.dumps(known, sort_keys=True).encode())
-    start = _checked_start(identity, state)
-    share = spec.batch_size // world_size
+    frame = frame_of(spec.lanes, state, spec.lane_frame or spec.batch_size)
+    window = spec.shuffle_window
+    order = order_of(spec.shards, spec.ids, spec.seed, shuffle_window=window, lanes=spec.lanes, frame=frame)
+    identity |= order.identity | tokenizer_checksum(spec.views)
+    start = checked_start(identity, state)
+    share, ahead = spec.batch_size // world_size, -(-order.window * spec.lanes // world_size)
 
     def plan() -> Plan:
         position = start + rank * share
@@ -133,7 +133,11 @@ def make_loader(spec: LoaderSpec, rank: int = 0, world_size: int = 1, state: dic
             yield places if spec.ids is None else spec.ids[places], epochs
             position += spec.batch_size
 
-    return _loader(spec, files, plan(), share, substitute=True, start=start, identity=identity, labeled=labeled)
+    loader = _loader(
+        spec, files, plan(), share, ahead=ahead, substitute=True, start=start, identity=identity, labeled=labeled
+    )
+    loader.sources = SourceCounts.of(spec.shards, order)
+    return loader
 
 
 def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
@@ -146,14 +150,14 @@ def make_pass(spec: LoaderSpec, rank: int = 0, world_size: int = 1) -> "Loader":
         UserError: the spec or the shards do not fit; while iterating, a sample is damaged.
     """
     _check(spec)
-    chosen = np.arange(spec.shards.manifest.num_samples) if spec.ids is None else spec.ids
-    first, end = (len(chosen) * r // world_size for r in (rank, rank + 1))
+    count = spec.shards.manifest.num_samples if spec.ids is None else len(spec.ids)
+    first, end = (count * r // world_size for r in (rank, rank + 1))
     share = max(1, spec.batch_size // world_size)
 
     def plan() -> Plan:
         for begin in range(first, end, share):
-            ids = chosen[begin : min(begin + share, end)]
-            yield ids, np.zeros_like(ids)
+            ids = np.arange(begin, min(begin + share, end))
+            yield ids if spec.ids is None else spec.ids[ids], np.zeros_like(ids)
 
     return _loader(spec, _files(spec), plan(), share, substitute=False)
 
@@ -194,6 +198,8 @@ class Loader:
     """Delivered samples of this rank that stand in for damaged ones."""
     refused_samples: int
     """Delivered samples of this rank that the CPU decoded because nvJPEG had refused their batch."""
+    sources: SourceCounts | None = None
+    """What a mixture's stream has taken from each source; None = it is none."""
 
     def __init__(
         self,
@@ -224,7 +230,9 @@ class Loader:
             made = self._worker.take()
             if not isinstance(made, BaseException):
                 _hand_over(made.batch, made.ready)
-                self.bad_samples += made.num_bad
+                self.bad_samples += len(made.bad)
+                if self.sources is not None:
+                    self.sources.add_bad(made.bad)
                 self.refused_samples += made.num_refused
                 self._samples_consumed += self._samples_per_batch
                 return made.batch
@@ -299,16 +307,20 @@ def _loader(
     share: int,
     *,
     substitute: bool,
+    ahead: int = SHUFFLE_WINDOW,
     start: int = 0,
     identity: dict[str, int] | None = None,
-    labeled: Bool[np.ndarray, " n"] | None = None,
+    labeled: Int64[np.ndarray, " n"] | None = None,
 ) -> Loader:
+    blocks = open_blocks(spec.shards, files, spec.ids, spec.cache, ahead, spec.patience_seconds)
+    plan = plan if blocks is None else blocks.ahead(plan, files.rows, ahead)
     reader = Reader(
         spec.shards,
         substitute=substitute,
         index=files.table,
         among=files.among,
         patience_seconds=spec.patience_seconds,
+        source=blocks,
     )
     maker = BatchMaker(
         reader,
@@ -327,20 +339,6 @@ def _loader(
     )
     num_samples = (identity or {}).get("num_samples", spec.shards.manifest.num_samples)
     return Loader(maker, num_samples, start, spec.batch_size, identity or {}, batches_ahead(spec, share))
-
-
-def _checked_start(identity: dict[str, int], state: dict[str, int] | None) -> int:
-    if state is None:
-        return 0
-    default = {"shuffle_window": SHUFFLE_WINDOW}  # which no state names
-    for name in [*identity, *(name for name in default if name in state)]:
-        was, value = (values.get(name, default.get(name)) for values in (state, identity))
-        if was != value:
-            raise UserError(
-                f"loader state: {name} {was} where this run has {value}; resume with the shards, the ids, the seed, the"
-                " tokenizer and the shuffle window that the run began with"
-            )
-    return state["samples_consumed"]
 
 
 def _check(spec: LoaderSpec) -> None:
@@ -392,7 +390,7 @@ def check_views(views: ViewSpec) -> None:
             raise UserError(f"views[{number}].size {view.size}: larger than resize {view.resize}; lower it")
         if isinstance(view, RandomView) and not (view.size >= 1 and 0 < view.scale[0] <= view.scale[1] <= 1):
             raise UserError(f"views[{number}]: size {view.size}, scale {view.scale}; need size >= 1, 0 < scale <= 1")
-    tokenizer_digests(views)
+    tokenizer_checksum(views)
     if not views.images or min(views.std) <= 0:
         raise UserError(
             f"views: {len(views.images)} views of images, std {views.std}; need a view of images and a positive std"

@@ -14,14 +14,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.blocks.block_cache import BlockCache
+from eyespot.data_pipeline.loading.blocks.block_layout import BlockLayout
 from eyespot.data_pipeline.loading.image_header import image_size
+from eyespot.data_pipeline.loading.mixtures.source_bounds import bounds_of, folder_of
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience
+from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 log = logging.getLogger("eyespot")
@@ -50,15 +54,77 @@ def _own_row(ids: Ids, epochs: Ids) -> Int64[np.ndarray, "b 1"]:
     return ids[:, None]
 
 
+@runtime_checkable
+class FileSource(Protocol):
+    """Where a reader has the bytes of files from; BlockCache is one, and its methods say more."""
+
+    def expect(self, rows: Ids) -> None:
+        """Rows are read next."""
+        ...
+
+    def read(self, number: int, tar: int, offset: int, size: int, crc32: int, flags: int = 0) -> bytearray:
+        """One file; raises OSError where it cannot be read, or not without waiting where flags ask for that."""
+        ...
+
+    def discard(self, number: int) -> bool:
+        """Bytes are not what was packed: whether to read them once more."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        ...
+
+
 class _OpenTar:
     """A file descriptor that closes when the last thread lets go of it, so eviction cannot pull it from under one."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, size: int | None = None):
         self.fd = os.open(path, os.O_RDONLY)
+        if size is not None and (found := os.fstat(self.fd).st_size) != size:
+            raise ValueError(f"its tar has {found} bytes where the manifest says {size}")
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
             os.close(self.fd)
+
+
+class TarFiles:
+    """The tars themselves, on a file system.
+
+    Args:
+        shards: their folder.
+    """
+
+    def __init__(self, shards: ShardFolder) -> None:
+        self._failures = defaultdict[int, int](int)
+        # Of a tar and how often reading it has failed: after each time it is opened anew.
+        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(
+            lambda tar, failures: _OpenTar(shards.local_tar(tar), shards.tar_bytes(tar))
+        )
+
+    def expect(self, rows: Ids) -> None:
+        """The system's own read-ahead is enough."""
+
+    def read(self, number: int, tar: int, offset: int, size: int, crc32: int, flags: int = 0) -> bytearray:
+        """By one ``preadv``."""
+        data = bytearray(size)
+        try:
+            opened = self._open(tar, self._failures[tar])  # held until the read is over
+            if (num_read := os.preadv(opened.fd, [data], offset, flags)) != size:
+                raise OSError(f"the tar ends after {num_read} of the image's {size} bytes")
+        except OSError:
+            if not flags:
+                self._failures[tar] += 1
+            raise
+        return data
+
+    def discard(self, number: int) -> bool:
+        """There are no others."""
+        return False
+
+    def close(self) -> None:
+        """Closes the tars."""
+        self._open.cache_clear()
 
 
 class Reader:
@@ -69,11 +135,12 @@ class Reader:
         shards: ShardFolder,
         *,
         substitute: bool,
-        index: np.ndarray | None = None,
+        index: np.ndarray | PagedIndex | None = None,
         among: Ids | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
+        source: FileSource | None = None,
     ):
-        """Makes sure that every tar has the size that the manifest says.
+        """Makes sure that every tar has the size that the manifest says; of format 2 when it is first opened.
 
         Args:
             shards: where to read.
@@ -81,20 +148,23 @@ class Reader:
             index: the files that can be read; None = the image of each sample, as the shards' index says.
             among: the samples that may stand in for others, ascending; None = all.
             patience_seconds: for how long a read that fails is tried again.
+            source: of the bytes, which the reader closes; None = the tars themselves, or blocks of remote ones.
 
         Raises:
             UserError: a tar is missing or has another size, or there is no sound index.
         """
         shards.check_tars()
-        self.index = shards.index if index is None else index
+        self.index = shards.table if index is None else index
         self.shards = shards
         self._substitute, self._among = substitute, among
         self._undecodable, self._rejected = set[int](), set[int]()
         """Rows, and the samples whose they are."""
         self._named, self._naming = set[int](), threading.Lock()
-        self._patience, self._failures = Patience(patience_seconds), defaultdict[int, int](int)
-        # Of a tar and how often reading it has failed: after each time it is opened anew.
-        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(lambda tar, failures: _OpenTar(shards.tar_path(tar)))
+        self._patience = Patience(patience_seconds)
+        if source is None and shards.is_remote:
+            layout = BlockLayout(self.index, [len(self.index)])
+            source = BlockCache(shards, layout, patience=Patience(patience_seconds))
+        self._source = source or TarFiles(shards)
         self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-read")
 
     def start(
@@ -115,6 +185,7 @@ class Reader:
         epochs = np.zeros_like(ids) if epochs is None else epochs
         rows = rows_of(ids, epochs)
         each, flat = rows.shape[1], rows.ravel()
+        self._source.expect(flat)
         files = list(map(self._read_from_memory, flat.tolist(), self.index[flat].tolist()))
         places = np.unique([place // each for place, file in enumerate(files) if file is None]).astype(np.int64)
         parts = np.array_split(places, min(NUM_THREADS, len(places))) if len(places) else []
@@ -143,14 +214,14 @@ class Reader:
 
     def describe(self, sample: int, row: int | None = None) -> str:
         """Names a sample for people: its id, tar and place; or those of one of its files."""
-        place = self.shards.index[sample] if row is None else self.index[row]
+        place = self.shards.table[sample] if row is None else self.index[row]
         return f"sample {sample} ({self.shards.tar_path(int(place['tar']))}, offset {place['offset']})"
 
     def close(self) -> None:
         """Ends the threads and closes the tars."""
         self._patience.close()
+        self._source.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._open.cache_clear()
 
     def _read_from_memory(self, number: int, row: Row) -> File | None:
         """The file, if no disk has to be waited for and nothing is wrong with it.
@@ -160,7 +231,7 @@ class Reader:
         if number in self._undecodable:
             return None
         try:
-            return self._read(row, os.RWF_NOWAIT)
+            return self._read(number, row, os.RWF_NOWAIT)
         except (OSError, ValueError):
             return None
 
@@ -177,22 +248,27 @@ class Reader:
                 continue
             if (files := self._all_of(sample, rows)) is not None:
                 return sample, rows, files
+        folder = folder_of(self.shards, wanted).path
         raise UserError(
-            f"shards {self.shards.path}: no readable sample near {wanted}, {len(self._named)} are damaged or"
-            f" incomplete; run: eyespot shards verify {self.shards.path}"
+            f"shards {folder}: no readable sample near {wanted}, {len(self._named)} are damaged or incomplete; run:"
+            f" eyespot shards verify {folder}"
         )
 
     def _stand_ins(self, wanted: int) -> list[int]:
         """Those at distance 1, 2, 4, ... behind it: near, then beyond a bad tar.
 
         Where a run learns from chosen samples they are others of these: what was kept from it, for a test say, stays
-        so, and who needs a label gets one.
+        so, and who needs a label gets one. Of a mixture they are of the same source.
         """
+        bounds = bounds_of(self.shards)
+        source = int(np.searchsorted(bounds, wanted, side="right"))
+        ends = bounds[source - 1 : source + 1]
         if self._among is None:
-            count = self.shards.manifest.num_samples
-            return [(wanted + 2**k) % count for k in range(count.bit_length())]
-        place, count = int(np.searchsorted(self._among, wanted)), len(self._among)
-        return [int(self._among[(place + 2**k) % count]) for k in range(count.bit_length())]
+            first, count, place = int(ends[0]), int(ends[1] - ends[0]), wanted - int(ends[0])
+            return [first + (place + 2**k) % count for k in range(count.bit_length())]
+        first, end = np.searchsorted(self._among, ends).tolist()
+        place, count = int(np.searchsorted(self._among, wanted)) - first, end - first
+        return [int(self._among[first + (place + 2**k) % count]) for k in range(count.bit_length())]
 
     def _all_of(self, sample: int, rows: Sequence[int]) -> list[File] | None:
         """A sample's files; None where one is damaged."""
@@ -200,13 +276,14 @@ class Reader:
         for number in rows:
             row = self.index[number].item()
             try:
-                files.append(self._patience.read(self.shards.tar_path(row[0]), lambda row=row: self._read(row)))
+                path = self.shards.tar_path(row[0])
+                files.append(self._patience.read(path, lambda number=number, row=row: self._read(number, row)))
             except ValueError as error:
                 self._complain(sample, number, str(error))
                 return None
         return files
 
-    def _read(self, row: Row, flags: int = 0) -> File:
+    def _read(self, number: int, row: Row, flags: int = 0) -> File:
         """Raises OSError where it cannot be read, ValueError where it is not what was packed."""
         tar, offset, size, crc32, height, width, _ = row
         is_image = height > 0
@@ -216,17 +293,14 @@ class Reader:
             raise ValueError(_LACKS)
         if is_image and not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
-        data = bytearray(size)
-        try:
-            opened = self._open(tar, self._failures[tar])  # held until the read is over
-            if (num_read := os.preadv(opened.fd, [data], offset, flags)) != size:
-                raise OSError(f"the tar ends after {num_read} of the image's {size} bytes")
-        except OSError:
-            if not flags:
-                self._failures[tar] += 1
-            raise
+        data = self._source.read(number, tar, offset, size, crc32, flags)
         if zlib.crc32(data) != crc32:
-            raise ValueError("its bytes changed since they were packed (crc32)")
+            if not flags and self._source.discard(number):
+                data = self._source.read(number, tar, offset, size, crc32)
+            if zlib.crc32(data) != crc32:
+                key = self.shards.tar_key(tar)
+                replaced = "; the object was replaced since the run began" if self.shards.store.is_changed(key) else ""
+                raise ValueError(f"its bytes changed since they were packed (crc32){replaced}")
         if is_image and (found := image_size(data)) != (height, width):
             told = f"{found[1]} x {found[0]} pixels" if found else "no image"
             raise ValueError(f"{told} where the index says {width} x {height}")
@@ -237,7 +311,7 @@ class Reader:
         lacks = reason == _LACKS
         message = f"{self.describe(sample, row)} {'is incomplete' if lacks else 'is damaged'}: {reason}"
         if not self._substitute:
-            verify = f"find all damage with: eyespot shards verify {self.shards.path}"
+            verify = f"find all damage with: eyespot shards verify {folder_of(self.shards, sample).path}"
             raise UserError(f"{message}; {'name those that have it with --data.ids' if lacks else verify}")
         with self._naming:
             if sample in self._named:

@@ -11,7 +11,9 @@ from jaxtyping import Float32, Float64, Int64
 from eyespot.data_pipeline.augment.clip_frames import frame_numbers, partner_ids
 from eyespot.data_pipeline.augment.views import AudioView, Clip, DepthView, ImageView, MaskView, MemberView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.source_bounds import bounds_of
 from eyespot.data_pipeline.shards.members.sounds import CONTAINERS
+from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Ids = Int64[np.ndarray, " b"]
@@ -97,8 +99,10 @@ def complete_samples(spec: ViewSpec, shards: ShardFolder) -> Ids | None:
         UserError: the shards have no such members at all, or too few samples have them for the views.
     """
     shown = members_shown(spec, shards)
-    sizes = [shards.member(each.extension)["size"] for each in shown]
-    found = np.flatnonzero(np.all(sizes, axis=0)) if sizes else np.arange(shards.manifest.num_samples)
+    if not shown:
+        check_files(spec, shards, shards.manifest.num_samples)
+        return None
+    found = np.flatnonzero(np.all([shards.member(each.extension)["size"] for each in shown], axis=0))
     if not len(found):
         named = " and ".join(sorted({f".{each.extension}" for each in shown}))
         raise UserError(f"shards {shards.path}: no sample has {named} beside its image; pack images with them")
@@ -148,15 +152,22 @@ class SampleFiles:
         self._shards, self._seed, self.among = shards, seed, among
         self.ignored = shards.manifest.masks.ignored if shards.manifest.masks is not None else 0
         """The class number of what no mask says anything about."""
-        check_files(spec, shards, shards.manifest.num_samples if among is None else len(among))
+        self._bounds = bounds_of(shards)
+        places = self._bounds if among is None else np.searchsorted(among, self._bounds)
+        self._first_of_source = places.tolist()
+        """Where those of each source begin among them, and how many there are."""
+        check_files(spec, shards, int(np.diff(places).min()))
         self._check_rates(spec)
         kinds = dict.fromkeys(kind for each in (*self.shown, *self.members) for kind in _kinds(each))
         tables = [self._table(kind) for kind in kinds]
-        self.table = tables[0] if len(tables) == 1 else np.concatenate(tables)
-        """Of INDEX_DTYPE; where no view asks for more than images, the shards' index."""
+        whole = {kind: table for kind, table in zip(kinds, tables, strict=True) if isinstance(table, np.ndarray)}
+        self.table = tables[0] if len(tables) == 1 else np.concatenate(list(whole.values()))
+        """Of INDEX_DTYPE; where no view asks for more than images, the shards' index, or its pages."""
+        self.lengths = [len(table) for table in tables]
+        """Of the tables that it consists of, one behind the other."""
         ends = np.cumsum([0, *(len(table) for table in tables)]).tolist()
         self._first = dict(zip(kinds, ends, strict=False))
-        self._sizes = {kind: table["size"] for kind, table in zip(kinds, tables, strict=True)}
+        self._sizes = {kind: table["size"] for kind, table in whole.items()}
 
     @cached_property
     def sample_bytes(self) -> float:
@@ -195,8 +206,17 @@ class SampleFiles:
         return f"{lacks.sum():,} of {len(lacks):,} have no {named} beside their image" if lacks.any() else ""
 
     def partners(self, ids: Ids, epochs: Ids) -> Ids:
-        """The other sample that stands beside each."""
-        return partner_ids(self._seed, epochs, ids, self._shards.manifest.num_samples, self.among)
+        """The other sample that stands beside each; of a mixture one of the same source."""
+        sources = np.searchsorted(self._bounds, ids, side="right") - 1
+        found = np.empty_like(ids)
+        for source in np.unique(sources).tolist():
+            own, (first, end) = sources == source, self._first_of_source[source : source + 2]
+            if self.among is None:  # by places in the source, as where it is alone
+                found[own] = first + partner_ids(self._seed, epochs[own], ids[own] - first, end - first)
+            else:
+                among = self.among[first:end]
+                found[own] = partner_ids(self._seed, epochs[own], ids[own], len(among), among)
+        return found
 
     def rows(self, ids: Ids, epochs: Ids, *, partner: bool = False) -> Rows:
         """Of the table, those of each sample's files: what is shown together, one after another, images before masks.
@@ -250,13 +270,15 @@ class SampleFiles:
         first, count, _ = self._shards.clips[sample, 0].item()
         return self._shards.motion[first : first + count]
 
-    def _table(self, kind: Kind) -> np.ndarray:
+    def _table(self, kind: Kind) -> np.ndarray | PagedIndex:
         if kind.member:
             table, places = self._shards.index.copy(), self._shards.member(kind.member)
             is_image = (places["size"] > 0) & (kind.member == DepthView.extension)
             for side in ("height", "width"):
                 table[side] *= is_image
         else:
+            if kind == Kind():
+                return self._shards.table
             images = self._shards.frames if kind.clips else self._shards.index
             if not kind.masks:
                 return images

@@ -19,9 +19,9 @@ What does not decode completely raises BadImage with the reason.
 
 import importlib.util
 import io
-import re
 import warnings
 import zlib
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,17 +54,12 @@ MISREAD = "DALI cannot read its header as other programs do"
 TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
 _LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Any marker but a stuffed zero (ff 00) and the restart markers (ff d0 .. ff d7), which belong to a scan's data.
-_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_T = Image.Transpose
+_TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
+_TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
+# What follows ff in a marker, but not in a scan's data: those hold stuffed zeros (ff 00) and restarts (ff d0 .. ff d7).
+_IS_MARKER = np.isin(np.arange(256), [0, *range(0xD0, 0xD8), 0xFF], invert=True)
+_POWERS = np.arange(256.0)[:, None] ** [1, 2]
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END = 0xD9
 _COMMON_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; all Huffman-coded
@@ -214,7 +209,7 @@ def _examine(
         raise BadImage(TOO_LARGE)
     turned = exif_orientation(image) if image.format == "TIFF" else 1  # which Pillow turns while it loads
     if image.format in ("JPEG", "MPO"):
-        image, kind = _load_jpeg(data)
+        image, kind = _load_jpeg(image, data)
     else:
         kind = _kind(image, data)
         if image.format == "PNG":
@@ -267,8 +262,8 @@ def opened(data: bytes | bytearray) -> Any:
     return Image.open(io.BytesIO(data), formats=_formats())
 
 
-def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
-    """Decodes a JPEG and makes sure that its scan data reach to the last row.
+def _load_jpeg(image: Any, data: bytes) -> tuple[Any, str | None]:
+    """Decodes a JPEG, ``opened`` before, and makes sure that its scan data reach to the last row.
 
     libjpeg fills a scan that ends early without an error. So the end-of-image marker is replaced by a few bytes that
     are no Huffman code: a complete scan never asks for more, a short one eats them and runs dry, which PIL reports.
@@ -278,7 +273,11 @@ def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
     if end is None:
         raise BadImage("truncated JPEG: no end-of-image marker")
     try:
-        image = opened(data[:end] + b"\xff\x00" * 8)
+        whole = io.BytesIO(data[:end] + b"\xff\x00" * 8)
+        if image.format == "JPEG":
+            image.fp = whole  # its header is the same, and need not be read again
+        else:  # Pillow seeks in files of several pictures
+            image = opened(whole.getvalue())
         image.load()
     except OSError:
         image = opened(data)
@@ -293,14 +292,19 @@ def _load_jpeg(data: bytes) -> tuple[Any, str | None]:
 
 def _walk_jpeg(data: bytes) -> tuple[int | None, int]:
     """Finds where the end-of-image marker of the (first) picture stands and its kind of frame (SOFn)."""
+    raw = np.frombuffer(data, np.uint8)
+    after = np.flatnonzero(raw[:-1] == 0xFF) + 1
+    after = after[_IS_MARKER[raw[after]]]
     position, frame = 2, 0
-    while match := _MARKER.search(data, position):
-        marker = match[1][0]
+    while (which := int(np.searchsorted(after, position + 1))) < len(after):
+        place = int(after[which])
+        marker = data[place]
         if marker == _END:
-            return match.start(), frame
+            before = data[position:place].rstrip(b"\xff")  # any number of ff may stand before a marker
+            return position + len(before), frame
         if marker in _FRAMES:
             frame = marker
-        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+        position = place + 1 + int.from_bytes(data[place + 1 : place + 3], "big")
     return None, frame
 
 
@@ -373,17 +377,14 @@ def shrunk_size(size: tuple[int, int], resize: int | None) -> tuple[int, int]:
 def _encode(image: Any, extension: str) -> bytes:
     image.info = {}  # else PIL writes profiles, comments and transparency into the new file
     stream = io.BytesIO()
-    if extension == "png":
-        image.save(stream, "PNG")
-    else:
-        image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    kind, options = ("PNG", {}) if extension == "png" else ("JPEG", {"quality": JPEG_QUALITY})
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def _measure(data: bytes, image: Any, extension: str, luma: bool) -> Examined:
-    histogram = np.array(image.histogram(), np.int64).reshape(-1, 256)
-    values = np.arange(256, dtype=np.int64)
-    sums, squares = (histogram @ values).tolist(), (histogram @ values**2).tolist()
+    counts = np.frombuffer(array("d", image.histogram()), np.float64).reshape(-1, 256)
+    sums, squares = np.rint(counts @ _POWERS).astype(np.int64).T.tolist()  # exact: whole numbers below 2^53
     if len(sums) == 1:  # gray decodes to three equal channels
         sums, squares = sums * 3, squares * 3
     return Examined(

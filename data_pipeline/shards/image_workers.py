@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -15,7 +15,7 @@ from typing import Any
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, MISREAD, BadImage, Examined, examine
-from eyespot.data_pipeline.shards.members.items import Item, read_item
+from eyespot.data_pipeline.shards.members.items import Item, are_plain, read_item
 from eyespot.data_pipeline.shards.pack_masks import examine_mask
 from eyespot.data_pipeline.shards.pack_members import examine_members
 from eyespot.data_pipeline.terminal import filter_output
@@ -48,11 +48,11 @@ def examine_items(
     Raises:
         UserError: a worker process was killed.
     """
-    long = [item.frames.size for item in items if item.frames]
-    chunk = 1 if long else CHUNK  # one video can be as much work, and as many bytes, as a thousand images
-    chunks = [items[start : start + chunk] for start in range(0, len(items), chunk)]
+    long = [] if are_plain(items) else [item.frames.size for item in items if item.frames]
+    size = 1 if long else CHUNK  # one video can be as much work, and as many bytes, as a thousand images
+    chunks = (list(items[start : start + size]) for start in range(0, len(items), size))
     work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels)
-    if workers == 1 or len(chunks) == 1 or (sum(long) <= FEW_BYTES if long else len(items) <= FEW):
+    if workers == 1 or len(items) <= size or (sum(long) <= FEW_BYTES if long else len(items) <= FEW):
         for chunk in chunks:
             yield from work(chunk)
         return
@@ -69,7 +69,7 @@ def examine_items(
 
 
 def in_turn(
-    pool: Executor, work: Callable[[Sequence[Item]], list[Examined | str]], chunks: Sequence[Sequence[Item]], most: int
+    pool: Executor, work: Callable[[Sequence[Item]], list[Examined | str]], chunks: Iterable[Sequence[Item]], most: int
 ) -> Iterator[Examined | str]:
     """The results of each chunk in turn; ``most`` chunks are ahead of who takes them, ``HELD_BYTES`` of clips.
 

@@ -3,7 +3,6 @@
 What is a sample, its image, its mask, its label: see samples.py and class_names.py.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import numpy as np
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows, Row
+from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows
 from eyespot.data_pipeline.shards.frames import FrameTables
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, REWRITE, Examined
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
@@ -39,8 +38,11 @@ from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, sa
 from eyespot.data_pipeline.shards.members.side_files import of_one_sound
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
 from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
-from eyespot.data_pipeline.shards.pack import sha256
+from eyespot.data_pipeline.shards.outside.img2dataset import count_failed, numbered
 from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
+from eyespot.data_pipeline.shards.packed_shard import sha256
+from eyespot.data_pipeline.shards.paged.piece_writer import write_index
+from eyespot.data_pipeline.shards.paged.row_buffer import RowBuffer
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
 from eyespot.data_pipeline.terminal import plural
@@ -141,6 +143,8 @@ def indexable(folder: Path, reading: Reading) -> Contents:
     beside = Tally()
     contents = read_contents(_find_tars(folder, beside), reading)
     contents.skipped.add_all(beside)
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".parquet", ".json"))
+    count_failed(folder, others, numbered(others), contents.skipped)
     if contents.problems:
         raise UserError(f"{contents.problems[0]}; fetch or write it again")
     check_one_split(f"shards {folder}", [tar.name for tar in contents.tars], contents.layout)
@@ -171,7 +175,7 @@ def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
     contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
     contents.notes += frame_notes(sum(item.frames is not None for item in items), asked)
     labeled = [item._replace(label=label) for item, label in zip(items, labels, strict=True)]
-    contents.items = of_same_streams({"": of_one_sound(labeled, contents.skipped)})[""]
+    contents.items = list(of_same_streams({"": of_one_sound(labeled, contents.skipped)})[""])
     return contents
 
 
@@ -192,7 +196,7 @@ def _item(tar: Path, sample: Sample, image: Member, reading: Reading) -> Item:
 def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS) -> Measured:
     """Decodes every image; one of more pixels is quarantined."""
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-    rows, masks, frames, members = list[Row](), list[Row](), FrameRows(), MemberRows()
+    rows, masks, frames, members = RowBuffer(INDEX_DTYPE), RowBuffer(MASK_DTYPE), FrameRows(), MemberRows()
     mask_counts = np.zeros(256, np.int64)
     sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
     quarantined: list[dict[str, str]] = []
@@ -211,23 +215,23 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
             mask_lines = [
                 (mask.offset, mask.size, one.mask.crc32) if mask and one.mask else (0, 0, 0) for _, mask, one in found
             ]
-            rows.append(lines[0])
+            rows.add(lines[0])
             places = {extension: (place.offset, place.size) for extension, place in item.members}
             members.add(item.name, image.members, places)
-            masks.append(mask_lines[0])
+            masks.add(mask_lines[0])
             if image.clip:
                 frames.add(image.clip, lines, mask_lines)
             sums, squares = sums + image.sums, squares + image.squares
             num_turned += sum(one.orientation != 1 for _, _, one in found)
             for _, _, one in found:
                 mask_counts += one.mask.counts if one.mask else 0
-    table, tables = np.array(rows, INDEX_DTYPE), frames.tables()
-    stats = image_stats(tables.rows if tables else table, sums.tolist(), squares.tolist()) if rows else None
+    table, tables = rows.table(), frames.tables()
+    stats = image_stats(tables.rows if tables else table, sums.tolist(), squares.tolist()) if len(table) else None
     return Measured(
         rows=table,
         stats=stats,
         quarantined=quarantined,
-        mask_rows=np.array(masks, MASK_DTYPE),
+        mask_rows=masks.table(),
         frames=tables,
         members=members.tables(),
         mask_counts=mask_counts.tolist(),
@@ -246,8 +250,8 @@ def _stored(item: Item, image: Examined) -> Iterator[tuple[tuple[int, int], Plac
 
 
 def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageStats) -> Manifest:
-    files = {"index.npy": atomic_files.npy_bytes(measured.rows)}
-    files |= (tables := measured.frames.files() if measured.frames else {}) | measured.members.files()
+    tables = measured.frames.files() if measured.frames else {}
+    files = tables | measured.members.files()
     counts = np.bincount(measured.rows["tar"], minlength=len(contents.tars)).tolist()
     manifest = Manifest(
         name=printable(folder.resolve().name),
@@ -259,7 +263,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
             for tar, count in zip(contents.tars, counts, strict=True)
         ],
         image_stats=stats,
-        index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
+        index_sha256="",  # known when it is written
         quarantined=measured.quarantined[:MOST_QUARANTINED],
         masks=measured.masks(IGNORED),
         skipped=contents.skipped.listed() + quarantined_beyond(measured.quarantined),
@@ -277,6 +281,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     for name, data in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         atomic_files.write_bytes(folder / name, data)
+    manifest = write_index(folder, manifest, measured.rows)
     atomic_files.write_bytes(folder / "manifest.json", manifest.to_json().encode())
     return manifest
 

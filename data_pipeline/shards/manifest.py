@@ -5,6 +5,12 @@
     SHARDS/shard-000000.tar     plain WebDataset
     SHARDS/shard-000000.idx     the tar's index in DALI's wds2idx text format
 
+Of many million samples it is format 2: no process reads all of the index, nor a list of all tars as text (paged/).
+
+    SHARDS/index/000000.npy     a million rows; 000001.npy has those behind them
+    SHARDS/index/pages.npy      sha256 of each 4,096 of them, which is checked when one of these is asked for
+    SHARDS/shards.npy           what format 1 has in the manifest's list of tars
+
 Where samples have segmentation masks, ``masks.npy`` lies beside (pack_masks.py); where they have many frames, or
 captions, further tables (frames.py, members/member_tables.py). A data set with splits is a folder of shard folders,
 ``SHARDS/train`` and ``SHARDS/test``. shard_folder.py opens them.
@@ -15,7 +21,8 @@ import json
 import os
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,9 +34,11 @@ from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.frames import FrameNames, Frames, Rate
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.data_pipeline.terminal import plural
 
 FORMAT = "eyespot-shards/1"
+PAGED_FORMAT = "eyespot-shards/2"
 SPLITS = ("train", "test")
 
 INDEX_DTYPE = np.dtype(
@@ -195,6 +204,32 @@ BEFORE_READINGS = Reading(class_folder="last")
 
 
 @dataclass(kw_only=True, slots=True)
+class Pieces:
+    """Of format 2: how the index is cut, and what the tables beside it hold."""
+
+    samples: list[int]
+    """Rows of index/000000.npy, of index/000001.npy, and so on."""
+    page_rows: Annotated[int, Ge(1), Le(2**20)]
+    """Rows of a page: from the first of a piece on, so many have one digest in index/pages.npy."""
+    num_shards: Annotated[int, Ge(1), Le(2**32)]
+    """Rows of shards.npy."""
+    longest_name: Annotated[int, Ge(1), Le(LONGEST_NAME)]
+    """Bytes of a tar's name there."""
+    shards_sha256: str
+    """Of shards.npy; ``index_sha256`` is that of index/pages.npy."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "pieces.")
+        if min(self.samples, default=0) < 1:
+            raise UserError("pieces.samples: there must be a piece, and each must have 1 sample or more")
+
+    @property
+    def num_pages(self) -> int:
+        """Rows of index/pages.npy."""
+        return sum(-(-count // self.page_rows) for count in self.samples)
+
+
+@dataclass(kw_only=True, slots=True)
 class Manifest:
     """manifest.json of one shard folder."""
 
@@ -202,7 +237,8 @@ class Manifest:
     num_samples: Annotated[int, Ge(1), Le(MAX_SAMPLES)]
     num_labeled: Count
     classes: list[str]
-    shards: list[Shard]
+    shards: Sequence[Shard]
+    """Empty in the file of format 2, which has them in shards.npy."""
     image_stats: ImageStats
     index_sha256: str
     quarantined: list[dict[str, str]] = field(default_factory=list)
@@ -222,6 +258,8 @@ class Manifest:
     """Of samples that have many; None = each is one image."""
     members: dict[str, Members] = field(default_factory=dict)
     """By extension, what lies beside the images."""
+    pieces: Pieces | None = None
+    """Of format 2; None = format 1, whose index is one file."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:
@@ -235,27 +273,40 @@ class Manifest:
         for extension in self.members:
             if not re.fullmatch(r"[a-z0-9]{1,16}(\.[a-z0-9]{1,16})?", extension):  # a file is called so
                 raise UserError(f"members: {extension[:40]!r} is no extension")
+        self._check_pieces()
         (tar, count), *_ = Counter(shard.tar for shard in self.shards).most_common(1) or [("", 0)]
         if count > 1:
             raise UserError(f"shards: {tar!r} stands there {count} times")
         if odd := [bad for bad in self.quarantined if not {"source", "reason"} <= bad.keys()]:
             raise UserError(f"quarantined: {str(odd[0])[:LONGEST_NAME]} lacks source or reason")
 
+    def _check_pieces(self) -> None:
+        if (self.pieces is None) != (self.format == FORMAT):
+            raise UserError(f"pieces: stand in format {PAGED_FORMAT!r} and in no other")
+        if self.pieces is None:
+            return
+        if (total := sum(self.pieces.samples)) != self.num_samples:
+            raise UserError(f"pieces.samples: {total} in all where num_samples is {self.num_samples}")
+        if self.shards:
+            raise UserError(f"shards: stand in shards.npy in format {PAGED_FORMAT!r}")
+        if self.masks or self.frames or self.members:
+            raise UserError(f"masks, frames, members: not in format {PAGED_FORMAT!r}")
+
     @classmethod
-    def from_json(cls, content: bytes, file: Path) -> "Manifest":
+    def from_json(cls, content: bytes, file: Location) -> "Manifest":
         """What ``content`` says, which was read from ``file``. Whoever made the folder wrote it: nothing is believed.
 
         Raises:
             UserError: it is not JSON, of another format, lacks a field, or a field is of another kind or out of range.
         """
         try:
-            fields = foreign_json.parse(content, dict, file)
-            if fields.get("format") != FORMAT:
+            fields = foreign_json.parse(content, dict, str(file))
+            if fields.get("format") not in (FORMAT, PAGED_FORMAT):
                 raise _OtherFormat(
-                    f"{file}: format {repr(fields.get('format'))[:40]} is not {FORMAT!r};"
+                    f"{file}: format {repr(fields.get('format'))[:40]} is not {FORMAT!r} or {PAGED_FORMAT!r};"
                     " pack or index the shards again"
                 )
-            return foreign_json.convert(fields, cls, file)
+            return foreign_json.convert(fields, cls, str(file))
         except _OtherFormat:
             raise
         except UserError as error:
@@ -266,8 +317,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
-        fields = asdict(self)
-        for name in ("masks", "skipped", "reading", "notes", "frames", "members"):  # as it was before there were any
+        fields = asdict(replace(self, shards=[]) if self.pieces else self)
+        for name in ("masks", "skipped", "reading", "notes", "frames", "members", "pieces"):  # as before there were any
             if not fields[name]:
                 del fields[name]
         for name in ("frames", "rate"):

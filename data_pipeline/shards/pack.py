@@ -8,32 +8,26 @@ with a manifest is complete.
 import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import IO, Any
 
 from eyespot.data_pipeline import atomic_files, file_locks
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
+from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, Examined
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS, examine_items
-from eyespot.data_pipeline.shards.manifest import IGNORED, MOST_QUARANTINED, Manifest, Masks, Reading, image_stats
+from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.members.caption_file import add_captions, caption_options
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
-from eyespot.data_pipeline.shards.members.items import Item, Source, hold_out, shuffled
-from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
-from eyespot.data_pipeline.shards.pack_masks import add_masks, notes_on_masks
-from eyespot.data_pipeline.shards.packed_shard import PackedShard
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.shards.members.items import Item, Source, are_plain, hold_out, shuffled, taken
+from eyespot.data_pipeline.shards.pack_masks import add_masks
+from eyespot.data_pipeline.shards.packed_shard import PackedShard, sha256
+from eyespot.data_pipeline.shards.parts.goal import SPLITS, WORK, Goal
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, open_source
-
-WORK = ".packing"
-SPLITS = ("test", "train", "val")
 
 
 def pack(
@@ -52,6 +46,8 @@ def pack(
     seed: int = 0,
     downloads: Path = DOWNLOADS,
     reading: Reading = Reading(),  # noqa: B008 (frozen)
+    columns: Mapping[str, str] | None = None,
+    goal: Goal | None = None,
 ) -> dict[str, Manifest]:
     """Writes a source as shards, shuffled; goes on where an earlier, killed call with the same arguments stopped.
 
@@ -61,18 +57,18 @@ def pack(
         masks: a folder with the segmentation mask of each image, see pack_masks.py; those without are quarantined.
         mask_ignored: the class number of pixels that say nothing.
         captions: a file with those of the images, see members/caption_file.py.
-        max_samples: most samples in one tar.
-        max_bytes: largest tar, bytes (a single larger sample is written nevertheless).
+        max_samples, max_bytes: of one tar, at most (a single larger sample is written nevertheless).
         resize: shrink images so that their short side has this many pixels.
         max_pixels: a larger image is quarantined.
         holdout: share of each class that is held out as test, 0..1; for a source without splits.
         workers: processes that read and decode.
         seed: of the shuffle and the holdout.
         downloads: where torchvision's data sets are kept.
-        reading: how to understand what can be understood in several ways.
+        reading, columns: how to understand what is not clear; of tables: {"image": "img", "label": "fine_label"}.
+        goal: what to make of it, see parts/; None = all of it, as a folder of its own.
 
     Returns:
-        The manifest of each split; the only key is "" where there are no splits.
+        The manifest of each split; the only key is "" where there are no splits. None of a share (parts/task_part.py).
 
     Raises:
         UserError: the source holds nothing to pack, the destination cannot be written or holds something else.
@@ -80,20 +76,16 @@ def pack(
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
     _check({**options, "max_pixels": max_pixels, "workers": workers}, mask_ignored)
     options |= {"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}
-    with _os_errors(destination), _locked(destination) as work:
-        found = open_source(source, work, downloads, reading) if isinstance(source, str) else source(work)
+    goal = goal or Goal()
+    with _os_errors(destination), _locked(destination, goal) as work:
+        found = source(work) if callable(source) else open_source(source, work, downloads, reading, columns)
         found.splits = of_same_streams(found.splits)
         options |= found.options | _mask_options(found, masks, mask_ignored) | _caption_options(found, captions, work)
         found = _with_holdout(found, holdout, seed)
         options = {"source": found.name, **options, "plan": _plan(found, options)}
-        if (manifests := _already_packed(destination, found, options["plan"])) is not None:
-            shutil.rmtree(work)
-            return manifests
-        if found.prepare is not None:
-            found.prepare(found)
-        _check_work(work, destination, _plan(found, options) if found.prepare else options["plan"])
-        parts = _pack_splits(found, destination, work, options, workers)
-        manifests = _commit(destination, found, parts, options)
+        goal.refuse(found, options)
+        if (manifests := goal.finished(destination, found, options["plan"])) is None:
+            manifests = _pack_found(found, destination, work, options, workers, goal)
         shutil.rmtree(work)
     return manifests
 
@@ -118,7 +110,8 @@ def _mask_options(found: Source, folder: Path | None, ignored: int) -> dict[str,
     if folder is not None:
         add_masks(found, folder)
         return {"masks": folder.resolve().name, "mask_ignored": ignored}
-    has_masks = any(item.has_masks for items in found.splits.values() for item in items)
+    unknown = [items for items in found.splits.values() if not are_plain(items)]
+    has_masks = any(item.has_masks for items in unknown for item in items)
     return {"mask_ignored": ignored} if has_masks else {}
 
 
@@ -152,13 +145,14 @@ def _os_errors(destination: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(destination: Path) -> Iterator[Path]:
+def _locked(destination: Path, goal: Goal) -> Iterator[Path]:
     """Makes the work folder inside the destination, keeps a second pack out of it, and tidies up after a failure."""
-    work, is_new = destination / WORK, not destination.exists()
-    if destination.is_dir() and not work.exists() and not _manifest_folders(destination) and any(destination.iterdir()):
+    work = destination / WORK
+    new = [folder for folder in (destination, *destination.parents) if not folder.exists()]
+    new = [destination, *new] if not goal.keeps_folder else new
+    if destination.is_dir() and not work.exists() and not goal.has_begun(destination) and any(destination.iterdir()):
         raise UserError(f"destination {destination}: holds other files; name a new or an empty folder")
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    with _lock_file(work) as lock:
         if file_locks.lock(lock.fileno()) == "taken":
             raise UserError(f"destination {destination}: another eyespot shards pack is writing there")
         try:
@@ -166,14 +160,19 @@ def _locked(destination: Path) -> Iterator[Path]:
         finally:
             if not any((*work.glob("*.json"), *work.glob("*/*.frames"))):  # nothing was finished to go on from
                 shutil.rmtree(work, ignore_errors=True)
-                for folder in [*(destination / split for split in SPLITS), *([destination] if is_new else [])]:
+                for folder in [*(destination / split for split in SPLITS), *new]:
                     with suppress(OSError):  # not empty, or not there
                         folder.rmdir()
 
 
-def _manifest_folders(destination: Path) -> list[Path]:
-    folders = [destination, *(destination / split for split in SPLITS)]
-    return [folder for folder in folders if (folder / "manifest.json").exists()]
+def _lock_file(work: Path) -> IO[str]:
+    """Opened in a folder that is made; another task that had nothing to do may just take away what it made above."""
+    for _ in range(20):
+        with suppress(FileNotFoundError):
+            work.mkdir(parents=True, exist_ok=True)
+            return (work / "lock").open("w")
+    work.mkdir(parents=True, exist_ok=True)
+    return (work / "lock").open("w")
 
 
 def _with_holdout(found: Source, holdout: float | None, seed: int) -> Source:
@@ -200,17 +199,6 @@ def _plan(found: Source, options: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _already_packed(destination: Path, found: Source, plan: str) -> dict[str, Manifest] | None:
-    folders = _manifest_folders(destination)
-    if any(ShardFolder(folder).manifest.packing.get("plan") != plan for folder in folders):
-        raise UserError(
-            f"destination {destination}: holds shards of another source or other options; name another folder"
-        )
-    if len(folders) < len(found.splits):
-        return None
-    return {split: ShardFolder(destination / split).manifest for split in sorted(found.splits)}
-
-
 def _check_work(work: Path, destination: Path, plan: str) -> None:
     """Keeps the finished parts of the same plan; refuses to mix in another one."""
     path = work / "plan"
@@ -225,54 +213,86 @@ def _check_work(work: Path, destination: Path, plan: str) -> None:
 # ----------------------------------------------------------------------------------------------- packing
 
 
+def _pack_found(
+    found: Source, destination: Path, work: Path, options: dict[str, Any], workers: int, goal: Goal
+) -> dict[str, Manifest]:
+    if found.prepare is not None:
+        found.prepare(found)
+    goal.adopt(found)
+    _check_work(work, destination, _plan(found, options) if found.prepare else options["plan"])
+    parts = _pack_splits(found, destination, work, options, workers, goal)
+    return goal.commit(destination, found, parts, options)
+
+
 def _pack_splits(
-    found: Source, destination: Path, work: Path, options: dict[str, Any], workers: int
+    found: Source, destination: Path, work: Path, options: dict[str, Any], workers: int, goal: Goal
 ) -> dict[str, list[PackedShard]]:
     parts: dict[str, list[PackedShard]] = {}
-    with ProgressBar(f"packing {found.name}", sum(map(len, found.splits.values()))) as bar:
-        for split, items in sorted(found.splits.items()):
-            stem = work / (split or "all")
-            parts[split] = _pack_split(items, destination / split, stem, options, workers, split, bar.advance)
+    orders = {
+        split: taken(items, shuffled(len(items), options["seed"], f"pack/{split}"))
+        for split, items in sorted(found.splits.items())
+    }
+    starts = {split: goal.start(split, order, options) for split, order in orders.items()}
+    total = sum(len(start.positions) for start in starts.values())
+    with ProgressBar(f"packing {found.name}", total) as bar:
+        for split, order in orders.items():
+            positions, first_id, first_shard = starts[split]
+            todo, writing = order[positions.start : positions.stop], _Writing(destination / split, work, split, options)
+            writing.first_id, writing.first_shard = first_id, first_shard
+            parts[split] = _pack_split(todo, writing, workers, goal, bar.advance)
     return parts
 
 
+@dataclass(slots=True)
+class _Writing:
+    """Where the tars of one split go, and how they are cut and numbered."""
+
+    folder: Path
+    work: Path
+    split: str
+    options: dict[str, Any]
+    first_id: int = 0
+    first_shard: int = 0
+
+    @property
+    def stem(self) -> Path:
+        """Of what is noted of them."""
+        return self.work / (self.split or "all")
+
+    def has_room(self, writer: ShardWriter, image: Examined, item: Item) -> bool:
+        """Whether one more sample keeps the tar within its limits."""
+        return writer.has_room(image, item, self.options["max_samples"], self.options["max_bytes"])
+
+
 def _pack_split(
-    items: list[Item],
-    folder: Path,
-    stem: Path,
-    options: dict[str, Any],
-    workers: int,
-    split: str,
-    advance: Callable[[], None],
+    order: Sequence[Item], to: _Writing, workers: int, goal: Goal, advance: Callable[[], None]
 ) -> list[PackedShard]:
     """Writes the tars of one split; parts that an earlier call finished are kept."""
-    folder.mkdir(exist_ok=True)
-    order = [items[row] for row in shuffled(len(items), options["seed"], f"pack/{split}")]
-    parts = _finished(folder, stem)
+    to.folder.mkdir(exist_ok=True)
+    parts = _finished(to.folder, to.stem)
     start = parts[-1].next if parts else 0
     for _ in range(start):
         advance()
-    first_id = sum(len(part.rows) for part in parts)
+    first_id = to.first_id + sum(len(part.rows) for part in parts)
     part, writer = PackedShard(next=start), None
     try:
         todo = order[start:]
-        limits = {"resize": options["resize"], "max_pixels": options.get("max_pixels", MAX_PIXELS)}
-        for item, image in zip(todo, examine_items(todo, workers, **limits), strict=True):
+        limits = {"resize": to.options["resize"], "max_pixels": to.options.get("max_pixels", MAX_PIXELS)}
+        images = goal.screened(to.split, examine_items(todo, workers, **limits))
+        for item, image in zip(todo, images, strict=True):
             if isinstance(image, str):
                 part.quarantined.append({"source": item.name, "reason": image})
             else:
-                if writer is not None and not writer.has_room(
-                    image, item, options["max_samples"], options["max_bytes"]
-                ):
-                    first_id += _finish(part, writer, stem, parts)
+                if writer is not None and not to.has_room(writer, image, item):
+                    first_id += _finish(part, writer, to.stem, parts)
                     part, writer = PackedShard(next=part.next), None
-                writer = writer or ShardWriter(folder, len(parts), first_id)
+                writer = writer or ShardWriter(to.folder, to.first_shard + len(parts), first_id)
                 writer.add(image, item)
                 part.count(image)
             part.next += 1
             advance()
         if writer is not None:
-            _finish(part, writer, stem, parts)
+            _finish(part, writer, to.stem, parts)
             writer = None
         elif part.quarantined:
             parts.append(part)
@@ -311,54 +331,3 @@ def _finished(folder: Path, stem: Path) -> list[PackedShard]:
         if tar.name not in kept:
             tar.unlink()
     return parts
-
-
-def sha256(path: Path) -> str:
-    """Of a file, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------- after
-
-
-def _commit(
-    destination: Path, found: Source, parts: dict[str, list[PackedShard]], options: dict[str, Any]
-) -> dict[str, Manifest]:
-    """Writes the indexes, then the manifests, train's last: what a reader looks for first appears last."""
-    manifests: dict[str, Manifest] = {}
-    for split, done in sorted(parts.items()):
-        sums, squares = (np.sum([getattr(part, name) for part in done], 0).tolist() for name in ("sums", "squares"))
-        rows, masks, frames, members = PackedShard.tables(done)
-        quarantined = sorted((bad for part in done for bad in part.quarantined), key=lambda bad: bad["source"])
-        if not len(rows):
-            example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
-            which = f" of {split}" if split else ""
-            raise UserError(f"source {found.name}: not one image{which} could be packed{example}")
-        files = {"index.npy": atomic_files.npy_bytes(rows)}
-        files |= {"masks.npy": atomic_files.npy_bytes(masks)} if len(masks) else {}
-        files |= (tables := frames.files() if frames else {}) | members.files()
-        for name, data in files.items():
-            (destination / split / name).parent.mkdir(exist_ok=True)
-            atomic_files.write_bytes(destination / split / name, data)
-        counts = np.sum([part.mask_counts for part in done], 0).tolist()
-        manifests[split] = Manifest(
-            name=found.name,
-            num_samples=len(rows),
-            num_labeled=int((rows["label"] >= 0).sum()),
-            classes=found.classes,
-            shards=[part.shard for part in done if part.shard],
-            image_stats=image_stats(frames.rows if frames else rows, sums, squares),
-            index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
-            quarantined=quarantined[:MOST_QUARANTINED],
-            converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
-            packing={"split": split, **options, "skipped": found.skipped.total},
-            skipped=found.skipped.listed() + quarantined_beyond(quarantined),
-            notes=found.notes + (notes_on_masks(counts, options["mask_ignored"]) if len(masks) else []),
-            masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
-            frames=frames.summary(tables) if frames else None,
-            members=members.summary(),
-        )
-    for split, manifest in manifests.items():
-        atomic_files.write_bytes(destination / split / "manifest.json", manifest.to_json().encode())
-    return manifests

@@ -1,5 +1,6 @@
 """What one finished shard adds to its split: kept beside the shards while packing, so that a killed pack goes on."""
 
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ class _Noted(TypedDict):
     converted: dict[str, int]
     quarantined: list[dict[str, str]]
     mask_counts: list[int]
-    shard: Shard
+    shard: Shard | None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +108,12 @@ class Tables(NamedTuple):
     """None = no sample has one."""
     frames: FrameTables | None
     members: MemberTables
+
+
+def sha256(path: Path) -> str:
+    """Of a file, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _npz(**arrays: np.ndarray) -> bytes:

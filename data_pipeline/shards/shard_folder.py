@@ -1,17 +1,14 @@
 """ShardFolder: one folder of shards, opened once and handed on to everything that reads from it."""
 
 import hashlib
-import io
-import math
-import os
 import stat
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
+from jaxtyping import Integer
 
-from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage, words
 from eyespot.data_pipeline.shards.frames import (
@@ -25,10 +22,22 @@ from eyespot.data_pipeline.shards.frames import (
     wrong_clips,
 )
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Manifest, member_file
+from eyespot.data_pipeline.shards.paged.file_sizes import (
+    MissingShards,
+    check_piece_sizes,
+    check_tar_names,
+    check_tar_sizes,
+)
+from eyespot.data_pipeline.shards.paged.manifest_file import read_manifest
+from eyespot.data_pipeline.shards.paged.paged_index import DIGEST_BYTES, PAGES, PagedIndex
+from eyespot.data_pipeline.shards.paged.row_checks import RowChecks
+from eyespot.data_pipeline.shards.paged.shard_table import SHARDS, ShardTable, shard_dtype
+from eyespot.data_pipeline.shards.paged.table_files import TableFiles
 from eyespot.data_pipeline.shards.sources import how_to_shard
-
-LARGEST_HEADER = 2**16
-"""Bytes before the rows of an .npy file."""
+from eyespot.data_pipeline.stores.location import Address, Location, location_of
+from eyespot.data_pipeline.stores.open_store import open_store
+from eyespot.data_pipeline.stores.presence import first_with, has_file, status
+from eyespot.data_pipeline.stores.store import Store
 
 
 class ShardFolder:
@@ -38,78 +47,119 @@ class ShardFolder:
     All of it stays as it then was, should the folder be replaced or cut meanwhile: what differs in the tars fails its
     checksum. That takes 28 bytes of memory per sample in each process, and 32 per frame where views have clips.
 
+    It lies in a file system or in an object store (``store``), and is read in the same way.
+    Of an index in pieces (``manifest.pieces``) it reads the table of tars at once, and of rows the pages that somebody
+    asks for, each checked by who reads it: ``rows`` takes a few MB, whatever the number of samples.
+
     Args:
-        path: the folder with ``manifest.json``.
+        path: the folder with ``manifest.json``, or its address.
         named: what the user called it: the folder itself, or that of its splits. None = ``path``.
         hashes: whether this process compares the index (and masks) with the manifest's sha256, a second for 30 million
             samples. One process of a node does it for all of them, which then go on, or fail, together.
         patience_seconds: for how long a file server that does not answer is waited for.
+        version: sha256 of the manifest wanted, where shards were added since; one that was never there = the newest.
 
     Raises:
         UserError: the manifest is missing, unreadable, not JSON, of another format, or lacks a field.
         Outage: the file system does not give it. So with index, masks and sizes of tars.
     """
 
-    path: Path
-    named: Path
+    path: Location
+    named: Location
+    store: Store
+    """What its files are read through, by their names: ``tar_key``."""
     manifest: Manifest
     manifest_sha256: str
     """Which data it is."""
 
     def __init__(
         self,
-        path: Path | str,
+        path: Location | str,
         *,
-        named: Path | None = None,
+        named: Location | None = None,
         hashes: bool = True,
         patience_seconds: float = PATIENCE_SECONDS,
+        version: str | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = location_of(path)
+        self.store = open_store(self.path)
         self.named = named or self.path
         self._hashes, self._tars_checked = hashes, False
         self._patience = Patience(patience_seconds)
-        self._splits: dict[str, ShardFolder | None] = {}
-        self._members: dict[str, np.ndarray] = {}
-        file = self.path / "manifest.json"
-        try:
-            content = self._patience.read(file, lambda: foreign_json.read_bytes(file), is_outage)
-        except FileNotFoundError as error:
-            raise MissingShards(f"{file}: missing; make it with: eyespot shards index {path}") from error
-        except (OSError, foreign_json.ForeignJsonError) as error:
-            why = words(error) if isinstance(error, OSError) else error.why
-            raise UserError(f"{file}: unreadable ({why}); make it anew: eyespot shards index {path}") from error
+        self._files = TableFiles(self.path, self.store, self._patience, hashes=hashes)
+        self._splits, self._members = dict[str, ShardFolder | None](), dict[str, np.ndarray]()
+        file, content = read_manifest(self.path, self.store, self._patience, version)
         self.manifest = Manifest.from_json(content, file)
         self.manifest_sha256 = hashlib.sha256(content).hexdigest()
+        self._checks = RowChecks(self.path, self.manifest)
+        if (told := self.manifest.pieces) is not None:
+            rows = self._rows(SHARDS, shard_dtype(told.longest_name), told.shards_sha256, (told.num_shards,), "shard")
+            try:
+                self.manifest.shards = ShardTable(rows)
+            except UserError as error:
+                raise UserError(f"{self.path / SHARDS}: {error}; make it anew: eyespot shards index {path}") from error
 
     @classmethod
     def find(
-        cls, path: Path | str, *splits: str, hashes: bool = True, patience_seconds: float = PATIENCE_SECONDS
+        cls,
+        path: Location | str,
+        *splits: str,
+        hashes: bool = True,
+        patience_seconds: float = PATIENCE_SECONDS,
+        version: str | None = None,
     ) -> "ShardFolder":
         """The shard folder that ``path`` names: itself, or the first of its subfolders ``splits`` that is one.
 
         Args:
-            path: what the user said.
+            path: what the user said: a path or an address.
             splits: none = "train".
             hashes: as for the class.
             patience_seconds: as for the class.
+            version: as for the class.
 
         Raises:
             UserError: there is no shard folder, or its manifest is wrong.
             Outage: the file system does not say.
         """
-        path, patience = Path(path), Patience(patience_seconds)
-        for folder in (path, *(path / split for split in splits or ("train",))):
-            if (mode := _status(folder / "manifest.json", patience)) and stat.S_ISREG(mode.st_mode):
-                return cls(folder, named=path, hashes=hashes, patience_seconds=patience_seconds)
-        if not (mode := _status(path, patience)):
-            raise MissingShards(f"shards {path}: no such folder; make one with: eyespot shards pack SRC {path}")
+        place, patience = location_of(path), Patience(patience_seconds)
+        if isinstance(place, Address):
+            folders = [place, *(place / split for split in splits or ("train",))]
+            found = first_with("manifest.json", folders, patience)
+            if found is None:
+                places = " or ".join(f"{folder.name}/" for folder in folders[1:])
+                what = f"no manifest.json there, nor in {places}; upload what eyespot shards pack or index made"
+                raise MissingShards(f"shards {place}: {what}")
+            return cls(found, named=place, hashes=hashes, patience_seconds=patience_seconds, version=version)
+        for folder in [place, *(place / split for split in splits or ("train",))]:
+            if (mode := status(folder / "manifest.json", patience)) and stat.S_ISREG(mode.st_mode):
+                return cls(folder, named=place, hashes=hashes, patience_seconds=patience_seconds, version=version)
+        if not (mode := status(place, patience)):
+            raise MissingShards(f"shards {place}: no such folder; make one with: eyespot shards pack SRC {place}")
         what = "no manifest.json inside; " if stat.S_ISDIR(mode.st_mode) else ""
-        raise MissingShards(f"shards {path}: {what}{how_to_shard(path)}")
+        raise MissingShards(f"shards {place}: {what}{how_to_shard(place)}")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return self.store.is_remote
+
+    @property
+    def sources(self) -> "Sequence[ShardFolder]":
+        """The folders that it consists of: of a mixture several."""
+        return (self,)
+
+    def chosen(self, ids: np.ndarray | None) -> np.ndarray | None:
+        """The samples that are learned from where these may be; None = all. Some mixtures leave samples out."""
+        return ids
 
     @property
     def is_split(self) -> bool:
         """Whether it was found as one split of the data set that the user named."""
         return self.path != self.named
+
+    def is_named(self, text: str | Path | None) -> bool:
+        """Whether that is what the user called it."""
+        return text is not None and location_of(text) == self.named
 
     def split(self, name: str) -> "ShardFolder | None":
         """Another split of the same data set, opened once too; None where it has no splits, or none of that name.
@@ -119,7 +169,7 @@ class ShardFolder:
         """
         if name not in self._splits:
             folder = self.named / name
-            there = self.is_split and _status(folder / "manifest.json", self._patience) is not None
+            there = self.is_split and has_file(folder, "manifest.json", self._patience)
             seconds = self._patience.seconds
             self._splits[name] = (
                 ShardFolder(folder, named=self.named, hashes=self._hashes, patience_seconds=seconds) if there else None
@@ -128,13 +178,49 @@ class ShardFolder:
 
     @cached_property
     def index(self) -> np.ndarray:
-        """Row = sample id: (num_samples,) of INDEX_DTYPE, read-only.
+        """Row = sample id: (num_samples,) of INDEX_DTYPE, read-only. Who asks for some rows takes ``rows``.
 
         Raises:
-            UserError: it is missing, damaged, does not agree with the manifest, or says what cannot be.
+            UserError: it is missing, damaged, does not agree with the manifest, or says what cannot be; of an index in
+                pieces also where it is larger than the memory that is free.
         """
         manifest = self.manifest
-        return self._images("index.npy", self._rows("index.npy", INDEX_DTYPE, manifest.index_sha256))
+        if manifest.pieces is None:
+            return self._checks.images("index.npy", self._rows("index.npy", INDEX_DTYPE, manifest.index_sha256))
+        return self._pages.whole()
+
+    @cached_property
+    def table(self) -> np.ndarray | PagedIndex:
+        """What gives the rows of samples, ``table[ids]``: the whole index, or pages of it where it is in pieces.
+
+        Raises:
+            UserError: as ``index``; of an index in pieces where its digests are damaged or a piece has another size.
+        """
+        return self.index if self.manifest.pieces is None else self._pages
+
+    @cached_property
+    def _pages(self) -> PagedIndex:
+        told = self.manifest.pieces
+        assert told is not None
+        wanted = (told.num_pages, DIGEST_BYTES)
+        digests = self._rows(PAGES, np.dtype(np.uint8), self.manifest.index_sha256, wanted, "page")
+        pages = PagedIndex(self.path, told, digests, self._files.part, self._checks.page)
+        if self._hashes:
+            check_piece_sizes(self.path, self.store, pages.piece_sizes(), self._patience)
+        return pages
+
+    def rows(self, ids: Integer[np.ndarray, "..."]) -> np.ndarray:
+        """Those of some samples: one of INDEX_DTYPE for each id.
+
+        Raises:
+            UserError: as ``index``, of what is read for them.
+            Outage: the file system does not give them.
+        """
+        return self.table[ids]
+
+    def row_parts(self) -> Iterator[np.ndarray]:
+        """The rows of all samples in order, some at a time: for who adds something up; raises as ``rows`` does."""
+        return iter([self.index]) if self.manifest.pieces is None else self._pages.parts()
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -150,7 +236,7 @@ class ShardFolder:
                 f" eyespot shards pack IMAGES DST --masks MASKS"
             )
         rows = self._rows("masks.npy", MASK_DTYPE, self.manifest.masks.sha256)
-        self._check_places("masks.npy", self.index["tar"], rows)
+        self._checks.places("masks.npy", self.index["tar"], rows)
         return rows
 
     def member(self, extension: str) -> np.ndarray:
@@ -166,7 +252,7 @@ class ShardFolder:
                     f" a.{extension}), or list those of tars anew: eyespot shards index {self.path}"
                 )
             rows = self._rows(member_file(extension), MASK_DTYPE, told.sha256)
-            self._check_places(member_file(extension), self.index["tar"], rows)
+            self._checks.places(member_file(extension), self.index["tar"], rows)
             self._members[extension] = rows
         return self._members[extension]
 
@@ -179,7 +265,8 @@ class ShardFolder:
                 what cannot be. So with ``clips``, ``motion`` and ``frame_masks``.
         """
         told = self._frames()
-        return self._images(FRAMES, self._rows(FRAMES, INDEX_DTYPE, told.frames_sha256, (told.num_frames,), "frame"))
+        rows = self._rows(FRAMES, INDEX_DTYPE, told.frames_sha256, (told.num_frames,), "frame")
+        return self._checks.images(FRAMES, rows, "frame")
 
     @cached_property
     def clips(self) -> np.ndarray:
@@ -187,13 +274,13 @@ class ShardFolder:
         told, index, frames = self._frames(), self.index, self.frames
         clips = self._rows(CLIPS, CLIP_DTYPE, told.clips_sha256, (self.manifest.num_samples, len(told.streams)))
         if (found := wrong_clips(clips, told.num_frames)) is not None:
-            self._refuse(CLIPS, clips, *found)
+            self._checks.refuse(CLIPS, clips, *found)
         wrong = frames[clips["first"][:, 0]] != index
-        self._refuse(CLIPS, clips, "first", wrong, "that frame is not the sample's image in index.npy")
+        self._checks.refuse(CLIPS, clips, "first", wrong, "that frame is not the sample's image in index.npy")
         sample = np.repeat(np.arange(len(clips)), clips["count"].sum(1, dtype=np.int64))
         for name in ("tar", "height", "width", "label"):
             differs = frames[name] != index[name][sample]
-            self._refuse(FRAMES, frames, name, differs, "the first frame of its sample has another", "frame")
+            self._checks.refuse(FRAMES, frames, name, differs, "the first frame of its sample has another", "frame")
         return clips
 
     @cached_property
@@ -201,7 +288,7 @@ class ShardFolder:
         """From each frame to the next of its stream, levels 0..255; 0 at the last: (num_frames,) float32, read-only."""
         told = self._frames()
         rows = self._rows(MOTION, MOTION_DTYPE, told.motion_sha256, (told.num_frames,), "frame")
-        self._refuse(MOTION, rows, None, ~((rows >= 0) & (rows <= 255)), "must lie between 0 and 255", "frame")
+        self._checks.refuse(MOTION, rows, None, ~((rows >= 0) & (rows <= 255)), "must lie between 0 and 255", "frame")
         return rows
 
     @cached_property
@@ -214,7 +301,7 @@ class ShardFolder:
                 f" eyespot shards pack FRAMES DST --frames folder --masks MASKS"
             )
         rows = self._rows(FRAME_MASKS, MASK_DTYPE, told.masks_sha256, (told.num_frames,), "frame")
-        self._check_places(FRAME_MASKS, self.frames["tar"], rows, "frame")
+        self._checks.places(FRAME_MASKS, self.frames["tar"], rows, "frame")
         return rows
 
     def _frames(self) -> Frames:
@@ -226,27 +313,67 @@ class ShardFolder:
             )
         return self.manifest.frames
 
-    def tar_path(self, number: int) -> Path:
-        """The tar that the index calls ``number``."""
-        return self.path / self.manifest.shards[number].tar
+    def tar_bytes(self, number: int) -> int | None:
+        """Of a tar whose size is to be looked at when it is opened; None = ``check_tars`` has looked at it."""
+        shards = self.manifest.shards
+        return int(shards.bytes[number]) if isinstance(shards, ShardTable) else None
+
+    def tar_path(self, number: int) -> Location:
+        """The tar that the index calls ``number``, for people; to read it: ``read_tar``."""
+        return self.path / self.tar_key(number)
+
+    def tar_source(self, number: int) -> "tuple[ShardFolder, int]":
+        """The folder in which a tar lies, and what that calls it: of a mixture, its source."""
+        return self, number
+
+    def tar_key(self, number: int) -> str:
+        """Of the tar that the index calls ``number``, in ``store``."""
+        return self.manifest.shards[number].tar
+
+    def read_tar(self, number: int, offset: int, size: int) -> bytes:
+        """So many bytes of a tar, unchecked.
+
+        Raises:
+            UserError: it has not so many, or may not be read.
+            Outage: they cannot be had for so long.
+        """
+        key = self.tar_key(number)
+        try:
+            return self._patience.read(self.path / key, lambda: self.store.read(key, offset, offset + size), is_outage)
+        except OSError as error:
+            fix = "find all damage: eyespot shards verify"
+            raise UserError(f"shards {self.path / key}: cannot be read ({words(error)}); {fix}") from error
+
+    def local_tar(self, number: int) -> Path:
+        """The file of a tar, for what reads whole tars.
+
+        Raises:
+            UserError: it lies in an object store.
+        """
+        place = self.tar_path(number)
+        if not isinstance(place, Path):
+            raise UserError(
+                f"shards {self.path}: this reads whole tars, which it does on a disk only; download them first"
+            )
+        return place
 
     def check_tars(self) -> None:
         """Whether every tar is there and has the manifest's size; looked at once, however often it is asked.
+
+        Of format 2, where they are many, one process of a node lists their names; the size of each is looked at when it
+        is first opened.
 
         Raises:
             UserError: one is missing or has another size.
         """
         if self._tars_checked:
             return
-        for number, shard in enumerate(self.manifest.shards):
-            path = self.tar_path(number)
-            found, fix = _status(path, self._patience), "copy it again, or find all damage: eyespot shards verify"
-            if found is None or not stat.S_ISREG(found.st_mode):
-                raise MissingShards(f"shards {path}: is missing; {fix}")
-            if found.st_size != shard.bytes:
-                what = f"has {found.st_size} bytes where the manifest says {shard.bytes}"
-                raise UserError(f"shards {path}: {what}; {fix}")
-        self._tars_checked = True
+        shards = self.manifest.shards
+        if not isinstance(shards, ShardTable):
+            check_tar_sizes(self.path, self.store, [(shard.tar, shard.bytes) for shard in shards], self._patience)
+        elif self._hashes:
+            check_tar_names(self.path, self.store, list(shards.names), self._patience)
+        self._files.was_there = self._tars_checked = True
 
     def check(self) -> None:
         """All that training needs: the index and the size of every tar.
@@ -254,100 +381,12 @@ class ShardFolder:
         Raises:
             UserError: one of them is wrong.
         """
-        _ = self.index
+        _ = self.table
         self.check_tars()
 
     def _rows(
         self, name: str, dtype: np.dtype, sha256: str, wanted: tuple[int, ...] | None = None, of: str = "sample"
     ) -> np.ndarray:
-        """Read, never mapped: a file that is cut short while mapped kills the process with SIGBUS."""
-        path, again = self.path / name, f"make it anew: eyespot shards index {self.path}"
-        wanted = wanted or (self.manifest.num_samples,)
-        count = math.prod(wanted)
-        largest = LARGEST_HEADER + 2 * count * dtype.itemsize
-        try:
-            content = self._patience.read(path, lambda: foreign_json.read_bytes(path, largest), is_outage)
-            shape, found, offset = _npy_header(content)
-            if found != dtype or shape != wanted:
-                raise UserError(f"{path}: {shape} rows of {found} where the manifest says {wanted[0]} {of}s; {again}")
-            rows = np.frombuffer(content, dtype, count, offset).reshape(wanted)
-        except foreign_json.ForeignJsonError as error:
-            raise UserError(f"{path}: unreadable ({error.why}); {again}") from error
-        except (OSError, ValueError) as error:
-            why = words(error) if isinstance(error, OSError) else error
-            raise UserError(f"{path}: unreadable ({why}); {again}") from error
-        if self._hashes and _sha256(content, path) != sha256:
-            raise UserError(f"{path}: changed since it was written (sha256 is not the manifest's); {again}")
-        return rows
-
-    def _images(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """The rows of INDEX_DTYPE, if they say what can be."""
-        num_shards, num_classes = len(self.manifest.shards), len(self.manifest.classes)
-        of = "frame" if name == FRAMES else "sample"
-        self._refuse(name, rows, "tar", rows["tar"] >= num_shards, f"the manifest lists {num_shards} shards", of)
-        self._check_places(name, rows["tar"], rows, of)
-        for column in ("size", "height", "width"):
-            self._refuse(name, rows, column, rows[column] == 0, "no image is so small", of)
-        beyond = (rows["label"] < -1) | (rows["label"] >= num_classes)
-        self._refuse(name, rows, "label", beyond, f"the manifest lists {num_classes} classes", of)
-        return rows
-
-    def _check_places(self, name: str, tars: np.ndarray, rows: np.ndarray, of: str = "sample") -> None:
-        """Whether the bytes that the rows name lie inside the tars."""
-        ends = np.array([shard.bytes for shard in self.manifest.shards], np.uint64)[tars]
-        outside = (rows["offset"] > ends) | (rows["size"] > ends - np.minimum(rows["offset"], ends))
-        beyond = outside & (rows["size"] > 0)
-        self._refuse(name, rows, "offset", beyond, "its bytes lie beyond the end of its tar", of)
-
-    def _refuse(
-        self, name: str, rows: np.ndarray, column: str | None, wrong: np.ndarray, why: str, of: str = "sample"
-    ) -> None:
-        """Says of the first wrong row what is wrong with it."""
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            value = f"{column} {rows[column][row]}" if column else rows[row]
-            more = f", as of {wrong.sum() - 1} more" if wrong.sum() > 1 else ""
-            raise UserError(
-                f"{self.path / name}: {value} of {of} {row}{more}: {why};"
-                f" make it anew: eyespot shards index {self.path}"
-            )
-
-
-class MissingShards(UserError):
-    """Something that should be there is not: wrong, unless it was there before."""
-
-
-def _status(path: Path, patience: Patience) -> os.stat_result | None:
-    """None where there is nothing of that name.
-
-    Raises:
-        UserError: it may not be looked at.
-    """
-    try:
-        return patience.read(path, path.stat, is_outage)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"shards {path}: cannot be looked at ({words(error)})") from error
-
-
-def _sha256(content: bytes, path: Path) -> str:
-    """Of what was read from ``path``."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def _npy_header(content: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
-    """Shape, type, and where the rows begin."""
-    file = io.BytesIO(content[:LARGEST_HEADER])
-    version = np.lib.format.read_magic(file)
-    if version not in {(1, 0), (2, 0), (3, 0)}:
-        raise ValueError(f"npy version {version}")
-    try:
-        # Versions 2 and 3 have a longer length; 3 is in UTF-8, which is ASCII where a type's names are ours.
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-    except (TokenError, SyntaxError, MemoryError, RecursionError) as error:  # what NumPy lets through of a hostile one
-        raise ValueError(f"its header is no header ({type(error).__name__})") from error
-    if by_columns and len(shape) > 1:
-        raise ValueError("its rows are stored column by column")
-    return shape, dtype, file.tell()
+        """A table with a row for each sample, behind which those of samples added later may stand; or of that shape."""
+        shape = wanted or (self.manifest.num_samples,)
+        return self._files.rows(name, dtype, sha256, shape, of, grows=wanted is None)

@@ -4,15 +4,12 @@ An item says where its bytes lie; nothing is decoded here. What is compressed as
 exists as an array is first written once, plainly, into a spool folder, so that items can be read in any order.
 """
 
-import gzip
 import logging
 import os
-import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +18,11 @@ from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digit
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading, member_file
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
-from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_tars
-from eyespot.data_pipeline.shards.members.footage import FrameSource, Refused
+from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_files
+from eyespot.data_pipeline.shards.members.footage import Refused
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits
 from eyespot.data_pipeline.shards.members.frame_names import SOUNDS, frame_source, frames_of
-from eyespot.data_pipeline.shards.members.items import Item, Source, array_items, hold_out
+from eyespot.data_pipeline.shards.members.items import Source
 from eyespot.data_pipeline.shards.members.samples import (
     check_plain,
     frame_notes,
@@ -34,10 +32,24 @@ from eyespot.data_pipeline.shards.members.samples import (
     split_name,
     with_frames,
 )
-from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside, of_one_sound, with_members
+from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, with_members
 from eyespot.data_pipeline.shards.members.side_files import SUFFIXES as SIDE_SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
+from eyespot.data_pipeline.shards.outside.array_sets import (
+    DEBIAN_FASHION_MNIST,
+    FASHION_CLASSES,
+    IDX,
+    TORCHVISION,
+    digits,
+    idx_folder,
+    torchvision_set,
+)
+from eyespot.data_pipeline.shards.outside.img2dataset import count_failed, numbered
+from eyespot.data_pipeline.shards.outside.path_lists import SUFFIXES as LISTS
+from eyespot.data_pipeline.shards.outside.path_lists import read_list
+from eyespot.data_pipeline.shards.outside.tables import SUFFIXES as TABLES
+from eyespot.data_pipeline.shards.outside.tables import is_lmdb, open_lmdb, open_tables, saved_files
 from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
@@ -46,30 +58,6 @@ NAMED = ("digits", "falling-digits", "caltech10", "cifar10", "cifar100", "mnist"
 CALTECH10 = Path(__file__).with_name("caltech10.tar.gz")
 """2,000 photographs that come with the package; benchmarks/make_caltech10.py says how they were made."""
 DOWNLOADS = Path("~/.cache/eyespot/downloads")
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-FASHION_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
-_IDX = re.compile(r"(train|t10k|test)-images[.-]idx3-ubyte(\.gz)?")
-
-
-class FoundFile(NamedTuple):
-    """One image file that was found."""
-
-    name: str
-    parts: tuple[str, ...]
-    """Of the path that splits and classes are read off."""
-    place: Place
-    text: str | None = None
-    """Of its label."""
-    mask: Place | None = None
-    split: str | None = None
-    """Of the tar that it lies in."""
-    frames: FrameSource | None = None
-    """Where it is a sample of many; ``parts`` is then the path of the sample."""
-    members: Beside = ()
-    """What else belongs to it."""
 
 
 def open_source(
@@ -77,40 +65,85 @@ def open_source(
     spool: Path,
     downloads: Path = DOWNLOADS,
     reading: Reading = Reading(),  # noqa: B008 (frozen)
+    columns: Mapping[str, str] | None = None,
 ) -> Source:
     """Lists the images of a source.
 
     Args:
         source: one of ``NAMED``, or the path of a folder of images (with or without class folders, with or without
-            train/test/val above them), of a tar (compressed or not) or zip of such a folder, of WebDataset tars, or of
-            a folder of IDX files. A name wins over a path; write ./digits for a folder of that name.
+            train/test/val above them), of a tar (compressed or not) or zip of such a folder, of WebDataset tars, of a
+            folder of IDX files, of a Parquet or Arrow file, of a folder of those (also as Hugging Face's datasets saves
+            it), of an LMDB, or of a list of images (.csv, .tsv, .jsonl). A name wins over a path; write ./digits for a
+            folder of that name.
         spool: an existing folder for what must be unpacked first.
         downloads: where torchvision's data sets are kept.
         reading: how to understand what can be understood in several ways. The files of a tar are WebDataset samples
             where it has labels or masks (.cls, .seg.png), or ``reading`` says what a sample is; else each image is one.
+        columns: of tables and lists, which column is the image, the label, the caption, where that is not clear.
 
     Raises:
         UserError: there is no such source, no image in it, it cannot be read, or can be read in several ways.
     """
+    if columns and source in NAMED:
+        raise UserError(f"columns: {source} has none; leave it out")
     if source == "digits":
-        return _digits(spool)
+        return digits(spool)
     if source == "falling-digits":
         return open_falling_digits()
     if source == "caltech10":
         return _archive(CALTECH10, spool, reading)
-    if source in _TORCHVISION:
+    if source in TORCHVISION:
         if source == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
-            return _idx_folder(DEBIAN_FASHION_MNIST, source, FASHION_CLASSES, spool)
-        return _torchvision(source, downloads.expanduser(), spool)
+            return idx_folder(DEBIAN_FASHION_MNIST, source, FASHION_CLASSES, spool)
+        return torchvision_set(source, downloads.expanduser(), spool)
     path = Path(source).expanduser()
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"source {source}: no such file or folder, nor one of the names {', '.join(NAMED)}")
+    if (found := _table(path, spool, reading, columns or {})) is not None:
+        return found
+    if columns:
+        raise UserError(f"columns: only tables (Parquet, Arrow) and lists (.csv, .jsonl) have any, not {source}")
     if path.is_file():
         return _archive(path, spool, reading)
-    if not path.is_dir():
-        raise UserError(f"source {source}: no such file or folder, nor one of the names {', '.join(NAMED)}")
-    if any(_IDX.fullmatch(entry.name) for entry in path.iterdir()):
+    if any(IDX.fullmatch(entry.name) for entry in path.iterdir()):
         classes = FASHION_CLASSES if "fashion" in path.resolve().name.lower() else ()
-        return _idx_folder(path, path.resolve().name, classes, spool)
+        return idx_folder(path, path.resolve().name, classes, spool)
     return _folder(path, spool, reading)
+
+
+def _table(path: Path, spool: Path, reading: Reading, columns: Mapping[str, str]) -> Source | None:
+    """The images of a table or a list; None = it is something else."""
+    if is_lmdb(path):
+        return open_lmdb(path, spool, columns)
+    if path.is_file() and path.suffix.lower() in LISTS:
+        skipped, name = Tally(), printable(path.stem)
+        found = arrange(name, read_list(path, spool, columns, skipped), f"source {path}", skipped, reading)
+        found.options = {"columns": dict(columns)} if columns else {}
+        return found
+    if path.is_file() and path.suffix.lower() in TABLES:
+        return open_tables(path, [path], [""], spool, columns, Tally())
+    skipped = Tally()
+    if path.is_dir() and (saved := saved_files(path, skipped)) is not None:
+        return open_tables(path, *saved, spool, columns, skipped)
+    return open_tables(path, tables, None, spool, columns, skipped) if (tables := _tables(path, skipped)) else None
+
+
+def _tables(root: Path, skipped: Tally) -> list[Path]:
+    """The tables of a folder that holds nothing else to pack."""
+    if not root.is_dir():
+        return []
+    tables, others = list[str](), list[str]()
+    for name, _, size in walk(root, Tally()):
+        suffix, is_hidden = Path(name).suffix.lower(), hidden(path_parts(name)) is not None
+        if not is_hidden and (suffix in SUFFIXES or TAR.search(name)):
+            return []
+        step = Path(name).name.startswith("cache-")  # of datasets' map or filter
+        (tables if suffix in TABLES and size is not None and not step and not is_hidden else others).append(name)
+    ours = {f"{shard}_stats.json" for shard in numbered(others)}
+    for name in others if tables else ():
+        if name not in ours:
+            skipped.add(no_image(name), name)
+    return sorted(root / name for name in tables)
 
 
 # ------------------------------------------------------------------------------------------ folders and tars
@@ -120,6 +153,8 @@ def how_to_shard(path: Path) -> str:
     """What a path that is no shard folder holds, and the command that makes shards of it."""
     if path.is_file():
         return f"it is a file, not a folder of shards; make one of it: eyespot shards pack {path} DST"
+    if (path / ".parts").is_dir():
+        return f"it holds parts that are not merged yet; once all are there: eyespot shards merge {path}"
     seen = 0
     for folder, _, files in os.walk(path):
         if "manifest.json" in files and "index.npy" in files:
@@ -128,7 +163,7 @@ def how_to_shard(path: Path) -> str:
             return f"name one of the data sets inside: {inside}"
         if any(name.endswith(".tar") for name in files):
             return f"index the tars that lie there: eyespot shards index {folder}"
-        if any(os.path.splitext(name)[1].lower() in SUFFIXES | {".zip"} for name in files):  # noqa: PTH122
+        if any(os.path.splitext(name)[1].lower() in SUFFIXES | {".zip", *TABLES} for name in files):  # noqa: PTH122
             return f"it holds images, not shards; write them as shards: eyespot shards pack {path} DST"
         if (seen := seen + len(files)) > 10_000:
             break
@@ -136,7 +171,7 @@ def how_to_shard(path: Path) -> str:
 
 
 def _folder(root: Path, spool: Path, reading: Reading) -> Source:
-    files: list[FoundFile] = []
+    files: Sequence[FoundFile] = (listed := FoundFiles(os.fspath(root)))
     tars: list[Path] = []
     skipped, others, sides = Tally(), list[str](), list[tuple[str, Place]]()
     wanted = SUFFIXES | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
@@ -148,7 +183,7 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         elif suffix in wanted and size is None:
             skipped.add("a device, a pipe or the like", name)
         elif suffix in wanted and size is not None:
-            files.append(FoundFile(name, parts, Place(path, 0, size)))
+            listed.append(FoundFile(name, parts, Place(path, 0, size)))
         elif TAR.search(name):
             tars.append(Path(path))
         elif suffix in SIDE_SUFFIXES and size is not None and reading.frames in (None, "none"):
@@ -156,6 +191,8 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         else:
             others.append(name)
     ours = {str(path.relative_to(root)) for tar in map(Path, tars) for path in _made_beside(tar)}
+    shards = numbered(others)
+    ours |= count_failed(root, others, shards, skipped) if shards else set[str]()
     for name in others:
         if name not in ours:
             skipped.add(no_image(name), name)
@@ -167,10 +204,11 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
         skipped.add("a tar beside the images: pack it by itself", str(path.relative_to(root)))
     if reading.frames in (None, "none"):
         files = with_members(files, sides, skipped)
-    return arrange(name, _joined(files, reading, skipped), f"source {root}", skipped, reading)
+    of_shards = bool(shards) and all("/".join(file.parts[:-1]) in shards for file in files)  # numbers, no classes
+    return arrange(name, _joined(files, reading, skipped), f"source {root}", skipped, reading, classes=not of_shards)
 
 
-def _joined(files: list[FoundFile], reading: Reading, skipped: Tally) -> list[FoundFile]:
+def _joined(files: Sequence[FoundFile], reading: Reading, skipped: Tally) -> Sequence[FoundFile]:
     """Files that are frames, as the samples that they make; others as they are."""
     if reading.frames in (None, "none"):
         return files
@@ -240,7 +278,7 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     """All images of some tars; ``root`` is the folder that holds them, None = a single one was named."""
     shown = [str(tar.relative_to(root)) if root else tar.name for tar in tars]
     where = f"source {root or tars[0]}"
-    splits = splits_of_tars(where, shown) if root else [None]
+    splits = splits_of_files(where, shown) if root else [None]
     plain = [plain_tar(tar, spool, number) for number, tar in enumerate(tars)]
     scans = [scan(path) for path in plain]
     for tar, found in zip(tars, scans, strict=True):
@@ -261,14 +299,14 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
             " clips",
             where,
         )
-    files: list[FoundFile] = []
+    files = FoundFiles()
     for tar, path, found, split in zip(shown, plain, scans, splits, strict=True):
         prefix = f"{printable(tar)}/" if root else ""
         skipped.add_all(found.skipped, prefix)
         read = (
             _samples(path, Path(tar), found, reading, skipped) if has_samples else _images(path, found, prefix, skipped)
         )
-        files += [file._replace(name=f"{prefix}{file.name}", split=split) for file in read]
+        files.extend(file._replace(name=f"{prefix}{file.name}", split=split) for file in read)
     source = arrange(name, files, where, skipped, reading)
     source.notes += frame_notes(sum(file.frames is not None for file in files), asked)
     return source
@@ -287,7 +325,7 @@ def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Ta
     return files
 
 
-def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[FoundFile]:
+def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> Sequence[FoundFile]:
     """Each image of a tar, which is that of a folder."""
     check_plain(path, found.files)
     files, sides = list[FoundFile](), list[tuple[str, Place]]()
@@ -306,8 +344,10 @@ def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> list[FoundF
     return with_members(files, sides, skipped, prefix)
 
 
-def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, reading: Reading) -> Source:
-    """Reads splits and classes off the paths: [shared folders/][split/][class/...]image."""
+def arrange(
+    name: str, files: Sequence[FoundFile], where: str, skipped: Tally, reading: Reading, classes: bool = True
+) -> Source:
+    """Reads splits and, unless they are none, classes off the paths: [shared folders/][split/][class/...]image."""
     if not files:
         most = ", ".join(f"{one.count} {one.reason}" for one in skipped.listed()[:3])
         raise UserError(
@@ -315,83 +355,9 @@ def arrange(name: str, files: list[FoundFile], where: str, skipped: Tally, readi
             f" ({plural(skipped.total, 'other file')}{': ' * bool(most)}{most}); images end in"
             " .jpg, .png, .webp, ...; a folder of WebDataset tars is read in place: eyespot shards index"
         )
-    files = sorted(files)
-    parts, texts = [file.parts for file in files], [file.text for file in files]
-    classes, labels, layout, notes = classify(parts, texts, reading.class_folder)
-    items: dict[str, list[Item]] = {}
-    for file, label, split in zip(files, labels, layout.splits, strict=True):
-        split = split if file.split is None else file.split
-        if split is None:
-            skipped.add("outside the folders of the splits", file.name)
-        else:
-            items.setdefault(split, []).append(
-                Item(printable(file.name), label, *file.place, None, file.mask, file.frames, file.members)
-            )
-    items = {split: of_one_sound(each, skipped) for split, each in items.items()}
-    return Source(name=name, splits=items, classes=classes, skipped=skipped, notes=notes)
-
-
-# ------------------------------------------------------------------------------------------------- arrays
-
-
-def _digits(spool: Path) -> Source:
-    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
-
-    data: Any = load_digits()
-    pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)  # the values are 0..16
-    items = array_items(pixels, data.target, "digits", spool)
-    train, test = hold_out(items, 0.2, seed=0)
-    return Source(name="digits", splits={"train": train, "test": test}, classes=[str(digit) for digit in range(10)])
-
-
-def _torchvision(name: str, downloads: Path, spool: Path) -> Source:
-    from torchvision import datasets
-
-    make: Callable[..., Any] = getattr(datasets, _TORCHVISION[name])
-    items: dict[str, list[Item]] = {}
-    classes: list[str] = []
-    for split in ("train", "test"):
-        try:
-            data = make(downloads, train=split == "train", download=True)
-        except Exception as error:  # URLError, RuntimeError, OSError, ...: whatever the network did
-            text = " ".join(str(error).split())
-            raise UserError(
-                f"source {name}: neither in {downloads} nor to be downloaded ({text}); put torchvision's files there,"
-                " name another folder with --downloads, or pack a folder or archive of images"
-            ) from error
-        classes = list(data.classes)
-        items[split] = array_items(np.asarray(data.data), np.asarray(data.targets), split, spool)
-    return Source(name=name, splits=items, classes=classes)
-
-
-def _idx_folder(folder: Path, name: str, classes: Sequence[str], spool: Path) -> Source:
-    """MNIST's own format: train-images-idx3-ubyte, train-labels-idx1-ubyte and so on, gzipped or not."""
-    items: dict[str, list[Item]] = {}
-    num_classes = 0
-    for path in sorted(folder.iterdir()):
-        if not (match := _IDX.fullmatch(path.name)):
-            continue
-        split = "train" if match[1] == "train" else "test"
-        pixels = _read_idx(path)
-        labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-        labels = _read_idx(labels_path).astype(int) if labels_path.exists() else np.full(len(pixels), -1)
-        if labels.shape != (len(pixels),) or pixels.ndim != 3:
-            raise UserError(f"source {folder}: {path.name} and {labels_path.name} do not belong together")
-        items[split] = array_items(pixels, labels, split, spool)
-        num_classes = max(num_classes, int(labels.max(initial=-1)) + 1)
-    if "train" not in items:
-        items = {"": items["test"]}
-    names = list(classes) if len(classes) >= num_classes else [str(label) for label in range(num_classes)]
-    return Source(name=name, splits=items, classes=names)
-
-
-def _read_idx(path: Path) -> np.ndarray:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        num_axes = data[3]
-        shape = np.frombuffer(data, ">u4", num_axes, 4).astype(int)
-        if data[:3] != b"\0\0\x08":
-            raise ValueError("not IDX of unsigned bytes")
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * num_axes).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
-        raise UserError(f"source {path}: not a whole IDX file ({error}); fetch it again") from error
+    found = files if isinstance(files, FoundFiles) else FoundFiles.of(files)
+    texts = found.column("text") if classes else [""] * len(found)
+    names, labels, layout, notes = classify(found.column("parts"), texts, reading.class_folder)
+    splits = [split if own is None else own for split, own in zip(layout.splits, found.column("split"), strict=True)]
+    items = in_splits(found, splits, np.array(labels, np.int32), skipped)
+    return Source(name=name, splits=items, classes=names, skipped=skipped, notes=notes)

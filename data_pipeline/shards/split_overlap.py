@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from eyespot.data_pipeline.patience import Patience
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.data_pipeline.terminal import plural
 
 TRAIN = "train"
@@ -21,8 +21,8 @@ NUM_OPEN_TARS = 64
 class Overlap:
     """What two shard folders share: files that are the same, byte by byte."""
 
-    learned: Path
-    held_out: Path
+    learned: Location
+    held_out: Location
     samples: list[tuple[int, int]]
     """Ids of the held-out folder, ascending, each with that of one of its copies in the other."""
     num_held_out: int
@@ -48,7 +48,7 @@ class Overlap:
         )
 
 
-def overlaps(folders: Iterable[Path]) -> Iterator[Overlap]:
+def overlaps(folders: Iterable[Location]) -> Iterator[Overlap]:
     """Of each folder called train and its neighbours among ``folders``.
 
     Raises:
@@ -126,13 +126,15 @@ class _Files:
 
     def read(self, row: int) -> bytes:
         tar, offset, size, *_ = self._table[row].item()
+        if self._shards.is_remote:
+            return self._shards.read_tar(tar, offset, size)
         return self._patience.read(self._shards.tar_path(tar), lambda: os.pread(self._descriptor(tar), size, offset))
 
     def _descriptor(self, tar: int) -> int:
         if tar not in self._open:
             if len(self._open) >= NUM_OPEN_TARS:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[tar] = os.open(self._shards.tar_path(tar), os.O_RDONLY)
+            self._open[tar] = os.open(self._shards.local_tar(tar), os.O_RDONLY)
         return self._open[tar]
 
     def __enter__(self) -> "_Files":

@@ -26,10 +26,16 @@ from eyespot.data_pipeline.shards.manifest import (
     member_file,
 )
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS
-from eyespot.data_pipeline.shards.pack import WORK, sha256
+from eyespot.data_pipeline.shards.packed_shard import sha256
+from eyespot.data_pipeline.shards.paged.listed_places import as_places, compare
+from eyespot.data_pipeline.shards.paged.paged_index import PAGES
+from eyespot.data_pipeline.shards.parts.addition import ADDING
+from eyespot.data_pipeline.shards.parts.goal import WORK
+from eyespot.data_pipeline.shards.parts.task_part import PARTS
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
 from eyespot.data_pipeline.shards.split_overlap import overlaps
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.data_pipeline.terminal import plural
 
 MAX_LINES = 20  # of one sort in one tar
@@ -39,7 +45,7 @@ MAX_LINES = 20  # of one sort in one tar
 class Verdict:
     """What was found in a folder of shards."""
 
-    folders: list[Path] = field(default_factory=list)
+    folders: list[Location] = field(default_factory=list)
     """That were looked at."""
     problems: list[str] = field(default_factory=list)
     """One line each, which names the file and the fix; none = all is well."""
@@ -47,7 +53,7 @@ class Verdict:
     """One line for each folder that the file system did not give: nothing is known of the rest of it."""
     notes: list[str] = field(default_factory=list)
     """What is no damage, and good to know."""
-    sound: list[Path] = field(default_factory=list)
+    sound: list[Location] = field(default_factory=list)
     """Those of the folders in which nothing is wrong."""
 
 
@@ -66,15 +72,26 @@ def verify(folder: Path, workers: int = NUM_WORKERS) -> list[str]:
 def look_at(folder: Path, workers: int = NUM_WORKERS) -> Verdict:
     """Reads every byte and decodes every image of all shard folders inside a folder, however deep."""
     found = Verdict()
-    found.folders = shard_folders(folder, found.problems)
+    folders = shard_folders(folder, found.problems)
+    found.folders += folders
     found.problems += [
         f"{place.parent}: packing was not finished; run the same eyespot shards pack again"
         for place in _folders(folder, [])
         if place.name == WORK and (place / "plan").exists()
     ]
-    if not found.folders:
+    found.problems += [
+        f"{place}: the parts of its tasks are not merged; once all are there: eyespot shards merge {place}"
+        for place in _folders(folder, [])
+        if (place / PARTS).is_dir()
+    ]
+    found.notes += [
+        f"{place}: adding to it was not finished, and what was there is whole; run the same eyespot shards add again"
+        for place in _folders(folder, [])
+        if (place / ADDING).is_dir()
+    ]
+    if not folders and not found.problems:
         found.problems += [f"{folder}: no shards inside; {how_to_shard(folder)}"]
-    for part in found.folders:
+    for part in folders:
         try:
             problems = _verify_folder(part, workers)
         except UserError as error:
@@ -153,10 +170,10 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
         shards.member(extension)
     if (told := shards.manifest.frames) is not None:
         _ = shards.clips, shards.motion, shards.frame_masks if told.masks_sha256 else None
-    tars = [shards.tar_path(number) for number in range(len(shards.manifest.shards))]
+    tars = [shards.local_tar(number) for number in range(len(shards.manifest.shards))]
     problems = [f"{path}: not in the manifest; {_index(folder)}" for path in _strangers(shards)]
     problems += chain.from_iterable(_verify_tar(shards, number) for number in range(len(tars)))
-    problems += _verify_manifest(shards)
+    problems += manifest_problems(shards)
     if problems:  # the rest would only repeat them
         return problems + list(_changed_samples(shards))
     contents = read_contents(tars, reading_of(folder, shards.manifest.reading or BEFORE_READINGS))
@@ -164,17 +181,20 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
     return problems or _verify_images(shards, contents, workers)
 
 
-def _index(folder: Path) -> str:
+def _index(folder: Location) -> str:
     return f"make the index anew: eyespot shards index {folder}"
 
 
 def _strangers(shards: ShardFolder) -> list[Path]:
+    folder = Path(str(shards.path))
+    if (folder / ADDING).is_dir() or (folder.parent / ADDING).is_dir():
+        return []  # some may be in their places already
     known = {shard.tar for shard in shards.manifest.shards}
-    return [path for path in sorted(shards.path.glob("*.tar")) if path.name not in known]
+    return [path for path in sorted(folder.glob("*.tar")) if path.name not in known]
 
 
 def _verify_tar(shards: ShardFolder, number: int) -> Iterator[str]:
-    shard, path = shards.manifest.shards[number], shards.tar_path(number)
+    shard, path = shards.manifest.shards[number], shards.local_tar(number)
     again = "pack or fetch it again"
     if not path.is_file():
         yield f"{path}: missing; {again}"
@@ -185,7 +205,7 @@ def _verify_tar(shards: ShardFolder, number: int) -> Iterator[str]:
         yield f"{path}: changed since it was packed (sha256 differs from the manifest's); {again}"
 
 
-def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
+def manifest_problems(shards: ShardFolder) -> Iterator[str]:
     """Whether the manifest's own numbers agree with each other and with the index."""
     folder, manifest, index = shards.path, shards.manifest, shards.index
     where = folder / "manifest.json"
@@ -205,15 +225,17 @@ def _verify_manifest(shards: ShardFolder) -> Iterator[str]:
 def _changed_samples(shards: ShardFolder) -> Iterator[str]:
     """Names the samples, or frames, whose bytes are no longer what was packed."""
     rows, of = (shards.frames, "frame") if shards.manifest.frames else (shards.index, "sample")
-    for number in range(len(shards.manifest.shards)):
-        path = shards.tar_path(number)
+    by_tar = np.argsort(rows["tar"], kind="stable")
+    ends = np.searchsorted(rows["tar"][by_tar], np.arange(1, len(shards.manifest.shards)))
+    for number, own in enumerate(np.split(by_tar, ends)):
+        path = shards.local_tar(number)
         if not path.is_file():
             continue
         with path.open("rb") as file:
             changed = (
                 f"{path}: {of} {row} (offset {rows['offset'][row]}) differs from what was packed"
                 f" (crc32); pack or fetch the tar again"
-                for row in np.flatnonzero(rows["tar"] == number).tolist()
+                for row in own.tolist()
                 if zlib.crc32(os.pread(file.fileno(), int(rows["size"][row]), int(rows["offset"][row])))
                 != rows["crc32"][row]
             )
@@ -231,26 +253,30 @@ def _verify_idx(contents: Contents) -> Iterator[str]:
 
 def _verify_rows(shards: ShardFolder, contents: Contents) -> Iterator[str]:
     """Whether the index lists each sample of the tars, where it is and with its label."""
-    folder, manifest, index = shards.path, shards.manifest, shards.index
-    numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-    quarantined = {bad["source"] for bad in manifest.quarantined}
-    actual = {
-        (numbers[item.path], item.offset): (item.size, item.label)
-        for item in contents.items
-        if item.name not in quarantined
-    }
-    rows = index[["tar", "offset", "size", "label"]].tolist()
-    listed = {(tar, offset): (size, label) for tar, offset, size, label in rows}
-    wrong = [place for place, what in listed.items() if actual.get(place) != what]
+    folder, file = shards.path, _index_file(shards)
+    quarantined = {bad["source"] for bad in shards.manifest.quarantined}
+    listed, there = as_places(shards.index), _places_of(contents, quarantined)
+    found = compare(listed, there)
+    if found.num_twice:
+        yield f"{file}: lists {plural(found.num_twice, 'sample')} twice; {_index(folder)}"
     are_all_named = len(quarantined) < MOST_QUARANTINED  # else some were left out that are only counted
-    absent = [place for place in actual if place not in listed] if are_all_named else []
-    if len(listed) != len(rows):
-        yield f"{folder / 'index.npy'}: lists {plural(len(rows) - len(listed), 'sample')} twice; {_index(folder)}"
-    for what, places in (("rows that no tar bears out", wrong), ("samples of the tars missing", absent)):
-        if places:
-            tar, offset = places[0]
-            where = f"the first in {contents.tars[tar].name} at offset {offset}"
-            yield f"{folder / 'index.npy'}: {len(places)} {what}, {where}; {_index(folder)}"
+    for what, rows in (
+        ("rows that no tar bears out", listed[found.wrong]),
+        ("samples of the tars missing", there[found.absent] if are_all_named else there[:0]),
+    ):
+        if len(rows):
+            where = f"the first in {contents.tars[rows['tar'][0]].name} at offset {rows['offset'][0]}"
+            yield f"{file}: {len(rows)} {what}, {where}; {_index(folder)}"
+
+
+def _places_of(contents: Contents, left_out: set[str]) -> np.ndarray:
+    numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
+    kept = (item for item in contents.items if item.name not in left_out)
+    return as_places((numbers[item.path], item.offset, item.size, item.label) for item in kept)
+
+
+def _index_file(shards: ShardFolder) -> Location:
+    return shards.path / ("index.npy" if shards.manifest.pieces is None else str(Path(PAGES).parent))
 
 
 def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> list[str]:
@@ -259,9 +285,8 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
     known = {bad["source"] for bad in manifest.quarantined}
     contents.items = [item for item in contents.items if item.name not in known]
     if len(known) >= MOST_QUARANTINED:
-        numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
-        listed = set(shards.index[["tar", "offset"]].tolist())
-        contents.items = [item for item in contents.items if (numbers[item.path], item.offset) in listed]
+        is_listed = compare(as_places(shards.index), _places_of(contents, set())).is_listed.tolist()
+        contents.items = [item for item, there in zip(contents.items, is_listed, strict=True) if there]
     measured = measure(contents, workers, f"verifying {folder.name}", READABLE_PIXELS)
     problems = [
         f"{folder / bad['source']}: {bad['reason']}; {_index(folder)}" for bad in measured.quarantined[:MAX_LINES]
@@ -292,7 +317,7 @@ def _wrong_rows(shards: ShardFolder, measured: np.ndarray) -> Iterator[str]:
         row, image = int(listed[wrong[0]]), actual[wrong[0]]
         name = next(name for name in INDEX_DTYPE.fields or {} if index[name][row] != image[name])
         yield (
-            f"{shards.path / 'index.npy'}: {name} {index[name][row]} of sample {row} is not the image's, {image[name]}"
+            f"{_index_file(shards)}: {name} {index[name][row]} of sample {row} is not the image's, {image[name]}"
             f" ({len(wrong)} such); {_index(shards.path)}"
         )
 

@@ -29,7 +29,7 @@ def video_names(shards: ShardFolder) -> list[str]:
     samples = {place: number for number, place in enumerate(places)}
     found = [str(number) for number in range(len(samples))]
     for number in range(len(shards.manifest.shards)):
-        path = shards.tar_path(number)
+        path = shards.local_tar(number)
         with path.open("rb") as file:
             for sample in group(path, scan(path).files, reading, Tally()):
                 if sample.image is not None and (place := (number, sample.image.offset)) in samples:

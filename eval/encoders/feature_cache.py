@@ -4,15 +4,15 @@
                                     transform and the shards' index
     CACHE/<key>/meta.json           of what
 
-A folder is complete or absent. Every sample is encoded at place ``id % BLOCK`` of a batch of exactly BLOCK images
-(zeros where another rank's samples would stand), so a row's last bit depends neither on the number of ranks nor on
-its neighbours: matrix products round differently in batches of another size. Of clips as many fewer make a block as
-they have frames.
+A folder is complete or absent; until then it is called ``<key>.tmp`` and says which rows are there, so that an
+interrupted computation goes on, on any number of ranks. Every sample is encoded at place ``id % BLOCK`` of a batch of
+exactly BLOCK images (zeros where another rank's samples would stand), so a row's last bit depends neither on the number
+of ranks nor on its neighbours: matrix products round differently in batches of another size. Of clips as many fewer
+make a block as they have frames.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from eyespot.data_pipeline import file_locks
@@ -33,6 +33,7 @@ from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.noise_level import with_noise
 from eyespot.eval.encoders.sound_tower import only_sounds
 from eyespot.eval.encoders.subject import OfClips, OneKind, Subject, encode_all
+from eyespot.eval.search.row_file import DONE, RowFile, reserve
 from eyespot.pretrain.distributed.arithmetic import rounds_to_tf32
 from eyespot.pretrain.distributed.collectives import agreed, any_rank, barrier
 from eyespot.pretrain.distributed.process_group import World
@@ -74,12 +75,20 @@ def features_of(
         subject: whose features.
         shards: which samples.
         cache: folder of the cache, shared by all ranks.
-        world: this process; rank r computes rows [N r / W, N (r + 1) / W).
+        world: this process; the ranks share the samples.
         num_blocks: features of how many of the last blocks: of the one before the last "cls-2", "mean-2", and so on.
 
     Raises:
         UserError: the cache cannot be written, or a sample cannot be read.
     """
+    files = feature_files(subject, shards, cache, world, num_blocks)
+    return {kind: np.load(path, mmap_mode="r", allow_pickle=False) for kind, path in files.items()}
+
+
+def feature_files(
+    subject: Subject, shards: ShardFolder, cache: Path, world: World, num_blocks: int = 1
+) -> dict[str, Path]:
+    """As ``features_of``, but where they lie: for what reads them in pieces (``RowFile``)."""
     folder = cache / features_key(subject, shards, num_blocks)
     with agreed():
         _make_folder(cache, world)
@@ -87,7 +96,7 @@ def features_of(
         if any_rank([world.rank == 0 and not folder.exists()])[0]:
             _compute(subject, shards, folder, world, num_blocks)
     files = sorted(folder.glob("*.npy"), key=lambda path: _last_block_first(path.stem))
-    return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in files}
+    return {path.stem: path for path in files}
 
 
 def _last_block_first(kind: str) -> tuple[int, str]:
@@ -129,10 +138,13 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
         if world.rank == 0:
             _reserve(partial, widths, num_samples)
     with agreed():
-        files = {kind: np.load(partial / f"{kind}.npy", mmap_mode="r+", allow_pickle=False) for kind in widths}
-        description, share = f"features: {subject.name}", num_samples // world.size
+        files = {kind: RowFile(partial / f"{kind}.npy", writes=True) for kind in (*widths, DONE)}
+        known = files[DONE].read(0, num_samples)[:, 0] == 1
+    barrier()  # before anybody writes
+    with agreed():
+        description, share = f"features: {subject.name}", int((~known).sum()) // world.size
         with ProgressBar(description, share, transient=True, shown=world.rank == 0) as bar:
-            for ids, images in _blocks(subject, shards, world):
+            for ids, images in _blocks(subject, shards, world, known):
                 if subject.noise_level:
                     digest = shards.manifest.index_sha256
                     images = with_noise(images, ids % block, ids, subject.noise_level, digest)
@@ -140,10 +152,11 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
                 with torch.inference_mode():
                     found = encode_all(encoder, images, num_blocks)
                 for kind, rows in found.items():
-                    files[kind][ids] = rows[torch.from_numpy(ids % block).to(rows.device)].float().cpu().numpy()
+                    files[kind].write(ids, rows[torch.from_numpy(ids % block).to(rows.device)].float().cpu().numpy())
+                files[DONE].write(ids, np.ones((len(ids), 1), np.uint8))
                 bar.advance(len(ids))
         for file in files.values():
-            file.flush()
+            file.sync()
     if world.rank == 0:
         meta = {
             "format": FORMAT,
@@ -153,16 +166,21 @@ def _compute(subject: Subject, shards: ShardFolder, folder: Path, world: World, 
             "rows": num_samples,
         }
         write_bytes(partial / "meta.json", json.dumps(masked_values(meta), indent=1).encode())
+        (partial / f"{DONE}.npy").unlink()
         partial.rename(folder)
     barrier()
 
 
 def _blocks(
-    subject: Subject, shards: ShardFolder, world: World
+    subject: Subject, shards: ShardFolder, world: World, known: Bool[np.ndarray, " n"] | None = None
 ) -> Iterator[tuple[np.ndarray, Float[Tensor, "block *t c h w"]]]:
-    """This rank's samples in whole blocks, each at its own place: (ids, images)."""
+    """This rank's samples in whole blocks, each at its own place: (ids, images); none that are known already."""
     size = _block(subject)
     ids = complete_samples(subject.views, shards)
+    if known is not None and known.any():
+        ids = np.flatnonzero(~known) if ids is None else ids[~known[ids]]
+        if not len(ids):
+            return
     spec = LoaderSpec(
         shards=shards, views=subject.views, ids=ids, batch_size=size * world.size, device=str(world.device)
     )
@@ -201,15 +219,9 @@ def _make_folder(cache: Path, world: World) -> None:
 
 
 def _reserve(partial: Path, widths: dict[str, int], num_samples: int) -> None:
-    """Makes the files at their full size: on a full disk a memory map would kill the process later."""
-    shutil.rmtree(partial, ignore_errors=True)
+    """Makes the files at their full size, unless an interrupted computation has."""
     try:
-        partial.mkdir()
-        for kind, width in widths.items():
-            path = partial / f"{kind}.npy"
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(num_samples, width)).flush()
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        reserve(partial, {kind: (np.dtype(np.float32), width) for kind, width in widths.items()}, num_samples)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(

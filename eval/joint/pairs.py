@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.evaluate import results_folder
@@ -65,7 +66,7 @@ def judge_pairs(
     out = out or results_folder(target)
     with agreed():
         asked = asked_towers(target, seed, protocol)
-        found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
+        found = find_shards(shards, "test", "train", hashes=world.local_rank == 0)
         ids = judged_ids(found, asked[0].views, num_samples or MOST_SAMPLES)
     results: list[Result] = []
     for each in asked:

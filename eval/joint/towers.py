@@ -204,7 +204,7 @@ def _sides(parts: list[_Part], views: ViewSpec, shards: ShardFolder, ids: Int64[
     else:
         contents = _numbers(shards.member(beside(views, shards))[ids])
     # Of a video the index has the first frame, which may be as black as that of others.
-    own = places if views.images[0].clip is not None else _numbers(shards.index[ids])
+    own = places if views.images[0].clip is not None else _numbers(shards.rows(ids))
     image = Side(vectors=torch.cat([part.image for part in parts]), owners=places, contents=own)
     return image, Side(vectors=torch.cat([part.other for part in parts]), owners=owners, contents=contents)
 

@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from eyespot.data_pipeline.augment.views import TextView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import plural
 from eyespot.eval.evaluate import results_folder
@@ -61,7 +62,7 @@ def judge_zero_shot(
         asked = asked_towers(target, seed, "zero-shot", "text")
         text = asked[0].views.views[1]
         assert isinstance(text, TextView)
-        found = ShardFolder.find(shards, "test", "train", hashes=world.local_rank == 0)
+        found = find_shards(shards, "test", "train", hashes=world.local_rank == 0)
         part, names = _labeled(found), wording.names(found.manifest.classes)
         if len(names) < 2:
             raise UserError(f"shards {found.named}: {len(names)} class; there is nothing to choose between")

@@ -62,23 +62,31 @@ def matched(assigned: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> I
 
 def candidates(task: Task) -> list[Candidate]:
     """k-means by every kind of features; chosen by the NMI of k-means inside the tenth of train."""
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-
     held, labels = task.train_labels[task.held].cpu().numpy(), task.test_labels.cpu().numpy()
     found = []
     for kind, test in task.test.items():
         tried = clusters(task.train[kind][task.held], len(np.unique(held)), task.seed)
         assigned = clusters(test, len(np.unique(labels)), task.seed)
-        found.append(
-            Candidate(
-                metric=f"clustering/kmeans_{kind}_l2",
-                settings={"features": kind},
-                validation=float(normalized_mutual_info_score(held, tried)),
-                predictions=matched(assigned, labels),
-                scores={
-                    "NMI": Score(value=float(normalized_mutual_info_score(labels, assigned))),
-                    "ARI": Score(value=float(adjusted_rand_score(labels, assigned))),
-                },
-            )
-        )
+        found.append(compared(f"clustering/kmeans_{kind}_l2", kind, (held, tried), (labels, assigned)))
     return found
+
+
+def compared(
+    metric: str,
+    kind: str,
+    held: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]],
+    test: tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]],
+) -> Candidate:
+    """What clusters of one kind of features are worth: labels and clusters of a tenth of train, and of test."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    return Candidate(
+        metric=metric,
+        settings={"features": kind},
+        validation=float(normalized_mutual_info_score(*held)),
+        predictions=matched(test[1], test[0]),
+        scores={
+            "NMI": Score(value=float(normalized_mutual_info_score(*test))),
+            "ARI": Score(value=float(adjusted_rand_score(*test))),
+        },
+    )

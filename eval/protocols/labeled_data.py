@@ -160,7 +160,7 @@ def all_data(shards: ShardFolder) -> LabeledData:
     manifest = shards.manifest
     if manifest.num_samples < 2:
         raise UserError(f"shards {shards.path}: a single sample; there is nothing to compare it with")
-    labels = shards.index["label"].astype(np.int64)
+    labels = _labels(shards)
     test = Part(shards=shards, rows=np.arange(len(labels)), labels=labels)
     is_test = shards.is_split and shards.path.name == "test"
     split = "all of its own test split" if is_test else "all samples of the folder"
@@ -210,13 +210,17 @@ def _all_classes(train: ShardFolder, test: ShardFolder) -> list[str]:
 
 
 def _part(shards: ShardFolder) -> Part:
-    labels = shards.index["label"].astype(np.int64)
+    labels = _labels(shards) if shards.manifest.num_labeled else np.empty(0, np.int64)
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
-        raise UserError(
-            f"shards {shards.path}: none of {plural(len(labels), 'sample')} has a label; a probe needs labels"
-        )
+        count = plural(shards.manifest.num_samples, "sample")
+        raise UserError(f"shards {shards.path}: none of {count} has a label; a probe needs labels")
     return Part(shards=shards, rows=rows, labels=labels[rows])
+
+
+def _labels(shards: ShardFolder) -> np.ndarray:
+    """Of all samples, whose other columns nobody holds meanwhile."""
+    return np.concatenate([rows["label"].astype(np.int64) for rows in shards.row_parts()])
 
 
 def _rows(part: Part, chosen: np.ndarray) -> Part:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.mask_views import mask_views
 from eyespot.data_pipeline.shards.manifest import Masks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores.location import Location
 from eyespot.eval.encoders.subject import OneKind, Subject
 from eyespot.eval.protocols.dense import DensePart, DenseTask
 from eyespot.eval.protocols.labeled_data import TEST_SHARE, LabeledData, Part
@@ -184,7 +184,7 @@ def masked_data(shards: ShardFolder, seed: int) -> LabeledData:
 
 
 def dense_task(
-    subject: Subject, data: LabeledData, tokens: dict[Path, np.ndarray], seed: int, device: torch.device
+    subject: Subject, data: LabeledData, tokens: dict[Location, np.ndarray], seed: int, device: torch.device
 ) -> DenseTask:
     """One subject's patches of the data, and the maps seen through its view.
 

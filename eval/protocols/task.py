@@ -27,8 +27,9 @@ def stratified_split(
     """
     generator = np.random.default_rng(seed)
     held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
+    order = np.argsort(labels, kind="stable")  # once, not all labels for each class
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []:
+        rows = generator.permutation(members)
         held[rows[: min(int(share * len(rows) + 0.5), len(rows) - 1)]] = True
     return np.flatnonzero(~held), np.flatnonzero(held)
 

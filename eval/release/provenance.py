@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import eyespot
-from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.release.layout import FORMAT
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.checkpoints import reader as checkpoint
@@ -53,8 +53,8 @@ class Origin:
         """Name and counts of the training data, where the shards that the run saw are still there; always the hash."""
         said: dict[str, Any] = {"manifest_sha256": self.record.manifest_sha256 or ""}
         try:
-            shards = ShardFolder.find(self.run.data.shards or "")
-        except (UserError, OSError):
+            shards = find_shards(self.run.data.shards or "", version=self.record.manifest_sha256)
+        except (UserError, Outage, OSError):
             return said
         if shards.manifest_sha256 != said["manifest_sha256"]:
             return said

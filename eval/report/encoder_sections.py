@@ -10,6 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.encoders.subject import Subject, subjects_of
@@ -143,7 +144,7 @@ def look_at(story: Story, say: Callable[[str], None], device: torch.device) -> L
         set_arithmetic(device)
         subject = subjects_of(str(story.run_dir), seed=0)[0]
         subject.encoder.to(device)
-        shards = ShardFolder.find(story.shards)
+        shards = find_shards(story.shards)
         specimens = choose_specimens(shards)
         return Look(
             story=story,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.report.charts import MAX_POINTS, Point
 from eyespot.eval.report.metric_columns import MetricColumns, read_columns
 from eyespot.eval.report.rendering import Section
@@ -49,7 +49,7 @@ class Story:
         """What the shards say their name is, if they are still there."""
         shards = self.setting("data", "shards", default="")
         try:
-            return ShardFolder.find(shards).manifest.name if shards else ""
+            return find_shards(shards).manifest.name if shards else ""
         except UserError:
             return Path(shards).name
 
@@ -69,7 +69,7 @@ class Story:
         if not shards:
             return "the run names no shards"
         try:
-            ShardFolder.find(shards)
+            find_shards(shards)
         except UserError as error:
             return str(error)
         return ""

@@ -142,7 +142,9 @@ class MaskedAutoencoder(Objective):
         predicted = self.reconstruct(batch.views[0], order)
         masked = order[:, self.num_visible :]
         target = take(self.targets(batch.views[0]), masked)
-        return {"loss": (predicted.to(target.dtype) - target).square().mean()}
+        errors = (predicted.to(target.dtype) - target).square()
+        self.note_losses(lambda: errors)
+        return {"loss": errors.mean()}
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
         """All tokens, after the last norm."""

@@ -83,10 +83,10 @@ def pixels_of(shards: str) -> Float32[np.ndarray, "n 3"]:
     """The pixels of the first images of a shard folder's first epoch."""
     from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
     from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
-    from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+    from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 
     views = ViewSpec(views=(CenterView(resize=SIDE, size=SIDE),), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    loader = make_loader(LoaderSpec(shards=ShardFolder.find(shards), views=views, batch_size=NUM_IMAGES))
+    loader = make_loader(LoaderSpec(shards=find_shards(shards), views=views, batch_size=NUM_IMAGES))
     try:
         return next(loader).views[0].permute(0, 2, 3, 1).reshape(-1, 3).numpy()
     finally:

@@ -12,7 +12,7 @@ from eyespot.data_pipeline.augment.views import CenterView
 from eyespot.data_pipeline.loading.loader import LoaderSpec
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
 from eyespot.pretrain.loop.progress import TrainingProgress
-from eyespot.pretrain.loop.run_data import RunData
+from eyespot.pretrain.loop.run_data import RunData, some_of
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.watchdog.rank_watch import RankWatch
 
@@ -41,15 +41,14 @@ class Refresh:
         self._objective, self._world, self._watch, self._every = objective, data.world, watch, 0
         if objective.refresh_epochs is None:
             return
-        ids = data.sample_ids.numpy()
+        ids = data.sample_ids
         every = objective.refresh_epochs * len(ids) / data.run.data.batch_size
         self._every = max(1, round(every)) if math.isfinite(every) else ONCE
-        if objective.refresh_samples is not None and objective.refresh_samples < len(ids):
-            ids = ids[np.arange(objective.refresh_samples) * len(ids) // objective.refresh_samples]
-        self._num_samples = len(ids)
+        count = min(len(ids), objective.refresh_samples or len(ids))
+        self._num_samples, chosen = count, some_of(ids, np.arange(count) * len(ids) // count)
         wanted = (self.middle(objective.image_size), objective.refresh_view)  # no loader is without images
         views = replace(spec.views, views=tuple(view for view in wanted if view is not None))
-        self._samples = FixedSamples(replace(spec, views=views), ids, data.world, last=len(views.views) > 1)
+        self._samples = FixedSamples(replace(spec, views=views), chosen, data.world, last=len(views.views) > 1)
 
     @staticmethod
     def middle(size: int) -> CenterView:

@@ -11,6 +11,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
 from eyespot.data_pipeline.loading.members.sound_views import check_sounds
 from eyespot.data_pipeline.loading.sample_files import check_files
+from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.weight_files import check_file
 from eyespot.pretrain.config import Run, engine_settings
@@ -55,12 +56,13 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         return shards
     check_decode(run.data.decode, str(world.device))
     check_dealt(run.data, world.size)
+    check_lanes(run.data.lanes, run.data.batch_size // run.data.accumulate)
     branches = run.resume not in ("never", "auto")
     if branches:
         checkpoint.read_meta(Path(run.resume))
     if run.start.weights is not None and not branches:
         check_file(run.start.weights)
-    if shards is None or shards.named != run.data.shards:
+    if shards is None or not shards.is_named(run.data.shards):
         shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
     if run.data.ids is None:
         check_enough(run.data.batch_size // run.data.accumulate, shards.manifest.num_samples, shards)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.weight_files import check_tensors, read_weights
 from eyespot.pretrain.networks.encoders import check_patches, make_encoder
+from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
 
@@ -26,7 +26,7 @@ _SPARE = 1_000_000
 log = logging.getLogger("eyespot")
 
 
-def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objective:
+def fresh_objective(run: "Run", ids: SampleIds | None = None) -> Objective:
     """The run's objective, drawn from torch's generator.
 
     Args:
@@ -39,13 +39,13 @@ def fresh_objective(run: "Run", ids: Int[Tensor, " n"] | None = None) -> Objecti
     """
     try:
         objective = _built(run)
+        if ids is not None:
+            objective.prepare(ids)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or re.search("allocate memory|overflow", str(error)):
             why = " ".join(str(error).split())[:200]
             raise UserError(f"objective: too large for this machine's memory ({why}); make it smaller") from error
         raise
-    if ids is not None:
-        objective.prepare(ids)
     return objective
 
 
@@ -112,7 +112,7 @@ def check_size(run: "Run", folder: Path) -> None:
             )
 
 
-def first_objective(run: "Run", ids: Int[Tensor, " n"]) -> Objective:
+def first_objective(run: "Run", ids: SampleIds) -> Objective:
     """The run's objective as it is before step 0.
 
     The file of weights is asked for only where the run has no checkpoint that it could go on from.

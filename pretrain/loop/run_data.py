@@ -6,25 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.data_pipeline.loading.class_mixing import class_mixing
+from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards, find_shards
+from eyespot.data_pipeline.loading.mixtures.source_mixing import source_mixing
+from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import Manifest
-from eyespot.data_pipeline.shards.shard_folder import MissingShards, ShardFolder
+from eyespot.data_pipeline.shards.paged.file_sizes import MissingShards
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
+from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.run_record import RunRecord
 
 log = logging.getLogger("eyespot")
 
@@ -43,9 +48,11 @@ class RunData:
     """The samples that ``data.ids`` names, in its order; None = all."""
     labeled_ids: Int64[np.ndarray, " n"] | None
     """The samples whose labels ``data.labeled_ids`` lets the run see; None = all that have one."""
+    lane_frame: int
+    """Samples that are dealt to the lanes: the micro-batch that the run began with."""
 
     @property
-    def sample_ids(self) -> Int[Tensor, " n"]:
+    def sample_ids(self) -> SampleIds:
         """All samples that the run learns from, ascending."""
         return ascending(self.ids, self.shards)
 
@@ -63,28 +70,35 @@ class RunData:
             return
         if not manifest.num_labeled:
             raise UserError(f"data.shards {shards}: {method} needs labels and no image has one; pack class folders")
-        labels = self._seen_labels()
-        if labels.max() < 0:
+        count, num_unlabeled, highest = self._seen_labels()
+        if highest < 0:
             field = "ids" if data.labeled_ids is None else "labeled_ids"
             raise UserError(f"data.{field}: {method} needs labels, and of the samples that it sees none has one")
-        if needs == "all" and labels.min() < 0:
+        if needs == "all" and num_unlabeled:
             raise UserError(
-                f"data.shards {shards}: {(labels < 0).sum()} of {plural(len(labels), 'image')} have no label;"
+                f"data.shards {shards}: {num_unlabeled} of {plural(count, 'image')} have no label;"
                 " name the others in data.ids"
             )
-        if objective.num_classes is not None and labels.max() >= objective.num_classes:
+        if objective.num_classes is not None and highest >= objective.num_classes:
             raise UserError(
-                f"objective.num_classes {objective.num_classes}: {shards} has label {labels.max()}; set it to"
-                f" {max(len(manifest.classes), labels.max() + 1)}"
+                f"objective.num_classes {objective.num_classes}: {shards} has label {highest}; set it to"
+                f" {max(len(manifest.classes), highest + 1)}"
             )
 
-    def _seen_labels(self) -> Int[np.ndarray, " n"]:
-        """Of the samples that the run learns from."""
-        labels = self.shards.index["label"]
+    def _seen_labels(self) -> tuple[int, int, int]:
+        """How many samples the run learns from, of how many of these it sees no label, and the highest that it sees."""
+        manifest = self.shards.manifest
+        count = manifest.num_samples if self.ids is None else len(self.ids)
         if self.labeled_ids is not None:
-            labels, every = np.full_like(labels, -1), labels
-            labels[self.labeled_ids] = every[self.labeled_ids]
-        return labels if self.ids is None else labels[self.ids]
+            seen = self.labeled_ids if self.ids is None else np.intersect1d(self.ids, self.labeled_ids)
+            labels = self.shards.rows(seen)["label"]
+        elif self.ids is not None:
+            labels = self.shards.rows(self.ids)["label"]
+        elif manifest.pieces is not None:  # nobody reads all of them: what is read is held against these numbers
+            return count, count - manifest.num_labeled, len(manifest.classes) - 1
+        else:
+            labels = self.shards.index["label"]
+        return count, count - int((labels >= 0).sum()), int(labels.max(initial=-1))
 
     def loader_spec(self, views: ViewSpec, shards: ShardFolder | None = None) -> LoaderSpec:
         """One micro-batch over all ranks, in the mean and standard deviation that the run asks for.
@@ -112,9 +126,12 @@ class RunData:
             max_bad_fraction=data.max_bad_fraction,
             patience_seconds=patience_seconds(self.run, self.world),
             shuffle_window=data.shuffle_window,
+            lanes=data.lanes,
+            lane_frame=self.lane_frame,
             decode=data.decode,
             nvjpeg=data.nvjpeg,
             ready_mb=data.ready_mb,
+            cache=node_cache(data),
         )
 
     def training_spec(self, spec: LoaderSpec, objective: Objective) -> LoaderSpec:
@@ -142,19 +159,37 @@ def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
             "data.read_patience_seconds %g: %g, for after --rank-timeout-seconds ranks give up", asked, patience
         )
     try:
-        if shards is None or shards.named != run.data.shards:
-            shards = open_shards(run.data, hashes=world.local_rank == 0, patience_seconds=patience)
+        hashes, version = world.local_rank == 0, began_with(run)
+        if shards is None or not shards.is_named(run.data.shards) or version not in (None, shards.manifest_sha256):
+            shards = open_shards(run.data, hashes=hashes, patience_seconds=patience, version=version)
         shards.check()
     except MissingShards as error:
         if restarted():  # they were there: this node has lost its mount, and another may have it
             raise Outage(f"{error} (they were there when the run began)") from error
         raise
-    ids = chosen_ids(run.data, shards)
+    ids, frame = chosen_ids(run.data, shards), lane_frame(run)
     if world.rank == 0:
-        mixing = class_mixing(shards, run.data.batch_size, seed=run.seed, window=run.data.shuffle_window, ids=ids)
-        if mixing is not None and mixing.is_poor:
-            log.warning("data.shards %s: %s", shards.path, mixing)
-    return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=_labeled_ids(run.data, shards))
+        if isinstance(shards, MixedShards):
+            log.info("%s", shards.in_words(ids))
+        how = {"window": run.data.shuffle_window, "lanes": run.data.lanes, "frame": frame}
+        for source, mixing in source_mixing(shards, run.data.batch_size, seed=run.seed, **how, ids=ids):
+            if mixing.is_poor:
+                log.warning("data.shards %s: %s", source.path, mixing)
+    labeled = _labeled_ids(run.data, shards)
+    return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=labeled, lane_frame=frame)
+
+
+def lane_frame(run: Run) -> int:
+    """The samples that are dealt to the run's lanes: of the run that goes on, those that it began with.
+
+    Raises:
+        UserError: the lanes do not divide them.
+    """
+    frame, path = run.data.batch_size // run.data.accumulate, RunRecord.path(run.run_dir)
+    if run.data.lanes > 1 and run.resume == "auto" and path.exists():
+        frame = RunRecord.read(path).lane_frame or frame
+    check_lanes(run.data.lanes, frame)
+    return frame
 
 
 def patience_seconds(run: Run, world: World) -> float:
@@ -163,8 +198,22 @@ def patience_seconds(run: Run, world: World) -> float:
     return asked if world.size == 1 else min(asked, 0.8 * run.rank_timeout_seconds)
 
 
-def open_shards(data: DataConfig, *, hashes: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> ShardFolder:
-    """The training shards.
+def began_with(run: Run) -> str | None:
+    """The sha256 of the manifest that a run goes on with, whatever was added to its shards since; None = it begins."""
+    path = RunRecord.path(run.run_dir)
+    if run.resume != "auto" or not path.exists():
+        return None
+    return RunRecord.read(path).manifest_sha256
+
+
+def open_shards(
+    data: DataConfig,
+    *,
+    hashes: bool = True,
+    patience_seconds: float = PATIENCE_SECONDS,
+    version: str | None = None,
+) -> ShardFolder:
+    """The training shards, of the manifest ``version`` where they have had it, else as they are now.
 
     Raises:
         UserError: none are given, or there are none.
@@ -172,29 +221,40 @@ def open_shards(data: DataConfig, *, hashes: bool = True, patience_seconds: floa
     """
     if data.shards is None:
         raise UserError("data.shards: not given; add --data.shards FOLDER, made with: eyespot shards pack SRC FOLDER")
-    return ShardFolder.find(data.shards, hashes=hashes, patience_seconds=patience_seconds)
+    return find_shards(data.shards, hashes=hashes, patience_seconds=patience_seconds, version=version)
+
+
+def node_cache(data: DataConfig) -> NodeCache | None:
+    """Where the ranks of a node share what they fetch; None = nowhere."""
+    return None if data.cache_dir is None else NodeCache(folder=data.cache_dir, gb=data.cache_gb)
 
 
 def chosen_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"] | None:
-    """The samples that ``data.ids`` names; None = all.
+    """The samples that ``data.ids`` names, of a mixture source after source, each at most its cap; None = all.
 
     Raises:
         UserError: the file cannot be read, or names no samples, one twice, or one that is not there.
     """
-    return None if data.ids is None else _read_ids(f"data.ids {data.ids}", data.ids, shards.manifest)
+    named = None if data.ids is None else read_ids(f"data.ids {data.ids}", data.ids, shards.manifest)
+    return shards.chosen(named)
 
 
-def ascending(ids: Int64[np.ndarray, " n"] | None, shards: ShardFolder) -> Int[Tensor, " n"]:
+def ascending(ids: Int64[np.ndarray, " n"] | None, shards: ShardFolder) -> SampleIds:
     """The chosen samples, or all there are, by id."""
-    return torch.arange(shards.manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
+    return range(shards.manifest.num_samples) if ids is None else torch.from_numpy(np.sort(ids))
+
+
+def some_of(ids: SampleIds, places: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+    """The ids that stand at these places."""
+    return places + ids.start if isinstance(ids, range) else ids.numpy()[places]
 
 
 def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"] | None:
     if data.labeled_ids is None:
         return None
     field = f"data.labeled_ids {data.labeled_ids}"
-    ids = _read_ids(field, data.labeled_ids, shards.manifest)
-    unlabeled = ids[shards.index["label"][ids] < 0]
+    ids = read_ids(field, data.labeled_ids, shards.manifest)
+    unlabeled = ids[shards.rows(ids)["label"] < 0]
     if len(unlabeled):
         raise UserError(
             f"{field}: {len(unlabeled)} of {plural(len(ids), 'sample')} have no label (the first: {unlabeled[0]})"
@@ -202,7 +262,17 @@ def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n
     return ids
 
 
-def _read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, " n"]:
+def read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, " n"]:
+    """Sample ids that a file names, one a line, in its order.
+
+    Args:
+        field: how an error calls it.
+        path: the file.
+        manifest: of the shards whose samples they are.
+
+    Raises:
+        UserError: it cannot be read, or names no samples, one twice, or one that is not there.
+    """
     try:
         ids = np.array([int(line) for line in foreign_json.read_bytes(path).decode().split()], np.int64)
     except foreign_json.ForeignJsonError as error:

@@ -7,6 +7,7 @@ import shlex
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -18,7 +19,9 @@ from eyespot.data_pipeline.augment.views import TextView, ViewSpec
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.members.tokenizer import tokenizer_digests
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards
 from eyespot.data_pipeline.shards.manifest import Manifest
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.loop.environment import code_state, hardware, own_code_state, versions
@@ -76,7 +79,14 @@ class RunFolder:
         log.propagate = False
 
     def write_record(
-        self, run: Run, recipe: str, objective: Objective, views: ViewSpec, manifest_sha256: str, world_size: int
+        self,
+        run: Run,
+        recipe: str,
+        objective: Objective,
+        views: ViewSpec,
+        shards: ShardFolder,
+        world_size: int,
+        position: Mapping[str, int],
     ) -> None:
         """``run.json``, once, when the run begins: a resumed run keeps the record of its start."""
         if self._rank != 0 or self.record is not None:
@@ -92,10 +102,12 @@ class RunFolder:
             hardware=hardware(),
             eyespot=eyespot.__version__,
             versions=versions(),
-            manifest_sha256=manifest_sha256,
+            manifest_sha256=shards.manifest_sha256,
+            mixture=masked_values(shards.record()) if isinstance(shards, MixedShards) else None,
             tokenizers=tokenizer_digests(views) or None,
             start=masked_values(objective.began),
             normalization={"mean": views.mean, "std": views.std},
+            lane_frame=position.get("lane_frame"),
             **code_state(),
             own_code=own_code_state(recipe),
         )

@@ -8,12 +8,14 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.loader import Loader
+from eyespot.data_pipeline.loading.mixtures.stream_order import SourceCounts
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.collectives import all_ranks, in_batch_order, rank_sum
 from eyespot.pretrain.loop.progress import TrainingProgress
@@ -65,9 +67,12 @@ class StepMeter:
 
 def replaced_samples(loader: Loader) -> dict[str, int]:
     """Samples so far, over all ranks: those that stand in for damaged ones, and those that the GPU would not decode,
-    where there are any. Every rank calls it."""
-    bad, refused = rank_sum(torch.tensor([loader.bad_samples, loader.refused_samples])).tolist()
-    return {"bad_samples": bad, **({"refused_samples": refused} if refused else {})}
+    where there are any; of a mixture also those of each source. Every rank calls it."""
+    names, of_sources = (loader.sources.names, loader.sources.bad.tolist()) if loader.sources else ((), [])
+    counts = rank_sum(torch.tensor([loader.bad_samples, loader.refused_samples, *of_sources])).tolist()
+    bad, refused, *of_sources = counts
+    told = {f"data/source/{name}/bad": count for name, count in zip(names, of_sources, strict=True)}
+    return {"bad_samples": bad, **({"refused_samples": refused} if refused else {}), **told}
 
 
 class HostCopy:
@@ -105,10 +110,13 @@ class StepRecord:
         """What else the step's line of metrics says; None = it has none."""
         self._ids: list[Tensor] = []
         self._rows: list[dict[str, Tensor]] = []
+        self._losses: list[Tensor] = []
 
-    def add(self, batch: Batch, scalars: dict[str, Tensor]) -> None:
-        """A micro-batch that has gone through, and what the objective said of it."""
+    def add(self, batch: Batch, scalars: dict[str, Tensor], losses: Tensor | None = None) -> None:
+        """A micro-batch that has gone through, what the objective said of it, and of each sample its loss, if known."""
         self._ids.append(batch.ids)
+        if losses is not None:
+            self._losses.append(losses)
         self._rows.append({name: scalar.detach() for name, scalar in scalars.items()})
 
     @cached_property
@@ -129,8 +137,9 @@ class StepRecord:
         """
         self._norm, self.taken, self.is_late = norm, taken, not isinstance(taken, bool)
         everybody = in_batch_order(self._scalars[:, None]) if logged else self._scalars[:0]
-        self._sizes = [self._scalars.numel(), everybody.numel()]
-        told = [self._scalars.flatten(), everybody.flatten()]
+        losses = in_batch_order(torch.stack(self._losses).double()) if logged and self._losses else self._scalars[:0, 0]
+        self._sizes = [self._scalars.numel(), everybody.numel(), losses.numel()]
+        told = [self._scalars.flatten(), everybody.flatten(), losses]
         if isinstance(norm, Tensor) and isinstance(taken, Tensor):
             told += [norm.double()[None], taken.double()[None]]
         self._copy = HostCopy(torch.cat(told))
@@ -155,14 +164,33 @@ class StepRecord:
 
         Summed in the order of the global batch, so that ranks and accumulation give the same digits.
         """
-        begin, count = self._sizes
+        begin, count, _ = self._sizes
         everybody = self._copy.read()[begin : begin + count].unflatten(0, (-1, self._scalars.shape[1]))
         return dict(zip(self._rows[0], everybody.mean(dim=0).tolist(), strict=True))
 
     def digest(self) -> str:
         """sha256[:16] of the ids of the global batch's samples in order, as little-endian int64. All ranks call it."""
-        ids = in_batch_order(torch.stack(self._ids))
-        return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self._all_ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
+    @cached_property
+    def _all_ids(self) -> Int[Tensor, " n"]:
+        """Of the global batch's samples, in order. All ranks ask for the first time at once."""
+        return in_batch_order(torch.stack(self._ids))
+
+    def losses_of(self, sources: SourceCounts) -> dict[str, float]:
+        """The mean loss of each source's samples in the global batch, after ``digest``; none where samples have none.
+
+        Summed in the order of the global batch, as ``means``.
+        """
+        begin, size = sum(self._sizes[:2]), self._sizes[2]
+        if not size:
+            return {}
+        losses = self._copy.read()[begin : begin + size].numpy()
+        numbers = sources.shards.source_numbers(self._all_ids.numpy())
+        counts = sources.shards.per_source(self._all_ids.numpy())
+        sums = np.bincount(numbers, losses, len(counts))
+        told = zip(sources.names, sums.tolist(), counts.tolist(), strict=True)
+        return {f"train/source/{name}/loss": total / count for name, total, count in told if count}
 
     def guilty_ids(self) -> list[int]:
         """Sample ids of the micro-batches, on all ranks, whose scalars are not finite; of all where none is."""
@@ -217,6 +245,7 @@ class StepLog:
             "epoch": round(step * batch_size / self._loader.num_samples, 4),
             "sample_digest": passed.digest(),
             **replaced_samples(self._loader),
+            **(self._loader.sources.told(step * batch_size) if self._loader.sources else {}),
             **self._throughput(),
             **self._watch.close_interval(),
         }
@@ -237,7 +266,9 @@ class StepLog:
         """The open step, if there is one, whose line is written now."""
         passed, self._open = self._open, None
         if passed is not None and passed.line is not None:
-            values = {**passed.means(), **passed.line, "grad_norm": passed.grad_norm}
+            sources = self._loader.sources
+            of_sources = passed.losses_of(sources) if sources is not None else {}
+            values = {**passed.means(), **of_sources, **passed.line, "grad_norm": passed.grad_norm}
             if self._tracker is not None:
                 self._head_watch(passed.step + 1, values)
                 self._tracker.log(passed.step + 1, values)

@@ -13,14 +13,15 @@ from eyespot.data_pipeline.augment.views import CenterView, MaskView, ViewSpec
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.members.text_views import read_captions
+from eyespot.data_pipeline.loading.mixtures.stream_order import order_of
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
-from eyespot.data_pipeline.loading.sample_order import SampleOrder, num_blocks
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.video.contact_sheet import MASK_COLORS
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.run_data import lane_frame
 
 NUM_EPOCHS = 3
 
@@ -48,8 +49,11 @@ def shown_captions(run: Run, shards: ShardFolder, num_samples: int) -> list[list
 
 
 def _first_ids(run: Run, shards: ShardFolder, num_samples: int) -> np.ndarray:
-    order = SampleOrder(shards.manifest.num_samples, run.seed, window=num_blocks(run.data.shuffle_window))
-    return order.ids(0, min(num_samples, shards.manifest.num_samples))[0]
+    data, chosen = run.data, shards.chosen(None)
+    how = dict(shuffle_window=data.shuffle_window, lanes=data.lanes, frame=lane_frame(run))
+    order = order_of(shards, chosen, run.seed, **how)
+    places, _ = order.ids(0, min(num_samples, order.num_samples))
+    return places if chosen is None else chosen[places]
 
 
 def num_columns(spec: ViewSpec) -> int:

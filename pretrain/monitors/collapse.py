@@ -11,7 +11,7 @@ from torch import Tensor
 from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
-from eyespot.pretrain.loop.run_data import RunData
+from eyespot.pretrain.loop.run_data import RunData, some_of
 from eyespot.pretrain.losses.feature_statistics import alignment, effective_rank, similarities, uniformity
 from eyespot.pretrain.objective import Objective
 
@@ -133,6 +133,10 @@ def _training_samples(data: RunData, objective: Objective, world: World) -> Fixe
     views = objective.views()
     stills = [replace(view, clip=None, partner=False) for view in views.images]
     alike = [view for view in stills if view.size == stills[0].size]
-    spec, own = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.sample_ids.numpy()
-    chosen = np.random.default_rng(data.run.seed).permutation(len(own))[:MAX_SAMPLES]
-    return FixedSamples(spec, own[chosen], world)
+    spec, own = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.sample_ids
+    draw = np.random.default_rng(data.run.seed)
+    if data.shards.manifest.pieces is None or data.ids is not None:
+        places = draw.permutation(len(own))[:MAX_SAMPLES]
+    else:  # without a number for each of a billion
+        places = draw.choice(len(own), min(MAX_SAMPLES, len(own)), replace=False)
+    return FixedSamples(spec, some_of(own, places), world)

@@ -12,6 +12,14 @@ from torch import Tensor, nn
 from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.skipped_step import Taken, if_taken
 
+SampleIds = range | Int[Tensor, " n"]
+"""Of all samples that a run learns from, ascending: a range where these are all there are, be it a billion."""
+
+
+def ids_tensor(ids: SampleIds) -> Int[Tensor, " n"]:
+    """(N,) of its own, eight bytes a sample: for what keeps something of each."""
+    return torch.arange(ids.start, ids.stop) if isinstance(ids, range) else ids.clone()
+
 
 def rows_of(kept: Int[Tensor, " n"], ids: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
     """Which row belongs to each sample.
@@ -39,9 +47,9 @@ class SampleBank(nn.Module):
     vectors: Float[Tensor, "n d"]
     """(N, D) normalised; random directions until they are overwritten."""
 
-    def __init__(self, ids: Int[Tensor, " n"], dim: int) -> None:
+    def __init__(self, ids: SampleIds, dim: int) -> None:
         super().__init__()
-        self.register_buffer("ids", ids.clone())
+        self.register_buffer("ids", ids_tensor(ids))
         self.register_buffer("vectors", F.normalize(torch.randn(len(ids), dim), dim=1))
         self._waiting: list[tuple[Tensor, Tensor]] = []
 

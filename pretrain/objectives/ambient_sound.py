@@ -39,6 +39,7 @@ from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import clustered
 from eyespot.pretrain.losses.sound_statistics import LEAST_COLUMNS, kinds, sound_statistics
 from eyespot.pretrain.networks.encoders import feature_width
+from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.objective import About, Objective, require_own_sound, still
 
 
@@ -105,7 +106,7 @@ class AmbientSound(Objective):
         for name, shape in (("middle", (count,)), ("weight", (count,)), ("centres", (config.num_clusters, count))):
             self.register_buffer(name, torch.zeros(shape))
 
-    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+    def prepare(self, ids: SampleIds) -> None:
         """Whether there are enough samples to cluster."""
         if (count := len(ids)) < self.config.num_clusters:
             raise UserError(

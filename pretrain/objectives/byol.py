@@ -87,6 +87,7 @@ class BYOL(Objective):
         with torch.no_grad():
             goals = [self.teacher_projector(features(self.teacher_encoder, view)) for view in batch.views]
         loss = squared_distances(first, goals[1]) + squared_distances(second, goals[0])
+        self.note_losses(lambda: loss)
         return {"loss": loss.mean(), **similarities(first, goals[1])}
 
     def after_step(self, progress: float, taken: Taken = True) -> None:

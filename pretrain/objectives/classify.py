@@ -133,7 +133,10 @@ class Classify(Objective):
         images, targets = mix(images, batch.labels, num_classes=config.num_classes, config=mixing, generator=drawn)
         logits = self.logits(images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = F.cross_entropy(logits, targets.to(logits.dtype))
+        targets = targets.to(logits.dtype)
+        loss = F.cross_entropy(logits, targets)
+        if not (mixing.mixup or mixing.cutmix):  # else each view shows two samples
+            self.note_losses(lambda: F.cross_entropy(logits, targets, reduction="none"))
         return {"loss": loss, "accuracy": (logits.argmax(1) == targets.argmax(1)).float().mean()}
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:

@@ -39,7 +39,7 @@ from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.collectives import take_from_first
 from eyespot.pretrain.losses.kmeans import agreement, clustered, renumbered, whitened
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.networks.memory_bank import rows_of
+from eyespot.pretrain.networks.memory_bank import SampleIds, ids_tensor, rows_of
 from eyespot.pretrain.objective import About, Objective
 
 
@@ -91,14 +91,14 @@ class DeepCluster(Objective):
         self.refresh_epochs = config.refresh_epochs
         self.head = nn.Linear(feature_width(encoder), config.num_clusters)
 
-    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+    def prepare(self, ids: SampleIds) -> None:
         """Everything in one cluster."""
         if len(ids) < self.config.num_clusters:
             raise UserError(
                 f"objective.num_clusters {self.config.num_clusters}: more than the"
                 f" {plural(len(ids), 'image')}; lower it"
             )
-        self.register_buffer("ids", ids.clone())
+        self.register_buffer("ids", ids_tensor(ids))
         self.register_buffer("assigned", torch.zeros_like(self.ids))
         self.register_buffer("sizes", torch.zeros(self.config.num_clusters, dtype=torch.int64))
         self.sizes[0] = len(ids)

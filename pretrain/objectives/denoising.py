@@ -80,7 +80,9 @@ class Denoising(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: mean squared error; that of the mean colour is about 1."""
         decoded = self.decode(self.corrupted(batch))
-        return {"loss": (decoded - batch.views[0]).square().mean()}
+        errors = (decoded - batch.views[0]).square()
+        self.note_losses(lambda: errors)
+        return {"loss": errors.mean()}
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d _ _"]:
         """The last map."""

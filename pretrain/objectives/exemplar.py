@@ -30,7 +30,7 @@ from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.networks.memory_bank import rows_of
+from eyespot.pretrain.networks.memory_bank import SampleIds, ids_tensor, rows_of
 from eyespot.pretrain.objective import About, Objective
 
 MAX_EXEMPLARS = 100_000
@@ -75,14 +75,14 @@ class Exemplar(Objective):
         super().__init__()
         self.config, self.image_size, self.encoder = config, image_size, encoder
 
-    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+    def prepare(self, ids: SampleIds) -> None:
         """A class for each sample."""
         if len(ids) > MAX_EXEMPLARS:
             raise UserError(
                 f"data.ids: {len(ids)} images are too many classes, up to {MAX_EXEMPLARS} fit a classifier; choose some"
                 " with data.ids (a file of ids, one a line), or the method instance, which has no such limit"
             )
-        self.register_buffer("ids", ids.clone())
+        self.register_buffer("ids", ids_tensor(ids))
         self.head = nn.Linear(feature_width(self.encoder), len(ids))
 
     def views(self) -> ViewSpec:
@@ -93,5 +93,7 @@ class Exemplar(Objective):
         """{"loss"}: log(number of images) where nothing was learned; and the share of views whose image is named."""
         logits = self.head(self.encode(torch.cat(batch.views)))
         answers = rows_of(self.ids, batch.ids_on_device()).repeat(len(batch.views))
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), answers)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, answers)
+        self.note_losses(lambda: F.cross_entropy(logits, answers, reduction="none").view(-1, len(batch)).T)
         return {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()}

@@ -36,7 +36,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.losses.contrastive import moco_loss
 from eyespot.pretrain.losses.feature_statistics import similarities_of_towers
 from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.networks.memory_bank import SampleBank, rows_of
+from eyespot.pretrain.networks.memory_bank import SampleBank, SampleIds, rows_of
 from eyespot.pretrain.objective import About, Objective
 from eyespot.pretrain.skipped_step import Taken
 
@@ -85,7 +85,7 @@ class Instance(Objective):
         self.config, self.image_size, self.encoder = config, image_size, encoder
         self.head = nn.Linear(feature_width(encoder), config.out_dim)
 
-    def prepare(self, ids: Int[Tensor, " n"]) -> None:
+    def prepare(self, ids: SampleIds) -> None:
         """A row for each sample."""
         self.bank = SampleBank(ids, self.config.out_dim)
 

@@ -91,7 +91,9 @@ class Jigsaw(Objective):
         tiles, answers = self.puzzles(batch)
         reduced = F.relu(self.reduce(self.encode(standardized(tiles).flatten(0, 1)))).unflatten(0, tiles.shape[:2])
         logits = self.head(reduced.flatten(1))
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), answers)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, answers)
+        self.note_losses(lambda: F.cross_entropy(logits, answers, reduction="none"))
         return {"loss": loss, "accuracy": (logits.argmax(1) == answers).float().mean()}
 
     def puzzles(self, batch: Batch) -> tuple[Float[Tensor, "b tiles 3 s s"], Int[Tensor, " b"]]:

@@ -86,7 +86,9 @@ class RelativePatch(Objective):
         """{"loss"}: log 8 where nothing was learned; and the share of neighbours that are named right."""
         patches, sides = self.pairs(batch)
         logits = self.logits(patches)
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), sides)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, sides)
+        self.note_losses(lambda: F.cross_entropy(logits, sides, reduction="none"))
         return {"loss": loss, "accuracy": (logits.argmax(1) == sides).float().mean()}
 
     def logits(self, patches: Float[Tensor, "b 2 3 s s"]) -> Float[Tensor, "b 8"]:

@@ -69,7 +69,9 @@ class Rotation(Objective):
         """{"loss"}: log 4 where nothing was learned; and the share of turns that are named right."""
         images, turns = rotated(batch.views[0])
         logits = self.head(self.encode(images))
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), turns)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(logits, turns)
+        self.note_losses(lambda: F.cross_entropy(logits, turns, reduction="none").view(-1, len(batch)).T)
         return {"loss": loss, "accuracy": (logits.argmax(1) == turns).float().mean()}
 
     @torch.no_grad()

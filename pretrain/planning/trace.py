@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -29,6 +29,7 @@ from eyespot.pretrain.distributed.arithmetic import Precision
 from eyespot.pretrain.families.contrastive_objective import Contrastive
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
+from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
@@ -148,13 +149,13 @@ def trace(run: Run, ranks: int, device: Device = "cuda") -> Trace:
     return _trace(fresh_objective(run, ids), run.precision, device, 1, REAL_IMAGES, reason)
 
 
-def planned_ids(run: Run) -> Int[Tensor, " n"]:
+def planned_ids(run: Run) -> SampleIds:
     """The samples that the run will learn from; where its shards cannot be read here, as many as there may be."""
     try:
         shards = open_shards(run.data)
         return ascending(chosen_ids(run.data, shards), shards)
     except UserError:
-        return torch.arange(CIFAR10_IMAGES if run.encoder.image_size <= SMALL_IMAGES else IMAGENET_IMAGES)
+        return range(CIFAR10_IMAGES if run.encoder.image_size <= SMALL_IMAGES else IMAGENET_IMAGES)
 
 
 def _trace(

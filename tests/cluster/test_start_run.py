@@ -20,7 +20,7 @@ def own_log(monkeypatch):
 @pytest.fixture
 def run(digits, tmp_path):
     run = make_run("mae_tiny")
-    run.data.shards, run.run_dir, run.device, run.track = digits, tmp_path / "run", "cpu", False
+    run.data.shards, run.run_dir, run.device, run.track = str(digits), tmp_path / "run", "cpu", False
     run.encoder.name, run.encoder.patch_size = "test_vit", 4
     run.data.batch_size, run.steps, run.log_every, run.picture_every = 16, 3, 1, 0
     run.optim.warmup_steps = 0

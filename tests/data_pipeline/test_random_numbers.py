@@ -41,6 +41,15 @@ def test_each_coordinate_changes_the_numbers(other):
     assert not (draw() == draw(**other)).any()
 
 
+@pytest.mark.parametrize(("what", "number"), [("sample id", 2**32), ("sample id", -1), ("epoch", 2**32 + 5)])
+def test_what_does_not_fit_into_32_bits_is_refused_and_not_wrapped(what, number):
+    values = {"sample id": np.array([1, 2**32 - 1]), "epoch": np.array([0, 2**32 - 1])}
+    assert len(np.unique(words(7, values["epoch"], values["sample id"], "mask", 8))) == 16
+    values[what] = np.array([1, number])
+    with pytest.raises(ValueError, match=f"{what} {number}: random numbers are for those from 0 to"):
+        words(7, values["epoch"], values["sample id"], "mask", 8)
+
+
 def test_numbers_are_uniform():
     numbers = uniforms(0, np.zeros(1000, np.int64), np.arange(1000), "x", 100).ravel()
     assert numbers.min() >= 0

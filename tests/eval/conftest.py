@@ -10,6 +10,6 @@ from left_runs import leave_run, small_run
 def run_dir(digits, tmp_path) -> Path:
     """mae_tiny around timm's smallest ViT, with one checkpoint of untrained weights."""
     run = small_run("mae_tiny")
-    run.data.shards, run.steps = digits, 12
+    run.data.shards, run.steps = str(digits), 12
     argv = ["eyespot", "pretrain", "mae_tiny", "--data.shards", str(digits)]
     return leave_run(run, "mae_tiny", tmp_path / "run", digits, argv)

@@ -45,7 +45,7 @@ def described(named, tmp_path_factory) -> Path:
 
 def run_of(recipe: str, shards: Path, folder: Path) -> Path:
     run = small_run(recipe)
-    run.data.shards = shards
+    run.data.shards = str(shards)
     return leave_run(run, recipe, folder, shards / "train")
 
 

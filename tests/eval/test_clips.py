@@ -101,7 +101,7 @@ def test_alignment_of_two_cameras_needs_no_labels(judged, falling, tmp_path):
 
 def test_alignment_by_a_runs_own_head_stands_beside_that_of_its_encoder(falling, tmp_path):
     run = small_run("tcn_tiny")
-    run.data.shards = falling
+    run.data.shards = str(falling)
     target = leave_run(run, "tcn_tiny", tmp_path / "tcn", falling)
     found = judge_clips("alignment", str(target), falling, out=None, seed=0, pretrained=False, world=ONE, frames=4)
     assert [result.role for result in found] == ["encoder", "random", "pixels"]

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval import evaluate
 from eyespot.eval.encoders.feature_cache import features_of
 from eyespot.eval.encoders.subject import RawPixels, Subject, subjects_of
 from eyespot.eval.evaluate import PROTOCOLS, _key, _task, judge, read_result
@@ -70,6 +71,30 @@ def test_any_number_of_ranks_gives_the_same_results(digits, tmp_path, on_ranks):
     for size in (2, 3):
         first, *others = on_ranks(judged, size, digits / "test", tmp_path / str(size))
         assert first == alone and not any(others)
+
+
+def streamed(world, run_dir, shards, out, most):
+    """What knn and clustering say where no more than so many bytes of features are to be in memory."""
+    evaluate.MOST_IN_MEMORY = most
+    results = [
+        result
+        for protocol in ("knn", "clustering")
+        for result in judge(protocol, str(run_dir), shards, out=out, seed=0, pretrained=False, world=world)
+    ]
+    return [{**asdict(result), "seconds": 0, "created": "", "argv": []} for result in results]
+
+
+def test_too_many_features_are_read_in_pieces_by_all_ranks(run_dir, digits, tmp_path, on_ranks):
+    most = evaluate.MOST_IN_MEMORY
+    try:
+        whole = streamed(ALONE, run_dir, digits / "test", tmp_path / "whole", most)
+        pieces = streamed(ALONE, run_dir, digits / "test", tmp_path / "pieces", 0)
+        assert pieces[:3] == whole[:3]  # kNN, to the bit
+        assert {result["metric"].split("_")[0] for result in pieces[3:]} == {"clustering/spherical"}
+        first, second = on_ranks(streamed, 2, run_dir, digits / "test", tmp_path / "ranks", 0)
+        assert first == pieces and second == []
+    finally:
+        evaluate.MOST_IN_MEMORY = most
 
 
 def test_shards_without_labels_can_be_looked_at(digits, tmp_path):

@@ -26,7 +26,7 @@ from eyespot.eval.release.verify import verified
 def digits_run(folder: Path, digits: Path) -> Path:
     """A run that says it was trained on the digits."""
     run = small_run(folder)
-    run.data.shards = digits
+    run.data.shards = str(digits)
     return write_run(folder, run=run, manifest_sha256=ShardFolder.find(digits).manifest_sha256)
 
 
@@ -129,7 +129,7 @@ def test_without_the_images_of_training(digits: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"--int8: needs the images of training, .*no-shards"):
         Int8(digits)(tmp_path, origin_of(gone), encoder, {})
     run = small_run(tmp_path / "other")
-    run.data.shards = digits
+    run.data.shards = str(digits)
     other = write_run(tmp_path / "other", run=run)
     with pytest.raises(UserError, match="no longer holds what the run was trained on"):
         Int8(digits)(tmp_path, origin_of(other), encoder, {})

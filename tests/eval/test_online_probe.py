@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 def small_run(shards) -> Run:
     run = make_run("mae_tiny")
-    run.data.shards, run.device = shards, "cpu"
+    run.data.shards, run.device = str(shards), "cpu"
     return run
 
 
@@ -40,10 +41,10 @@ def make_objective(run: Run) -> Objective:
 
 def every_feature(run: Run, objective: Objective, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     views = normalized_views(
-        ViewSpec(views=(center_view(16),)), run.data, ShardFolder(run.data.shards / "train").manifest
+        ViewSpec(views=(center_view(16),)), run.data, ShardFolder(Path(run.data.shards or "") / "train").manifest
     )
     (batch,) = make_pass(
-        LoaderSpec(shards=ShardFolder(run.data.shards / split), views=views, batch_size=2000, num_threads=1)
+        LoaderSpec(shards=ShardFolder(Path(run.data.shards or "") / split), views=views, batch_size=2000, num_threads=1)
     )
     with torch.no_grad():
         return objective.eval().encode(batch.views[0]), batch.labels
@@ -166,7 +167,7 @@ def test_a_run_does_not_notice_its_monitors(digits, tmp_path):
     lines = {}
     for name in ("watched", "alone"):
         run = make_run("simclr_tiny")
-        run.data.shards, run.data.batch_size, run.run_dir = digits, 32, tmp_path / name
+        run.data.shards, run.data.batch_size, run.run_dir = str(digits), 32, tmp_path / name
         run.encoder.drop_path = 0.2
         run.steps, run.log_every, run.picture_every, run.track, run.device = 6, 1, 0, False, "cpu"
         watched = name == "watched"

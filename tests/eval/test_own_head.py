@@ -37,7 +37,7 @@ def films(tmp_path_factory) -> Path:
 def run_of_method(recipe: str, shards: Path, folder: Path) -> Path:
     """A run as training leaves it after its first steps."""
     run = small_run(recipe)
-    run.data.shards, run.objective.view = shards, RandomView(clip=VIEWS[recipe])
+    run.data.shards, run.objective.view = str(shards), RandomView(clip=VIEWS[recipe])
     return leave_run(run, recipe, folder, shards)
 
 
@@ -98,7 +98,7 @@ def test_a_video_counts_once_in_the_interval():
 def test_an_image_and_its_sound_are_a_question_too(tmp_path, films, digits):
     shards = pack_named_digits(tmp_path, 40)
     run = small_run("audio_visual_tiny")
-    run.data.shards, run.objective.form = shards, "distance"
+    run.data.shards, run.objective.form = str(shards), "distance"
     run_dir = leave_run(run, "audio_visual_tiny", tmp_path / "run", shards)
     (trained, untrained), asked = judged(run_dir, shards, seed=3), asked_of(str(run_dir), 3, has_question)
     spec = LoaderSpec(shards=ShardFolder(shards), views=asked[0].views, batch_size=1, seed=3)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 WHOLE = RunRecord(
     recipe="mae_tiny", argv=["eyespot"], run={"seed": 1}, run_key="a1", started="2026-01-01", host="node1",
     world_size=2, hardware={"cores": 2}, eyespot="0.1.0", versions={"python": "3.11"}, manifest_sha256="d",
-    tokenizers={"clip": "e"},
+    mixture=[{"name": "a", "weight": "7/10"}], lane_frame=16, tokenizers={"clip": "e"},
     start={"weights": "a.safetensors", "sha256": "ab", "loaded": "3 of 3 tensors loaded", "copies": 2},
     normalization={"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, git_commit="c0ffee", git_diff_sha256="",
     own_code={"file": "mine.py"},
@@ -78,7 +78,8 @@ def test_what_is_no_record_is_damaged(content, tmp_path):
 def test_a_value_of_another_kind_is_not_let_in(name, tmp_path):
     other = (
         "text"
-        if name in ("argv", "run", "world_size", "hardware", "versions", "normalization", "own_code")
+        if name
+        in ("argv", "run", "world_size", "hardware", "versions", "mixture", "lane_frame", "normalization", "own_code")
         else ["list"]
     )
     (tmp_path / "run.json").write_text(json.dumps({**WHOLE.values(), name: other}))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ STEPS = 20
 
 def small_run(shards: Path, run_dir: Path, **changes) -> Run:
     run = make_run("mae_tiny")
-    run.data.shards, run.data.batch_size, run.run_dir = shards, 24, run_dir
+    run.data.shards, run.data.batch_size, run.run_dir = str(shards), 24, run_dir
     run.optim.lr, run.optim.warmup_steps = 5e-3, 2
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = STEPS, 1, 5, 0, False
     run.device = "cpu"
@@ -94,6 +95,26 @@ def test_it_learns_and_says_so(whole):
     assert record["run"]["data"]["batch_size"] == 24
     assert len(record["manifest_sha256"]) == 64
     assert "done" in (whole / "logs" / "rank-0.log").read_text().splitlines()[-1]
+
+
+def test_a_run_in_lanes_goes_on_with_those_that_it_began_with(digits, tmp_path):
+    """In other micro-batches, from a checkpoint and from the beginning; run.json says by which they were dealt."""
+    runs = [small_run(digits, tmp_path / name, steps=6, save_every=2) for name in ("whole", "parts", "again")]
+    for run in runs:
+        run.data.lanes, run.data.accumulate = 4, 3
+    assert fit(runs[0], "mae_tiny") == "done"
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["lane_frame"] == 8
+    for run, first in ((runs[1], 3), (runs[2], 1)):
+        run.stop_after = first
+        assert fit(run, "mae_tiny") == "done"
+        for checkpoint_folder in (run.run_dir / "checkpoints").iterdir() if first == 1 else ():
+            shutil.rmtree(checkpoint_folder) if checkpoint_folder.is_dir() else checkpoint_folder.unlink()
+        run.stop_after, run.resume, run.data.accumulate = None, "auto", 1
+        assert fit(run, "mae_tiny") == "done"
+        assert column(run.run_dir, "sample_digest") == column(tmp_path / "whole", "sample_digest")
+    runs[1].data.lanes = 2
+    with pytest.raises(UserError, match=r"data\.lanes is 2, was 4"):
+        fit(runs[1], "mae_tiny")
 
 
 def test_two_processes_equal_one_that_accumulates(whole, digits, tmp_path):
@@ -340,7 +361,7 @@ def test_a_run_goes_on_with_the_labels_that_it_may_see(digits, tmp_path):
 
     def run_in(folder: str, **changes) -> Run:
         run = make_run("s4l_tiny")
-        run.data.shards, run.data.batch_size, run.data.labeled_ids = digits, 24, tmp_path / "known.txt"
+        run.data.shards, run.data.batch_size, run.data.labeled_ids = str(digits), 24, tmp_path / "known.txt"
         run.run_dir, run.steps, run.save_every, run.log_every, run.picture_every = tmp_path / folder, 4, 2, 1, 0
         run.optim.warmup_steps, run.track, run.device = 1, False, "cpu"
         for name, value in changes.items():

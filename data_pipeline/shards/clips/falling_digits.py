@@ -108,7 +108,7 @@ def open_falling_digits() -> Source:
         ]
         for split, chosen in found.items()
     }
-    return Source(name=NAME, splits=splits, classes=[str(digit) for digit in range(10)])
+    return Source(name=NAME, splits=dict(splits), classes=[str(digit) for digit in range(10)])
 
 
 def thrown(draws: np.ndarray) -> Flight:

@@ -6,6 +6,7 @@ What is compressed is first written once, plainly, into a spool folder, so that 
 import lzma
 import os
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -22,6 +23,8 @@ TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
 LARGEST = 2**32 - 1
 """Bytes of one file: the index stores sizes in 32 bits."""
 _BLOCK = 1 << 20
+GROWTH, SMALL = 200, 2**26
+"""A file in a zip that grows more than so many times, and is larger than that many bytes, is a bomb."""
 
 
 class Place(NamedTuple):
@@ -67,6 +70,7 @@ def zip_files(path: Path, spool: Path, skipped: Tally, also: frozenset[str] = fr
     found: list[tuple[str, Place]] = []
     try:
         with zipfile.ZipFile(path) as archive, target.open("wb") as file:
+            _check_room(path, archive, target)
             for member in archive.infolist():
                 # DOS programs write backslashes.
                 name = member.filename if "/" in member.filename else member.filename.replace("\\", "/")
@@ -84,6 +88,15 @@ def zip_files(path: Path, spool: Path, skipped: Tally, also: frozenset[str] = fr
     return found
 
 
+def _check_room(path: Path, archive: zipfile.ZipFile, target: Path) -> None:
+    """Whether the disk takes what is unpacked, before it is full."""
+    needed, free = sum(member.file_size for member in archive.infolist()), shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise UserError(
+            f"source {path}: unpacks to {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free where it is packed to"
+        )
+
+
 def _not_taken(member: zipfile.ZipInfo, name: str, also: frozenset[str]) -> str | None:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if member.is_dir() or not parts:
@@ -94,6 +107,8 @@ def _not_taken(member: zipfile.ZipInfo, name: str, also: frozenset[str]) -> str 
         return "a link"
     if member.file_size > LARGEST:
         return "a file of 4 GiB or more"
+    if member.file_size > max(SMALL, GROWTH * member.compress_size):
+        return f"a file that grows more than {GROWTH} times when it is unpacked (a bomb)"
     return None if Path(name).suffix.lower() in SUFFIXES | also else no_image(name)
 
 

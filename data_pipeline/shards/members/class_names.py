@@ -55,14 +55,16 @@ def arrange(paths: Sequence[tuple[str, ...]], class_folder: str = "top") -> Layo
         splits = {}  # a class may be called train
     elif "test" not in splits.values():  # what a source calls val is what we test on
         splits = {top: "train" if split == "train" else "test" for top, split in splits.items()}
-    where = [(splits.get(parts[depth]) if splits else "") for parts in paths]
-    below = [parts[depth + bool(splits) : -1] for parts in paths]
     which = 0 if class_folder == "top" else -1
-    names = [
-        printable(folders[which]) if folders and split is not None else None
-        for folders, split in zip(below, where, strict=True)
-    ]
-    return Layout(where, names, sum(len(folders) > 1 for folders in below))
+    where, names, num_deeper, known = list[str | None](), list[str | None](), 0, dict[str, str]()
+    for parts in paths:
+        split = splits.get(parts[depth]) if splits else ""
+        folders = parts[depth + bool(splits) : -1]
+        where.append(split)
+        name = printable(folders[which]) if folders and split is not None else None
+        names.append(name and known.setdefault(name, name))  # one string for all of a class
+        num_deeper += len(folders) > 1
+    return Layout(where, names, num_deeper)
 
 
 def classify(
@@ -112,8 +114,8 @@ def split_of(tar: str) -> str | None:
     return next((SPLIT_FOLDERS[word] for word in words if word in SPLIT_FOLDERS), None)
 
 
-def splits_of_tars(where: str, tars: Sequence[str]) -> list[str | None]:
-    """The split of each tar of one source; None for all of them where they are of one split.
+def splits_of_files(where: str, tars: Sequence[str], what: str = "tars") -> list[str | None]:
+    """The split of each tar, or table, of one source; None for all of them where they are of one split.
 
     Raises:
         UserError: the split of some cannot be told.
@@ -124,8 +126,8 @@ def splits_of_tars(where: str, tars: Sequence[str]) -> list[str | None]:
     if None in splits or "train" not in splits:
         names = ", ".join(printable(tars[splits.index(split)]) for split in dict.fromkeys(splits))
         raise UserError(
-            f"{where}: the tars are of several splits by their names ({names}), but not all say of which; put each into"
-            " a folder called train, val or test"
+            f"{where}: the {what} are of several splits by their names ({names}), but not all say of which; put each"
+            " into a folder called train, val or test"
         )
     if "test" not in splits:  # what a source calls val is what we test on
         return ["test" if split == "val" else split for split in splits]

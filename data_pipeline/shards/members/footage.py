@@ -198,16 +198,18 @@ class Refused(FrameSource):
         raise BadImage(self.reason)
 
 
-def of_same_streams(splits: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def of_same_streams(splits: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """Items of items.py, where those of other streams than most have are refused: one table serves all samples.
 
     Raises:
         UserError: some are images and others have frames.
     """
-    known = [item.frames for items in splits.values() for item in items if not isinstance(item.frames, Refused)]
-    found = Counter(frames and frames.streams for frames in known)
+    if all(getattr(items, "is_plain", False) for items in splits.values()):  # of a million images: no look at each
+        return dict(splits)
+    frames = (item.frames for items in splits.values() for item in items)
+    found = Counter(one and one.streams for one in frames if not isinstance(one, Refused))
     if len(found) < 2:
-        return splits
+        return dict(splits)
     if None in found:
         raise UserError("source: holds single images beside samples of many frames; pack each kind by itself")
     ours = min(found, key=lambda streams: (-found[streams], streams))

@@ -1,5 +1,6 @@
 """What is to be packed: items that say where their bytes lie, in splits; which of them are held out, in which order."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameSource
 from eyespot.data_pipeline.shards.members.side_files import Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally
+
+_AT_ONCE = 1 << 18
 
 
 class Item(NamedTuple):
@@ -43,12 +46,56 @@ class Item(NamedTuple):
         return self.mask is not None or (self.frames is not None and self.frames.has_masks)
 
 
+class Items(Sequence[Item]):
+    """Many items that are made when they are asked for (found_files.py)."""
+
+    @abstractmethod
+    def taken(self, rows: np.ndarray) -> "Items":
+        """Some of its rows, in another order."""
+
+    @abstractmethod
+    def with_labels(self, labels: np.ndarray) -> "Items":
+        """With others: (n,) int32; -1 = none."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> np.ndarray:
+        """(n,) of the items."""
+
+    @property
+    @abstractmethod
+    def is_plain(self) -> bool:
+        """Whether each is one image without a mask."""
+
+
+def are_plain(items: Sequence[Item]) -> bool:
+    """Whether it is known, without a look at each, that all are images without masks."""
+    return isinstance(items, Items) and items.is_plain
+
+
+def taken(items: Sequence[Item], rows: np.ndarray) -> Sequence[Item]:
+    """Some of them, in another order."""
+    return items.taken(rows) if isinstance(items, Items) else [items[row] for row in rows.tolist()]
+
+
+def relabelled(items: Sequence[Item], numbers: Sequence[int]) -> Sequence[Item]:
+    """With ``numbers[label]`` for each label; those without stay without."""
+    if isinstance(items, Items):
+        return items.with_labels(np.array([*numbers, -1], np.int32)[items.labels])
+    return [item._replace(label=numbers[item.label]) if item.label >= 0 else item for item in items]
+
+
+def have_frames(items: Sequence[Item]) -> bool:
+    """Whether one is a sample of many."""
+    return not are_plain(items) and any(item.frames for item in items)
+
+
 @dataclass(kw_only=True, slots=True)
 class Source:
     """Everything that is to be packed."""
 
     name: str
-    splits: dict[str, list[Item]]
+    splits: dict[str, Sequence[Item]]
     """By split; the only key is "" where the source has no splits. Items are sorted by name."""
     classes: list[str] = field(default_factory=list)
     skipped: Tally = field(default_factory=Tally)
@@ -68,28 +115,28 @@ def read_item(item: Item) -> bytes:
     return data if item.shape is None else encode_png(data, item.shape)
 
 
-def hold_out(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
+def hold_out(items: Sequence[Item], share: float, seed: int) -> tuple[Sequence[Item], Sequence[Item]]:
     """Splits items into (train, test) so that ``share`` of each class lands in test; seeded, order kept.
 
     Every class of two or more items keeps at least one on either side.
     """
-    labels = np.array([item.label for item in items], np.int64)
+    labels = items.labels if isinstance(items, Items) else np.array([item.label for item in items], np.int64)
     held = np.zeros(len(items), bool)
     priority = shuffled(len(items), seed, "holdout")
     for label in np.unique(labels):
         members = priority[labels[priority] == label]
         count = min(max(round(len(members) * share), 1), len(members) - 1)
         held[members[:count]] = True
-    return (
-        [item for item, out in zip(items, held, strict=True) if not out],
-        [item for item, out in zip(items, held, strict=True) if out],
-    )
+    return taken(items, np.flatnonzero(~held)), taken(items, np.flatnonzero(held))
 
 
 def shuffled(count: int, seed: int, stream: str) -> np.ndarray:
     """A permutation of range(count) that no library's next version changes: sorted by counter-based draws."""
-    draws = uniforms(seed, np.zeros(count, np.int64), np.arange(count), stream, 2)
-    return np.lexsort((draws[:, 1], draws[:, 0]))
+    draws = np.empty((2, count), np.float32)
+    for start in range(0, count, _AT_ONCE):  # drawing takes ten times the memory of what is drawn
+        ids = np.arange(start, min(start + _AT_ONCE, count))
+        draws[:, ids] = uniforms(seed, np.zeros(len(ids), np.int64), ids, stream, 2).T
+    return np.lexsort((draws[1], draws[0]))
 
 
 def array_items(pixels: np.ndarray, labels: np.ndarray, name: str, spool: Path) -> list[Item]:

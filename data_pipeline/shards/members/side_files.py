@@ -81,7 +81,9 @@ def beside(
     return [tuple(sorted(members.items())) for members in found]
 
 
-def with_members(files: list[Any], sides: list[tuple[str, Place]], skipped: Tally, prefix: str = "") -> list[Any]:
+def with_members(
+    files: Sequence[Any], sides: list[tuple[str, Place]], skipped: Tally, prefix: str = ""
+) -> Sequence[Any]:
     """Files of sources.py that are images, with what lies beside them.
 
     Args:

@@ -1,5 +1,6 @@
 """What is in a source or a tar but not among the samples: counted by reason, with some names. Nothing vanishes."""
 
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from eyespot.data_pipeline.shards.manifest import MOST_QUARANTINED, Skipped
@@ -20,9 +21,17 @@ class Tally:
     def __init__(self) -> None:
         self._found: dict[str, Skipped] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """One more file or member, left out for this reason."""
-        self._count(reason, 1, [printable(name)])
+    @classmethod
+    def of(cls, listed: Iterable[Skipped]) -> "Tally":
+        """One that counted these."""
+        tally = cls()
+        for one in listed:
+            tally._found[one.reason] = one
+        return tally
+
+    def add(self, reason: str, name: str, count: int = 1) -> None:
+        """One more file or member, left out for this reason; or some more, in the file of that name."""
+        self._count(reason, count, [printable(name)])
 
     def add_all(self, other: "Tally", prefix: str = "") -> None:
         """All that another one counted; ``prefix`` goes before its names."""

@@ -1,7 +1,6 @@
 """The frames of some samples side by side, as a picture: what a video holds is best judged by eye."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -59,28 +58,25 @@ def spread(count: int) -> list[int]:
 
 def _frame(shards: ShardFolder, row: int) -> Image.Image:
     tar, offset, size, *_ = shards.frames[row].item()
-    image = _opened(shards.tar_path(tar), offset, size, f"frame {row}").convert("RGB")
+    image = _opened(shards, tar, offset, size, f"frame {row}").convert("RGB")
     image = image.resize((min(max(1, round(image.width * HEIGHT / image.height)), WIDEST * HEIGHT), HEIGHT))
     if not shards.manifest.frames or not shards.manifest.frames.masks_sha256:
         return image
     offset, size, *_ = shards.frame_masks[row].item()
     if not size:
         return image
-    mask = _opened(shards.tar_path(tar), offset, size, f"the mask of frame {row}")
+    mask = _opened(shards, tar, offset, size, f"the mask of frame {row}")
     ignored = shards.manifest.masks.ignored if shards.manifest.masks else None
     return _tinted(image, np.asarray(mask.resize(image.size, Image.Resampling.NEAREST)), ignored)
 
 
-def _opened(file: Path, offset: int, size: int, what: str) -> Image.Image:
+def _opened(shards: ShardFolder, tar: int, offset: int, size: int, what: str) -> Image.Image:
     try:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            image = Image.open(io.BytesIO(os.pread(descriptor, size, offset)), formats=("JPEG", "PNG"))
-            image.load()
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: {what} cannot be read; find all damage: eyespot shards verify") from error
+        image = Image.open(io.BytesIO(shards.read_tar(tar, offset, size)), formats=("JPEG", "PNG"))
+        image.load()
+    except (OSError, ValueError, SyntaxError, UserError, Image.DecompressionBombError) as error:
+        place = shards.tar_path(tar)
+        raise UserError(f"{place}: {what} cannot be read; find all damage: eyespot shards verify") from error
     return image
 
 

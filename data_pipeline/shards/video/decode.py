@@ -2,7 +2,7 @@
 
 What is decoded is what a player shows: turned by the display matrix, pixels made square, transparency laid on white.
 Timestamps, not frame numbers, say when. Nothing is believed of the header but as a second opinion: a file whose frames
-end before its header says is cut. BadVideo names what is wrong. Runs in a process of its own (decode_workers.py): a
+end before its header says is cut. BadVideo names what is wrong. Runs in a process of its own (outside/apart.py): a
 hostile file may crash the decoder, or make it loop.
 """
 

@@ -20,8 +20,8 @@ from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.outside.apart import Lost, each
 from eyespot.data_pipeline.shards.video.decode import BadVideo, Ending, Wanted, frames
-from eyespot.data_pipeline.shards.video.decode_workers import Lost, each
 from eyespot.data_pipeline.shards.video.sound import write_flac
 from eyespot.data_pipeline.shards.video.timing import Part, parts, rate
 

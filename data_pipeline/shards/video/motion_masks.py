@@ -119,4 +119,4 @@ def open_masked(shards: Path) -> Source:
         split: [Item(clip.name, clip.label, "", 0, 0, frames=MaskedClip(clip)) for clip in clips_of(folder)]
         for split, folder in folders.items()
     }
-    return Source(name=f"{first.name}-motion", splits=splits, classes=first.classes)
+    return Source(name=f"{first.name}-motion", splits=dict(splits), classes=first.classes)

@@ -47,7 +47,7 @@ def clips_of(folder: ShardFolder) -> Iterator[StoredClip]:
     """All samples of a shard folder in the order of their ids."""
     frames, labels = folder.frames, folder.index["label"].tolist()
     streams = folder.manifest.frames.streams if folder.manifest.frames else ()
-    paths = [str(folder.tar_path(number)) for number in range(len(folder.manifest.shards))]
+    paths = [str(folder.local_tar(number)) for number in range(len(folder.manifest.shards))]
     for number, (clips, label) in enumerate(zip(folder.clips, labels, strict=True)):
         places: dict[str, list[Place]] = {}
         for stream, (first, count, _) in zip(streams, clips.tolist(), strict=True):

@@ -168,4 +168,4 @@ def open_tracks(shards: Path, frames: int = FRAMES) -> Source:
     skipped = Tally()
     for name in short:
         skipped.add(f"a sample of fewer than {frames} frames (--frames)", name)
-    return Source(name=f"{first.name}-tracks", splits=splits, classes=first.classes, skipped=skipped)
+    return Source(name=f"{first.name}-tracks", splits=dict(splits), classes=first.classes, skipped=skipped)

@@ -10,12 +10,13 @@ from eyespot.data_pipeline.shards.image_check import SUFFIXES as IMAGE_SUFFIXES
 from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar
 from eyespot.data_pipeline.shards.members.footage import FrameFile, FrameFiles, Refused
+from eyespot.data_pipeline.shards.members.found_files import FoundFile
 from eyespot.data_pipeline.shards.members.items import Item, Source
 from eyespot.data_pipeline.shards.members.samples import path_parts
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import scan
-from eyespot.data_pipeline.shards.sources import FoundFile, arrange, walk
+from eyespot.data_pipeline.shards.sources import arrange, walk
 from eyespot.data_pipeline.shards.video.containers import MOVING_IMAGE, SUFFIXES, check_installed
 from eyespot.data_pipeline.shards.video.decode import LARGEST_FRAME, Wanted
 from eyespot.data_pipeline.shards.video.decoded_videos import Cut, Sample, Video, decode_all, variable_rates

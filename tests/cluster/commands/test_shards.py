@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from shapes import draw_striped
 
@@ -43,6 +42,20 @@ def test_info_counts_the_classes(digits: Path, capsys: pytest.CaptureFixture[str
     assert heading.split()[0] == "classes"
     counts = [line.split() for line in lines]
     assert [name for _, name in counts] == list("0123456789") and sum(int(count) for count, _ in counts) == 359
+
+
+def test_info_of_a_mixture_tells_shares_and_ids(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "mix.toml").write_text(
+        f'[sources.known]\nshards = "{digits}"\nrepeats = 1\n'
+        f'[sources.other]\nshards = "{digits / "test"}"\nrepeats = 2\ncap = 300\n'
+    )
+    assert main(["shards", "info", str(tmp_path / "mix.toml")]) == 0
+    told = capsys.readouterr().out
+    assert "mixture: known 70.5594 % (1,438 samples), other 29.4406 % (300 samples)" in told
+    assert f"known: {digits / 'train'}, with test/" in told and "ids          0 to 1,437\n" in told
+    assert "ids          1,438 to 1,796; 300 of them are learned from" in told
+    assert main(["shards", "info", f"{digits}:0.5,{digits / 'train'}:0.5"]) == 2
+    assert "are the same folder" in capsys.readouterr().err
 
 
 def test_verify_and_index(digits: Path, capsys: pytest.CaptureFixture[str]):
@@ -137,33 +150,11 @@ def test_wrong_input_typed_into_a_shell(tmp_path: Path):
         assert "--max-samplez" in done.stderr and "perhaps you meant --max-samples" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["pack", "index", "verify", "info", "show"])
+@pytest.mark.parametrize("command", ["pack", "merge", "add", "index", "verify", "info", "show"])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
         main(["shards", command, "--help"])
     assert stop.value.code == 0 and len(capsys.readouterr().out) > 300
-
-
-def test_show_draws_the_recipes_views(
-    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
-    from PIL import Image
-
-    words = ["shards", "show", str(digits), "--recipe", "mae_tiny", "--samples", "5"]
-    out = tmp_path / "made" / "views.png"
-    assert main([*words, "--out", str(out)]) == 0
-    assert str(out) in capsys.readouterr().out
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 0
-    assert f"{tmp_path / 'views.png'}: 5 images" in capsys.readouterr().out.replace("\n", " ")
-    side, gap = 96, 4  # 16 pixels, enlarged
-    picture = np.asarray(Image.open(out))
-    assert picture.shape == (5 * (side + gap) - gap, (1 + 3) * (side + gap) - gap, 3)
-    columns = [picture[:, begin : begin + side].tobytes() for begin in range(0, picture.shape[1], side + gap)]
-    assert len(set(columns)) == 4, "the image and a view in each of three epochs"
-    assert main([*words[:3], "--recipe", "mae_tinny"]) == 2
-    assert "perhaps you meant mae_tiny" in capsys.readouterr().err
-    assert main([*words, "--samples", "0"]) == 2
 
 
 def test_looking_and_checking_need_no_torch(digits: Path):

@@ -66,6 +66,6 @@ def test_secrets_stay_out(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "abcdefgh")
     run = make_run("mae_tiny")
     run.experiment = "x-abcdefgh"
-    run.data.shards = Path("abcdefgh/d")
+    run.data.shards = str(Path("abcdefgh/d"))
     assert "abcdefgh" not in as_toml("mae_tiny", run, make_run("mae_tiny"))
     assert hidden_settings(run) == ["experiment", "data.shards"] and hidden_settings(make_run("mae_tiny")) == []

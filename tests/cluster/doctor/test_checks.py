@@ -27,3 +27,10 @@ def test_a_check_that_crashes_or_hangs_is_a_finding_and_stops_no_other(make_cont
     assert found[2].found == "no answer after 4 s"
     assert 0.2 <= found[3].seconds < 4
     assert all(finding.node == "n1" for finding in found)
+
+
+def test_a_check_that_has_nothing_to_say_does_not_hang(make_context):
+    found = run_checks(
+        make_context(seconds=4), {"silent": lambda context: (), "works": lambda context: [context.ok("a", "b")]}
+    )
+    assert [(finding.check, finding.level) for finding in found] == [("a", "ok")]

@@ -32,7 +32,7 @@ def test_a_report_names_the_stage_that_is_next_and_keeps_errors(tmp_path):
 
 def test_one_image_is_made_into_the_views_of_the_recipe(digits):
     run = make_run("simclr_tiny")
-    run.data.shards, run.device = digits, "cpu"
+    run.data.shards, run.device = str(digits), "cpu"
     assert (
         probe._decode(run, probe._objective(run), 7, torch.device("cpu"))
         == "one image decoded on cpu, 2 views of it made"

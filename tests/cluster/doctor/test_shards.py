@@ -2,11 +2,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from relabelled import rewrite_labels
 
 from eyespot.cluster.doctor import shards
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -23,6 +25,7 @@ def check(make_context, folder, which=shards.agreement, **fields):
         "batch_size": fields.pop("batch_size", 64),
         "accumulate": fields.pop("accumulate", 1),
     }
+    data |= {name: fields.pop(name) for name in ("lanes", "shuffle_window") if name in fields}
     findings = list(which(make_context(values={"data": data}, **fields)))
     assert len(findings) == 1
     return findings[0]
@@ -33,6 +36,20 @@ def test_good_shards(make_context, folder):
     assert finding.level == "ok"
     assert finding.found.startswith("1,438 samples in 1 tar: all there")
     assert check(make_context, folder.parent / "shards").level == "ok"
+
+
+def test_a_mixture_is_looked_at_source_by_source(make_context, folder, digits):
+    mixture = f"{folder}:0.7,{digits / 'test'}:0.3"
+    assert check(make_context, mixture).found.startswith("1,797 samples in 2 tars: all there")
+    values = {"data": {"shards": mixture, "batch_size": 64, "accumulate": 1}}
+    mixing = [finding.found for finding in shards.mixing(make_context(values=values))]
+    assert [words.split(" holds")[0] for words in mixing] == [
+        f"a batch of 45 of {folder}",
+        f"a batch of 19 of {digits / 'test'}",
+    ]
+    os.truncate(folder / "shard-000000.tar", 512)
+    assert check(make_context, mixture).found.startswith(f"{folder / 'shard-000000.tar'}: 512 bytes")
+    assert check(make_context, f"{folder}:0.7,{folder}:0.3").level == "fail"
 
 
 def test_a_short_tar_and_a_missing_one(make_context, folder):
@@ -99,6 +116,24 @@ def test_enough_samples_for_the_ranks(make_context, folder, nodes, batch_size, a
     assert (finding.level, finding.found) == (level, words)
 
 
+def test_lanes_that_the_batch_cannot_be_dealt_to(make_context, folder):
+    """A resumed run has the lanes of its own first micro-batch."""
+    finding = check(make_context, folder, shards.enough, lanes=7)
+    assert finding.level == "fail"
+    assert finding.found == "data.lanes 7: must divide the micro-batch, 64 over all ranks"
+    assert finding.fix == "for instance 4"
+
+
+def test_tars_that_are_sorted_by_class(make_context, folder):
+    assert check(make_context, folder, shards.mixing).level == "ok"
+    rewrite_labels(folder, np.sort)
+    finding = check(make_context, folder, shards.mixing, shuffle_window=256)
+    assert finding.level == "warn"
+    assert re.fullmatch(r"a batch of 64 holds \d classes, where a shuffle has 10", finding.found)
+    lanes = int(re.match(r"set --data\.lanes (\d+) \(then \d+, \d+%\), or widen --data\.shuffle-w", finding.fix)[1])
+    assert check(make_context, folder, shards.mixing, shuffle_window=256, lanes=lanes).level == "ok"
+
+
 def test_sizes_that_are_not_the_images(make_context, folder):
     """Manifest and index agree; DALI would crash over it."""
     rows, manifest = np.load(folder / "index.npy"), json.loads((folder / "manifest.json").read_text())
@@ -125,5 +160,19 @@ def test_a_file_system_that_does_not_answer(make_context, folder, monkeypatch):
     assert finding.level == "fail"
     assert "manifest.json: cannot be read for 0 s (Stale file handle)" in finding.found
     assert finding.fix == "see to the file system, and start again"
-    for which in (shards.read_speed, shards.enough):
+    for which in (shards.read_speed, shards.enough, shards.mixing):
         assert not list(which(make_context(values={"data": {"shards": str(folder), "batch_size": 8, "accumulate": 1}})))
+
+
+def test_shards_in_a_store(make_context, folder, store_server, faults):
+    place = store_server.put_folder(folder, "doctor")
+    assert check(make_context, place).found.startswith("1,438 samples in 1 tar: all there")
+    assert check(make_context, place, shards.read_speed).level == "ok"
+    assert check(make_context, place, shards.enough).level == "ok"
+    faults.inject("denied", keys=".tar")
+    finding = check(make_context, place)
+    assert finding.level == "fail" and finding.found == f"{place}/shard-000000.tar: denied (403 AccessDenied)"
+    assert finding.fix.startswith("ask its owner for access")
+    store_server.delete("doctor/shard-000000.tar")
+    finding = check(make_context, place)
+    assert finding.found == f"shards {place}/shard-000000.tar: is missing" and finding.fix.startswith("copy it again")

@@ -19,7 +19,7 @@ def named(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run_dir(named, tmp_path_factory) -> Path:
     run = small_run("clip_tiny")
-    run.data.shards, run.track = named, False
+    run.data.shards, run.track = str(named), False
     return leave_run(run, "clip_tiny", tmp_path_factory.mktemp("clip") / "run", named)
 
 

@@ -123,11 +123,11 @@ def test_a_copy_that_fails_leaves_the_old_one(project, tmp_path, monkeypatch):
 
 def test_the_run_is_written_as_from_reads_it(tmp_path, monkeypatch):
     run = make_run("mae_tiny")
-    run.optim.lr, run.data.shards, run.run_dir = 3e-4, tmp_path / "data", tmp_path / "run"
+    run.optim.lr, run.data.shards, run.run_dir = 3e-4, str(tmp_path / "data"), tmp_path / "run"
     freeze(tmp_path / "run", "mae_tiny", run)
     assert load_run(Records(tmp_path / "run").run_file) == ("mae_tiny", run)
     monkeypatch.setenv("DATA_SECRET", "hidden-place")
-    run.data.shards = tmp_path / "hidden-place"
+    run.data.shards = str(tmp_path / "hidden-place")
     with pytest.raises(UserError, match=r'run: "shards": ".*\*\*\*" holds a secret that the environment has too'):
         freeze(tmp_path / "run", "mae_tiny", run)
     assert "hidden-place" not in Records(tmp_path / "run").run_file.read_text()

@@ -108,6 +108,6 @@ def test_evaluations_are_of_the_runs_shards_or_of_others(member, digits):
     both = [("eval", "linear", run_dir, str(digits)), ("eval", "knn", run_dir, str(digits))]
     assert evaluations(Submission(then=("eval",)), member) == both
     assert evaluations(Submission(then=("eval", "knn", "linear")), member) == both[::-1]
-    member.run.data.shards = digits / "train"
+    member.run.data.shards = str(digits / "train")
     assert evaluations(Submission(then=("eval", "linear", str(digits))), member) == both[:1]
     assert evaluations(Submission(), member) == []

@@ -20,7 +20,7 @@ def test_a_product_in_folders_that_say_it(tmp_path, monkeypatch):
     ]
     assert runs[1].run.run_dir == tmp_path / "runs" / "rates" / "optim.lr=1e-4,seed=1"
     assert runs[1].values == {"optim.lr": "1e-4", "seed": "1"}
-    assert {member.run.data.shards for member in runs} == {tmp_path / "data" / "digits"}
+    assert {member.run.data.shards for member in runs} == {str(tmp_path / "data" / "digits")}
     (tmp_path / "runs" / "rates").mkdir(parents=True)
     write_sweep(tmp_path / "runs" / "rates", WORDS, runs, [f"7_{index}" for index in range(6)])
     record = json.loads((tmp_path / "runs" / "rates" / "sweep.json").read_text())
@@ -42,7 +42,7 @@ def test_switches_lists_and_paths_are_swept_too():
     assert (narrow.run.objective.crop_scale, wide.run.objective.crop_scale) == ((0.2, 1.0), (0.8, 1.0))
     assert narrow.run.run_dir.name == "objective.crop_scale=0.2_1.0"
     one, _ = members(WORDS, ["data.shards=data/a,data/b"])
-    assert (one.run.data.shards, one.run.run_dir.name) == (Path("data/a").absolute(), "data.shards=data_a")
+    assert (one.run.data.shards, one.run.run_dir.name) == (str(Path("data/a").absolute()), "data.shards=data_a")
 
 
 def test_without_a_sweep_there_is_one_run_with_absolute_paths(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from eyespot.cluster.python_api.plain_errors import plain_errors
 from eyespot.data_pipeline.errors import Outage, UserError
-from eyespot.data_pipeline.shards.shard_folder import MissingShards
+from eyespot.data_pipeline.shards.paged.file_sizes import MissingShards
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_refused_batch_is_decoded_on_the_cpu_counted_and_named_once(photo_shar
     with caplog.at_level(logging.WARNING, "eyespot"):
         made = make(PlayedGPU, photo_shards, RANDOM, 6, refused={13, 40})
     assert [each.num_refused for each in made] == [0, SIZE, 0, SIZE, 0, 0]
-    assert [each.num_bad for each in made] == [0] * 6
+    assert [len(each.bad) for each in made] == [0] * 6
     usual = make(BatchMaker, photo_shards, RANDOM, 6)
     played = make(PlayedGPU, photo_shards, RANDOM, 6, refused=set())
     assert all(same(each, (usual if each.num_refused else played)[number]) for number, each in enumerate(made))
@@ -268,7 +268,7 @@ def test_the_batch_that_dali_fails_at_is_the_first_in_flight(digit_shards):
     Spoiled.failed.clear()
     made = make(Spoiled, digit_shards, CENTER, 8)
     assert Spoiled.failed == [list(range(3 * SIZE, 4 * SIZE))]
-    assert [each.num_bad for each in made] == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert [len(each.bad) for each in made] == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
 def test_nvjpegs_settings_reach_the_gpus_graph(photo_shards):

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,17 @@ import pytest
 from PIL import Image
 
 from eyespot.cluster.commands.shards import main
-from eyespot.data_pipeline.loading.class_mixing import FEW, Mixing, _mixing, class_mixing, distinct_in_shuffle
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.loading.class_mixing import (
+    FEW,
+    Mixing,
+    _lanes_to_try,
+    _mixing,
+    class_mixing,
+    distinct_in_shuffle,
+)
+from eyespot.data_pipeline.order.orders import make_order
+from eyespot.data_pipeline.order.sample_order import SampleOrder
+from eyespot.data_pipeline.shards.paged.piece_writer import Cut, write_index
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 
@@ -43,6 +53,29 @@ def test_imagenet_sorted_by_class_has_ten_where_a_shuffle_has_640():
     held = [len(np.unique(labels[order.ids(start, 1024)[0]])) for start in range(0, 1_000_000, 300_000)]
     assert np.mean(held) >= FEW * found.shuffled  # the flag that it names helps
     assert not mixing(labels, 1024, found.wider).is_poor
+
+
+def test_imagenet_sorted_by_class_is_mixed_by_lanes():
+    """From 64 lanes a batch of 1,024 holds 60 % of a shuffle's classes; from as many as are advised, more than 80 %."""
+    labels = np.arange(1_281_000) // 1281
+    found = _mixing("classes", labels, 1024, 0, 2048, 64, 1024)
+    assert found.found >= 0.6 * found.shuffled
+    order = make_order(len(labels), 0, lanes=64, frame=1024)
+    held = [len(np.unique(labels[order.ids(1024 * batch, 1024)[0]])) for batch in range(0, 1251, 125)]
+    assert np.mean(held) >= 0.6 * found.shuffled and min(held) > 0.5 * found.shuffled
+    found = _mixing("classes", labels, 1000, 0, 2048)
+    assert found.is_poor and 1000 % found.more_lanes == 0
+    assert f"set --data.lanes {found.more_lanes} (then {found.with_more:.0f}, 8" in str(found)
+    better = _mixing("classes", labels, 1000, 0, 2048, found.more_lanes, 1000)
+    assert better.found == found.with_more >= FEW * found.shuffled and not better.is_poor
+
+
+def test_lanes_that_no_batch_has_are_not_advised():
+    found = _mixing("classes", np.arange(100_000) // 1000, 7, 0, 256, 1, 7)
+    assert found.more_lanes in (1, 7)
+    assert _lanes_to_try(2, 96, 1000) == [4, 8, 16, 32, 96]
+    assert _lanes_to_try(2, 96, 20) == [4, 8, 16]
+    assert _lanes_to_try(7, 7, 1000) == []
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
@@ -78,6 +111,26 @@ def test_only_the_chosen_samples_count(digit_shards):
     assert class_mixing(shards, 64, ids=np.flatnonzero(shards.index["label"] == 3)) is None
 
 
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_of_pieces_some_blocks_say_how_many_classes_batches_hold(is_sorted, digit_shards, tmp_path, monkeypatch):
+    """As the whole index does; here of 512 of 4,000 blocks, 40 classes."""
+    rows = np.resize(ShardFolder(digit_shards).index, 1_024_000)
+    rows["label"] = np.arange(len(rows)) * 40 // len(rows)
+    if not is_sorted:
+        rows["label"] = np.random.default_rng(0).permutation(rows["label"])
+    manifest = replace(ShardFolder(digit_shards).manifest, num_samples=len(rows), num_labeled=len(rows))
+    manifest.classes = [str(number) for number in range(40)]
+    found = []
+    for number, cut in enumerate((Cut(), Cut(above=0, piece_rows=2**17))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "manifest.json").write_text(write_index(folder, manifest, rows, cut).to_json())
+        found.append(class_mixing(ShardFolder(folder), 1024))
+    whole, blocks = found
+    assert whole.is_poor == blocks.is_poor == is_sorted
+    assert blocks.found == pytest.approx(whole.found, rel=0.25) and blocks.shuffled == pytest.approx(whole.shuffled)
+
+
 def sorted_tars(folder: Path, names: list[str]) -> Path:
     image = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)).save(image, "PNG")
@@ -102,5 +155,6 @@ def test_index_and_verify_warn_of_sorted_tars_and_of_nothing_else(tmp_path, caps
         assert (
             len(re.findall(r"the tars are sorted: a batch of 256 holds \d+ classes, where a shuffle has 20", said)) == 1
         )
+        assert "set --data.lanes 2 (then 1" in said
         assert main([command, str(mixed), "--workers", "1"]) == 0
         assert "sorted" not in capsys.readouterr().out.replace(str(tmp_path), "")

@@ -1,6 +1,7 @@
 """Clips through the loader: the same bits on any number of ranks, in any batch, after a resume, whatever is damaged."""
 
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,3 +258,11 @@ def test_what_waits_is_bounded_by_the_bytes_of_clips(film_shards):
     assert ahead(8) == 3 and ahead(int(jobs.READ_AHEAD_BYTES / files.sample_bytes)) == 1
     assert ahead(int(jobs.READ_AHEAD_BYTES / files.sample_bytes / 2.2)) == 2 and ahead(10**9) == 1
     reader.close()
+
+
+@pytest.mark.parametrize("count", [5, 2**20, 2**20 + 1, 3 * 2**20 - 1])
+def test_which_labels_are_shown_is_summed_up_as_a_byte_of_each_sample(count):
+    labeled = np.unique(np.random.default_rng(count).integers(0, count, 1000))
+    shown = np.zeros(count, bool)
+    shown[labeled] = True
+    assert jobs.checksum_of_labeled(labeled, count, 7) == zlib.crc32(shown.tobytes(), 7)

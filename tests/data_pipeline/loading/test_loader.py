@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass, make_selection
-from eyespot.data_pipeline.loading.sample_order import SampleOrder
+from eyespot.data_pipeline.order.sample_order import SampleOrder
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 LABELLED = RandomView(size=24, scale=(0.05, 0.4), rand_augment=9.0, erase=0.25)

@@ -83,11 +83,11 @@ def test_what_is_not_in_memory_comes_from_the_disk(shards, forgotten):
 class SlowReader(Reader):
     """From storage that takes 5 ms to answer and never has anything in memory."""
 
-    def _read(self, row, flags=0):
+    def _read(self, number, row, flags=0):
         if flags:
             raise BlockingIOError
         time.sleep(0.005)
-        return super()._read(row)
+        return super()._read(number, row)
 
 
 def test_slow_storage_is_asked_for_many_files_at_once(shards):
@@ -169,7 +169,7 @@ def test_a_tar_that_comes_back_is_read_as_if_nothing_had_been(shards, loss, tmp_
     expected = read(reader, ids)
     shutil.copytree(shards, tmp_path / "copy")
     LOSSES[loss](shards / "shard-000003.tar")
-    reader._open.cache_clear()
+    reader._source.close()
 
     def mend() -> None:
         shutil.rmtree(shards, ignore_errors=True)

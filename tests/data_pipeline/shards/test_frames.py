@@ -103,7 +103,7 @@ def test_same_films_same_bytes_also_after_an_interruption(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("eyespot.data_pipeline.shards.pack._commit", stop)
+        patch.setattr("eyespot.data_pipeline.shards.parts.goal.commit", stop)
         packed(tmp_path / "again", items, max_samples=1)
     packed(tmp_path / "again", items, max_samples=1)
     assert content(tmp_path / "again") == content(whole.path)

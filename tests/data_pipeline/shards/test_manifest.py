@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, ImageStats, Manifest, Masks, Members, Shard
+from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, ImageStats, Manifest, Masks, Members, Pieces, Shard
 
 FILE = Path("data/manifest.json")
 
@@ -21,6 +21,11 @@ def made(**changes) -> Manifest:
     )
     shard = Shard(tar="shard-000000.tar", num_samples=2, bytes=1024, sha256="0" * 64)
     return Manifest(**{**fields, "shards": [shard], **changes})
+
+
+def paged(**changes) -> Manifest:
+    fields = dict(samples=[1, 1], page_rows=1, num_shards=1, longest_name=9, shards_sha256="e" * 64)
+    return made(pieces=Pieces(**{**fields, **changes}), shards=[], format="eyespot-shards/2")
 
 
 BAD = [{"source": "x.png", "reason": "its text is empty"}]
@@ -62,8 +67,10 @@ def without(name: str) -> bytes:
         (without("image_stats"), "not a shard manifest .*image_stats"),
         (without("num_labeled"), "not a shard manifest .*num_labeled"),
         (made().to_json().replace('"bytes"', '"size"').encode(), "not a shard manifest"),
-        (b"{}", "format None is not 'eyespot-shards/1'; pack or index the shards again"),
-        (made(format="eyespot-shards/2").to_json().encode(), "format 'eyespot-shards/2' is not"),
+        (b"{}", "format None is not 'eyespot-shards/1' or 'eyespot-shards/2'; pack or index the shards again"),
+        (made().to_json().replace("shards/1", "shards/3").encode(), "format 'eyespot-shards/3' is not"),
+        (made().to_json().replace("shards/1", "shards/2").encode(), "pieces: stand in format 'eyespot-shards/2'"),
+        (paged().to_json().replace("shards/2", "shards/1").encode(), "pieces: stand in format 'eyespot-shards/2'"),
     ],
 )
 def test_anything_else_is_one_line(content, reason):
@@ -125,6 +132,43 @@ def test_a_field_of_another_kind_or_out_of_range_is_one_line(field, value):
     line = str(caught.value)
     assert "\n" not in line and len(line) < 1000 and str(name) in line.replace("tar ", "0 tar ")
     assert line.endswith("make it anew: eyespot shards index data")
+
+
+HOSTILE_PIECES = {
+    "pieces": [5, [], {}, {"samples": [2]}],
+    "pieces.samples": [None, [], [2, 0], [3, -1], [1], [2**63], ["2"], [1.5, 0.5], {}, [[2]]],
+    "pieces.page_rows": [0, -1, 2**20 + 1, None, "1", True],
+    "pieces.num_shards": [0, -1, 2**32 + 1, None, 1.5],
+    "pieces.longest_name": [0, 256, None],
+    "pieces.shards_sha256": [None, 5],
+    "shards": [[asdict(made().shards[0])]],
+    "members": [{"txt": {"count": 1, "sha256": ""}}],
+    "masks": [{"num_masks": 1, "ignored": 255, "pixels": [], "sha256": ""}],
+    "num_samples": [3, 2**32],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in HOSTILE_PIECES.items() for value in values]
+)
+def test_pieces_that_cannot_be_are_one_line(field, value):
+    fields = json.loads(paged().to_json())
+    *parents, name = field.split(".")
+    functools.reduce(lambda place, part: place[part], parents, fields)[name] = value
+    with pytest.raises(UserError, match="not a shard manifest") as caught:
+        Manifest.from_json(json.dumps(fields).encode(), FILE)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 1000 and name in line
+    assert line.endswith("make it anew: eyespot shards index data")
+
+
+def test_pieces_are_written_without_the_list_of_tars():
+    manifest = paged(samples=[1, 1])
+    assert manifest.pieces is not None and manifest.pieces.num_pages == 2
+    manifest.shards = made().shards  # as a shard folder does that has read them
+    text = manifest.to_json()
+    found = Manifest.from_json(text.encode(), FILE)
+    assert found == paged() and found.to_json() == text and json.loads(text)["shards"] == []
 
 
 def test_a_tar_that_stands_there_twice_is_one_line():

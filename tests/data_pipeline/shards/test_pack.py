@@ -302,3 +302,13 @@ def test_real_photographs(real_data: Path, tmp_path: Path):
     assert Counter(len(manifest.classes) for manifest in manifests.values()) == {10: 2}
     assert all(not manifest.quarantined and not manifest.converted for manifest in manifests.values())
     assert 130 < manifests["train"].image_stats.height[1] < 250
+
+
+def test_the_bytes_are_those_of_earlier_versions(tmp_path: Path):
+    """Tars, indexes and manifests: who packs the photographs of the package again gets what others have."""
+    pack("caltech10", tmp_path / "out", max_samples=300, workers=1)
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(content(tmp_path / "out").items()))
+    assert hashlib.sha256(lines.encode()).hexdigest() == PACKED_PHOTOGRAPHS
+
+
+PACKED_PHOTOGRAPHS = "3f4fdf54c0fa2908ae258ec6f8162b457a6d13ce8583d57f99c1987cf05e4f35"

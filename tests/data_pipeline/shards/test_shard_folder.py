@@ -104,7 +104,7 @@ DAMAGE = {
     "too short": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "unreadable"),
     "too long": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "changed since it was written"),
     "fewer rows": (lambda path: np.save(path, np.load(path)[:-1]), "rows of .* where the manifest says 1438"),
-    "more rows": (lambda path: np.save(path, np.load(path)[[0, *range(1438)]]), "where the manifest says 1438"),
+    "more rows": (lambda path: np.save(path, np.load(path)[[0, *range(1438)]]), "changed since it was written"),
     "a table": (lambda path: np.save(path, np.load(path)[None]), "where the manifest says 1438"),
     "other columns": (lambda path: np.save(path, np.load(path)["label"]), "rows of int32 where"),
     "pickled": (lambda path: np.save(path, np.array([{}] * 1438)), "rows of object where"),

@@ -1,5 +1,6 @@
 """The shards are read by webdataset and by DALI's own reader."""
 
+import hashlib
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import webdataset
 from nvidia.dali import fn, pipeline_def
 from PIL import Image
 
+from eyespot.data_pipeline.shards import shard_writer
 from eyespot.data_pipeline.shards.members.tar_members import scan
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
@@ -84,3 +86,25 @@ def test_a_sample_can_be_traced_back(shards: Path):
                 image = content.get(name.replace(".json", ".jpg"), content.get(name.replace(".json", ".png")))
                 assert source.read_bytes() == image
                 assert f"class {content[name.replace('.json', '.cls')].decode()}" == source.parent.name
+
+
+def test_a_tar_is_to_the_byte_that_of_webdatasets_writer(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    sizes = enumerate([0, 1, 511, 512, 513, 9000, 200_000])
+    members = [(f"{number:08d}.{kind}", rng.bytes(size)) for number, size in sizes for kind in ("cls", "jpg")]
+    ours = shard_writer._Tar(tmp_path / "ours.tar")
+    with webdataset.TarWriter(
+        str(tmp_path / "theirs.tar"), user="", group="", encoder=False, mtime=0, format=tarfile.USTAR_FORMAT
+    ) as theirs:
+        for name, data in members:
+            place = ours.add(name, data)
+            key, extension = name.split(".")
+            theirs.write({"__key__": key, extension: data})
+            assert place % 512 == 0
+    size, digest = ours.finish()
+    written = (tmp_path / "ours.tar").read_bytes()
+    assert written == (tmp_path / "theirs.tar").read_bytes()
+    assert (size, digest) == (len(written), hashlib.sha256(written).hexdigest())
+    assert [(member.name, member.size) for member in scan(tmp_path / "ours.tar").files] == [
+        (name, len(data)) for name, data in members
+    ]

@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from in_pieces import in_pieces
 from PIL import Image
 
 from eyespot.data_pipeline.errors import Outage
 from eyespot.data_pipeline.shards import verify as subject
+from eyespot.data_pipeline.shards.index_tars import index_folder
 from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.paged import piece_writer
+from eyespot.data_pipeline.shards.paged.piece_writer import Cut, write_index
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import look_at, verify
 
 
@@ -250,3 +255,58 @@ def test_tars_without_an_index_hear_what_index_would_say(sound: Path, tmp_path: 
     assert "of several splits by their names (train.tar, val.tar)" in mixed and "shards index" not in mixed
     (plain,) = verify(tmp_path / "plain")
     assert "make it with: eyespot shards index" in plain
+
+
+CUT = Cut(above=50, piece_rows=32, page_rows=8)
+
+
+def test_what_pack_and_index_write_in_pieces_is_sound_and_says_the_same(sound: Path, tmp_path: Path, monkeypatch):
+    """Above a number of samples; tables of format 1 and of format 2 take each other's place."""
+    before = ShardFolder(sound)
+    monkeypatch.setattr(piece_writer, "CUT", CUT)
+    pack(str(sound.parent / "in"), tmp_path / "packed", max_samples=25)
+    shutil.copytree(sound, tmp_path / "indexed")
+    index_folder(tmp_path / "indexed", workers=1)
+    for name in ("packed", "indexed"):
+        found = ShardFolder(tmp_path / name)
+        assert found.manifest.pieces is not None and found.manifest.pieces.samples == [32, 28]
+        assert np.array_equal(found.index, before.index) and list(found.manifest.shards) == before.manifest.shards
+        assert found.manifest.classes == before.manifest.classes and verify(tmp_path / name) == []
+        assert not (tmp_path / name / "index.npy").exists()
+    assert pack(str(sound.parent / "in"), tmp_path / "packed", max_samples=25)[""].pieces is not None  # it is done
+    monkeypatch.setattr(piece_writer, "CUT", Cut())
+    index_folder(tmp_path / "indexed", workers=1)
+    assert {path.name for path in (tmp_path / "indexed").iterdir()} == {path.name for path in sound.iterdir()}
+    assert ShardFolder(tmp_path / "indexed").manifest_sha256 == before.manifest_sha256
+
+
+LIES_IN_PIECES: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "a label": (lambda rows: rows["label"].__setitem__(3, 1 - rows["label"][3]), "index: 1 rows that no tar bears out"),
+    "a size": (lambda rows: rows["width"].__setitem__(40, 9), "index: width 9 of sample 40 is not the image's, 12"),
+    "twice": (lambda rows: rows.__setitem__(7, rows[8]), "index: lists 1 sample twice"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES_IN_PIECES)
+def test_an_index_in_pieces_that_lies(lie: str, shards: Path):
+    found, (change, expected) = ShardFolder(shards), LIES_IN_PIECES[lie]
+    rows = found.index.copy()
+    change(rows)
+    (shards / "manifest.json").write_text(write_index(shards, found.manifest, rows, CUT).to_json())
+    assert any(expected in problem for problem in verify(shards))
+
+
+def test_damage_of_shards_in_pieces_is_named(sound: Path, tmp_path: Path):
+    folder = in_pieces(sound, tmp_path / "pieces", CUT)
+    content = bytearray((folder / "index" / "000001.npy").read_bytes())
+    content[-1] ^= 1
+    (folder / "index" / "000001.npy").write_bytes(content)
+    (problem,) = verify(folder)
+    assert "000001.npy: changed since it was written" in problem
+    folder = in_pieces(sound, tmp_path / "tars", CUT)
+    row = ShardFolder(folder).index[30]
+    with (folder / "shard-000001.tar").open("r+b") as file:
+        file.seek(int(row["offset"]) + 50)
+        file.write(b"?")
+    problems = verify(folder)
+    assert "shard-000001.tar: changed since it was packed" in problems[0] and "sample 30 (offset" in problems[1]

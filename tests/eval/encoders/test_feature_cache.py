@@ -1,8 +1,11 @@
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import RankError
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_pass
@@ -112,6 +115,37 @@ def test_what_a_kill_left_is_thrown_away(shards, alone, tmp_path):
     (tmp_path / f"{key}.tmp" / "cls.npy").write_bytes(b"half")
     found = feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
     assert found["cls"].tobytes() == alone["cls"].tobytes() and not (tmp_path / f"{key}.tmp").exists()
+
+
+def stopped_after(world, shards, cache, count):
+    """Encodes so many blocks, and is then killed."""
+    calls, real = [], encode_all
+
+    def fails(*arguments):
+        calls.append(1)
+        if len(calls) > count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    feature_cache.encode_all = fails
+    feature_cache.features_of(make_subject(), ShardFolder(shards), cache, world)
+
+
+def test_a_killed_computation_goes_on(shards, alone, tmp_path, on_ranks, monkeypatch):
+    with pytest.raises(RankError):
+        on_ranks(stopped_after, 1, shards, tmp_path, 2)  # a first call learns the widths
+    (folder,) = tmp_path.glob("*.tmp")
+    assert 0 < np.load(folder / "done.npy").sum() < 359
+    seen = []
+    real = feature_cache._blocks
+    monkeypatch.setattr(
+        feature_cache, "_blocks", lambda *given: ((seen.extend(ids), (ids, x))[1] for ids, x in real(*given))
+    )
+    found = feature_cache.features_of(make_subject(), ShardFolder(shards), tmp_path, ALONE)
+    assert list(found) == ["cls", "mean"] and all(
+        found[kind].tobytes() == rows.tobytes() for kind, rows in alone.items()
+    )
+    assert len(seen) == 359 - 128 and not list(tmp_path.glob("*.tmp"))
 
 
 def test_keys_are_those_of_the_first_release(shards):

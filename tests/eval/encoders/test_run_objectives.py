@@ -19,7 +19,7 @@ def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     films = pack_films(folder / "films", count=6)
     run = small_run("arrow_of_time_tiny")
-    run.data.shards, run.objective.view = films, RandomView(clip=Clip(4))
+    run.data.shards, run.objective.view = str(films), RandomView(clip=Clip(4))
     return leave_run(run, "arrow_of_time_tiny", folder / "run", films)
 
 

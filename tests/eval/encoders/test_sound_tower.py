@@ -33,7 +33,7 @@ def heard(tmp_path_factory) -> tuple[Path, Path]:
     """Digits with the tone of their class, and a run as training leaves it."""
     folder = tmp_path_factory.mktemp("heard")
     shards, run = pack_named_digits(folder, 100), small_run("audio_visual_tiny")
-    run.data.shards = shards
+    run.data.shards = str(shards)
     return leave_run(run, "audio_visual_tiny", folder / "run", shards), shards
 
 

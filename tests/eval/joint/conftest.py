@@ -15,5 +15,5 @@ def named_digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def clip_run(named_digits, tmp_path_factory) -> Path:
     run = small_run("clip_tiny")
-    run.data.shards = named_digits
+    run.data.shards = str(named_digits)
     return leave_run(run, "clip_tiny", tmp_path_factory.mktemp("clip") / "run", named_digits)

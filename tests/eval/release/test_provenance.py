@@ -49,7 +49,7 @@ def test_only_results_of_this_checkpoint_and_its_twin_of_the_same_test(tmp_path:
 
 def test_data_that_is_still_there(tmp_path: Path):
     run = small_run(tmp_path / "run")
-    run.data.shards = tmp_path / "digits"
+    run.data.shards = str(tmp_path / "digits")
     sizes: Any = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "height": (8, 8, 8), "width": (8, 8, 9)}
     manifest = Manifest(
         name="digits",

@@ -15,7 +15,7 @@ def digits_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """To read, not to change."""
     folder = tmp_path_factory.mktemp("looked-at") / "run"
     run = small_run(folder)
-    run.data.shards = digits
+    run.data.shards = str(digits)
     return write_run(folder, run=run)
 
 

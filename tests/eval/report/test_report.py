@@ -171,7 +171,7 @@ def test_what_cannot_be_shown_is_left_out(run_dir, digits, tmp_path, monkeypatch
 def run_of(run_dir, shards):
     """A run of another method, on images without labels."""
     run = make_run("simclr_tiny")
-    run.run_dir, run.data.shards, run.steps = run_dir, shards, 12
+    run.run_dir, run.data.shards, run.steps = run_dir, str(shards), 12
     torch.manual_seed(1)
     objective = fresh_objective(run)
     tensors = {f"model.{name}": tensor for name, tensor in objective.state_dict().items()}

@@ -53,7 +53,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(stops, digits, tmp_path):
     for name, until in (("whole", [None]), ("parts", [*stops, None])):
         for stop in until:
             run = small_run(tmp_path, name, stop_after=stop)
-            run.data.shards = digits
+            run.data.shards = str(digits)
             assert fit(run, "deepcluster_tiny") == "done"
     agreed = column(tmp_path / "whole", "cluster_agreement")
     assert len({*agreed}) == 3 and agreed[:EVERY] == [0] * EVERY and agreed[EVERY] > 0
@@ -65,7 +65,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(stops, digits, tmp_path):
 def refreshed(world: World, shards: Path, folder: Path) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The clusters before the first step, and the features that they were made of."""
     run = small_run(folder, f"rank-{world.rank}")
-    run.data.shards = shards
+    run.data.shards = str(shards)
     data, shown = open_data(run, world), []
     objective = first_objective(run, data.sample_ids)
     inner = objective.refresh
@@ -81,7 +81,7 @@ def refreshed(world: World, shards: Path, folder: Path) -> tuple[torch.Tensor, t
 def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_ranks(digits, tmp_path, on_ranks):
     assigned, features = refreshed(ALONE, digits, tmp_path)
     run = small_run(tmp_path, "run")
-    run.data.shards = digits
+    run.data.shards = str(digits)
     data = open_data(run, ALONE)
     ids = data.sample_ids
     objective = first_objective(run, ids)
@@ -98,7 +98,7 @@ def test_features_are_those_of_the_chosen_samples_in_order_on_any_number_of_rank
 def test_a_method_may_ask_once_and_to_be_told_of_some_samples(digits, tmp_path):
     """Every fourth of 64: l-DAE finds components of their patches."""
     run = small_run(tmp_path, "run", objective=make_run("l_dae_tiny").objective)
-    run.encoder, run.data.shards, run.objective.basis_images = make_run("l_dae_tiny").encoder, digits, 16
+    run.encoder, run.data.shards, run.objective.basis_images = make_run("l_dae_tiny").encoder, str(digits), 16
     data = open_data(run, ALONE)
     objective, other = (first_objective(run, data.sample_ids) for _ in range(2))
     spec = data.loader_spec(objective.views())
@@ -118,7 +118,7 @@ def test_a_method_may_ask_once_and_to_be_told_of_some_samples(digits, tmp_path):
 
 def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):
     run = make_run("rotation_tiny")
-    run.data.shards = digits
+    run.data.shards = str(digits)
     data = open_data(run, ALONE)
     objective = first_objective(run, data.sample_ids)
     objective.refresh = None
@@ -130,7 +130,7 @@ def test_a_method_that_does_not_ask_is_left_alone(digits, tmp_path):
 def test_sounds_are_clustered_where_a_method_asks_for_them(tmp_path):
     """What the objective was told are the statistics of the middle of each sound."""
     run = make_run("ambient_sound_tiny")
-    run.data.shards, run.data.batch_size, run.run_dir = pack_named_digits(tmp_path, 64), 32, tmp_path / "run"
+    run.data.shards, run.data.batch_size, run.run_dir = str(pack_named_digits(tmp_path, 64)), 32, tmp_path / "run"
     run.objective.num_clusters, run.steps, run.log_every, run.save_every, run.picture_every = 4, 2, 1, 2, 0
     run.optim.warmup_steps, run.track, run.device = 1, False, "cpu"
     assert fit(run, "ambient_sound_tiny") == "done"

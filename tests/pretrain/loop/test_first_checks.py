@@ -34,8 +34,9 @@ REFUSED = [
     ("mae_tiny", 1, {"data.decode": "gpu"}, "data.decode gpu: this run is on the CPU; set it to auto"),
     ("mae_tiny", 1, {"device": "cuda"}, "device cuda: no NVIDIA device shows here"),
     ("mae_tiny", 1, {"data.shards": None}, "data.shards: not given"),
-    ("mae_tiny", 1, {"data.shards": Path("nowhere")}, "nowhere"),
+    ("mae_tiny", 1, {"data.shards": "nowhere"}, "nowhere"),
     ("mae_tiny", 1, {"data.accumulate": 7}, r"data.batch_size 256: must be a multiple of 7 \(1 rank x 7 .* 259"),
+    ("mae_tiny", 1, {"data.lanes": 48}, r"data.lanes 48: must divide the micro-batch, 256 .* for instance 32"),
     (
         "mae_tiny",
         3,
@@ -99,7 +100,9 @@ def test_what_cannot_begin_leaves_nothing_behind(recipe, ranks, changes, words, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    run = changed(make_run(recipe), {"data.shards": digits, "run_dir": tmp_path / "run", "device": "cpu", **changes})
+    run = changed(
+        make_run(recipe), {"data.shards": str(digits), "run_dir": tmp_path / "run", "device": "cpu", **changes}
+    )
     monkeypatch.setattr(trainer, "RunFolder", lambda *_: pytest.fail("the folder is about to be made"))
     with pytest.raises(UserError, match=words):
         if ranks == 1:
@@ -115,7 +118,7 @@ def test_what_cannot_begin_leaves_nothing_behind(recipe, ranks, changes, words, 
 def test_options_of_deepspeed_that_cannot_be(options, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "RunFolder", lambda *_: pytest.fail("the folder is about to be made"))
     (tmp_path / "options.json").write_text(options)
-    changes = {"engine": "deepspeed", "deepspeed.options": tmp_path / "options.json", "data.shards": digits}
+    changes = {"engine": "deepspeed", "deepspeed.options": tmp_path / "options.json", "data.shards": str(digits)}
     run = changed(make_run("mae_tiny"), {**changes, "run_dir": tmp_path / "run", "device": "cpu"})
     with pytest.raises(UserError, match=r"deepspeed.options .*options\.json: "):
         fit(run, "mae_tiny")
@@ -142,7 +145,7 @@ def test_the_command_suggests_what_can_be_done_here(flags, digits, tmp_path, cap
 
 
 def test_shards_are_handed_on_and_a_run_that_has_begun_is_not_looked_at(digits, tmp_path):
-    run = changed(make_run("mae_tiny"), {"data.shards": digits, "run_dir": tmp_path / "run"})
+    run = changed(make_run("mae_tiny"), {"data.shards": str(digits), "run_dir": tmp_path / "run"})
     world = World(rank=0, size=1, device=torch.device("cpu"))
     shards = before_folder(run, world, None)
     assert shards is not None and shards.manifest.num_samples > 0
@@ -158,7 +161,7 @@ def test_shards_are_handed_on_and_a_run_that_has_begun_is_not_looked_at(digits, 
 
 def test_masks_with_another_number_for_what_is_unknown_are_refused(tmp_path):
     shards = pack_squares(tmp_path / "squares")
-    changes = {"data.shards": shards.path, "data.batch_size": 2, "run_dir": tmp_path / "run"}
+    changes = {"data.shards": str(shards.path), "data.batch_size": 2, "run_dir": tmp_path / "run"}
     run, world = (
         changed(make_run("motion_segmentation_tiny"), changes),
         World(rank=0, size=1, device=torch.device("cpu")),
@@ -184,6 +187,6 @@ def test_what_the_meta_device_refuses_is_tried_in_earnest(digits, tmp_path, monk
 
     fresh = first_checks.fresh_objective
     monkeypatch.setattr(first_checks, "fresh_objective", built)
-    run = changed(make_run("mae_tiny"), {"data.shards": digits, "run_dir": tmp_path / "run"})
+    run = changed(make_run("mae_tiny"), {"data.shards": str(digits), "run_dir": tmp_path / "run"})
     assert before_folder(run, World(rank=0, size=1, device=torch.device("cpu")), None) is not None
     assert tried == ["meta", "cpu"]

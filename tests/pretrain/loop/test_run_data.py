@@ -1,5 +1,6 @@
 """From a run's settings to a loader's."""
 
+import json
 import os
 import shutil
 from contextlib import closing
@@ -9,21 +10,36 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from in_pieces import in_pieces
+from packed_parts import write_images
 from relabelled import rewrite_labels
 
 from eyespot.data_pipeline.augment.views import CenterView, ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
 from eyespot.data_pipeline.loading.loader import make_loader
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.parts.addition import Addition
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import DataConfig, Run
 from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import RunData, normalized_views, open_data, patience_seconds, pictured_batch
+from eyespot.pretrain.loop.run_data import (
+    RunData,
+    lane_frame,
+    normalized_views,
+    open_data,
+    patience_seconds,
+    pictured_batch,
+)
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.recipe_lookup import make_run
+from eyespot.pretrain.run_record import RunRecord
+from eyespot.pretrain.trainer import fit
 
+CENTER = ViewSpec(views=(CenterView(resize=10, size=8),))
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
@@ -34,7 +50,7 @@ def objective_of(recipe: str) -> Objective:
 
 def run_of(recipe: str, shards: Path) -> Run:
     run = make_run(recipe)
-    run.data.shards = shards
+    run.data.shards = str(shards)
     return run
 
 
@@ -84,7 +100,9 @@ def test_labels_of_some_images_are_enough_where_the_method_says_so(digits, tmp_p
 
 def test_a_run_sees_the_labels_of_its_labeled_ids_alone(digits, tmp_path):
     run, supcon = make_run("supcon_tiny"), objective_of("supcon_tiny")
-    run.data = DataConfig(shards=partly_labeled(digits, tmp_path), batch_size=1438, labeled_ids=tmp_path / "known.txt")
+    run.data = DataConfig(
+        shards=str(partly_labeled(digits, tmp_path)), batch_size=1438, labeled_ids=tmp_path / "known.txt"
+    )
     run.data.labeled_ids.write_text("4\n8\n1000\n")
     data = open_data(run, ALONE)
     data.check_labels(supcon)
@@ -142,7 +160,7 @@ def test_a_method_that_computes_with_colours_has_its_own_normalization(digits):
 def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
     run = make_run("classify_tiny")
     run.data = DataConfig(
-        shards=digits, batch_size=8, ids=tmp_path / "ids.txt", mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)
+        shards=str(digits), batch_size=8, ids=tmp_path / "ids.txt", mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)
     )
     chosen = np.random.default_rng(0).permutation(1438)[:24]
     run.data.ids.write_text("\n".join(map(str, chosen)))
@@ -154,7 +172,7 @@ def test_the_stream_is_made_of_the_chosen_samples_alone(digits, tmp_path):
         state, following = loader.state_dict(), next(loader)
     assert sorted(torch.cat([batch.ids for batch in epoch]).tolist()) == sorted(chosen.tolist())
     assert data.sample_ids.tolist() == sorted(chosen.tolist())
-    assert replace(data, ids=None).sample_ids.tolist() == list(range(1438))
+    assert replace(data, ids=None).sample_ids == range(1438)
     assert following.epochs.tolist() == [1] * 8 and loader.num_samples == 24
     with closing(make_loader(spec, state=state)) as loader:
         assert torch.equal(next(loader).ids, following.ids)
@@ -266,9 +284,111 @@ def test_sorted_tars_are_spoken_of_when_the_run_begins(digits, tmp_path, caplog)
     assert spec.shuffle_window == 2048
 
 
+def test_lanes_are_dealt_by_the_micro_batch_that_the_run_began_with(digits, tmp_path):
+    run, views = run_of("mae_tiny", digits), objective_of("mae_tiny").views()
+    run.run_dir, run.data.lanes, run.data.accumulate = tmp_path, 16, 2
+    spec = open_data(run, ALONE).loader_spec(views)
+    assert (spec.lanes, spec.lane_frame, spec.batch_size) == (16, 128, 128)
+    RunRecord(recipe="mae_tiny", run_key="1", lane_frame=64).write(tmp_path)
+    assert lane_frame(run) == 128  # another run, which a start would refuse
+    run.resume = "auto"
+    spec = open_data(run, ALONE).loader_spec(views)
+    assert (spec.lane_frame, spec.batch_size) == (64, 128)
+    run.data.lanes = 48
+    with pytest.raises(UserError, match=r"data\.lanes 48: must divide the micro-batch, 64 .*; for instance 32"):
+        open_data(run, ALONE)
+
+
 def test_a_pipe_of_ids_is_not_waited_for(digits, tmp_path):
     run = run_of("mae_tiny", digits)
     run.data.ids = tmp_path / "ids.txt"
     os.mkfifo(run.data.ids)
     with pytest.raises(UserError, match=r"data\.ids .*ids\.txt: not a plain file"):
         open_data(run, ALONE)
+
+
+@pytest.fixture
+def pieces(digits, tmp_path, monkeypatch) -> Path:
+    """The digits with an index in pieces, of which nobody may ask for all rows."""
+
+    def whole(shards: ShardFolder) -> None:
+        raise AssertionError(f"{shards.path}: all rows were asked for")
+
+    folder = in_pieces(digits / "train", tmp_path / "pieces")
+    monkeypatch.setattr(ShardFolder, "index", property(whole))
+    return folder
+
+
+def test_a_run_on_pieces_begins_without_all_rows(pieces):
+    data = data_of("simclr_tiny", pieces)
+    assert data.sample_ids == range(1438)
+    data.check_labels(objective_of("simclr_tiny"))
+    with closing(make_loader(data.loader_spec(objective_of("simclr_tiny").views()))) as batches:
+        assert len(next(batches).ids) == data.run.data.batch_size
+    assert len(pictured_batch(data.loader_spec(objective_of("simclr_tiny").views()), ALONE).ids) == NUM_PICTURED
+
+
+@pytest.mark.parametrize("ids", [None, [3, 5, 8, 700]])
+def test_labels_of_pieces_are_held_against_the_method(ids, pieces, tmp_path):
+    """Of all samples by what the manifest says, which every page that is read has to bear out."""
+    data = data_of("classify_tiny", pieces)
+    data = data if ids is None else replace(data, ids=np.array(ids))
+    classify = objective_of("classify_tiny")
+    data.check_labels(classify)
+    classify.num_classes = 2
+    with pytest.raises(UserError, match=r"num_classes 2: .* has label \d; set it to 10"):
+        data.check_labels(classify)
+    if ids is None:
+        data.shards.manifest.num_labeled = 1000
+        with pytest.raises(UserError, match="438 of 1,438 images have no label"):
+            data.check_labels(objective_of("classify_tiny"))
+
+
+def test_some_labels_of_pieces_are_read_by_id(pieces, tmp_path):
+    run = run_of("supcon_tiny", pieces)
+    run.data.labeled_ids = tmp_path / "ids.txt"
+    run.data.labeled_ids.write_text("4 8 1000")
+    data = open_data(run, ALONE)
+    data.check_labels(objective_of("supcon_tiny"))
+    assert data.labeled_ids is not None and data.labeled_ids.tolist() == [4, 8, 1000]
+
+
+def test_a_cache_changes_no_batch(digits, tmp_path):
+    run = run_of("mae_tiny", digits)
+    plain = data_of("mae_tiny", digits)
+    assert plain.loader_spec(CENTER).cache is None
+    run.data.cache_dir, run.data.cache_gb = tmp_path / "blocks", 1.5
+    cached = open_data(run, ALONE).loader_spec(CENTER)
+    assert cached.cache == NodeCache(folder=tmp_path / "blocks", gb=1.5)
+    with closing(make_loader(plain.loader_spec(CENTER))) as one, closing(make_loader(cached)) as other:
+        for _ in range(3):
+            before, after = next(one), next(other)
+            assert torch.equal(before.views[0], after.views[0]) and torch.equal(before.ids, after.ids)
+    assert list((tmp_path / "blocks").glob("*.block"))
+
+
+def test_a_run_goes_on_with_what_it_began_with_when_images_were_added(digits, tmp_path):
+    """The digests of its samples are those of a run to which nothing was added; a new run sees all."""
+    shards = shutil.copytree(digits / "train", tmp_path / "digits")
+
+    def digests(name: str, **changes: object) -> list[str]:
+        run = run_of("mae_tiny", shards)
+        run.run_dir, run.data.batch_size, run.steps, run.save_every = tmp_path / name, 24, 4, 2
+        run.log_every, run.picture_every, run.track, run.device = 1, 0, False, "cpu"
+        for field, value in changes.items():
+            setattr(run, field, value)
+        fit(run, "mae_tiny")
+        lines = (run.run_dir / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["sample_digest"] for line in lines]
+
+    alone = digests("alone")
+    assert digests("grown", stop_after=2) == alone[:2]
+    before = ShardFolder(shards)
+    addition = Addition(shards)
+    pack(str(write_images(tmp_path / "more", 40, classes=("3", "new"))), addition.folder, goal=addition, workers=1)
+    assert ShardFolder(shards).manifest.num_samples > before.manifest.num_samples
+    assert digests("grown", resume="auto") == alone
+    new = digests("new", resume="auto")  # there is nothing to go on from: it begins
+    assert new != alone
+    assert RunRecord.read(tmp_path / "new" / "run.json").manifest_sha256 == ShardFolder(shards).manifest_sha256
+    assert RunRecord.read(tmp_path / "grown" / "run.json").manifest_sha256 == before.manifest_sha256

@@ -27,7 +27,7 @@ PARTS = 4
 
 def small_run(method: str, shards: Path, run_dir: Path, **changes):
     run = make_run(f"{method}_tiny")
-    run.data.shards, run.data.batch_size, run.data.accumulate, run.run_dir = shards, 4 * PARTS, PARTS, run_dir
+    run.data.shards, run.data.batch_size, run.data.accumulate, run.run_dir = str(shards), 4 * PARTS, PARTS, run_dir
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = 3, 1, 100, 0, False
     run.encoder.name, run.encoder.image_size, run.encoder.patch_size = "resnet10t", 16, None
     run.optim.warmup_steps, run.device, run.precision, run.monitor_every = 0, "cpu", "fp32", 0

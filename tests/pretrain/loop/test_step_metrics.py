@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
+from eyespot.data_pipeline.loading.mixtures.stream_order import SourceCounts, order_of
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.engines.torch_engine import TorchEngine
@@ -40,6 +42,28 @@ def test_means_are_over_micro_batches():
     assert record.finite()
     assert record.means() == {"loss": 2.0, "other": 20.0}
     assert not record.finite().requires_grad, "a graph would be kept for as long as the record"
+
+
+def test_the_loss_of_a_source_is_the_mean_of_its_samples(digits):
+    shards = find_shards(f"{digits / 'train'}:1,{digits / 'test'}:1")
+    sources = SourceCounts(shards=shards, order=order_of(shards, None, 0))
+    first = shards.bounds[1]
+    record = StepRecord(4)
+    record.add(make_batch(first, 3), {"loss": torch.tensor(3.0)}, torch.tensor([5.0, 1.0]))
+    record.add(make_batch(7, 8), {"loss": torch.tensor(3.5)}, torch.tensor([3.0, 4.0]))
+    record.close(2.0, taken=True, logged=True)
+    record.digest()
+    found = record.losses_of(sources)
+    assert found == {"train/source/train/loss": pytest.approx(8 / 3), "train/source/test/loss": 5.0}
+    assert record.means() == {"loss": 3.25} and record.guilty_ids() == [first, 3, 7, 8]
+    seldom = StepRecord(4)
+    seldom.add(make_batch(1, 2), {"loss": torch.tensor(3.0)}, torch.tensor([5.0, 1.0]))
+    seldom.close(2.0, taken=True, logged=True)
+    seldom.digest()
+    assert seldom.losses_of(sources) == {"train/source/train/loss": 3.0}
+    plain = make_record((make_batch(1, 2), {"loss": 3.0}))
+    plain.digest()
+    assert plain.losses_of(sources) == {}
 
 
 def test_digest_is_of_the_ids_in_order():
@@ -70,7 +94,7 @@ def test_meter_measures_an_interval():
 
 def small_run(shards: Path, run_dir: Path, **changes) -> Run:
     run = make_run("byol_tiny")
-    run.data.shards, run.data.batch_size, run.run_dir = shards, 8, run_dir
+    run.data.shards, run.data.batch_size, run.run_dir = str(shards), 8, run_dir
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = 6, 1, 100, 0, False
     run.encoder.name, run.encoder.image_size, run.encoder.patch_size = "resnet10t", 16, None
     run.optim.warmup_steps, run.device, run.precision, run.monitor_every = 0, "cpu", "fp32", 0

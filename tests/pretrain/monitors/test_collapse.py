@@ -42,7 +42,7 @@ def test_which_features_count_as_collapsed():
 
 def small_run(shards) -> Run:
     run = make_run("mae_tiny")
-    run.data.shards = shards
+    run.data.shards = str(shards)
     return run
 
 

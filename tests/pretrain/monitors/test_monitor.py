@@ -19,7 +19,7 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 @pytest.mark.parametrize("make", [CollapseMonitor, OnlineProbe])
 def test_it_leaves_everything_as_it_was(make, digits):
     run = make_run("simclr_tiny")
-    run.data.shards = digits
+    run.data.shards = str(digits)
     objective = fresh_objective(run).train()
     objective.encoder.eval()  # as a method may have frozen it
     monitor = make(open_data(run, ALONE))

@@ -225,6 +225,6 @@ def test_a_plan_knows_how_many_samples_there_are(digits):
     """Of the shards where they can be read; else of the data set that images of this size come from."""
     run = make_run("simclr_tiny")
     assert len(planned_ids(run)) == 50_000
-    run.data.shards = digits
+    run.data.shards = str(digits)
     assert len(planned_ids(run)) == 1438
     assert len(planned_ids(make_run("simclr_r50_in1k"))) == 1_281_167

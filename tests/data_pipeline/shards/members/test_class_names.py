@@ -10,7 +10,7 @@ from eyespot.data_pipeline.shards.members.class_names import (
     classify,
     number_texts,
     split_of,
-    splits_of_tars,
+    splits_of_files,
 )
 
 
@@ -74,8 +74,8 @@ def test_tars_of_several_splits_are_not_one_folder():
 
 
 def test_packing_tells_them_apart():
-    assert splits_of_tars("x", ["train-0.tar", "val-0.tar"]) == ["train", "test"]
-    assert splits_of_tars("x", ["train/0.tar", "val/0.tar", "test/0.tar"]) == ["train", "val", "test"]
-    assert splits_of_tars("x", ["0.tar", "1.tar"]) == [None, None]
+    assert splits_of_files("x", ["train-0.tar", "val-0.tar"]) == ["train", "test"]
+    assert splits_of_files("x", ["train/0.tar", "val/0.tar", "test/0.tar"]) == ["train", "val", "test"]
+    assert splits_of_files("x", ["0.tar", "1.tar"]) == [None, None]
     with pytest.raises(UserError, match="not all say of which"):
-        splits_of_tars("x", ["train-0.tar", "val-0.tar", "1.tar"])
+        splits_of_files("x", ["train-0.tar", "val-0.tar", "1.tar"])
