@@ -51,7 +51,7 @@ PHASES = (
     Phase(name="loss", seconds=40, shows="NT-Xent from 4,096 to 65,536 images"),
     Phase(name="exactness", seconds=80, shows="twice the same steps: the same bits?"),
     Phase(name="saving", seconds=40, shows="how long a checkpoint holds the training up"),
-    Phase(name="suite", seconds=120, shows="tests/test_gpu.py"),
+    Phase(name="suite", seconds=180, shows="tests/test_gpu.py"),
 )
 ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
 """Of the phases: the first is what deterministic products need."""

@@ -5,11 +5,13 @@ Ours takes the path of several ranks all the same, so its exchanges are there, a
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from gpu.instruments import DEVICE, DRY, Note, milliseconds, peak_mebibytes
 from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
 
 from eyespot.pretrain.distributed.process_group import ensure_group
 from eyespot.pretrain.networks.sync_batchnorm import synchronize_batch_norm
@@ -23,16 +25,19 @@ def run(note: Note) -> None:
         dist.all_gather_single = dist.all_gather_into_tensor
     shape = (8 if DRY else 128, CHANNELS, PIXELS, PIXELS)
     for layout in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, generator=torch.Generator(DEVICE).manual_seed(0))
-        x = x.contiguous(memory_format=layout).requires_grad_()
+        drawn = torch.Generator(DEVICE).manual_seed(0)
+        x, slope = (
+            torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, generator=drawn).contiguous(memory_format=layout)
+            for _ in range(2)  # a slope of its own: that along x, which a norm's gradient lacks, would leave none
+        )
+        x.requires_grad_()
         wanted: Tensor | None = None
         for name, layer in layers().items():
 
-            def both(layer: nn.Module = layer, x: Tensor = x) -> Tensor:
+            def both(layer: nn.Module = layer, x: Tensor = x, slope: Tensor = slope) -> Tensor:
                 x.grad = None
                 with as_if_two_ranks():
-                    y = layer(x)
-                    y.backward(x.detach())
+                    layer(x).backward(slope)
                 assert x.grad is not None
                 return x.grad
 
@@ -50,8 +55,19 @@ def layers() -> dict[str, nn.Module]:
     synchronize_batch_norm(holder)
     kinds: dict[str, nn.Module] = {"of one process": nn.BatchNorm2d(CHANNELS), "ours over ranks": holder}
     if not DRY:
-        kinds["torch's over ranks"] = nn.SyncBatchNorm(CHANNELS)
+        kinds["torch's over ranks"] = TorchOverRanks(CHANNELS)
     return {name: layer.to(DEVICE).train() for name, layer in kinds.items()}
+
+
+class TorchOverRanks(nn.SyncBatchNorm):
+    """By the function that its own forward pass calls where there are other ranks."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        running = (self.running_mean, self.running_var)
+        return cast(
+            Tensor,
+            SyncBatchNorm.apply(input, self.weight, self.bias, *running, self.eps, 0.1, dist.group.WORLD, 1),
+        )
 
 
 @contextmanager

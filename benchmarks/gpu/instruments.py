@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from torch import nn
 
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.config import Run, engine_settings
@@ -96,16 +95,13 @@ def changed_run(recipe: str, images: int, **changes: Any) -> Run:
     return replace(run, data=replace(run.data, batch_size=images, accumulate=1), **changes)
 
 
-def made_engine(run: Run, change: Callable[[nn.Module], Any] | None = None) -> Engine:
+def made_engine(run: Run) -> Engine:
     """The run's engine on this one process, with the same weights every time."""
     torch.manual_seed(0)
     objective = fresh_objective(run, torch.arange(max(1000, run.data.batch_size)))
     world = World(rank=0, size=1, device=DEVICE)
     settings = engine_settings(run, 1)
-    engine = make_engine(run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings)
-    if change is not None:
-        change(engine.objective)
-    return engine
+    return make_engine(run.engine, objective, world, lambda module: make_optimizer(module, run.optim), settings)
 
 
 def one_step(engine: Engine, batch: Batch, seed: int = 0) -> None:

@@ -86,7 +86,7 @@ def host_syncs(engine: Engine, batch: Batch) -> str:
             one_step(engine, batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in said if "synchroniz" in str(w.message))
+    places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in said if "called a synchronizing" in str(w.message))
     listed = ", ".join(f"{place} x {count}" for place, count in sorted(places.items()))
     return f"{places.total()} {f'({listed})' if places else ''}".strip()
 

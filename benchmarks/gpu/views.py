@@ -6,6 +6,7 @@ import time
 import torch
 from gpu.decode import packed
 from gpu.instruments import DEVICE, DRY, Note, synchronize
+from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.loading.loader import Loader, LoaderSpec, make_loader
@@ -20,6 +21,7 @@ PRODUCTS = 60
 
 
 def run(note: Note) -> None:
+    note("the products alone", f"{products():.0f} ms")
     for recipe in RECIPES[: 1 if DRY else None]:
         spec = views_of(recipe)
         for busy in (False, True):
@@ -28,6 +30,29 @@ def run(note: Note) -> None:
         if not DRY:
             with contextlib.closing(loader_of(spec)) as loader:
                 note(f"{recipe}, on the GPU", launches(loader))
+
+
+def products() -> float:
+    """Milliseconds of what keeps the GPU busy while a batch is awaited: less than a batch takes beside it, if at all.
+
+    The chip's clock falls while they go on, so they are measured for as long.
+    """
+    square, begun = a_square(), time.perf_counter()
+    for _ in range(ROUNDS):
+        multiply(square)
+    return 1000 * (time.perf_counter() - begun) / ROUNDS
+
+
+def a_square() -> Tensor:
+    return torch.randn(16 if DRY else 8192, 16 if DRY else 8192, device=DEVICE, dtype=torch.bfloat16)
+
+
+def multiply(square: Tensor) -> None:
+    """Fills the consumer's stream with matrix products, and waits for them."""
+    for _ in range(2 if DRY else PRODUCTS):
+        square @ square
+    if not DRY:
+        torch.cuda.current_stream().synchronize()
 
 
 def views_of(recipe: str) -> ViewSpec:
@@ -45,7 +70,7 @@ def speed(loader: Loader, *, busy: bool) -> str:
 
     With ``busy`` the consumer's stream is full of matrix products, as in training.
     """
-    square = torch.randn(16 if DRY else 8192, 16 if DRY else 8192, device=DEVICE, dtype=torch.bfloat16)
+    square = a_square()
     begun = time.perf_counter()
     next(loader)
     synchronize()
@@ -57,10 +82,7 @@ def speed(loader: Loader, *, busy: bool) -> str:
     for _ in range(ROUNDS):
         next(loader)
         if busy:
-            for _ in range(2 if DRY else PRODUCTS):
-                square @ square
-            if not DRY:
-                torch.cuda.current_stream().synchronize()
+            multiply(square)
     wall = time.perf_counter() - begun
     cores = time.process_time() - cores
     each = f"{1000 * wall / ROUNDS:.0f} ms a batch, {cores / wall:.1f} cores busy, the first after {first:.1f} s"

@@ -27,7 +27,7 @@ from eyespot.data_pipeline.loading.finish_views import ViewFinisher
 from eyespot.data_pipeline.loading.jobs import Job, Jobs, Part
 from eyespot.data_pipeline.loading.members.beside_views import BesideViews, parts
 from eyespot.data_pipeline.loading.mixtures.source_bounds import folder_of
-from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions
+from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu, decodes_regions, jpeg_engines
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
 from eyespot.data_pipeline.loading.sample_files import SampleFiles, Shown
@@ -109,7 +109,7 @@ class BatchMaker:
         self._labeled = labeled
         self._on_gpu, self._may_refuse = device.type == "cuda" and decode != "cpu", decode == "auto"
         self._nvjpeg = nvjpeg or NvjpegConfig()
-        self._regions = self._on_gpu and decodes_regions()
+        self._regions = self._on_gpu and decodes_regions() and not (self._nvjpeg.hw_decoder_load and jpeg_engines())
         # Of high priority: else each of its kernels would queue behind the trainer's, which fill the whole GPU.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._finisher = ViewFinisher(views.mean, views.std, dtype=dtype)

@@ -2,7 +2,7 @@
 and whether it was the GPU that failed.
 
 What the hardware decoders do is for A100, H100 and their like only; other GPUs decode with CUDA and leave the numbers
-for them unused. No setting changes an image beyond what hardware and CUDA decoders round differently.
+for them unused. The two round differently, so a share below 1 lets an image's bits depend on its place in a batch.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.manifest import ImageStats
 
-LOAD = "must lie between 0 and 1, as it is a share of each batch; leave it out for DALI's 0.65"
+LOAD = "must lie between 0 and 1, as it is a share of each batch; leave it out for 1, all of them"
 Decode = Literal["auto", "gpu", "cpu"]
 
 REGIONS_SINCE = (13, 2)
@@ -32,10 +32,11 @@ BYTES_PER_PIXEL = 3
 class NvjpegConfig:
     """How nvJPEG decodes on a GPU; the CPU's decoder has no such settings."""
 
-    hw_decoder_load: Annotated[float, Ge(0), Le(1), LOAD] = 0.65
+    hw_decoder_load: Annotated[float, Ge(0), Le(1), LOAD] = 1.0
     """Share of each batch that the JPEG engines of an A100 (5) or H100 (7) decode, beside its cores; CUDA decodes the
-    rest, for which the CPU does a part. Change it where steps wait for data: up, to 0.9 say, if the CPU's cores are
-    busy; down if they are not, for then the engines hold it up. 0 = no engines. Other GPUs have none, and leave it."""
+    rest, for which the CPU does a part. With 1 or 0 an image has the same bits in every batch; between them who decodes
+    it, and so its last bits, depend on its place there, and on the number of ranks. 0 = no engines, which pays where
+    they hold the steps up and the CPU's cores are idle. Other GPUs have no engines, and leave it."""
     hybrid_huffman_threshold: Annotated[int, Ge(0)] = 1_000_000
     """Images of more pixels than this leave a part of their entropy decoding to the GPU, smaller ones do it on the CPU;
     0 = all of them do: for nodes with few CPU cores per GPU."""

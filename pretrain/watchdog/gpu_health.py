@@ -171,6 +171,6 @@ def _open(address: str) -> tuple[Any, Any]:
 def _known(ask: Callable[[], float]) -> list[float]:
     """The answer; nothing where this GPU or driver does not know it, or is lost: whoever computes on it will say so."""
     try:
-        return [ask()]
+        return [float(ask())]
     except Exception:  # NVML's own, one class for each code
         return []
