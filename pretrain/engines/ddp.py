@@ -1,7 +1,7 @@
 """DDP: every process holds the whole objective, gradients are averaged. Also the engine of a single process."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -59,13 +59,39 @@ make = DDPEngine
 """The engine of this file."""
 
 
+class _FixedBuckets(DistributedDataParallel):
+    """DDP whose buckets stay as they are made: the parameters from last to first.
+
+    torch orders them anew after a process's first backward pass. Where a number lies in its bucket decides in which
+    order three ranks or more add it up: a run that goes on would take its first step otherwise than one that nothing
+    stopped.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.reducer = cast(Any, _NotRebuilt(self.reducer))
+
+
+class _NotRebuilt:
+    """A reducer that is asked in vain to order its buckets anew."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
+
+
 def _wrap(objective: Objective, device: torch.device) -> DistributedDataParallel:
     """Gradients live in the buckets that cross the network: no copy back.
 
     On a GPU the copies into a bucket are two kernels, not one for each tensor; its division by the number of ranks
     takes the last bit otherwise than a CPU's product with the inverse.
     """
-    return DistributedDataParallel(
+    return _FixedBuckets(
         objective,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
