@@ -137,7 +137,9 @@ class SlurmCluster:
         )
         for node in self.nodes:
             self._start_node(node)
-        self._wait(self._all_idle, 30, lambda: f"the nodes are not idle:\n{self.run('sinfo', '-N', '-l', check=False)}")
+        self._wait(
+            self._all_idle, 120, lambda: f"the nodes are not idle:\n{self.run('sinfo', '-N', '-l', check=False)}"
+        )
 
     def stop(self) -> None:
         """Ends every process of the cluster and takes away what it made; a second call does nothing."""
@@ -190,7 +192,7 @@ class SlurmCluster:
             word.split("=", 1) for word in self.run("scontrol", "show", "job", job, "-o").split() if "=" in word
         )["JobState"]
 
-    def wait_for(self, job: str, states: str | Collection[str], seconds: float = 30) -> str:
+    def wait_for(self, job: str, states: str | Collection[str], seconds: float = 120) -> str:
         """Waits until the job is in one of these states, and returns it.
 
         Raises:
@@ -220,7 +222,7 @@ class SlurmCluster:
         """The node's slurmd dies; the jobs' processes live on. SLURM notices after some ten seconds."""
         for pid in self._slurmd_pids(node):
             os.kill(pid, signal.SIGKILL)
-        self._wait(lambda: not self._slurmd_pids(node), 5, lambda: f"slurmd of {node} lives")
+        self._wait(lambda: not self._slurmd_pids(node), 30, lambda: f"slurmd of {node} lives")
 
     def start_slurmd(self, node: str) -> None:
         """Starts the node's slurmd (again)."""
@@ -267,10 +269,12 @@ class SlurmCluster:
                 self.start_slurmd(node)
         for path in self.small.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._wait(self._no_jobs, 60, lambda: f"jobs are left:\n{self.run('squeue', check=False)}")
+        self._wait(self._no_jobs, 120, lambda: f"jobs are left:\n{self.run('squeue', check=False)}")
         for node in self.nodes:  # one that was down, drained or suspected
             self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        self._wait(self._all_idle, 30, lambda: f"the nodes are not idle:\n{self.run('sinfo', '-N', '-l', check=False)}")
+        self._wait(
+            self._all_idle, 120, lambda: f"the nodes are not idle:\n{self.run('sinfo', '-N', '-l', check=False)}"
+        )
 
     def _take_number(self) -> None:
         """The first number that no living process holds."""

@@ -1,11 +1,13 @@
 """The rules of the house: sizes, names, the fixed layout, and that the code says nothing it should not."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -33,14 +35,44 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", TESTED, ids=name)
-def test_files_and_functions_are_short(path):
-    text = path.read_text()
-    limit = 250 if name(path) == "pretrain/trainer.py" else 400
-    assert len(text.splitlines()) <= limit
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is longer than 60 lines"
+# A test looks at all files: thousands of tests, one a file, took a minute of a core to begin and to end.
+
+
+@functools.cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+class Tree(NamedTuple):
+    """What is asked of a file's syntax tree, which itself would be large."""
+
+    path: Path
+    lengths: list[tuple[str, int]]
+    """Functions and their lines."""
+    unseeded: list[int]
+    """Lines of calls."""
+    calls: int
+
+
+@pytest.fixture(scope="module")
+def trees() -> list[Tree]:
+    found = []
+    for path in TESTED:
+        nodes = list(ast.walk(ast.parse(text_of(path))))
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        lengths = [(node.name, node.end_lineno - node.lineno) for node in functions]
+        found.append(Tree(path, lengths, [call.lineno for call in calls if unseeded(call)], len(calls)))
+    return found
+
+
+def test_files_and_functions_are_short(trees):
+    limits = {path: 250 if name(path) == "pretrain/trainer.py" else 400 for path in TESTED}
+    lengths = {path: len(text_of(path).splitlines()) for path in TESTED}
+    assert {name(path): length for path, length in lengths.items() if length > limits[path]} == {}
+    assert sum(len(tree.lengths) for tree in trees) > len(TESTED)
+    long = [f"{name(tree.path)}: {function}" for tree in trees for function, lines in tree.lengths if lines >= 60]
+    assert long == [], "longer than 60 lines"
 
 
 def test_no_file_has_a_name_that_says_nothing():
@@ -53,10 +85,10 @@ def test_no_folder_is_too_wide_to_see():
     assert {folder for folder, count in counts.items() if count > MOST_FILES} <= ONE_A_METHOD
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_pillow_is_told_which_formats_may_come(path):
+def test_pillow_is_told_which_formats_may_come():
     """Of all others some start a program on the bytes: EPS is given to Ghostscript."""
-    assert not re.findall(r"Image\.open\((?!.*formats=).*", path.read_text())
+    opened = {name(path): re.findall(r"Image\.open\((?!.*formats=).*", text_of(path)) for path in SOURCES}
+    assert {path: found for path, found in opened.items() if found} == {}
 
 
 def test_the_fixed_top_level_is_there():
@@ -85,6 +117,7 @@ def test_every_file_has_its_tests():
     assert lacking == []
 
 
+@functools.cache
 def is_somewhere(*parts: str) -> bool:
     """Whether these names lead, from the root, to a module, or into one, or to what a package's ``__init__`` holds."""
     place = ROOT
@@ -97,18 +130,21 @@ def is_somewhere(*parts: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("path", [*TESTED, *sorted((ROOT / "docs").rglob("*.md"))], ids=name)
-def test_what_is_named_exists(path):
+def test_what_is_named_exists():
     """Also in scripts inside of strings, where no import fails before they run."""
-    text, folders = path.read_text(), "|".join(FOLDERS)
-    for dotted in re.findall(rf"\beyespot\.((?:{folders})(?:\.\w+)*)", text):
-        assert is_somewhere(*dotted.split(".")), f"eyespot.{dotted}"
-    for package, names in re.findall(rf"from eyespot\.((?:{folders})[\w.]*) import (\w[\w, ]*)", text):
-        if (ROOT / package.replace(".", "/")).is_dir():
-            for imported in names.split(","):
-                assert is_somewhere(*package.split("."), imported.split()[0]), f"{package}: {imported}"
-    for file in re.findall(rf"(?<![\w/.])((?:{folders}|benchmarks|tests)/[\w/]+\.py)\b", text):
-        assert (ROOT / file).exists(), file
+    folders, missing = "|".join(FOLDERS), list[str]()
+    for path in [*TESTED, *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = text_of(path)
+        for dotted in set(re.findall(rf"\beyespot\.((?:{folders})(?:\.\w+)*)", text)):
+            missing += [] if is_somewhere(*dotted.split(".")) else [f"{name(path)}: eyespot.{dotted}"]
+        for package, names in re.findall(rf"from eyespot\.((?:{folders})[\w.]*) import (\w[\w, ]*)", text):
+            if (ROOT / package.replace(".", "/")).is_dir():
+                for imported in names.split(","):
+                    there = is_somewhere(*package.split("."), imported.split()[0])
+                    missing += [] if there else [f"{name(path)}: {package}: {imported}"]
+        for file in set(re.findall(rf"(?<![\w/.])((?:{folders}|benchmarks|tests)/[\w/]+\.py)\b", text)):
+            missing += [] if (ROOT / file).exists() else [f"{name(path)}: {file}"]
+    assert missing == []
 
 
 def unseeded(node: ast.Call) -> bool:
@@ -123,11 +159,10 @@ def unseeded(node: ast.Call) -> bool:
     return function == "SystemRandom" or (known and not node.args and not node.keywords)
 
 
-@pytest.mark.parametrize("path", TESTED, ids=name)
-def test_nothing_is_drawn_from_an_unseeded_generator(path):
+def test_nothing_is_drawn_from_an_unseeded_generator(trees):
     """The global ones are seeded by tests/conftest.py, by the name of the test."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        assert not (isinstance(node, ast.Call) and unseeded(node)), f"{name(path)}:{node.lineno}: give it a seed"
+    assert sum(tree.calls for tree in trees) > 10_000
+    assert [f"{name(tree.path)}:{line}" for tree in trees for line in tree.unseeded] == [], "give it a seed"
 
 
 def test_packages_say_what_lives_there_and_hold_no_code():

@@ -60,7 +60,9 @@ def start(slurm: SlurmCluster, logs: Path, script: str, *words: object, **enviro
     srun = ["srun", "-w", ",".join(NODES), "-N2", "--ntasks-per-node=1", "--output", f"{logs}/%t.log", "--unbuffered"]
     command = [*srun, sys.executable, "-c", script, *map(str, words)]
     done = subprocess.run(command, env=slurm.environment | environment, capture_output=True, text=True, timeout=400)
-    return done.returncode, [(logs / f"{number}.log").read_text() for number in range(len(NODES))]
+    said = [(logs / f"{number}.log").read_text() for number in range(len(NODES))]
+    print(*said, done.stdout, done.stderr, sep="\n-----\n")  # for whoever looks for what went wrong
+    return done.returncode, said
 
 
 def spoil(cluster: SlurmCluster, shards: Path, folder: Path) -> None:

@@ -74,9 +74,9 @@ def test_a_queued_job_runs_what_was_submitted_and_is_judged_then(slurm, typed, d
     assert f"job {training.job} of this run lives (" in line
     assert f"eyespot cancel {run_dir}" in line
     slurm.run("scontrol", "release", training.job)
-    assert slurm.wait_for(training.job, ENDED, 120) == "COMPLETED", story(run_dir)
+    assert slurm.wait_for(training.job, ENDED, 300) == "COMPLETED", story(run_dir)
     slurm.run("scontrol", "release", judging.job)
-    assert slurm.wait_for(judging.job, ENDED, 120) == "COMPLETED", story(run_dir)
+    assert slurm.wait_for(judging.job, ENDED, 300) == "COMPLETED", story(run_dir)
 
     frozen = json.loads((records.code / "frozen.json").read_text())
     record = json.loads((run_dir / "run.json").read_text())
@@ -122,7 +122,7 @@ def test_a_sweep_is_an_array_and_its_evaluations_another(slurm, typed, digits, t
     assert f"Dependency=aftercorr:{array}" in described
 
     slurm.run("scontrol", "release", training.job)
-    assert slurm.wait_for(training.job, ENDED, 120) == "COMPLETED", story(folder)
+    assert slurm.wait_for(training.job, ENDED, 300) == "COMPLETED", story(folder)
     slurm.run("scancel", array, judges)
     assert json.loads((second / "run.json").read_text())["run"]["seed"] == 1
     assert len((second / "metrics.jsonl").read_text().splitlines()) == 2
@@ -143,5 +143,5 @@ def test_a_script_requeues_what_a_container_cannot_and_what_follows_waits(slurm,
     job = slurm.run("sbatch", "--parsable", "--requeue", "--open-mode=append", *output, str(script))
     after = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes", *output]
     then = slurm.run("sbatch", "--parsable", *after, "--wrap", "true")
-    assert slurm.wait_for(then, ENDED, 60) == "COMPLETED", (tmp_path / f"{job}.out").read_text()
+    assert slurm.wait_for(then, ENDED, 300) == "COMPLETED", (tmp_path / f"{job}.out").read_text()
     assert " Restarts=1 " in slurm.run("scontrol", "show", "job", job, "-o")

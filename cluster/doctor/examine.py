@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eyespot.cluster.doctor import folder, gpus, machine, shards, signals, torch_gpus, tracking
-from eyespot.cluster.doctor.checks import Check, CheckContext, run_checks
+from eyespot.cluster.doctor.checks import Check, CheckContext, in_one_line, run_checks
 from eyespot.cluster.doctor.compare import compare
 from eyespot.cluster.doctor.findings import Answer, Finding, Verdict
 from eyespot.cluster.doctor.page import print_verdict
@@ -74,7 +74,7 @@ def examine(run_dir: Path, place: Place, key: str, timeout_seconds: float) -> Ve
     bell = signals.Doorbell()
     try:
         start = _meet(context, began + min(HERE * timeout_seconds, HERE_SECONDS))
-        answer = _look(context, start, bell)
+        answer = _answer(context, start, bell)
         answer.write(context.folder / f"{place.node}.json")
         if place.index == 0:
             return _conclude(context, start, answer, began, timeout_seconds)
@@ -120,6 +120,15 @@ def examine_here(
         return Verdict(findings=found, seconds=_since(began))
     findings = _told_once([*answer.findings, *compare(context, {place.node: answer})])
     return Verdict(findings=findings, seconds=_since(began))
+
+
+def _answer(context: CheckContext, start: Mapping[str, Any], bell: signals.Doorbell) -> Answer:
+    """What this node found; where looking itself fails (no memory for another process), the others do not wait."""
+    try:
+        return _look(context, start, bell)
+    except Exception as error:
+        found = context.fail("doctor", f"crashed: {in_one_line(error)}", "report this with the job's log")
+        return Answer(node=context.node, findings=[found], facts=context.facts)
 
 
 def _look(context: CheckContext, start: Mapping[str, Any], bell: signals.Doorbell | None) -> Answer:

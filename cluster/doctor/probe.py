@@ -22,6 +22,7 @@ from eyespot.cluster.doctor import gpu_links, gpus
 from eyespot.cluster.doctor.checks import in_one_line
 from eyespot.cluster.doctor.findings import Answer, Finding, Level
 from eyespot.cluster.doctor.nccl_log import transport
+from eyespot.cluster.doctor.shards import PATIENCE_SECONDS
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.config import Run
@@ -116,7 +117,7 @@ def probe(run_file: Path, folder: Path, seconds: float) -> None:
 
 def _objective(run: Run) -> Objective:
     """The objective without its numbers, where it can be made so: only its views and sizes are wanted."""
-    ids = planned_ids(run)
+    ids = planned_ids(run, PATIENCE_SECONDS)
     try:
         with torch.device("meta"):
             return fresh_objective(run, ids)
@@ -133,7 +134,7 @@ def _decode(run: Run, objective: Objective, rank: int, device: torch.device) -> 
         UserError: the shards or the device are wrong.
         ValueError: what came out are not the views that were asked for.
     """
-    shards = open_shards(run.data)
+    shards = open_shards(run.data, patience_seconds=PATIENCE_SECONDS)
     views = normalized_views(objective.views(), run.data, shards.manifest)
     # On a GPU "auto" would let the CPU decode what nvJPEG refuses: that is what is to be found out.
     decode = "gpu" if device.type == "cuda" and run.data.decode == "auto" else run.data.decode

@@ -27,6 +27,8 @@ from eyespot.data_pipeline.terminal import plural
 NUM_THREADS = 16
 PATIENCE_SECONDS = 10.0
 """The doctor waits less for a file server than a run does: to say so is its work."""
+AWAY = "shards_away"
+"""A fact: they were waited for, and cannot be read now."""
 NUM_SAMPLED = 16
 """Records that are read and compared with their checksum."""
 CHUNK, MOST_BYTES, MOST_SECONDS = 8 << 20, 64 << 20, 3.0
@@ -55,6 +57,7 @@ def agreement(context: CheckContext) -> Iterator[Finding]:
         yield context.fail("shards", found, fix or "mount the same folder as on the other nodes")
         return
     except Outage as error:
+        context.facts[AWAY] = True
         found, _, fix = str(error).partition("; ")
         yield context.fail("shards", found, fix)
         return
@@ -119,6 +122,8 @@ def _record(shards: ShardFolder, tar: int, offset: int, size: int) -> bytes:
 
 def read_speed(context: CheckContext) -> Iterator[Finding]:
     """Reads pieces of some shards that this node has probably not in memory."""
+    if AWAY in context.facts:  # told by ``agreement``; to wait for them once is enough
+        return
     try:
         shards = find_shards(context.values["data"]["shards"], patience_seconds=PATIENCE_SECONDS)
     except (UserError, Outage):
@@ -168,6 +173,8 @@ def enough(context: CheckContext) -> Iterator[Finding]:
         found, _, fix = str(error).partition("; ")
         yield context.fail("samples", found, fix)
         return
+    if AWAY in context.facts:
+        return
     try:
         num_samples = find_shards(data["shards"], patience_seconds=PATIENCE_SECONDS).manifest.num_samples
     except (UserError, Outage):
@@ -189,7 +196,7 @@ def enough(context: CheckContext) -> Iterator[Finding]:
 def mixing(context: CheckContext) -> Iterator[Finding]:
     """How many classes the batches will hold, of shards that have at least two."""
     data: dict[str, Any] = context.values["data"]
-    if data.get("ids") is not None:  # which samples these are the start tells
+    if data.get("ids") is not None or AWAY in context.facts:  # which samples these are the start tells
         return
     try:
         shards = find_shards(data["shards"], patience_seconds=PATIENCE_SECONDS)

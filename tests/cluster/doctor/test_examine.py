@@ -1,11 +1,13 @@
 """Nodes that meet in a folder; here they are threads. On a real cluster: tests/test_slurm_doctor.py."""
 
+import errno
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from eyespot.cluster.doctor import signals
 from eyespot.cluster.doctor.examine import examine, examine_here
 from eyespot.cluster.processes import Place
 
@@ -63,6 +65,21 @@ def test_a_node_that_cannot_write_says_so_itself(examine_on, tmp_path, capsys):
     verdict = examine_on("n2")["n2"]
     assert [(finding.check, finding.node) for finding in verdict.failed] == [("run folder", "n2")]
     assert "doctor on n2, alone" in capsys.readouterr().err
+
+
+def test_a_node_on_which_looking_fails_says_so_and_nobody_waits(examine_on, monkeypatch):
+    look = signals.signal_finding
+
+    def fail_on_the_first(context, bell, why_not):
+        if context.node == "n1":
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")  # as where no process can be started
+        return look(context, bell, why_not)
+
+    monkeypatch.setattr(signals, "signal_finding", fail_on_the_first)
+    verdicts = examine_on(*NODES, seconds=8.0)
+    assert verdicts == dict.fromkeys(NODES, verdicts["n1"])  # and not that the first node said nothing
+    (failed,) = (finding for finding in verdicts["n1"].failed if finding.check == "doctor")
+    assert failed.node == "n1" and "Cannot allocate memory" in failed.found
 
 
 def test_this_machine_without_a_run():

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
 STAGES = (1, 2, 3)
-COUNT, STEPS, FEW, TEACHER_STEPS = 12, 20, 4, 50
+COUNT, STEPS, FEW, TEACHER_STEPS = 12, 8, 3, 12
 KINDS = [(precision, checkpointing) for precision in ("fp32", "bf16") for checkpointing in (False, True)]
 State = dict[str, np.ndarray]
 

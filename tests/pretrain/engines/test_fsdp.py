@@ -30,7 +30,7 @@ from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run
 
 ONE = World(rank=0, size=1, device=torch.device("cpu"))
-COUNT, STEPS, FEW, TEACHER_STEPS = 8, 20, 4, 50
+COUNT, STEPS, FEW, TEACHER_STEPS = 8, 8, 3, 12
 KINDS = [(precision, checkpointing) for precision in ("fp32", "bf16") for checkpointing in (False, True)]
 CLIP = 0.5
 """Below all gradient norms that occur."""
@@ -367,7 +367,7 @@ def test_one_process_alone(on_ranks):
     assert different(answer[1], state) == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_blocks_are_the_same_on_shards(on_ranks):
     for losses, state, own_losses, own in on_ranks(compiled, 2):
         assert own_losses == losses

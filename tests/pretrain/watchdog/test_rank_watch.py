@@ -204,7 +204,7 @@ def test_torchrun_a_killed_rank_is_named_and_the_run_restarts(tmp_path):
     assert [len(notes(tmp_path, f"end-{rank}")) for rank in range(2)] == [2, 1]
 
 
-@pytest.mark.parametrize("victim", [0, 1])  # rank 0 hosts the store
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.thorough)])  # rank 0 hosts the store
 def test_a_killed_rank(victim, run, tmp_path):
     codes = run("killed", victim)
     survivors = [rank for rank in range(3) if rank != victim]
@@ -216,7 +216,7 @@ def test_a_killed_rank(victim, run, tmp_path):
     assert seconds_to_end(tmp_path, survivors) < 5
 
 
-@pytest.mark.parametrize("victim", [0, 2])
+@pytest.mark.parametrize("victim", [2, pytest.param(0, marks=pytest.mark.thorough)])
 def test_a_frozen_rank(victim, run, tmp_path):
     """SIGSTOP: found when the group's timeout ends the exchange, plus the time to compare beats."""
     codes = run("frozen", victim)
@@ -234,7 +234,7 @@ def test_an_exception_is_named_and_not_its_echo(run, tmp_path):
     assert seconds_to_end(tmp_path, [0, 1, 2]) < 5
 
 
-@pytest.mark.parametrize("trouble", ["stuck", "stuck in forward"])
+@pytest.mark.parametrize("trouble", ["stuck", pytest.param("stuck in forward", marks=pytest.mark.thorough)])
 def test_a_stuck_rank_is_named_and_ended(trouble, run, tmp_path):
     """Its thread lives, so it hears the verdict, logs it and ends the process that does not come back."""
     assert run(trouble, 1) == [1, 1, 1]
@@ -268,7 +268,7 @@ def test_a_pause_is_named_once_and_so_is_its_end(run, tmp_path):
     assert said_at_terminal((tmp_path / "terminal").read_text()) == []
 
 
-@pytest.mark.parametrize(("what", "size"), [("data", 2), ("compute", 3)])
+@pytest.mark.parametrize(("what", "size"), [("data", 2), pytest.param("compute", 3, marks=pytest.mark.thorough)])
 def test_a_slow_rank(what, size, run, tmp_path):
     assert run(f"slow {what}", 1, size) == [0] * size
     everywhere = [notes(tmp_path, f"metrics-{rank}") for rank in range(size)]
