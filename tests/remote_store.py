@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -23,10 +24,13 @@ from collections import Counter
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 KEY, SECRET = "AKEYESPOTTEST", "secret-of-the-test-itself"
 STRANGER, STRANGERS_SECRET = "AKEYESPOTSTRANGER", "secret-of-a-stranger"
 """Whose request is known and denied."""
+RENEWED, RENEWED_SECRET = "AKEYESPOTRENEWED", "secret-of-the-test-renewed"
+"""Those that follow when the first have expired."""
 BUCKET = "data"
 _PORTS = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 _S3_PORTS = ("s3.port", "s3.port.grpc")
@@ -64,7 +68,14 @@ class StoreServer:
         data = folder / "data"
         data.mkdir(parents=True)
         who = [
-            {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]},
+            {
+                "name": "test",
+                "credentials": [
+                    {"accessKey": KEY, "secretKey": SECRET},
+                    {"accessKey": RENEWED, "secretKey": RENEWED_SECRET},
+                ],
+                "actions": ["Admin"],
+            },
             {
                 "name": "stranger",
                 "credentials": [{"accessKey": STRANGER, "secretKey": STRANGERS_SECRET}],
@@ -75,16 +86,21 @@ class StoreServer:
         ports = dict(zip((*_PORTS, *_S3_PORTS), _free_ports(8), strict=True))
         self.port = ports["s3.port"]
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        words = [
+        self._words = [
             *("-s3", f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}"),
             *(f"-filer.localSocket={folder}/filer.sock", f"-s3.localSocket={folder}/s3.sock"),
             *("-master.telemetry=false", "-master.volumeSizeLimitMB=128", "-volume.max=40"),
             *(f"-{name}={port}" for name, port in ports.items()),
         ]
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, anew after ``stop``: with what it had, at the same address."""
+        folder = self.folder
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [str(_program()), "server", *words],
+                [str(_program()), "server", *self._words],
                 stdout=log,
                 stderr=log,
                 cwd=folder,
@@ -170,6 +186,10 @@ class Rule:
     """What the address of the request has in it."""
     times: int | None = None
     """So many in all; None = no end."""
+    after: int = 0
+    """So many pass before."""
+    who: str = ""
+    """Of whose requests: an access key."""
 
 
 ANSWERS = {
@@ -191,9 +211,10 @@ class Faults:
 
     Args:
         server: before which it stands.
+        tls: files of a certificate and its key: it speaks https.
     """
 
-    def __init__(self, server: StoreServer) -> None:
+    def __init__(self, server: StoreServer, tls: tuple[Path, Path] | None = None) -> None:
         self.server, self.rules = server, list[Rule]()
         self.counts, self.lock, self.draw = Counter[str](), threading.Lock(), random.Random(1)
         self.stall_seconds = 2.0
@@ -208,14 +229,18 @@ class Faults:
         self._server.handle_error = lambda request, client_address: None  # a client that went away
         self._server.server_bind()
         self._server.server_activate()
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint = f"{'http' if tls is None else 'https'}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def inject(self, kind: str, share: float = 1.0, keys: str = "", times: int | None = None) -> None:
+    def inject(self, kind: str, share: float = 1.0, keys: str = "", times: int | None = None, **more: Any) -> None:
         """From now on so many of the answers are spoilt: those to GET, of other kinds than the body's to all."""
         assert kind in KINDS, kind
-        self.rules.append(Rule(kind, share, keys, times))
+        self.rules.append(Rule(kind, share, keys, times, **more))
 
     def clear(self) -> None:
         """From now on all is well, and nothing was counted."""
@@ -223,13 +248,18 @@ class Faults:
             self.rules.clear()
             self.counts.clear()
 
-    def chosen(self, method: str, path: str) -> str:
+    def chosen(self, method: str, path: str, who: str) -> str:
         """The fault of one request; empty = none."""
         with self.lock:
             self.counts["requests"] += 1
             self.counts[method] += 1
             for rule in self.rules:
                 if rule.keys not in path or (rule.kind not in ANSWERS and method != "GET") or rule.times == 0:
+                    continue
+                if rule.who not in who:
+                    continue
+                if rule.after > 0:
+                    rule.after -= 1
                     continue
                 if self.draw.random() < rule.share:
                     rule.times = None if rule.times is None else rule.times - 1
@@ -252,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.faults.chosen(self.command, self.path)
+        fault = self.faults.chosen(self.command, self.path, self.headers.get("Authorization", ""))
         if fault in ANSWERS:
             self._refuse(*ANSWERS[fault])
             return

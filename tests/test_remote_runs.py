@@ -108,7 +108,7 @@ def test_commands_take_addresses(address, faults, capsys, tmp_path):
     assert main(["shards", "index", address]) == 2
     said = capsys.readouterr()
     assert f"{address}: all is well (2 shard folders)" in said.out and f"{address}/train: digits" in said.out
-    assert f"{address}: tars are indexed on a disk; download the folder" in said.err
+    assert f"shards {address}: no .tar files inside; test is a folder of tars: has an index of its own" in said.err
     assert (tmp_path / "views.png").is_file()
     assert main(["shards", "info", "s3://data/nothing"]) == 2
     assert "s3://data/nothing: none there" in capsys.readouterr().err

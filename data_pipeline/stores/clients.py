@@ -1,11 +1,15 @@
 """The clients of object stores: one of each bucket in a process, made by what the environment says.
 
-A client must not cross a fork: its threads do not. Nothing here forks.
+No client survives a fork: the threads that do its requests stay behind, and a request of the child, of a new client
+too, would wait for ever. Nothing here forks; a process that somebody else forked is told so (``refuse_fork``).
 """
 
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eyespot.data_pipeline.errors import UserError
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Native
 
 _ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.:\[\]-]+(/[\w./-]*)?")
+_REGION = re.compile(r"[A-Za-z0-9-]+")
 CONNECT_SECONDS, SILENT_SECONDS, WHOLE_SECONDS = 10, 20, 180
 """Until a connection stands; without a byte; for one request."""
 
@@ -32,6 +37,7 @@ class Client:
         self._lock = threading.Lock()
         self._keys: aws_credentials.Keys | None = None
         self.native: Native = self._make()
+        """Ask ``refuse_fork`` before it is used."""
 
     @property
     def origin(self) -> str:
@@ -104,20 +110,55 @@ class Client:
                 raise UserError(
                     f"{self._address}: AWS_ENDPOINT_URL is no address; write https://HOST or http://HOST:PORT"
                 )
-            more["endpoint"] = endpoint.rstrip("/")
+            more["endpoint"] = _of_bucket(endpoint.rstrip("/"), bucket)
             plain["client_options"]["allow_http"] = endpoint.startswith("http://")
         region = said.get("AWS_REGION") or said.get("AWS_DEFAULT_REGION") or settings.get("region") or "us-east-1"
+        if not _REGION.fullmatch(region):  # the store would only say that the signature is wrong
+            raise UserError(f"{self._address}: AWS_REGION {region!r} is no region; write one like us-east-1")
         if keys is not None:
             # Not the keys themselves: obstore would neither renew them, nor leave the environment's aside.
             more["credential_provider"] = lambda: self._credential(keys)
         self._keys = keys
-        return S3Store(bucket, region=region, **more)
+        with _trusting(said.get("AWS_CA_BUNDLE") or settings.get("ca_bundle"), self._address):
+            return S3Store(bucket, region=region, **more)
 
     def _credential(self, first: aws_credentials.Keys) -> dict[str, Any]:
         """Asked for at first, and when the last ones are near their end."""
         found = aws_credentials.find_keys() or first
         self._keys = found
         return found.credential()
+
+
+def _of_bucket(endpoint: str, bucket: str) -> str:
+    """The endpoint as the client takes it: where buckets are hosts, the bucket's."""
+    if os.environ.get("AWS_VIRTUAL_HOSTED_STYLE_REQUEST", "").lower() not in ("1", "true", "yes"):
+        return endpoint
+    scheme, _, rest = endpoint.partition("://")
+    named = rest.startswith(f"{bucket}.") or rest.endswith(f"/{bucket}")
+    return endpoint if named else f"{scheme}://{bucket}.{rest}"
+
+
+@contextmanager
+def _trusting(bundle: str | None, place: Address) -> Iterator[None]:
+    """A client that is made meanwhile trusts a file's authorities alone. It reads them where SSL_CERT_FILE says.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not bundle:
+        yield
+        return
+    if not (path := Path(bundle).expanduser()).is_file():
+        raise UserError(f"{place}: AWS_CA_BUNDLE {bundle}: no such file; give one with your authority's certificate")
+    before = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = str(path)
+    try:
+        yield
+    finally:  # else it would count for all that this process asks
+        if before is None:
+            del os.environ["SSL_CERT_FILE"]
+        else:
+            os.environ["SSL_CERT_FILE"] = before
 
 
 def _hub(bucket: str) -> tuple[str, str]:
@@ -134,6 +175,36 @@ def web_address(place: Address) -> tuple[str, dict[str, str]]:
         url, token = _hub(place.bucket)
         return f"{url}/{place.key}", {"Authorization": f"Bearer {token}"} if token else {}
     return (str(place), {}) if place.scheme in ("http", "https") else ("", {})
+
+
+class _Requests:
+    """Of this process and those that it was forked from."""
+
+    made = False
+    before_fork = False
+    """Whether some were made in a process that this one was forked from."""
+
+
+def _forked() -> None:
+    _Requests.before_fork = _Requests.made
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def refuse_fork(place: Address) -> None:
+    """Comes before each request.
+
+    Raises:
+        UserError: this process was forked from one that had made requests.
+    """
+    if _Requests.before_fork:
+        raise UserError(
+            f"{place}: this process was forked from one that had read from a store, and cannot read from it; start"
+            ' it by spawn: multiprocessing.set_start_method("spawn"), of a DataLoader num_workers=0 or'
+            ' multiprocessing_context="spawn"'
+        )
+    _Requests.made = True
 
 
 _CLIENTS: dict[tuple[int, str, str], Client] = {}

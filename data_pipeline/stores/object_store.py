@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.foreign_json import ForeignJsonError
 from eyespot.data_pipeline.patience import asked_to_wait, is_outage
-from eyespot.data_pipeline.stores.clients import client_of
+from eyespot.data_pipeline.stores.clients import client_of, refuse_fork
 from eyespot.data_pipeline.stores.location import Address
 from eyespot.data_pipeline.stores.retry_after import retry_after
 from eyespot.data_pipeline.stores.store import Stat, Store
@@ -216,6 +216,7 @@ class ObjectStore(Store):
         Raises:
             FileNotFoundError, OSError, UserError: see ``Store``.
         """
+        refuse_fork(self.place(key))
         renewed = False
         for number in range(1, TRIES + 1):
             native = self._client.native
@@ -249,6 +250,7 @@ class ObjectStore(Store):
         return found
 
     def _threads(self) -> ThreadPoolExecutor:
+        refuse_fork(self.location)  # those of the other process are not here
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-store")

@@ -29,6 +29,13 @@ _CREDENTIALS = {
     "hf": "set HF_TOKEN, or run: hf auth login",
 }
 
+_CERTIFICATES = {
+    "CaUsedAsEndEntity": "is an authority's own (CA:TRUE); make the server one with basicConstraints=CA:FALSE",
+    "NotValidForName": "is for other names; write one of them in AWS_ENDPOINT_URL",
+    "Expired": "has expired; its owner must renew it",
+    "NotValidYet": "is not valid yet; see to this machine's clock",
+}
+
 
 class Denied(UserError):
     """The store knows who asks, or nobody, and does not give it."""
@@ -115,13 +122,25 @@ def _refusal(kind: str, found: Answer, place: Address) -> UserError | None:
         return UserError(
             f"{place}: the endpoint says http, which is not encrypted; set AWS_ALLOW_HTTP=true to allow it"
         )
+    if "InvalidContentType" in found.source:
+        return UserError(
+            f"{place}: the endpoint does not speak TLS; see to AWS_ENDPOINT_URL: http:// in place of https://"
+        )
     if "certificate" in found.source.lower():
-        return UserError(f"{place}: the endpoint's certificate is not trusted; set SSL_CERT_FILE to your authority's")
+        return UserError(f"{place}: the endpoint's certificate {_certificate(found)}")
     if "lookup address" in found.source and "Temporary" not in found.source:
         return UserError(f"{place}: no host of the endpoint's name is known; see to the name and AWS_ENDPOINT_URL")
     if 400 <= found.status < 500 and found.status not in {*BUSY, 408, 412, 416}:
         return UserError(f"{place}: the store refuses ({found.words}); see to the address, endpoint and region")
     return None
+
+
+def _certificate(found: Answer) -> str:
+    """What is wrong with it, and the fix."""
+    for kind, what in _CERTIFICATES.items():
+        if kind in found.source:
+            return what
+    return "is not trusted; set AWS_CA_BUNDLE or SSL_CERT_FILE to your authority's"
 
 
 def _outage(found: Answer) -> OSError:

@@ -14,6 +14,7 @@ from eyespot.data_pipeline.loading.blocks.block_layout import BLOCK, REQUEST_BYT
 from eyespot.data_pipeline.loading.cpu_share import num_neighbours
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, words
+from eyespot.data_pipeline.shards.paged.shard_table import total_bytes
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 log = logging.getLogger("eyespot")
@@ -53,7 +54,7 @@ def open_blocks(
     if cache is None and not shards.is_remote:
         return None
     manifest = shards.manifest
-    folder, total = None, sum(shard.bytes for shard in manifest.shards)
+    folder, total = None, total_bytes(manifest.shards)
     if cache is not None:
         needed = min(total, 2 * ahead * num_neighbours() * total // manifest.num_samples)
         if (budget := int(cache.gb * 1e9)) < needed:

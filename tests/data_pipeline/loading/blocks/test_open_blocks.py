@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from remote_store import KEY, RENEWED, RENEWED_SECRET, SECRET
 from streams import global_stream, stream, take
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.blocks import open_blocks as module
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache, open_blocks
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.data_pipeline.stores import clients
 
 VIEWS = ViewSpec(views=(RandomView(size=16),))
 STEPS = 40
@@ -118,6 +122,63 @@ def test_a_third_of_the_answers_is_spoilt(remote, faults, tmp_path, on_disk, kin
     faults.inject(kind, 0.3, keys=".tar", times=6)
     assert global_stream(spec, 1, STEPS) == on_disk
     assert faults.counts[kind] > 1, "else nothing was shown"
+
+
+@pytest.mark.thorough
+def test_answers_that_stall_are_asked_for_again(remote, faults, tmp_path, on_disk, monkeypatch):
+    monkeypatch.setattr(clients, "SILENT_SECONDS", 1)
+    clients.forget_clients()
+    faults.stall_seconds = 4.0
+    spec = spec_of(remote, cache=NodeCache(folder=tmp_path))
+    spec.shards.check_tars()
+    faults.inject("stall", 0.3, keys=".tar", times=6)
+    assert global_stream(spec, 1, STEPS) == on_disk
+    assert faults.counts["stall"] > 1
+
+
+@pytest.fixture
+def profile(faults, monkeypatch, tmp_path_factory) -> Callable[[str, str], None]:
+    """Writes the credentials file, which counts in place of the environment."""
+    file = tmp_path_factory.mktemp("profile") / "credentials"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    return lambda key, secret: (
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"),
+        clients.forget_clients() if key == KEY else None,
+    )[1]
+
+
+def test_credentials_that_expire_in_the_middle_and_were_renewed(remote, faults, tmp_path, on_disk, profile):
+    profile(KEY, SECRET)
+    spec = spec_of(remote, cache=NodeCache(folder=tmp_path))
+    spec.shards.check_tars()
+    profile(RENEWED, RENEWED_SECRET)
+    faults.inject("expired", keys=".tar", who=KEY, after=5)
+    assert global_stream(spec, 1, STEPS) == on_disk
+    assert faults.counts["expired"], "else nothing was shown"
+
+
+def test_credentials_that_expire_in_the_middle_are_one_line(remote, faults, tmp_path, profile):
+    profile(KEY, SECRET)
+    spec = spec_of(remote, cache=NodeCache(folder=tmp_path))
+    spec.shards.check_tars()
+    faults.inject("expired", keys=".tar", who=KEY, after=5)
+    with pytest.raises(
+        UserError, match=r"the credentials of profile 'default' of ~/.aws have expired; renew"
+    ) as caught:
+        global_stream(spec, 1, STEPS)
+    assert "\n" not in str(caught.value) and faults.counts["expired"] < 40
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_four_ranks_of_a_node_read_the_store(remote, faults, tmp_path, on_disk, monkeypatch, cached):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    spec = spec_of(remote, cache=NodeCache(folder=tmp_path) if cached else None)
+    faults.clear()
+    assert global_stream(spec, 4, STEPS) == on_disk
+    if cached:
+        assert faults.counts["GET"] <= 17 + 3
 
 
 RUN = """
