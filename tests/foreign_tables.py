@@ -1,6 +1,7 @@
 """Pictures, and tables of them, for the tests of this folder."""
 
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.parquet
 from PIL import Image
 
 from eyespot.data_pipeline.shards.members.items import Source, read_item
+from eyespot.data_pipeline.shards.outside.fetching import in_reach
 from eyespot.data_pipeline.shards.sources import open_source
 
 
@@ -49,6 +51,7 @@ def opened(path: Path, spool: Path, **columns: str) -> Source:
 
 def listed(source: Source) -> dict[str, list[tuple[bytes, str | None, bytes | None]]]:
     """Image, class and captions of each item, by split."""
+    spool = Path(tempfile.mkdtemp())
     return {
         split: [
             (
@@ -56,7 +59,7 @@ def listed(source: Source) -> dict[str, list[tuple[bytes, str | None, bytes | No
                 source.classes[item.label] if item.label >= 0 else None,
                 dict(item.members)["txt"].read() if item.members else None,
             )
-            for item in items
+            for item in in_reach(items, spool, source.fetch)[:]
         ]
         for split, items in source.splits.items()
     }

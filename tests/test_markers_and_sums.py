@@ -1,7 +1,10 @@
 """What packing measures of an image is what slow and obvious ways measure."""
 
+import hashlib
 import io
 import re
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from PIL import Image
 
 from eyespot.data_pipeline.shards import image_check
 from eyespot.data_pipeline.shards.image_check import examine
+from eyespot.data_pipeline.shards.pack import pack
+from eyespot.data_pipeline.shards.sources import CALTECH10
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -51,3 +56,18 @@ def test_sums_are_exact(mode: str):
     times = 1 if mode == "RGB" else 3
     assert seen.sums == tuple(flat.sum(0).tolist() * times) and seen.squares == tuple((flat**2).sum(0).tolist() * times)
     assert all(type(number) is int for number in (*seen.sums, *seen.squares))
+
+
+def test_shards_are_to_the_byte_those_of_earlier_versions(tmp_path: Path):
+    """Tars, indexes and manifests of 20 photographs that come with the package, which no library wrote here."""
+    with tarfile.open(CALTECH10) as archive:
+        for member in [one for one in archive if one.isfile() and one.name.endswith(".jpg")][::100]:
+            path = tmp_path / "photos" / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.extractfile(member).read())
+    pack(str(tmp_path / "photos"), tmp_path / "out", workers=1, max_samples=12)
+    digest = hashlib.sha256()
+    for path in sorted((tmp_path / "out").rglob("*")):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    assert digest.hexdigest() == "dfb6445416095b7c8e9a073030f5bcf9c983df5d4c4c4618ca3bb419bea80abb"

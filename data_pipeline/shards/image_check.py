@@ -21,7 +21,6 @@ import importlib.util
 import io
 import warnings
 import zlib
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,14 +33,9 @@ from PIL import Image, UnidentifiedImageError
 # Not every format that PIL knows: some start other programs on the bytes (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *(("heic", "heif", "hif") if HAS_HEIF else ()),
-        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "dib", "tif", "tiff"),
-        *("ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "avif"),
-    )
-)
+_HEIF = " heic heif hif" if HAS_HEIF else ""
+_NAMES = "jpg jpeg jpe jfif png apng gif webp bmp dib tif tiff ppm pgm pbm pnm jp2 j2k avif" + _HEIF
+SUFFIXES = frozenset(f".{name}" for name in _NAMES.split())
 JPEG_QUALITY = 95
 MAX_SIDE = 65_535  # pixels; the index stores sides in 16 bits
 MAX_PIXELS = 178_956_970
@@ -59,6 +53,7 @@ _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.
 _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
 # What follows ff in a marker, but not in a scan's data: those hold stuffed zeros (ff 00) and restarts (ff d0 .. ff d7).
 _IS_MARKER = np.isin(np.arange(256), [0, *range(0xD0, 0xD8), 0xFF], invert=True)
+_MARKERS = _IS_MARKER.tolist()
 _POWERS = np.arange(256.0)[:, None] ** [1, 2]
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _END = 0xD9
@@ -203,8 +198,8 @@ def _examine(
     if not data:
         raise BadImage("empty file")
     image = opened(data)
-    if max(image.size) > MAX_SIDE:
-        raise BadImage(f"a side of {max(image.size)} pixels; at most {MAX_SIDE}")
+    if (side := max(image.size)) > MAX_SIDE:
+        raise BadImage(f"a side of {side} pixels; at most {MAX_SIDE}")
     if image.width * image.height > max_pixels:
         raise BadImage(TOO_LARGE)
     turned = exif_orientation(image) if image.format == "TIFF" else 1  # which Pillow turns while it loads
@@ -285,19 +280,20 @@ def _load_jpeg(image: Any, data: bytes) -> tuple[Any, str | None]:
         padded = opened(data[:end] + bytes(range(1, 200)) + data[end:])
         if padded.tobytes() != image.tobytes():
             raise BadImage("truncated JPEG: its data end before its last row") from None
-    if image.mode == "CMYK":
-        return image, "cmyk"
-    return image, None if image.mode in ("RGB", "L") and frame in _COMMON_FRAMES else "unusual jpeg"
+    usual = image.mode in ("RGB", "L") and frame in _COMMON_FRAMES
+    return image, "cmyk" if image.mode == "CMYK" else None if usual else "unusual jpeg"
 
 
 def _walk_jpeg(data: bytes) -> tuple[int | None, int]:
     """Finds where the end-of-image marker of the (first) picture stands and its kind of frame (SOFn)."""
-    raw = np.frombuffer(data, np.uint8)
-    after = np.flatnonzero(raw[:-1] == 0xFF) + 1
-    after = after[_IS_MARKER[raw[after]]]
+    after: np.ndarray | None = None  # as _after_ff says; sought once there is a scan to be skipped
     position, frame = 2, 0
-    while (which := int(np.searchsorted(after, position + 1))) < len(after):
-        place = int(after[which])
+    while (place := position + 1) < len(data):
+        if data[position] != 0xFF or not _MARKERS[data[place]]:
+            after = _after_ff(data, position) if after is None else after
+            if (which := int(after.searchsorted(place))) == len(after):
+                break
+            place = int(after[which])
         marker = data[place]
         if marker == _END:
             before = data[position:place].rstrip(b"\xff")  # any number of ff may stand before a marker
@@ -306,6 +302,12 @@ def _walk_jpeg(data: bytes) -> tuple[int | None, int]:
             frame = marker
         position = place + 1 + int.from_bytes(data[place + 1 : place + 3], "big")
     return None, frame
+
+
+def _after_ff(data: bytes, start: int) -> np.ndarray:
+    """Where, behind ``start``, a byte stands that makes a marker of the ff before it."""
+    after = ((raw := np.frombuffer(data, np.uint8))[start:-1] == 0xFF).nonzero()[0] + (start + 1)
+    return after[_IS_MARKER[raw[after]]]
 
 
 def _kind(image: Any, data: bytes) -> str | None:
@@ -327,9 +329,7 @@ def _kind(image: Any, data: bytes) -> str | None:
 def _few_bits(image: Any) -> str:
     """Names 16-bit images of which the upper bits are empty, so that white is nowhere near 65535."""
     pixels = np.asarray(image)
-    bits = int(pixels.max()).bit_length() + (
-        8 if pixels.dtype == np.uint8 else 0
-    )  # of 48 bits Pillow keeps upper bytes
+    bits = int(pixels.max()).bit_length() + 8 * (pixels.dtype == np.uint8)  # of 48 bits Pillow keeps upper bytes
     used = next((few for few in (8, 10, 12, 14) if bits <= few), None)
     return "16-bit" if used is None else f"16-bit with values of {used} bits (nearly black)"
 
@@ -383,7 +383,7 @@ def _encode(image: Any, extension: str) -> bytes:
 
 
 def _measure(data: bytes, image: Any, extension: str, luma: bool) -> Examined:
-    counts = np.frombuffer(array("d", image.histogram()), np.float64).reshape(-1, 256)
+    counts = np.array(image.histogram(), np.float64).reshape(-1, 256)
     sums, squares = np.rint(counts @ _POWERS).astype(np.int64).T.tolist()  # exact: whole numbers below 2^53
     if len(sums) == 1:  # gray decodes to three equal channels
         sums, squares = sums * 3, squares * 3

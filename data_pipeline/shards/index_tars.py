@@ -4,7 +4,8 @@ What is a sample, its image, its mask, its label: see samples.py and class_names
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from eyespot.data_pipeline.shards.manifest import (
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
 from eyespot.data_pipeline.shards.members.footage import FrameFiles, of_same_streams
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, ItemTable
 from eyespot.data_pipeline.shards.members.items import Item
 from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
@@ -54,11 +56,11 @@ class Contents:
 
     tars: list[Path]
     reading: Reading
-    items: list[Item] = field(default_factory=list)
+    items: Sequence[Item] = field(default_factory=list)
     """One per sample that has an image; ``path`` is its tar."""
     classes: list[str] = field(default_factory=list)
-    idx: dict[Path, str] = field(default_factory=dict)
-    """The text of each tar's .idx."""
+    idx: dict[Path, bytes] = field(default_factory=dict)
+    """The text of each tar's .idx, deflated."""
     problems: list[str] = field(default_factory=list)
     """One line for each tar that is cut or damaged."""
     skipped: Tally = field(default_factory=Tally)
@@ -66,6 +68,10 @@ class Contents:
     layout: Layout = field(default_factory=lambda: Layout([], [], 0))
     """What the images' folders say."""
     notes: list[str] = field(default_factory=list)
+    stored: dict[Path, tuple[int, str]] = field(default_factory=dict)
+    """Of tars that are not here any more: size and sha256."""
+    shown: str = ""
+    """What to call the folder; empty = its path."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,12 +118,19 @@ def index_folder(
         UserError: there are no plain tars, one is cut, they can be read in several ways or are of several splits, no
             image can be used, or the folder cannot be written.
     """
-    contents = indexable(folder, reading_of(folder, reading))
+    return index_contents(folder, indexable(folder, reading_of(folder, reading)), workers, max_pixels)
+
+
+def index_contents(folder: Path, contents: Contents, workers: int, max_pixels: int) -> Manifest:
+    """Measures the images and writes what ``index_folder`` does.
+
+    Raises:
+        UserError: no image can be used, or the folder cannot be written.
+    """
     measured = measure(contents, workers, "indexing", max_pixels)
     if measured.stats is None:
-        raise UserError(
-            f"shards {folder}: the tars hold no image that can be used in place{_example(contents, measured)}"
-        )
+        what = f"the tars hold no image that can be used in place{_example(contents, measured)}"
+        raise UserError(f"shards {contents.shown or folder}: {what}")
     try:
         return _write(folder, contents, measured, measured.stats)
     except OSError as error:
@@ -141,7 +154,22 @@ def indexable(folder: Path, reading: Reading) -> Contents:
         UserError: they cannot, see ``index_folder``.
     """
     beside = Tally()
-    contents = read_contents(_find_tars(folder, beside), reading)
+    return whole_contents(folder, _find_tars(folder, beside), reading, beside)
+
+
+def whole_contents(folder: Path, tars: Iterable[Path], reading: Reading, beside: Tally) -> Contents:
+    """What tars hold that can have one index.
+
+    Args:
+        folder: where they lie, and what is beside them.
+        tars: each is read before the next is taken.
+        reading: how to understand them.
+        beside: what of tars was left out.
+
+    Raises:
+        UserError: they cannot, see ``index_folder``.
+    """
+    contents = read_contents(tars, reading)
     contents.skipped.add_all(beside)
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".parquet", ".json"))
     count_failed(folder, others, numbered(others), contents.skipped)
@@ -151,42 +179,41 @@ def indexable(folder: Path, reading: Reading) -> Contents:
     return contents
 
 
-def read_contents(tars: Sequence[Path], reading: Reading) -> Contents:
-    """Lists the samples of the given tars.
+def read_contents(tars: Iterable[Path], reading: Reading) -> Contents:
+    """Lists the samples of the given tars, each before the next is taken.
 
     Raises:
         UserError: a file is no plain tar, or can be read in several ways.
     """
-    contents, asked = Contents(tars=list(tars), reading=reading), reading
-    items: list[Item] = []  # not the samples: those of all tars fill the memory
-    paths: list[tuple[str, ...]] = []
-    texts: list[str | None] = []
+    contents, asked = Contents(tars=[], reading=reading), reading
+    found = FoundFiles()  # not the samples: those of all tars fill the memory
     for tar in tars:
+        contents.tars.append(tar)
         scanned = scan(tar)
         if scanned.problem:
             contents.problems.append(f"{tar}: {scanned.problem}")
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
-        contents.reading = reading = with_frames(scanned.files, reading) if not items else reading
+        contents.reading = reading = with_frames(scanned.files, reading) if not len(found) else reading
         samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
-        contents.idx[tar] = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
-        items += [_item(tar, sample, sample.image, reading) for sample, _ in samples if sample.image]
-        paths += [sample.path for sample, _ in samples if sample.image]
-        texts += [text for sample, text in samples if sample.image]
-    contents.classes, labels, contents.layout, contents.notes = classify(paths, texts, reading.class_folder)
-    contents.notes += frame_notes(sum(item.frames is not None for item in items), asked)
-    labeled = [item._replace(label=label) for item, label in zip(items, labels, strict=True)]
-    contents.items = list(of_same_streams({"": of_one_sound(labeled, contents.skipped)})[""])
+        text = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
+        contents.idx[tar] = zlib.compress(text.encode(), 1)
+        found.extend(_found(tar, sample, sample.image, label, reading) for sample, label in samples if sample.image)
+    classify_by = found.column("parts"), found.column("text")
+    contents.classes, labels, contents.layout, contents.notes = classify(*classify_by, reading.class_folder)
+    contents.notes += frame_notes(found.num_clips, asked)
+    table = ItemTable(found, np.arange(len(found)), np.array(labels, np.int32))
+    items = table if found.is_plain else of_one_sound(table, contents.skipped)
+    contents.items = of_same_streams({"": items})[""]
     return contents
 
 
-def _item(tar: Path, sample: Sample, image: Member, reading: Reading) -> Item:
-    """A sample of a tar, its label not known yet."""
-    return Item(
+def _found(tar: Path, sample: Sample, image: Member, label: str | None, reading: Reading) -> FoundFile:
+    """A sample of a tar."""
+    return FoundFile(
         f"{printable(tar.name)}/{sample.name}",
-        -1,
-        str(tar),
-        image.offset,
-        image.size,
+        sample.path,
+        Place(str(tar), image.offset, image.size),
+        label,
         mask=sample.mask and Place(str(tar), sample.mask.offset, sample.mask.size),
         frames=sample.footage(str(tar), reading),
         members=sample.members_in(str(tar)),
@@ -259,8 +286,9 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
         num_labeled=int((measured.rows["label"] >= 0).sum()),
         classes=contents.classes,
         shards=[
-            Shard(tar=tar.name, num_samples=count, bytes=tar.stat().st_size, sha256=sha256(tar))
+            Shard(tar=tar.name, num_samples=count, bytes=size, sha256=digest)
             for tar, count in zip(contents.tars, counts, strict=True)
+            for size, digest in [contents.stored.get(tar) or (tar.stat().st_size, sha256(tar))]
         ],
         image_stats=stats,
         index_sha256="",  # known when it is written
@@ -275,7 +303,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
     for tar, text in contents.idx.items():
-        atomic_files.write_bytes(tar.with_suffix(".idx"), text.encode())
+        atomic_files.write_bytes(tar.with_suffix(".idx"), zlib.decompress(text))
     if manifest.masks:
         files["masks.npy"] = atomic_files.npy_bytes(measured.mask_rows)
     for name, data in files.items():
@@ -300,7 +328,7 @@ def _inherit(manifest: Manifest, folder: Path, measured: Measured) -> None:
 
 
 def _notes(folder: Path, contents: Contents, measured: Measured) -> list[str]:
-    pack = f"eyespot shards pack {printable(str(folder))} DST"
+    pack = f"eyespot shards pack {printable(contents.shown or str(folder))} DST"
     notes = contents.notes + notes_on_masks(measured.mask_counts, IGNORED)
     if turned := measured.num_turned:
         notes.append(
@@ -317,26 +345,36 @@ def _find_tars(folder: Path, beside: Tally) -> list[Path]:
     """The plain tars of a folder; what else of tars lies there is counted."""
     if not folder.is_dir():
         raise UserError(f"shards {folder}: no such folder")
-    tars: list[Path] = []
+    names: list[str] = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() == ".tar" and not path.name.startswith("."):
-            if path.is_file():
-                tars.append(path)
-            else:
-                beside.add("no plain file: a folder, a pipe or a link to nothing", path.name)
-        elif re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", path.name.lower()) and path.suffix not in (".tmp", ".idx"):
-            beside.add("a compressed tar: unpack it first", path.name)
-        elif path.is_dir() and any(path.glob("*.tar")):
+        if path.is_dir() and any(path.glob("*.tar")) and path.suffix.lower() != ".tar":
             beside.add("a folder of tars: has an index of its own", path.name)
+        elif path.suffix.lower() == ".tar" and not path.name.startswith(".") and not path.is_file():
+            beside.add("no plain file: a folder, a pipe or a link to nothing", path.name)
+        else:
+            names.append(path.name)
+    return [folder / name for name in plain_tars(str(folder), names, beside)]
+
+
+def plain_tars(folder: str, names: Sequence[str], beside: Tally) -> list[str]:
+    """Those of the files of a folder that are tars, by their names; the compressed ones are counted.
+
+    Raises:
+        UserError: there are none, or one's name is not UTF-8.
+    """
+    tars = [name for name in names if name.lower().endswith(".tar") and not name.startswith(".")]
+    for name in names:
+        if re.search(r"\.(tar\.[a-z0-9]+|tgz|tbz2?|txz)$", name.lower()) and not name.endswith((".tmp", ".idx")):
+            beside.add("a compressed tar: unpack it first", name)
     if not tars:
         listed = sorted(beside.listed(), key=lambda one: "compressed" not in one.reason)
         raise UserError(
             f"shards {folder}: no .tar files inside; "
-            + (f"{listed[0].examples[0]} is {listed[0].reason}" if listed else how_to_shard(folder))
+            + (f"{listed[0].examples[0]} is {listed[0].reason}" if listed else how_to_shard(Path(folder)))
         )
-    for path in tars:
-        if printable(path.name) != path.name:
-            raise UserError(f"shards {printable(str(path))}: its name is not UTF-8; rename it")
+    for name in tars:
+        if printable(name) != name:
+            raise UserError(f"shards {printable(f'{folder}/{name}')}: its name is not UTF-8; rename it")
     return tars
 
 

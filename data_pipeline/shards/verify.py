@@ -25,6 +25,7 @@ from eyespot.data_pipeline.shards.manifest import (
     Reading,
     member_file,
 )
+from eyespot.data_pipeline.shards.members.items import taken
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS
 from eyespot.data_pipeline.shards.packed_shard import sha256
 from eyespot.data_pipeline.shards.paged.listed_places import as_places, compare
@@ -247,7 +248,7 @@ def _verify_idx(contents: Contents) -> Iterator[str]:
         path = tar.with_suffix(".idx")
         if not path.is_file():
             yield f"{path}: missing; {_index(tar.parent)}"
-        elif path.read_bytes() != text.encode():
+        elif path.read_bytes() != zlib.decompress(text):
             yield f"{path}: stale: it does not describe {tar.name}; {_index(tar.parent)}"
 
 
@@ -283,10 +284,12 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
     """Decodes everything again: sizes, checksums, statistics."""
     folder, manifest = shards.path, shards.manifest
     known = {bad["source"] for bad in manifest.quarantined}
-    contents.items = [item for item in contents.items if item.name not in known]
+    if known:
+        kept = (row for row, item in enumerate(contents.items) if item.name not in known)
+        contents.items = taken(contents.items, np.fromiter(kept, np.int64))
     if len(known) >= MOST_QUARANTINED:
-        is_listed = compare(as_places(shards.index), _places_of(contents, set())).is_listed.tolist()
-        contents.items = [item for item, there in zip(contents.items, is_listed, strict=True) if there]
+        is_listed = compare(as_places(shards.index), _places_of(contents, set())).is_listed
+        contents.items = taken(contents.items, np.flatnonzero(is_listed))
     measured = measure(contents, workers, f"verifying {folder.name}", READABLE_PIXELS)
     problems = [
         f"{folder / bad['source']}: {bad['reason']}; {_index(folder)}" for bad in measured.quarantined[:MAX_LINES]

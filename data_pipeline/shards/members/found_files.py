@@ -163,6 +163,11 @@ class FoundFiles(Sequence[FoundFile]):
         """Whether none has a mask, or frames, or beside it anything but captions."""
         return not any(file.mask or file.frames or file.members for file in self._odd.values())
 
+    @property
+    def num_clips(self) -> int:
+        """Of how many there are frames."""
+        return sum(file.frames is not None for file in self._odd.values())
+
     def order(self) -> np.ndarray:
         """(n,) their rows, sorted as ``sorted`` sorts them: by name, those of one name by where they lie."""
         import pyarrow

@@ -107,6 +107,8 @@ class Source:
     prepare: "Callable[[Source], None] | None" = None
     """What turns its items into those that are packed, as decoding does; done once it is known that they are not packed
     yet, and after some were held out."""
+    fetch: Any = None
+    """What brings images to where they can be read (outside/fetching.py); None = they are there."""
 
 
 def read_item(item: Item) -> bytes:

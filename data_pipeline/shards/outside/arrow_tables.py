@@ -17,7 +17,9 @@ import pyarrow.types as types
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.outside.columns import Chosen, Column, choose, class_names
+from eyespot.data_pipeline.shards.outside.fetching import Rows, Wanted
 from eyespot.data_pipeline.shards.outside.rows import Found, Job, NotReadable, Spool
 from eyespot.data_pipeline.terminal import one_line
 
@@ -56,6 +58,31 @@ def read_table(job: Job, alive: Callable[[], None]) -> Found:
     return found
 
 
+def fetch_rows(job: Wanted, alive: Callable[[], None]) -> str:
+    """Writes some images of a file one behind another; returns why they cannot be had."""
+    changed = "was changed while it was packed"
+    try:
+        with _Table(job.path) as table, Path(job.spool).open("wb", buffering=1 << 20) as file:
+            done = 0
+            for first, batch in table.batches_with(job.column, job.rows):
+                alive()
+                stop = int(np.searchsorted(job.rows, first + batch.num_rows))
+                if stop == done:
+                    continue
+                images = list(_bytes(_images(batch.column(0))[0], None))
+                for row, size in zip(job.rows[done:stop].tolist(), job.sizes[done:stop].tolist(), strict=True):
+                    image, _ = images[row - first]
+                    if image is None or len(image) != size:
+                        return changed
+                    file.write(image)
+                done = stop
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, NotReadable) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        return f"cut or damaged ({one_line(str(error))[:200]})"
+    return "" if done == len(job.rows) else changed
+
+
 def read_statuses(job: Job, alive: Callable[[], None]) -> dict[str, int] | None:
     """How many images of an img2dataset table ended in each way but success; None: it is no such table."""
     counts = Counter[str]()
@@ -76,6 +103,7 @@ class _Table:
 
     def __init__(self, path: str) -> None:
         pyarrow.set_cpu_count(1)
+        self.path = path
         with Path(path).open("rb") as file:
             magic = file.read(6)
         if not magic:
@@ -114,6 +142,23 @@ class _Table:
             for start in range(0, batch.num_rows, BATCH):
                 yield batch.slice(start, BATCH)
 
+    def batches_with(self, name: str, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Those batches of one column that hold some rows, maybe others, each with the number of its first row."""
+        first = 0
+        if self._parquet is None:
+            for batch in self.batches([name]):
+                yield first, batch
+                first += batch.num_rows
+            return
+        for group in range(self._parquet.num_row_groups):
+            count = self._parquet.metadata.row_group(group).num_rows
+            begin = first
+            if np.searchsorted(rows, first) < np.searchsorted(rows, first + count):
+                for batch in self._parquet.iter_batches(BATCH, [group], [name], use_threads=False):
+                    yield begin, batch
+                    begin += batch.num_rows
+            first += count
+
     def __enter__(self) -> "_Table":
         return self
 
@@ -148,19 +193,23 @@ def _described(field: Any, feature: Any) -> Column:
 def _kind(of: Any) -> str:
     if types.is_dictionary(of):
         of = of.value_type
-    if types.is_binary(of) or types.is_large_binary(of):
+    if _holds_bytes(of):
         return "image"
     if types.is_struct(of):
         names = [of.field(number).name for number in range(of.num_fields)]
         inner = [of.field(names.index("bytes")).type] if names.count("bytes") == 1 else []
-        return "image" if any(types.is_binary(one) or types.is_large_binary(one) for one in inner) else "other"
-    if types.is_string(of) or types.is_large_string(of):
+        return "image" if any(map(_holds_bytes, inner)) else "other"
+    if types.is_string(of) or types.is_large_string(of) or types.is_string_view(of):
         return "text"
-    if types.is_integer(of) or types.is_boolean(of):
+    if types.is_integer(of) or types.is_boolean(of) or types.is_floating(of):
         return "number"
     if types.is_list(of) or types.is_large_list(of):
         return "texts" if types.is_string(of.value_type) or types.is_large_string(of.value_type) else "other"
     return "other"
+
+
+def _holds_bytes(of: Any) -> bool:
+    return types.is_binary(of) or types.is_large_binary(of) or types.is_binary_view(of)
 
 
 def _names(chosen: Chosen) -> list[str]:
@@ -172,6 +221,7 @@ def _add(batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, do
     labels = _values(batch, chosen.label)
     captions = _values(batch, chosen.caption)
     statuses, keys = (batch.column(name).to_pylist() if downloaded else [] for name in (STATUS, KEY))
+    rows = Rows.of(table.path, chosen.image.name)
     images, paths = _images(batch.column(chosen.image.name))
     for number, (image, place) in enumerate(_bytes(images, table.base)):
         name, path = f"{first + number:08d}", paths[number] if paths else None
@@ -179,7 +229,7 @@ def _add(batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, do
             name = str(keys[number])[:LONGEST_KEY]
         elif path:
             name = f"{name}/{path[-LONGEST_KEY:].rpartition('/')[2]}"
-        label = labels[number] if labels else None
+        label = _whole(labels[number]) if labels else None
         classes = chosen.label.classes if chosen.label else ()
         if downloaded and statuses[number] != "success":
             spool.skip(f"img2dataset: {str(statuses[number])[:60]}", name)
@@ -192,7 +242,15 @@ def _add(batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, do
             several = captions[number] if captions else None
             several = [several] if isinstance(several, str) else several
             lines = [line for line in several or () if isinstance(line, str)] if captions else None
-            spool.add(name, image, label=text, captions=lines, place=place)
+            at = Place(rows, first + number, len(image or b"")) if place is None else Place(table.path, *place)
+            spool.add(name, at, label=text, captions=lines)
+
+
+def _whole(label: Any) -> Any:
+    """Pandas makes floats of whole numbers where one is missing, and NaN of that one."""
+    if not isinstance(label, float) or not label.is_integer():
+        return None if label != label else label
+    return int(label)
 
 
 def _values(batch: Any, column: Column | None) -> list[Any]:
@@ -213,6 +271,8 @@ def _bytes(array: Any, base: Any) -> Iterator[tuple[Any, tuple[int, int] | None]
     """Of each row the bytes, or offset and size of where they lie in the file; neither = null."""
     if types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    if types.is_binary_view(array.type):  # as Polars writes them
+        array = array.cast(pyarrow.large_binary())
     if types.is_binary(array.type):
         width = np.int32
     elif types.is_large_binary(array.type):

@@ -1,4 +1,6 @@
-"""Reads an LMDB of images: each value is the bytes of one image file. Runs in a process of its own (apart.py).
+"""Finds the images of an LMDB: each value is the bytes of one image file. Runs in a process of its own (apart.py).
+
+A value lies in one piece in the database's file, which is mapped: where, its address says.
 
 The label of ``KEY`` is the text under ``label-KEY``, that of ``image-000000001`` under ``label-000000001``. Values that
 are pickles are refused, not opened: a pickle is a program.
@@ -8,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.samples import LONGEST_LABEL
 from eyespot.data_pipeline.shards.outside.rows import Found, Job, NotReadable, Spool
 from eyespot.data_pipeline.terminal import one_line
@@ -32,10 +37,11 @@ def read_lmdb(job: Job, alive: Callable[[], None]) -> Found:
             str(data.parent if folder else data), subdir=folder, readonly=True, lock=False, readahead=False, max_dbs=0
         )
         with environment, environment.begin(buffers=True) as transaction:
+            mapped = _mapped(data)
             for number, (key, value) in enumerate(transaction.cursor()):
                 if number % _OFTEN == 0:
                     alive()
-                _add(bytes(key), value, transaction, spool)
+                _add(bytes(key), value, transaction, spool, job.path, mapped)
     except NotReadable as error:
         found.problem = str(error)
     except (lmdb.Error, ValueError) as error:
@@ -45,7 +51,7 @@ def read_lmdb(job: Job, alive: Callable[[], None]) -> Found:
     return found
 
 
-def _add(key: bytes, value: Any, transaction: Any, spool: Spool) -> None:
+def _add(key: bytes, value: Any, transaction: Any, spool: Spool, path: str, mapped: range) -> None:
     name = _name(key)
     if key in _NOTES:
         spool.skip("a note of whoever wrote the LMDB", name)
@@ -60,7 +66,20 @@ def _add(key: bytes, value: Any, transaction: Any, spool: Spool) -> None:
     else:
         label = transaction.get(LABEL + (key[len(IMAGE) :] if key.startswith(IMAGE) else key))
         text = None if label is None else bytes(label[: LONGEST_LABEL + 1]).decode("utf-8-sig", "backslashreplace")
-        spool.add(name, value, label=text if text is None else text.strip())
+        address = np.frombuffer(value, np.uint8).__array_interface__["data"][0] if len(value) else 0
+        image = Place(path, address - mapped.start, len(value)) if address in mapped else value
+        spool.add(name, image, label=text if text is None else text.strip())
+
+
+def _mapped(data: Path) -> range:
+    """The addresses that a file is mapped to from its first byte on; empty = that is not known."""
+    wanted, found = data.resolve(), range(0)
+    for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+        words = line.split(maxsplit=5)
+        if len(words) == 6 and int(words[2], 16) == 0 and Path(words[5]) == wanted:
+            begin, end = (int(address, 16) for address in words[0].split("-"))
+            found = range(begin, min(end, begin + data.stat().st_size))
+    return found
 
 
 def _name(key: bytes) -> str:

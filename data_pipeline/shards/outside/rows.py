@@ -1,7 +1,8 @@
 """What a reader of a foreign table finds: images by name and place, their labels and captions, and what it left out.
 
 Readers run in a process of their own (apart.py). Bytes that lie whole in the table's file are named where they lie;
-others, compressed ones for instance, are written one behind another into one file of the spool folder.
+others, compressed ones for instance, by their rows, and are fetched while they are packed (fetching.py). Captions are
+written one behind another into one file of the spool folder.
 """
 
 import os
@@ -58,28 +59,25 @@ class Spool:
     """
 
     def __init__(self, job: Job, found: Found) -> None:
-        self._job, self._found, self._end = job, found, 0
+        self._job, self._found, self._end, self._total = job, found, 0, 0
         self._size = os.stat(job.path).st_size  # noqa: PTH116
         self._file: Any = None
 
-    def add(
-        self, name: str, image: Any, *, label: str | None = None, captions: list[str] | None = None, place: Any = None
-    ) -> None:
+    def add(self, name: str, image: Any, *, label: str | None = None, captions: list[str] | None = None) -> None:
         """One image.
 
         Args:
             name: inside of the table.
-            image: its bytes; None where ``place`` says where they lie.
+            image: where it lies; or its bytes, which are then written into the spool.
             label: its text.
             captions: a line each.
-            place: offset and size inside of the table's file.
 
         Raises:
             NotReadable: that is more than such a file can hold.
         """
         if len(self._found.files) >= self._size:
             raise NotReadable(f"has more rows than bytes ({self._size:,}); it was made to fill memories")
-        at = Place(self._job.path, *place) if place else self._written(image)
+        at = self._known(image) if isinstance(image, Place) else self._written(image)
         if label is not None and len(label) > LONGEST_LABEL:
             self._found.skipped.add(f"a label of more than {LONGEST_LABEL:,} characters (the image is taken)", name)
             label = None
@@ -93,12 +91,20 @@ class Spool:
         name = f"{self._job.shown}/{name}"
         self._found.files.append(FoundFile(name, parts_of(name), at, label, members=beside))
 
+    def _known(self, place: Place) -> Place:
+        self._count(place.size)
+        return place
+
+    def _count(self, size: int) -> None:
+        if self._total + size > GROWTH * self._size + ROOM:
+            raise NotReadable(f"its images take more than {GROWTH} times its {self._size:,} bytes: a bomb")
+        self._total += size
+
     def _written(self, data: Any) -> Place:
         if self._file is None:
             self._file = open(self._job.spool, "wb", buffering=1 << 20)  # noqa: PTH123, SIM115
         begin, size = self._end, len(data)
-        if begin + size > GROWTH * self._size + ROOM:
-            raise NotReadable(f"its images take more than {GROWTH} times its {self._size:,} bytes: a bomb")
+        self._count(size)
         self._file.write(data)
         self._end += size
         return Place(self._job.spool, begin, size)

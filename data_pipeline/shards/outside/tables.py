@@ -1,7 +1,7 @@
 """Tables of images as sources: Parquet and Arrow files, Hugging Face's data sets on disk, LMDB.
 
-Each file is read once, in a process that may crash without harm to this one, by which its images are found or written
-into the spool folder. ``Found`` rows then become items as those of any other source.
+Each file is read once, in a process that may crash without harm to this one, by which its images are found.
+``Found`` rows then become items as those of any other source.
 """
 
 import importlib.util
@@ -102,7 +102,7 @@ def open_tables(
     """
     if importlib.util.find_spec("pyarrow") is None:
         raise UserError(f'source {root}: reading Parquet and Arrow needs pyarrow: pip install "eyespot[sources]"')
-    from eyespot.data_pipeline.shards.outside.arrow_tables import read_table
+    from eyespot.data_pipeline.shards.outside.arrow_tables import fetch_rows, read_table
 
     shown = [printable(path.name if path == root else str(path.relative_to(root))) for path in files]
     where = f"source {root}"
@@ -110,7 +110,9 @@ def open_tables(
         splits = [split or "" for split in splits_of_files(where, shown, "files")]
     name = printable(root.resolve().name)
     name = name.rpartition(".")[0] or name if root.is_file() else name
-    return _source(name, where, files, shown, splits, read_table, spool, columns, skipped)
+    found = _source(name, where, files, shown, splits, read_table, spool, columns, skipped)
+    found.fetch = fetch_rows
+    return found
 
 
 def _source(

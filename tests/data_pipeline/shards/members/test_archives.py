@@ -1,6 +1,7 @@
 """What is compressed is unpacked once; what a zip holds beside images is counted."""
 
 import io
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -50,3 +51,49 @@ def test_an_encrypted_zip_is_one_line(tmp_path: Path):
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(UserError, match=r"cannot be read .*encrypted.*unpack it"):
         zip_files(tmp_path / "a.zip", tmp_path, Tally())
+
+
+class Pipe(io.BytesIO):
+    """Takes no seeking, as the standard output: a zip's sizes then follow each file."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, *_: int) -> int:
+        raise OSError("a pipe")
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_a_zip_is_read_where_it_lies(tmp_path: Path, kind: int):
+    files = {"a.jpg": bytes(100_000), "b.jpg": b"image" * 999, "c.jpg": b""}
+    stream = Pipe()
+    for target in (tmp_path / "a.zip", stream):
+        with zipfile.ZipFile(target, "w", kind) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    (tmp_path / "b.zip").write_bytes(b"a program that unpacks itself" + stream.getvalue())
+    for name in ("a.zip", "b.zip"):
+        found = zip_files(tmp_path / name, tmp_path, Tally())
+        assert {name: place.read() for name, place in found} == files
+        assert (tmp_path / "source.zip.raw").stat().st_size == (kind == zipfile.ZIP_BZIP2) * sum(
+            map(len, files.values())
+        )
+        places = pickle.loads(pickle.dumps([place for _, place in found]))  # to workers
+        assert [place.read() for place in places] == list(files.values())
+
+
+def test_a_zip_that_changes_gives_no_other_bytes(tmp_path: Path):
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
+            archive.writestr("a.jpg", bytes(range(256)) * 9)
+        ((_, place),) = zip_files(tmp_path / "a.zip", tmp_path, Tally())
+        whole = (tmp_path / "a.zip").read_bytes()
+        for place_of_flip in range(35, 300, 24):
+            data = bytearray(whole)
+            data[place_of_flip] ^= 8
+            (tmp_path / "a.zip").write_bytes(data)
+            with pytest.raises(OSError, match="changed while it was packed"):
+                place.read()
+        (tmp_path / "a.zip").write_bytes(whole[:20])
+        with pytest.raises(OSError, match="changed while it was packed"):
+            place.read()

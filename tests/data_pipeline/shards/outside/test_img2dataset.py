@@ -46,6 +46,7 @@ def fetched(root: Path, how: str) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("how", ["files", "webdataset", "parquet"])
 def test_every_format_holds_the_same(tmp_path: Path, how: str):
     source = opened(fetched(tmp_path / "laion", how), tmp_path / "spool")

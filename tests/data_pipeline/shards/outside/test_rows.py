@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.outside import rows
 from eyespot.data_pipeline.shards.outside.rows import Found, Job, NotReadable, Spool, spool_file
 
@@ -13,7 +14,7 @@ def test_bytes_go_where_their_place_says(tmp_path: Path):
     found, job = Found(), Job(str(tmp_path / "table"), "t", spool_file(tmp_path, 7), {})
     spool = Spool(job, found)
     spool.add("a", b"first", label="x", captions=["one\ntwo", ""])
-    spool.add("b", None, place=(3, 4))
+    spool.add("b", Place(job.path, 3, 4))
     spool.skip("nothing", "c")
     spool.close()
     first, second = found.files

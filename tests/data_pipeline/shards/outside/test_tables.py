@@ -1,7 +1,6 @@
 """Tables become sources: splits, classes, and one line where that is not possible. Readers run in their own process."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -10,9 +9,7 @@ import pytest
 from foreign_tables import arrow, jpeg, listed, opened, parquet, skipped, struct
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.outside.apart import each
-from eyespot.data_pipeline.shards.outside.rows import Job
-from eyespot.data_pipeline.shards.outside.tables import READER, saved_files
+from eyespot.data_pipeline.shards.outside.tables import saved_files
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -22,6 +19,7 @@ to_parquet, under the names that push_to_hub gives. Six pictures: labels 0, 1, 0
 CLASSES = ["zebra", "ape", "zebra", "ape", None, "zebra"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_datasets_really_writes(tmp_path: Path):
     saved = listed(opened(REAL / "saved", tmp_path / "a"))
     hub = listed(opened(REAL / "hub", tmp_path / "b"))
@@ -36,6 +34,7 @@ def test_what_datasets_really_writes(tmp_path: Path):
     assert source.classes == ["zebra", "ape"] and [text for *_, text in listed(source)[""]] == [None] * 4
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_saved_data_set_packs_like_any_other(tmp_path: Path):
     manifests = pack(str(REAL / "saved"), tmp_path / "out", columns={"image": "img", "label": "label"})
     assert {split: one.num_samples for split, one in manifests.items()} == {"test": 2, "train": 4}
@@ -81,6 +80,7 @@ def test_a_saved_data_set_that_is_not_whole_or_hostile(tmp_path: Path):
         saved_files(folder / "saved", Tally())
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_folder_of_parquet_files_and_what_lies_beside_them(tmp_path: Path):
     for split, count in (("train", 3), ("test", 2)):
         images = pyarrow.array([jpeg(number) for number in range(count)])
@@ -98,6 +98,7 @@ def test_a_folder_of_parquet_files_and_what_lies_beside_them(tmp_path: Path):
     assert len(source.splits[""]) == 1 and skipped(source)["not an image (.parquet)"] == 3
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_bad_tables_are_one_line(tmp_path: Path):
     path = parquet(tmp_path / "a\x1b.parquet", image=struct([jpeg(1)]))
     path.write_bytes(path.read_bytes()[:-20])
@@ -121,10 +122,6 @@ def test_bad_tables_are_one_line(tmp_path: Path):
             pack(source, tmp_path / "out", columns={"image": "x"})
 
 
-def crash(job: Job, alive: object) -> None:
-    os.abort()
-
-
-def test_a_reader_that_crashes_harms_nothing_else():
-    (_, lost), *_ = each([Job("x", "x", "", {})], crash, 1, who=READER)
-    assert lost == "its reader crashed (SIGABRT)"
+@pytest.mark.thorough
+def test_tables_are_read_in_processes_of_their_own(tmp_path: Path):
+    assert listed(opened(REAL / "hub", tmp_path / "a")) == listed(opened(REAL / "saved", tmp_path / "b"))
