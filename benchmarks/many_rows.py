@@ -11,24 +11,26 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from results import write_results
+from results import RESULTS, write_results
 
+from eyespot.eval.curate.cluster_tree import balanced_sample, cluster_tree
 from eyespot.eval.protocols import clustering, knn
 from eyespot.eval.protocols.many_rows.streamed_clustering import streamed_clusters
 from eyespot.eval.protocols.many_rows.streamed_knn import streamed_vote
 from eyespot.eval.search.kmeans import assigned, kmeans
-from eyespot.eval.search.neighbours import near_pairs
+from eyespot.eval.search.neighbours import near_pairs, nearest_rows
 from eyespot.eval.search.row_file import RowFile, Rows, reserve
 from eyespot.pretrain.distributed.process_group import World
 
 NUM_CLASSES = 100
-NUM_QUERIES = 1024
+NUM_QUERIES = 256
 WORLD = World(rank=0, size=1, device=torch.device("cpu"))
 
 
@@ -70,8 +72,28 @@ def clustering_in_memory(rows: Rows, labels: np.ndarray) -> None:
 
 
 def thousand_clusters(rows: Rows, labels: np.ndarray) -> None:
-    found = kmeans(rows, 1000, seed=0, world=WORLD, iterations=5)
+    found = kmeans(rows, 1000, seed=0, world=WORLD, iterations=1)
     assigned(rows, found.centroids, WORLD)
+
+
+def balanced(rows: Rows, labels: np.ndarray) -> None:
+    with tempfile.TemporaryDirectory() as state:
+        tree = cluster_tree(rows, (200, 20), rounds=1, seed=0, world=WORLD, state=Path(state), key="")
+        balanced_sample(tree, rows.count // 3, 0)
+
+
+def neighbours(rows: Rows, labels: np.ndarray) -> None:
+    queries = rows.take(np.arange(NUM_QUERIES), WORLD.device)
+    nearest_rows(queries, rows, 20, WORLD)
+
+
+def written(rows: Rows, labels: np.ndarray) -> None:
+    with tempfile.TemporaryDirectory(dir=rows.file.path.parent) as folder:
+        reserve(Path(folder) / "copy", {"rows": (np.dtype(np.float32), rows.width)}, rows.count)
+        file = RowFile(Path(folder) / "copy" / "rows.npy", writes=True)
+        for start in range(0, rows.count, 256):
+            ids = np.arange(start, min(start + 256, rows.count))
+            file.write(ids, rows.file.take(ids))
 
 
 def duplicates(rows: Rows, labels: np.ndarray) -> None:
@@ -83,8 +105,11 @@ WORK: dict[str, tuple[Callable[[Rows, np.ndarray], None], int]] = {
     f"kNN of {NUM_QUERIES} queries, in pieces": (knn_streamed, 10**9),
     "clustering (10 starts), in memory": (clustering_in_memory, 100_000),
     "clustering (3 starts), in pieces": (clustering_streamed, 10**9),
-    "k-means, 1000 clusters, 5 passes, and all rows assigned": (thousand_clusters, 10**9),
+    "k-means, 1000 clusters, 1 pass, and all rows assigned": (thousand_clusters, 10**9),
     "near pairs, cosine 0.95 (in cells from 200,000 rows on)": (duplicates, 1_000_000),
+    "curate balance, 200 and 20 clusters, 1 round, a third kept": (balanced, 1_000_000),
+    f"curate retrieve, 20 neighbours of {NUM_QUERIES}": (neighbours, 10**9),
+    "features written in batches of 256 and read back": (written, 1_000_000),
 }
 """What is measured, up to how many rows."""
 
@@ -109,34 +134,52 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--only", nargs="+", default=[], help="what begins with one of these: kNN clustering")
     parser.add_argument("--one", help="measures this alone, and prints it")
     asked = parser.parse_args()
     asked.work.mkdir(parents=True, exist_ok=True)
     if asked.one:
-        print(json.dumps(measured(asked.one, asked.work / f"{asked.rows[0]}")))
+        print(json.dumps(measured(asked.one, asked.work / f"{asked.rows[0]}x{asked.width}")))
         return
-    found, rows = {}, []
+    path = RESULTS / "many_rows.json"
+    kept = json.loads(path.read_text()).get("measurements", []) if path.exists() else []
     for count in asked.rows:
-        folder = asked.work / str(count)
+        folder = asked.work / f"{count}x{asked.width}"
         if not folder.with_suffix(".labels.npy").exists():
             make(folder, count, asked.width)
         for name, (_, most) in WORK.items():
-            if count > most:
+            if count > most or (asked.only and not name.startswith(tuple(asked.only))):
                 continue
-            command = [sys.executable, __file__, "--work", str(asked.work), "--rows", str(count), "--one", name]
+            where = ["--work", str(asked.work), "--rows", str(count), "--width", str(asked.width)]
+            command = [sys.executable, __file__, *where, "--one", name]
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found[f"{count} {name}"] = one = json.loads(line)
-            print(count, name, one, flush=True)
-            size = f"{count * asked.width * 4 / 2**20:,.0f} MiB"
-            cells = [f"{count:,}", size, name, f"{one['cpu_seconds']:,.1f}", f"{one['mib']:,.0f}"]
-            rows.append(cells)
-        write_results(
-            "many_rows",
-            title=f"Many rows of {asked.width} features, one thread",
-            header=["rows", "file", "what", "CPU-seconds", "MiB of memory at most, beyond the start"],
-            rows=rows,
-            details={"measured": found},
-        )
+            one = {"rows": count, "width": asked.width, "what": name, **json.loads(line)}
+            print(one, flush=True)
+            kept = [each for each in kept if any(each[key] != one[key] for key in ("rows", "width", "what"))]
+            kept.append(one)
+            write(kept)
+
+
+def write(kept: list[dict]) -> None:
+    """All that was measured, earlier calls' too."""
+    kept.sort(key=lambda one: (one["rows"], one["width"], list(WORK).index(one["what"])))
+    rows = [
+        [
+            f"{one['rows']:,} x {one['width']}",
+            f"{one['rows'] * one['width'] * 4 / 2**20:,.0f} MiB",
+            one["what"],
+            f"{one['cpu_seconds']:,.1f}",
+            f"{one['mib']:,.0f}",
+        ]
+        for one in kept
+    ]
+    write_results(
+        "many_rows",
+        title="Many rows of features, one thread",
+        header=["rows", "file", "what", "CPU-seconds", "MiB of memory at most, beyond the start"],
+        rows=rows,
+        details={"measurements": kept},
+    )
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ For example:
 
 Under torchrun the ranks share the work; on any number of them the same ids come out:
   torchrun --no-python --nproc-per-node 8 eyespot curate balance data/photos curated/even --model runs/first
+  eyespot launch --nodes 2 --gpus-per-node 8 -- curate balance data/photos curated/even --model runs/first
 """
 
 NUM_NAMED = 20
@@ -191,12 +192,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         show_help(USAGE)
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
-    if argv[0] not in _COMMANDS:
-        raise UserError(unknown_command(argv[0], list(_COMMANDS), "eyespot curate"))
-    kind, carry_out = _COMMANDS[argv[0]]
-    wanted = parse(kind, argv[1:], f"eyespot curate {argv[0]}")
-    if isinstance(wanted, Retrieve) and wanted.seeds is None and wanted.seed_ids is None:
-        raise UserError("--seeds, --seed-ids: name a shard folder of seed images, a file of their ids, or both")
+    wanted, carry_out = asked(argv), _COMMANDS[argv[0]][1]
     with working("loading torch"):
         from eyespot.pretrain.distributed import process_group
 
@@ -208,6 +204,20 @@ def main(argv: list[str]) -> int:
     finally:
         process_group.stop()
     return ExitCode.DONE
+
+
+def asked(argv: list[str]) -> Curation:
+    """What the words after ``eyespot curate`` ask for.
+
+    Raises:
+        UserError: one of them is wrong.
+    """
+    if not argv or argv[0] not in _COMMANDS:
+        raise UserError(unknown_command(argv[0] if argv else "", list(_COMMANDS), "eyespot curate"))
+    wanted: Curation = parse(_COMMANDS[argv[0]][0], argv[1:], f"eyespot curate {argv[0]}")
+    if isinstance(wanted, Retrieve) and wanted.seeds is None and wanted.seed_ids is None:
+        raise UserError("--seeds, --seed-ids: name a shard folder of seed images, a file of their ids, or both")
+    return wanted
 
 
 def _question(wanted: Curation, verb: Any, world: "World", settings: dict[str, Any]) -> "Question":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HELP = r"""usage: eyespot launch [--nodes 2] [--gpus-per-node 8] [--time 12h] [...] -- pretrain RECIPE [...]
        eyespot launch --tasks 32 [--time 4h] [...] -- shards pack SRC DST [...]
+       eyespot launch [--nodes 2] [--gpus-per-node 8] [...] -- curate COMMAND SHARDS OUT [...]
        eyespot launch --again RUN [...]
 
 Submits a run to SLURM. Its code and settings are frozen into the run folder first, so nothing that is edited later
@@ -40,6 +41,8 @@ changes it. Before its time limit, on preemption and when a node dies, it saves,
   eyespot launch --again runs/b16                               once more, where it stopped
   eyespot launch --tasks 32 --cpus-per-task 16 --time 4h -- shards pack photos data/photos
                                                                 packs on many nodes, then merges; again: goes on
+  eyespot launch --nodes 2 --gpus-per-node 8 --time 4h -- curate balance data/web curated/even --model runs/first \
+    --keep 1000000                                              chooses samples; again: goes on
 
 What is the same each time stands in ~/.config/eyespot/cluster.toml, and for some runs in cluster.toml beside the run
 folders: [default] always applies, --profile big lays [big] over it; its keys are the flags below.
@@ -96,6 +99,8 @@ def main(argv: list[str]) -> int:
         return _show(load_profile(name, Path.cwd() / FILE))
     if words[:2] == ["shards", "pack"]:
         return _pack(flags, words[2:], load_profile(name, Path.cwd() / FILE))
+    if words[:1] == ["curate"]:
+        return _curate(flags, words[1:], load_profile(name, Path.cwd() / FILE))
     # Imported here, because `eyespot launch --help` should not wait for torch.
     from eyespot.cluster.launch.sweep import members, single
 
@@ -142,6 +147,34 @@ def _pack(flags: list[str], words: list[str], profile: Profile) -> int:
     array, merging = submit_pack(submission, command, destination, launch.tasks)
     print(f"job {array}: {plural(launch.tasks, 'task')} of shards pack; then job {merging} merges their parts")
     print(f"  squeue --jobs={array},{merging}\n  logs: {shlex.quote(str(destination / '.launch' / 'submitit'))}")
+    return ExitCode.DONE
+
+
+def _curate(flags: list[str], words: list[str], profile: Profile) -> int:
+    """Launches a command of ``curate`` in the ranks of one job."""
+    from eyespot.cluster.commands.curate import asked
+    from eyespot.cluster.launch.curate_job import check_curate, curate_here, script, submit_curate
+    from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+
+    launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=Submission(**profile.values)))
+    wanted, submission = asked(words), launch.submission
+    if launch.sweep or launch.refreeze:
+        raise UserError("launch: --sweep and --refreeze are of runs; leave them out with curate")
+    if launch.tasks is not None:
+        raise UserError(f"tasks {launch.tasks}: goes with -- shards pack SRC DST; the ranks of curate share the work")
+    out = wanted.out.expanduser().absolute()
+    if one_line(str(out)) != str(out):  # its lines would be lines of the sbatch script
+        raise UserError(f"out {one_line(str(out))}: holds a line break; name another folder")
+    check_curate(submission, out, local=launch.local, dry_run=launch.dry_run)
+    if launch.dry_run:
+        print(script(submission, out), end="")
+        return ExitCode.DONE
+    ShardFolder.find(wanted.shards, "train", hashes=False)  # what is missing is told here, not in the log of a job
+    if launch.local:
+        return curate_here(submission, ["curate", *words])
+    job = submit_curate(submission, ["curate", *words], out)
+    print(f"job {job}: curate {words[0]} on {plural(submission.world_size, 'rank')}, into {out}")
+    print(f"  squeue --jobs={job}\n  logs: {shlex.quote(str(out / '.launch' / 'submitit'))}")
     return ExitCode.DONE
 
 

@@ -35,7 +35,7 @@ from eyespot.data_pipeline.shards.parts.task_part import LAUNCH
 from eyespot.data_pipeline.terminal import filter_output
 from eyespot.pretrain.redaction import mask_tracebacks
 
-_JOBS = "jobs.json"
+JOBS = "jobs.json"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,16 +77,21 @@ def check_pack(submission: Submission, tasks: int, destination: Path, *, local: 
         raise UserError("launch: no SLURM on this machine (no sbatch); start the tasks here with --local")
     if not local and tasks > (most := slurm.max_array_size()):
         raise UserError(f"tasks {tasks}: an array of this cluster has at most {most:,} (MaxArraySize); use fewer")
+    refuse_living(destination, "destination")
+
+
+def refuse_living(folder: Path, field: str) -> None:
+    """Raises a UserError while a job lives that was launched into that folder before."""
     try:
-        jobs = foreign_json.read(destination / LAUNCH / _JOBS, _Launched).jobs
+        jobs = foreign_json.read(folder / LAUNCH / JOBS, _Launched).jobs
         found = slurm.find_jobs(jobs)
     except FileNotFoundError:
         return
     except (OSError, foreign_json.ForeignJsonError, slurm.SlurmError) as error:
-        raise UserError(f"{destination / LAUNCH / _JOBS}: whether those jobs live is not known ({error})") from error
+        raise UserError(f"{folder / LAUNCH / JOBS}: whether those jobs live is not known ({error})") from error
     if alive := [found[job] for job in jobs if slurm.alive(found.get(job))]:
         raise UserError(
-            f"destination {destination}: job {alive[0].id} of an earlier launch lives ({slurm.in_words(alive[0])});"
+            f"{field} {folder}: job {alive[0].id} of an earlier launch lives ({slurm.in_words(alive[0])});"
             f" stop it first: scancel {alive[0].id.partition('_')[0]}"
         )
 
@@ -120,7 +125,7 @@ def submit_pack(submission: Submission, words: Sequence[str], destination: Path,
     merge = ShardsJob(words=("shards", "merge", str(destination)), max_restarts=restarts)
     (merging,) = hand_over(_executor(submission, destination, 1, f"afterok:{array}"), [merge])
     launched = json.dumps({"jobs": [*ids, merging.job_id]})
-    atomic_files.write_bytes(destination / LAUNCH / _JOBS, launched.encode())
+    atomic_files.write_bytes(destination / LAUNCH / JOBS, launched.encode())
     return array, merging.job_id
 
 

@@ -74,6 +74,8 @@ def balance(question: Question, encoder: Encoder, sizes: Sequence[int], rounds: 
 
 
 def _check_sizes(sizes: Sequence[int], count: int) -> None:
+    if count < 2:
+        raise UserError("balance: there is one sample to choose from, and it takes two to be in balance; give it more")
     said = " ".join(map(str, sizes))
     if not 1 <= len(sizes) <= MOST_LEVELS:
         raise UserError(f"--clusters {said}: must name 1 to {MOST_LEVELS} levels")
@@ -112,7 +114,9 @@ def retrieve(
     bank, asking = encoder.rows(question.shards, question.start, world), encoder.rows(seeds, seed_ids, world)
     with agreed():
         if each > bank.count:
-            raise UserError(f"--neighbours {each}: there are {plural(bank.count, 'sample')}; ask for fewer")
+            raise UserError(
+                f"--neighbours {each}: more than the {plural(bank.count, 'sample')} to choose from; ask for fewer"
+            )
     parts = []
     for first in range(0, asking.count, 4 * BLOCK):
         with agreed():

@@ -8,6 +8,7 @@ the paper; ours differ from it in what ``kmeans`` says of itself, and in that re
 average cluster from each.
 """
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from eyespot.eval.search.kmeans import KMeans, assigned, keep, kept_clusters, kmeans
+from eyespot.eval.search.kmeans import KMeans, assigned, keep, kept_clusters, kmeans, write_state
 from eyespot.eval.search.row_file import RowFile, Rows
 from eyespot.pretrain.distributed.collectives import agreed, barrier, gather_objects
 from eyespot.pretrain.distributed.process_group import World
@@ -66,7 +67,9 @@ def cluster_tree(
         file = state / f"centroids-{level}.npy"
         with agreed():
             if world.rank == 0:
-                np.save(file, found.centroids)
+                stream = io.BytesIO()
+                np.save(stream, found.centroids)
+                write_state(file, stream.getvalue())
         barrier()
         rows = Rows(RowFile(file))
     return tree
@@ -88,12 +91,15 @@ def _level(rows: Rows, size: int, level: int, rounds: int, seed: int, world: Wor
         if found is not None:
             parents, cosines = assigned(rows, found.centroids, world)
             each = max(2, rows.count // size // 2)
-            chosen = rows.some(np.sort(nearest_of_each(parents, cosines, each)))
+            places = nearest_of_each(parents, cosines, each)
+            if len(places) >= size:  # of rows that are all equal, one cluster has all
+                chosen = rows.some(np.sort(places))
         partial = files[number].with_suffix(".partial")
         found = kmeans(chosen, size, seed=seed + number, world=world, state=partial, key=keys[number])
-        if world.rank == 0:
-            keep(files[number], keys[number], found, True)
-            partial.unlink(missing_ok=True)
+        with agreed():
+            if world.rank == 0:
+                keep(files[number], keys[number], found, True)
+                partial.unlink(missing_ok=True)
     assert found is not None
     return found
 

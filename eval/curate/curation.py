@@ -35,6 +35,7 @@ from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.run_data import read_ids
 from eyespot.pretrain.redaction import masked, masked_values
+from eyespot.pretrain.run_record import RunRecord
 
 FORMAT = "eyespot-curation/1"
 IDS, PROVENANCE, DROPPED, REPORT = "ids.txt", "provenance.json", "dropped.csv", "report.html"
@@ -93,6 +94,9 @@ class Question:
     def _begin(self) -> None:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
+            for path, what in ((self.out / "manifest.json", "shards"), (RunRecord.path(self.out), "a run")):
+                if path.exists():
+                    raise UserError(f"{self.out}: holds {what}; name a folder of its own")
             known = foreign_json.read(self.out / PROVENANCE, Provenance)
         except FileNotFoundError:
             return
@@ -156,7 +160,14 @@ class Encoder:
         if kind not in files:
             raise UserError(f"--features {kind}: {self.subject.name} has {', '.join(files)}; choose one of them")
         self.kind = kind
-        return Rows(RowFile(files[kind]), ids)
+        with agreed():
+            file = RowFile(files[kind])
+            if file.count != shards.manifest.num_samples:
+                raise UserError(
+                    f"{file.path}: has {file.count:,} rows, and {shards.path} {shards.manifest.num_samples:,} samples;"
+                    " remove its folder and run again"
+                )
+        return Rows(file, ids)
 
     def told(self, shards: ShardFolder) -> dict[str, Any]:
         """For the provenance."""

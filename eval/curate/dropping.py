@@ -1,5 +1,6 @@
 """Which samples are dropped, and for whose sake: every dropped one is close to one that stays."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.curate.matches import Matches, Reason
+
+AT_ONCE = 2**16
 
 
 @dataclass(kw_only=True, slots=True)
@@ -50,16 +53,24 @@ def drop_duplicates(matches: Matches) -> Dropped:
         matches: pairs of one side, the better sample left.
     """
     order = np.lexsort((matches.score, matches.left, matches.reason, matches.right))
-    keeper: dict[int, int] = {}
+    gone: dict[int, tuple[int, int, float]] = {}  # for whose sake, why, how close
     found: list[tuple[int, int, int, float]] = []
     columns = (matches.left, matches.right, matches.reason, matches.score)
-    for left, right, reason, score in zip(*(column[order].tolist() for column in columns), strict=True):
-        if right in keeper or (left in keeper and not Reason(reason).passes_on):
+    for left, right, reason, score in _rows(columns, order):
+        if right in gone or (left in gone and not Reason(reason).passes_on):
             continue
-        owner: int = keeper.get(left, int(left))
-        keeper[right] = owner
-        found.append((right, owner, reason, score))
+        owner, why, close = gone.get(left, (left, reason, score))
+        # What is the same as one that goes has with the one that stays what that one has: the weaker of both reasons.
+        gone[right] = (owner, why, close) if why >= reason else (owner, reason, score)
+        found.append((right, *gone[right]))
     return _dropped(found)
+
+
+def _rows(columns: Sequence[np.ndarray], order: Int64[np.ndarray, " m"]) -> Iterator[tuple[int, int, int, float]]:
+    """As numbers of Python, some at a time: millions of them would take gigabytes."""
+    for start in range(0, len(order), AT_ONCE):
+        part = order[start : start + AT_ONCE]
+        yield from zip(*(column[part].tolist() for column in columns), strict=True)
 
 
 def drop_leaks(matches: Matches) -> Dropped:

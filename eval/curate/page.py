@@ -33,7 +33,10 @@ NUM_GROUPS = 24
 """Groups that are shown for each reason, or clusters, or seeds."""
 NUM_SHOWN = 8
 """Pictures of each."""
+NUM_FEW = 4
+"""Of copies, which mostly come in pairs: two such groups beside each other."""
 MOST_CLASSES = 40
+_OF_ENCODER = {"encoder": "sha256", "features": "features"}
 Images = list[Float[Tensor, "3 h w"] | None]
 
 
@@ -92,24 +95,29 @@ def write_page(out: Path, sections: Sequence[Section]) -> Path:
 
 
 def _settings(told: Provenance) -> Section:
-    rows = [(name.replace("_", " "), str(value)) for name, value in told.settings.items()]
+    known = {} if told.encoder is None else {name: told.encoder[key] for name, key in _OF_ENCODER.items()}
+    rows = [(name.replace("_", " "), str(value)) for name, value in {**told.settings, **known}.items()]
     rows += [("seed", str(told.seed)), ("manifest", told.shards["manifest_sha256"])]
-    rows += [("encoder", told.encoder["sha256"])] if told.encoder else []
     data = {"many": False, "differing": Table(rows=[]), "shared": Table(rows=rows)}
     return Section(title="What was asked", short="Settings", template="settings", data=data)
 
 
 def _section(title: str, about: str, plates: Sequence[Plate]) -> Section:
-    shown = [("", None, Exhibit(plates=plates, min_width=560))] if plates else []
+    kinds = [(NUM_FEW, 420), (NUM_SHOWN, 560)]
+    sorts = [([plate for plate in plates if plate.columns == columns], width) for columns, width in kinds]
+    shown = [("", None, Exhibit(plates=each, min_width=width)) for each, width in sorts if each]
     return Section(
         title=title, template="exhibits", data={"about": about, "exhibits": shown, "half": False, "missing": []}
     )
 
 
-def _plate(images: Images, heads: Sequence[str], alt: str, caption: str) -> list[Plate]:
+def _plate(images: Images, heads: Sequence[str], alt: str, caption: str, *, columns: int = NUM_SHOWN) -> list[Plate]:
+    """A row of so many places, some of which may stay empty: pictures have one size all over the page."""
     if all(image is None for image in images):
         return []
-    return [draw_plate([images], alt=alt, heads=heads, caption=caption)]
+    row = [*images, *[None] * (columns - len(images))]
+    heads = [*heads, *[""] * (columns - len(heads))] if heads else []
+    return [draw_plate([row], alt=alt, heads=heads, caption=caption)]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -138,9 +146,11 @@ def copy_sections(copies: Copies) -> list[Section]:
             ]
             more = f", {len(rows) - len(shown):,} more not shown" if len(rows) > len(shown) else ""
             caption = f"{plural(len(rows), 'copy', 'copies')} of {head}{more}"
-            plates += _plate(images, heads, f"sample {head} and its copies", caption)
+            columns = NUM_FEW if len(images) <= NUM_FEW else NUM_SHOWN
+            plates += _plate(images, heads, f"sample {head} and its copies", caption, columns=columns)
         unit = {"features": "cosine", "bytes": ""}.get(title, "bits that differ")
-        about = f"{len(chosen):,} samples go, of {plural(len(owners), 'group')}, of which some are shown."
+        some = ", of which some are shown" if len(owners) > NUM_GROUPS else ""
+        about = f"{plural(len(chosen), 'sample')} of {plural(len(owners), 'group')}{some}."
         sections.append(_section(title.capitalize(), about + (f" In brackets: {unit}." if unit else ""), plates))
     return sections
 
@@ -157,9 +167,10 @@ def balance_sections(shards: ShardFolder, start: Int64[np.ndarray, " n"], found:
         cluster = int(order[place])
         members = np.flatnonzero(tops == cluster)
         ids = start[members[_spread(len(members), NUM_SHOWN)]].tolist()
-        caption = f"{sizes[cluster]:,} samples, {given[cluster]:,} kept"
+        caption = f"{plural(int(sizes[cluster]), 'sample')}, {given[cluster]:,} kept"
         plates += _plate(pictures(shards, ids), [], f"samples of cluster {cluster}", caption)
-    about = f"{len(order):,} clusters of the highest level, some of them from the largest to the smallest."
+    some = "some of them " if len(order) > NUM_GROUPS else ""
+    about = f"{plural(len(order), 'cluster')} of the highest level, {some}from the largest to the smallest."
     sections = [_section("Clusters", about, plates)]
     return sections + _classes(shards, start, start[found.kept])
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from eyespot.data_pipeline.atomic_files import write_bytes
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.search.row_file import BLOCK, Rows, dealt
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects, rank_sum, take_from_first
 from eyespot.pretrain.distributed.process_group import World
@@ -90,8 +91,9 @@ def kmeans(
         centroids = _renewed(sums, counts, found.centroids)
         ended = objective - found.objective < LEAST_GAIN * (1 - objective)
         found = KMeans(centroids=centroids, objective=objective, iterations=found.iterations + 1)
-        if state is not None and world.rank == 0:
-            keep(state, key, found, ended)
+        with agreed():
+            if state is not None and world.rank == 0:
+                keep(state, key, found, ended)
     return found
 
 
@@ -222,11 +224,27 @@ def plus_plus(points: Float[Tensor, "n d"], num_clusters: int, generator: np.ran
 
 
 def keep(state: Path, key: str, found: KMeans, ended: bool) -> None:
-    """Writes clusters to a file, with the question that they answer, and whether they are final."""
+    """Writes clusters to a file, with the question that they answer, and whether they are final.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     note = {"key": key, "objective": found.objective, "iterations": found.iterations, "ended": ended}
     stream = io.BytesIO()
     np.savez(stream, centroids=found.centroids, note=np.frombuffer(json.dumps(note).encode(), np.uint8))
-    write_bytes(state, stream.getvalue())
+    write_state(state, stream.getvalue())
+
+
+def write_state(path: Path, content: bytes) -> None:
+    """Writes what an interrupted command goes on from.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free space, and run the same again") from error
 
 
 def kept_clusters(state: Path | None, key: str) -> tuple[KMeans, bool] | None:

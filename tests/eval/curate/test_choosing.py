@@ -89,5 +89,5 @@ def test_neighbours_of_seeds(run_dir, digits, tmp_path):
     chosen = {s for row, c in zip(neighbours, cosines, strict=True) for s, n in zip(row, c, strict=True) if n >= near}
     assert retrieved_on(ALONE, run_dir, digits, tmp_path / "c", each=5, keep=None, cosine=near)[2] == sorted(chosen)
     assert provenance(tmp_path / "c")["dropped"]["no neighbour of a seed"] == 349 - len(chosen)
-    with pytest.raises(UserError, match="--neighbours 350: there are 349 samples; ask for fewer"):
+    with pytest.raises(UserError, match="--neighbours 350: more than the 349 samples to choose from; ask for fewer"):
         retrieved_on(ALONE, run_dir, digits, tmp_path / "d", each=350, keep=None, cosine=-1.0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.curate import cluster_tree as module
 from eyespot.eval.curate.cluster_tree import ClusterTree, balanced_sample, cluster_tree, even_counts, nearest_of_each
 from eyespot.eval.search.row_file import RowFile, Rows
@@ -93,3 +94,18 @@ def test_ranks_and_interruptions_change_nothing(skewed, tmp_path, on_ranks, monk
     assert tree_on(ALONE, path, tmp_path / "c") == alone and len(calls) == 4 + 3
     assert tree_on(ALONE, path, tmp_path / "c") == alone and len(calls) == 7
     assert tree_on(ALONE, path, tmp_path / "c", rounds=1) != alone
+
+
+def test_of_equal_rows_a_sample_is_drawn_all_the_same(tmp_path):
+    """One cluster has all of them, so that resampling leaves fewer rows than clusters."""
+    np.save(tmp_path / "rows.npy", np.ones((30, 4), np.float32))
+    rows = Rows(RowFile(tmp_path / "rows.npy"))
+    tree = cluster_tree(rows, (8, 3), rounds=2, seed=0, world=ALONE, state=tmp_path, key="")
+    assert len(tree.parents[1]) == 8 and len(balanced_sample(tree, 10, 0)) == 10
+
+
+def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
+    np.save(tmp_path / "rows.npy", np.eye(6, dtype=np.float32))
+    rows = Rows(RowFile(tmp_path / "rows.npy"))
+    with pytest.raises(UserError, match=r"cannot be written .*free space"):
+        cluster_tree(rows, (3,), rounds=0, seed=0, world=ALONE, state=tmp_path / "gone", key="")

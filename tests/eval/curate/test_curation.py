@@ -66,6 +66,24 @@ def test_what_cannot_be(planted, tmp_path):
         question(shards, tmp_path).begin()
 
 
+def test_a_folder_of_shards_or_of_a_run_is_no_place_for_an_answer(planted, tmp_path):
+    shards, *_ = planted
+    with pytest.raises(UserError, match="holds shards; name a folder of its own"):
+        question(shards, shards.path).begin()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run; name a folder of its own"):
+        question(shards, tmp_path).begin()
+
+
+def test_features_of_another_set_are_refused(planted, run_dir, digits, tmp_path):
+    encoder = Encoder.of(str(run_dir), "", tmp_path)
+    test = ShardFolder.find(digits / "test")
+    rows = encoder.rows(test, np.arange(9), ALONE)
+    np.save(rows.file.path, np.ones((test.manifest.num_samples + 1, rows.width), np.float32))
+    with pytest.raises(UserError, match=r"has 360 rows, and .* 359 samples; remove its folder"):
+        encoder.rows(test, np.arange(9), ALONE)
+
+
 def test_samples_to_choose_from(planted, tmp_path):
     shards, *_ = planted
     assert len(samples_to_choose_from(shards, None)) == shards.manifest.num_samples

@@ -9,6 +9,7 @@ import torch
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
+from eyespot.eval.curate import page as page_module
 from eyespot.eval.curate.choosing import balance, retrieve
 from eyespot.eval.curate.copies import Likeness, find_copies
 from eyespot.eval.curate.curation import Encoder, Question
@@ -49,6 +50,13 @@ def test_clusters_and_neighbours(run_dir, digits, tmp_path):
     near = retrieve(question, encoder, seeds, np.array([7, 9]), each=3, keep=None, cosine=-1.0)
     page = write_page(question.out, retrieval_sections(seeds, seeds, near)).read_text()
     assert "seed 7" in page and "7 (1.000)" in page
+
+
+def test_a_lone_picture_is_no_larger_than_others():
+    plates = [page_module._plate([torch.zeros(3, 96, 96)] * count, [], "", "")[0] for count in (1, 8)]
+    assert plates[0].width == plates[1].width and plates[0].columns == plates[1].columns == 8
+    pair = page_module._plate([torch.zeros(3, 96, 96)] * 2, ["a", "b"], "", "", columns=4)[0]
+    assert pair.columns == len(pair.heads) == 4 and page_module._plate([None], [], "", "") == []
 
 
 def test_a_strangers_name_is_text(planted, tmp_path):
