@@ -17,6 +17,7 @@ from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import Manifest, Reading
 from eyespot.data_pipeline.shards.members.items import Source
+from eyespot.data_pipeline.shards.paged.shard_table import total_bytes
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import NAMED
 from eyespot.data_pipeline.shards.video.track_patches import FRAMES
@@ -151,7 +152,7 @@ def show_frames(shards: ShardFolder, out: Path, samples: int) -> int:
 def summary(folder: Location, manifest: Manifest) -> str:
     """Counts, sizes, statistics, and what was left out, a line each."""
     stats, kind = manifest.image_stats, "sample" if manifest.frames else "image"
-    size = sum(shard.bytes for shard in manifest.shards)
+    size = total_bytes(manifest.shards)
     lines = [
         f"{folder}: {one_line(manifest.name)}, {plural(manifest.num_samples, kind)},"
         f" {plural(manifest.num_labeled, 'label')}, {plural(len(manifest.classes), 'class', 'classes')}",

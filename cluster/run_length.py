@@ -19,8 +19,8 @@ from tyro.conf import arg
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.terminal import plural
-from eyespot.pretrain.config import DataConfig, Run
-from eyespot.pretrain.loop.run_data import chosen_ids, open_shards
+from eyespot.pretrain.config import Run
+from eyespot.pretrain.loop.run_data import began_with, chosen_ids, open_shards
 from eyespot.pretrain.run_record import RunRecord
 
 MOST_OFTEN = 10
@@ -77,7 +77,7 @@ def settled(
     if epochs is not None:
         if "steps" in given:
             raise UserError(f"epochs {epochs:g}: --steps {run.steps} says how long the run is; leave one of them out")
-        images = _num_images(run.data) if images is None else images
+        images = _num_images(run) if images is None else images
         steps = max(1, round(epochs * images / run.data.batch_size))
     of_file = dict.fromkeys(settings_named_in(said), recipe.steps if said_steps is None else said_steps)
     lengths = {name: of_file.get(name, recipe.steps) for name in FOLLOWERS}
@@ -159,9 +159,10 @@ def _check_warmup(run: Run, begun: bool) -> None:
         print(f"eyespot: warning: {words}, so the learning rate never arrives", file=sys.stderr)
 
 
-def _num_images(data: DataConfig) -> int:
-    if data.shards is None:
+def _num_images(run: Run) -> int:
+    """Of the run's shards as it began with them: what was added since makes its epochs no longer."""
+    if run.data.shards is None:
         raise UserError("epochs: are of a number of images; add --data.shards FOLDER, or write --steps")
-    shards = open_shards(data, hashes=False)
-    ids = chosen_ids(data, shards)
+    shards = open_shards(run.data, hashes=False, versions=began_with(run))
+    ids = chosen_ids(run.data, shards)
     return shards.manifest.num_samples if ids is None else len(ids)

@@ -127,7 +127,7 @@ class Int8:
     def _calibration(self, origin: Origin, data: LabeledData, views: ViewSpec) -> Float[Tensor, "n 3 h w"]:
         """Images of training, none of which is tested on."""
         try:
-            shards = find_shards(origin.run.data.shards or "", version=origin.record.manifest_sha256)
+            shards = find_shards(origin.run.data.shards or "", versions=origin.record.manifests)
         except (UserError, OSError) as error:
             raise UserError(
                 f"--int8: needs the images of training, {origin.run.data.shards}, for ranges: {error}"

@@ -78,6 +78,16 @@ class RunRecord:
     own_code: dict[str, Any] | None = None
     """Of a recipe that is not eyespot's: its file, sha256, and commit and uncommitted changes of its checkout."""
 
+    @property
+    def manifests(self) -> tuple[str, ...]:
+        """sha256 of the manifest of its shards, of a mixture that of each source; none where it was not written down.
+
+        ``find_shards`` finds the shards of then by it.
+        """
+        if self.mixture is not None:
+            return tuple(str(source.get("manifest_sha256")) for source in self.mixture)
+        return () if self.manifest_sha256 is None else (self.manifest_sha256,)
+
     @staticmethod
     def path(folder: Path) -> Path:
         """Where it stands: in the run folder, and in RUN/cluster before the first start."""

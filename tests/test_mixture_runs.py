@@ -73,15 +73,23 @@ OF_SOURCES = [f"{name}/{of}" for of in ("share", "passes", "bad") for name in ("
 LOSSES = ["train/source/train/loss", "train/source/test/loss"]
 
 
-def test_a_mixture_tells_of_each_source_and_is_the_same_on_two_ranks(whole_mixture, digits, tmp_path):
+def train(shards: str, run_dir: Path) -> None:
+    """What each rank does."""
+    torch.set_num_threads(1)
+    sys.exit(fit(small_run(shards, run_dir), "mae_tiny") != "done")
+
+
+def test_a_mixture_tells_of_each_source_and_is_the_same_on_two_ranks(whole_mixture, digits, tmp_path, start_ranks):
     for line in lines(whole_mixture):
         seen = line["samples_seen"]
         assert abs(line["data/source/train/share"] * seen - 0.75 * seen) < 1
         assert line["data/source/train/passes"] == pytest.approx(0.75 * seen / 1438, abs=1e-3)
         apart = sum(share * line[name] for share, name in zip((0.75, 0.25), LOSSES, strict=True))  # 18 and 6 of 24
         assert apart == pytest.approx(line["loss"], rel=1e-5)
-    done = torchrun(2, flags(mixture(digits), tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    processes = start_ranks(train, 2, mixture(digits), tmp_path / "two")
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
     for name in ("sample_digest", "loss", *OF_SOURCES, *LOSSES):
         assert column(tmp_path / "two", name) == column(whole_mixture, name), name
     record = json.loads((tmp_path / "two" / "run.json").read_text())

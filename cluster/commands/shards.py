@@ -16,6 +16,7 @@ from eyespot.cluster.next_steps import after_packing, say_next
 from eyespot.cluster.shard_commands import add_images, info, merge, pack_share, show
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.loading.mixtures.mix import is_mix, read_mix
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.frames import FASTEST, FrameNames
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
@@ -221,9 +222,11 @@ class Index(Readings):
     """
 
     folder: Folder
-    """The folder that holds the .tar files."""
+    """The folder that holds the .tar files, or its address in a store: they pass through TMPDIR, a few at a time."""
     workers: int = NUM_WORKERS
     """Processes that read and decode."""
+    to: Path | None = None
+    """Of an address: write the files into this folder, for who may not write to the store, and uploads them."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -317,16 +320,22 @@ def _index(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.index_tars import index_folder
 
     asked = parse(Index, argv, "eyespot shards index")
-    if isinstance(place := location_of(asked.folder), Address):
-        raise UserError(
-            f"{place}: tars are indexed on a disk; download the folder, run eyespot shards index there, and upload"
-            " manifest.json, the .npy and the .idx files beside the tars, which stay as they are"
-        )
-    manifest = index_folder(asked.folder, asked.workers, asked.reading, asked.max_pixels)
-    print("\n".join([summary(asked.folder, manifest), *remarks(manifest)]))
-    for line in _order_notes(asked.folder):
+    place = location_of(asked.folder)
+    if isinstance(place, Address):
+        from eyespot.data_pipeline.shards.remote.index import index_store
+
+        manifest = index_store(place, asked.workers, asked.reading, asked.max_pixels, asked.to)
+    elif asked.to is not None:
+        raise UserError(f"to {asked.to}: of tars on a disk the index lies beside them; leave it out")
+    else:
+        manifest = index_folder(place, asked.workers, asked.reading, asked.max_pixels)
+    print("\n".join([summary(place, manifest), *remarks(manifest)]))
+    if asked.to is not None:
+        print(f"upload what is in {asked.to} to {place}")
+        return ExitCode.DONE
+    for line in _order_notes(place):
         print(line)
-    after_packing(asked.folder, manifest.name)
+    after_packing(place, manifest.name)
     return ExitCode.DONE
 
 
@@ -335,6 +344,9 @@ def _verify(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.verify import look_at
 
     asked = parse(Verify, argv, "eyespot shards verify")
+    if is_mix(text := str(asked.folder)):
+        each = "; ".join(f"eyespot shards verify {source.shards}" for source in read_mix(text).sources[:3])
+        raise UserError(f"{text}: a mixture of shard folders; verify each of them: {each}")
     place = location_of(asked.folder)
     found = look_at_store(place) if isinstance(place, Address) else look_at(place, asked.workers)
     notes = found.notes + [line for folder in found.sound for line in _order_notes(folder)]

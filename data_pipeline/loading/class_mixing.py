@@ -91,14 +91,20 @@ def class_mixing(
         frame: samples that are dealt to them; 0 = a batch.
         ids: the samples that it learns from, in their order; None = all.
     """
-    rows = shards.rows(ids) if ids is not None else _blocks_of(shards) if shards.manifest.pieces else shards.index
+    rows = shards.rows(ids) if ids is not None else _known_rows(shards)
     return _mixing("classes", rows["label"], batch_size, seed, window, lanes, frame)
 
 
 def tar_mixing(shards: ShardFolder, batch_size: int) -> Mixing | None:
     """Of tars that another tool wrote, whose samples have no labels: whether their neighbours are alike is unknown."""
-    rows = _blocks_of(shards) if shards.manifest.pieces else shards.index
+    rows = _known_rows(shards)
     return _mixing("tars", rows["tar"].astype(np.int64), batch_size, 0, SHUFFLE_WINDOW)
+
+
+def _known_rows(shards: ShardFolder) -> np.ndarray:
+    """All; of an index in pieces some."""
+    table = shards.table
+    return table if isinstance(table, np.ndarray) else _blocks_of(shards)
 
 
 def _blocks_of(shards: ShardFolder) -> np.ndarray:

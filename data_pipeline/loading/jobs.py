@@ -15,7 +15,7 @@ from eyespot.data_pipeline.augment.views import ImageView, ViewSpec
 from eyespot.data_pipeline.loading.mask_views import decoded_mask
 from eyespot.data_pipeline.loading.reader import File, Reader, Reading
 from eyespot.data_pipeline.loading.sample_files import MemberShown, Rows, SampleFiles, Shown
-from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
+from eyespot.data_pipeline.shards.paged.paged_index import RowsById
 
 Ids = Int64[np.ndarray, " b"]
 
@@ -45,7 +45,7 @@ class Part:
     alterations: list[Alteration | None]
     """Of each view."""
 
-    def undecodable(self, index: np.ndarray | PagedIndex, examine: Examine) -> Iterator[tuple[int, int, str]]:
+    def undecodable(self, index: np.ndarray | RowsById, examine: Examine) -> Iterator[tuple[int, int, str]]:
         """Sample, row and what is wrong with it, of each file that cannot be decoded.
 
         Args:

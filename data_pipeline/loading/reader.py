@@ -25,7 +25,7 @@ from eyespot.data_pipeline.loading.blocks.block_layout import BlockLayout
 from eyespot.data_pipeline.loading.image_header import image_size
 from eyespot.data_pipeline.loading.mixtures.source_bounds import bounds_of, folder_of
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience
-from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
+from eyespot.data_pipeline.shards.paged.paged_index import RowsById
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 log = logging.getLogger("eyespot")
@@ -135,7 +135,7 @@ class Reader:
         shards: ShardFolder,
         *,
         substitute: bool,
-        index: np.ndarray | PagedIndex | None = None,
+        index: np.ndarray | RowsById | None = None,
         among: Ids | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         source: FileSource | None = None,

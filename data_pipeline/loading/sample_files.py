@@ -13,7 +13,7 @@ from eyespot.data_pipeline.augment.views import AudioView, Clip, DepthView, Imag
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.mixtures.source_bounds import bounds_of
 from eyespot.data_pipeline.shards.members.sounds import CONTAINERS
-from eyespot.data_pipeline.shards.paged.paged_index import PagedIndex
+from eyespot.data_pipeline.shards.paged.paged_index import RowsById
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 Ids = Int64[np.ndarray, " b"]
@@ -270,7 +270,7 @@ class SampleFiles:
         first, count, _ = self._shards.clips[sample, 0].item()
         return self._shards.motion[first : first + count]
 
-    def _table(self, kind: Kind) -> np.ndarray | PagedIndex:
+    def _table(self, kind: Kind) -> np.ndarray | RowsById:
         if kind.member:
             table, places = self._shards.index.copy(), self._shards.member(kind.member)
             is_image = (places["size"] > 0) & (kind.member == DepthView.extension)

@@ -23,6 +23,7 @@ from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.members.caption_file import add_captions, caption_options
 from eyespot.data_pipeline.shards.members.footage import of_same_streams
 from eyespot.data_pipeline.shards.members.items import Item, Source, are_plain, hold_out, shuffled, taken
+from eyespot.data_pipeline.shards.outside.fetching import done_with, in_reach
 from eyespot.data_pipeline.shards.pack_masks import add_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard, sha256
 from eyespot.data_pipeline.shards.parts.goal import SPLITS, WORK, Goal
@@ -238,7 +239,7 @@ def _pack_splits(
         for split, order in orders.items():
             positions, first_id, first_shard = starts[split]
             todo, writing = order[positions.start : positions.stop], _Writing(destination / split, work, split, options)
-            writing.first_id, writing.first_shard = first_id, first_shard
+            writing.first_id, writing.first_shard, writing.fetch = first_id, first_shard, found.fetch
             parts[split] = _pack_split(todo, writing, workers, goal, bar.advance)
     return parts
 
@@ -253,6 +254,7 @@ class _Writing:
     options: dict[str, Any]
     first_id: int = 0
     first_shard: int = 0
+    fetch: Any = None
 
     @property
     def stem(self) -> Path:
@@ -278,7 +280,8 @@ def _pack_split(
     try:
         todo = order[start:]
         limits = {"resize": to.options["resize"], "max_pixels": to.options.get("max_pixels", MAX_PIXELS)}
-        images = goal.screened(to.split, examine_items(todo, workers, **limits))
+        there = in_reach(todo, to.work, to.fetch)
+        images = goal.screened(to.split, done_with(there, examine_items(there, workers, **limits)))
         for item, image in zip(todo, images, strict=True):
             if isinstance(image, str):
                 part.quarantined.append({"source": item.name, "reason": image})

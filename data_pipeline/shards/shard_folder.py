@@ -28,11 +28,12 @@ from eyespot.data_pipeline.shards.paged.file_sizes import (
     check_tar_names,
     check_tar_sizes,
 )
-from eyespot.data_pipeline.shards.paged.manifest_file import read_manifest
-from eyespot.data_pipeline.shards.paged.paged_index import DIGEST_BYTES, PAGES, PagedIndex
+from eyespot.data_pipeline.shards.paged.manifest_file import NEWEST, read_manifest
+from eyespot.data_pipeline.shards.paged.paged_index import DIGEST_BYTES, PAGES, PagedIndex, RowsById
 from eyespot.data_pipeline.shards.paged.row_checks import RowChecks
 from eyespot.data_pipeline.shards.paged.shard_table import SHARDS, ShardTable, shard_dtype
 from eyespot.data_pipeline.shards.paged.table_files import TableFiles
+from eyespot.data_pipeline.shards.paged.versions import version_beside
 from eyespot.data_pipeline.shards.sources import how_to_shard
 from eyespot.data_pipeline.stores.location import Address, Location, location_of
 from eyespot.data_pipeline.stores.open_store import open_store
@@ -90,7 +91,7 @@ class ShardFolder:
         self._splits, self._members = dict[str, ShardFolder | None](), dict[str, np.ndarray]()
         file, content = read_manifest(self.path, self.store, self._patience, version)
         self.manifest = Manifest.from_json(content, file)
-        self.manifest_sha256 = hashlib.sha256(content).hexdigest()
+        self.manifest_sha256, self._is_earlier = hashlib.sha256(content).hexdigest(), file.name != NEWEST
         self._checks = RowChecks(self.path, self.manifest)
         if (told := self.manifest.pieces) is not None:
             rows = self._rows(SHARDS, shard_dtype(told.longest_name), told.shards_sha256, (told.num_shards,), "shard")
@@ -162,19 +163,26 @@ class ShardFolder:
         return text is not None and location_of(text) == self.named
 
     def split(self, name: str) -> "ShardFolder | None":
-        """Another split of the same data set, opened once too; None where it has no splits, or none of that name.
+        """Another split of the same data set, opened once too, as it was when this one's manifest was the newest.
+
+        None where the data set has no splits, or none of that name.
 
         Raises:
             UserError: its manifest is wrong.
         """
         if name not in self._splits:
-            folder = self.named / name
-            there = self.is_split and has_file(folder, "manifest.json", self._patience)
-            seconds = self._patience.seconds
-            self._splits[name] = (
-                ShardFolder(folder, named=self.named, hashes=self._hashes, patience_seconds=seconds) if there else None
-            )
+            there = self.is_split and has_file(self.named / name, "manifest.json", self._patience)
+            self._splits[name] = found = self._opened(self.named / name) if there else None
+            if found is not None and self._is_earlier:  # what came into both since then is of neither
+                newest = self._opened(self.path)
+                version = version_beside(self.manifest, newest.manifest, found.manifest)
+                self._splits[name] = self._opened(found.path, version)
         return self._splits[name]
+
+    def _opened(self, path: Location, version: str | None = None) -> "ShardFolder":
+        """As this one was."""
+        how = {"hashes": self._hashes, "patience_seconds": self._patience.seconds, "version": version}
+        return ShardFolder(path, named=self.named, **how)
 
     @cached_property
     def index(self) -> np.ndarray:
@@ -190,7 +198,7 @@ class ShardFolder:
         return self._pages.whole()
 
     @cached_property
-    def table(self) -> np.ndarray | PagedIndex:
+    def table(self) -> np.ndarray | RowsById:
         """What gives the rows of samples, ``table[ids]``: the whole index, or pages of it where it is in pieces.
 
         Raises:

@@ -53,7 +53,7 @@ class Origin:
         """Name and counts of the training data, where the shards that the run saw are still there; always the hash."""
         said: dict[str, Any] = {"manifest_sha256": self.record.manifest_sha256 or ""}
         try:
-            shards = find_shards(self.run.data.shards or "", version=self.record.manifest_sha256)
+            shards = find_shards(self.run.data.shards or "", versions=self.record.manifests)
         except (UserError, Outage, OSError):
             return said
         if shards.manifest_sha256 != said["manifest_sha256"]:

@@ -1,6 +1,7 @@
 """What a run learns from: its shards, which samples and labels of them, and how they become micro-batches."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards, find_shards
+from eyespot.data_pipeline.loading.mixtures.source_bounds import is_paged
 from eyespot.data_pipeline.loading.mixtures.source_mixing import source_mixing
 from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
@@ -94,7 +96,7 @@ class RunData:
             labels = self.shards.rows(seen)["label"]
         elif self.ids is not None:
             labels = self.shards.rows(self.ids)["label"]
-        elif manifest.pieces is not None:  # nobody reads all of them: what is read is held against these numbers
+        elif is_paged(self.shards):  # nobody reads all of them: what is read is held against these numbers
             return count, count - manifest.num_labeled, len(manifest.classes) - 1
         else:
             labels = self.shards.index["label"]
@@ -159,9 +161,9 @@ def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
             "data.read_patience_seconds %g: %g, for after --rank-timeout-seconds ranks give up", asked, patience
         )
     try:
-        hashes, version = world.local_rank == 0, began_with(run)
-        if shards is None or not shards.is_named(run.data.shards) or version not in (None, shards.manifest_sha256):
-            shards = open_shards(run.data, hashes=hashes, patience_seconds=patience, version=version)
+        hashes, versions = world.local_rank == 0, began_with(run)
+        if shards is None or not shards.is_named(run.data.shards) or versions not in ((), versions_of(shards)):
+            shards = open_shards(run.data, hashes=hashes, patience_seconds=patience, versions=versions)
         shards.check()
     except MissingShards as error:
         if restarted():  # they were there: this node has lost its mount, and another may have it
@@ -198,12 +200,18 @@ def patience_seconds(run: Run, world: World) -> float:
     return asked if world.size == 1 else min(asked, 0.8 * run.rank_timeout_seconds)
 
 
-def began_with(run: Run) -> str | None:
-    """The sha256 of the manifest that a run goes on with, whatever was added to its shards since; None = it begins."""
+def began_with(run: Run) -> tuple[str, ...]:
+    """The sha256 of the manifest that a run goes on with, whatever was added to its shards since; empty = it begins.
+
+    Of a mixture that of each source.
+    """
     path = RunRecord.path(run.run_dir)
-    if run.resume != "auto" or not path.exists():
-        return None
-    return RunRecord.read(path).manifest_sha256
+    return RunRecord.read(path).manifests if run.resume == "auto" and path.exists() else ()
+
+
+def versions_of(shards: ShardFolder) -> tuple[str, ...]:
+    """What ``began_with`` says of a run that began with these shards."""
+    return tuple(source.manifest_sha256 for source in shards.sources)
 
 
 def open_shards(
@@ -211,9 +219,9 @@ def open_shards(
     *,
     hashes: bool = True,
     patience_seconds: float = PATIENCE_SECONDS,
-    version: str | None = None,
+    versions: Sequence[str] = (),
 ) -> ShardFolder:
-    """The training shards, of the manifest ``version`` where they have had it, else as they are now.
+    """The training shards, of the manifests ``versions`` where they have had these, else as they are now.
 
     Raises:
         UserError: none are given, or there are none.
@@ -221,7 +229,7 @@ def open_shards(
     """
     if data.shards is None:
         raise UserError("data.shards: not given; add --data.shards FOLDER, made with: eyespot shards pack SRC FOLDER")
-    return find_shards(data.shards, hashes=hashes, patience_seconds=patience_seconds, version=version)
+    return find_shards(data.shards, hashes=hashes, patience_seconds=patience_seconds, versions=versions)
 
 
 def node_cache(data: DataConfig) -> NodeCache | None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from eyespot.data_pipeline.loading.mixtures.source_bounds import is_paged
 from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
@@ -135,7 +136,7 @@ def _training_samples(data: RunData, objective: Objective, world: World) -> Fixe
     alike = [view for view in stills if view.size == stills[0].size]
     spec, own = data.loader_spec(replace(views, views=tuple(alike[:2]))), data.sample_ids
     draw = np.random.default_rng(data.run.seed)
-    if data.shards.manifest.pieces is None or data.ids is not None:
+    if not is_paged(data.shards) or data.ids is not None:
         places = draw.permutation(len(own))[:MAX_SAMPLES]
     else:  # without a number for each of a billion
         places = draw.choice(len(own), min(MAX_SAMPLES, len(own)), replace=False)

@@ -24,6 +24,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.data_pipeline.loading.sample_files import shown_together
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.arithmetic import Precision
 from eyespot.pretrain.families.contrastive_objective import Contrastive
@@ -149,10 +150,10 @@ def trace(run: Run, ranks: int, device: Device = "cuda") -> Trace:
     return _trace(fresh_objective(run, ids), run.precision, device, 1, REAL_IMAGES, reason)
 
 
-def planned_ids(run: Run) -> SampleIds:
+def planned_ids(run: Run, patience_seconds: float = PATIENCE_SECONDS) -> SampleIds:
     """The samples that the run will learn from; where its shards cannot be read here, as many as there may be."""
     try:
-        shards = open_shards(run.data)
+        shards = open_shards(run.data, patience_seconds=patience_seconds)
         return ascending(chosen_ids(run.data, shards), shards)
     except UserError:
         return range(CIFAR10_IMAGES if run.encoder.image_size <= SMALL_IMAGES else IMAGENET_IMAGES)

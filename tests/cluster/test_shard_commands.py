@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_pieces import in_pieces
 from packed_parts import content, write_images
 from PIL import Image
 
@@ -69,3 +70,19 @@ def test_what_is_added_is_shrunk_as_the_folder_was(tmp_path: Path, capsys: pytes
     said(capsys, "add", tmp_path / "shards", write_images(tmp_path / "more", 9, first=20))
     index = ShardFolder(tmp_path / "shards").index
     assert len(index) == 19 and set(np.minimum(index["height"], index["width"])) == {6}
+
+
+def test_info_of_an_index_in_pieces_reads_none_of_it(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Of a billion samples that would be 28 GB."""
+    folder = in_pieces(digits / "train", tmp_path / "pieces")
+    for piece in (folder / "index").glob("0*.npy"):
+        piece.unlink()
+    found = [line.strip() for line in said(capsys, "info", folder).splitlines()]
+    begin = next(number for number, line in enumerate(found) if "not counted" in line)
+    assert found[begin + 1 : begin + 11] == [str(digit) for digit in range(10)]
+
+
+def test_the_sources_of_a_mixture_are_verified_one_by_one(capsys: pytest.CaptureFixture[str]):
+    assert "verify each of them: eyespot shards verify a; eyespot shards verify b" in said(
+        capsys, "verify", "a:0.7,b:0.3", code=2
+    )

@@ -29,10 +29,14 @@ from eyespot.data_pipeline.stores.location import is_address, whole_location
 
 LARGEST_FILE = 2**20
 """Bytes."""
+MOST_DOTS = 200
+"""Of a line: a key of thousands of parts takes tomllib hours."""
 MOST_SOURCES = 1000
 LEAST, MOST = Decimal("1e-9"), Decimal("1e9")
 """Of a weight."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HOST = re.compile(r"https?:/+([^/]*)", re.IGNORECASE)
+"""An address without a path; of a ``Path`` that was made of one, one slash is left."""
 _KEYS = ("shards", "weight", "repeats", "cap")
 
 
@@ -90,7 +94,7 @@ def split_texts(text: str) -> list[tuple[str, str]]:
         UserError: one has no weight.
     """
     found: list[tuple[str, str]] = []
-    for part in text.split(","):
+    for part in map(str.strip, text.split(",")):
         if (weighted := _weighted(part)) is None:
             raise UserError(
                 f"data.shards {text}: {part or 'an empty source'} has no weight; write FOLDER:0.7,FOLDER:0.3, or name"
@@ -133,8 +137,8 @@ def _at_home(place: str) -> str:
 def _weighted(part: str) -> tuple[str, str] | None:
     """Place and weight of ``a:0.7``; None where what stands behind the last colon is no number, or a port."""
     place, colon, weight = part.rpartition(":")
-    host = part.partition("://")[2]
-    if not colon or not place or "/" in weight or (host and "/" not in host and part.startswith("http")):
+    host = _HOST.fullmatch(part)
+    if not colon or not place or "/" in weight or (host and host[1].count(":") < 2):
         return None
     try:
         Decimal(weight)
@@ -167,7 +171,10 @@ def _names(places: list[str]) -> list[str]:
 
 def _of_file(file: Path, text: str) -> Mix:
     try:
-        values = tomllib.loads(foreign_json.read_bytes(file, LARGEST_FILE).decode("utf-8-sig"), parse_float=Decimal)
+        content = foreign_json.read_bytes(file, LARGEST_FILE).decode("utf-8-sig")
+        if any(line.count(".") > MOST_DOTS for line in content.splitlines()):
+            raise ValueError(f"a line of more than {MOST_DOTS} dots")
+        values = tomllib.loads(content, parse_float=Decimal)
     except foreign_json.ForeignJsonError as error:
         raise UserError(f"data.shards {text}: {error.why}; name a mix.toml, or a shard folder") from error
     except OSError as error:

@@ -12,6 +12,7 @@ from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.frames import Frames
 from eyespot.data_pipeline.shards.manifest import MAX_SAMPLES, ImageStats, Manifest, Masks, Members, Shard
+from eyespot.data_pipeline.shards.paged.shard_table import ShardTable, shard_dtype
 
 T = TypeVar("T", int, float)
 Three = tuple[T, T, T]
@@ -42,16 +43,12 @@ def mixed_manifest(
             f"data.shards {text[:200]}: {count:,} samples in all; ids have 32 bits, so at most {MAX_SAMPLES:,} can be"
             " mixed: leave sources out"
         )
-    return Manifest(
+    manifest = Manifest(
         name="+".join(names),
         num_samples=count,
         num_labeled=sum(part.num_labeled for part in parts),
         classes=classes,
-        shards=[
-            Shard(tar=f"{name}-{number}", num_samples=tar.num_samples, bytes=tar.bytes, sha256=tar.sha256)
-            for name, part in zip(names, parts, strict=True)
-            for number, tar in enumerate(part.shards)
-        ],
+        shards=[],
         image_stats=mixed_stats([part.image_stats for part in parts], shares),
         index_sha256=digest(*(part.index_sha256 for part in parts)),
         masks=None if masks_differ(names, parts) else _masks([part.masks for part in parts if part.masks]),
@@ -62,6 +59,26 @@ def mixed_manifest(
             if all(extension in part.members for part in parts)
         },
     )
+    manifest.shards = _shards(names, parts)
+    return manifest
+
+
+def _shards(names: Sequence[str], parts: Sequence[Manifest]) -> Sequence[Shard]:
+    """All tars; as rows where there may be a hundred thousand, which as objects would take seconds."""
+    if all(part.pieces is None for part in parts):
+        return [
+            Shard(tar=f"{name}-{number}", num_samples=tar.num_samples, bytes=tar.bytes, sha256=tar.sha256)
+            for name, part in zip(names, parts, strict=True)
+            for number, tar in enumerate(part.shards)
+        ]
+    tables = [ShardTable.of(part.shards).rows for part in parts]
+    counts = zip(names, map(len, tables), strict=True)
+    called = [f"{name}-{number}".encode() for name, count in counts for number in range(count)]
+    found = np.empty(len(called), shard_dtype(max(map(len, called))))
+    found["tar"] = called
+    for column in ("num_samples", "bytes", "sha256"):
+        found[column] = np.concatenate([rows[column] for rows in tables])
+    return ShardTable(found)
 
 
 def mixed_stats(parts: Sequence[ImageStats], shares: Sequence[float]) -> ImageStats:

@@ -5,7 +5,7 @@ Class ``a/cat`` is another than ``b/cat``: whether two people mean the same by a
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -16,22 +16,23 @@ import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.cap import places_of_cap
 from eyespot.data_pipeline.loading.mixtures.mix import Mix, is_mix, read_mix
 from eyespot.data_pipeline.loading.mixtures.mixed_manifest import digest, frames_differ, masks_differ, mixed_manifest
 from eyespot.data_pipeline.loading.mixtures.mixed_store import MixedStore
+from eyespot.data_pipeline.loading.mixtures.mixed_table import MixedTable
 from eyespot.data_pipeline.loading.mixtures.schedule import turns_of
+from eyespot.data_pipeline.loading.mixtures.source_bounds import is_paged
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, Manifest
+from eyespot.data_pipeline.shards.paged.paged_index import RowsById
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.stores.location import Location
+from eyespot.data_pipeline.stores.location import Location, is_address
 from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
 
 Ids = Int64[np.ndarray, " _"]
-
-FEWEST_RUNS, LONGEST_RUN = 64, 256
-"""A cap takes neighbours, which are read together; from so many places at least, as tars may be sorted."""
 
 
 def find_shards(
@@ -39,21 +40,33 @@ def find_shards(
     *splits: str,
     hashes: bool = True,
     patience_seconds: float = PATIENCE_SECONDS,
-    version: str | None = None,
+    versions: Sequence[str] = (),
 ) -> ShardFolder:
-    """``ShardFolder.find``; of a mixture, what that finds of each source now, as one folder.
+    """``ShardFolder.find``; of a mixture, what that finds of each source, as one folder.
+
+    Args:
+        place: as for ``ShardFolder.find``, or a mixture.
+        splits: as there.
+        hashes: as there.
+        patience_seconds: as there.
+        versions: sha256 of the manifest wanted, of a mixture that of each source; of another number of sources = none.
 
     Raises:
         UserError: as that; or the mixture cannot be understood, or has one folder twice.
         Outage: as that.
     """
-    if not is_mix(text := str(place)):
+    if "\0" in (text := str(place)):
+        raise UserError(f"data.shards {text[:80]!r}: has a NUL byte in it; name a folder, an address or a mixture")
+    if not is_mix(text):
+        version = versions[0] if len(versions) == 1 else None
         return ShardFolder.find(place, *splits, hashes=hashes, patience_seconds=patience_seconds, version=version)
     mix, found = read_mix(text), list[ShardFolder]()
-    for source in mix.sources:
-        if is_mix(source.shards):
+    wanted = versions if len(versions) == len(mix.sources) else [None] * len(mix.sources)
+    for source, version in zip(mix.sources, wanted, strict=True):
+        if is_mix(source.shards) and not (is_address(source.shards) and not source.shards.endswith(".toml")):
             raise UserError(f"data.shards {text}: {source.name} is a mixture itself; name its sources in this one")
-        found.append(ShardFolder.find(source.shards, *splits, hashes=hashes, patience_seconds=patience_seconds))
+        how = {"hashes": hashes, "patience_seconds": patience_seconds, "version": version}
+        found.append(ShardFolder.find(source.shards, *splits, **how))
     where = [shards.path.resolve() if isinstance(shards.path, Path) else shards.path for shards in found]
     for number, path in enumerate(where):
         if (first := where.index(path)) < number:
@@ -144,13 +157,16 @@ class MixedShards(ShardFolder):
         for source, first, end in zip(
             self.mix.sources, self.bounds[:-1].tolist(), self.bounds[1:].tolist(), strict=True
         ):
-            own = np.arange(first, end) if ids is None else ids[(ids >= first) & (ids < end)]
+            if ids is None:
+                found.append(first + places_of_cap(end - first, source.cap))
+                continue
+            own = ids[(ids >= first) & (ids < end)]
             if not len(own):
                 raise UserError(
                     f"data.ids: name no sample of {source.name}, whose ids in the mixture are {first} to {end - 1};"
                     " name some, or leave the source out"
                 )
-            found.append(capped(own, source.cap))
+            found.append(own[places_of_cap(len(own), source.cap)])
         return np.concatenate(found)
 
     def in_words(self, chosen: Ids | None) -> str:
@@ -248,6 +264,19 @@ class MixedShards(ShardFolder):
             rows[self.bounds[number] : self.bounds[number + 1]] = source.index
             vars(source).pop("index", None)  # else all of it would be held twice
         return self._apart(rows, np.diff(self.bounds))
+
+    @cached_property
+    def table(self) -> np.ndarray | RowsById:
+        """The index; or what asks the sources for rows, where the index of one is in pieces."""
+        return self._by_source if is_paged(self) else self.index
+
+    def row_parts(self) -> Iterator[np.ndarray]:
+        """The rows of all samples in order, some at a time."""
+        return self._by_source.parts() if is_paged(self) else iter([self.index])
+
+    @property
+    def _by_source(self) -> MixedTable:
+        return MixedTable(self.sources, self.bounds, self._first_tar.tolist(), self._first_label)
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -352,21 +381,6 @@ class MixedShards(ShardFolder):
         """
         for source in self.sources:
             source.check_tars()
-
-
-def capped(ids: Ids, cap: int | None) -> Ids:
-    """So many of the samples, the same whenever it is asked: runs of neighbours, spread evenly.
-
-    Args:
-        ids: of one source, in their order.
-        cap: at most so many; None = all.
-    """
-    if cap is None or cap >= len(ids):
-        return ids
-    run = max(1, min(LONGEST_RUN, cap // FEWEST_RUNS))
-    runs = -(-cap // run)
-    first = np.arange(runs) * (len(ids) - cap) // max(1, runs - 1)  # what is left out is shared among the gaps
-    return ids[np.repeat(first, run)[:cap] + np.arange(cap)]
 
 
 def _read_only(rows: np.ndarray) -> np.ndarray:

@@ -14,3 +14,8 @@ def bounds_of(shards: ShardFolder) -> Int64[np.ndarray, " bounds"]:
 def folder_of(shards: ShardFolder, sample: int) -> ShardFolder:
     """The folder that a sample lies in."""
     return shards.sources[int(np.searchsorted(bounds_of(shards), sample, side="right")) - 1]
+
+
+def is_paged(shards: ShardFolder) -> bool:
+    """Whether the index of one is in pieces: then nobody should ask for the rows of all samples."""
+    return any(source.manifest.pieces is not None for source in shards.sources)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
@@ -43,8 +43,18 @@ def piece_file(number: int) -> str:
     return f"index/{number:06d}.npy"
 
 
+@runtime_checkable
+class RowsById(Protocol):
+    """Stands where a whole index may stand, for who asks ``table[ids]`` and nothing else."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, ids: Any, /) -> Any:
+        """The rows of some samples, an array of INDEX_DTYPE like the ids; or the row of one id."""
+        ...
+
+
 class PagedIndex:
-    """Stands where a whole index may stand, for who asks ``index[ids]`` and nothing else. Threads may share it.
+    """The ``RowsById`` of one shard folder. Threads may share it.
 
     Args:
         folder: where it lies, for what is said.

@@ -13,6 +13,8 @@ from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import (
     FORMAT,
+    INDEX_DTYPE,
+    MASK_DTYPE,
     MAX_SAMPLES,
     PAGED_FORMAT,
     Manifest,
@@ -131,7 +133,10 @@ def write_index(folder: Path, manifest: Manifest, rows: np.ndarray, cut: Cut | N
         content = atomic_files.npy_bytes(rows)
         atomic_files.write_bytes(folder / WHOLE_INDEX, content)
         digest, shards = hashlib.sha256(content).hexdigest(), list(manifest.shards)
-        made = Manifest(**fields | {"shards": shards, "index_sha256": digest, "pieces": None, "format": FORMAT})
+        fields |= {"shards": shards, "index_sha256": digest, "pieces": None, "format": FORMAT}
+        if len(rows) > (cut or CUT).above:
+            fields["notes"] = [*manifest.notes, _note_on_size(manifest, len(rows))]
+        made = Manifest(**fields)
     else:
         writer, shards = PieceWriter(folder, cut), ShardTable.of(manifest.shards)
         writer.add(rows)
@@ -139,6 +144,17 @@ def write_index(folder: Path, manifest: Manifest, rows: np.ndarray, cut: Cut | N
         made.shards = shards
     _remove_others(folder, paged=made.pieces is not None)
     return made
+
+
+def _note_on_size(manifest: Manifest, count: int) -> str:
+    """What follows from so many samples whose index is one file."""
+    rows = count + (manifest.frames.num_frames if manifest.frames else 0)
+    beside = count * (len(manifest.members) + (manifest.masks is not None))
+    return (
+        f"{count:,} samples with files beside their images, or of many frames: an index of such is one file, and each"
+        f" process that reads these holds {(INDEX_DTYPE.itemsize * rows + MASK_DTYPE.itemsize * beside) / 1e9:.2g} GB"
+        " or more; cut it into several shard folders and mix those that fit, or pack the images alone"
+    )
 
 
 def check_count(folder: Path, count: int) -> None:

@@ -107,6 +107,11 @@ class ShardTable(Sequence[Shard]):
         )
 
 
+def total_bytes(shards: Sequence[Shard]) -> int:
+    """Of all tars together."""
+    return int(shards.bytes.sum()) if isinstance(shards, ShardTable) else sum(shard.bytes for shard in shards)
+
+
 def _is_text(name: bytes) -> bool:
     try:
         name.decode()

@@ -280,7 +280,7 @@ def joined(
         index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
         quarantined=quarantined[:MOST_QUARANTINED],
         converted=dict(sorted((Counter(old.converted) + Counter(more.converted)).items())),
-        packing={**old.packing, "added": [*old.packing.get("added", []), _entry(old, more, done, options)]},
+        packing={**old.packing, "added": [*old.packing.get("added", []), _entry(base, more, done, options)]},
         masks=told,
         skipped=skipped.listed(),
         notes=[*old.notes, *(note for note in more.notes if note not in old.notes)],
@@ -289,10 +289,15 @@ def joined(
     return manifest, files
 
 
-def _entry(old: Manifest, more: Manifest, done: list[PackedShard], options: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest tells of an addition."""
+def _entry(base: ShardFolder, more: Manifest, done: list[PackedShard], options: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest tells of an addition; ``base`` is the sha256 of the manifest before it."""
     duplicates = sum(bad["reason"].startswith(DUPLICATE) for part in done for bad in part.quarantined)
-    counts = {"first_id": old.num_samples, "num_samples": more.num_samples, "duplicates": duplicates}
+    counts = {
+        "base": base.manifest_sha256,
+        "first_id": base.manifest.num_samples,
+        "num_samples": more.num_samples,
+        "duplicates": duplicates,
+    }
     return {**{name: value for name, value in options.items() if value is not None}, **counts}
 
 

@@ -104,6 +104,11 @@ def _merge(root: Path, threads: int) -> Merged:
         records = _records(root)
         options, merged = records[0].options, Merged(manifests={})
         folders = manifest_folders(root)
+        if any(manifest.packing.get("plan") != options["plan"] for manifest in _done(root).values()):
+            raise UserError(
+                f"shards {root}: holds shards of another source or other options beside the parts; move {home} into a"
+                " folder of its own, and merge there"
+            )
         if len(folders) < len(records[0].splits):
             found, parts = _source(records[0]), dict[str, list[PackedShard]]()
             for split in sorted(records[0].splits):
@@ -139,12 +144,17 @@ def _records(root: Path) -> list[PartRecord]:
             f"shards {root}: of {plural(counts[0], 'task')}, {len(missing)} not finished ({names}); run the same"
             f" eyespot shards pack with --task {missing[0]}/{counts[0]}"
         )
-    if others := [record.number for record in records if record.plan != records[0].plan]:
+    if others := [record.number for record in records if _packs(record) != _packs(records[0])]:
         raise UserError(
             f"shards {root}: task {others[0]} packed another source or other options than task 0; delete its part and"
             f" pack it as the others: rm -r {_part(root, records[others[0]])}"
         )
     return records
+
+
+def _packs(record: PartRecord) -> tuple[str, str, list[str], list[str]]:
+    """What all tasks must have packed alike."""
+    return record.plan, record.name, record.classes, sorted(record.splits)
 
 
 def _part(root: Path, record: PartRecord) -> Path:

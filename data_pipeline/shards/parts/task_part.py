@@ -24,7 +24,7 @@ from eyespot.data_pipeline.shards.manifest import Manifest, Skipped
 from eyespot.data_pipeline.shards.members.items import Item, Source, have_frames
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
-from eyespot.data_pipeline.shards.parts.goal import Goal, Start, manifest_folders
+from eyespot.data_pipeline.shards.parts.goal import SPLITS, Goal, Start, manifest_folders
 from eyespot.data_pipeline.shards.parts.task import Task
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -176,6 +176,12 @@ def read_record(folder: Path) -> PartRecord:
         raise UserError(f"{path}: unreadable ({why}); pack that task again: rm -r {folder}") from error
     if record.format != FORMAT:
         raise UserError(f"{path}: format {record.format[:40]!r} is not {FORMAT!r}; pack the parts again")
+    sizes = [record.options.get(name) for name in ("max_samples", "max_bytes")]
+    what = "names no split" if not record.splits else "says no max_samples or max_bytes"
+    if odd := record.splits.keys() - {"", *SPLITS}:
+        what = f"has a split {min(odd)[:40]!r}, which is none"
+    if odd or not record.splits or not all(type(size) is int and size > 0 for size in sizes):
+        raise UserError(f"{path}: {what}; pack that task again: rm -r {folder}")
     return record
 
 

@@ -6,6 +6,7 @@ Triton wants to be told so before it is imported: test_view_kernels.py runs this
 JSON that it prints.
 """
 
+import functools
 import io
 import json
 import logging
@@ -39,6 +40,7 @@ AMOUNTS = {
 }
 
 
+@functools.cache  # reading the archive costs more than what is done with them
 def photographs(count: int, size: int) -> torch.Tensor:
     """(count, 3, size, size) 8-bit, channels last, drawn from the 2,000 that the package brings."""
     with tarfile.open(CALTECH10) as tar:

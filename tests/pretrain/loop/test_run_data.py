@@ -367,12 +367,14 @@ def test_a_cache_changes_no_batch(digits, tmp_path):
     assert list((tmp_path / "blocks").glob("*.block"))
 
 
-def test_a_run_goes_on_with_what_it_began_with_when_images_were_added(digits, tmp_path):
+@pytest.mark.parametrize("mixed", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_a_run_goes_on_with_what_it_began_with_when_images_were_added(digits, tmp_path, mixed):
     """The digests of its samples are those of a run to which nothing was added; a new run sees all."""
     shards = shutil.copytree(digits / "train", tmp_path / "digits")
+    of_run = f"{digits / 'test'}:1,{shards}:2" if mixed else str(shards)
 
     def digests(name: str, **changes: object) -> list[str]:
-        run = run_of("mae_tiny", shards)
+        run = run_of("mae_tiny", of_run)
         run.run_dir, run.data.batch_size, run.steps, run.save_every = tmp_path / name, 24, 4, 2
         run.log_every, run.picture_every, run.track, run.device = 1, 0, False, "cpu"
         for field, value in changes.items():
@@ -390,5 +392,5 @@ def test_a_run_goes_on_with_what_it_began_with_when_images_were_added(digits, tm
     assert digests("grown", resume="auto") == alone
     new = digests("new", resume="auto")  # there is nothing to go on from: it begins
     assert new != alone
-    assert RunRecord.read(tmp_path / "new" / "run.json").manifest_sha256 == ShardFolder(shards).manifest_sha256
-    assert RunRecord.read(tmp_path / "grown" / "run.json").manifest_sha256 == before.manifest_sha256
+    assert RunRecord.read(tmp_path / "new" / "run.json").manifests[-1] == ShardFolder(shards).manifest_sha256
+    assert RunRecord.read(tmp_path / "grown" / "run.json").manifests[-1] == before.manifest_sha256

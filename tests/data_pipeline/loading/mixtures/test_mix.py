@@ -34,7 +34,17 @@ def test_sources_of_one_name_are_told_apart_by_the_folders_above():
 
 
 @pytest.mark.parametrize(
-    "text", ["data/in1k", "", "s3://bucket/in1k", "http://host:8080", "data/a:b", "http://host:8080/x", "C:x/7"]
+    "text",
+    [
+        "data/in1k",
+        "",
+        "s3://bucket/in1k",
+        "http://host:8080",
+        "data/a:b",
+        "http://host:8080/x",
+        "C:x/7",
+        "http:/host:8080",
+    ],
 )
 def test_one_folder_or_address_is_no_mixture(text):
     assert not is_mix(text) and places_of(text) == [text]
@@ -147,3 +157,19 @@ def test_a_file_of_no_text_is_one_line(tmp_path):
     (tmp_path / "mix.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not TOML"):
         read_mix(str(tmp_path / "mix.toml"))
+
+
+def test_spaces_around_sources_are_no_part_of_them():
+    assert [source.shards for source in read_mix(" a:0.5, b:0.5 ").sources] == ["a", "b"]
+
+
+def test_a_key_of_thousands_of_parts_is_refused_at_once(tmp_path):
+    (tmp_path / "mix.toml").write_text("a" + ".a" * 200_000 + " = 1")
+    with pytest.raises(UserError, match="a line of more than 200 dots"):
+        read_mix(str(tmp_path / "mix.toml"))
+
+
+def test_a_server_may_have_a_port_and_a_weight():
+    for text in ("http://host:8080:0.5,a:1", "http:/host:8080:0.5,a:1"):
+        assert [source.weight for source in read_mix(text).sources] == [Fraction(1, 2), 1]
+        assert read_mix(text).sources[0].shards.endswith("/host:8080")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_pieces import in_pieces
 
-from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards, capped, find_shards
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards, find_shards
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -95,18 +96,6 @@ def test_repeats_are_passes_of_what_the_cap_leaves(digit_shards, photo_shards, t
     chosen = found.chosen(None)
     assert found.per_source(chosen).tolist() == [400, 301]
     assert found.per_source(found.chosen(chosen)).tolist() == [400, 301]  # as often as one likes
-
-
-def test_a_cap_takes_runs_of_neighbours_from_everywhere():
-    ids = np.arange(1000, 101_000)
-    for cap in (1, 2, 63, 64, 1000, 20_000, 99_999):
-        found = capped(ids, cap)
-        assert len(found) == cap and (np.diff(found) > 0).all() and found[0] >= 1000 and found[-1] < 101_000
-        assert (capped(ids, cap) == found).all()
-    assert capped(ids, 20_000)[-1] == 100_999
-    assert np.diff(capped(ids, 20_000)).max() < 3000  # nothing large is left out
-    assert (np.diff(capped(ids, 20_000)) == 1).mean() > 0.99  # blocks of the order are neighbours
-    assert capped(ids, 100_000) is ids and capped(ids, None) is ids
 
 
 def test_ids_are_those_of_the_mixture(mixture):
@@ -196,3 +185,32 @@ def test_clips_of_two_sources(film_shards, tmp_path):
     assert (found.clips["first"][len(own.clips) :] == own.clips["first"] + count).all()
     assert (found.frames[found.clips["first"][:, 0].astype(np.int64)] == found.index).all()
     assert (found.motion == np.tile(own.motion, 2)).all() and len(found.frame_masks) == 2 * count
+
+
+def test_sources_in_pieces_are_asked_for_rows(digit_shards, photo_shards, tmp_path):
+    """The rows of a mixture of whole indexes, none of which is read whole."""
+    pieces = [in_pieces(shards, tmp_path / shards.name) for shards in (digit_shards, photo_shards)]
+    whole, paged = (mixed(f"{one}:0.7,{other}:0.3") for one, other in ((digit_shards, photo_shards), pieces))
+    count = whole.manifest.num_samples
+    ids = np.array([[0, count - 1, 7], [int(whole.bounds[1]), int(whole.bounds[1]) - 1, 7]])
+    assert (paged.rows(ids) == whole.index[ids]).all() and paged.table[5] == whole.index[5]
+    assert (np.concatenate(list(paged.row_parts())) == whole.index).all() and len(paged.table) == count
+    with pytest.raises(IndexError, match=f"of {count}"):
+        paged.rows(np.array([count]))
+    assert list(paged.manifest.shards) == list(whole.manifest.shards)
+    assert not any("index" in vars(shards) for shards in (paged, *paged.sources))
+    reader = Reader(paged, substitute=False)
+    assert reader.start(np.array([3, count - 1])).result()[0].tolist() == [3, count - 1]
+    reader.close()
+
+
+def test_a_name_with_a_nul_byte_is_refused():
+    for text in ("a\0", "a\0:0.5,b:0.5"):
+        with pytest.raises(UserError, match="has a NUL byte"):
+            find_shards(text)
+
+
+def test_an_address_in_a_file_may_have_commas_and_colons(tmp_path):
+    (tmp_path / "mix.toml").write_text('[sources.a]\nshards = "http://127.0.0.1:9/a,b:7"\nweight = 1\n')
+    with pytest.raises(Outage, match="a,b:7"):
+        find_shards(str(tmp_path / "mix.toml"), patience_seconds=0.0)

@@ -119,7 +119,11 @@ def test_what_is_not_ours_stays(tmp_path):
 def test_an_index_with_tables_beside_it_is_one_file(kind, tmp_path):
     masks = Masks.of(np.zeros(30, MASK_DTYPE), [0] * 256, 255)
     beside = {"masks": masks} if kind == "masks" else {"members": {"txt": Members(count=1, sha256="")}}
-    assert written(tmp_path, 30, **beside).manifest.pieces is None
+    found = written(tmp_path, 30, **beside).manifest
+    assert found.pieces is None
+    (note,) = found.notes
+    assert note.startswith("30 samples with files beside") and "1.3e-06 GB" in note  # 30 x (28 + 16) bytes
+    assert written(tmp_path, 5, **beside).manifest.notes == []
 
 
 def test_more_samples_than_ids_count_are_one_line(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import Shard
-from eyespot.data_pipeline.shards.paged.shard_table import ShardTable, shard_dtype
+from eyespot.data_pipeline.shards.paged.shard_table import ShardTable, shard_dtype, total_bytes
 
 SHARDS = [
     Shard(tar=name, num_samples=number, bytes=2**40 + number, sha256=f"{number:064x}")
@@ -17,6 +17,7 @@ def test_it_is_the_list_of_tars():
     table = ShardTable.of(SHARDS)
     assert list(table) == SHARDS and len(table) == 3 and table[1] == SHARDS[1] and table[-1] == SHARDS[-1]
     assert table[1:] == SHARDS[1:] and table.names == [shard.tar for shard in SHARDS]
+    assert total_bytes(table) == total_bytes(SHARDS) == 3 * 2**40 + 3
     assert table.bytes.tolist() == [shard.bytes for shard in SHARDS] and table.longest_name == 16
     assert ShardTable.of(table) is table and not ShardTable.of([])
     with pytest.raises(IndexError):

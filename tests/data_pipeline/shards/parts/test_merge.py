@@ -1,6 +1,7 @@
 """Parts of many tasks, merged, are one pack byte for byte, whatever was damaged, killed or done twice."""
 
 import fcntl
+import json
 import shutil
 from pathlib import Path
 
@@ -137,6 +138,31 @@ def test_what_does_not_fit_together_is_named(images: Path, parts: Path, tmp_path
     shutil.copytree(root / PARTS / "0000-of-0003", root / PARTS / "0000-of-0002")
     shutil.rmtree(root / PARTS / "0001-of-0003")
     assert "holds parts of 2 and of 3 tasks" in refusal(root)
+
+
+LIES = {
+    "names no split": {"splits": {}},
+    "has a split '../x', which is none": {"splits": {"../x": {"first": 0, "stop": 1, "num_items": 1, "num_tables": 0}}},
+    "says no max_samples or max_bytes": {"options": {}},
+    "task 1 packed another source": {"classes": ["z"]},
+}
+
+
+@pytest.mark.parametrize("said", LIES)
+def test_a_part_that_says_what_cannot_be_is_named(parts: Path, tmp_path: Path, said: str):
+    root = shutil.copytree(parts, tmp_path / "root")
+    record = root / PARTS / "0000-of-0003" / "part.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **LIES[said]}))
+    assert said in refusal(root) and record.exists()
+
+
+def test_parts_beside_other_shards_are_not_thrown_away(parts: Path, tmp_path: Path):
+    root = shutil.copytree(parts, tmp_path / "root")
+    pack(str(write_images(tmp_path / "other", 4)), tmp_path / "packed", workers=1)
+    shutil.copytree(tmp_path / "packed", root, dirs_exist_ok=True)
+    before = content(root)
+    assert "holds shards of another source or other options beside the parts" in refusal(root)
+    assert content(root) == before | {f"{PARTS}/lock": content(root)[f"{PARTS}/lock"]}
 
 
 def test_a_damaged_part_is_named(parts: Path, tmp_path: Path):
