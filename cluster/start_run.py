@@ -63,10 +63,11 @@ def monitors_of(run: "Run") -> "list[MonitorOf]":
     """What looks at the encoder while it learns, if the run asks for it."""
     if not run.monitor_every:
         return []
+    from eyespot.eval.drift_guard import DriftGuard
     from eyespot.eval.online_probe import OnlineProbe
     from eyespot.pretrain.monitors.collapse import CollapseMonitor
 
-    return [CollapseMonitor, OnlineProbe]
+    return [CollapseMonitor, DriftGuard if run.start.weights or run.start.model else OnlineProbe]
 
 
 def is_first() -> bool:

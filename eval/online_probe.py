@@ -1,12 +1,11 @@
 """OnlineProbe: what labels say of the encoder while it learns without them."""
 
 import logging
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
@@ -51,6 +50,17 @@ class OnlineProbe:
 
     def __call__(self, objective: Objective, world: World) -> dict[str, float]:
         """The metrics at this step."""
+        return self.judged(self.correct(objective, world), world)
+
+    def judged(self, correct: dict[str, Bool[Tensor, " n"]], world: World) -> dict[str, float]:
+        """The metrics, once it is known which samples were answered rightly: none, where nothing can be known."""
+        return {name: right.double().mean().item() for name, right in correct.items()}
+
+    def correct(self, objective: Objective, world: World) -> dict[str, Bool[Tensor, " n"]]:
+        """Which test samples each probe answers rightly; nothing but on rank 0, and where there are no labels.
+
+        Of features that are not finite all answers are missing: tensors without samples, whose mean is nan.
+        """
         if self._idle:
             return {}
         try:
@@ -71,20 +81,20 @@ class _Samples:
     classes: Int[Tensor, " c"]
     """The labels that occur, ascending."""
 
-    def judge(self, objective: Objective) -> dict[str, float]:
+    def judge(self, objective: Objective) -> dict[str, Bool[Tensor, " n"]]:
         encoded = [samples.encode(objective) for samples in (self.train, self.test)]
         known = [self._of_known_class(*part) for part in encoded if part is not None]
         if not known:
             return {}
         (train, train_classes), (test, test_classes) = known
         if not (train.isfinite().all() and test.isfinite().all()):
-            return {"online/knn": math.nan, "online/linear": math.nan}
+            return dict.fromkeys(("online/knn", "online/linear"), torch.zeros(0, dtype=torch.bool))
         num_classes, k = len(self.classes), min(NEIGHBOURS, len(train))
         answers = {
             "online/knn": knn.vote(test, train, train_classes, num_classes=num_classes, ks=(k,))[k],
             "online/linear": linear.predictions(train, train_classes, test, num_classes=num_classes, penalty=PENALTY),
         }
-        return {name: (answer == test_classes).double().mean().item() for name, answer in answers.items()}
+        return {name: (answer == test_classes).cpu() for name, answer in answers.items()}
 
     def _of_known_class(
         self, features: list[Float[Tensor, "_ d"]], labels: Int[Tensor, " _"]

@@ -33,8 +33,13 @@ from eyespot.pretrain.optim.optimizers import OptimConfig
 class StartConfig:
     """The encoder's first weights, where they are not drawn by the seed."""
 
+    model: str = field(default="", metadata=SAID_IF_SET)
+    """Encoder to go on with: a timm name (its published weights, or those of start.weights), a release, a run or one of
+    its checkpoints, a folder that timm saved, models:/NAME@ALIAS or hf://ORG/NAME. It sets encoder.name, patch_size and
+    small_stem, the image size where that is fixed, data.mean and data.std, but for what you say yourself."""
     weights: Path | None = None
-    """File of an encoder's weights (safetensors, or a checkpoint of torch's); None = random ones."""
+    """File of an encoder's weights (safetensors, or a checkpoint of torch's, or a run's checkpoint); None = random
+    ones, or those of start.model."""
     prefix: str = ""
     """What stands before the encoder's names in that file ("module.encoder_q."); empty = what is found, if one is."""
     sha256: str = ""
@@ -164,6 +169,9 @@ class Run:
     monitor_every: Annotated[int, Ge(0)] = 0
     """Steps between two looks at the encoder: similarities, effective rank, kNN and probe where there are labels; 0 =
     none."""
+    stop_on_drift: bool = field(default=False, metadata=SAID_IF_SET)
+    """End a run that began with given weights when its encoder falls below them by more than the interval: kNN or probe
+    on labelled samples, every --monitor-every."""
     max_skipped_steps: Annotated[int, Ge(0)] = 0
     """Steps in a row whose loss or gradient is not finite that are skipped before the run stops."""
     track: bool = True

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 from eyespot.data_pipeline.console import Console
@@ -27,7 +26,7 @@ from eyespot.pretrain.loop.step_batches import StepBatches, StepCut
 from eyespot.pretrain.loop.step_metrics import StepLog, StepMeter, StepRecord
 from eyespot.pretrain.loop.stop_signals import StopSignals, StopVote
 from eyespot.pretrain.monitors.collapse import HeadWatch
-from eyespot.pretrain.monitors.monitor import MonitorOf
+from eyespot.pretrain.monitors.monitor import MonitorOf, looks_of
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.planning import out_of_memory
@@ -119,7 +118,7 @@ class Trainer:
             watch.time_forward(self.engine.objective)
         self.meter, self.vote = StepMeter(world.device, Utilization.of(run, world)), StopVote(signals)
         self.skipped, self.lost = 0, None
-        looks = [partial(monitor_of(data), self.engine.objective, world) for monitor_of in monitors]
+        looks = looks_of(monitors, data, self.engine.objective, self.start)
         parts = {"meter": self.meter, "watch": watch}
         self.metrics = StepLog(run, self.loader, self.tracker, monitors=looks, head_watch=HeadWatch(), **parts)
         self.batches = StepBatches(run, world, self.engine, self.loader, stop=self.vote, **parts)

@@ -3,14 +3,12 @@
 import difflib
 import fcntl
 import hashlib
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-import huggingface_hub.constants
 import timm
 import torch
 from safetensors import SafetensorError
@@ -20,12 +18,13 @@ from torch import nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import CenterView, Interpolation, Mode, ViewSpec
-from eyespot.data_pipeline.errors import Outage, UserError, is_network_outage
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.release.bounds import check_folder
 from eyespot.eval.release.fetch import cached, cached_from_hub
 from eyespot.eval.release.hub.address import is_hub
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
 from eyespot.eval.release.registry import is_registered
+from eyespot.pretrain.checkpoints.published import hub_failure, published_encoder
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
@@ -75,14 +74,9 @@ def untrained(name: str, seed: int) -> nn.Module:
     except Exception as error:
         if not name.startswith(HUB):
             raise
-        raise _kind(error)(
+        raise hub_failure(error)(
             f"model {name!r}: cannot be had from the hub ({_brief(error)}); name a folder instead"
         ) from error
-
-
-def _kind(error: Exception) -> type[Exception]:
-    """What the failure of the hub's client is to the user; who has told it to stay offline means it."""
-    return Outage if is_network_outage(error) and not huggingface_hub.constants.HF_HUB_OFFLINE else UserError
 
 
 def published(name: str) -> nn.Module:
@@ -92,20 +86,7 @@ def published(name: str) -> nn.Module:
         UserError: there are none, or this machine has no network.
         Outage: the hub does not answer.
     """
-    silenced = [logging.getLogger(place) for place in ("timm", "huggingface_hub", "httpx")]
-    levels = [logger.level for logger in silenced]
-    try:
-        for logger in silenced:
-            logger.setLevel(logging.CRITICAL)
-        return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # the hub's client raises a dozen kinds, of three libraries, without a common base
-        raise _kind(error)(
-            f"model {name!r}: no published weights could be had ({_brief(error)}); without a network try"
-            " --no-pretrained"
-        ) from error
-    finally:
-        for logger, level in zip(silenced, levels, strict=True):
-            logger.setLevel(level)
+    return published_encoder(name, "model", "without a network try --no-pretrained")
 
 
 def in_folder(folder: Path) -> nn.Module:

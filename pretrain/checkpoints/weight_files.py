@@ -2,7 +2,8 @@
 
 A file is read as safetensors, or as a checkpoint of torch's without running anything that is in it. People's
 checkpoints hold more than an encoder, under names of their own (``module.encoder_q.conv1.weight``): what comes before
-the encoder's own names is found by itself, and what is left over is counted.
+the encoder's own names is found by itself, the names are brought to timm's (``foreign_names``), and what is left over
+is counted.
 """
 
 import argparse
@@ -10,25 +11,34 @@ import hashlib
 import io
 import pickle
 import stat
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage
+from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.foreign_names import Translated, names_of, translated
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _SPARE_BYTES = 8 << 30
 """That a file of weights may have beside 64 times its encoder's: optimiser states, teachers, heads, queues."""
-_MAX_DEPTH = 4
+_MAX_DEPTH = 8
 """Of dictionaries in a checkpoint."""
+_LONGEST = 16
+"""Parts that the name of an encoder's tensor has at most."""
+_MOST_PLACES = 16
+"""In a file that are tried for an encoder."""
+META = "meta.json"
+"""What a run's checkpoint folder has."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -43,47 +53,107 @@ class Weights:
     """What stood before their names."""
     others: list[str]
     """Names of the file's other tensors: heads, classifiers, further copies."""
+    changes: list[str] = field(default_factory=list)
+    """In words, what was fitted to the encoder's shapes."""
 
     def said(self) -> str:
         """In words: how many were loaded, and what was left."""
         words = f"{len(self.tensors)} of {len(self.tensors)} tensors loaded"
         if self.prefix:
             words += f", named {self.prefix}* there"
+        words += "".join(f"; {change}" for change in self.changes)
         if self.others:
             shown = ", ".join(self.others[:2]) + (", ..." if len(self.others) > 2 else "")
             words += f"; {len(self.others)} others of the file are not the encoder's: {shown}"
         return words
 
 
-def read_weights(path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", prefix: str = "") -> Weights:
+def read_weights(
+    path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", prefix: str = "", encoder: nn.Module | None = None
+) -> Weights:
     """All tensors of an encoder out of a file.
 
     Args:
-        path: safetensors, or a checkpoint of torch's.
+        path: safetensors, a checkpoint of torch's, or a checkpoint folder of a run.
         wanted: the encoder's state dict.
-        sha256: that the file must have; empty = any.
+        sha256: that the file must have (of a checkpoint folder, its ``meta.json``); empty = any.
         prefix: what stands before the encoder's names; empty = what is found.
+        encoder: whose they will be; None = only its own names and shapes are read.
 
     Raises:
         UserError: it cannot be read, is another file than was meant, holds other tensors, or holds what is no weight.
         Outage: the file system does not give it.
     """
     source = f"start.weights {path}"
-    content = _content(path, source, 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES)
+    is_run = (path / META).is_file()
+    limit = 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES
+    content = _content(path / META if is_run else path, source, limit)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(f"{source}: has sha256 {digest[:12]}..., not start.sha256 {sha256[:12]}...")
-    held = _tensors(content, source)
-    prefix = _given(prefix, held, source) if prefix else _prefix(held, wanted, source)
-    found = {name.removeprefix(prefix): tensor for name, tensor in held.items() if name.startswith(prefix)}
+    held = checkpoint.read_encoder(path) if is_run else _tensors(content, source)
+    found = fitted(held, wanted, source, prefix=prefix, encoder=encoder)
+    return replace(found, sha256=digest)
+
+
+def fitted(
+    held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, *, prefix: str, encoder: nn.Module | None
+) -> Weights:
+    """All tensors of an encoder out of those that somebody holds.
+
+    Args:
+        held: by whatever names.
+        wanted: the encoder's state dict.
+        source: what they are of, for messages.
+        prefix: what stands before the encoder's names; empty = what is found.
+        encoder: whose they will be; None = only its own names and shapes are read.
+
+    Raises:
+        UserError: they are not the encoder's, or not all.
+    """
+    places = [_given(prefix, held, source)] if prefix else _places(held, wanted, encoder)
+    tried: list[tuple[str, Translated]] = []
+    for place in places:
+        tried.append((place, _under(place, held, wanted, encoder)))
+        if not place and _fits(tried[0][1], wanted):
+            break  # the encoder's own names, so that further copies need not be looked for
+    fitting = [(place, one) for place, one in tried if _fits(one, wanted)]
+    if not fitting:  # the nearest, whose error then says what it lacks
+        place, found = max(tried, key=lambda pair: sum(name in wanted for name in pair[1].tensors))
+        if found.refusal:
+            raise UserError(f"{source}: {place}{found.refusal}")
+        check_tensors(wanted, found.tensors, source, "choose the encoder.* that it was saved from")
+    elif not prefix and any(not _same(fitting[0][1], other) for _, other in fitting[1:]):
+        raise UserError(
+            f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{place}*' for place, _ in fitting)}; say"
+            f" which with --start.prefix, for instance {fitting[0][0]}"
+        )
+    else:
+        place, found = fitting[0]
+    check_tensors(wanted, found.tensors, source, "choose the encoder.* that it was saved from")
+    others = [*(name for name in held if not name.startswith(place)), *(place + name for name in found.beside)]
+    return Weights(tensors=found.tensors, sha256="", prefix=place, others=others, changes=found.changes)
+
+
+def _under(
+    place: str, held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], encoder: nn.Module | None
+) -> Translated:
+    found = {name.removeprefix(place): tensor for name, tensor in held.items() if name.startswith(place)}
+    if encoder is not None:
+        return translated(found, encoder)
     modules = {name.partition(".")[0] for name in wanted}
     beside = [name for name in found if name not in wanted and name.partition(".")[0] not in modules]
-    for name in beside:  # a classifier, say: no part of any module of the encoder
-        del found[name]
-    check_tensors(wanted, found, source, "choose the encoder.* that it was saved from")
-    taken = {prefix + name for name in found}
-    others = [name for name in held if name not in taken]
-    return Weights(tensors=found, sha256=digest, prefix=prefix, others=others)
+    return Translated(tensors={name: found[name] for name in found if name not in beside}, beside=beside)
+
+
+def _fits(found: Translated, wanted: Mapping[str, Tensor]) -> bool:
+    return not found.refusal and {name: tensor.shape for name, tensor in found.tensors.items()} == {
+        name: tensor.shape for name, tensor in wanted.items()
+    }
+
+
+def _same(one: Translated, other: Translated) -> bool:
+    return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str, advice: str) -> None:
@@ -121,6 +191,7 @@ def check_file(path: Path) -> None:
         Outage: the file system does not say.
     """
     source = f"start.weights {path}"
+    path = path / META if (path / META).is_file() else path
     try:
         mode = Patience(PATIENCE_SECONDS).read(path, path.stat, is_outage).st_mode
     except OSError as error:
@@ -194,19 +265,16 @@ def _given(prefix: str, held: Mapping[str, Tensor], source: str) -> str:
     return prefix
 
 
-def _prefix(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> str:
-    """What stands before the encoder's names in the file; empty where nothing does, or nothing fits."""
-    first = next(iter(wanted))
-    before = [name.removesuffix(first) for name in held if name == first or name.endswith(f".{first}")]
-    fitting = [prefix for prefix in before if all(f"{prefix}{name}" in held for name in wanted)]
-    if "" in fitting or not fitting:  # the nearest, whose error then says what it lacks
-        return "" if "" in fitting else max(["", *before], key=lambda prefix: sum(prefix + n in held for n in wanted))
-    if len(fitting) > 1:
-        raise UserError(
-            f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{prefix}*' for prefix in fitting)}; say which"
-            f" with --start.prefix, for instance {fitting[0]}"
-        )
-    return fitting[0]
+def _places(held: Mapping[str, Tensor], wanted: Mapping[str, Tensor], encoder: nn.Module | None) -> list[str]:
+    """What may stand before the encoder's names in the file, nothing first, then where most of them follow."""
+    names = set(wanted if encoder is None else names_of(encoder))
+    counts: Counter[str] = Counter()
+    for name in held:
+        parts = name.split(".")
+        for cut in range(max(1, len(parts) - _LONGEST), len(parts)):
+            if ".".join(parts[cut:]) in names:
+                counts[".".join(parts[:cut]) + "."] += 1
+    return ["", *(place for place, _ in counts.most_common(_MOST_PLACES))]
 
 
 def _brief(error: BaseException) -> str:

@@ -13,11 +13,12 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -25,7 +26,14 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.images.patchify import take
 from eyespot.pretrain.networks.encoders import encode_visible, require_vit
-from eyespot.pretrain.networks.positions import check_decoder, fix_positions, sincos_positions, sincos_times
+from eyespot.pretrain.networks.positions import (
+    check_decoder,
+    encode_visible_rotated,
+    fix_positions,
+    require_rotated,
+    sincos_positions,
+    sincos_times,
+)
 from eyespot.pretrain.objective import Objective
 
 CropScale = tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]]
@@ -54,6 +62,9 @@ class MaskedAutoencoder(Objective):
     Raises:
         UserError: the encoder has no patches, or the mask leaves none visible or none to be found out.
     """
+
+    takes_rotated: ClassVar[bool] = False
+    """Whether its encoder may be told positions by rotations (RoPE): EVA-02, DINOv3."""
 
     picture_rows: ClassVar[tuple[str, ...]] = ("image", "what the encoder sees", "filled in")
 
@@ -90,7 +101,7 @@ class MaskedAutoencoder(Objective):
         super().__init__()
         method = type(self).__name__
         self.config, self.image_size = config, image_size
-        self.encoder = require_vit(encoder, method)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.encoder = self._fit(encoder)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.patch_size: int = self.encoder.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.encoder.patch_embed.grid_size
         self.times, self.per_time = times, self.grid[0] * self.grid[1]
@@ -134,7 +145,7 @@ class MaskedAutoencoder(Objective):
 
     def see(self, view: Float[Tensor, "b ..."], visible: Int[Tensor, "b v"]) -> Float[Tensor, "b t d"]:
         """What the encoder makes of the visible patches: prefix tokens, then patches in the order given."""
-        return encode_visible(self.encoder, view, visible)
+        return _seen_by(self.encoder, view, visible)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss"}: mean squared error on the masked patches."""
@@ -148,7 +159,12 @@ class MaskedAutoencoder(Objective):
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
         """All tokens, after the last norm."""
-        return encode_visible(require_vit(encoder, type(self).__name__), images)
+        return _seen_by(self._fit(encoder), images)
+
+    def _fit(self, encoder: nn.Module) -> Any:
+        method = type(self).__name__
+        rotated = self.takes_rotated and isinstance(encoder, Eva)
+        return require_rotated(encoder, method) if rotated else require_vit(encoder, method)
 
     def reconstruct(self, view: Float[Tensor, "b ..."], order: Int[Tensor, "b n"]) -> Float[Tensor, "b m p"]:
         """The predicted pixels of the masked patches, in the order given: (B, masked, pixels of a patch)."""
@@ -182,6 +198,13 @@ class MaskedAutoencoder(Objective):
         return patches.scatter(1, index, torch.zeros_like(predicted)), patches.scatter(1, index, predicted)
 
 
+def _seen_by(
+    encoder: Any, view: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+) -> Float[Tensor, "b t d"]:
+    look: Any = encode_visible_rotated if isinstance(encoder, Eva) else encode_visible
+    return look(encoder, view, visible)
+
+
 def initialise(objective: Objective, mask_tokens: Sequence[nn.Parameter], method: str) -> None:
     """MAE's authors' initialisation: Xavier-uniform matrices, tokens from N(0, 0.02), fixed positions.
 
@@ -193,7 +216,7 @@ def initialise(objective: Objective, mask_tokens: Sequence[nn.Parameter], method
     Raises:
         UserError: the encoder has no absolute position embedding.
     """
-    vit = require_vit(objective.encoder, method)
+    vit = cast(Any, objective.encoder)
     for module in objective.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

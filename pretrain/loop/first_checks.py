@@ -13,12 +13,13 @@ from eyespot.data_pipeline.loading.members.sound_views import check_sounds
 from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.published import published_encoder
 from eyespot.pretrain.checkpoints.weight_files import check_file
 from eyespot.pretrain.config import Run, engine_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.engine import check_engine
-from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.initial_weights import HOW_TO_GIVE, fresh_objective
 from eyespot.pretrain.loop.run_data import (
     Opened,
     check_colours,
@@ -57,11 +58,16 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     check_decode(run.data.decode, str(world.device))
     check_dealt(run.data, world.size)
     check_lanes(run.data.lanes, run.data.batch_size // run.data.accumulate)
+    if run.stop_on_drift and not (run.monitor_every and (run.start.weights or run.start.model)):
+        lacks = "--start.model NAME (or --start.weights)" if run.monitor_every else "--monitor-every N"
+        raise UserError(f"stop_on_drift True: nothing measures it; add {lacks}, or leave it out")
     branches = run.resume not in ("never", "auto")
     if branches:
         checkpoint.read_meta(Path(run.resume))
     if run.start.weights is not None and not branches:
         check_file(run.start.weights)
+    elif run.start.model and not branches:
+        published_encoder(run.start.model, "start.model", HOW_TO_GIVE)  # now they are on this machine
     if shards is None or not shards.is_named(run.data.shards):
         shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
     if run.data.ids is None:

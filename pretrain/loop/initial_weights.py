@@ -10,7 +10,8 @@ from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.weight_files import check_tensors, read_weights
+from eyespot.pretrain.checkpoints.published import published_encoder
+from eyespot.pretrain.checkpoints.weight_files import Weights, check_tensors, fitted, read_weights
 from eyespot.pretrain.networks.encoders import check_patches, make_encoder
 from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.objective import Objective
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 _SPARE = 1_000_000
 """Numbers that a tensor, or all together, may have beside the stored ones; a smaller difference is found on loading."""
 
+HOW_TO_GIVE = (
+    "without a network get its model.safetensors from the hub elsewhere (https://huggingface.co/timm) and give it by"
+    " --start.weights FILE"
+)
 log = logging.getLogger("eyespot")
 
 
@@ -129,23 +134,60 @@ def first_objective(run: "Run", ids: SampleIds) -> Objective:
     goes_on = run.resume not in ("never", "auto") or (run.resume == "auto" and checkpoint.newest(run.run_dir))
     if not goes_on:
         check_patches(objective.encoder, run.encoder)
-    if run.start.weights is not None and not goes_on:
-        copies = encoder_copies(objective)
-        weights = read_weights(
-            run.start.weights, copies[0].state_dict(), sha256=run.start.sha256, prefix=run.start.prefix
-        )
-        for encoder in copies:
-            encoder.load_state_dict(weights.tensors)
-        copied = f", in each of {len(copies)} copies of the encoder" if len(copies) > 1 else ""
-        objective.began = {
-            "weights": str(run.start.weights),
-            "sha256": weights.sha256,
-            "loaded": weights.said(),
-            "copies": len(copies),
-        }
-        log.info("start: %s from %s%s", weights.said(), run.start.weights, copied)
+        _begin(objective, run)
     _leave_out_unread(objective)
     return objective
+
+
+def start_weights(run: "Run", encoder: nn.Module) -> Weights | None:
+    """What the run's encoder begins with, in its own names and shapes; None = it is drawn.
+
+    Args:
+        run: whose ``start`` says it.
+        encoder: like the run's.
+
+    Raises:
+        UserError: they cannot be read, or do not fit.
+        Outage: the file system, or the hub, does not give them.
+    """
+    start = run.start
+    if start.weights is not None:
+        return read_weights(
+            start.weights, encoder.state_dict(), sha256=start.sha256, prefix=start.prefix, encoder=encoder
+        )
+    if not start.model:
+        return None
+    held = published_encoder(start.model, "start.model", HOW_TO_GIVE).state_dict()
+    return fitted(held, encoder.state_dict(), f"start.model {start.model}", prefix="", encoder=encoder)
+
+
+def _begin(objective: Objective, run: "Run") -> None:
+    """Gives every copy of the encoder the weights that the run begins with, and says so."""
+    copies = encoder_copies(objective)
+    if (weights := start_weights(run, copies[0])) is None:
+        return
+    for encoder in copies:
+        encoder.load_state_dict(weights.tensors)
+    copied = f", in each of {len(copies)} copies of the encoder" if len(copies) > 1 else ""
+    source = str(run.start.weights or run.start.model)
+    model = {"model": run.start.model} if run.start.model else {}
+    objective.began = {
+        **model,
+        "weights": str(run.start.weights or ""),
+        "sha256": weights.sha256,
+        "loaded": weights.said(),
+        "copies": len(copies),
+    }
+    if run.start.model:
+        log.info("start: %s", _model_in_words(run))
+    log.info("start: %s from %s%s", weights.said(), source, copied)
+
+
+def _model_in_words(run: "Run") -> str:
+    encoder, data = run.encoder, run.data
+    patch = f", patches of {encoder.patch_size}" if encoder.patch_size else ""
+    colors = f"mean {data.mean}, std {data.std}" if data.mean else f"normalised by {data.normalize}"
+    return f"model {run.start.model}: encoder {encoder.name} at {encoder.image_size} pixels{patch}; {colors}"
 
 
 def _leave_out_unread(objective: Objective) -> None:

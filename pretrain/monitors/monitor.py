@@ -1,6 +1,7 @@
 """Monitors: what is measured of an encoder now and then while it trains, handed to the trainer from outside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from eyespot.pretrain.distributed.process_group import World
@@ -22,3 +23,23 @@ class Monitor(Protocol):
 
 MonitorOf = Callable[[RunData], Monitor]
 """How a monitor is made, of the data of the run that it watches."""
+
+
+@runtime_checkable
+class FromTheStart(Monitor, Protocol):
+    """A monitor that looks before the first step, too."""
+
+    def begin(self, objective: Objective, world: World, step: int) -> None:
+        """Called once on every rank, before any step, with how many lie behind."""
+        ...
+
+
+def looks_of(
+    monitors: Sequence[MonitorOf], data: RunData, objective: Objective, step: int
+) -> list[Callable[[], dict[str, float]]]:
+    """The monitors, made and begun, as what is called at monitored steps."""
+    made = [monitor_of(data) for monitor_of in monitors]
+    for monitor in made:
+        if isinstance(monitor, FromTheStart):
+            monitor.begin(objective, data.world, step)
+    return [partial(monitor, objective, data.world) for monitor in made]

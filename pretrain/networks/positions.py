@@ -5,19 +5,26 @@ import math
 import numpy as np
 import timm
 import torch
-from jaxtyping import Float64
-from torch import Tensor
+from jaxtyping import Float, Float64, Int
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import apply_keep_indices_nlc
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eyespot.data_pipeline.errors import UserError
 
 
-def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
+def fix_positions(vit: timm.models.VisionTransformer | timm.models.Eva, method: str) -> None:
     """Puts the sine-cosine table where the learned position embedding was, and freezes it; prefix tokens have none.
+
+    An encoder whose attention is told the positions otherwise (RoPE) may have none.
 
     Raises:
         UserError: the encoder has no absolute position embedding, and ``method`` needs one.
     """
     positions = vit.pos_embed
+    if positions is None and isinstance(vit, timm.models.Eva):
+        return  # attention turns its queries and keys by where they are
     if positions is None:
         raise UserError(f"encoder: {method} needs an absolute position embedding, and this encoder has none")
     height, width = vit.patch_embed.grid_size
@@ -25,6 +32,50 @@ def fix_positions(vit: timm.models.VisionTransformer, method: str) -> None:
         positions.zero_()
         positions[0, -height * width :] = sincos_positions(positions.shape[-1], height, width)
     positions.requires_grad_(False)
+
+
+def require_rotated(encoder: nn.Module, method: str) -> timm.models.Eva:
+    """The encoder, if it is a vision transformer of timm's ``Eva`` (EVA-02, DINOv3) whose patches fill the image.
+
+    Raises:
+        UserError: its rotations differ between heads and blocks, which masked patches cannot have.
+    """
+    assert isinstance(encoder, timm.models.Eva)
+    if type(encoder.patch_embed) is not PatchEmbed or getattr(encoder, "rope_mixed", False):
+        raise UserError(
+            f"encoder {type(encoder).__name__}: {method} knows rotations that all heads share; try"
+            " vit_small_patch16_dinov3"
+        )
+    return encoder
+
+
+def encode_visible_rotated(
+    eva: timm.models.Eva, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+) -> Float[Tensor, "b t d"]:
+    """``encode_visible`` of an encoder with rotary positions (RoPE, Su et al. 2021, arXiv:2104.09864).
+
+    Args:
+        eva: a timm ``Eva``.
+        images: (B, 3, H, W).
+        visible: (B, V) patch numbers in row-major order; None = all, which equals ``eva.forward_features``.
+
+    Returns:
+        (B, P + V, D): the prefix tokens, then the visible patches, each turned as its own place wants.
+    """
+    tokens, rope = eva._pos_embed(eva.patch_embed(images))
+    if visible is not None:
+        num_prefix = eva.num_prefix_tokens
+        index = (visible + num_prefix)[..., None].expand(-1, -1, tokens.shape[-1])
+        if rope is not None:
+            rope = apply_keep_indices_nlc(tokens, rope, visible).unsqueeze(1)  # all heads alike
+        tokens = torch.cat([tokens[:, :num_prefix], tokens.gather(1, index)], dim=1)
+    tokens = eva.norm_pre(tokens)
+    for block in eva.blocks:
+        if eva.grad_checkpointing:
+            tokens = checkpoint(block, tokens, rope=rope, use_reentrant=False)
+        else:
+            tokens = block(tokens, rope=rope)
+    return eva.norm(tokens)
 
 
 def check_sincos(field: str, dim: int, heads: int = 1) -> None:

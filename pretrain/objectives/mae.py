@@ -74,6 +74,7 @@ class MAE(MaskedAutoencoder):
             return MAE(self, encoder, image_size)
 
     config: Config
+    takes_rotated: ClassVar[bool] = True
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__(config, encoder, image_size)

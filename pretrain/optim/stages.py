@@ -13,6 +13,7 @@ from torch import nn
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
+from eyespot.pretrain.optim.learning_encoder import learning_encoder
 
 FACTORS = "factors"
 """Of a parameter group: (share of the run, factor of its rate until then), in order; afterwards the factor is 1."""
@@ -36,7 +37,7 @@ def staged(
     begin = check_stages(module, stages, num_blocks)
     early: Any = ((stages[-1], 0.0),)
     late: Any = ((stages[0], 0.0), *((share, scale) for share in stages[1:]))
-    encoder = enumerate(module.get_submodule("encoder").parameters())
+    encoder = enumerate(learning_encoder(module).parameters())
     factors = {id(parameter): late if place >= begin else early for place, parameter in encoder}
     found: list[dict[str, Any]] = []
     for group in groups:
@@ -49,7 +50,7 @@ def staged(
 def check_stages(module: nn.Module, stages: tuple[float, ...], num_blocks: int) -> int:
     """At which of the encoder's parameters its last blocks begin.
 
-    Head: all that is not of ``module.encoder``. Last blocks: these, and what follows them in the encoder.
+    Head: all that is not of the encoder that learns. Last blocks: these, and what follows them in the encoder.
 
     Args:
         module: to be trained.
@@ -59,7 +60,7 @@ def check_stages(module: nn.Module, stages: tuple[float, ...], num_blocks: int) 
     Raises:
         UserError: nothing of an encoder learns beside a head, or it has no so many blocks.
     """
-    encoder = getattr(module, "encoder", None)
+    encoder = learning_encoder(module) if hasattr(module, "encoder") else None
     if encoder is None or not any(parameter.requires_grad for parameter in encoder.parameters()):
         raise UserError(f"optim.stages {stages}: nothing of an encoder learns beside a head; leave it out")
     if len(stages) == 1:

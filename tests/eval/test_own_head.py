@@ -62,6 +62,7 @@ def test_the_share_is_that_of_videos_asked_one_by_one(recipe, films, tmp_path):
     assert [result.created for result in judged(run_dir, films, seed=5)] == [result.created for result in results]
 
 
+@pytest.mark.thorough
 def test_any_number_of_ranks_gives_the_same(films, tmp_path, on_ranks):
     run_dir = run_of_method("odd_one_out_tiny", films, tmp_path / "run")
     alone = judged(run_dir, films, out=tmp_path / "one")

@@ -141,6 +141,7 @@ def test_key_points_are_carried_beside_the_same_baselines(squares, tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 def test_any_number_of_ranks_carries_the_same_points(squares, tmp_path, on_ranks):
     file = points_file(ShardFolder(squares), tmp_path / "points.json")
     alone = judged(squares, tmp_path / "one", keypoints=file)

@@ -81,7 +81,7 @@ def _counted(function, calls: list):
     return call
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_ranks_share_the_work_and_nothing_changes(digits, size, on_ranks):
     """Two chunks on two ranks, and on three, of which one has nothing to do but must not keep the others waiting."""
     (expected, labels), _ = encode_together(ALONE, digits)

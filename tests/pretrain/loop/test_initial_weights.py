@@ -63,10 +63,6 @@ def a_type_that_torch_lacks(run):
     run.start.sha256 = ""
 
 
-def another_size(run):
-    run.encoder.patch_size = 8
-
-
 def another_encoder(run):
     run.encoder.name, run.encoder.patch_size = "test_vit2", 4
 
@@ -78,7 +74,6 @@ def another_encoder(run):
         (remove, "cannot be read"),
         (truncate, "cannot be read as safetensors"),
         (a_type_that_torch_lacks, "cannot be read as safetensors"),
-        (another_size, "pos_embed is .* there and .* in the encoder"),
         (another_encoder, r"there and .* in the encoder; choose the encoder\.\*"),
     ],
 )
@@ -87,6 +82,15 @@ def test_what_does_not_fit_is_one_line(change, message, run):
     with pytest.raises(UserError, match=message) as caught:
         first_objective(run, IDS)
     assert "\n" not in str(caught.value)
+
+
+def test_another_size_of_patches_is_fitted_and_recorded(run):
+    run.encoder.patch_size = 8
+    objective = first_objective(run, IDS)
+    assert objective.began is not None
+    assert objective.began["loaded"].endswith(
+        "tensors loaded; positions resampled from 17 to 5; patches resampled from 4 to 8 pixels"
+    )
 
 
 def test_a_run_with_a_checkpoint_goes_on_without_the_file(run, digits):

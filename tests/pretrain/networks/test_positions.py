@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 
 from eyespot.data_pipeline.errors import UserError
@@ -10,7 +11,9 @@ from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.networks.positions import (
     check_decoder,
     check_sincos,
+    encode_visible_rotated,
     fix_positions,
+    require_rotated,
     sincos_positions,
     sincos_times,
 )
@@ -62,3 +65,31 @@ def test_times_follow_the_formula_and_the_first_is_nothing():
         assert row == pytest.approx([*map(math.sin, angles), *(math.cos(angle) - 1 for angle in angles)])
     with torch.device("meta"):
         assert sincos_times(10**9, 10**6).is_meta
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_dinov3", "eva02_tiny_patch14_224"])
+def test_visible_patches_keep_the_rotations_of_their_places(name):
+    """Against all patches, of which attention may look at the visible ones only."""
+    patch = 14 if "14" in name else 16
+    torch.manual_seed(0)
+    options = dict(img_size=3 * patch, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    eva = timm.create_model(name, **options).eval()
+    images, visible = torch.randn(2, 3, 3 * patch, 3 * patch), torch.tensor([7, 2, 4])
+    prefix = eva.num_prefix_tokens
+    seen = torch.zeros(prefix + 9, dtype=torch.bool)
+    seen[:prefix] = seen[prefix + visible] = True
+    with torch.no_grad():
+        assert torch.equal(encode_visible_rotated(eva, images), eva.forward_features(images))
+        expected = eva.forward_features(images, attn_mask=seen.expand(1, 1, prefix + 9, -1))
+        found = encode_visible_rotated(eva, images, visible.expand(2, -1))
+        eva.set_grad_checkpointing()
+        again = encode_visible_rotated(eva, images, visible.expand(2, -1))
+    rows = torch.cat([torch.arange(prefix), prefix + visible])
+    torch.testing.assert_close(found, expected[:, rows], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found, again)
+
+
+def test_rotations_of_each_head_are_refused():
+    eva = timm.create_model("vit_small_patch16_rope_mixed_224", img_size=32, depth=1, num_classes=0)
+    with pytest.raises(UserError, match="MAE knows rotations that all heads share; try vit_small_patch16_dinov3"):
+        require_rotated(eva, "MAE")

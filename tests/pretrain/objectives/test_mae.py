@@ -195,6 +195,23 @@ def test_wrong_numbers_name_their_field(changes, field):
         MAE.Config(**changes)
 
 
+def test_trains_an_encoder_with_rotated_positions():
+    """DINOv3's kind: what is masked reaches nothing, and all parameters learn."""
+    torch.manual_seed(0)
+    options = dict(img_size=64, embed_dim=24, depth=2, num_heads=2, num_classes=0)
+    encoder = timm.create_model("vit_small_patch16_dinov3", **options)
+    mae = MAE.Config(decoder_dim=24, decoder_depth=1, decoder_heads=3).build(encoder, 64)
+    ids = torch.arange(2)
+    batch = Batch(views=[torch.randn(2, 3, 64, 64)], ids=ids, epochs=ids * 0, labels=ids * 0, seed=0)
+    mae(batch)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in mae.parameters() if parameter.requires_grad)
+    order = mae.mask_order(batch)
+    hidden = torch.zeros(2, mae.num_patches, 1).scatter(1, order[:, mae.num_visible :, None], 1.0)
+    spoilt = batch.views[0] + 100 * unpatchify(hidden.expand(-1, -1, 3 * 16 * 16), 16, mae.grid)
+    with torch.no_grad():
+        assert torch.equal(mae.reconstruct(batch.views[0], order), mae.reconstruct(spoilt, order))
+
+
 def test_needs_a_vision_transformer():
     with pytest.raises(UserError, match="vision transformer"):
         MAE.Config().build(make_encoder(EncoderConfig(name="resnet18")), 224)
