@@ -15,7 +15,7 @@ from eyespot.data_pipeline.errors import UserError
 MaskKind = Literal["random", "block", "grid"]
 
 NUM_BLOCKS = 32
-"""Rectangles that are drawn for each image, whether or not it takes all of them."""
+"""Rectangles that MAE draws for each image, whether or not it takes all of them."""
 SMALLEST = 16 / 196
 """Area of the smallest rectangle, as a share of the patches: BEiT's 16 of 14 x 14."""
 MAX_ASPECT = 1 / 0.3
@@ -72,38 +72,42 @@ def grid_order(numbers: Float[Tensor, "b 1"], grid: tuple[int, int]) -> Int[Tens
 
 
 def block_order(
-    numbers: Float[Tensor, "b draws"], ties: Float[Tensor, "b n"], grid: tuple[int, int], num_masked: int
+    numbers: Float[Tensor, "b draws"],
+    ties: Float[Tensor, "b n"],
+    grid: tuple[int, int],
+    num_masked: int | Int[Tensor, "b 1"],
 ) -> Int[Tensor, "b n"]:
     """The masked patches, which are the last, lie in rectangles that may overlap: BEiT's blocks (arXiv:2106.08254).
 
     Algorithm 1 there: until enough is masked, the area of a rectangle is drawn between the smallest one and what is
     still missing, its aspect ratio between 0.3 and 1 / 0.3 (as in the authors' code, evenly in its logarithm), and its
     place. What differs: a side that is longer than the grid is cut to it; the last rectangle is masked from its top on
-    until it is enough, so that the share is exact; and what NUM_BLOCKS of them leave missing (with three quarters
-    masked, a few patches in one image of a thousand) is masked patch by patch.
+    until it is enough, so that the share is exact; and what all rectangles leave missing (with three quarters masked
+    and NUM_BLOCKS of them, a few patches in one image of a thousand) is masked patch by patch.
 
     Args:
-        numbers: uniform in [0, 1), 4 * NUM_BLOCKS of each image.
+        numbers: uniform in [0, 1), of each image four for each rectangle.
         ties: uniform in [0, 1), one for each patch.
         grid: how many patches stand above and beside each other.
-        num_masked: how many patches are.
+        num_masked: how many patches are, of all images or of each.
     """
     y, x = _places(grid, numbers.device)
     num_patches = grid[0] * grid[1]
     smallest = max(1.0, SMALLEST * num_patches)
-    found = torch.full_like(ties, float(NUM_BLOCKS))  # which rectangle covers a patch first
-    for number, draws in enumerate(numbers.unflatten(1, (NUM_BLOCKS, 4)).unbind(1)):
+    num_blocks = numbers.shape[1] // 4
+    found = torch.full_like(ties, float(num_blocks))  # which rectangle covers a patch first
+    for number, draws in enumerate(numbers.unflatten(1, (num_blocks, 4)).unbind(1)):
         area, aspect, top, left = draws.split(1, dim=1)
-        missing = num_masked - (found < NUM_BLOCKS).sum(1, keepdim=True)
+        missing = num_masked - (found < num_blocks).sum(1, keepdim=True)
         area = smallest + area * (missing - smallest).clamp(min=0)
         aspect = ((2 * aspect - 1) * math.log(MAX_ASPECT)).exp()
         height = (area * aspect).sqrt().round().clamp(1, grid[0])
         width = (area / aspect).sqrt().round().clamp(1, grid[1])
         top, left = (top * (grid[0] - height + 1)).floor(), (left * (grid[1] - width + 1)).floor()
         inside = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
-        found = torch.where(inside & (found == NUM_BLOCKS) & (missing > 0), float(number), found)
+        found = torch.where(inside & (found == num_blocks) & (missing > 0), float(number), found)
     rows = torch.arange(num_patches, device=numbers.device) / num_patches
-    return (found + torch.where(found < NUM_BLOCKS, rows, ties)).argsort(dim=1, descending=True, stable=True)
+    return (found + torch.where(found < num_blocks, rows, ties)).argsort(dim=1, descending=True, stable=True)
 
 
 def _places(grid: tuple[int, int], device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

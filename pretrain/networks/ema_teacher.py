@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.process_group import own_share
@@ -26,6 +27,15 @@ PART_ELEMENTS = 2**24
 def make_teacher(student: M) -> M:
     """A copy of ``student`` whose parameters need no gradient."""
     return copy.deepcopy(student).requires_grad_(False)
+
+
+def make_steady_teacher(student: M) -> M:
+    """A copy that drops no paths while it trains, and whose parameters need no gradient."""
+    teacher = make_teacher(student)
+    for part in teacher.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
+    return teacher
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ Its contents are a function of the samples seen, not of who computed them: after
 order, on any number of ranks and micro-batches. They are buffers, so a checkpoint holds them.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -11,6 +13,9 @@ from torch import Tensor, nn
 
 from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.skipped_step import Taken, if_taken
+
+TILE = 8192
+"""Keys that rows are compared with at once."""
 
 
 class KeyQueue(nn.Module):
@@ -55,6 +60,24 @@ class KeyQueue(nn.Module):
         self.ids[places] = if_taken(taken, ids, self.ids[places])
         self.position.copy_(if_taken(taken, (self.position + len(keys)) % len(self.keys), self.position))
         self.forget()
+
+    @torch.no_grad()
+    def nearest(self, rows: Float[Tensor, "b d"], ids: Int[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """Of each row the key of another sample that has the largest cosine with it (NNCLR, arXiv:2104.14548, 3.2).
+
+        Args:
+            rows: need not be normalised.
+            ids: of their samples.
+        """
+        with torch.autocast(rows.device.type, enabled=False):
+            unit = F.normalize(rows.detach().to(self.keys.dtype), dim=1)
+            best, places = unit.new_full((len(unit),), -math.inf), torch.zeros_like(ids)
+            for start in range(0, len(self.keys), TILE):
+                own = ids[:, None] == self.ids[start : start + TILE]
+                cosines, found = (unit @ self.keys[start : start + TILE].T).masked_fill(own, -math.inf).max(1)
+                places = torch.where(cosines > best, found + start, places)
+                best = torch.maximum(best, cosines)
+            return self.keys[places]
 
     def forget(self) -> None:
         """Drops the waiting keys: their step was skipped."""

@@ -1,7 +1,9 @@
 """Prototypes: learned directions that features are compared with, and assignments in which all get an equal share.
 
-What SwAV clusters by, and what DINO's head ends in.
+What SwAV clusters by, and what the heads of DINO, iBOT and DINOv2 end in.
 """
+
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +42,43 @@ class Prototypes(nn.Module):
             return F.linear(F.normalize(rows.to(wide), dim=-1), units)
 
 
+class PrototypeHead(nn.Module):
+    """Three linear layers with GELU between them, and the cosines of their output with one direction for each score.
+
+    DINO's head (Caron et al. 2021, arXiv:2104.14294, appendix C).
+
+    Args:
+        num_features: width of a row.
+        hidden_dim: width of the two hidden layers.
+        bottleneck_dim: width of what is compared with the directions.
+        out_dim: how many directions.
+    """
+
+    def __init__(self, num_features: int, hidden_dim: int, bottleneck_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(num_features, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        for layer in self.layers[::2]:
+            nn.init.trunc_normal_(cast(nn.Linear, layer).weight, std=0.02)
+            nn.init.zeros_(cast(nn.Linear, layer).bias)
+        self.scores = Prototypes(bottleneck_dim, out_dim)
+
+    def forward(self, rows: Float[Tensor, "*b d"], moving: Bool[Tensor, ""] | None = None) -> Float[Tensor, "*b k"]:
+        """Scores, between -1 and 1; the directions get a gradient of zero where ``moving`` is False."""
+        return self.scores(self.layers(rows), moving)
+
+
 @torch.no_grad()
 def balanced(
-    cosines: Float[Tensor, "b k"], epsilon: float, num_rounds: int, counted: Bool[Tensor, " b"] | None = None
+    cosines: Float[Tensor, "b k"],
+    epsilon: float | Float[Tensor, ""],
+    num_rounds: int,
+    counted: Bool[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b k"]:
     """Soft assignments of samples to prototypes that give each prototype an equal share of all ranks' samples.
 
@@ -55,6 +91,7 @@ def balanced(
         epsilon: smoothness; the smaller, the harder the assignments. At least 0.025, so that nothing underflows.
         num_rounds: how often.
         counted: which rows there are; None = all. It is as if the others were not there, where only the device knows.
+            No rank need have any.
 
     Returns:
         Rows that sum to 1, in float32 at least; of a row that is not there zeros.
@@ -66,7 +103,8 @@ def balanced(
         assignments, num_rows = assignments * counted[:, None], counted.sum().to(wide.dtype)
     share = rank_sum(num_rows) / wide.shape[1]
     for _ in range(num_rounds):
-        assignments = assignments * (share / rank_sum(assignments.sum(0)))
+        of_columns = rank_sum(assignments.sum(0))
+        assignments = assignments * (share / (of_columns if counted is None else of_columns.where(share > 0, 1.0)))
         of_rows = assignments.sum(1, keepdim=True)
         assignments = assignments / (of_rows if counted is None else of_rows.where(counted[:, None], 1.0))
     return assignments

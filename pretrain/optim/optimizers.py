@@ -14,11 +14,14 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.optim.lars import LARS
+from eyespot.pretrain.optim.learning_encoder import learning_encoder
 from eyespot.pretrain.optim.sgd import SGD
 from eyespot.pretrain.optim.stages import stage_factor, staged
 
 Kept = Annotated[float, Ge(0), Lt(1)]
 """Share of itself that a moving average keeps at each step."""
+DECAYS = "decays"
+"""Of a parameter group: its weight decay at the run's start and at its end, where that changes."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +40,9 @@ class OptimConfig:
     """Shares of the run after each of which the rate falls to a tenth, in place of the cosine."""
     weight_decay: Annotated[float, Ge(0)] = 0.05
     """Decay of matrices: decoupled in adamw, added to the gradient in sgd and lars."""
+    final_weight_decay: Annotated[float, Ge(0)] | None = field(default=None, metadata=SAID_IF_SET)
+    """Decay at the run's end, where weight_decay is that of its start: half a cosine between them (DINO); None = it
+    stays what it is."""
     decay_vectors: bool = False
     """Biases, norms and other vectors decay too. Not with lars."""
     betas: tuple[Kept, Kept] = (0.9, 0.95)
@@ -84,8 +90,9 @@ def layers(module: nn.Module) -> list[list[nn.Parameter]]:
 
     It is the cut of BEiT's and MAE's code for vision transformers (patches, class token and positions; blocks; norm
     and head), drawn by the order of the encoder's parameters: what lies between two stages goes with the block before.
+    Where the objective's encoder is a teacher, it is the student that learns.
     """
-    encoder = getattr(module, "encoder", module)
+    encoder = learning_encoder(module)
     blocks = repeated_blocks(encoder)
     owner = {id(parameter): place for place, block in enumerate(blocks, 1) for parameter in block.parameters()}
     found: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
@@ -129,6 +136,9 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.name == "lars":
         for matrices, vectors in zip(groups[::2], groups[1::2], strict=True):
             matrices["trust"], vectors["trust"] = config.trust, None
+    if config.final_weight_decay is not None:
+        for group in groups if config.decay_vectors else groups[::2]:
+            group[DECAYS] = (config.weight_decay, config.final_weight_decay)
     if config.stages:
         groups = staged(groups, module, config.stages, config.stage_blocks, config.stage_scale)
     groups = [group for group in groups if group["params"]]
@@ -142,6 +152,8 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def set_rate(optimizer: torch.optim.Optimizer, lr: float, done: float = 1.0) -> None:
     """Every group's rate for the next step: ``lr`` times the group's own ``lr_scale``, and what its stage makes of it.
 
+    And its weight decay, where that changes: half a cosine, w_end + (w_start - w_end) * (1 + cos(pi * done)) / 2.
+
     Args:
         optimizer: whose groups.
         lr: learning rate.
@@ -149,3 +161,6 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float, done: float = 1.0) -> 
     """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0) * stage_factor(group, done)
+        if DECAYS in group:
+            first, last = group[DECAYS]
+            group["weight_decay"] = last + (first - last) * 0.5 * (1 + math.cos(math.pi * done))

@@ -14,7 +14,7 @@ def slow_blocks(numbers, ties, grid, num_masked):
     """One image: which patches are masked, rectangle by rectangle (BEiT, algorithm 1)."""
     masked: list[int] = []
     smallest = max(1.0, 16 / 196 * grid[0] * grid[1])
-    for area, aspect, top, left in np.asarray(numbers, np.float64).reshape(NUM_BLOCKS, 4):
+    for area, aspect, top, left in np.asarray(numbers, np.float64).reshape(-1, 4):
         missing = num_masked - len(masked)
         if missing <= 0:
             break
@@ -42,6 +42,17 @@ def test_blocks_equal_the_slow_reference(grid, share):
     assert (orders.sort(1).values == torch.arange(num_patches)).all()
     for order, own, tie in zip(orders, numbers, ties, strict=True):
         assert set(order[num_patches - num_masked :].tolist()) == slow_blocks(own, tie, grid, num_masked)
+
+
+def test_every_image_may_have_its_own_share():
+    """Of few rectangles, too."""
+    counts = torch.tensor([0, 1, 7, 50, 98])
+    numbers, ties = torch.rand(5, 4 * 6, dtype=torch.float64), torch.rand(5, 196, dtype=torch.float64)
+    together = block_order(numbers, ties, (14, 14), counts[:, None])
+    for place, count in enumerate(counts.tolist()):
+        (alone,) = block_order(numbers[place, None], ties[place, None], (14, 14), count)
+        assert torch.equal(together[place], alone)
+        assert set(alone[196 - count :].tolist()) == slow_blocks(numbers[place], ties[place], (14, 14), count)
 
 
 def test_blocks_are_larger_than_what_is_drawn_patch_by_patch():

@@ -58,7 +58,7 @@ def on_share(world: World) -> list[tuple[Tensor, list[Tensor]]]:
     return [*found, evaluate(rows, torch.compile(sigmoid_loss, fullgraph=True, backend="aot_eager"))]
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.thorough), 3])
 def test_ranks_are_the_slow_sum(ranks, on_ranks):
     rows = make_rows()
     given = leaves(rows)

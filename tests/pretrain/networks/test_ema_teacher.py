@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from timm.layers.drop import DropPath
 from torch import nn
 
 from eyespot.pretrain.networks import ema_teacher
-from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_teacher
+from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_steady_teacher, make_teacher
 
 NUM_STEPS = 20
 
@@ -91,3 +92,11 @@ def test_the_momentum_rises_along_half_a_cosine():
     assert cosine_momentum(0.99, 0.5) == pytest.approx(0.995, abs=1e-15)
     assert cosine_momentum(0.99, 1.0) == 1.0
     assert cosine_momentum(0.996, 1 / 3) == pytest.approx(1 - 0.004 * 0.75, abs=1e-15)  # cos(60 degrees) is a half
+
+
+def test_a_steady_teacher_drops_no_paths():
+    student = nn.Sequential(DropPath(0.9), nn.Linear(3, 3)).train()
+    teacher = make_steady_teacher(student)
+    assert student[0].drop_prob == 0.9 and not any(parameter.requires_grad for parameter in teacher.parameters())
+    rows = torch.ones(50, 3)
+    assert torch.equal(teacher(rows), student[1](rows))

@@ -121,3 +121,14 @@ def test_a_checkpoint_brings_it_back(tmp_path):
 
 def live_tensors(queue: KeyQueue) -> dict[str, torch.Tensor]:
     return {f"model.queue.{name}": value.detach() for name, value in queue.state_dict().items()}
+
+
+def test_the_nearest_is_another_samples_key_in_however_many_tiles(monkeypatch):
+    queue = feed(make_queue(), range(3), accumulate=1)
+    rows, ids = step_keys(1)  # each is its own key, up to its length
+    for tile in (8192, 7):
+        monkeypatch.setattr("eyespot.pretrain.networks.key_queue.TILE", tile)
+        assert torch.equal(queue.nearest(rows, ids + 100), F.normalize(rows, dim=1))
+        for row, own, found in zip(rows, ids.tolist(), queue.nearest(rows, ids), strict=True):
+            others = [key for key, number in zip(queue.keys, queue.ids.tolist(), strict=True) if number != own]
+            assert torch.equal(found, max(others, key=lambda key, row=row: float(key @ row)))

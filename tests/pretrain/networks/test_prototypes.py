@@ -85,3 +85,13 @@ def test_cosines_depend_on_no_length_and_held_prototypes_do_not_move():
         prototypes(rows, torch.tensor(moving)).square().sum().backward()
         assert (prototypes.weight.grad.abs().sum() > 0) == moving
         prototypes.weight.grad = None
+
+
+def test_where_no_row_counts_there_is_nothing_to_assign():
+    found = balanced(make_cosines(), 0.05, 3, torch.zeros(COUNT, dtype=torch.bool))
+    assert (found == 0).all()
+
+
+def test_the_smoothness_may_be_a_tensor():
+    found = balanced(make_cosines(), torch.tensor(0.05, dtype=torch.float64), 3)
+    assert torch.allclose(found, balanced(make_cosines(), 0.05, 3))

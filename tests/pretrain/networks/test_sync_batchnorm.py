@@ -21,7 +21,7 @@ from eyespot.pretrain.networks.sync_batchnorm import (
     synchronize_batch_norm,
 )
 
-SIZES = [2, 3]
+SIZES = [pytest.param(2, marks=pytest.mark.thorough), 3]
 ROUTES = ["operations", "kernels"]
 STEPS = 2
 

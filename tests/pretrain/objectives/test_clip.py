@@ -88,7 +88,7 @@ def test_a_step_that_the_device_did_not_take_leaves_the_scale():
     assert clip.scale().item() == pytest.approx(100)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_ranks_and_micro_batches_are_one_process_with_the_whole_batch(ranks, on_ranks):
     batch = make_batch(TWICE)
     loss, whole = engine_gradients(CLIP, [batch], ALONE)

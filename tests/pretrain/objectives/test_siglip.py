@@ -48,7 +48,7 @@ def test_scale_and_bias_begin_at_the_papers():
     assert siglip.bias.tolist() == [-10]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_ranks_and_micro_batches_are_one_process_with_the_whole_batch(ranks, on_ranks):
     batch = make_batch(TWICE)
     loss, whole = engine_gradients(SigLIP, [batch], ALONE)

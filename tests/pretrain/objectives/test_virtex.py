@@ -50,7 +50,7 @@ def test_an_image_is_all_that_its_caption_sees_of_a_batch(encoder):
     assert of_images.abs().sum((1, 2, 3)).nonzero().flatten().tolist() == [2]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_ranks_and_micro_batches_are_one_process_with_the_whole_batch(ranks, on_ranks):
     batch = make_batch(TWICE)
     loss, whole = engine_gradients(make_objective, [batch], ALONE)

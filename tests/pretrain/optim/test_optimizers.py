@@ -9,6 +9,7 @@ from torch import nn
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.classify import Classify
+from eyespot.pretrain.objectives.dino import DINO
 from eyespot.pretrain.objectives.mae import MAE
 from eyespot.pretrain.optim.optimizers import OptimConfig, layers, make_optimizer, parameter_groups, set_rate
 
@@ -192,3 +193,30 @@ def test_nesterov_is_torchs():
 def test_wrong_numbers_name_their_field(changes):
     with pytest.raises(UserError, match=rf"optim\.{next(iter(changes))}"):
         OptimConfig(**changes)
+
+
+@pytest.mark.parametrize("decay_vectors", [False, True])
+def test_weight_decay_goes_along_half_a_cosine(decay_vectors):
+    """Of what decays at all; it is a function of the step, so nothing of it is saved."""
+    config = OptimConfig(weight_decay=0.04, final_weight_decay=0.4, decay_vectors=decay_vectors)
+    optimizer = make_optimizer(nn.Linear(3, 2), config)
+    for done, expected in ((0.0, 0.04), (0.25, 0.4 - 0.36 * (2 + 2**0.5) / 4), (0.5, 0.22), (1.0, 0.4)):
+        set_rate(optimizer, 1e-3, done)
+        found = [group["weight_decay"] for group in optimizer.param_groups]
+        assert found == pytest.approx([expected, expected if decay_vectors else 0.0])
+
+
+def test_a_decay_that_stays_is_not_touched():
+    optimizer = make_optimizer(nn.Linear(3, 2), OptimConfig(weight_decay=0.04))
+    set_rate(optimizer, 1e-3, 0.5)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.04, 0.0]
+
+
+def test_the_layers_are_the_students_where_the_encoder_is_a_teacher():
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=16, patch_size=4))
+    dino = DINO.Config(num_small=0, hidden_dim=8, bottleneck_dim=4, out_dim=5).build(encoder, 16)
+    found = layers(dino)
+    assert len(found) == len(dino.student.blocks) + 2
+    first = {id(parameter) for parameter in found[1]}
+    assert first == {id(parameter) for parameter in dino.student.blocks[0].parameters()}
+    assert {id(p) for p in dino.student_head.parameters()} <= {id(p) for p in found[-1]}
