@@ -24,7 +24,7 @@ FLOORS = {
     "data_pipeline": ("files in, tensors out", "#3b7d4f"),
 }
 """From above: what each is for, in a few words, and its colour."""
-WIDTH, MARGIN, SIDE = 1060, 20, 110
+WIDTH, MARGIN, SIDE = 1220, 20, 110
 """Pixels: the whole picture, around a floor, right of the floors."""
 BOX, GAP, ROW, HEAD, LETTER = 40, 18, 76, 52, 7.6
 """Pixels: height of a box, between two of them, between two rows, above a floor's first row, a letter's width."""
