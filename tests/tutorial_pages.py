@@ -1,10 +1,10 @@
 """Does what a tutorial says, in its order, and compares what comes out with what the page shows.
 
 - A block with a ``title`` is a file: it is written there.
+- A block behind ``<!-- not run: its reason -->`` is only looked at.
 - In ``console`` blocks ``$ `` begins a command, which a backslash at its end continues; all else is what it prints.
   One shell runs all of a page. A command must succeed, unless the page goes on with ``$ echo $?``.
-- One process runs all ``python`` blocks of a page, but one behind ``<!-- not run: its reason -->``. A ``text`` block
-  right behind one is what it prints.
+- One process runs all ``python`` blocks of a page. A ``text`` block right behind one is what it prints.
 - Other blocks are only looked at.
 
 What is shown must come out in that order, between whatever else. ``...`` stands for anything, a number for any number,
@@ -67,7 +67,9 @@ def steps(page: str) -> list[Step]:
         kind, text, line = block["kind"], block["text"], page.count("\n", 0, block.start()) + 1
         if title := TITLE.search(block["more"]):
             found.append(Step(kind="file", text=text, path=title[1], line=line))
-        elif kind == "python" and not NOT_RUN.search(page[: block.start()]):
+        elif NOT_RUN.search(page[: block.start()]):
+            continue
+        elif kind == "python":
             found.append(Step(kind=kind, text=text, line=line))
         elif kind == "console":
             found += _commands(text, line)
