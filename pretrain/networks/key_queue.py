@@ -11,11 +11,26 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.distributed.collectives import in_batch_order
 from eyespot.pretrain.skipped_step import Taken, if_taken
 
 TILE = 8192
 """Keys that rows are compared with at once."""
+
+
+def check_size(queue_size: int, batch_size: int) -> None:
+    """Whether a step's keys replace whole batches of older ones.
+
+    Raises:
+        UserError: they do not.
+    """
+    if queue_size % batch_size:
+        nearest = max(1, round(queue_size / batch_size)) * batch_size
+        raise UserError(
+            f"objective.queue_size {queue_size}: must be a multiple of data.batch_size {batch_size},"
+            f" for instance {nearest}"
+        )
 
 
 class KeyQueue(nn.Module):

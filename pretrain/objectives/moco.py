@@ -41,7 +41,7 @@ from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.ema_teacher import follow, make_teacher
 from eyespot.pretrain.networks.encoders import feature_width, features
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.networks.key_queue import KeyQueue
+from eyespot.pretrain.networks.key_queue import KeyQueue, check_size
 from eyespot.pretrain.objective import About, Objective
 from eyespot.pretrain.skipped_step import Taken
 
@@ -90,12 +90,7 @@ class MoCo(Objective):
 
         def check_batch(self, batch_size: int) -> None:
             """A step's keys replace whole batches of older ones."""
-            if self.queue_size % batch_size:
-                nearest = max(1, round(self.queue_size / batch_size)) * batch_size
-                raise UserError(
-                    f"objective.queue_size {self.queue_size}: must be a multiple of data.batch_size {batch_size},"
-                    f" for instance {nearest}"
-                )
+            check_size(self.queue_size, batch_size)
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from eyespot.pretrain.losses.contrastive import clip_loss
 from eyespot.pretrain.losses.feature_statistics import similarities
 from eyespot.pretrain.networks.encoders import feature_width
 from eyespot.pretrain.networks.heads import mlp
-from eyespot.pretrain.networks.key_queue import KeyQueue
+from eyespot.pretrain.networks.key_queue import KeyQueue, check_size
 from eyespot.pretrain.objective import About
 from eyespot.pretrain.skipped_step import Taken
 
@@ -78,12 +78,7 @@ class NNCLR(Contrastive):
             """One image alone has no negatives; a step's outputs replace whole batches of older ones."""
             if batch_size < 2:
                 raise UserError(f"data.batch_size {batch_size}: NNCLR compares images, so it needs 2 or more")
-            if self.queue_size % batch_size:
-                nearest = max(1, round(self.queue_size / batch_size)) * batch_size
-                raise UserError(
-                    f"objective.queue_size {self.queue_size}: must be a multiple of data.batch_size {batch_size},"
-                    f" for instance {nearest}"
-                )
+            check_size(self.queue_size, batch_size)
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__()
