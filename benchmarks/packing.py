@@ -4,11 +4,11 @@
 
 CPU microseconds an image, the least of interleaved rounds, in one process: of real photographs
 (caltech10-images.tar), and of the same ones enlarged to 500 pixels, with grain, to files of about half the size of
-ImageNet's. The obvious ones are what packing did before it was made faster: markers by a regular expression, a second reading of the
-header, sums by whole numbers from the histogram, WebDataset's TarWriter. Verdicts, sums, markers and tars are compared
-before anything is timed. The memory is that of synthetic items, in a process of its own each: those of a source that
-is packed (listed, sorted, shuffled; tuples are the obvious way), and those of tars whose headers ``shards index`` and
-``shards verify`` read.
+ImageNet's. The obvious ones are what packing did before it was made faster: markers by a regular expression, a second
+reading of the header, sums by whole numbers from the histogram, WebDataset's TarWriter. Verdicts, sums, markers and
+tars are compared before anything is timed. The memory is that of synthetic items, in a process of its own each: those
+of a source that is packed (listed, sorted, shuffled; tuples are the obvious way), and those of tars whose headers
+``shards index`` and ``shards verify`` read.
 """
 
 import argparse
