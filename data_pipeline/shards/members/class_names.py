@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.members.packed_columns import Texts
 from eyespot.data_pipeline.shards.members.skipped import printable
 from eyespot.data_pipeline.terminal import plural
 
@@ -18,9 +19,9 @@ _NUMBER = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 class Layout(NamedTuple):
     """What folders say of each path."""
 
-    splits: list[str | None]
+    splits: Sequence[str | None]
     """"" = the source has no splits; None = outside of the folders of splits."""
-    names: list[str | None]
+    names: Sequence[str | None]
     """The class; None = the path names none."""
     num_deeper: int
     """Paths with folders below, or above, the one that is taken as the class."""
@@ -56,13 +57,12 @@ def arrange(paths: Sequence[tuple[str, ...]], class_folder: str = "top") -> Layo
     elif "test" not in splits.values():  # what a source calls val is what we test on
         splits = {top: "train" if split == "train" else "test" for top, split in splits.items()}
     which = 0 if class_folder == "top" else -1
-    where, names, num_deeper, known = list[str | None](), list[str | None](), 0, dict[str, str]()
+    where, names, num_deeper = Texts(), Texts(), 0
     for parts in paths:
         split = splits.get(parts[depth]) if splits else ""
         folders = parts[depth + bool(splits) : -1]
         where.append(split)
-        name = printable(folders[which]) if folders and split is not None else None
-        names.append(name and known.setdefault(name, name))  # one string for all of a class
+        names.append(printable(folders[which]) if folders and split is not None else None)
         num_deeper += len(folders) > 1
     return Layout(where, names, num_deeper)
 
@@ -97,7 +97,7 @@ def number_texts(texts: Sequence[str | None]) -> tuple[list[str], list[int]]:
         texts: of the labels; none, an empty one, and a number below 0 say that there is no label.
     """
     numbers = {text: int(text.partition(".")[0]) for text in texts if text and _NUMBER.fullmatch(text)}
-    known = [text if text and numbers.get(text, 0) >= 0 else None for text in texts]
+    known = Texts.of(text if text and numbers.get(text, 0) >= 0 else None for text in texts)
     if not all(text in numbers for text in known if text):
         return number_names(known)
     values = sorted({numbers[text] for text in known if text})

@@ -1,11 +1,11 @@
-"""The files of a source in columns: some 40 bytes and its name for each, where a tuple of Python takes 600.
+"""The files of a source in packed columns: some 15 bytes for each, its name among them, where a tuple takes 600.
 
 Sources append a ``FoundFile`` for each image that they find, and read them back one at a time; what is packed is an
 ``ItemTable`` over them: which rows, in which order, with which labels.
 """
 
 import os
-from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -14,12 +14,14 @@ import numpy as np
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameSource
 from eyespot.data_pipeline.shards.members.items import Item, Items
+from eyespot.data_pipeline.shards.members.packed_columns import Names, Numbers, Texts
 from eyespot.data_pipeline.shards.members.side_files import Beside, of_one_sound
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable
 
 TEXT = "txt"
 _BESIDE_ROOT, _NONE = -1, -1
 """In columns of paths: the root, a slash and the name; none."""
+SORTED_AT_ONCE = 1 << 17
 
 
 class FoundFile(NamedTuple):
@@ -49,12 +51,11 @@ class FoundFiles(Sequence[FoundFile]):
 
     def __init__(self, root: str = "") -> None:
         self._root = f"{root}{os.sep}"
-        self._names, self._ends = bytearray(), array("q", [0])
-        self._starts = array("i")  # where in the name its parts begin; -1: they are in _odd
-        self._paths, self._path, self._offset, self._size = dict[str, int](), array("i"), array("q"), array("q")
-        self._texts, self._text = dict[str | None, int](), array("i")
-        self._splits, self._split = dict[str | None, int](), array("b")
-        self._captions: tuple[array[int], ...] = ()  # path, offset, size of the .txt; once one file has one
+        self._names, self._starts = Names(), Numbers()  # where in the name its parts begin; -1: they are in _odd
+        self._paths, self._listed_paths = dict[str, int](), list[str]()
+        self._path, self._offset, self._size = Numbers(), Numbers(), Numbers()
+        self._text, self._split = Texts(), Texts()
+        self._captions: tuple[Numbers, ...] = ()  # path, offset, size of the .txt; once one file has one
         self._odd = dict[int, FoundFile]()
 
     def append(self, file: FoundFile) -> None:
@@ -69,15 +70,14 @@ class FoundFiles(Sequence[FoundFile]):
             place = (self._number(captions.path), *captions[1:]) if captions is not None else (_NONE, 0, 0)
             for column, value in zip(self._captions, place, strict=True):
                 column.append(value)
-        self._names += _encoded(file.name)
-        self._ends.append(len(self._names))
+        self._names.append(file.name.encode("utf-8", "surrogatepass"))  # bytes are ordered as the characters are
         self._starts.append(start)
         beside_root = file.place.path == self._root + file.name
         self._path.append(_BESIDE_ROOT if beside_root else self._number(file.place.path))
         self._offset.append(file.place.offset)
         self._size.append(file.place.size)
-        self._text.append(_code(self._texts, file.text))
-        self._split.append(_code(self._splits, file.split))
+        self._text.append(file.text)
+        self._split.append(file.split)
 
     def extend(self, files: Iterable[FoundFile]) -> None:
         """Some more."""
@@ -89,22 +89,23 @@ class FoundFiles(Sequence[FoundFile]):
         assert other._root == self._root
         row, count = len(self), len(other)
         self._odd |= {row + each: file for each, file in other._odd.items()}
-        self._ends.frombytes((np.frombuffer(other._ends, np.int64)[1:] + len(self._names)).tobytes())
-        self._names += other._names
-        self._starts += other._starts
-        self._offset += other._offset
-        self._size += other._size
-        paths = [self._number(path) for path in other._paths]
-        self._path.frombytes(_renumbered(other._path, paths))
-        self._text.frombytes(_renumbered(other._text, [_code(self._texts, text) for text in other._texts]))
-        self._split.frombytes(_renumbered(other._split, [_code(self._splits, split) for split in other._splits]))
+        for name in other._names:
+            self._names.append(name)
+        paths = np.array([*map(self._number, other._paths), _NONE], np.int64)
+        pairs = [(self._starts, other._starts), (self._offset, other._offset), (self._size, other._size)]
         if other._captions and not self._captions:
             self._captions = _no_captions(row)
         if self._captions:
-            path, offset, size = other._captions or _no_captions(count)
-            self._captions[0].frombytes(_renumbered(path, paths))
-            self._captions[1].extend(offset)
-            self._captions[2].extend(size)
+            pairs += zip(self._captions[1:], (captions := other._captions or _no_captions(count))[1:], strict=True)
+            for block in captions[0].blocks():
+                self._captions[0].extend(paths[block])
+        for block in other._path.blocks():
+            self._path.extend(paths[block])
+        for ours, theirs in pairs:
+            for block in theirs.blocks():
+                ours.extend(block)
+        self._text.join(other._text)
+        self._split.join(other._split)
 
     @classmethod
     def of(cls, files: Iterable[FoundFile]) -> "FoundFiles":
@@ -137,7 +138,7 @@ class FoundFiles(Sequence[FoundFile]):
 
     def name(self, row: int) -> str:
         """Of one of them."""
-        return self._names[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
+        return self._names[row].decode("utf-8", "surrogatepass")
 
     def parts(self, row: int) -> tuple[str, ...]:
         """Of the path that splits and classes are read off."""
@@ -145,11 +146,11 @@ class FoundFiles(Sequence[FoundFile]):
 
     def text(self, row: int) -> str | None:
         """Of its label."""
-        return self._texts_listed[self._text[row]]
+        return self._text[row]
 
     def split(self, row: int) -> str | None:
         """Of the tar, or table, that it lies in."""
-        return self._splits_listed[self._split[row]]
+        return self._split[row]
 
     def item(self, row: int, label: int) -> Item:
         """As it is packed."""
@@ -170,54 +171,48 @@ class FoundFiles(Sequence[FoundFile]):
 
     def order(self) -> np.ndarray:
         """(n,) their rows, sorted as ``sorted`` sorts them: by name, those of one name by where they lie."""
-        import pyarrow
-        import pyarrow.compute as compute
-
-        ends = pyarrow.py_buffer(np.array(self._ends, np.int64))
-        buffers = [None, ends, pyarrow.py_buffer(self._names)]
-        names = pyarrow.LargeBinaryArray.from_buffers(pyarrow.large_binary(), len(self), buffers)
-        order = compute.array_sort_indices(names)  # pyright: ignore[reportAttributeAccessIssue]  # stable, by bytes
-        ordered = names.take(order)
-        twice = compute.equal(ordered[1:], ordered[:-1])  # pyright: ignore[reportAttributeAccessIssue]
-        same = np.flatnonzero(twice.to_numpy(zero_copy_only=False))
-        found = order.to_numpy().astype(np.uint32 if len(self) < 2**32 else np.int64)
-        for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else ():
-            rows = slice(run[0], run[-1] + 2)  # a tar may hold a name twice
-            found[rows] = sorted(found[rows].tolist(), key=lambda row: self[row][1:3])
+        found = np.empty(len(self), np.uint32 if len(self) < 2**32 else np.int64)
+        count = -(-len(self) // SORTED_AT_ONCE)
+        if count < 2:
+            return self._sorted(np.arange(len(self)), found)
+        # Names between two others, some at a time: all at once would fill the memory.
+        known = sorted(self._names[row] for row in range(0, len(self), max(len(self) // (16 * count), 1)))
+        bounds = known[16::16]
+        which = np.fromiter((bisect_right(bounds, name) for name in self._names), np.uint32, len(self))
+        end = 0
+        for number in range(len(bounds) + 1):
+            rows = np.flatnonzero(which == number)
+            self._sorted(rows, found[end : end + len(rows)])
+            end += len(rows)
         return found
 
+    def _sorted(self, rows: np.ndarray, into: np.ndarray) -> np.ndarray:
+        names = [self._names[row] for row in rows.tolist()]
+        order = sorted(range(len(names)), key=names.__getitem__)
+        into[:] = rows[order]
+        first = 0
+        for stop in range(1, len(order) + 1):
+            if stop == len(order) or names[order[stop]] != names[order[first]]:
+                if stop - first > 1:  # a tar may hold a name twice
+                    into[first:stop] = sorted(into[first:stop].tolist(), key=lambda row: self[row][1:3])
+                first = stop
+        return into
+
     def _number(self, path: str) -> int:
-        return _code(self._paths, path)
+        if (number := self._paths.get(path)) is None:
+            number = self._paths[path] = len(self._paths)
+            self._listed_paths.append(path)
+        return number
 
     def _place(self, row: int, name: str) -> Place:
         number = self._path[row]
-        path = self._root + name if number == _BESIDE_ROOT else self._paths_listed[number]
+        path = self._root + name if number == _BESIDE_ROOT else self._listed_paths[number]
         return Place(path, self._offset[row], self._size[row])
 
     def _beside(self, row: int) -> Beside:
         if not self._captions or (number := self._captions[0][row]) == _NONE:
             return ()
-        return ((TEXT, Place(self._paths_listed[number], self._captions[1][row], self._captions[2][row])),)
-
-    # A dict's keys in their order, listed again when there are more.
-
-    @property
-    def _paths_listed(self) -> list[str]:
-        return self._listed("paths", self._paths)
-
-    @property
-    def _texts_listed(self) -> list[str | None]:
-        return self._listed("texts", self._texts)
-
-    @property
-    def _splits_listed(self) -> list[str | None]:
-        return self._listed("splits", self._splits)
-
-    def _listed(self, which: str, known: dict) -> list:
-        lists = self.__dict__.setdefault("_lists", {})
-        if len(lists.get(which, ())) != len(known):
-            lists[which] = list(known)
-        return lists[which]
+        return ((TEXT, Place(self._listed_paths[number], self._captions[1][row], self._captions[2][row])),)
 
 
 class Column(Sequence[Any]):
@@ -318,20 +313,8 @@ def _start(file: FoundFile) -> int:
     return start if start >= 0 and parts_of(file.name[start:]) == file.parts else -1
 
 
-def _encoded(name: str) -> bytes:
-    """In such a way that bytes are ordered as the characters are."""
-    return name.encode("utf-8", "surrogatepass")
-
-
-def _code(known: dict[Any, int], value: Any) -> int:
-    return known.setdefault(value, len(known))
-
-
-def _no_captions(count: int) -> tuple[array, ...]:
-    return array("i", [_NONE]) * count, array("q", [0]) * count, array("i", [0]) * count
-
-
-def _renumbered(codes: array, numbers: list[int]) -> bytes:
-    """Codes by another numbering; -1 stays what it is."""
-    kind = np.dtype(codes.typecode)
-    return np.array([*numbers, -1]).astype(kind)[np.frombuffer(codes, kind)].tobytes()
+def _no_captions(count: int) -> tuple[Numbers, ...]:
+    columns = Numbers(), Numbers(), Numbers()
+    for column, value in zip(columns, (_NONE, 0, 0), strict=True):
+        column.extend(np.full(count, value))
+    return columns

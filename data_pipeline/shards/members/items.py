@@ -1,5 +1,6 @@
 """What is to be packed: items that say where their bytes lie, in splits; which of them are held out, in which order."""
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameSource
 from eyespot.data_pipeline.shards.members.side_files import Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally
+from eyespot.data_pipeline.shards.pixels.pixel_sums import sampling
 
-_AT_ONCE = 1 << 18
+_AT_ONCE = 1 << 16
+_MOST_TIMES = 64
 
 
 class Item(NamedTuple):
@@ -90,6 +93,12 @@ def have_frames(items: Sequence[Item]) -> bool:
     return not are_plain(items) and any(item.frames for item in items)
 
 
+def sampling_of(items: Sequence[Item]) -> int:
+    """Of how many of the images one has its pixels summed; of frames, which lie close by each other, all have."""
+    one_in = sampling(len(items))
+    return 1 if one_in > 1 and have_frames(items) else one_in
+
+
 @dataclass(kw_only=True, slots=True)
 class Source:
     """Everything that is to be packed."""
@@ -138,7 +147,14 @@ def shuffled(count: int, seed: int, stream: str) -> np.ndarray:
     for start in range(0, count, _AT_ONCE):  # drawing takes ten times the memory of what is drawn
         ids = np.arange(start, min(start + _AT_ONCE, count))
         draws[:, ids] = uniforms(seed, np.zeros(len(ids), np.int64), ids, stream, 2).T
-    return np.lexsort((draws[1], draws[0]))
+    order, end = np.empty(count, np.uint32 if count < 2**32 else np.int64), 0
+    bounds = np.linspace(0, 1, min(count // _AT_ONCE, _MOST_TIMES) + 2, dtype=np.float32)
+    bounds[-1] = np.inf
+    for low, high in itertools.pairwise(bounds):  # sorting, too, takes some times the memory of what is sorted
+        ids = np.flatnonzero((draws[0] >= low) & (draws[0] < high))
+        order[end : end + len(ids)] = ids[np.lexsort((draws[1][ids], draws[0][ids]))]
+        end += len(ids)
+    return order
 
 
 def array_items(pixels: np.ndarray, labels: np.ndarray, name: str, spool: Path) -> list[Item]:

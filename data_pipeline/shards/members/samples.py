@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.bands.band_files import SUFFIXES as BAND_SUFFIXES
 from eyespot.data_pipeline.shards.frames import FASTEST
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
@@ -41,6 +42,7 @@ NOTES = "json"
 """What follows the key in the name of the member that may say the rate of the frames."""
 LONGEST_NOTES = 1 << 20
 """Bytes of it."""
+_PLAIN = Reading()
 _LAST_DOT = "--key last-dot, where the dots belong to the names"
 
 
@@ -146,7 +148,7 @@ def samples_of(
 
 def with_frames(files: Iterable[Member], reading: Reading) -> Reading:
     """Where nobody said whether samples have frames: they do if all of their images can be nothing else."""
-    if reading.frames or reading.key or reading.image_extension:
+    if reading.frames or reading.key or reading.image_extension or reading.bands:
         return reading
     return replace(reading, frames="dot") if are_frames(_images_by_key(files, reading)) else reading
 
@@ -205,10 +207,15 @@ def path_parts(name: str) -> tuple[str, ...]:
     return tuple(part for part in name.split("/") if part not in ("", "."))
 
 
-def is_image(extension: str) -> bool:
+def suffixes_of(reading: Reading) -> frozenset[str]:
+    """What the names of images end in: where these are bands, arrays are images too."""
+    return SUFFIXES if reading.bands is None else SUFFIXES | BAND_SUFFIXES
+
+
+def is_image(extension: str, reading: Reading = _PLAIN) -> bool:
     """Whether a name that ends so is that of an image, and not of a mask."""
     extension = extension.lower()
-    return f".{extension.rpartition('.')[2]}" in SUFFIXES and not _ends(extension, MASK_EXTENSION)
+    return f".{extension.rpartition('.')[2]}" in suffixes_of(reading) and not _ends(extension, MASK_EXTENSION)
 
 
 def _ends(extension: str, wanted: str) -> bool:
@@ -337,7 +344,7 @@ def _image(tar: Path, run: _Run, reading: Reading) -> str | None:
     """The extension of a sample's image."""
     if reading.image_extension:
         return next((name for name in reading.image_extension if name in run.members), None)
-    images = [extension for extension in run.members if is_image(extension)]
+    images = [extension for extension in run.members if is_image(extension, reading)]
     if len(images) > 1:  # beside another one, KEY.depth.png is its depth map
         images = [extension for extension in images if not _ends(extension, DEPTH)] or images
     if len(images) > 1:
@@ -376,7 +383,7 @@ def _why_unused(extension: str, image: str | None, reading: Reading) -> str:
     named = f".{printable(extension if not re.search(r'[0-9]', extension) else last)}"
     if _ends(extension, reading.label_extension):
         return "a label without an image" if image is None else f"another label ({named})"
-    if is_image(extension):
+    if is_image(extension, reading):
         return f"not the image asked for ({named})"
     if _ends(extension, MASK_EXTENSION):
         return "a mask without an image" if image is None else f"another mask ({named})"

@@ -84,6 +84,8 @@ def no_image(name: str) -> str:
         return f'a HEIC image ({suffix}): needs pillow-heif: pip install "eyespot[heic]"'
     if suffix in SOUNDS:
         return f'a sound ({suffix}): needs soundfile: pip install "eyespot[sound]"'
+    if suffix == ".npy":
+        return "an array (.npy): packed as bands, with --bands"
     if suffix in _ARCHIVES:
         return f"an archive inside ({suffix}): unpack it first"
     if not suffix:

@@ -18,7 +18,7 @@ import pyarrow.types as types
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.outside.columns import Chosen, Column, choose, class_names
+from eyespot.data_pipeline.shards.outside.columns import Chosen, Column, choose, class_names, folder_label
 from eyespot.data_pipeline.shards.outside.fetching import Rows, Wanted
 from eyespot.data_pipeline.shards.outside.rows import Found, Job, NotReadable, Spool
 from eyespot.data_pipeline.terminal import one_line
@@ -38,14 +38,20 @@ def read_table(job: Job, alive: Callable[[], None]) -> Found:
     try:
         with _Table(job.path) as table:
             columns = described(table.schema)
-            chosen = choose(job.shown, columns, job.columns)
+            names, asked, folder = (
+                {column.name for column in columns},
+                job.columns,
+                folder_label(job.shown, job.columns),
+            )
+            if folder is not None and asked.get("label") not in names and "label" in asked:
+                asked = {**asked, "label": ""}
+            chosen = choose(job.shown, columns, asked)
             found.classes = chosen.label.classes if chosen.label else ()
-            names = {column.name for column in columns}
             extra = [name for name in (STATUS, KEY) if {STATUS, KEY} <= names]
             row = 0
             for batch in table.batches([*_names(chosen), *extra]):
                 alive()
-                _add(batch, row, chosen, table, spool, bool(extra))
+                _add(batch, row, chosen, table, spool, bool(extra), folder)
                 row += batch.num_rows
     except (UserError, NotReadable) as error:
         found.problem = str(error)
@@ -108,6 +114,8 @@ class _Table:
             magic = file.read(6)
         if not magic:
             raise NotReadable("is empty")
+        if magic[:4] == b"FEA1":
+            raise NotReadable("is of Feather's first version, which Arrow gives up; save it as Parquet")
         self.base: Any = None
         """The file's own bytes in memory, where its columns may lie as they are."""
         if magic[:4] == b"PAR1":
@@ -216,8 +224,10 @@ def _names(chosen: Chosen) -> list[str]:
     return [column.name for column in chosen if column is not None]
 
 
-def _add(batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, downloaded: bool) -> None:
-    """Hands all rows of a batch on."""
+def _add(
+    batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, downloaded: bool, folder: str | None
+) -> None:
+    """Hands all rows of a batch on; ``folder`` is the label of all of them where no column is."""
     labels = _values(batch, chosen.label)
     captions = _values(batch, chosen.caption)
     statuses, keys = (batch.column(name).to_pylist() if downloaded else [] for name in (STATUS, KEY))
@@ -238,7 +248,7 @@ def _add(batch: Any, first: int, chosen: Chosen, table: _Table, spool: Spool, do
         elif classes and label is not None and int(label) >= len(classes):
             spool.skip(f"a label beyond the {len(classes)} classes", name)
         else:
-            text = None if chosen.label is None else "" if label is None else str(label)
+            text = folder if chosen.label is None else "" if label is None else str(label)
             several = captions[number] if captions else None
             several = [several] if isinstance(several, str) else several
             lines = [line for line in several or () if isinstance(line, str)] if captions else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import one_line
@@ -10,6 +11,7 @@ ROLES = ("image", "label", "caption", "split")
 _LABELS = ("label", "labels", "class", "cls", "category", "target")
 _CAPTIONS = ("caption", "captions", "text")
 _PATHS = ("image", "file", "path", "filename", "file_name", "filepath", "image_path")
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 MOST_SHOWN = 20
 
 
@@ -87,6 +89,24 @@ def choose(where: str, columns: Sequence[Column], asked: Mapping[str, str], path
         if column is not None and column.kind not in kinds:
             raise UserError(f"{where}: column {column.name!r} cannot be the {role}; name another: --columns {role}=...")
     return Chosen(image, label, caption if caption != label else None, split)
+
+
+def folder_label(file: str, asked: Mapping[str, str]) -> str | None:
+    """The label that a folder called ``label=cat`` gives the tables in it, as Spark, Polars and Arrow partition them.
+
+    Args:
+        file: the table's path inside the source.
+        asked: as for ``choose``.
+
+    Returns:
+        None where no folder is called like the label; empty where it says that there is none.
+    """
+    wanted = _LABELS if "label" not in asked else (asked["label"].lower(),)
+    for folder in reversed(file.split("/")[:-1]):
+        key, equals, value = folder.partition("=")
+        if equals and key and unquote(key).lower() in wanted:
+            return "" if value == _NO_VALUE else unquote(value)
+    return None
 
 
 def _image(where: str, columns: Sequence[Column]) -> Column | None:

@@ -11,14 +11,14 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.bands.stored_bands import Bands
 from eyespot.data_pipeline.shards.manifest import (
-    FORMAT,
     INDEX_DTYPE,
     MASK_DTYPE,
     MAX_SAMPLES,
-    PAGED_FORMAT,
     Manifest,
     Pieces,
+    format_of,
 )
 from eyespot.data_pipeline.shards.paged.paged_index import DIGEST_BYTES, PAGES, piece_file
 from eyespot.data_pipeline.shards.paged.shard_table import SHARDS, ShardTable
@@ -44,10 +44,11 @@ class PieceWriter:
     Args:
         folder: of the shards. Pieces of an earlier index are written over.
         cut: how large a piece and a page are; None = ``CUT``.
+        bands: what the images are; None = 8-bit RGB.
     """
 
-    def __init__(self, folder: Path, cut: Cut | None = None) -> None:
-        self._folder, self._cut = folder, cut or CUT
+    def __init__(self, folder: Path, cut: Cut | None = None, bands: Bands | None = None) -> None:
+        self._folder, self._cut, self._format = folder, cut or CUT, format_of(bands, paged=True)
         self._waiting: list[np.ndarray] = []
         self._num_waiting = 0
         self._counts: list[int] = []
@@ -97,7 +98,7 @@ class PieceWriter:
             shards_sha256=hashlib.sha256(tables[SHARDS]).hexdigest(),
         )
         index_sha256 = hashlib.sha256(tables[PAGES]).hexdigest()
-        return {"shards": [], "pieces": pieces, "index_sha256": index_sha256, "format": PAGED_FORMAT}
+        return {"shards": [], "pieces": pieces, "index_sha256": index_sha256, "format": self._format}
 
     def _write(self) -> None:
         rows = np.concatenate(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
@@ -133,12 +134,13 @@ def write_index(folder: Path, manifest: Manifest, rows: np.ndarray, cut: Cut | N
         content = atomic_files.npy_bytes(rows)
         atomic_files.write_bytes(folder / WHOLE_INDEX, content)
         digest, shards = hashlib.sha256(content).hexdigest(), list(manifest.shards)
-        fields |= {"shards": shards, "index_sha256": digest, "pieces": None, "format": FORMAT}
+        fields |= {"shards": shards, "index_sha256": digest, "pieces": None}
+        fields["format"] = format_of(manifest.bands)
         if len(rows) > (cut or CUT).above:
             fields["notes"] = [*manifest.notes, _note_on_size(manifest, len(rows))]
         made = Manifest(**fields)
     else:
-        writer, shards = PieceWriter(folder, cut), ShardTable.of(manifest.shards)
+        writer, shards = PieceWriter(folder, cut, manifest.bands), ShardTable.of(manifest.shards)
         writer.add(rows)
         made = Manifest(**fields | writer.finish(shards))
         made.shards = shards

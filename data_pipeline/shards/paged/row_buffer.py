@@ -2,7 +2,7 @@
 
 import numpy as np
 
-PORTION = 2**16
+PORTION = 2**12
 """Tuples that are held at once."""
 
 

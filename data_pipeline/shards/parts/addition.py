@@ -34,15 +34,25 @@ from eyespot.data_pipeline.shards.manifest import (
     Masks,
     Members,
     image_stats,
+    num_summed,
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.items import Item, Source, are_plain, have_frames, relabelled
 from eyespot.data_pipeline.shards.members.member_tables import MemberTables
 from eyespot.data_pipeline.shards.members.skipped import Tally
-from eyespot.data_pipeline.shards.packed_shard import PackedShard
+from eyespot.data_pipeline.shards.packed_shard import PackedShard, added_up
 from eyespot.data_pipeline.shards.paged.manifest_file import version_file
 from eyespot.data_pipeline.shards.paged.piece_writer import check_count
-from eyespot.data_pipeline.shards.parts.goal import SPLITS, WORK, Goal, Start, assembled, manifest_folders
+from eyespot.data_pipeline.shards.parts.goal import (
+    SPLITS,
+    WORK,
+    Goal,
+    Start,
+    assembled,
+    bands_of,
+    manifest_folders,
+    summed,
+)
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
 ADDING = ".adding"
@@ -95,6 +105,12 @@ class Addition(Goal):
             raise UserError(f"shards {self.root}: images are being added to {others[0]}; finish that first")
         if found.prepare is not None or any(map(have_frames, found.splits.values())):
             raise UserError(f"source {found.name}: samples of many frames cannot be added; pack all of them together")
+        for shards in self.base.values():
+            if (ours := shards.manifest.bands) != (asked := bands_of(options)):
+                why = (
+                    f"shards {shards.path}: hold images of {ours or '8-bit RGB'}, and {asked or '8-bit RGB'} are added"
+                )
+                raise UserError(f"{why}; give --bands and --bits as the shards have them, or leave both out")
         if odd := sorted(found.splits.keys() - self.base.keys()):
             there = ", ".join(sorted(filter(None, self.base))) or "no splits"
             which = "it has no splits; name one of those" if odd == [""] else f"it has {', '.join(odd)}"
@@ -139,7 +155,7 @@ class Addition(Goal):
         """All of it, numbered on from what is there."""
         base = self.base[split].manifest
         some = range(0) if _has(base, self._plan) else range(len(order))  # killed between two splits
-        return Start(some, first_id=base.num_samples, first_shard=len(base.shards))
+        return Start(some, base.num_samples, len(base.shards), base.image_stats.one_in)
 
     def screened(self, split: str, images: Iterator[Examined | str]) -> Iterator[Examined | str]:
         """Leaves out the images whose bytes lie there already."""
@@ -247,9 +263,10 @@ def joined(
         done: its shards.
         options: of packing them.
     """
-    old, (more, *_) = base.manifest, assembled(split, found, done, options)
     rows, masks, _, members = PackedShard.tables(done)
     index = np.concatenate([base.index, rows])
+    stats = _stats(base, done, index)
+    old, (more, *_) = base.manifest, assembled(split, found, done, options, stats)
     check_count(folder_of(base), len(index))
     files = {"index.npy": atomic_files.npy_bytes(index)}
     told = None
@@ -276,7 +293,7 @@ def joined(
         num_labeled=old.num_labeled + more.num_labeled,
         classes=found.classes,
         shards=[*old.shards, *more.shards],
-        image_stats=_stats(base, more, index, rows),
+        image_stats=stats,
         index_sha256=hashlib.sha256(files["index.npy"]).hexdigest(),
         quarantined=quarantined[:MOST_QUARANTINED],
         converted=dict(sorted((Counter(old.converted) + Counter(more.converted)).items())),
@@ -307,24 +324,16 @@ def _with_earlier(told: Members, earlier: Members | None) -> Members:
     return replace(told, num_left_out=told.num_left_out + unnamed)
 
 
-def _stats(base: ShardFolder, more: Manifest, index: np.ndarray, rows: np.ndarray) -> ImageStats:
-    """Of all images: from the sums of each, which their mean and deviation tell to the last digit of a float or so."""
-    sums, squares = (
-        [a + b for a, b in zip(ours, theirs, strict=True)]
-        for ours, theirs in zip(
-            _sums(base.manifest.image_stats, base.index), _sums(more.image_stats, rows), strict=True
-        )
-    )
-    return image_stats(index, sums, squares)
-
-
-def _sums(stats: ImageStats, rows: np.ndarray) -> tuple[list[int], list[int]]:
-    """Of the pixel values 0..255, and of their squares, per channel."""
-    num_pixels = int((rows["height"].astype(np.int64) * rows["width"]).sum())
-    means = [mean * 255 for mean in stats.mean]
+def _stats(base: ShardFolder, done: list[PackedShard], index: np.ndarray) -> ImageStats:
+    """Of all images: the old ones' sums are what mean and deviation tell, to the last digit of a float."""
+    stats, bands = base.manifest.image_stats, base.manifest.bands
+    peak = bands.peak if bands else 255
+    means = [mean * peak for mean in stats.mean]
+    num_pixels = num_summed(base.index, stats.one_in)
     sums = [round(mean * num_pixels) for mean in means]
-    squares = [round(((std * 255) ** 2 + mean**2) * num_pixels) for std, mean in zip(stats.std, means, strict=True)]
-    return sums, squares
+    squares = [round(((std * peak) ** 2 + mean**2) * num_pixels) for std, mean in zip(stats.std, means, strict=True)]
+    both = (added_up(ours, theirs) for ours, theirs in zip((sums, squares), summed(done), strict=True))
+    return image_stats(index, *both, one_in=stats.one_in, peak=peak)
 
 
 class _Bytes:

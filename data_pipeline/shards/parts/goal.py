@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +10,20 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.bands.stored_bands import Bands
 from eyespot.data_pipeline.shards.image_check import Examined
-from eyespot.data_pipeline.shards.manifest import MOST_QUARANTINED, Manifest, Masks, image_stats
-from eyespot.data_pipeline.shards.members.items import Item, Source
+from eyespot.data_pipeline.shards.manifest import (
+    MOST_QUARANTINED,
+    ImageStats,
+    Manifest,
+    Masks,
+    format_of,
+    image_stats,
+)
+from eyespot.data_pipeline.shards.members.items import Item, Source, sampling_of
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
 from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
-from eyespot.data_pipeline.shards.packed_shard import PackedShard
+from eyespot.data_pipeline.shards.packed_shard import PackedShard, added_up
 from eyespot.data_pipeline.shards.paged.piece_writer import write_index
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 
@@ -30,6 +39,8 @@ class Start(NamedTuple):
     """In the split's shuffled order."""
     first_id: int = 0
     first_shard: int = 0
+    one_in: int = 1
+    """Of how many images one has its pixels summed (pixels/pixel_sums.py)."""
 
 
 class Goal:
@@ -65,7 +76,7 @@ class Goal:
 
     def start(self, split: str, order: Sequence[Item], options: dict[str, Any]) -> Start:
         """Which of a split's items, in their shuffled order, are packed."""
-        return Start(range(len(order)))
+        return Start(range(len(order)), one_in=sampling_of(order))
 
     def screened(self, split: str, images: Iterator[Examined | str]) -> Iterator[Examined | str]:
         """The images that were examined, or why one is left out."""
@@ -104,16 +115,23 @@ def commit(
     return manifests
 
 
+def bands_of(options: dict[str, Any]) -> Bands | None:
+    """What a pack with these options makes of images; None = 8-bit RGB."""
+    return Bands(count=options["bands"], bits=options["bits"]) if "bands" in options else None
+
+
 def assembled(
-    split: str, found: Source, done: list[PackedShard], options: dict[str, Any]
+    split: str, found: Source, done: list[PackedShard], options: dict[str, Any], stats: ImageStats | None = None
 ) -> tuple[Manifest, np.ndarray, dict[str, bytes]]:
     """The manifest of one split, which does not know its index yet; the rows of that; and the tables beside it.
+
+    ``stats`` are those of more than what was packed; None = of that.
 
     Raises:
         UserError: no image of it could be packed.
     """
-    sums, squares = (np.sum([getattr(part, name) for part in done], 0).tolist() for name in ("sums", "squares"))
     rows, masks, frames, members = PackedShard.tables(done)
+    bands = bands_of(options)
     quarantined = sorted((bad for part in done for bad in part.quarantined), key=lambda bad: bad["source"])
     if not len(rows):
         example = f"; {quarantined[0]['source']}: {quarantined[0]['reason']}" if quarantined else ""
@@ -128,7 +146,10 @@ def assembled(
         num_labeled=int((rows["label"] >= 0).sum()),
         classes=found.classes,
         shards=[part.shard for part in done if part.shard],
-        image_stats=image_stats(frames.rows if frames else rows, sums, squares),
+        image_stats=stats
+        or image_stats(
+            frames.rows if frames else rows, *summed(done), done[0].one_in, peak=bands.peak if bands else 255
+        ),
         index_sha256="",  # known when it is written
         quarantined=quarantined[:MOST_QUARANTINED],
         converted=dict(sorted(sum((Counter(part.converted) for part in done), Counter()).items())),
@@ -138,5 +159,13 @@ def assembled(
         masks=Masks.of(masks, counts, options["mask_ignored"]) if len(masks) else None,
         frames=frames.summary(tables) if frames else None,
         members=members.summary(),
+        bands=bands,
+        format=format_of(bands),
     )
     return manifest, rows, files
+
+
+def summed(done: Sequence[PackedShard]) -> tuple[list[int], list[int]]:
+    """Of some shards, the pixels' sums and those of their squares."""
+    sums, squares = (reduce(added_up, [getattr(part, name) for part in done], []) for name in ("sums", "squares"))
+    return sums, squares

@@ -23,7 +23,7 @@ from eyespot.data_pipeline.shards.manifest import Manifest, Shard
 from eyespot.data_pipeline.shards.members.items import Source
 from eyespot.data_pipeline.shards.members.member_tables import MemberTables
 from eyespot.data_pipeline.shards.members.skipped import Tally
-from eyespot.data_pipeline.shards.packed_shard import PackedShard, sha256
+from eyespot.data_pipeline.shards.packed_shard import PackedShard, added_up, sha256
 from eyespot.data_pipeline.shards.parts.goal import commit, manifest_folders
 from eyespot.data_pipeline.shards.parts.recut import Piece, Span, spans, tables, write_shard
 from eyespot.data_pipeline.shards.parts.task_part import (
@@ -255,8 +255,8 @@ def _cut(folder: Path, split: str, pieces: list[Piece], options: dict[str, Any])
 def _sum_up(packed: list[PackedShard], into: PackedShard) -> None:
     """Puts what is summed over samples into one of them; all of it is exact in integers."""
     for part in packed:
-        into.sums = [a + b for a, b in zip(into.sums, part.sums, strict=True)]
-        into.squares = [a + b for a, b in zip(into.squares, part.squares, strict=True)]
+        into.one_in = part.one_in
+        into.sums, into.squares = added_up(into.sums, part.sums), added_up(into.squares, part.squares)
         into.mask_counts = [a + b for a, b in zip(into.mask_counts, part.mask_counts, strict=True)]
         into.quarantined += part.quarantined
         for kind, count in part.converted.items():

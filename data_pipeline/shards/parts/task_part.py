@@ -21,7 +21,7 @@ import numpy as np
 from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import Manifest, Skipped
-from eyespot.data_pipeline.shards.members.items import Item, Source, have_frames
+from eyespot.data_pipeline.shards.members.items import Item, Source, have_frames, sampling_of
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.parts.goal import SPLITS, Goal, Start, manifest_folders
@@ -128,7 +128,7 @@ class Share(Goal):
         bounds = stretches(predicted_cuts(order, options), len(order), self.task.total)
         first, stop = bounds[self.task.number], bounds[self.task.number + 1]
         self._stretches[split] = Stretch(first=first, stop=stop, num_items=len(order), num_tables=0)
-        return Start(range(first, stop), first_id=first)
+        return Start(range(first, stop), first_id=first, one_in=sampling_of(order))
 
     def commit(
         self, destination: Path, found: Source, parts: dict[str, list[PackedShard]], options: dict[str, Any]

@@ -39,9 +39,9 @@ def test_labels_win_over_folders_even_where_they_say_that_there_is_none():
 
 def test_folders_in_folders():
     paths = [("data", "a", "abbey", "1.jpg"), ("data", "a", "alley", "2.jpg"), ("data", "b", "3.jpg")]
-    assert arrange(paths).names == ["a", "a", "b"]
+    assert list(arrange(paths).names) == ["a", "a", "b"]
     layout = arrange(paths, "last")
-    assert layout.names == ["abbey", "alley", "b"] and layout.num_deeper == 2
+    assert list(layout.names) == ["abbey", "alley", "b"] and layout.num_deeper == 2
     assert "--class-folder top" in layout.notes("last")[0]
 
 

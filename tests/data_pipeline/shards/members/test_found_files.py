@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from eyespot.data_pipeline.shards.members import found_files
+from eyespot.data_pipeline.shards.members import items as items_of
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits
 from eyespot.data_pipeline.shards.members.items import Item, hold_out, shuffled, taken
@@ -31,7 +33,8 @@ def some(seed: int, count: int = 300) -> list[FoundFile]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_they_are_a_list(seed: int):
+def test_they_are_a_list(seed: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(found_files, "SORTED_AT_ONCE", 20 if seed else 1000)
     files = some(seed)
     found = FoundFiles("/data")
     found.extend(files)
@@ -67,9 +70,12 @@ def test_items_are_those_of_a_sorted_list():
     assert [list(part) for part in hold_out(tables["train"], 0.3, 1)] == [*map(list, hold_out(expected, 0.3, 1))]
 
 
-def test_the_shuffle_is_what_it_was():
-    """Drawn in pieces or at once; and these ten, which shards that were packed long ago have."""
+@pytest.mark.parametrize("at_once", [64, 1 << 16])
+def test_the_shuffle_is_what_it_was(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    """Drawn and sorted in pieces or at once; and these ten, which shards that were packed long ago have."""
     from eyespot.data_pipeline.random_numbers import uniforms
+
+    monkeypatch.setattr(items_of, "_AT_ONCE", at_once)
 
     for count in (0, 1, 10, 3000):
         draws = uniforms(7, np.zeros(count, np.int64), np.arange(count), "pack/train", 2)
@@ -81,19 +87,21 @@ PINNED = [8, 9, 7, 2, 4, 1, 3, 6, 5, 0]
 
 PROGRAM = """
 import sys
-import numpy as np, pyarrow.compute
+import numpy as np
 from eyespot.data_pipeline.shards.members.archives import Place
-from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits
+from eyespot.data_pipeline.shards.manifest import Reading
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles
 from eyespot.data_pipeline.shards.members.items import shuffled, taken
 from eyespot.data_pipeline.shards.members.skipped import Tally
+from eyespot.data_pipeline.shards.sources import arrange
 count = int(sys.argv[1])
 peak = lambda: int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) * 1024  # of this program alone
 before, found = peak(), FoundFiles("/data")
 for number in range(count):
     name = f"class{number % 1000:04d}/image{number:09d}.jpg"
-    found.append(FoundFile(name, tuple(name.split("/")), Place(f"/data/{name}", 0, number)))
+    found.append(FoundFile(name, tuple(name.split("/")), Place(f"/data/{name}", 0, 90_000 + number * 7919 % 40_000)))
 listed = peak()
-items = in_splits(found, [""] * count, np.zeros(count, np.int32), Tally())[""]
+items = arrange("data", found, "source", Tally(), Reading()).splits[""]
 order = taken(items, shuffled(count, 0, "pack/"))
 assert sum(item.size for item in order[:1000]) > 0
 print((listed - before) / count, (peak() - before) / count)
@@ -101,7 +109,7 @@ print((listed - before) / count, (peak() - before) / count)
 
 
 def test_memory_of_an_item():
-    """A list of items took 301 bytes each, and 600 while they were listed."""
+    """A list of items took 301 bytes each, and 600 while they were listed; some megabytes are taken once."""
     words = [sys.executable, "-c", PROGRAM, "300000"]
     listed, peak = map(float, subprocess.run(words, capture_output=True, text=True, check=True).stdout.split())
-    assert 30 < listed < 120 and listed < peak < 450, (listed, peak)
+    assert 3 < listed < 30 and listed < peak < 200, (listed, peak)

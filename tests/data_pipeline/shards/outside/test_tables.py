@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow
+import pyarrow.dataset
 import pytest
 from foreign_tables import arrow, jpeg, listed, opened, parquet, skipped, struct
 
@@ -99,6 +100,33 @@ def test_a_folder_of_parquet_files_and_what_lies_beside_them(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_labels_that_are_folders(tmp_path: Path):
+    """As Spark, Polars and Arrow partition a table: the column is in no file any more."""
+    table = pyarrow.table({"image": [jpeg(n) for n in range(5)], "kind of": ["a b", "c/d", "a b", None, "c/d"]})
+    for name, key in (("label", "label"), ("Class", "Class"), ("kind of", "kind of")):
+        schema = pyarrow.schema([(key, pyarrow.string())])
+        partitions = pyarrow.dataset.partitioning(schema, flavor="hive")
+        root = str(tmp_path / name)
+        pyarrow.dataset.write_dataset(
+            table.rename_columns(["image", key]), root, format="parquet", partitioning=partitions
+        )
+        asked = {"label": "kind of"} if name == "kind of" else {}
+        source = opened(tmp_path / name, tmp_path / f"{name}.spool", **asked)
+        assert source.classes == ["a b", "c/d"]
+        assert sorted(item.label for item in source.splits[""]) == [-1, 0, 0, 1, 1]
+    source = opened(tmp_path / "label", tmp_path / "spool", label="")
+    assert source.classes == [] and {item.label for item in source.splits[""]} == {-1}
+    with pytest.raises(UserError, match="has no column 'sort'"):
+        opened(tmp_path / "label", tmp_path / "spool", label="sort")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_column_is_the_label_before_a_folder_is(tmp_path: Path):
+    parquet(tmp_path / "set" / "label=x" / "0.parquet", image=pyarrow.array([jpeg(0)]), label=["y"])
+    assert opened(tmp_path / "set", tmp_path / "spool").classes == ["y"]
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_bad_tables_are_one_line(tmp_path: Path):
     path = parquet(tmp_path / "a\x1b.parquet", image=struct([jpeg(1)]))
     path.write_bytes(path.read_bytes()[:-20])
@@ -108,6 +136,9 @@ def test_bad_tables_are_one_line(tmp_path: Path):
     empty = parquet(tmp_path / "b.parquet", image=struct([None, None]))
     with pytest.raises(UserError, match=r"no images inside: 2 no image \(null\)"):
         opened(empty, tmp_path / "spool")
+    (tmp_path / "old.feather").write_bytes(b"FEA1" + bytes(60) + b"FEA1")
+    with pytest.raises(UserError, match="is of Feather's first version"):
+        opened(tmp_path / "old.feather", tmp_path / "spool")
     with pytest.raises(UserError, match="no column holds the bytes of images"):
         opened(parquet(tmp_path / "c.parquet", x=[1.5]), tmp_path / "spool")
     features = [{"info": {"features": {"label": {"_type": "ClassLabel", "names": [name]}}}} for name in "ab"]
