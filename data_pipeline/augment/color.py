@@ -1,5 +1,7 @@
 """Colour operations on views between resize and normalisation: jitter, grayscale, blur, solarize.
 
+Brightness, contrast and blur are of any bands; the others of red, green and blue alone.
+
 Each step is what torchvision does on floating-point images: 8-bit levels as float32, clipped to 0..255 after every step
 of the jitter, hue rotated in HSV. The same torch code runs on the CPU and on a GPU, many views at a time.
 
@@ -21,8 +23,8 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.one_copy import copied
 
-Levels = Float32[Tensor, "b 3 h w"]
-"""Views in planes, 8-bit levels 0..255; changed in place."""
+Levels = Float32[Tensor, "b c h w"]
+"""Views in planes, levels 0..255 of 8 bits, or of 16 in 257ths; changed in place. Three are red, green and blue."""
 Amounts = Float32[np.ndarray, " b"]
 Numbers = Float32[Tensor, " b"]
 
@@ -79,8 +81,15 @@ def brightness(levels: Levels, factors: Numbers) -> None:
 def contrast(levels: Levels, factors: Numbers) -> None:
     """The distance from the view's mean gray times the factor.
 
-    The mean is of whole levels, as in torchvision's path for 8-bit images: their sum is exact in any order.
+    The mean is of whole levels, as in torchvision's path for 8-bit images: their sum is exact in any order. Bands that
+    are no RGB have no gray: each has a mean of its own, of whole 257ths.
     """
+    if levels.shape[1] != 3:
+        whole = (levels * 257).round_().sum((2, 3), dtype=torch.float64)
+        count = torch.full((), 257.0 * levels[0, 0].numel(), dtype=torch.float64, device=levels.device)
+        rest = (whole / count).float()[:, :, None, None] * (1 - per_view(factors))
+        levels.mul_(per_view(factors)).add_(rest).clamp_(0, 255)
+        return
     total = gray(levels).round_().sum(3).sum(2, dtype=torch.float64)
     factor, count = per_view(factors), torch.full((), levels[0, 0].numel(), dtype=torch.float64, device=levels.device)
     rest = (total / count).float()[:, :, None, None] * (1 - factor)

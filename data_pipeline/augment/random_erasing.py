@@ -84,25 +84,25 @@ def random_boxes(probability: float, size: int, numbers: Float32[np.ndarray, "b 
     return (np.concatenate([start, shape], axis=1) * wanted[:, None]).astype(np.int32)
 
 
-def erase(views: Float[Tensor, "b 3 h w"], erasing: Erasing) -> None:
+def erase(views: Float[Tensor, "b c h w"], erasing: Erasing) -> None:
     """Overwrites the rectangles of normalised views, in place."""
-    overwrite(views, erasing, *copied([erasing_noise(erasing)], views.device))
+    overwrite(views, erasing, *copied([erasing_noise(erasing, views.shape[1])], views.device))
 
 
-def erasing_noise(erasing: Erasing) -> Float32[np.ndarray, "n count"]:
+def erasing_noise(erasing: Erasing, channels: int = 3) -> Float32[np.ndarray, "n count"]:
     """For each view of which something is erased, as many numbers as for the largest rectangle."""
     rows = _erased(erasing)
     if not len(rows):
         return np.zeros((0, 0), np.float32)
-    count = 3 * int(erasing.boxes[rows, 2:].prod(1).max())
+    count = channels * int(erasing.boxes[rows, 2:].prod(1).max())
     return normals(erasing.seed, erasing.epochs[rows], erasing.ids[rows], erasing.stream, count)
 
 
-def overwrite(views: Float[Tensor, "b 3 h w"], erasing: Erasing, noise: Float32[Tensor, "n count"]) -> None:
+def overwrite(views: Float[Tensor, "b c h w"], erasing: Erasing, noise: Float32[Tensor, "n count"]) -> None:
     """Puts noise that lies on the views' device into the rectangles."""
     rows = _erased(erasing)
     for row, (top, left, height, width), own in zip(rows.tolist(), erasing.boxes[rows].tolist(), noise, strict=True):
-        patch = own[: 3 * height * width].view(3, height, width)
+        patch = own[: (count := views.shape[1]) * height * width].view(count, height, width)
         views[row, :, top : top + height, left : left + width] = patch
 
 

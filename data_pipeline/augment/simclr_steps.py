@@ -97,12 +97,12 @@ class Noise:
             stream=self.stream,
         )
 
-    def arrays(self, size: int) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n 3 h w"]]:
+    def arrays(self, size: int, channels: int = 3) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, "n c h w"]]:
         """Which views of this size, pixels, get noise, and what is added to their levels."""
         rows = np.flatnonzero(self.sigmas)
-        drawn = normals(self.seed, self.epochs[rows], self.ids[rows], self.stream, 3 * size**2)
+        drawn = normals(self.seed, self.epochs[rows], self.ids[rows], self.stream, channels * size**2)
         drawn *= self.sigmas[rows, None]
-        return rows, drawn.reshape(len(rows), 3, size, size)
+        return rows, drawn.reshape(len(rows), channels, size, size)
 
 
 def view_noise(
@@ -115,7 +115,7 @@ def view_noise(
     return Noise(sigmas=sigmas, seed=seed, epochs=epochs, ids=ids, stream=f"{name}/gaussian-noise")
 
 
-def add_noise(levels: Levels, rows: Int64[Tensor, " n"], noise: Float32[Tensor, "n 3 h w"]) -> None:
+def add_noise(levels: Levels, rows: Int64[Tensor, " n"], noise: Float32[Tensor, "n c h w"]) -> None:
     """Adds noise to some of the views, which are clipped to 0..255; in place, all on one device."""
     if len(rows):
         levels.index_copy_(0, rows, levels.index_select(0, rows).add_(noise).clamp_(0, 255))
@@ -136,7 +136,7 @@ def view_cutout(
     return (np.concatenate([first, last - first], axis=1) * (numbers[:, :1] < view.cutout)).astype(np.int32)
 
 
-def cut_out(views: Float[Tensor, "b 3 h w"], boxes: Int32[np.ndarray, "b 4"]) -> None:
+def cut_out(views: Float[Tensor, "b c h w"], boxes: Int32[np.ndarray, "b 4"]) -> None:
     """Puts 0, the data's mean colour, into the squares of normalised views, in place."""
     for row in np.flatnonzero(boxes[:, 2]).tolist():
         top, left, height, width = boxes[row].tolist()

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
 
-Color = tuple[float, float, float]
+Color = tuple[float, ...]  # of each channel: three of RGB, or one for each band
 Probability = Annotated[float, Ge(0), Le(1), "is a probability, so it must lie in 0..1"]
 Change = Annotated[float, Ge(0)]
 Deviation = Annotated[float, Gt(0)]
@@ -20,7 +20,6 @@ Pick = Literal["even", "ordered", "near_far", "spread"]
 
 FRAMES_OF: Mapping[Pick, int] = {"ordered": 5, "near_far": 3}
 """How many frames those ways to pick them give; the others give as many as are asked for."""
-
 SAID_IF_SET: Mapping[str, bool] = {"said_if_set": True}
 """Of a field that came later: where it has its default, texts and run.json leave it out, and stay what they were."""
 NO_FLAG: Mapping[str, bool] = {"no_flag": True}
@@ -28,7 +27,6 @@ NO_FLAG: Mapping[str, bool] = {"no_flag": True}
 
 MOST_FRAMES = 99_999
 """Of a clip, and from one of its frames to the next; no stream of a sample has more."""
-
 CLIP_TOKENIZER = "clip"
 DType = Literal["float", "float32", "uint8", "int64"]
 """Of the numbers of a view: what is normalised (a GPU's may be bfloat16), what was measured, class numbers, tokens."""
@@ -36,16 +34,14 @@ T = TypeVar("T")
 
 IMAGENET_MEAN: Color = (0.485, 0.456, 0.406)
 IMAGENET_STD: Color = (0.229, 0.224, 0.225)
-
 MIN_BLURRED = 20
 """Smallest view that can be blurred, pixels: the kernel's radius is a twentieth of the size."""
-
 MAX_NOISE = 10.0
 """Largest standard deviation of noise, pixel values in 0..1: of the view next to nothing is left."""
 
 
 def is_said(one: Field[Any], config: Any) -> bool:
-    """Whether the field of a config is written down: as ever, unless it came later and has its default."""
+    """Whether the field of a config is written down: unless it came later and has its default."""
     return not one.metadata.get("said_if_set") or getattr(config, one.name) != one.default
 
 
@@ -88,9 +84,9 @@ class Clip:
 class RandomView:
     """A random resized crop, flipped or not (torchvision's RandomResizedCrop and RandomHorizontalFlip), altered.
 
-    Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize. For training on
-    labels there are RandAugment, right after the crop, and Random Erasing, at the very end. What SimCLR only tried
-    comes between the two: after solarize the Sobel filter, a quarter turn and noise; on the normalised view cutout.
+    Its steps follow each other as in SimCLR, BYOL and MoCo v3: crop, jitter, grayscale, blur, solarize. For labels
+    there are RandAugment, after the crop, and Random Erasing, at the very end. What SimCLR only tried comes between:
+    after solarize the Sobel filter, a quarter turn and noise; on the normalised view cutout.
     """
 
     size: int = 0
@@ -142,6 +138,7 @@ class RandomView:
     """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
+    dtype: ClassVar[DType] = "float"
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -156,8 +153,6 @@ class RandomView:
                 f"blur {self.blur}: a view of {self.size} pixels is too small to blur; set it to 0,"
                 f" or size to {MIN_BLURRED} or more"
             )
-
-    dtype: ClassVar[DType] = "float"
 
     def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
         """Of one sample: (3, size, size), of a clip (frames, 3, size, size)."""
@@ -183,7 +178,6 @@ class CenterView:
     """Which frames of a video, all cut, flipped and altered alike; None = its first, as of an image."""
     partner: bool = field(default=False, metadata={**SAID_IF_SET, **NO_FLAG})
     """Whether the view is of another sample, which follows from (seed, epoch, sample id) alone."""
-
     dtype: ClassVar[DType] = "float"
 
     def shape(self, views: "Sequence[View]") -> tuple[int, ...]:
@@ -321,9 +315,9 @@ class ViewSpec:
 
     views: tuple[View, ...]
     mean: Color = IMAGENET_MEAN
-    """Per-channel mean that is subtracted, pixel values in 0..1, RGB."""
+    """Per-channel mean that is subtracted, pixel values in 0..1: RGB, or as many as there are bands."""
     std: Color = IMAGENET_STD
-    """Per-channel standard deviation that is divided by, pixel values in 0..1, RGB."""
+    """Per-channel standard deviation that is divided by, pixel values in 0..1."""
     fixed: bool = field(default=False, repr=False)
     """Who reads the views counts on exactly this mean and standard deviation: it computes with colours."""
 
@@ -349,7 +343,7 @@ class ViewSpec:
 
     @property
     def images(self) -> "list[ImageView]":
-        """The views that show the images themselves."""
+        """Those that show the images themselves."""
         return [view for view in self.views if isinstance(view, ImageView)]
 
     def images_among(self, made: "Sequence[T]") -> "list[T]":
@@ -369,7 +363,13 @@ class ViewSpec:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Of each view of one sample: (channels, size, size), of a clip (frames, channels, size, size); (tokens,)."""
-        return [view.shape(self.views) for view in self.views]
+        shapes = [(view, view.shape(self.views)) for view in self.views]
+        return [(*of[:-3], self.channels, *of[-2:]) if isinstance(view, ImageView) else of for view, of in shapes]
+
+    @property
+    def channels(self) -> int:
+        """Of the images: 3 of RGB, or as many as there are bands."""
+        return len(self.mean)
 
     def sample_bytes(self, float_bytes: int) -> int:
         """Of all views of one sample, where a number of an image takes so many bytes; of a mask it takes one."""

@@ -30,6 +30,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from eyespot.data_pipeline.shards.pixels.jpeg_scan import COMMON_FRAMES, walk_jpeg
+from eyespot.data_pipeline.shards.pixels.pixel_sums import NO_SUMS, is_sampled, pixel_sums
+
 # Not every format that PIL knows: some start other programs on the bytes (EPS runs Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None
@@ -44,20 +47,12 @@ READABLE_PIXELS = 2**28
 """Of a stored image: the loader takes no larger one (reader.py)."""
 REWRITE = "would have to be rewritten"
 MISREAD = "DALI cannot read its header as other programs do"
-
 TOO_LARGE = "more pixels than the limit against decompression bombs (--max-pixels)"
 _LOSSLESS = {"PNG", "GIF", "BMP", "TIFF", "PPM"}
 _ORIENTATION = 0x0112
 _T = Image.Transpose
 _TURNS = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE}
 _TURNS |= {6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}
-# What follows ff in a marker, but not in a scan's data: those hold stuffed zeros (ff 00) and restarts (ff d0 .. ff d7).
-_IS_MARKER = np.isin(np.arange(256), [0, *range(0xD0, 0xD8), 0xFF], invert=True)
-_MARKERS = _IS_MARKER.tolist()
-_POWERS = np.arange(256.0)[:, None] ** [1, 2]
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_END = 0xD9
-_COMMON_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive; all Huffman-coded
 
 
 class BadImage(Exception):
@@ -94,7 +89,7 @@ class Examined:
     data: bytes
     """Empty where it was examined in place, or is a frame that stays as it lies in the source (frame_check.py)."""
     extension: str
-    """jpg or png."""
+    """jpg or png; npy of bands."""
     kind: str | None
     """Why the image was rewritten; None = these are the source's own bytes."""
     height: int
@@ -102,10 +97,11 @@ class Examined:
     width: int
     crc32: int
     """Of data."""
-    sums: tuple[int, int, int]
-    """Of all pixel values 0..255 per channel, RGB."""
-    squares: tuple[int, int, int]
-    """Of all squared pixel values per channel, RGB."""
+    sums: tuple[int, ...]
+    """Of all pixel values 0..255 per channel, RGB; of bands, each band's own values. Zeros where it is not in the
+    sample."""
+    squares: tuple[int, ...]
+    """Of all squared pixel values, alike."""
     orientation: int = 1
     """EXIF's, 1..8, of the source: how the image was turned, or would have to be where nothing is rewritten."""
     mask: StoredMask | None = None
@@ -142,6 +138,7 @@ def examine(
     rewrite: str | None = None,
     max_pixels: int = MAX_PIXELS,
     luma: bool = False,
+    one_in: int = 1,
 ) -> Examined:
     """Decodes an image completely and rewrites it where that is needed (see the top of this file).
 
@@ -153,6 +150,8 @@ def examine(
         rewrite: a reason to rewrite even a file that could be kept.
         max_pixels: height times width of the largest image that is decoded.
         luma: whether to return that too, of the image as it is to be stored.
+        one_in: of how many images one has its pixels summed (pixels/pixel_sums.py). A JPEG that is kept and not summed
+            has its codes read to the end all the same, but is decoded at an eighth of its size.
 
     Raises:
         BadImage: the bytes are no image, a broken one, or one of absurd size.
@@ -160,11 +159,12 @@ def examine(
     try:
         with warnings.catch_warnings(), _limit(max_pixels):
             warnings.simplefilter("ignore")  # PIL warns of every odd tag; what matters raises
-            return _examine(data, resize, in_place, rewrite, max_pixels, luma)
+            return _examine(data, resize, in_place, rewrite, max_pixels, luma, one_in)
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage("not an image of a known format") from None
+        hint = "; a TIFF of several bands is packed with --bands" if data.startswith((b"II", b"MM")) else ""
+        raise BadImage(f"not an image of a known format{hint}") from None
     except Image.DecompressionBombError:
         raise BadImage(TOO_LARGE) from None
     except Exception as error:  # hostile bytes make PIL raise almost anything
@@ -193,7 +193,7 @@ def encode_jpeg(image: Image.Image, resize: int | None = None) -> bytes:
 
 
 def _examine(
-    data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int, luma: bool
+    data: bytes, resize: int | None, in_place: bool, rewrite: str | None, max_pixels: int, luma: bool, one_in: int
 ) -> Examined:
     if not data:
         raise BadImage("empty file")
@@ -203,8 +203,12 @@ def _examine(
     if image.width * image.height > max_pixels:
         raise BadImage(TOO_LARGE)
     turned = exif_orientation(image) if image.format == "TIFF" else 1  # which Pillow turns while it loads
+    size, crc32, is_seen = image.size, zlib.crc32(data), True  # whether anybody looks at the pixels
+    is_summed = is_sampled(crc32, one_in)
     if image.format in ("JPEG", "MPO"):
-        image, kind = _load_jpeg(image, data)
+        stays = rewrite is None and shrunk_size(size, resize) == size and (in_place or exif_orientation(image) == 1)
+        is_seen = is_summed or luma or not stays
+        image, kind = _load_jpeg(image, data, is_seen)
     else:
         kind = _kind(image, data)
         if image.format == "PNG":
@@ -216,19 +220,32 @@ def _examine(
         raise BadImage(f"{kind}: {REWRITE} as an RGB JPEG or PNG first")
     if (orientation := max(turned, exif_orientation(image))) != turned and not in_place:
         image, kind = turn(image, orientation), kind or "rotated"
-    size = shrunk_size(image.size, resize)
-    if size[0] * size[1] > READABLE_PIXELS:
-        raise BadImage(f"{size[0]} x {size[1]} pixels, more than the loader takes; shrink it with --resize")
-    if size != image.size:
+    size = image.size if is_seen else size
+    shrunk = shrunk_size(size, resize)
+    if shrunk[0] * shrunk[1] > READABLE_PIXELS:
+        raise BadImage(f"{shrunk[0]} x {shrunk[1]} pixels, more than the loader takes; shrink it with --resize")
+    if shrunk != size:
         kind = kind or "resized"
     kind = kind or rewrite
     if kind is None:
-        return replace(_measure(data, image, "png" if source_format == "PNG" else "jpg", luma), orientation=orientation)
+        sums, squares = pixel_sums(image) if is_summed else NO_SUMS
+        return Examined(
+            data=data,
+            extension="png" if source_format == "PNG" else "jpg",
+            kind=None,
+            height=size[1],
+            width=size[0],
+            crc32=crc32,
+            sums=sums,
+            squares=squares,
+            orientation=orientation,
+            luma=np.asarray(image.convert("L")) if luma else None,
+        )
     if image.mode not in ("RGB", "L") or "transparency" in image.info:
         image = _to_rgb(image)
     lossless = source_format in _LOSSLESS or (source_format == "WEBP" and b"VP8L" in data[:256])
     stored = _encode(_shrink(image, resize), "png" if lossless else "jpg")
-    measured = _examine(stored, None, True, None, READABLE_PIXELS, luma)  # what readers will decode
+    measured = _examine(stored, None, True, None, READABLE_PIXELS, luma, one_in)  # what readers will decode
     return replace(measured, kind=kind, orientation=orientation)
 
 
@@ -257,20 +274,26 @@ def opened(data: bytes | bytearray) -> Any:
     return Image.open(io.BytesIO(data), formats=_formats())
 
 
-def _load_jpeg(image: Any, data: bytes) -> tuple[Any, str | None]:
+def _load_jpeg(image: Any, data: bytes, is_seen: bool) -> tuple[Any, str | None]:
     """Decodes a JPEG, ``opened`` before, and makes sure that its scan data reach to the last row.
 
     libjpeg fills a scan that ends early without an error. So the end-of-image marker is replaced by a few bytes that
     are no Huffman code: a complete scan never asks for more, a short one eats them and runs dry, which PIL reports.
     A JPEG of several scans must keep its end marker; there two fillings of the gap must give the same picture.
+
+    One scan of Huffman codes is read to its end whatever is made of them, so where nobody looks at the pixels they are
+    made at an eighth of the size. Of several scans, and of what may be rewritten, all pixels are made.
     """
-    end, frame = _walk_jpeg(data)
+    end, frame = walk_jpeg(data)
+    is_usual = image.mode in ("RGB", "L") and frame in COMMON_FRAMES
     if end is None:
         raise BadImage("truncated JPEG: no end-of-image marker")
     try:
         whole = io.BytesIO(data[:end] + b"\xff\x00" * 8)
         if image.format == "JPEG":
             image.fp = whole  # its header is the same, and need not be read again
+            if is_usual and not is_seen:
+                image.draft(None, (1, 1))
         else:  # Pillow seeks in files of several pictures
             image = opened(whole.getvalue())
         image.load()
@@ -280,34 +303,7 @@ def _load_jpeg(image: Any, data: bytes) -> tuple[Any, str | None]:
         padded = opened(data[:end] + bytes(range(1, 200)) + data[end:])
         if padded.tobytes() != image.tobytes():
             raise BadImage("truncated JPEG: its data end before its last row") from None
-    usual = image.mode in ("RGB", "L") and frame in _COMMON_FRAMES
-    return image, "cmyk" if image.mode == "CMYK" else None if usual else "unusual jpeg"
-
-
-def _walk_jpeg(data: bytes) -> tuple[int | None, int]:
-    """Finds where the end-of-image marker of the (first) picture stands and its kind of frame (SOFn)."""
-    after: np.ndarray | None = None  # as _after_ff says; sought once there is a scan to be skipped
-    position, frame = 2, 0
-    while (place := position + 1) < len(data):
-        if data[position] != 0xFF or not _MARKERS[data[place]]:
-            after = _after_ff(data, position) if after is None else after
-            if (which := int(after.searchsorted(place))) == len(after):
-                break
-            place = int(after[which])
-        marker = data[place]
-        if marker == _END:
-            before = data[position:place].rstrip(b"\xff")  # any number of ff may stand before a marker
-            return position + len(before), frame
-        if marker in _FRAMES:
-            frame = marker
-        position = place + 1 + int.from_bytes(data[place + 1 : place + 3], "big")
-    return None, frame
-
-
-def _after_ff(data: bytes, start: int) -> np.ndarray:
-    """Where, behind ``start``, a byte stands that makes a marker of the ff before it."""
-    after = ((raw := np.frombuffer(data, np.uint8))[start:-1] == 0xFF).nonzero()[0] + (start + 1)
-    return after[_IS_MARKER[raw[after]]]
+    return image, "cmyk" if image.mode == "CMYK" else None if is_usual else "unusual jpeg"
 
 
 def _kind(image: Any, data: bytes) -> str | None:
@@ -380,21 +376,3 @@ def _encode(image: Any, extension: str) -> bytes:
     kind, options = ("PNG", {}) if extension == "png" else ("JPEG", {"quality": JPEG_QUALITY})
     image.save(stream, kind, **options)
     return stream.getvalue()
-
-
-def _measure(data: bytes, image: Any, extension: str, luma: bool) -> Examined:
-    counts = np.array(image.histogram(), np.float64).reshape(-1, 256)
-    sums, squares = np.rint(counts @ _POWERS).astype(np.int64).T.tolist()  # exact: whole numbers below 2^53
-    if len(sums) == 1:  # gray decodes to three equal channels
-        sums, squares = sums * 3, squares * 3
-    return Examined(
-        data=data,
-        extension=extension,
-        kind=None,
-        height=image.height,
-        width=image.width,
-        crc32=zlib.crc32(data),
-        sums=tuple(sums),
-        squares=tuple(squares),
-        luma=np.asarray(image.convert("L")) if luma else None,
-    )

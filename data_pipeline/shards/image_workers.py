@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.bands.band_check import examine_bands
+from eyespot.data_pipeline.shards.bands.stored_bands import EXTENSION, Bands
 from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, MISREAD, BadImage, Examined, examine
 from eyespot.data_pipeline.shards.members.items import Item, are_plain, read_item
@@ -35,6 +37,8 @@ def examine_items(
     resize: int | None = None,
     in_place: bool = False,
     max_pixels: int = MAX_PIXELS,
+    bands: Bands | None = None,
+    one_in: int = 1,
 ) -> Iterator[Examined | str]:
     """Yields, for each item in turn, the image as it is to be stored, or the reason why it cannot be.
 
@@ -44,6 +48,8 @@ def examine_items(
         resize: as in ``images.examine``.
         in_place: as there; the results come without their bytes.
         max_pixels: as there.
+        bands: what each image must have; None = images are 8-bit RGB.
+        one_in: as there; of samples of many frames all are summed.
 
     Raises:
         UserError: a worker process was killed.
@@ -51,7 +57,7 @@ def examine_items(
     long = [] if are_plain(items) else [item.frames.size for item in items if item.frames]
     size = 1 if long else CHUNK  # one video can be as much work, and as many bytes, as a thousand images
     chunks = (list(items[start : start + size]) for start in range(0, len(items), size))
-    work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels)
+    work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels, bands=bands, one_in=one_in)
     if workers == 1 or len(items) <= size or (sum(long) <= FEW_BYTES if long else len(items) <= FEW):
         for chunk in chunks:
             yield from work(chunk)
@@ -146,10 +152,13 @@ def _examine_item(item: Item, **options: Any) -> Examined | str:
         return f"unreadable: {error.strerror or error}"
 
 
-def _examine_images(item: Item, **options: Any) -> Examined:
+def _examine_images(item: Item, *, bands: Bands | None, one_in: int, **options: Any) -> Examined:
+    if bands is not None and (item.frames is not None or item.shape is not None):
+        raise BadImage(f"{'a video' if item.frames else 'raw 8-bit pixels'}, where --bands asks for images of {bands}")
     if item.frames is not None:
         return examine_clip(item.frames, **options)
-    image = examine(read_item(item), **options)
+    data, options = read_item(item), {**options, "one_in": one_in}
+    image = examine(data, **options) if bands is None else examine_bands(data, bands, **options)
     if item.mask is None:
         return image
     if item.mask.size < 0:
@@ -160,10 +169,14 @@ def _examine_images(item: Item, **options: Any) -> Examined:
 
 
 def _misread(images: Sequence[Examined | str]) -> list[int]:
-    """Which of them DALI would not decode as they were examined; frames were asked for as they were examined."""
+    """Which of them DALI would not decode as they were examined; frames were asked for as they were examined.
+
+    Bands it does not see.
+    """
     from eyespot.data_pipeline.shards.header_check import header_sizes
 
-    places = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined) and not image.clip]
+    found = [(place, image) for place, image in enumerate(images) if isinstance(image, Examined) and not image.clip]
+    places = [(place, image) for place, image in found if image.extension != EXTENSION]
     sizes = header_sizes([image.data for _, image in places])
     return [place for (place, image), size in zip(places, sizes, strict=True) if size != (image.height, image.width)]
 

@@ -28,13 +28,14 @@ from eyespot.data_pipeline.shards.manifest import (
     Masks,
     Reading,
     Shard,
+    format_of,
     image_stats,
 )
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
 from eyespot.data_pipeline.shards.members.footage import FrameFiles, of_same_streams
 from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, ItemTable
-from eyespot.data_pipeline.shards.members.items import Item
+from eyespot.data_pipeline.shards.members.items import Item, sampling_of
 from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
 from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
 from eyespot.data_pipeline.shards.members.side_files import of_one_sound
@@ -144,6 +145,7 @@ def reading_of(folder: Path, asked: Reading) -> Reading:
     except UserError:
         return asked
     is_ours = manifest.frames is not None and bool(manifest.packing)
+    asked = replace(asked, bands=asked.bands or manifest.bands)
     return replace(asked, frames="dot") if is_ours and asked.frames is None else asked
 
 
@@ -220,15 +222,18 @@ def _found(tar: Path, sample: Sample, image: Member, label: str | None, reading:
     )
 
 
-def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS) -> Measured:
-    """Decodes every image; one of more pixels is quarantined."""
+def measure(
+    contents: Contents, workers: int, doing: str, max_pixels: int = MAX_PIXELS, one_in: int | None = None
+) -> Measured:
+    """Decodes every image; one of more pixels is quarantined, one in ``one_in`` summed (None: as there are many)."""
+    one_in = sampling_of(contents.items) if one_in is None else one_in
     numbers = {str(tar): number for number, tar in enumerate(contents.tars)}
     rows, masks, frames, members = RowBuffer(INDEX_DTYPE), RowBuffer(MASK_DTYPE), FrameRows(), MemberRows()
     mask_counts = np.zeros(256, np.int64)
-    sums, squares = np.zeros(3, object), np.zeros(3, object)  # Python's integers: exact
-    quarantined: list[dict[str, str]] = []
-    num_turned = 0
-    examined = examine_items(contents.items, workers, in_place=True, max_pixels=max_pixels)
+    bands = contents.reading.bands
+    sums, squares = np.zeros((2, bands.count if bands else 3), object)  # Python's integers: exact
+    quarantined, num_turned, how = list[dict[str, str]](), 0, {"max_pixels": max_pixels, "one_in": one_in}
+    examined = examine_items(contents.items, workers, in_place=True, bands=bands, **how)
     with ProgressBar(doing, len(contents.items)) as bar:
         for item, image in zip(contents.items, examined, strict=True):
             bar.advance()
@@ -236,12 +241,10 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
                 quarantined.append({"source": item.name, "reason": image})
                 continue
             found = list(_stored(item, image))
-            lines = [
-                (numbers[item.path], *place, one.crc32, one.height, one.width, item.label) for place, _, one in found
-            ]
-            mask_lines = [
-                (mask.offset, mask.size, one.mask.crc32) if mask and one.mask else (0, 0, 0) for _, mask, one in found
-            ]
+            tar = numbers[item.path]
+            lines = [(tar, *place, one.crc32, one.height, one.width, item.label) for place, _, one in found]
+            masked = [(at, one.mask) for _, at, one in found]
+            mask_lines = [(at.offset, at.size, its.crc32) if at and its else (0, 0, 0) for at, its in masked]
             rows.add(lines[0])
             places = {extension: (place.offset, place.size) for extension, place in item.members}
             members.add(item.name, image.members, places)
@@ -250,13 +253,12 @@ def measure(contents: Contents, workers: int, doing: str, max_pixels: int = MAX_
                 frames.add(image.clip, lines, mask_lines)
             sums, squares = sums + image.sums, squares + image.squares
             num_turned += sum(one.orientation != 1 for _, _, one in found)
-            for _, _, one in found:
-                mask_counts += one.mask.counts if one.mask else 0
+            mask_counts += sum(np.asarray(mask.counts) for _, mask in masked if mask)
     table, tables = rows.table(), frames.tables()
-    stats = image_stats(tables.rows if tables else table, sums.tolist(), squares.tolist()) if len(table) else None
+    counted, peak = tables.rows if tables else table, bands.peak if bands else 255
     return Measured(
         rows=table,
-        stats=stats,
+        stats=image_stats(counted, sums.tolist(), squares.tolist(), one_in, peak) if len(table) else None,
         quarantined=quarantined,
         mask_rows=masks.table(),
         frames=tables,
@@ -299,6 +301,8 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
         notes=_notes(folder, contents, measured),
         frames=measured.frames.summary(tables) if measured.frames else None,
         members=measured.members.summary(),
+        bands=contents.reading.bands,
+        format=format_of(contents.reading.bands),
     )
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there

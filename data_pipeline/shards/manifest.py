@@ -33,12 +33,24 @@ from eyespot.data_pipeline import atomic_files, foreign_json
 from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.bands.stored_bands import Bands
 from eyespot.data_pipeline.shards.frames import FrameNames, Frames, Rate
+from eyespot.data_pipeline.shards.pixels.pixel_sums import is_sampled
 from eyespot.data_pipeline.stores.location import Location
 from eyespot.data_pipeline.terminal import plural
 
 FORMAT = "eyespot-shards/1"
 PAGED_FORMAT = "eyespot-shards/2"
+BANDS_FORMAT, PAGED_BANDS_FORMAT = "eyespot-shards/3", "eyespot-shards/4"
+"""The same two, of images that are not 8-bit RGB: whoever does not know of bands must not read them as pictures."""
+FORMATS = (FORMAT, PAGED_FORMAT, BANDS_FORMAT, PAGED_BANDS_FORMAT)
+
+
+def format_of(bands: Bands | None, *, paged: bool = False) -> str:
+    """Of a folder of such images, whose index is in pieces or not."""
+    return FORMATS[2 * (bands is not None) + paged]
+
+
 SPLITS = ("train", "test")
 
 INDEX_DTYPE = np.dtype(
@@ -96,13 +108,15 @@ class Shard:
 
 @dataclass(kw_only=True, slots=True)
 class ImageStats:
-    """Of all images of the folder. Mean and standard deviation per channel, pixel values in 0..1, RGB."""
+    """Of all images of the folder. Mean and standard deviation per channel, pixel values in 0..1: RGB, or bands."""
 
     mean: Color
     std: Color
     height: tuple[Side, Side, Side]
     """Minimum, median, maximum, pixels."""
     width: tuple[Side, Side, Side]
+    one_in: Annotated[int, Ge(1), Le(2**31)] = 1
+    """Mean and deviation are those of a sample, one in so many images: of each whose crc32 it divides. 1 = of all."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "image_stats.")
@@ -191,6 +205,8 @@ class Reading:
     """Which images are the frames of one sample; None = those of tars that can be nothing else, called as with dot."""
     rate: Rate | None = None
     """Frames per second, where the files do not say."""
+    bands: Bands | None = None
+    """What images are, arrays among them; None = 8-bit RGB."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -260,10 +276,16 @@ class Manifest:
     """By extension, what lies beside the images."""
     pieces: Pieces | None = None
     """Of format 2; None = format 1, whose index is one file."""
+    bands: Bands | None = None
+    """What the images are; None = 8-bit RGB, in files of JPEG and PNG."""
     format: str = FORMAT
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        channels = 3 if self.bands is None else self.bands.count
+        if not len(self.image_stats.mean) == len(self.image_stats.std) == channels:
+            count = len(self.image_stats.mean)
+            raise UserError(f"image_stats.mean and std: of {count} channels where images have {channels}")
         if self.num_labeled > self.num_samples:
             raise UserError(f"num_labeled {self.num_labeled}: more than num_samples {self.num_samples}")
         if self.frames and self.frames.num_frames < self.num_samples * len(self.frames.streams):
@@ -281,8 +303,8 @@ class Manifest:
             raise UserError(f"quarantined: {str(odd[0])[:LONGEST_NAME]} lacks source or reason")
 
     def _check_pieces(self) -> None:
-        if (self.pieces is None) != (self.format == FORMAT):
-            raise UserError(f"pieces: stand in format {PAGED_FORMAT!r} and in no other")
+        if self.format != (wanted := format_of(self.bands, paged=self.pieces is not None)):
+            raise UserError(f"format {self.format!r}: with these pieces and bands it is {wanted!r}")
         if self.pieces is None:
             return
         if (total := sum(self.pieces.samples)) != self.num_samples:
@@ -301,9 +323,9 @@ class Manifest:
         """
         try:
             fields = foreign_json.parse(content, dict, str(file))
-            if fields.get("format") not in (FORMAT, PAGED_FORMAT):
+            if fields.get("format") not in FORMATS:
                 raise _OtherFormat(
-                    f"{file}: format {repr(fields.get('format'))[:40]} is not {FORMAT!r} or {PAGED_FORMAT!r};"
+                    f"{file}: format {repr(fields.get('format'))[:40]} is not {FORMAT!r} to {FORMATS[-1]!r};"
                     " pack or index the shards again"
                 )
             return foreign_json.convert(fields, cls, str(file))
@@ -318,10 +340,13 @@ class Manifest:
     def to_json(self) -> str:
         """The file's text: stable, so the same shards have the same manifest hash."""
         fields = asdict(replace(self, shards=[]) if self.pieces else self)
-        for name in ("masks", "skipped", "reading", "notes", "frames", "members", "pieces"):  # as before there were any
+        later = ("masks", "skipped", "reading", "notes", "frames", "members", "pieces", "bands")
+        for name in later:  # as before there were any
             if not fields[name]:
                 del fields[name]
-        for name in ("frames", "rate"):
+        if self.image_stats.one_in == 1:
+            del fields["image_stats"]["one_in"]
+        for name in ("frames", "rate", "bands"):
             if "reading" in fields and fields["reading"][name] is None:
                 del fields["reading"][name]
         return json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
@@ -331,23 +356,38 @@ class _OtherFormat(UserError):
     """Of a version that this one does not know."""
 
 
-def image_stats(index: np.ndarray, sums: list[int], squares: list[int]) -> ImageStats:
-    """Mean and standard deviation over all pixels, and how tall and wide the images are.
+def image_stats(index: np.ndarray, sums: list[int], squares: list[int], one_in: int = 1, peak: int = 255) -> ImageStats:
+    """Mean and standard deviation over all pixels that were summed, and how tall and wide the images are.
 
     Args:
         index: (num_samples,) of INDEX_DTYPE.
-        sums: of the pixel values 0..255 per channel.
+        sums: of the pixel values 0..peak per channel.
         squares: of their squares per channel.
+        one_in: of how many images one was summed.
+        peak: the largest value that there can be.
+
+    Raises:
+        UserError: of so few images, not one is in the sample.
     """
-    num_pixels = int((index["height"].astype(np.int64) * index["width"]).sum())
-    mean = [total / num_pixels / 255 for total in sums]
+    if not (num_pixels := num_summed(index, one_in)):
+        raise UserError(
+            f"images: {len(index)} of those listed can be used, and none is among the one in {one_in} of which the mean"
+            " and the deviation are measured; leave out what is broken"
+        )
+    mean = [total / num_pixels / peak for total in sums]
     # Exact in integers: no cancellation however many pixels.
     std = [
-        ((num_pixels * square - total * total) / num_pixels**2) ** 0.5 / 255
+        ((num_pixels * square - total * total) / num_pixels**2) ** 0.5 / peak
         for total, square in zip(sums, squares, strict=True)
     ]
     sides = {
         name: (int(index[name].min()), int(np.median(index[name])), int(index[name].max()))
         for name in ("height", "width")
     }
-    return ImageStats(mean=(mean[0], mean[1], mean[2]), std=(std[0], std[1], std[2]), **sides)
+    return ImageStats(mean=tuple(mean), std=tuple(std), **sides, one_in=one_in)
+
+
+def num_summed(index: np.ndarray, one_in: int) -> int:
+    """Pixels of the images that are in the sample."""
+    some = index if one_in == 1 else index[is_sampled(index["crc32"], one_in)]
+    return int((some["height"].astype(np.int64) * some["width"]).sum())

@@ -26,9 +26,10 @@ from eyespot.data_pipeline.shards.members.items import Item, Source, are_plain, 
 from eyespot.data_pipeline.shards.outside.fetching import done_with, in_reach
 from eyespot.data_pipeline.shards.pack_masks import add_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard, sha256
-from eyespot.data_pipeline.shards.parts.goal import SPLITS, WORK, Goal
+from eyespot.data_pipeline.shards.parts.goal import SPLITS, WORK, Goal, bands_of
 from eyespot.data_pipeline.shards.shard_writer import ShardWriter
 from eyespot.data_pipeline.shards.sources import DOWNLOADS, open_source
+from eyespot.data_pipeline.stores.location import check_on_disk
 
 
 def pack(
@@ -72,11 +73,13 @@ def pack(
         The manifest of each split; the only key is "" where there are no splits. None of a share (parts/task_part.py).
 
     Raises:
-        UserError: the source holds nothing to pack, the destination cannot be written or holds something else.
+        UserError: the source holds nothing to pack, the destination cannot be written, lies in a store or holds
+            something else.
     """
+    check_on_disk(destination)
     options = {"max_samples": max_samples, "max_bytes": max_bytes, "resize": resize, "holdout": holdout, "seed": seed}
     _check({**options, "max_pixels": max_pixels, "workers": workers}, mask_ignored)
-    options |= {"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}
+    options |= _unusual(max_pixels, reading)
     goal = goal or Goal()
     with _os_errors(destination), _locked(destination, goal) as work:
         found = source(work) if callable(source) else open_source(source, work, downloads, reading, columns)
@@ -92,6 +95,12 @@ def pack(
 
 
 # ------------------------------------------------------------------------------------------------ before
+
+
+def _unusual(max_pixels: int, reading: Reading) -> dict[str, Any]:
+    """What stands in a manifest only where it was asked for, so that those from before stay as they are."""
+    found: dict[str, Any] = {"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}
+    return found | ({"bands": reading.bands.count, "bits": reading.bands.bits} if reading.bands else {})
 
 
 def _check(options: dict[str, Any], mask_ignored: int) -> None:
@@ -237,9 +246,10 @@ def _pack_splits(
     total = sum(len(start.positions) for start in starts.values())
     with ProgressBar(f"packing {found.name}", total) as bar:
         for split, order in orders.items():
-            positions, first_id, first_shard = starts[split]
+            positions, first_id, first_shard, one_in = starts[split]
             todo, writing = order[positions.start : positions.stop], _Writing(destination / split, work, split, options)
-            writing.first_id, writing.first_shard, writing.fetch = first_id, first_shard, found.fetch
+            writing.first_id, writing.first_shard, writing.one_in = first_id, first_shard, one_in
+            writing.fetch = found.fetch
             parts[split] = _pack_split(todo, writing, workers, goal, bar.advance)
     return parts
 
@@ -254,6 +264,7 @@ class _Writing:
     options: dict[str, Any]
     first_id: int = 0
     first_shard: int = 0
+    one_in: int = 1
     fetch: Any = None
 
     @property
@@ -276,19 +287,23 @@ def _pack_split(
     for _ in range(start):
         advance()
     first_id = to.first_id + sum(len(part.rows) for part in parts)
-    part, writer = PackedShard(next=start), None
+    part, writer = PackedShard(next=start, one_in=to.one_in), None
     try:
         todo = order[start:]
-        limits = {"resize": to.options["resize"], "max_pixels": to.options.get("max_pixels", MAX_PIXELS)}
+        limits: dict[str, Any] = {
+            "resize": to.options["resize"],
+            "max_pixels": to.options.get("max_pixels", MAX_PIXELS),
+        }
+        limits["bands"] = bands_of(to.options)
         there = in_reach(todo, to.work, to.fetch)
-        images = goal.screened(to.split, done_with(there, examine_items(there, workers, **limits)))
+        images = goal.screened(to.split, done_with(there, examine_items(there, workers, one_in=to.one_in, **limits)))
         for item, image in zip(todo, images, strict=True):
             if isinstance(image, str):
                 part.quarantined.append({"source": item.name, "reason": image})
             else:
                 if writer is not None and not to.has_room(writer, image, item):
                     first_id += _finish(part, writer, to.stem, parts)
-                    part, writer = PackedShard(next=part.next), None
+                    part, writer = PackedShard(next=part.next, one_in=to.one_in), None
                 writer = writer or ShardWriter(to.folder, to.first_shard + len(parts), first_id)
                 writer.add(image, item)
                 part.count(image)

@@ -23,6 +23,7 @@ from eyespot.data_pipeline.shards.members.footage import Refused
 from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits
 from eyespot.data_pipeline.shards.members.frame_names import SOUNDS, frame_source, frames_of
 from eyespot.data_pipeline.shards.members.items import Source
+from eyespot.data_pipeline.shards.members.packed_columns import Texts
 from eyespot.data_pipeline.shards.members.samples import (
     check_plain,
     frame_notes,
@@ -30,6 +31,7 @@ from eyespot.data_pipeline.shards.members.samples import (
     path_parts,
     samples_of,
     split_name,
+    suffixes_of,
     with_frames,
 )
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, with_members
@@ -174,7 +176,7 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     files: Sequence[FoundFile] = (listed := FoundFiles(os.fspath(root)))
     tars: list[Path] = []
     skipped, others, sides = Tally(), list[str](), list[tuple[str, Place]]()
-    wanted = SUFFIXES | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
+    wanted = suffixes_of(reading) | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
     for name, path, size in walk(root, skipped):
         parts = path_parts(name)
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
@@ -265,7 +267,7 @@ def _archive(path: Path, spool: Path, reading: Reading) -> Source:
     if zipfile.is_zipfile(path):
         skipped = Tally()
         also = SIDE_SUFFIXES if reading.frames in (None, "none") else frozenset[str]()
-        listed = zip_files(path, spool, skipped, also)
+        listed = zip_files(path, spool, skipped, also | (suffixes_of(reading) - SUFFIXES))
         sides = [(name, place) for name, place in listed if Path(name).suffix.lower() in also]
         images = [(name, place) for name, place in listed if Path(name).suffix.lower() not in also]
         files = [FoundFile(name, path_parts(name), place) for name, place in images]
@@ -304,7 +306,9 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
         prefix = f"{printable(tar)}/" if root else ""
         skipped.add_all(found.skipped, prefix)
         read = (
-            _samples(path, Path(tar), found, reading, skipped) if has_samples else _images(path, found, prefix, skipped)
+            _samples(path, Path(tar), found, reading, skipped)
+            if has_samples
+            else _images(path, found, prefix, skipped, suffixes_of(reading))
         )
         files.extend(file._replace(name=f"{prefix}{file.name}", split=split) for file in read)
     source = arrange(name, files, where, skipped, reading)
@@ -325,7 +329,7 @@ def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Ta
     return files
 
 
-def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> Sequence[FoundFile]:
+def _images(path: Path, found: Scan, prefix: str, skipped: Tally, suffixes: frozenset[str]) -> Sequence[FoundFile]:
     """Each image of a tar, which is that of a folder."""
     check_plain(path, found.files)
     files, sides = list[FoundFile](), list[tuple[str, Place]]()
@@ -335,7 +339,7 @@ def _images(path: Path, found: Scan, prefix: str, skipped: Tally) -> Sequence[Fo
         if reason is None and suffix in SIDE_SUFFIXES:
             sides.append((name, Place(str(path), offset, size)))
             continue
-        if reason is None and suffix not in SUFFIXES:
+        if reason is None and suffix not in suffixes:
             reason = no_image(name)
         if reason is None:
             files.append(FoundFile(name, parts, Place(str(path), offset, size)))
@@ -358,6 +362,7 @@ def arrange(
     found = files if isinstance(files, FoundFiles) else FoundFiles.of(files)
     texts = found.column("text") if classes else [""] * len(found)
     names, labels, layout, notes = classify(found.column("parts"), texts, reading.class_folder)
-    splits = [split if own is None else own for split, own in zip(layout.splits, found.column("split"), strict=True)]
-    items = in_splits(found, splits, np.array(labels, np.int32), skipped)
+    labels, own = np.array(labels, np.int32), found.column("split")
+    splits = Texts.of(split if one is None else one for split, one in zip(layout.splits, own, strict=True))
+    items = in_splits(found, splits, labels, skipped)
     return Source(name=name, splits=items, classes=names, skipped=skipped, notes=notes)

@@ -290,7 +290,8 @@ def _verify_images(shards: ShardFolder, contents: Contents, workers: int) -> lis
     if len(known) >= MOST_QUARANTINED:
         is_listed = compare(as_places(shards.index), _places_of(contents, set())).is_listed
         contents.items = taken(contents.items, np.flatnonzero(is_listed))
-    measured = measure(contents, workers, f"verifying {folder.name}", READABLE_PIXELS)
+    one_in = manifest.image_stats.one_in
+    measured = measure(contents, workers, f"verifying {folder.name}", READABLE_PIXELS, one_in)
     problems = [
         f"{folder / bad['source']}: {bad['reason']}; {_index(folder)}" for bad in measured.quarantined[:MAX_LINES]
     ]

@@ -15,6 +15,7 @@ from shapes import levels
 from eyespot.data_pipeline.loading import reader
 from eyespot.data_pipeline.shards import image_check
 from eyespot.data_pipeline.shards.image_check import BadImage, encode_png, examine, open_image
+from eyespot.data_pipeline.shards.pixels.jpeg_scan import walk_jpeg
 
 
 def photo(height: int = 60, width: int = 90) -> Image.Image:
@@ -262,7 +263,7 @@ def test_real_photographs_are_kept(real_data):
         for member in members:
             data = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess]
             assert examine(data).kind is None, member.name
-            cut = data[: image_check._walk_jpeg(data)[0] - 40] + b"\xff\xd9"
+            cut = data[: walk_jpeg(data)[0] - 40] + b"\xff\xd9"
             with pytest.raises(BadImage, match="truncated"):
                 examine(cut)
 

@@ -67,10 +67,16 @@ def without(name: str) -> bytes:
         (without("image_stats"), "not a shard manifest .*image_stats"),
         (without("num_labeled"), "not a shard manifest .*num_labeled"),
         (made().to_json().replace('"bytes"', '"size"').encode(), "not a shard manifest"),
-        (b"{}", "format None is not 'eyespot-shards/1' or 'eyespot-shards/2'; pack or index the shards again"),
-        (made().to_json().replace("shards/1", "shards/3").encode(), "format 'eyespot-shards/3' is not"),
-        (made().to_json().replace("shards/1", "shards/2").encode(), "pieces: stand in format 'eyespot-shards/2'"),
-        (paged().to_json().replace("shards/2", "shards/1").encode(), "pieces: stand in format 'eyespot-shards/2'"),
+        (b"{}", "format None is not 'eyespot-shards/1' to 'eyespot-shards/4'; pack or index the shards again"),
+        (made().to_json().replace("shards/1", "shards/9").encode(), "format 'eyespot-shards/9' is not"),
+        (
+            made().to_json().replace("shards/1", "shards/2").encode(),
+            "with these pieces and bands it is 'eyespot-shards/1'",
+        ),
+        (
+            paged().to_json().replace("shards/2", "shards/1").encode(),
+            "with these pieces and bands it is 'eyespot-shards/2'",
+        ),
     ],
 )
 def test_anything_else_is_one_line(content, reason):

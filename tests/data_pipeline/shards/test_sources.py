@@ -295,7 +295,9 @@ def test_what_an_index_has_written_beside_tars_is_not_among_the_skipped(tmp_path
     assert {path.name for path in folder.iterdir()} == {"a.tar", "a.idx", "index.npy", "manifest.json"}
     (folder / "other.npy").touch()
     skipped = [one for one in open_source(str(folder), tmp_path).skipped.listed() if one.reason != "a folder"]
-    assert skipped == [Skipped(reason="not an image (.npy)", count=1, examples=["other.npy"])]
+    assert skipped == [
+        Skipped(reason="an array (.npy): packed as bands, with --bands", count=1, examples=["other.npy"])
+    ]
 
 
 def test_a_zip_that_was_made_to_fill_disks(tmp_path: Path):
