@@ -31,6 +31,7 @@ from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig, check_gpu
 from eyespot.data_pipeline.loading.reader import Reader
 from eyespot.data_pipeline.loading.resize import Buffers, fill_borders, resize_pixels, resize_views
 from eyespot.data_pipeline.loading.sample_files import SampleFiles, Shown
+from eyespot.data_pipeline.shards.bands.stored_bands import Bands
 from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
@@ -96,18 +97,16 @@ class BatchMaker:
             dtype: of the views that a GPU makes.
             files: of the views, which the reader reads; None = the images of its shards.
         """
-        # Here, for whoever trains on other batches has no need of DALI; and before its user's exit handler is
-        # registered, which must run before DALI's own.
-        from eyespot.data_pipeline.loading import dali_graphs
-
-        self._graphs = dali_graphs
+        bands = reader.shards.manifest.bands
+        self._graphs = _graphs(bands)
         self._reader, self._views, self._seed, self._device = reader, views, seed, device
         self._files = files or SampleFiles(reader.shards, views, seed)
         self._images = [views.shown(number) for each in self._files.shown for number in each.views]
         """The views of images, as the parts of a job have them."""
         self._batch_size, self._num_threads, self._max_bad_fraction = batch_size, num_threads, max_bad_fraction
         self._labeled = labeled
-        self._on_gpu, self._may_refuse = device.type == "cuda" and decode != "cpu", decode == "auto"
+        self._on_gpu = device.type == "cuda" and decode != "cpu" and bands is None
+        self._may_refuse, self._deep = decode == "auto", bands is not None and bands.bits == 16
         self._nvjpeg = nvjpeg or NvjpegConfig()
         self._regions = self._on_gpu and decodes_regions() and not (self._nvjpeg.hw_decoder_load and jpeg_engines())
         # Of high priority: else each of its kernels would queue behind the trainer's, which fill the whole GPU.
@@ -240,7 +239,7 @@ class BatchMaker:
             ready.synchronize()
 
     def _gpu_views(self, job: Job, pixels: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Views, made of 8-bit HWC ones, and labels, in memory of their own, which DALI cannot overwrite."""
+        """Views, made of HWC levels, and labels, in memory of their own, which DALI cannot overwrite."""
         there = [each.to(self._device, non_blocking=True).permute(0, 3, 1, 2) for each in pixels]
         last = [place.flip_finished for place in job.geometry]
         views, (labels,) = self._finisher(there, job.alterations, [job.labels], last)
@@ -249,14 +248,15 @@ class BatchMaker:
         return views, labels
 
     def _pixels(self, job: Job, outputs: Any) -> list[Tensor]:
-        """The crops, resized and flipped here for a GPU: 8-bit HWC views in pinned memory, whence copies do not block.
+        """The crops, resized and flipped here for a GPU: HWC levels in pinned memory, whence copies do not block.
 
         Torch's allocator gives that memory to no later batch before a copy out of it is through.
         """
         pinned = self._device.type == "cuda"
         images = zip(job.geometry, self._images, strict=True)
-        shapes = [(len(place.flip), view.size, view.size, 3) for place, view in images]
-        made = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for shape in shapes]
+        shapes = [(len(place.flip), view.size, view.size, self._views.channels) for place, view in images]
+        dtype = torch.float32 if self._deep else torch.uint8
+        made = [torch.empty(shape, dtype=dtype, pin_memory=pinned) for shape in shapes]
         self._in_parts(
             job,
             outputs,
@@ -269,7 +269,8 @@ class BatchMaker:
     def _cpu_views(self, job: Job, outputs: Any) -> list[Tensor]:
         """Resizes and alters the crops."""
         images = zip(job.geometry, self._images, strict=True)
-        made = [self._buffers.take((len(place.flip), 3, view.size, view.size)) for place, view in images]
+        channels = self._views.channels
+        made = [self._buffers.take((len(place.flip), channels, view.size, view.size)) for place, view in images]
 
         def resize(number: int, crops: list[np.ndarray], rows: slice) -> None:
             alteration = job.alterations[number]
@@ -365,6 +366,16 @@ class BatchMaker:
                 how = f"{incomplete}: name the others with --data.ids, or raise --data.max-bad-fraction"
             more = f"more than max_bad_fraction {self._max_bad_fraction} of {of}"
             raise UserError(f"shards {folder}: {plural(num_bad, 'sample')} {bad}, {more}; {how}")
+
+
+def _graphs(bands: Bands | None) -> Any:
+    """What decodes and cuts out images."""
+    # Imported here, for whoever trains on other batches has no need of DALI; and before its user's exit handler is
+    # registered, which must run before DALI's own.
+    from eyespot.data_pipeline.loading import dali_graphs
+    from eyespot.data_pipeline.loading.bands.band_crops import BandGraphs
+
+    return dali_graphs if bands is None else BandGraphs(bands)
 
 
 def _one_openmp_thread() -> None:

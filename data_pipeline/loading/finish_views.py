@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.one_copy import copied
@@ -38,8 +38,8 @@ NUM_TRIED = 8
 
 
 def finish_by_torch(
-    pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mean: Color, std: Color
-) -> Float32[Tensor, "b 3 h w"]:
+    pixels: Shaped[Tensor, "b c h w"], alteration: Alteration | None, mean: Color, std: Color
+) -> Float32[Tensor, "b c h w"]:
     """The reference: one view of each image, altered and normalised by torch's operators, in memory of its own."""
     work = _TorchWork(alteration, pixels.shape[3], mean, std, None)
     return work.made(pixels, torch.float32)
@@ -66,15 +66,15 @@ class ViewFinisher:
 
     def __call__(
         self,
-        pixels: Sequence[UInt8[Tensor, "_ 3 _ _"]],
+        pixels: Sequence[Shaped[Tensor, "_ c _ _"]],
         alterations: Sequence[Alteration | None],
         others: Sequence[np.ndarray] = (),
         flip: Sequence[Bool[np.ndarray, " _"]] = (),
-    ) -> tuple[list[Float[Tensor, "_ 3 _ _"]], list[Tensor]]:
+    ) -> tuple[list[Float[Tensor, "_ c _ _"]], list[Tensor]]:
         """The views, channels last, and other arrays that travel with their numbers.
 
         Args:
-            pixels: of each view, all on one device.
+            pixels: of each view, all on one device: 8-bit levels, or levels 0..255 in float32.
             alterations: of each view.
             others: are to come to that device, too.
             flip: of each view, who is mirrored at the end; none given = nobody is.
@@ -91,10 +91,12 @@ class ViewFinisher:
         return views, arrived
 
     def _work(
-        self, pixels: UInt8[Tensor, "b 3 h w"], alteration: Alteration | None, mirrored: Bool[np.ndarray, " b"] | None
+        self, pixels: Shaped[Tensor, "b c h w"], alteration: Alteration | None, mirrored: Bool[np.ndarray, " b"] | None
     ) -> "_TorchWork | _KernelWork":
         size = pixels.shape[3]
-        tables = view_tables(alteration, len(pixels), size, mirrored) if kernels_can_run(pixels.device) else None
+        of_rgb = pixels.dtype == torch.uint8 and pixels.shape[1] == 3
+        can_run = of_rgb and kernels_can_run(pixels.device)
+        tables = view_tables(alteration, len(pixels), size, mirrored) if can_run else None
         if tables is not None:
             case = size, *tables.kernels
             if case not in self._proven:
@@ -106,7 +108,7 @@ class ViewFinisher:
     def _agree(
         self,
         tables: ViewTables,
-        pixels: UInt8[Tensor, "b 3 h w"],
+        pixels: Shaped[Tensor, "b c h w"],
         alteration: Alteration | None,
         mirrored: Bool[np.ndarray, " b"] | None,
     ) -> bool:
@@ -158,12 +160,12 @@ class _Work:
     """What has to be on the pixels' device."""
 
     def finished(
-        self, pixels: UInt8[Tensor, "b 3 h w"], numbers: list[Tensor], dtype: torch.dtype
-    ) -> Float[Tensor, "b 3 h w"]:
+        self, pixels: Shaped[Tensor, "b c h w"], numbers: list[Tensor], dtype: torch.dtype
+    ) -> Float[Tensor, "b c h w"]:
         """The views, with ``arrays`` as tensors there."""
         raise NotImplementedError
 
-    def made(self, pixels: UInt8[Tensor, "b 3 h w"], dtype: torch.dtype) -> Float[Tensor, "b 3 h w"]:
+    def made(self, pixels: Shaped[Tensor, "b c h w"], dtype: torch.dtype) -> Float[Tensor, "b c h w"]:
         """The views alone."""
         return self.finished(pixels, copied(self.arrays, pixels.device), dtype)
 
@@ -188,14 +190,14 @@ class _TorchWork(_Work):
         self.arrays = [
             *offset_and_factor(mean, std),
             *([np.flatnonzero(mirrored)] if mirrored is not None else []),
-            *([erasing_noise(self._erasing)] if self._erasing else []),
-            *(gaussian.arrays(size) if gaussian else []),
+            *([erasing_noise(self._erasing, len(mean))] if self._erasing else []),
+            *(gaussian.arrays(size, len(mean)) if gaussian else []),
             *(self._plan.arrays if self._plan else []),
         ]
 
     def finished(
-        self, pixels: UInt8[Tensor, "b 3 h w"], numbers: list[Tensor], dtype: torch.dtype
-    ) -> Float[Tensor, "b 3 h w"]:
+        self, pixels: Shaped[Tensor, "b c h w"], numbers: list[Tensor], dtype: torch.dtype
+    ) -> Float[Tensor, "b c h w"]:
         levels = pixels.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         offset, factor, *rest = numbers
         mirrored = rest.pop(0) if self._mirrored else None
@@ -224,8 +226,8 @@ class _KernelWork(_Work):
         self._offset, self._factor = (each.ravel().tolist() for each in offset_and_factor(mean, std))
 
     def finished(
-        self, pixels: UInt8[Tensor, "b 3 h w"], numbers: list[Tensor], dtype: torch.dtype
-    ) -> Float[Tensor, "b 3 h w"]:
+        self, pixels: Shaped[Tensor, "b c h w"], numbers: list[Tensor], dtype: torch.dtype
+    ) -> Float[Tensor, "b c h w"]:
         # here, for they import Triton, which needs a GPU
         from eyespot.data_pipeline.augment.rand_augment_kernels import augment_by_kernels
         from eyespot.data_pipeline.augment.view_kernels import finish_by_kernels

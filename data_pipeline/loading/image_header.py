@@ -6,6 +6,8 @@ chunk, of which DALI then knows no size. This costs a few microseconds per file.
 
 import struct
 
+from eyespot.data_pipeline.shards.bands.stored_bands import MAGIC, bands_size
+
 _PNG = struct.Struct(">8s4x4s2I")
 _PNG_BEGINS = (b"\x89PNG\r\n\x1a\n", b"IHDR")
 _CHUNK = struct.Struct(">I4s")
@@ -21,6 +23,8 @@ _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 def image_size(file: bytes | bytearray) -> tuple[int, int] | None:
     """The (height, width) in pixels that the file's header names; None where it is no image that DALI can read."""
     try:
+        if file.startswith(MAGIC):
+            return bands_size(file)
         found = _jpeg_size(file) if file.startswith(b"\xff\xd8") else _png_size(file)
     except struct.error:  # too short
         found = None

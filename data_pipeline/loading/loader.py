@@ -18,6 +18,7 @@ from jaxtyping import Int64
 
 from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.bands.band_views import check_channels
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker, Made
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache, open_blocks
@@ -343,6 +344,7 @@ def _loader(
 
 def _check(spec: LoaderSpec) -> None:
     check_decode(spec.decode, spec.device)
+    check_channels(spec.views, spec.shards, spec.decode)
     if spec.device == "cpu" and spec.bf16:
         raise ValueError("views are float32 on the CPU")
     if spec.device != "cpu":

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.blocks.block_bytes import CheckedBytes
 from eyespot.data_pipeline.loading.blocks.block_cache import BlockCache
 from eyespot.data_pipeline.loading.blocks.block_layout import BlockLayout
 from eyespot.data_pipeline.loading.image_header import image_size
@@ -96,11 +97,20 @@ class TarFiles:
     """
 
     def __init__(self, shards: ShardFolder) -> None:
-        self._failures = defaultdict[int, int](int)
+        self._shards, self._failures, self._sound = shards, defaultdict[int, int](int), set[int]()
         # Of a tar and how often reading it has failed: after each time it is opened anew.
-        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(
-            lambda tar, failures: _OpenTar(shards.local_tar(tar), shards.tar_bytes(tar))
-        )
+        self._open = lru_cache(maxsize=NUM_OPEN_TARS)(self._opened)
+
+    def _opened(self, tar: int, failures: int) -> _OpenTar:
+        """Raises ValueError where it never had its size; OSError where it has it no longer."""
+        try:
+            opened = _OpenTar(self._shards.local_tar(tar), self._shards.tar_bytes(tar))
+        except ValueError as error:
+            if tar in self._sound:
+                raise OSError(str(error)) from error
+            raise
+        self._sound.add(tar)
+        return opened
 
     def expect(self, rows: Ids) -> None:
         """The system's own read-ahead is enough."""
@@ -294,7 +304,7 @@ class Reader:
         if is_image and not 0 < height * width <= MAX_PIXELS:
             raise ValueError(f"an image of {width} x {height} pixels")
         data = self._source.read(number, tar, offset, size, crc32, flags)
-        if zlib.crc32(data) != crc32:
+        if not isinstance(data, CheckedBytes) and zlib.crc32(data) != crc32:
             if not flags and self._source.discard(number):
                 data = self._source.read(number, tar, offset, size, crc32)
             if zlib.crc32(data) != crc32:

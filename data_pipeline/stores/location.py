@@ -6,6 +6,7 @@ What a person gives stays text (``data.shards``): a ``Path`` would make ``s3:/bu
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from eyespot.data_pipeline.errors import UserError
 
@@ -75,7 +76,12 @@ def location_of(place: "str | Path | Address") -> Location:
         known = ", ".join(f"{known}://" for known in SCHEMES)
         raise UserError(f"{text}: no store is called {scheme}://; known are {known} and paths")
     if "?" in rest or "#" in rest:
-        raise UserError(f"{text}: an address of a folder has no ? or #; give the folder, and keys by the environment")
+        told = re.split("[?#]", text)[0]  # behind it may stand a signature
+        raise UserError(
+            f"{told}: an address of a folder has no ? or # in it; give the folder, and keys by the environment"
+        )
+    if scheme in ("http", "https"):
+        _check_web_address(text, rest)
     parts = [part for part in rest.split("/") if part]
     if any(part in (".", "..") for part in parts):
         raise UserError(f"{text}: . and .. are no names in a store; write the whole address")
@@ -87,6 +93,16 @@ def location_of(place: "str | Path | Address") -> Location:
         more = "hf://datasets/USER/NAME/FOLDER" if scheme == "hf" else f"{scheme}://BUCKET/FOLDER"
         raise UserError(f"{text}: incomplete; write {more}")
     return Address(scheme, "/".join(parts[:size]), "/".join(parts[size:]))
+
+
+def _check_web_address(text: str, rest: str) -> None:
+    """Raises a UserError where a browser would read it otherwise than we do."""
+    host, _, path = rest.partition("/")
+    if "@" in host:
+        told = text.replace(host.rpartition("@")[0], "...")
+        raise UserError(f"{told}: an address has no name and password in it; take them out")
+    if (plain := unquote(path)) != path:
+        raise UserError(f"{text}: write the letters themselves, not as a browser encodes them: {host}/{plain}")
 
 
 def whole_location(text: str, *, home: bool = False) -> str:
@@ -103,3 +119,15 @@ def whole_location(text: str, *, home: bool = False) -> str:
     if home and isinstance(place, Path):
         place = place.expanduser()
     return str(place.absolute() if isinstance(place, Path) else place)
+
+
+def check_on_disk(destination: Path) -> None:
+    """Whether shards can be written there.
+
+    Raises:
+        UserError: it is the address of an object store.
+    """
+    if isinstance(place := location_of(destination), Address):
+        raise UserError(
+            f"destination {place}: shards are written on a disk only; name a folder there; upload it afterwards"
+        )

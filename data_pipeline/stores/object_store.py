@@ -23,7 +23,7 @@ from eyespot.data_pipeline.stores.clients import client_of, refuse_fork
 from eyespot.data_pipeline.stores.location import Address
 from eyespot.data_pipeline.stores.retry_after import retry_after
 from eyespot.data_pipeline.stores.store import Stat, Store
-from eyespot.data_pipeline.stores.store_errors import Denied, Expired, NoRange, Throttled, answer_of, classified
+from eyespot.data_pipeline.stores.store_errors import Denied, Expired, Throttled, Unfit, answer_of, classified
 
 log = logging.getLogger("eyespot")
 
@@ -35,8 +35,10 @@ TRIES, FIRST_PAUSE, FIRST_THROTTLED = 5, 0.1, 0.5
 """Quick tries of one request, and the seconds before the second; each pause is twice the last, half of it by chance."""
 LONGEST_PAUSE = 5.0
 """Seconds that are waited here where the store says how long."""
+QUICK_SECONDS = 30.0
+"""After so long nothing is tried again here: a store that stalls is waited for by whoever has patience, and says so."""
 NUM_THREADS = 16
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_MD5 = re.compile(r"([0-9a-f]{32})")
 
 
 class ObjectStore(Store):
@@ -74,7 +76,11 @@ class ObjectStore(Store):
             size, content = self._begin(key, start or 0)
             start, end = (start or 0) + len(content), size
             return content + self._parts(key, start, end) if start < end else content
-        return self._parts(key, start or 0, end)
+        return bytes(self._parts(key, start or 0, end))
+
+    def view(self, key: str, start: int, end: int) -> memoryview:
+        """A range as the client has it in memory, where one request brings it."""
+        return memoryview(self._parts(key, start, end))
 
     def read_whole(self, key: str, largest: int, *, first: bool = False) -> bytes:
         """All of an object, again where it is not what its tag says; or the first of a larger one."""
@@ -99,11 +105,13 @@ class ObjectStore(Store):
             try:
                 found = obstore.head(native, self._key(key))
             except Exception as error:
-                # The answer to HEAD has no body, and its status alone does not say why.
-                if answer_of(error).status in (400, 403, 404):
-                    obstore.get(native, self._key(key), options={"range": (0, 1)}).bytes()
-                raise
-            return Stat(int(found["size"]), found["e_tag"] or "")
+                # The answer to HEAD has no body, and its status alone does not say why; some servers know GET alone.
+                answer = answer_of(error)
+                if answer.status not in (400, 403, 404, 405, 501) and "MissingContentLength" not in answer.source:
+                    raise
+                got = obstore.get(native, self._key(key), options={"range": (0, 1)})
+                found, _ = got.meta, got.bytes()
+            return Stat(int(found["size"]), _tag(found))
 
         return self._seen(key, self._tried(key, ask))
 
@@ -134,7 +142,7 @@ class ObjectStore(Store):
 
         def ask(native: Any) -> list[tuple[str, Stat]]:
             return [
-                (meta["path"][cut:], Stat(int(meta["size"]), meta["e_tag"] or ""))
+                (meta["path"][cut:], Stat(int(meta["size"]), _tag(meta)))
                 for page in obstore.list(native, prefix=above or None)
                 for meta in page
             ]
@@ -148,7 +156,7 @@ class ObjectStore(Store):
 
         done = self._tried(key, lambda native: obstore.put(native, self._key(key), content))
         with self._lock:
-            self._tags[key] = done["e_tag"] or ""
+            self._tags[key] = _tag(done)
             self._changed.discard(key)
 
     def is_changed(self, key: str) -> bool:
@@ -162,7 +170,8 @@ class ObjectStore(Store):
         """The object's size and its first part from ``start`` on."""
 
         def ask(native: Any) -> tuple[int, bytes]:
-            return self._range(native, key, start, start + PART, exact=False)
+            size, content = self._range(native, key, start, start + PART, exact=False)
+            return size, bytes(content)
 
         try:
             return self._tried(key, ask)
@@ -171,24 +180,27 @@ class ObjectStore(Store):
                 return size, b""
             raise
 
-    def _parts(self, key: str, start: int, end: int) -> bytes:
-        def part(first: int) -> bytes:
+    def _parts(self, key: str, start: int, end: int) -> bytes | memoryview:
+        def part(first: int) -> memoryview:
             last = min(end, first + PART)
             return self._tried(key, lambda native: self._range(native, key, first, last, exact=True)[1])
 
         starts = range(start, end, PART)
-        return b"".join(map(part, starts) if len(starts) < 2 else self._threads().map(part, starts))
+        return part(start) if len(starts) == 1 else b"".join(self._threads().map(part, starts))
 
-    def _range(self, native: Any, key: str, start: int, end: int, *, exact: bool) -> tuple[int, bytes]:
+    def _range(self, native: Any, key: str, start: int, end: int, *, exact: bool) -> tuple[int, memoryview]:
         """One request: the object's size, and its bytes."""
         import obstore
 
         answer = obstore.get(native, self._key(key), options={"range": (start, end)})
-        size, tag = int(answer.meta["size"]), answer.meta["e_tag"] or ""
-        content = bytes(answer.bytes())
+        size, tag = int(answer.meta["size"]), _tag(answer.meta)
+        content = memoryview(answer.bytes())
         if size < end and exact:
             raise OSError(f"ends at byte {size:,}, where {start:,} to {end:,} were asked for")
-        if len(content) != (wanted := min(end, size) - start):
+        wanted, encoded = min(end, size) - start, answer.attributes.get("Content-Encoding", "")
+        if len(content) != wanted and encoded:
+            raise Unfit(errno.EREMOTEIO, f"the server sends it encoded (Content-Encoding: {str(encoded)[:40]})")
+        if len(content) != wanted:
             raise OSError(errno.ECONNRESET, f"the answer was cut: {len(content):,} of {wanted:,} bytes")
         self._gives_ranges = True
         self._seen(key, Stat(size, tag))
@@ -217,20 +229,20 @@ class ObjectStore(Store):
             FileNotFoundError, OSError, UserError: see ``Store``.
         """
         refuse_fork(self.place(key))
-        renewed = False
+        renewed, began = False, time.monotonic()
         for number in range(1, TRIES + 1):
             native = self._client.native
             try:
                 return ask(native)
             except Exception as error:
                 found, failed = self._told(error, key, native), error
+            last = number == TRIES or time.monotonic() - began > QUICK_SECONDS
             if isinstance(found, Denied | Expired) and not renewed and self._client.renew(native):
                 renewed = True
                 continue
-            if isinstance(found, NoRange) and number == TRIES and not self._gives_ranges:
-                what = "the server sends whole objects where a part is asked for (it ignores Range)"
-                raise UserError(f"{self.place(key)}: {what}; take another server") from failed
-            if not isinstance(found, OSError) or not is_outage(found) or number == TRIES:
+            if isinstance(found, Unfit) and last and not self._gives_ranges:
+                raise UserError(f"{self.place(key)}: {found.strerror}; take another server") from failed
+            if not isinstance(found, OSError) or not is_outage(found) or last:
                 raise found from failed
             if (asked := asked_to_wait(found)) > LONGEST_PAUSE:
                 raise found from failed  # whoever has patience waits so long
@@ -255,3 +267,8 @@ class ObjectStore(Store):
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(NUM_THREADS, "eyespot-store")
             return self._pool
+
+
+def _tag(meta: Any) -> str:
+    """An object's ETag without its quotes, which Azure's listing leaves out."""
+    return (meta["e_tag"] or "").removeprefix("W/").strip('"')

@@ -40,6 +40,10 @@ class Store(ABC):
             UserError: the store refuses.
         """
 
+    def view(self, key: str, start: int, end: int) -> memoryview:
+        """What ``read`` gives, of a store that has it in memory without a copy of it."""
+        return memoryview(self.read(key, start, end))
+
     @abstractmethod
     def read_whole(self, key: str, largest: int, *, first: bool = False) -> bytes:
         """All of it; or the ``first`` so many bytes of a larger one.

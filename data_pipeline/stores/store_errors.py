@@ -36,6 +36,14 @@ _CERTIFICATES = {
     "NotValidYet": "is not valid yet; see to this machine's clock",
 }
 
+_UNFIT = {
+    "NotPartial": "sends whole objects where a part is asked for (it ignores Range)",
+    "RangeNotSupported": "sends whole objects where a part is asked for (it ignores Range)",
+    "MissingContentLength": "does not say how long its answers are (no Content-Length)",
+    "ParseContentRange": "does not say how long an object is (no length in Content-Range)",
+    "UnexpectedRange": "sends another range than was asked for",
+}
+
 
 class Denied(UserError):
     """The store knows who asks, or nobody, and does not give it."""
@@ -52,8 +60,8 @@ class Throttled(OSError):
     """Seconds that it asks to wait, where it says so."""
 
 
-class NoRange(OSError):
-    """The answer was the whole object where a part was asked for."""
+class Unfit(OSError):
+    """An answer of which no range can be had: the server's way, unless it has given some before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,8 @@ def _refusal(kind: str, found: Answer, place: Address) -> UserError | None:
         return Expired(f"{place}: the credentials have expired ({found.words}); renew them, and start again")
     if found.code == "RequestTimeTooSkewed":
         return Denied(f"{place}: denied, for this machine's clock is wrong ({found.words}); set it, and start again")
+    if "TooManyRedirects" in found.source and place.scheme != "s3":
+        return UserError(f"{place}: the server redirects in a circle; see to the address")
     if found.code in _REGION or "incorrectly configured region" in found.text or "redirect" in found.text[:200]:
         return UserError(f"{place}: the bucket lies in another region ({found.words}); set AWS_REGION to the bucket's")
     if "169.254." in found.text or "MissingAccount" in found.source or "metadata.google" in found.text:
@@ -122,14 +132,13 @@ def _refusal(kind: str, found: Answer, place: Address) -> UserError | None:
         return UserError(
             f"{place}: the endpoint says http, which is not encrypted; set AWS_ALLOW_HTTP=true to allow it"
         )
+    named = "AWS_ENDPOINT_URL" if place.scheme == "s3" else "the address"
     if "InvalidContentType" in found.source:
-        return UserError(
-            f"{place}: the endpoint does not speak TLS; see to AWS_ENDPOINT_URL: http:// in place of https://"
-        )
+        return UserError(f"{place}: the endpoint does not speak TLS; see to {named}: http:// in place of https://")
     if "certificate" in found.source.lower():
         return UserError(f"{place}: the endpoint's certificate {_certificate(found)}")
     if "lookup address" in found.source and "Temporary" not in found.source:
-        return UserError(f"{place}: no host of the endpoint's name is known; see to the name and AWS_ENDPOINT_URL")
+        return UserError(f"{place}: no host of the endpoint's name is known; see to the name and {named}")
     if 400 <= found.status < 500 and found.status not in {*BUSY, 408, 412, 416}:
         return UserError(f"{place}: the store refuses ({found.words}); see to the address, endpoint and region")
     return None
@@ -151,8 +160,8 @@ def _outage(found: Answer) -> OSError:
         return OSError(errno.EREMOTEIO, f"the store has an error ({found.words})")
     if found.status == 416:
         return OSError("is shorter than what was asked for")
-    if "NotPartial" in found.source or "RangeNotSupported" in found.source:
-        return NoRange(errno.EREMOTEIO, "the store sent the whole object where a part was asked for")
+    if unfit := next((what for sign, what in _UNFIT.items() if sign in found.source), None):
+        return Unfit(errno.EREMOTEIO, f"the server {unfit}")
     if "Timeout" in found.source or "TimedOut" in found.source:
         return OSError(errno.ETIMEDOUT, "the store does not go on (timeout)")
     if "kind: Connect" in found.source:

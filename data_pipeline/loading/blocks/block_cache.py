@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from eyespot.data_pipeline.loading.blocks.block_bytes import BlockBytes, BytesInFile, BytesInMemory
+from eyespot.data_pipeline.loading.blocks.block_bytes import BlockBytes, BytesInFile, BytesInMemory, CheckedBytes
 from eyespot.data_pipeline.loading.blocks.block_fetch import MOST_TRIES, fetch
 from eyespot.data_pipeline.loading.blocks.block_folder import BlockFolder
 from eyespot.data_pipeline.loading.blocks.block_layout import Block, BlockLayout, Span
@@ -133,6 +133,8 @@ class BlockCache:
         """
         block = self._layout.block_of(number)
         if (held := self._get(block, wait=not flags)) is not None:
+            if isinstance(held.content, BytesInMemory) and number not in held.bad:
+                return CheckedBytes(held.content.view(held.places[number], size))
             try:
                 return held.content.read(held.places[number], size, flags)
             except OSError:
@@ -143,12 +145,12 @@ class BlockCache:
         if flags:
             raise BlockingIOError
         span = Span(tar, offset, offset + size)
-        content = bytearray(self._read(span))
+        content = CheckedBytes(self._read(span))
         for _ in range(MOST_TRIES - 1):
             if zlib.crc32(content) == crc32:
-                break
-            content = bytearray(self._read(span))
-        return content
+                return content
+            content = CheckedBytes(self._read(span))
+        return bytearray(content)  # the last is not compared here
 
     def discard(self, number: int) -> bool:
         """Bytes are not what was packed: takes the block away if they changed on the cache's disk.
@@ -267,10 +269,10 @@ class BlockCache:
             self.counts["blocks"] += 1
         return bad
 
-    def _read(self, span: Span) -> bytes:
+    def _read(self, span: Span) -> memoryview:
         tar, begin, end = span
         store, key = self._shards.store, self._shards.tar_key(tar)
-        content = self._patience.read(self._shards.tar_path(tar), lambda: store.read(key, begin, end))
+        content = self._patience.read(self._shards.tar_path(tar), lambda: store.view(key, begin, end))
         with self._counting:
             self.counts["requests"] += 1
             self.counts["bytes"] += len(content)

@@ -1,15 +1,15 @@
 """Fetches a block in parts, side by side, and fetches again what is not what was packed."""
 
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
+from jaxtyping import Int64
 
 from eyespot.data_pipeline.loading.blocks.block_bytes import BlockBytes, CacheDiskError
 from eyespot.data_pipeline.loading.blocks.block_layout import Block, Span, parts, spans
 
-ReadRange = Callable[[Span], bytes]
+ReadRange = Callable[[Span], memoryview]
 """Bytes of a tar: all of them, or an error."""
 
 MOST_TRIES = 3
@@ -45,15 +45,17 @@ def fetch(block: Block, target: BlockBytes, read: ReadRange, pool: Executor) -> 
         finally:
             for each in copies:
                 each.cancel()
-        wrong = np.array([row for row in wrong.tolist() if not _is_sound(block, row, target)], np.int64)
+        wrong = _unsound(block, wrong, target)
         if not len(wrong):
             break
     return frozenset(block.numbers[wrong].tolist())
 
 
-def _is_sound(block: Block, row: int, target: BlockBytes) -> bool:
+def _unsound(block: Block, rows: Int64[np.ndarray, " n"], target: BlockBytes) -> Int64[np.ndarray, " m"]:
+    """Those of the rows whose bytes are not what was packed."""
+    sizes, expected = block.rows["size"][rows].tolist(), block.rows["crc32"][rows].tolist()
     try:
-        content = target.read(int(block.places[row]), int(block.rows["size"][row]))
+        found = list(target.checksums(block.places[rows].tolist(), sizes))
     except OSError as error:
         raise CacheDiskError(error.strerror or str(error)) from error
-    return zlib.crc32(content) == int(block.rows["crc32"][row])
+    return rows[np.array(found, np.int64) != np.array(expected, np.int64)]

@@ -8,10 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.frames import Frames
-from eyespot.data_pipeline.shards.manifest import MAX_SAMPLES, ImageStats, Manifest, Masks, Members, Shard
+from eyespot.data_pipeline.shards.manifest import MAX_SAMPLES, ImageStats, Manifest, Masks, Members, Shard, format_of
 from eyespot.data_pipeline.shards.paged.shard_table import ShardTable, shard_dtype
 
 T = TypeVar("T", int, float)
@@ -36,8 +35,14 @@ def mixed_manifest(
         shares: of each in the stream, of sum 1.
 
     Raises:
-        UserError: there are more samples than ids.
+        UserError: there are more samples than ids, or their images have different bands.
     """
+    if odd := [(name, part.bands) for name, part in zip(names, parts, strict=True) if part.bands != parts[0].bands]:
+        first, (other, bands) = parts[0].bands or "8-bit RGB", odd[0]
+        raise UserError(
+            f"data.shards {text[:200]}: source {names[0]} holds images of {first}, {other} of {bands or '8-bit RGB'};"
+            " mix those that are alike"
+        )
     if (count := sum(part.num_samples for part in parts)) > MAX_SAMPLES:
         raise UserError(
             f"data.shards {text[:200]}: {count:,} samples in all; ids have 32 bits, so at most {MAX_SAMPLES:,} can be"
@@ -58,6 +63,8 @@ def mixed_manifest(
             for extension in parts[0].members
             if all(extension in part.members for part in parts)
         },
+        bands=parts[0].bands,
+        format=format_of(parts[0].bands),
     )
     manifest.shards = _shards(names, parts)
     return manifest
@@ -92,8 +99,8 @@ def mixed_stats(parts: Sequence[ImageStats], shares: Sequence[float]) -> ImageSt
     means, stds = (np.array([getattr(part, name) for part in parts]) for name in ("mean", "std"))
     mean = (weights * means).sum(0)
     std = np.sqrt((weights * (stds**2 + (means - mean) ** 2)).sum(0))
-    sides = {name: _spread([getattr(part, name) for part in parts], shares) for name in ("height", "width")}
-    return ImageStats(mean=_color(mean.tolist()), std=_color(std.tolist()), **sides)
+    height, width = (_spread([getattr(part, name) for part in parts], shares) for name in ("height", "width"))
+    return ImageStats(mean=tuple(mean.tolist()), std=tuple(std.tolist()), height=height, width=width)
 
 
 def masks_differ(names: Sequence[str], parts: Sequence[Manifest]) -> str:
@@ -155,8 +162,3 @@ def _spread(parts: "Sequence[Three[T]]", shares: Sequence[float]) -> "Three[T]":
     reached = np.cumsum([share for _, share in medians])
     middle = medians[min(int(np.searchsorted(reached, reached[-1] / 2)), len(medians) - 1)][0]
     return min(part[0] for part in parts), middle, max(part[2] for part in parts)
-
-
-def _color(values: list[float]) -> Color:
-    red, green, blue = values
-    return red, green, blue

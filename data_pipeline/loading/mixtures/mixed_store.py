@@ -33,6 +33,11 @@ class MixedStore(Store):
         source, own = self._of(key)
         return source.read(own, start, end)
 
+    def view(self, key: str, start: int, end: int) -> memoryview:
+        """Bytes, from the source."""
+        source, own = self._of(key)
+        return source.view(own, start, end)
+
     def read_whole(self, key: str, largest: int, *, first: bool = False) -> bytes:
         """All of a file, from the source."""
         source, own = self._of(key)

@@ -144,6 +144,7 @@ def sorted_tars(folder: Path, names: list[str]) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_index_and_verify_warn_of_sorted_tars_and_of_nothing_else(tmp_path, capsys):
     names = [f"class{k // 300:02d}/{k:05d}.png" for k in range(6000)]
     folder = sorted_tars(tmp_path / "sorted", names)

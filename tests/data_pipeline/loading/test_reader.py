@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_pieces import in_pieces
 from PIL import Image
 
 from eyespot.data_pipeline.errors import Outage, UserError
@@ -273,4 +274,22 @@ def test_rejected_samples_are_replaced_from_then_on(shards):
     assert read(reader, [20, 19]) == (read(reader, [21, 19]))
     assert reader.num_rejected == 1
     assert Image.open(io.BytesIO(read(reader, [20])[1][0])).size == (8, 8)
+    reader.close()
+
+
+def test_a_tar_of_format_2_that_is_cut_later_is_an_outage_and_one_that_was_is_damage(digit_shards, tmp_path):
+    folder = ShardFolder(in_pieces(digit_shards, tmp_path / "pieces"))
+    tar, whole = folder.tar_path(0), folder.tar_path(0).read_bytes()
+    reader = Reader(folder, substitute=False, patience_seconds=0.3)
+    (_, expected) = read(reader, [0, 5])
+    os.truncate(tar, 700)
+    with pytest.raises(Outage, match=r"cannot be read for 0 s \(its tar has 700 bytes where the manifest says"):
+        read(reader, [5])
+    tar.write_bytes(whole)
+    assert read(reader, [0, 5])[1] == expected
+    reader.close()
+    os.truncate(tar, 700)
+    reader = Reader(folder, substitute=False, patience_seconds=0.3)
+    with pytest.raises(UserError, match=r"sample 5 .* is damaged: its tar has 700 bytes where the manifest says"):
+        read(reader, [5])
     reader.close()

@@ -1,6 +1,7 @@
 """The CPU's resize, flip and normalise, and the memory they write into."""
 
 import gc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from eyespot.data_pipeline.augment.crop_geometry import center_crops, view_geome
 from eyespot.data_pipeline.augment.pipeline import view_alteration
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD, CenterView, RandomView
 from eyespot.data_pipeline.loading.finish_views import finish_by_torch
-from eyespot.data_pipeline.loading.resize import Buffers, resize_views
+from eyespot.data_pipeline.loading.resize import Buffers, resize_pixels, resize_views
 
 SHAPES = [(190, 300), (33, 32), (8, 8), (500, 41), (300, 300)]
 
@@ -142,3 +143,48 @@ def test_normalised_pixels():
         and not found.is_inference()
     )
     assert torch.allclose(found.double(), expected, atol=2e-6)
+
+
+def deep(bits: int, channels: int = 5) -> list[np.ndarray]:
+    generator, kind = np.random.default_rng(1), {8: np.uint8, 16: np.uint16}[bits]
+    return [generator.integers(0, 2**bits, (*shape, channels), kind) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_bands_are_resized_each_by_itself_and_rounded_to_whole_values(bits):
+    """Against float64, which cannot tell what lies between two values: a part of them is one off."""
+    ids, sizes, size = np.arange(len(SHAPES)), np.array(SHAPES, np.int32), 24
+    geometry = view_geometry(RandomView(size=size, flip=0.0), "view0", 0, ids, ids, sizes)
+    places = zip(deep(bits), geometry.start, geometry.shape, strict=True)
+    crops = [image[y : y + h, x : x + w] for image, (y, x), (h, w) in places]
+    found, peak = np.empty((len(SHAPES), 5, size, size), np.float32), 2**bits - 1
+    resize_views(crops, geometry, None, (0.0,) * 5, (1.0,) * 5, found)
+    values = found.astype(np.float64) * peak
+    assert abs(values - values.round()).max() < 0.02
+    for crop, view in zip(crops, values, strict=True):
+        exact = torch.from_numpy(crop.astype(np.float64)).permute(2, 0, 1)[None]
+        resized = partial(torch.nn.functional.interpolate, mode="bicubic", antialias=True)
+        exact = resized(exact, (exact.shape[2], size))
+        if bits == 8:  # whole values between the two passes, too, as in RGB
+            exact = exact.round().clamp(0, peak)
+        exact = resized(exact, (size, size))[0]
+        off = (torch.from_numpy(view) - exact.clamp(0, peak)).abs()
+        assert off.max() < (1.6 if bits == 8 else 0.6) and off.mean() < 0.4
+
+
+def test_16_bits_that_are_made_for_a_gpu_are_those_of_the_cpu():
+    count, size = len(SHAPES), 24
+    ids, sizes = np.arange(count), np.array(SHAPES, np.int32)
+    view = RandomView(size=size, jitter=(0.4, 0.4, 0.0, 0.0), jitter_probability=1.0, blur=0.5, noise=0.7, flip=0.5)
+    geometry = view_geometry(view, "view0", 0, ids, ids, sizes)
+    alteration = view_alteration(view, "view0", 0, ids, ids)
+    places = zip(deep(16), geometry.start, geometry.shape, strict=True)
+    crops = [image[y : y + h, x : x + w] for image, (y, x), (h, w) in places]
+    mean, std = (0.4, 0.5, 0.6, 0.5, 0.4), (0.2, 0.3, 0.2, 0.3, 0.2)
+    found, pixels = np.empty((count, 5, size, size), np.float32), np.empty((count, size, size, 5), np.float32)
+    resize_views(crops, geometry, alteration, mean, std, found)
+    resize_pixels(crops, geometry, pixels)
+    finished = finish_by_torch(torch.from_numpy(pixels).permute(0, 3, 1, 2), alteration, mean, std)
+    flip = torch.from_numpy(geometry.flip_finished)
+    finished[flip] = finished[flip].flip(3)
+    assert torch.equal(torch.from_numpy(found), finished)

@@ -15,6 +15,7 @@ from eyespot.data_pipeline.stores.location import Address, is_address, location_
         ("S3://bucket//a/b/", Address("s3", "bucket", "a/b")),
         ("gs://bucket", Address("gs", "bucket", "")),
         ("https://host:8080/a", Address("https", "host:8080", "a")),
+        ("https://host/100% of it/a b/ü", Address("https", "host", "100% of it/a b/ü")),
         ("hf://datasets/me/mine/train", Address("hf", "datasets/me/mine", "train")),
         ("hf://me/mine@v1", Address("hf", "datasets/me/mine@v1", "")),
         ("file:///data/x", Path("/data/x")),
@@ -35,7 +36,9 @@ def test_names(text, found):
         ("gopher://x/y", "no store is called gopher://; known are s3://"),
         ("s3://", "incomplete; write s3://BUCKET/FOLDER"),
         ("hf://datasets/me", "incomplete; write hf://datasets/USER/NAME/FOLDER"),
-        ("https://host/a?sig=abc", "has no \\? or #"),
+        ("https://host/a?sig=abc", "^https://host/a: an address of a folder has no \\? or #"),
+        ("https://me:secret@host/a", r"^https://\.\.\.@host/a: an address has no name and password in it"),
+        ("http://host/a%20b", "write the letters themselves, not as a browser encodes them: host/a b"),
         ("s3://bucket/../other", "no names in a store"),
     ],
 )

@@ -84,6 +84,16 @@ def test_a_stall_ends(store, faults):
     assert store.read("some", 0, 50_000) == CONTENT[:50_000] and store.num_retries == 1
 
 
+@pytest.mark.parametrize(("seconds", "asked"), [(0.5, 1), (1.5, 2)])
+def test_what_was_not_quick_is_not_tried_five_times(store, faults, monkeypatch, seconds, asked):
+    monkeypatch.setattr(object_store, "QUICK_SECONDS", seconds)
+    faults.stall_seconds = 3.0
+    faults.inject("mute")
+    with pytest.raises(OSError, match=r"the store does not go on \(timeout\)") as caught:
+        store.read("some", 0, 9)
+    assert is_outage(caught.value) and faults.counts["mute"] == asked
+
+
 LINES = {
     "denied": r"s3://data/stores/some: denied \(403 AccessDenied\); ask its owner for access, or set AWS_ACCESS_KEY_ID",
     "expired": r"s3://data/stores/some: the credentials of AWS_ACCESS_KEY_ID of the environment have expired; renew",

@@ -31,7 +31,7 @@ def fetched(block: block_layout.Block, spoilt: dict[int, set[int]]) -> tuple[lis
     """Requests, rows that stay wrong, and bytes. By the place of a byte, the tries in which it is another."""
     asked, tries = list[Span](), dict.fromkeys(spoilt, 0)
 
-    def read(span: Span) -> bytes:
+    def read(span: Span) -> memoryview:
         asked.append(span)
         content = bytearray(TAR[span.begin : span.end])
         for place, when in spoilt.items():
@@ -39,7 +39,7 @@ def fetched(block: block_layout.Block, spoilt: dict[int, set[int]]) -> tuple[lis
                 if tries[place] in when:
                     content[place - span.begin] ^= 1
                 tries[place] += 1
-        return bytes(content)
+        return memoryview(content)
 
     target = BytesInMemory(block.size)
     with ThreadPoolExecutor(1) as pool:
@@ -75,7 +75,7 @@ def test_what_stays_wrong_is_named_after_some_tries(block):
 
 
 def test_an_error_ends_it(block):
-    def read(span: Span) -> bytes:
+    def read(span: Span) -> memoryview:
         raise ConnectionResetError
 
     with ThreadPoolExecutor(2) as pool, pytest.raises(ConnectionResetError):

@@ -16,13 +16,13 @@ from remote_store import KEY, RENEWED, RENEWED_SECRET, SECRET
 from streams import global_stream, stream, take
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
-from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.blocks import open_blocks as module
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache, open_blocks
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader, make_pass
 from eyespot.data_pipeline.loading.sample_files import SampleFiles
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.stores import clients
+from eyespot.data_pipeline.stores import clients, object_store
 
 VIEWS = ViewSpec(views=(RandomView(size=16),))
 STEPS = 40
@@ -124,16 +124,34 @@ def test_a_third_of_the_answers_is_spoilt(remote, faults, tmp_path, on_disk, kin
     assert faults.counts[kind] > 1, "else nothing was shown"
 
 
-@pytest.mark.thorough
-def test_answers_that_stall_are_asked_for_again(remote, faults, tmp_path, on_disk, monkeypatch):
+@pytest.fixture
+def impatient(faults, monkeypatch) -> None:
+    """Clients that give a request up after a second or two."""
     monkeypatch.setattr(clients, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(clients, "WHOLE_SECONDS", 2)
     clients.forget_clients()
     faults.stall_seconds = 4.0
+
+
+@pytest.mark.parametrize("kind", ["mute", "drip", pytest.param("stall", marks=pytest.mark.thorough)])
+def test_answers_that_stall_are_asked_for_again(remote, faults, impatient, tmp_path, on_disk, kind):
     spec = spec_of(remote, cache=NodeCache(folder=tmp_path))
     spec.shards.check_tars()
-    faults.inject("stall", 0.3, keys=".tar", times=6)
+    faults.inject(kind, 0.3, keys=".tar", times=4)
     assert global_stream(spec, 1, STEPS) == on_disk
-    assert faults.counts["stall"] > 1
+    assert faults.counts[kind] > 1, "else nothing was shown"
+
+
+@pytest.mark.parametrize("kind", ["mute", "drip"])
+def test_a_store_that_stalls_for_good_is_said_and_then_one_line(remote, faults, impatient, monkeypatch, caplog, kind):
+    monkeypatch.setattr(object_store, "QUICK_SECONDS", 0.5)
+    spec = spec_of(remote, patience_seconds=1.0)
+    spec.shards.check_tars()
+    faults.inject(kind, keys=".tar")
+    with pytest.raises(Outage, match=r"cannot be read for 1 s \(the store does not go on \(timeout\)\)") as caught:
+        take(make_loader(spec, 0, 1), 1)
+    assert "\n" not in str(caught.value) and "the store does not go on (timeout); waiting up to 1 s" in caplog.text
+    assert faults.counts[kind] > 1, "it was asked again"
 
 
 @pytest.fixture
@@ -168,7 +186,7 @@ def test_credentials_that_expire_in_the_middle_are_one_line(remote, faults, tmp_
         UserError, match=r"the credentials of profile 'default' of ~/.aws have expired; renew"
     ) as caught:
         global_stream(spec, 1, STEPS)
-    assert "\n" not in str(caught.value) and faults.counts["expired"] < 40
+    assert "\n" not in str(caught.value) and faults.counts["expired"] < 80
 
 
 @pytest.mark.parametrize("cached", [True, False])

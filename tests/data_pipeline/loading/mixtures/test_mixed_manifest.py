@@ -5,7 +5,8 @@ import pytest
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.mixtures.mixed_manifest import mixed_manifest, mixed_stats
-from eyespot.data_pipeline.shards.manifest import ImageStats, Manifest, Shard
+from eyespot.data_pipeline.shards.bands.stored_bands import Bands
+from eyespot.data_pipeline.shards.manifest import BANDS_FORMAT, ImageStats, Manifest, Shard
 
 
 def stats_of(pixels: np.ndarray, sides=(8, 8, 8)) -> ImageStats:
@@ -52,3 +53,13 @@ def test_more_samples_than_ids_are_refused():
     assert (
         mixed_manifest("", ["a", "b"], [manifest(2**31), manifest(2**31 - 1)], [], [0.5, 0.5]).num_samples == 2**32 - 1
     )
+
+
+def test_sources_of_other_bands_are_not_mixed():
+    stats = ImageStats(mean=(0.5,) * 6, std=(0.2,) * 6, height=(8, 8, 8), width=(8, 8, 8))
+    six = [manifest(2, image_stats=stats, bands=Bands(count=6, bits=bits), format=BANDS_FORMAT) for bits in (16, 8)]
+    found = mixed_manifest("a:1,b:1", ["a", "b"], [six[0], six[0]], [], [0.5, 0.5])
+    assert found.bands == Bands(count=6) and len(found.image_stats.mean) == 6
+    for other, said in ((six[1], "6 bands of 8 bits"), (manifest(2), "8-bit RGB")):
+        with pytest.raises(UserError, match=f"source a holds images of 6 bands of 16 bits, b of {said}; mix those"):
+            mixed_manifest("a:1,b:1", ["a", "b"], [six[0], other], [], [0.5, 0.5])
