@@ -110,12 +110,16 @@ def images_in(path: Location | str, *splits: str, world: World) -> ShardFolder:
     """The shard folder at a path, of single images. All ranks call it.
 
     Raises:
-        UserError: there is none, or its samples are videos.
+        UserError: there is none, or its samples are videos or images of bands.
     """
     with agreed():
         shards = ShardFolder.find(path, *splits, hashes=world.local_rank == 0)
         if shards.manifest.frames is not None:
             raise UserError(f"shards {path}: its samples are videos, and curate compares single images")
+        if shards.manifest.bands is not None:
+            raise UserError(
+                f"shards {path}: its images are {shards.manifest.bands}, and curate compares pictures of RGB"
+            )
         _ = shards.index
     return shards
 

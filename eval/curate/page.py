@@ -148,10 +148,13 @@ def copy_sections(copies: Copies) -> list[Section]:
             caption = f"{plural(len(rows), 'copy', 'copies')} of {head}{more}"
             columns = NUM_FEW if len(images) <= NUM_FEW else NUM_SHOWN
             plates += _plate(images, heads, f"sample {head} and its copies", caption, columns=columns)
-        unit = {"features": "cosine", "bytes": ""}.get(title, "bits that differ")
+        unit, stricter = (
+            ("cosine", "a higher --cosine") if title == "features" else ("bits that differ", "fewer --bits")
+        )
+        hint = f" In brackets: {unit}. Different ones among them? Again with {stricter}, into another folder."
         some = ", of which some are shown" if len(owners) > NUM_GROUPS else ""
         about = f"{plural(len(chosen), 'sample')} of {plural(len(owners), 'group')}{some}."
-        sections.append(_section(title.capitalize(), about + (f" In brackets: {unit}." if unit else ""), plates))
+        sections.append(_section(title.capitalize(), about + (hint if title != "bytes" else ""), plates))
     return sections
 
 

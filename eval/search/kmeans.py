@@ -13,7 +13,7 @@ import heapq
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.search.row_file import BLOCK, Rows, dealt
-from eyespot.pretrain.distributed.collectives import agreed, gather_objects, rank_sum, take_from_first
+from eyespot.pretrain.distributed.collectives import agreed, gather_objects, rank_sum, take_from_first, take_from_owners
 from eyespot.pretrain.distributed.process_group import World
 
 PER_CLUSTER = 256
@@ -115,21 +115,22 @@ def nearest_centroids(
     rows: Rows, centroids: Float[np.ndarray, "k d"], count: int, world: World
 ) -> tuple[Int[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
     """The nearest centroids of each row, nearest first, and the cosines, on every rank."""
-    columns, share = torch.from_numpy(centroids).to(world.device).T, dealt(rows.num_blocks, world)
-    first = share.start * BLOCK
-    size = max(0, min(share.stop * BLOCK, rows.count) - first)  # made at once: small pieces would scatter the heap
-    labels, cosines = np.empty((size, count), np.int32), np.empty((size, count), np.float32)
+    columns = torch.from_numpy(centroids).to(world.device).T
+    labels = np.empty((rows.count, count), np.int32)  # made at once: small pieces would scatter the heap
+    cosines = np.empty((rows.count, count), np.float32)
     with agreed():
-        for number in share:
+        for number in dealt(rows.num_blocks, world):
             block = rows.block(number, world.device)
             if count == 1:
                 values, places = (found[:, None] for found in _nearest(block, columns))
             else:
                 values, places = (block @ columns).topk(count)
-            own = slice(number * BLOCK - first, number * BLOCK - first + len(block))
+            own = slice(number * BLOCK, number * BLOCK + len(block))
             labels[own], cosines[own] = places.int().cpu().numpy(), values.cpu().numpy()
-    parts = gather_objects((labels, cosines))
-    labels, cosines = (each[0] if len(each) == 1 else np.concatenate(each) for each in zip(*parts, strict=True))
+    shares = (dealt(rows.num_blocks, replace(world, rank=rank)) for rank in range(world.size))
+    ends = [min(share.stop * BLOCK, rows.count) for share in shares]
+    for found in (labels, cosines):
+        take_from_owners(torch.from_numpy(found), ends)
     return labels, cosines
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from eyespot.data_pipeline.errors import UserError
@@ -23,6 +23,9 @@ EXACT_PAIRS = 2e10
 """Comparisons up to which all rows are compared with all: some minutes on a core at 200 dimensions."""
 MOST_PAIRS = 50_000_000
 """Pairs that are kept; more of them mean a threshold that most images pass."""
+
+CELLS_AT_ONCE = 64
+"""Whose rows are looked up together."""
 
 _PAIR = np.dtype([("left", np.int64), ("right", np.int64), ("score", np.float32)])
 
@@ -148,12 +151,26 @@ def _cell_pairs(rows: Rows, others: Rows | None, least: float, seed: int, world:
     own = nearest_centroids(rows, cells, 2, world)[0]
     theirs = own if others is None else nearest_centroids(bank, cells, 2, world)[0]
     pairs = [(own[:, :1], theirs), (own[:, 1:], theirs[:, :1])] if others is not None else [(own[:, :1], theirs)]
-    for cell in range(world.rank, num_cells, world.size):
-        for near, far in pairs:
-            left, right = (np.flatnonzero((labels == cell).any(1)) for labels in (near, far))
+    for near, far in pairs:
+        members = (_members(labels, num_cells, world) for labels in (near, far))
+        for left, right in zip(*members, strict=True):
             for start in range(0, len(left), BLOCK):
                 block = rows.take(left[start : start + BLOCK], world.device)
                 for begin in range(0, len(right), BLOCK):
                     other = bank.take(right[begin : begin + BLOCK], world.device)
                     a, b, score = _above(block, other, least)
                     yield left[start + a], right[begin + b], score
+
+
+def _members(labels: Int[np.ndarray, "n c"], num_cells: int, world: World) -> Iterator[Int64[np.ndarray, " m"]]:
+    """Rows of each of this rank's cells, ascending; each look through the labels finds those of so many cells."""
+    for first in range(0, num_cells, CELLS_AT_ONCE * world.size):
+        asked = np.arange(first + world.rank, min(first + CELLS_AT_ONCE * world.size, num_cells), world.size)
+        wanted = np.zeros(num_cells, bool)
+        wanted[asked] = True
+        rows, columns = wanted[labels].nonzero()
+        cells = labels[rows, columns]
+        order = np.argsort(cells, kind="stable")
+        begins, ends = (np.searchsorted(cells[order], asked, side=side) for side in ("left", "right"))
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+            yield rows[order[begin:end]]

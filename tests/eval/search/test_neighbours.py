@@ -94,3 +94,13 @@ def test_a_threshold_that_most_pass(rows, monkeypatch):
     monkeypatch.setattr(neighbours, "MOST_PAIRS", 1000)
     with pytest.raises(UserError, match="over 1,000 pairs are that alike; raise it"):
         near_pairs(Rows(RowFile(rows)), None, 0.1, seed=0, world=ALONE)
+
+
+def test_members_of_each_cell(monkeypatch):
+    """Whose cells are looked up in groups, as if one by one; each rank has every second cell."""
+    monkeypatch.setattr(neighbours, "CELLS_AT_ONCE", 3)
+    labels = np.random.default_rng(0).permuted(np.tile(np.arange(17), (200, 1)), axis=1)[:, :2].astype(np.int32)
+    for rank in (0, 1):
+        found = list(neighbours._members(labels, 17, World(rank=rank, size=2, device=torch.device("cpu"))))
+        expected = [np.flatnonzero((labels == cell).any(1)) for cell in range(rank, 17, 2)]
+        assert [each.tolist() for each in found] == [each.tolist() for each in expected]
