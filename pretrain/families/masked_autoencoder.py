@@ -102,6 +102,7 @@ class MaskedAutoencoder(Objective):
         method = type(self).__name__
         self.config, self.image_size = config, image_size
         self.encoder = self._fit(encoder)  # pyright: ignore[reportIncompatibleVariableOverride]
+        channels: int = self.encoder.patch_embed.proj.in_channels
         self.patch_size: int = self.encoder.patch_embed.patch_size[0]
         self.grid: tuple[int, int] = self.encoder.patch_embed.grid_size
         self.times, self.per_time = times, self.grid[0] * self.grid[1]
@@ -124,7 +125,7 @@ class MaskedAutoencoder(Objective):
             )
         )
         self.decoder_norm = norm(dim)
-        self.decoder_pred = nn.Linear(dim, self.patch_size**2 * 3 * frames)
+        self.decoder_pred = nn.Linear(dim, self.patch_size**2 * channels * frames)
         initialise(self, [self.mask_token], method)
 
     def visible_of(self, count: int) -> int:
@@ -157,7 +158,7 @@ class MaskedAutoencoder(Objective):
         self.note_losses(lambda: errors)
         return {"loss": errors.mean()}
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
         """All tokens, after the last norm."""
         return _seen_by(self._fit(encoder), images)
 
@@ -199,7 +200,7 @@ class MaskedAutoencoder(Objective):
 
 
 def _seen_by(
-    encoder: Any, view: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+    encoder: Any, view: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"] | None = None
 ) -> Float[Tensor, "b t d"]:
     look: Any = encode_visible_rotated if isinstance(encoder, Eva) else encode_visible
     return look(encoder, view, visible)

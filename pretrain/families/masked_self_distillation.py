@@ -1,31 +1,30 @@
 """MaskedSelfDistillation: a student that sees large views with holes and small ones, a slow teacher that sees all.
 
-What iBOT (Zhou et al. 2021, arXiv:2111.07832) and DINOv2 (Oquab et al. 2023, arXiv:2304.07193) share: the views, which
-patches are hidden from the student, two encoders with their heads, and how the teacher follows. A method says what is
-made of the teacher's scores, and what the loss is.
+What iBOT (Zhou et al. 2021, arXiv:2111.07832), DINOv2 (Oquab et al. 2023, arXiv:2304.07193) and DINOv3 (Siméoni et al.
+2025, arXiv:2508.10104) share: the views, which patches are hidden from the student, two encoders with their heads, and
+how the teacher follows. A method says what is made of the teacher's scores, and what the loss is.
 
 Of a large view patches are hidden with a probability, and then a share of them that is drawn between two ends; both are
 drawn for each view of each sample from the sample's own stream, so masks are the same on any number of ranks. They lie
 in blocks (``patch_masks.block_order``). Where a patch is hidden the student sees a learned token, at its place.
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float, Int
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec, sized_views
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.families.token_encoders import all_tokens, encode_with_holes, require_tokens
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patch_masks import block_order
 from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_steady_teacher, make_teacher
-from eyespot.pretrain.networks.encoders import encode_visible, require_vit
 from eyespot.pretrain.networks.multi_crop import CROP_ROWS, NUM_LARGE, accept_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import PrototypeHead
 from eyespot.pretrain.objective import Objective
@@ -126,15 +125,7 @@ class MaskedSelfDistillation(Objective):
         patch_head: PrototypeHead,
     ) -> None:
         super().__init__()
-        student = require_vit(encoder, type(self).__name__)
-        if student.cls_token is None:
-            raise UserError(
-                f"encoder {type(student).__name__}: {type(self).__name__} needs a class token, and it has none; try"
-                " vit_small_patch16_224"
-            )
-        self.grid: tuple[int, int] = student.patch_embed.grid_size
-        self.num_patches = self.grid[0] * self.grid[1]
-        self.most_hidden = max(1, int(self.num_patches * config.mask_ratios[1]))
+        student = require_tokens(encoder, type(self).__name__)
         accept_crops(student, config.num_small, config.small)
         self._shared, self.image_size = config, image_size
         self.student, self.encoder = student, make_steady_teacher(student)  # the teacher is the better one of both
@@ -150,45 +141,64 @@ class MaskedSelfDistillation(Objective):
         config = self._shared
         return sized_views(self.image_size, config.first, config.second, *[config.small] * config.num_small)
 
+    def grid(self, batch: Batch) -> tuple[int, int]:
+        """Rows and columns of patches of the large views."""
+        height, width = batch.views[0].shape[-2:]
+        patch = cast("tuple[int, int]", self.student.patch_embed.patch_size)
+        return height // patch[0], width // patch[1]
+
     def masks(self, batch: Batch) -> Masks:
         """Which patches of the large views are hidden: at least one, where any is."""
-        count, (least, most) = len(batch), self._shared.mask_ratios
-        parts = (1, 1, 4 * NUM_RECTANGLES, self.num_patches)
+        count, (least, most), grid = len(batch), self._shared.mask_ratios, self.grid(batch)
+        num_patches = grid[0] * grid[1]
+        most_hidden = max(1, int(num_patches * most))
+        parts = (1, 1, 4 * NUM_RECTANGLES, num_patches)
         numbers = batch.uniforms("masked self-distillation/masks", NUM_LARGE * sum(parts))
         chance, share, blocks, ties = numbers.view(count * NUM_LARGE, -1).split(parts, dim=1)
-        wanted = (self.num_patches * (least + (most - least) * share)).long().clamp(1, self.most_hidden)
+        wanted = (num_patches * (least + (most - least) * share)).long().clamp(1, most_hidden)
         wanted = torch.where(chance < self._shared.mask_chance, wanted, 0)
-        places = block_order(blocks, ties, self.grid, wanted)[:, -self.most_hidden :]
-        hidden = torch.arange(self.most_hidden, device=places.device) >= self.most_hidden - wanted
+        places = block_order(blocks, ties, grid, wanted)[:, -most_hidden:]
+        hidden = torch.arange(most_hidden, device=places.device) >= most_hidden - wanted
         places, hidden = (part.view(count, NUM_LARGE, -1).transpose(0, 1) for part in (places, hidden))
         return Masks(places=places, hidden=hidden)
 
     @torch.no_grad()
     def seen_by_teacher(self, batch: Batch) -> Seen:
         """The large views, whole."""
-        tokens = encode_visible(vit_of(self.encoder), torch.cat(batch.views[:NUM_LARGE]))
+        tokens = all_tokens(self.encoder, torch.cat(batch.views[:NUM_LARGE]))
         tokens = tokens.unflatten(0, (NUM_LARGE, -1))
-        return Seen(classes=tokens[:, :, 0], patches=tokens[:, :, -self.num_patches :])
+        return Seen(classes=tokens[:, :, 0], patches=tokens[:, :, self.student.num_prefix_tokens :])
 
     def seen_by_student(self, batch: Batch, masks: Masks) -> Seen:
         """The large views, with holes, and the small ones, in one pass each."""
         large, small = batch.views[:NUM_LARGE], batch.views[NUM_LARGE:]
-        hidden = masks.whole(self.num_patches).flatten(0, 1)
-        tokens = encode_with_holes(vit_of(self.student), torch.cat(large), self.mask_token, hidden)
+        hidden, stretches = masks.whole(math.prod(self.grid(batch))).flatten(0, 1), self.stretches(batch)
+        of_large, of_small = (None, None) if stretches is None else stretches.tensor_split([NUM_LARGE])
+        stretch = None if of_large is None else of_large.flatten()
+        tokens = encode_with_holes(self.student, torch.cat(large), self.mask_token, hidden, stretch)
         tokens = tokens.unflatten(0, (NUM_LARGE, -1))
         classes = tokens[:, :, 0]
         if small:
-            of_small = encode_visible(vit_of(self.student), torch.cat(small))[:, 0].unflatten(0, (len(small), -1))
-            classes = torch.cat([classes, of_small])
-        return Seen(classes=classes, patches=tokens[:, :, -self.num_patches :])
+            stretch = None if of_small is None else of_small.flatten()
+            seen = all_tokens(self.student, torch.cat(small), stretch)[:, 0]
+            classes = torch.cat([classes, seen.unflatten(0, (len(small), -1))])
+        return Seen(classes=classes, patches=tokens[:, :, self.student.num_prefix_tokens :])
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+    def stretches(self, batch: Batch) -> Float[Tensor, "v b"] | None:
+        """What the student's coordinates of each view's patches are multiplied by; None = nothing."""
+        return None
+
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
         """All tokens, after the last norm."""
-        return encode_visible(require_vit(encoder, type(self).__name__), images)
+        return all_tokens(require_tokens(encoder, type(self).__name__), images)
+
+    def teacher_momentum(self, progress: float) -> float:
+        """The teacher's, after the step that brings the run so far."""
+        return cosine_momentum(self._shared.momentum, progress)
 
     def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows."""
-        momentum = cosine_momentum(self._shared.momentum, progress)
+        momentum = self.teacher_momentum(progress)
         follow(self.encoder, self.student, momentum, taken)
         follow(self.head, self.student_head, momentum, taken)
         if self.patch_head is not None and self.student_patch_head is not None:
@@ -196,44 +206,16 @@ class MaskedSelfDistillation(Objective):
         self.progress.copy_(if_taken(taken, torch.full_like(self.progress, progress), self.progress))
 
     @torch.no_grad()
-    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns c h w"]:
         """The views of a few images, and what the student sees of the first: hidden patches are gray."""
-        rows = pictured_crops(batch.views)
-        hidden = self.masks(batch).whole(self.num_patches)[0, :NUM_PICTURED].unflatten(1, self.grid)[:, None]
-        sides = (side // count for side, count in zip(rows.shape[-2:], self.grid, strict=True))
+        rows, grid = pictured_crops(batch.views), self.grid(batch)
+        hidden = self.masks(batch).whole(math.prod(grid))[0, :NUM_PICTURED].unflatten(1, grid)[:, None]
+        sides = (side // count for side, count in zip(rows.shape[-2:], grid, strict=True))
         for dim, side in zip((2, 3), sides, strict=True):
             hidden = hidden.repeat_interleave(side, dim)
         return torch.cat([rows[:1], rows[:1].masked_fill(hidden, 0), rows[1:]])
 
 
-def vit_of(encoder: nn.Module) -> VisionTransformer:
-    """What the constructor has made sure of."""
-    assert isinstance(encoder, VisionTransformer)
-    return encoder
-
-
 def chosen(rows: Float[Tensor, "v b n d"], places: Int[Tensor, "v b m"]) -> Float[Tensor, "v b m d"]:
     """The rows at these places."""
     return rows.gather(2, places[..., None].expand(*places.shape, rows.shape[3]))
-
-
-def encode_with_holes(
-    vit: VisionTransformer,
-    images: Float[Tensor, "b 3 h w"],
-    mask_token: Float[Tensor, "1 1 d"],
-    hidden: Bool[Tensor, "b n"],
-) -> Float[Tensor, "b t d"]:
-    """All tokens after the last norm, as ``encode_visible``; a learned one stands for each hidden patch, at its place.
-
-    Args:
-        vit: a timm vision transformer.
-        images: (B, 3, H, W).
-        mask_token: what stands for a hidden patch.
-        hidden: which patches are, in row-major order.
-    """
-    patches = vit.patch_embed(images)  # (B, N, D), or (B, h, w, D) where views of several sizes are seen
-    hidden = hidden.view(patches.shape[:-1])
-    tokens = torch.where(hidden[..., None], mask_token.to(patches.dtype), patches)
-    tokens = vit.norm_pre(vit._pos_embed(tokens))
-    tokens = checkpoint_seq(vit.blocks, tokens) if vit.grad_checkpointing else vit.blocks(tokens)
-    return vit.norm(tokens)

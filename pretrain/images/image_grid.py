@@ -13,17 +13,37 @@ from eyespot.data_pipeline.augment.views import ViewSpec
 NUM_PICTURED = 8
 
 
+SHOWN = 3
+"""Channels of a picture."""
 MIN_SIDE = 96
 GAP = 4
 
 
-def write_picture(grid: Float[Tensor, "rows columns 3 h w"], spec: ViewSpec, path: Path) -> None:
-    """Undoes the normalisation of ``spec``, clamps to 0..1 and writes a PNG of the grid, whole or not at all.
+def as_seen(images: Float[Tensor, "*b c h w"], spec: ViewSpec) -> Float[Tensor, "*b 3 h w"]:
+    """What a person sees of normalised images, 0..1.
+
+    Of RGB the image as it was. Of any other number of bands the first three are shown as red, green and blue, the first
+    of fewer as gray: each from two standard deviations below its mean, black, to two above it.
+    """
+    if spec.channels != 3:
+        shown = images[..., : SHOWN if spec.channels > SHOWN else 1, :, :].float()
+        return (shown / 4 + 0.5).clamp(0, 1).expand(*shown.shape[:-3], SHOWN, *shown.shape[-2:])
+    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (spec.mean, spec.std))
+    return (images.float() * std + mean).clamp(0, 1)
+
+
+def shown_bands(channels: int) -> str:
+    """Which of so many bands ``as_seen`` shows, in words; empty of RGB."""
+    which = f"bands 1, 2 and 3 of {channels} as red, green and blue" if channels > SHOWN else "band 1 as gray"
+    return "" if channels == SHOWN else f"{which}, each from two deviations below its mean to two above"
+
+
+def write_picture(grid: Float[Tensor, "rows columns c h w"], spec: ViewSpec, path: Path) -> None:
+    """Writes a PNG of the grid as it is ``as_seen``, whole or not at all.
 
     Images below MIN_SIDE pixels are enlarged by a whole factor; GAP white pixels lie between them.
     """
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    pixels = (grid.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 1, 3, 4, 2).numpy()
+    pixels = as_seen(grid.cpu(), spec).mul(255).round().byte().permute(0, 1, 3, 4, 2).numpy()
     factor = max(1, MIN_SIDE // pixels.shape[2])
     enlarged = pixels.repeat(factor, axis=2).repeat(factor, axis=3)
     rows, columns, height, width, _ = enlarged.shape

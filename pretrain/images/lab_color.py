@@ -91,7 +91,7 @@ def _mixed(channels: Float[Tensor, "b 3 h w"], matrix: np.ndarray) -> Float[Tens
     return torch.stack([sum(float(weight) * channels[:, n] for n, weight in enumerate(row)) for row in matrix], dim=1)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def _channels(values: tuple[float, float, float], like: Tensor) -> Float[Tensor, "3 1 1"]:
+def _channels(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "3 1 1"]:
     return torch.stack([like.new_full((1, 1), value) for value in values])  # filled there: nothing is copied
 
 

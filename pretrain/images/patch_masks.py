@@ -110,6 +110,60 @@ def block_order(
     return (found + torch.where(found < num_blocks, rows, ties)).argsort(dim=1, descending=True, stable=True)
 
 
+def num_inverse_blocks(num_visible: int, side: int) -> int:
+    """How many blocks ``inverse_block_order`` draws for so many visible patches: enough, though they overlap."""
+    return 4 + 3 * math.ceil(num_visible / side**2)
+
+
+def inverse_block_order(
+    centres: Float[Tensor, "b draws"], ties: Float[Tensor, "b n"], grid: tuple[int, int], side: int
+) -> Int[Tensor, "b n"]:
+    """The seen patches, which are the first, lie in squares that may overlap: data2vec 2.0 (arXiv:2212.07525), 3.3.
+
+    The squares' middles are drawn anywhere, and what lies outside the image is cut off. The first squares come first;
+    of one square, and of what none covers, the order is random. So whatever number of patches is seen is exact.
+
+    Args:
+        centres: uniform in [0, 1), of each image two for each square: row and column.
+        ties: uniform in [0, 1), one for each patch.
+        grid: how many patches stand above and beside each other.
+        side: height and width of a square, patches.
+    """
+    y, x = _places(grid, centres.device)
+    blocks = centres.unflatten(1, (-1, 2))
+    top, left = ((blocks[..., at] * grid[at]).floor() - (side - 1) // 2 for at in (0, 1))  # (B, blocks)
+    inside = (y >= top[..., None]) & (y < top[..., None] + side) & (x >= left[..., None]) & (x < left[..., None] + side)
+    number = torch.arange(blocks.shape[1], device=centres.device, dtype=ties.dtype)[:, None]
+    first = torch.where(inside, number, float(blocks.shape[1])).amin(1)  # which square covers a patch first
+    return (first + ties).argsort(dim=1, stable=True)
+
+
+def rolled_block_order(
+    numbers: Float[Tensor, "b 3"], ties: Float[Tensor, "b n"], grid: tuple[int, int], num_visible: int
+) -> Int[Tensor, "b n"]:
+    """The seen patches, which are the first, are one rectangle that may leave the image and come back: CAPI's mask.
+
+    Darcet et al. 2025 (arXiv:2502.08769): a block is kept, and rolled around, so that the middle is seen no oftener
+    than the border. Its aspect ratio is drawn evenly in its logarithm, between 1/2 and 2 as far as it fits; where its
+    area is more than is wanted, its last patches are hidden, so the share is exact.
+
+    Args:
+        numbers: uniform in [0, 1), of each image aspect, row and column.
+        ties: uniform in [0, 1), one for each patch.
+        grid: how many patches stand above and beside each other.
+        num_visible: how many patches are seen.
+    """
+    y, x = _places(grid, numbers.device)
+    rows, columns = grid
+    aspect, top, left = numbers.split(1, dim=1)
+    height = (num_visible * 4 ** (aspect - 0.5)).sqrt().round().clamp(math.ceil(num_visible / columns), rows)
+    height = height.clamp(1, num_visible)
+    width = (num_visible / height).ceil()
+    down, right = (y - (top * rows).floor()) % rows, (x - (left * columns).floor()) % columns
+    inside = (down < height) & (right < width)
+    return torch.where(inside, down * columns + right, grid[0] * grid[1] + ties).argsort(dim=1, stable=True)
+
+
 def _places(grid: tuple[int, int], device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Row and column of each patch."""
     number = torch.arange(grid[0] * grid[1], device=device)

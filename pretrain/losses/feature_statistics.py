@@ -114,6 +114,10 @@ def effective_rank(features: Float[Tensor, "n d"], *, centered: bool) -> float:
     """
     if not features.isfinite().all():
         return math.nan
-    values = singular_values(features, centered=centered)
+    return spread_of(singular_values(features, centered=centered))
+
+
+def spread_of(values: Float[Tensor, " r"]) -> float:
+    """exp of the entropy of singular values as shares of their sum; of none 0."""
     shares = values / values.sum()
     return torch.special.entr(shares).sum().exp().item() if len(values) else 0.0

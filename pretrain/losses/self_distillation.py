@@ -1,10 +1,12 @@
-"""Self-distillation: a student has to say what its teacher says, of other views and of hidden patches.
+"""Distillation: a student has to say what its teacher says, of other views, of hidden patches, of what both see.
 
-What DINO, iBOT and DINOv2 share. Distributions of the teacher (``goals``) sum to 1 along the last dimension; of the
-student there are logarithms of distributions (``answers``).
+What DINO, iBOT, DINOv2 and DINOv3 share, whose teacher follows the student; and what features of a fixed teacher are
+matched by. Distributions of the teacher (``goals``) sum to 1 along the last dimension; of the student there are
+logarithms of distributions (``answers``).
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -62,3 +64,66 @@ def warmed_up(ends: tuple[float, float], share: float, progress: Float[Tensor, "
     """
     first, last = ends
     return first + (last - first) * (progress / max(share, 1e-9)).clamp(max=1)
+
+
+def patch_similarities(tokens: Float[Tensor, "*b n d"]) -> Float[Tensor, "*b n n"]:
+    """Cosines of an image's patch tokens with each other: the Gram matrix of their unit vectors.
+
+    Args:
+        tokens: of each image, patch by patch; need not be normalised.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        units = F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=-1)
+        return units @ units.mT
+
+
+def gram_distance(tokens: Float[Tensor, "*b n d"], goals: Float[Tensor, "*b n e"]) -> Float[Tensor, "*b"]:
+    """How far the similarities of patches are from those of the goal's (DINOv3, arXiv:2508.10104, equation 2).
+
+    |X X^T - G G^T|_F^2 / n^2 with X and G the unit vectors of an image's n patches: as in its authors' code the mean
+    over pairs of patches, so that it does not grow with the image.
+
+    Args:
+        tokens: of each image.
+        goals: of the same patches, of the Gram teacher.
+    """
+    return (patch_similarities(tokens) - patch_similarities(goals)).square().mean((-2, -1))
+
+
+def on_grid(tokens: Float[Tensor, "b n d"], grid: tuple[int, int], wanted: tuple[int, int]) -> Float[Tensor, "b m d"]:
+    """Patch tokens of an image seen larger, brought to the places of a coarser grid (DINOv3, section 4.3): bicubic.
+
+    Args:
+        tokens: row by row.
+        grid: rows and columns that they have.
+        wanted: rows and columns that they get.
+    """
+    if grid == wanted:
+        return tokens
+    maps = tokens.transpose(1, 2).unflatten(2, grid)
+    with torch.autocast(tokens.device.type, enabled=False):
+        maps = F.interpolate(maps.to(torch.promote_types(maps.dtype, torch.float32)), wanted, mode="bicubic")
+    return maps.flatten(2).transpose(1, 2)
+
+
+def feature_distances(
+    ours: Float[Tensor, "b *n d"], theirs: Float[Tensor, "b *n d"], smooth_share: float = 0.0
+) -> Float[Tensor, " b"]:
+    """How far a student's vectors are from its teacher's: of each sample, the mean over its vectors.
+
+    (1 - s) (1 - cos(x, y)) + s mean over channels of smooth-L1(x - y), whose square ends at 1 (AM-RADIO, Ranzinger et
+    al. 2023, arXiv:2312.06709, section 3: s is 0 for summaries and 0.1 for patches). In float32 at least.
+
+    Args:
+        ours: the student's.
+        theirs: the teacher's, without gradient.
+        smooth_share: s, 0..1.
+    """
+    wide = torch.promote_types(ours.dtype, torch.float32)
+    ours, theirs = ours.to(wide), theirs.to(wide)
+    with torch.autocast(ours.device.type, enabled=False):
+        distances = 1 - F.cosine_similarity(ours, theirs, dim=-1)
+        if smooth_share:
+            smooth = F.smooth_l1_loss(ours, theirs, reduction="none").mean(-1)
+            distances = (1 - smooth_share) * distances + smooth_share * smooth
+    return distances.reshape(len(distances), -1).mean(1)

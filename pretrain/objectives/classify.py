@@ -118,7 +118,7 @@ class Classify(Objective):
             self.encoder.eval()
         return self
 
-    def logits(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"]:
+    def logits(self, images: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c"]:
         """The classifier's answer, before the softmax."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.frozen):
             seen = self.read(self.encoder, images)
@@ -139,7 +139,7 @@ class Classify(Objective):
             self.note_losses(lambda: F.cross_entropy(logits, targets, reduction="none"))
         return {"loss": loss, "accuracy": (logits.argmax(1) == targets.argmax(1)).float().mean()}
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         """What the head gets: all tokens after the last norm (of a feature map its places), or one vector."""
         if self.pool is None:
             return (mean_features if self.config.pool == "mean" else features)(encoder, images)

@@ -46,7 +46,7 @@ class DINO(Objective):
     """Says of any view of an image what its slow teacher says of another, large one."""
 
     picture_rows = CROP_ROWS
-    only_encodes = True
+    only_encodes = any_bands = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Objective.Config):
@@ -147,6 +147,6 @@ class DINO(Objective):
         """Scores of a step that was not taken do not move the centre."""
         self._means.clear()
 
-    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns c h w"]:
         """The views, large and small, of a few images."""
         return pictured_crops(batch.views)

@@ -28,30 +28,19 @@ kNN on ImageNet-1k (table 4).
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Le
 from torch import nn
 
-from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.families.contrastive_objective import Contrastive, Rows
-from eyespot.pretrain.families.masked_self_distillation import MaskedSelfDistillation, ShareOfRun, chosen
-from eyespot.pretrain.losses.koleo import koleo
-from eyespot.pretrain.losses.self_distillation import entropies, from_other_views, of_masked_patches, warmed_up
-from eyespot.pretrain.networks.encoders import feature_width
-from eyespot.pretrain.networks.multi_crop import NUM_LARGE
-from eyespot.pretrain.networks.prototypes import PrototypeHead, balanced
+from eyespot.pretrain.families.balanced_self_distillation import BalancedSelfDistillation
+from eyespot.pretrain.families.masked_self_distillation import ShareOfRun
 from eyespot.pretrain.objective import About
 
-NUM_ROUNDS = 3
-"""Of balancing: the authors'."""
-Balanced = Annotated[float, Ge(0.025), "must be 0.025 or more, or goals underflow"]
 
-
-class DINOv2(MaskedSelfDistillation, Contrastive):
+class DINOv2(BalancedSelfDistillation):
     """Says what its slow teacher says, whose answers are balanced over the batch; class tokens keep their distance."""
 
     @dataclass(kw_only=True, slots=True)
-    class Config(MaskedSelfDistillation.Config):
+    class Config(BalancedSelfDistillation.Config):
         """The authors' settings for ViT-L/14 (vitl14.yaml of their repository)."""
 
         about: ClassVar = About(
@@ -64,14 +53,6 @@ class DINOv2(MaskedSelfDistillation, Contrastive):
             expected="ViT-L/14, distilled from ViT-g/14 on 142 million images, ImageNet-1k, linear: 86.3 %",
         )
 
-        bottleneck_dim: Annotated[int, Ge(1)] = 384
-        """Width of what is compared with the outputs' directions."""
-        out_dim: Annotated[int, Ge(1)] = 131072
-        """How many outputs each head has."""
-        koleo_weight: Annotated[float, Ge(0)] = 0.1
-        """What KoLeo counts, of each large view."""
-        teacher_temperature: tuple[Balanced, Balanced] = (0.04, 0.07)
-        """What the teacher's scores are divided by, at the first step and after ``warmup``."""
         warmup: ShareOfRun = 30 / 500
         """Share of the run in which the teacher's temperature changes, linearly."""
         frozen: ShareOfRun = 1 / 500
@@ -83,54 +64,8 @@ class DINOv2(MaskedSelfDistillation, Contrastive):
             """DINOv2 around ``encoder``, which must be a timm vision transformer with a class token."""
             return DINOv2(self, encoder, image_size)
 
-        def make_head(self, encoder: nn.Module) -> PrototypeHead:
-            """From tokens to scores."""
-            return PrototypeHead(feature_width(encoder), self.hidden_dim, self.bottleneck_dim, self.out_dim)
-
     config: Config
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
-        super().__init__(config, encoder, image_size, config.make_head(encoder), config.make_head(encoder))
+        super().__init__(config, encoder, image_size)
         self.config = config
-
-    def embed(self, batch: Batch) -> Rows:
-        """The student's scores, "classes" (B, V, K), "patches" (B, 2, M, K); its class tokens, "tokens" (B, 2, D)."""
-        masks, moving = self.masks(batch), self.progress >= self.config.frozen
-        seen = self.seen_by_student(batch, masks)
-        assert self.student_patch_head is not None
-        patches = self.student_patch_head(chosen(seen.patches, masks.places), moving)
-        classes = self.student_head(seen.classes, moving)
-        rows = {"classes": classes, "patches": patches, "tokens": seen.classes[:NUM_LARGE]}
-        return {name: views.transpose(0, 1) for name, views in rows.items()}
-
-    @torch.no_grad()
-    def targets(self, batch: Batch) -> Rows:
-        """The teacher's scores, of the same patches; and which of them are hidden, (B, 2, M)."""
-        masks, seen = self.masks(batch), self.seen_by_teacher(batch)
-        assert self.patch_head is not None
-        patches = self.patch_head(chosen(seen.patches, masks.places))
-        rows = {"class_scores": self.head(seen.classes), "patch_scores": patches, "hidden": masks.hidden}
-        return {name: views.transpose(0, 1) for name, views in rows.items()}
-
-    def compare(self, rows: Rows) -> Rows:
-        """{"loss"}: 2 log(out_dim) where nothing was learned, or less where no patch is hidden, beside KoLeo.
-
-        Returns:
-            "class_loss", "patch_loss", "koleo_loss": its parts, unweighted; "teacher_entropy", "mean_entropy": see
-            ``self_distillation.entropies``.
-        """
-        config = self.config
-        temperature = warmed_up(config.teacher_temperature, config.warmup, self.progress)
-        by_view = {name: views.transpose(0, 1) for name, views in rows.items()}
-        scores, patch_scores, hidden = (by_view[name] for name in ("class_scores", "patch_scores", "hidden"))
-        goals = balanced(scores.flatten(0, 1), temperature, NUM_ROUNDS).view_as(scores)
-        patch_goals = balanced(patch_scores.flatten(0, 2), temperature, NUM_ROUNDS, hidden.flatten())
-        answers = (by_view["classes"] / config.student_temperature).log_softmax(2)
-        patch_answers = (by_view["patches"] / config.student_temperature).log_softmax(3)
-        parts = {
-            "class_loss": from_other_views(goals, answers),
-            "patch_loss": of_masked_patches(patch_goals.view_as(patch_scores), patch_answers, hidden),
-            "koleo_loss": torch.stack([koleo(tokens) for tokens in by_view["tokens"]]).sum(),
-        }
-        loss = parts["class_loss"] + parts["patch_loss"] + config.koleo_weight * parts["koleo_loss"]
-        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}, **entropies(goals)}

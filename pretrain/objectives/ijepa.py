@@ -164,24 +164,24 @@ class IJEPA(Objective):
         return {"loss": errors.mean(), "target_deviation": of_all.std(0, correction=0).mean()}
 
     @torch.no_grad()
-    def goals(self, view: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    def goals(self, view: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """The teacher's tokens of all patches, normalised over their channels, in float32 at least."""
         tokens = self.read_visible(self.encoder, view)
         wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
         return F.layer_norm(wide, wide.shape[-1:])
 
     def read_visible(
-        self, encoder: nn.Module, view: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+        self, encoder: nn.Module, view: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"] | None = None
     ) -> Float[Tensor, "b v d"]:
         """Tokens of the visible patches, or of all, after the last norm, in the order given."""
         vit = require_vit(encoder, "IJEPA")
         return encode_visible(vit, view, visible)[:, vit.num_prefix_tokens :]
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """The tokens of all patches, after the last norm."""
         return self.read_visible(encoder, images)
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The mean of the patch tokens."""
         return mean_features(self.encoder, images)
 
@@ -191,7 +191,7 @@ class IJEPA(Objective):
         follow(self.encoder, self.student, momentum, taken)
 
     @torch.no_grad()
-    def picture(self, batch: Batch) -> Float[Tensor, "3 n 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "3 n c h w"]:
         """Three rows: images, the context, the patches of all target blocks that are predicted."""
         images = batch.views[0][:NUM_PICTURED].float()
         context, targets = (places[: len(images)].flatten(1) for places in self.drawn(batch))

@@ -121,6 +121,6 @@ class LeJEPA(Contrastive):
         """The next step has other directions."""
         self.steps.copy_(if_taken(taken, self.steps + 1, self.steps))
 
-    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns c h w"]:
         """The views, large and small, of a few images."""
         return pictured_crops(batch.views)

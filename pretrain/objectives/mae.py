@@ -75,6 +75,7 @@ class MAE(MaskedAutoencoder):
 
     config: Config
     takes_rotated: ClassVar[bool] = True
+    any_bands = True
 
     def __init__(self, config: Config, encoder: nn.Module, image_size: int) -> None:
         super().__init__(config, encoder, image_size)
@@ -94,7 +95,7 @@ class MAE(MaskedAutoencoder):
         blocks = batch.uniforms("mae/blocks", 4 * NUM_BLOCKS)
         return block_order(blocks, numbers, self.grid, self.num_patches - self.num_visible)
 
-    def patches(self, view: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n p"]:
+    def patches(self, view: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n p"]:
         """Row by row."""
         return patchify(view, self.patch_size)
 
@@ -103,7 +104,7 @@ class MAE(MaskedAutoencoder):
         return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
 
     @torch.no_grad()
-    def picture(self, batch: Batch) -> Float[Tensor, "3 n 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "3 n c h w"]:
         """Three rows: originals, what the encoder saw, the reconstructions with the visible patches pasted in."""
         images = batch.views[0][:NUM_PICTURED].float()
         rows = self.filled_in(images, self.mask_order(batch)[:NUM_PICTURED])

@@ -115,7 +115,7 @@ class MoCo(Objective):
         return {"loss": loss, **similarities(queries, keys)}
 
     @torch.no_grad()
-    def keys(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def keys(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The teacher's output, not normalised."""
         return self.teacher_head(features(self.teacher_encoder, images))
 

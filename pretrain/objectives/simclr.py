@@ -38,7 +38,7 @@ from eyespot.pretrain.objective import About
 class SimCLR(Contrastive):
     """Two views of an image agree, among all other views of the batch."""
 
-    only_encodes = True
+    only_encodes = any_bands = True
 
     @dataclass(kw_only=True, slots=True)
     class Config(Contrastive.Config):

@@ -164,7 +164,7 @@ class SwAV(Contrastive):
         for queue in self._queues():
             queue.forget()
 
-    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"]:
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns c h w"]:
         """The views, large and small, of a few images."""
         return pictured_crops(batch.views)
 

@@ -8,7 +8,8 @@ import torch
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.families.masked_self_distillation import chosen, encode_with_holes
+from eyespot.pretrain.families.masked_self_distillation import chosen
+from eyespot.pretrain.families.token_encoders import encode_with_holes
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
 from eyespot.pretrain.objectives.ibot import IBOT
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.images.patch_masks import NUM_BLOCKS, block_order, check_mask, grid_order
+from eyespot.pretrain.images.patch_masks import (
+    NUM_BLOCKS,
+    block_order,
+    check_mask,
+    grid_order,
+    inverse_block_order,
+    num_inverse_blocks,
+    rolled_block_order,
+)
 
 
 def slow_blocks(numbers, ties, grid, num_masked):
@@ -85,3 +93,42 @@ def test_a_grid_that_cannot_be_is_refused(ratio, grid, said):
         check_mask("grid", ratio, grid)
     check_mask("block", ratio, grid)
     check_mask("grid", 0.75, (8, 6))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_inverse_blocks_are_the_union_of_the_first_squares(side):
+    grid, count, visible = (7, 5), 40, 12
+    generator = torch.Generator().manual_seed(side)
+    draws = num_inverse_blocks(visible, side)
+    centres, ties = torch.rand(count, 2 * draws, generator=generator), torch.rand(count, 35, generator=generator)
+    orders = inverse_block_order(centres, ties, grid, side)
+    assert torch.equal(orders.sort(1).values, torch.arange(35).expand(count, -1))
+    for order, numbers in zip(orders.tolist(), centres.tolist(), strict=True):
+        covered: list[int] = []
+        for at in range(draws):
+            row, column = (int(numbers[2 * at + axis] * grid[axis]) - (side - 1) // 2 for axis in (0, 1))
+            square = [y * 5 + x for y in range(row, row + side) for x in range(column, column + side)
+                      if 0 <= y < 7 and 0 <= x < 5]  # fmt: skip
+            new = {patch for patch in square if patch not in covered}
+            assert set(order[len(covered) : len(covered) + len(new)]) == new
+            covered += sorted(new)
+        assert len(covered) >= visible
+
+
+def test_a_rolled_block_is_one_rectangle_that_comes_back_at_the_other_side():
+    grid, count, visible = (6, 5), 60, 11
+    generator = torch.Generator().manual_seed(0)
+    numbers, ties = torch.rand(count, 3, generator=generator), torch.rand(count, 30, generator=generator)
+    orders = rolled_block_order(numbers, ties, grid, visible)
+    assert torch.equal(orders.sort(1).values, torch.arange(30).expand(count, -1))
+    wrapped, heights = 0, set()
+    for order, (aspect, top, left) in zip(orders.tolist(), numbers.tolist(), strict=True):
+        height = min(max(round(math.sqrt(visible * 4 ** (aspect - 0.5))), math.ceil(visible / 5)), 6)
+        width = math.ceil(visible / height)
+        square = [(int(top * 6) + row, int(left * 5) + column) for row in range(height) for column in range(width)]
+        assert order[:visible] == [y % 6 * 5 + x % 5 for y, x in square[:visible]]
+        wrapped += any(y >= 6 or x >= 5 for y, x in square)
+        heights.add(height)
+    assert wrapped and len(heights) > 1
+    seen = torch.zeros(count, 30).scatter(1, orders[:, :visible], 1.0)
+    assert seen.sum() == count * visible

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from eyespot.pretrain.losses.self_distillation import entropies, from_other_views, of_masked_patches, warmed_up
+from eyespot.pretrain.losses.self_distillation import (
+    entropies,
+    from_other_views,
+    gram_distance,
+    of_masked_patches,
+    on_grid,
+    warmed_up,
+)
 
 VIEWS, LARGE, COUNT, PLACES, OUT = 4, 2, 3, 5, 6
 
@@ -56,3 +63,30 @@ def test_a_temperature_warms_up(done, expected):
 
 def test_one_that_needs_no_time_is_there_after_the_first_step():
     assert warmed_up((0.04, 0.07), 0.0, torch.tensor(1e-6)).item() == pytest.approx(0.07)
+
+
+def slow_cosines(rows):
+    units = [row / row.norm() for row in rows]
+    return [[float(one @ other) for other in units] for one in units]
+
+
+def test_gram_distance_is_the_mean_over_pairs_of_patches():
+    generator = torch.Generator().manual_seed(0)
+    tokens, goals = (torch.randn(LARGE, COUNT, PLACES, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    found = gram_distance(tokens, goals)
+    for v in range(LARGE):
+        for b in range(COUNT):
+            ours, theirs = slow_cosines(tokens[v, b]), slow_cosines(goals[v, b])
+            squares = [(ours[i][j] - theirs[i][j]) ** 2 for i in range(PLACES) for j in range(PLACES)]
+            assert found[v, b].item() == pytest.approx(sum(squares) / PLACES**2, rel=1e-12)
+    turned = goals @ torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))[0]
+    assert gram_distance(3 * turned, goals).max() < 1e-25, "lengths and directions of all together are free"
+
+
+def test_tokens_come_to_a_coarser_grid_at_their_places():
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(8.0), indexing="ij")
+    tokens = torch.stack([rows.flatten(), columns.flatten()], 1).double()[None]
+    found = on_grid(tokens, (12, 8), (6, 4))[0].unflatten(0, (6, 4))
+    assert torch.allclose(found[1:-1, 1:-1, 0], 2 * torch.arange(1, 5.0).double()[:, None] + 0.5), "midway between two"
+    assert torch.allclose(found[1:-1, 1:-1, 1], 2 * torch.arange(1, 3.0).double() + 0.5)
+    assert on_grid(tokens, (12, 8), (12, 8)) is tokens

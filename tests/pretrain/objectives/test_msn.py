@@ -1,0 +1,195 @@
+"""MSN against a slow, obvious reference in float64: view by view and image by image; micro-batches and ranks."""
+
+import math
+
+import pytest
+import torch
+from step_passes import take_passes
+
+from eyespot.data_pipeline.augment.views import RandomView
+from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.batch import Batch
+from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.engine import Settings, make_engine
+from eyespot.pretrain.loop.schedule import effective_rate
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.pretrain.objectives.msn import MSN
+from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.recipe_lookup import make_run
+
+COUNT, LARGE, SMALL = 4, 24, 16
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def make_msn(**changes) -> MSN:
+    torch.manual_seed(0)
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=LARGE, patch_size=4))
+    numbers = {"num_small": 2, "hidden_dim": 12, "out_dim": 5, "num_prototypes": 7, "weight": 0.6} | changes
+    config = MSN.Config(small=RandomView(size=SMALL, scale=(0.1, 0.3)), teacher_temperature=0.05, **numbers)
+    objective = config.build(encoder, LARGE)
+    with torch.no_grad():  # teacher and student start alike
+        for parameter in objective.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return objective.double()
+
+
+def make_batch(count: int = COUNT, first: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(1 + first)
+    sizes = (LARGE, LARGE, SMALL, SMALL)
+    views = [torch.randn(count, 3, size, size, generator=generator, dtype=torch.float64) for size in sizes]
+    ids = torch.arange(first, first + count)
+    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids, seed=0)
+
+
+def slow_answers(msn: MSN, rows, temperature):
+    for row in rows:
+        unit = row / row.norm()
+        weights = torch.stack([torch.exp(unit @ c / c.norm() / temperature) for c in msn.prototypes.weight])
+        yield weights / weights.sum()
+
+
+def slow_balanced(answers):
+    """Columns and rows by turns, three times."""
+    table = torch.stack(answers)
+    for _ in range(3):
+        table = table / table.sum(0) * (len(table) / table.shape[1])
+        table = table / table.sum(1, keepdim=True)
+    return table
+
+
+def slow_loss(msn: MSN, batch: Batch):
+    masked = [
+        encode_visible(msn.student, view[None], visible[None])[0, 0]
+        for view, visible in zip(batch.views[1], msn.visible(batch), strict=True)
+    ]
+    small = [msn.student.forward_features(view)[:, 0] for view in batch.views[2:]]
+    student = [*slow_answers(msn, msn.student_head(torch.cat([torch.stack(masked), *small])), msn.config.temperature)]
+    with torch.no_grad():
+        rows = msn.head(msn.encoder.forward_features(batch.views[0])[:, 0])
+        if msn.config.balanced:
+            units = torch.stack([row / row.norm() for row in rows])
+            directions = torch.stack([c / c.norm() for c in msn.prototypes.weight])
+            goals = slow_balanced([*torch.exp(units @ directions.T / 0.05)])
+        else:
+            goals = [*slow_answers(msn, rows, 0.05)]
+    losses = [-(goals[place % COUNT] * answer.log()).sum() for place, answer in enumerate(student)]
+    mean = sum(student) / len(student)
+    return sum(losses) / len(losses) + 0.6 * (mean * mean.log()).sum()
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_loss_and_gradients_equal_the_slow_reference(balanced):
+    msn, batch = make_msn(balanced=balanced), make_batch()
+    named = {name: p for name, p in msn.named_parameters() if p.requires_grad}
+    assert not any(name.startswith(("encoder.", "head.")) for name in named)
+    fast, slow = msn(batch)["loss"], slow_loss(msn, batch)
+    assert fast.item() == pytest.approx(slow.item(), rel=1e-6)  # timm resamples positions in float32
+    ours, theirs = (torch.autograd.grad(loss, list(named.values())) for loss in (fast, slow))
+    for name, one, other in zip(named, ours, theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-6 * (1 + other.abs().max()), name
+
+
+def test_what_is_left_out_does_not_reach_the_answer():
+    msn, batch = make_msn(num_small=0), make_batch()
+    visible = msn.visible(batch)
+    assert visible.shape == (COUNT, 36 - 5)
+    hidden = torch.ones(COUNT, 36).scatter(1, visible, 0.0).view(COUNT, 1, 6, 6)
+    places = hidden.repeat_interleave(4, 2).repeat_interleave(4, 3).bool()
+    before = msn.embed(batch)["cosines"]
+    batch.views[1] = batch.views[1].masked_fill(places, 9.0)
+    assert torch.equal(msn.embed(batch)["cosines"], before)
+    assert torch.equal(msn.visible(make_batch(3, 1)), visible[1:])
+
+
+def test_nothing_learned_costs_what_is_said_of_it():
+    msn = make_msn(balanced=False)
+    rows = {"cosines": torch.zeros(COUNT, 3, 7), "goals": torch.zeros(COUNT, 7)}
+    found = msn.compare(rows)
+    assert found["loss"].item() == pytest.approx(math.log(7) * 0.4)
+    assert found["mean_entropy"].item() == pytest.approx(math.log(7))
+
+
+def engine_gradients(world: World, parts: int) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Of eight images in so many micro-batches over all ranks; norms use what they have seen before."""
+    msn = make_msn()
+    own = [make_batch(2, first) for first in range(0, 8, 2)]
+    own = [batch for place, batch in enumerate(own) if place % world.size == world.rank]
+    own = own if parts > 1 else [joined(own)]
+    settings = Settings(accumulate=len(own), clip=None, precision="fp32")
+    engine = make_engine("ddp", msn, world, lambda module: make_optimizer(module, OptimConfig()), settings)
+    msn.student_head.eval(), msn.head.eval()
+    losses = [float(scalars["loss"]) for scalars in take_passes(engine, [(batch, 5) for batch in own])]
+    return losses, {name: p.grad.clone() for name, p in msn.named_parameters() if p.grad is not None}
+
+
+def joined(batches: list[Batch]) -> Batch:
+    views = [torch.cat(views) for views in zip(*(batch.views for batch in batches), strict=True)]
+    ids = torch.cat([batch.ids for batch in batches])
+    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids, seed=0)
+
+
+def both(world: World) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
+    return [engine_gradients(world, parts) for parts in (1, 2)]
+
+
+def test_micro_batches_and_ranks_are_one_batch(on_ranks):
+    """The mean answer, and the balance, are of all samples of a step, wherever they are."""
+    (loss,), expected = engine_gradients(ALONE, 1)
+    answers = [engine_gradients(ALONE, 2), *(answer for rank in on_ranks(both, 2) for answer in rank)]
+    totals = [sum(losses) / len(losses) for losses, _ in answers]
+    assert totals[0] == pytest.approx(loss, rel=1e-10)
+    for one, other in ((1, 3), (2, 4)):
+        assert (totals[one] + totals[other]) / 2 == pytest.approx(loss, rel=1e-10)
+    for _, gradients in answers:
+        assert gradients.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert torch.allclose(gradients[name], gradient, rtol=1e-6, atol=1e-6), name
+
+
+def test_the_teacher_follows_with_a_momentum_that_rises_linearly():
+    msn = make_msn(momentum=0.9)
+    before, student = msn.encoder.norm.weight.clone(), msn.student.norm.weight
+    msn.after_step(0.5)
+    assert torch.allclose(msn.encoder.norm.weight, 0.95 * before + 0.05 * student)
+    now = msn.encoder.norm.weight.clone()
+    msn.after_step(0.0, torch.tensor(False))
+    assert torch.equal(msn.encoder.norm.weight, now)
+
+
+def test_a_picture_shows_what_the_student_sees():
+    msn, batch = make_msn(), make_batch()
+    teacher, student, seen, _ = msn.picture(batch)
+    assert torch.equal(teacher, batch.views[0].float()) and torch.equal(student, batch.views[1].float())
+    assert torch.equal(seen[seen != 0], student[seen != 0])
+    assert (seen != 0).double().mean() == pytest.approx(31 / 36, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mask_ratio": 0.01}, r"objective\.mask_ratio 0\.01: nothing hidden of 36 patches; raise it"),
+        ({"teacher_temperature": 0.01}, r"objective\.teacher_temperature 0\.01: must be 0\.025 or more"),
+    ],
+)
+def test_wrong_numbers_name_their_field(changes, said):
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=LARGE, patch_size=4))
+    with pytest.raises(UserError, match=said):
+        MSN.Config(**changes).build(encoder, LARGE)
+
+
+def test_needs_a_vision_transformer():
+    with pytest.raises(UserError, match="MSN needs a plain vision transformer"):
+        MSN.Config().build(make_encoder(EncoderConfig(name="test_resnet", image_size=LARGE)), LARGE)
+
+
+def test_msn_on_imagenet_has_the_authors_numbers():
+    """msn_vits16.yaml of the authors' repository."""
+    run = make_run("msn_vits16_in1k")
+    objective = run.objective
+    assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(1e-3)
+    assert effective_rate(run.optim.min_lr, run.data.batch_size) == pytest.approx(1e-6)
+    assert (run.optim.weight_decay, run.optim.final_weight_decay, run.optim.clip) == (0.04, 0.4, 3.0)
+    assert run.steps == pytest.approx(800 * 1_281_167 / 1024, abs=1)
+    assert (objective.num_prototypes, objective.temperature, objective.teacher_temperature) == (1024, 0.1, 0.025)
+    assert (objective.num_small, objective.mask_ratio, objective.weight, objective.balanced) == (10, 0.15, 1.0, True)
+    assert (objective.hidden_dim, objective.out_dim, objective.small.size) == (2048, 256, 96)
