@@ -1,7 +1,8 @@
 """DriftGuard: whether a run that began with somebody's weights still knows what these knew.
 
 Pretraining that goes on from a public encoder can ruin it (k-NN from 80 to 10 % in threads of DINOv2's users). So the
-start itself is measured before the first step, and each look of the monitor is compared with it, sample by sample.
+start itself is measured before the first step, and each look of the monitor is compared with it, sample by sample: on
+the run's own samples where these have labels, or on those of ``start.guard``.
 """
 
 import json
@@ -17,6 +18,7 @@ from torch import Tensor
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.online_probe import OnlineProbe
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.process_group import World
@@ -39,7 +41,8 @@ class DriftGuard(OnlineProbe):
 
     Metrics: ``drift/knn`` and ``drift/linear``, share of the test samples that are right now minus the share that were
     at the start, on the same samples, by the same settings. One that is below zero by more than the 99 % interval of
-    the paired difference is a drift: a warning when it begins, the end of the run with ``run.stop_on_drift``.
+    the paired difference is a drift: a warning when it begins, the end of the run with ``run.stop_on_drift``. Looking
+    at other samples than the run's own, it says these metrics alone.
 
     Args:
         data: of the run that is watched.
@@ -47,6 +50,9 @@ class DriftGuard(OnlineProbe):
 
     def __init__(self, data: RunData) -> None:
         super().__init__(data)
+        if guard := data.run.start.guard:
+            with agreed():
+                self._shards = find_shards(guard, hashes=data.world.local_rank == 0)
         self._path = data.run.run_dir / FILE
         self._start: Correct = {}
         self._since = 0
@@ -80,7 +86,9 @@ class DriftGuard(OnlineProbe):
 
     def judged(self, correct: Correct, world: World) -> dict[str, float]:
         """The metrics of one look, once it is known which samples were answered rightly."""
-        found, fallen = super().judged(correct, world), dict[str, str]()
+        found, fallen = dict[str, float](), dict[str, str]()
+        if self._shards is self._data.shards:
+            found = super().judged(correct, world)
         for name, before in self._start.items():
             now = correct.get(name)
             if now is None or len(now) == 0 or len(now) != len(before):

@@ -256,7 +256,7 @@ class Answers(OneKind):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1"]:
         """Exact up to 16 million classes."""
         return self.classifier.logits(images).argmax(1, keepdim=True).float()
 

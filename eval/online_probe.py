@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import ViewSpec, center_view
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.eval.protocols import knn, linear
 from eyespot.eval.protocols.labeled_data import Part, labeled_data
 from eyespot.pretrain.distributed.collectives import agreed
@@ -44,7 +45,7 @@ class OnlineProbe:
     """
 
     def __init__(self, data: RunData) -> None:
-        self._data = data
+        self._data, self._shards = data, data.shards
         self._samples: _Samples | None = None
         self._idle = False
 
@@ -66,7 +67,7 @@ class OnlineProbe:
         try:
             if self._samples is None:
                 with agreed():
-                    self._samples = _choose(self._data, world)
+                    self._samples = _choose(self._data, self._shards, world)
         except UserError as error:
             self._idle = True
             log.info("no online probe: %s", error)
@@ -105,9 +106,9 @@ class _Samples:
         return features[0][known], torch.searchsorted(classes, labels[known])
 
 
-def _choose(watched: RunData, world: World) -> _Samples:
+def _choose(watched: RunData, shards: ShardFolder, world: World) -> _Samples:
     run = watched.run
-    data = labeled_data(watched.shards, run.seed)
+    data = labeled_data(shards, run.seed)
     data.test.shards.check()
     generator = np.random.default_rng(run.seed)
     classes = np.unique(data.train.labels)

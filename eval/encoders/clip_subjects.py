@@ -52,6 +52,7 @@ def _bytes_of_patches(subject: Subject) -> int:
     size = subject.views.images[0].size
     try:
         with torch.inference_mode():
-            return 4 * last_tokens(subject.encoder, torch.zeros(1, 3, size, size))[-1].patches.numel()
+            blank = torch.zeros(1, subject.views.channels, size, size)
+            return 4 * last_tokens(subject.encoder, blank)[-1].patches.numel()
     except UserError:
         return 0

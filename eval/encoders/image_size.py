@@ -40,7 +40,7 @@ def _at_size(subject: Subject, size: int) -> Subject:
     try:
         _let_see(subject.encoder, size)
         with torch.inference_mode():
-            encode_all(subject.encoder, torch.zeros(1, 3, size, size))
+            encode_all(subject.encoder, torch.zeros(1, subject.views.channels, size, size))
     except UserError as error:
         raise UserError(f"image-size {size}: {error}") from error
     except Exception as error:  # whatever a stranger's architecture says

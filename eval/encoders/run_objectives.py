@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.eval.encoders.subject import run_of
+from eyespot.eval.encoders.subject import run_of, split_part
 from eyespot.eval.encoders.timm_sources import seeded
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
+from eyespot.pretrain.loop.initial_weights import EMA, check_size, fresh_objective
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.run_json import load_run
 
@@ -45,8 +45,13 @@ def objectives_of(target: str, seed: int, wanted: Callable[[Objective], bool]) -
     run_dir = run_of(target)
     if run_dir is None:
         return None
+    place, part = split_part(target)
+    if part == EMA:
+        raise UserError(
+            f"model {target}: the average is of the encoder, and this asks the run's own head; leave it out"
+        )
     recipe, run = load_run(run_dir)
-    folder = newest(run_dir) if run_dir == Path(target) else Path(target)
+    folder = newest(run_dir) if run_dir == Path(place) else Path(place)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
     weights = checkpoint.read_module(folder)

@@ -27,6 +27,7 @@ from eyespot.pretrain.config import StartConfig
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
+from eyespot.pretrain.networks.split_encoder import seen_channels
 from eyespot.pretrain.redaction import masked, masked_values
 
 WEIGHTS = "start.safetensors"
@@ -93,6 +94,7 @@ def config_of(encoder: nn.Module, image_size: int, target: str) -> EncoderConfig
         name=cast(Any, encoder).pretrained_cfg["architecture"],
         image_size=image_size,
         patch_size=vit.patch_embed.patch_size[0] if vit is not None else None,
+        channels=seen_channels(encoder),
         small_stem=isinstance(encoder, timm.models.ResNet) and isinstance(encoder.maxpool, nn.Identity),
     )
     with torch.device("meta"):
@@ -111,7 +113,7 @@ def fitted(weights: dict[str, Tensor], before: EncoderConfig, after: EncoderConf
     Raises:
         UserError: another encoder is asked for, or its weights depend on the size in another way.
     """
-    for name in ("name", "patch_size", "small_stem"):
+    for name in ("name", "patch_size", "small_stem", "channels"):
         if getattr(before, name) != getattr(after, name):
             raise UserError(f"encoder.{name} {getattr(after, name)}: MODEL's is {getattr(before, name)}; leave it out")
     with torch.device("meta"):

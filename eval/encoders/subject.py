@@ -21,7 +21,7 @@ from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, newest
-from eyespot.pretrain.loop.initial_weights import fresh_objective, trained_encoder
+from eyespot.pretrain.loop.initial_weights import EMA, encoder_config, fresh_objective, trained_encoder
 from eyespot.pretrain.networks.encoders import encode, last_tokens
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.run_json import load_run, to_values
@@ -49,7 +49,7 @@ class RawPixels(OneKind):
 
     kind = "pixels"
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The image as one long vector."""
         return self.shrunk(images)
 
@@ -77,7 +77,7 @@ class OfClips(nn.Module):
         super().__init__()
         self.encoder, self.patches, self.head, self.cameras = encoder, patches, head, cameras
 
-    def kinds(self, clips: Float[Tensor, "b t 3 h w"], num_blocks: int = 1) -> dict[str, Float[Tensor, "b _"]]:
+    def kinds(self, clips: Float[Tensor, "b t c h w"], num_blocks: int = 1) -> dict[str, Float[Tensor, "b _"]]:
         """Every kind of features of the clips."""
         frames = encode_all(self.encoder, clips.flatten(0, 1), num_blocks)
         if self.patches:
@@ -138,9 +138,23 @@ def pooling_in_words(encoder: nn.Module, kinds: Collection[str]) -> str:
     return "pool = what the encoder's own head makes of its tokens" + (f" ({parts})" if parts else "")
 
 
+AVERAGE = f"@{EMA}"
+"""Behind a run or a checkpoint: the moving average of its encoder's weights (``--optim.ema``)."""
+
+
+def split_part(target: str) -> tuple[str, str]:
+    """Run or checkpoint, and which encoder of it is meant: empty = its own.
+
+    "ema" is the moving average of its own one's weights (``--optim.ema``), any other name a further student that it
+    trained: "runs/small@conv".
+    """
+    place, at, name = target.rpartition("@")
+    return (place, name) if at and place and Path(place).is_dir() and not Path(target).exists() else (target, "")
+
+
 def run_of(target: str) -> Path | None:
-    """The run folder, if MODEL is one or one of its checkpoints."""
-    folder = Path(target)
+    """The run folder, if MODEL is one or one of its checkpoints, or another encoder of either."""
+    folder = Path(split_part(target)[0])
     if RunRecord.path(folder).is_file():
         return folder
     place = folder.absolute()
@@ -153,8 +167,9 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
     """What one command judges: the encoder that ``target`` names, its random twin and raw pixels.
 
     Args:
-        target: a run folder (its newest checkpoint counts), one of its checkpoints, a release, a folder of timm's
-            local format, ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a timm name.
+        target: a run folder (its newest checkpoint counts) or one of its checkpoints, with @ema the average of its
+            weights, with @NAME the further student of that name; a release, a folder of timm's local format,
+            ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a timm name.
         seed: of the random twin's weights.
         pretrained: for timm names: with published weights (needs a network the first time).
 
@@ -179,11 +194,14 @@ def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
     if timm_sources.is_remote(target):
         folder, place = timm_sources.remote(target)
         return _of_release(folder, seed, place)
-    folder = Path(target.removeprefix(timm_sources.LOCAL))
+    place, part = split_part(target.removeprefix(timm_sources.LOCAL))
+    folder = Path(place)
     if not folder.is_dir():
         return _of_timm(target, seed, pretrained)
     if (run_dir := run_of(str(folder))) is not None:
-        return _of_run(run_dir, None if run_dir == folder else folder, seed)
+        return _of_run(run_dir, None if run_dir == folder else folder, seed, part)
+    if part:
+        raise UserError(f"model {target}: {folder} is no run, so it has no @{part}; name the folder alone")
     if (folder / SUMS).exists() or (folder / PROVENANCE).exists():  # what wants to be a release must be a whole one
         verified(folder)
         return _of_release(folder, seed)
@@ -195,27 +213,39 @@ def _found(target: str, seed: int, pretrained: bool) -> list[Subject]:
     )
 
 
-def _of_run(run_dir: Path, folder: Path | None, seed: int) -> list[Subject]:
+def _of_run(run_dir: Path, folder: Path | None, seed: int, part: str) -> list[Subject]:
     recipe, run = load_run(run_dir)
+    averaged, student = part == EMA, "" if part == EMA else part
+    if averaged and not run.optim.ema:
+        raise UserError(f"model {run_dir}{AVERAGE}: this run keeps no average of its weights; leave {AVERAGE} out")
     folder = folder or newest(run_dir)
     if folder is None:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
     record = RunRecord.read(RunRecord.path(run_dir))
     mean, std = record.mean_and_std(run_dir)
-    views = ViewSpec(views=(center_view(run.encoder.image_size),), mean=mean, std=std)
-    trained = trained_encoder(run, folder)
+    config = encoder_config(run, part)
+    views = ViewSpec(views=(center_view(config.image_size),), mean=mean, std=std)
+    trained = trained_encoder(run, folder, part)
     with timm_sources.seeded(seed):  # the method's own initialisation: what training began with, but for the seed
-        untrained = fresh_objective(run).encoder
-    step, name = checkpoint.read_meta(folder).step, folder.absolute().name
-    origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": name, "step": step, "encoder": run.encoder.name}
-    if record.start is not None:
+        objective: Any = fresh_objective(run)
+    untrained = objective.students[student] if student else objective.encoder
+    step, tag = checkpoint.read_meta(folder).step, folder.absolute().name
+    origin: dict[str, str | int] = {"run": str(run_dir), "checkpoint": tag, "step": step, "encoder": config.name}
+    name = f"{recipe}, step {step:,}"
+    if student:
+        name, tag, origin["student"] = f"{recipe}, {student}, step {step:,}", f"{tag}-{student}", student
+    if averaged:
+        name, tag, origin["weights"] = f"{name}, weights averaged", f"{tag}-{EMA}", EMA
+    if record.start is not None and not student:
         origin |= {"start": str(record.start.get("loaded")), "start_sha256": str(record.start.get("sha256"))}
-    architecture = json.dumps(to_values(run.encoder), sort_keys=True)
+    if record.teacher is not None:
+        origin |= {"teacher": str(record.teacher.get("origin")), "teacher_sha256": str(record.teacher.get("sha256"))}
+    architecture = json.dumps(to_values(config), sort_keys=True)
     known = {"views": views, "architecture": architecture}
-    return [
-        Subject(name=f"{recipe}, step {step:,}", tag=name, role="encoder", encoder=trained, origin=origin, **known),
-        _random(run.encoder.name, untrained, views, seed, architecture),
-    ]
+    twin = _random(config.name, untrained, views, seed, architecture)
+    if student:
+        twin.tag = f"{twin.tag}-{student}"
+    return [Subject(name=name, tag=tag, role="encoder", encoder=trained, origin=origin, **known), twin]
 
 
 def _of_release(folder: Path, seed: int, place: Mapping[str, str] | None = None) -> list[Subject]:

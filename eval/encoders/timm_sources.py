@@ -117,7 +117,7 @@ def in_folder(folder: Path) -> nn.Module:
     check_tensors(encoder.state_dict(), own, f"model {folder}: {WEIGHTS}", "save them anew")
     try:
         with torch.inference_mode():
-            encode(encoder.eval(), torch.zeros(1, 3, size, size))
+            encode(encoder.eval(), torch.zeros(1, len(encoder.pretrained_cfg["mean"]), size, size))
     except (AssertionError, RuntimeError) as error:
         raise UserError(
             f"model {folder}: its encoder takes no images of the size that {CONFIG} says, {size} ({_brief(error)})"
@@ -155,7 +155,8 @@ def twin_of(folder: Path, config: dict[str, Any], seed: int) -> nn.Module:
         return untrained(f"{LOCAL}{folder.resolve()}", seed)
     size = config["pretrained_cfg"]["input_size"][-1]
     with seeded(seed):
-        return make_encoder(EncoderConfig(name=name.removesuffix(SMALL_STEM), image_size=size, small_stem=True))
+        bare, seen = name.removesuffix(SMALL_STEM), config["pretrained_cfg"]["input_size"][0]
+        return make_encoder(EncoderConfig(name=bare, image_size=size, small_stem=True, channels=seen))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -186,19 +187,19 @@ def views_of(wanted: dict[str, Any]) -> ViewSpec:
     """
     asked = resolve_data_config(pretrained_cfg=wanted)
     name, (channels, height, width) = wanted.get("architecture") or "encoder", asked["input_size"]
-    if height != width or channels != len(asked["mean"]) or channels != 3:
-        raise UserError(f"model {name}: wants images of {channels} x {height} x {width}; views are square and RGB")
+    if height != width or not channels == len(asked["mean"]) == len(asked["std"]):
+        raise UserError(f"model {name}: wants images of {channels} x {height} x {width}; views are square")
     mode, interpolation = asked["crop_mode"], asked["interpolation"]
     if mode not in get_args(Mode) or interpolation not in get_args(Interpolation):
         raise UserError(
             f"model {name}: wants crop_mode {mode!r} and interpolation {interpolation!r}; views are made with"
             f" {', '.join(get_args(Mode))} and {', '.join(get_args(Interpolation))}"
         )
-    (r, g, b), (s, t, u) = (map(float, asked[key]) for key in ("mean", "std"))
+    mean, std = (tuple(map(float, asked[key])) for key in ("mean", "std"))
     if not MIN_CROP <= asked["crop_pct"] <= height:
         raise UserError(f"model {name}: wants crop_pct {asked['crop_pct']}; views have {MIN_CROP} or more")
     view = CenterView(resize=int(height / asked["crop_pct"]), size=int(height), mode=mode, interpolation=interpolation)
-    return ViewSpec(views=(view,), mean=(r, g, b), std=(s, t, u))
+    return ViewSpec(views=(view,), mean=mean, std=std)
 
 
 def is_remote(target: str) -> bool:

@@ -48,7 +48,12 @@ def alpha_req(features: Float[Tensor, "n d"]) -> float:
     Args:
         features: one row per sample.
     """
-    values = singular_values(features, centered=True)[FIRST - 1 : LAST].cpu()
+    return eigenvalue_decay(singular_values(features, centered=True))
+
+
+def eigenvalue_decay(singular: Float64[Tensor, " r"]) -> float:
+    """``alpha_req`` of features around their mean whose singular values are known, largest first."""
+    values = singular[FIRST - 1 : LAST].cpu()
     if len(values) < 2:
         return math.nan
     ranks = torch.arange(FIRST, FIRST + len(values), dtype=torch.float64)

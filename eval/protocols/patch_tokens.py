@@ -41,7 +41,7 @@ class PatchTokens(OneKind):
         super().__init__()
         self.encoder, self.grid = encoder, grid
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p_times_d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p_times_d"]:
         """All tokens of an image as one long row: p patches of d numbers."""
         return last_tokens(self.encoder, images)[-1].patches.flatten(2).transpose(1, 2).flatten(1)
 
@@ -56,7 +56,7 @@ class RawPatches(OneKind):
         super().__init__()
         self.grid = grid
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p_times_d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p_times_d"]:
         """All patches of an image as one long row."""
         side = images.shape[-1] // self.grid
         return unfold(images, side, stride=side).transpose(1, 2).flatten(1)
@@ -72,7 +72,7 @@ class NoPatches(OneKind):
         super().__init__()
         self.grid = grid
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b p"]:
         """A zero for each patch."""
         return images.new_zeros(len(images), self.grid**2)
 
@@ -90,7 +90,8 @@ def dense_subjects(subjects: list[Subject], *, guess: str = "") -> list[Subject]
     encoders = [subject for subject in subjects if subject.role != "pixels"]
     first, size = encoders[0], encoders[0].views.images[0].size
     with torch.inference_mode():
-        height, width = last_tokens(first.encoder, torch.zeros(1, 3, size, size))[-1].patches.shape[2:]
+        blank = torch.zeros(1, first.views.channels, size, size)
+        height, width = last_tokens(first.encoder, blank)[-1].patches.shape[2:]
     if height != width or height < 2:
         raise UserError(
             f"model {first.name}: gives {height} x {width} patches of images of {size} pixels; dense protocols need a"

@@ -12,6 +12,7 @@ from torch import nn
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.bands.stored_bands import MOST_BANDS
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
 
 LARGEST_SIDE = 4096
@@ -25,7 +26,8 @@ _LAYERS = frozenset({"depth", "depths", "layers", "num_layers", "num_blocks", "n
 """Arguments of timm's architectures that count parts, of which each has tensors."""
 
 _Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
-_Color = tuple[float, float, float]
+_Channels = Annotated[int, msgspec.Meta(ge=1, le=MOST_BANDS)]
+_Color = tuple[float, ...]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,11 +36,12 @@ class _Arguments:
 
     img_size: _Side | None = None
     patch_size: _Side | None = None
+    in_chans: _Channels | None = None
 
 
 @dataclass(kw_only=True, slots=True)
 class _Input:
-    input_size: tuple[Annotated[int, msgspec.Meta(ge=3, le=3)], _Side, _Side]
+    input_size: tuple[_Channels, _Side, _Side]
     mean: _Color
     std: _Color
     num_classes: Annotated[int, msgspec.Meta(ge=0, le=0)] = 0
@@ -70,6 +73,9 @@ def check_bounds(folder: Path, config: dict[str, Any], source: str) -> None:
     if odd := sorted(set(arguments) - set(known)):
         raise UserError(f"{source}: {CONFIG}: model_args.{odd[0]}: no release has it; fetch the release anew")
     foreign_json.convert(arguments, _Arguments, f"{source}: {CONFIG}: model_args")
+    of = asked.pretrained_cfg
+    if not len(of.mean) == len(of.std) == of.input_size[0] == arguments.get("in_chans", 3):
+        raise UserError(f"{source}: {CONFIG}: mean, std, input_size and in_chans are not of one number of channels")
     name = asked.architecture.removesuffix(SMALL_STEM)
     if not timm.is_model(name):
         raise UserError(

@@ -31,6 +31,13 @@ _USE = """\
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))
 features = encoder(transform(image)[None])  # (1, {dim}): {what}"""
 
+_USE_BANDS = """\
+import torch
+
+asked = encoder.pretrained_cfg  # `image` is a float tensor (1, bands, height, width), values in 0..1
+mean, std = (torch.tensor(asked[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+features = encoder((image - mean) / std)  # (1, {dim}): {what}"""
+
 _TOKENS = """\
 All tokens: `encoder.forward_features(batch)`; the first `encoder.num_prefix_tokens` are no patches. The average of the
 patches, "mean" in the table below: `encoder.forward_features(batch)[:, encoder.num_prefix_tokens:].mean(1)`."""
@@ -91,12 +98,15 @@ def card_of(
     num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     architecture = config["architecture"].removesuffix(SMALL_STEM)
     stem = ", its stem made for small images," if config["architecture"].endswith(SMALL_STEM) else ""
-    use = load_lines(config, encoder) + "\n" + _USE.format(dim=_width(encoder), what=_kind(encoder))
+    bands = config["pretrained_cfg"]["input_size"][0]
+    use = load_lines(config, encoder) + "\n"
+    use += (_USE if bands == 3 else _USE_BANDS).format(dim=_width(encoder), what=_kind(encoder))
+    given = "a PIL image in RGB" if bands == 3 else f"an image of {bands} bands"
     sections = [
         front_matter(provenance["license"], name, origin.results()),
         f"# {name}\n\nAn image encoder: `{architecture}`{stem} with {num_parameters:,} parameters, for images of"
         f" {side} × {side} pixels, trained by\n{provenance['method']}\nIt answers with features; it has no classifier.",
-        f"## Use\n\ntimm and safetensors suffice. `FOLDER` is this one, `image` a PIL image in RGB.\n\n"
+        f"## Use\n\ntimm and safetensors suffice. `FOLDER` is this one, `image` {given}.\n\n"
         f"```python\n{use}\n```\n\n{_notes(config, encoder)}",
         f"## Numbers\n\n{_numbers(origin.results())}",
         f"## Training\n\n{_training(provenance, origin)}",
@@ -213,8 +223,18 @@ def _training(provenance: dict[str, Any], origin: Origin) -> str:
         "code": f"eyespot {code['eyespot'] or 'not recorded'}, commit {commit}{changed}",
         "versions": versions,
     }
+    if origin.weights == "ema":
+        lines["weights"] = f"their moving average over the steps, of decay {run.optim.ema:g}"
+    if origin.average:
+        names = ", ".join(f"{each['checkpoint']} (`{each['recipe']}`, seed {each['seed']})" for each in origin.average)
+        lines["weights"] = f"the uniform average of {plural(len(origin.average), 'checkpoint')}: {names}"
     if parents := provenance["parents"]:
         lines["first weights"] = "; ".join(", ".join(f"{k} {v}" for k, v in parent.items()) for parent in parents)
+    if teacher := provenance.get("teacher"):
+        digest = f", sha256 `{teacher.get('sha256')}`" if teacher.get("sha256") else ""
+        lines["teacher"] = f"{teacher.get('origin')} ({teacher.get('architecture')}{digest})"
+    if provenance.get("student"):
+        lines["student"] = f"{provenance['student']}, one of several that learned from one look of the teacher"
     return "\n".join(f"- **{name}**: {text}" for name, text in lines.items())
 
 

@@ -44,9 +44,8 @@ def decoder_of(origin: Origin) -> tuple[dict[str, Tensor], str]:
     _load(objective, trained, f"checkpoint {origin.folder}")
     tensors = {**objective.state_dict(), **dict(objective.named_buffers())}
     settings = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(run.objective).items())
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.")}, _TEXT.format(
-        settings=settings
-    )
+    beside = {name: each for name, each in tensors.items() if not name.startswith(("encoder.", "averaged."))}
+    return beside, _TEXT.format(settings=settings)
 
 
 def load_objective(folder: Path) -> Objective:
@@ -67,6 +66,7 @@ def load_objective(folder: Path) -> Objective:
             f"release {folder}: recipe {provenance['recipe']} is not eyespot's own; build the objective yourself"
         )
     run = overlay(make_recorded(provenance["recipe"], str(folder)), provenance["run"]["run"], str(folder / PROVENANCE))
+    run.optim.ema = 0.0  # of the average a release holds what it is, at most
     objective = fresh_objective(run)
     weights = {f"encoder.{name}": tensor for name, tensor in load_file(folder / WEIGHTS).items()}
     decoder = {name: tensor for name, tensor in load_file(folder / DECODER).items() if name in objective.state_dict()}

@@ -33,21 +33,22 @@ INPUT_TOLERANCE = 1e-5
 """Of normalised pixels, absolute."""
 
 
-def golden_images(size: int) -> UInt8[Tensor, "n 3 size size"]:
+def golden_images(size: int, channels: int = 3) -> UInt8[Tensor, "n c size size"]:
     """Smooth random pictures, always the same.
 
     Args:
         size: height and width, pixels.
+        channels: of the encoder's images; bands are as bright as if they had 8 bits.
     """
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(NUM_IMAGES, 3, 5, 5, generator=generator)
+    coarse = torch.rand(NUM_IMAGES, channels, 5, 5, generator=generator)
     smooth = nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
     return (smooth * 255).round().to(torch.uint8)
 
 
-def normalized(images: UInt8[Tensor, "n 3 h w"], mean: list[float], std: list[float]) -> Float[Tensor, "n 3 h w"]:
+def normalized(images: UInt8[Tensor, "n c h w"], mean: list[float], std: list[float]) -> Float[Tensor, "n c h w"]:
     """What the encoder is given: (pixel / 255 - mean) / std for each channel."""
-    shape = (1, 3, 1, 1)
+    shape = (1, -1, 1, 1)
     return (images.float() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
@@ -59,7 +60,7 @@ def golden_of(encoder: nn.Module, config: dict[str, Any]) -> dict[str, Tensor]:
         config: the release's config.json.
     """
     asked = config["pretrained_cfg"]
-    images = golden_images(asked["input_size"][-1])
+    images = golden_images(asked["input_size"][-1], len(asked["mean"]))
     pixels = normalized(images, asked["mean"], asked["std"])
     with torch.inference_mode():
         found = encode(encoder, pixels)
@@ -85,7 +86,8 @@ def load_encoder(folder: Path, source: str = "") -> nn.Module:
         if architecture.endswith(SMALL_STEM):
             size = config["pretrained_cfg"]["input_size"][-1]
             name = architecture.removesuffix(SMALL_STEM)
-            encoder = make_encoder(EncoderConfig(name=name, image_size=size, small_stem=True))
+            seen = config["pretrained_cfg"]["input_size"][0]
+            encoder = make_encoder(EncoderConfig(name=name, image_size=size, small_stem=True, channels=seen))
             encoder.load_state_dict(weights)
         else:
             encoder = timm.create_model(f"local-dir:{folder}", pretrained=True)

@@ -2,10 +2,10 @@
 
 import importlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import eyespot
 from eyespot.data_pipeline.errors import Outage, UserError
@@ -16,6 +16,8 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import complete, newest
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.loop.environment import code_state
+from eyespot.pretrain.loop.initial_weights import EMA, encoder_config
+from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_json import load_run
 from eyespot.pretrain.run_record import RunRecord
@@ -32,6 +34,20 @@ class Origin:
     folder: Path
     """The checkpoint."""
     meta: checkpoint.Meta
+    weights: Literal["trained", "ema", "average"] = "trained"
+    """Those of the checkpoint; their moving average in it; or the average of several checkpoints."""
+    average: list[dict[str, Any]] = field(default_factory=list)
+    """Of which ones."""
+    student: str = ""
+    """Which of the run's further students is meant; empty = its own encoder."""
+
+    def encoder(self) -> EncoderConfig:
+        """How it is made."""
+        return encoder_config(self.run, self.student)
+
+    def part(self) -> str:
+        """Which encoder of the checkpoint is meant (``initial_weights.trained_encoder``)."""
+        return EMA if self.weights == "ema" else self.student
 
     def method(self) -> str:
         """The first line of the objective's file: the method, its paper and authors."""
@@ -84,20 +100,23 @@ class Origin:
         return found
 
     def _judges(self, result: Result) -> bool:
-        return result.origin.get("checkpoint") == self.folder.name
+        ours = (result.origin.get(name, usual) for name, usual in (("checkpoint", ""), ("student", "")))
+        return (*ours, result.origin.get("weights", "trained")) == (self.folder.name, self.student, self.weights)
 
 
-def origin_of(run_dir: Path, name: str | None = None) -> Origin:
+def origin_of(run_dir: Path, name: str | None = None, student: str = "") -> Origin:
     """Reads what a run folder says of one of its checkpoints.
 
     Args:
         run_dir: the run folder.
         name: of the checkpoint, ``step-00000012``; None = the newest.
+        student: one of the run's further students; empty = its own encoder.
 
     Raises:
-        UserError: there is no such run or checkpoint, or it is damaged.
+        UserError: there is no such run, checkpoint or student, or it is damaged.
     """
     recipe, run = load_run(run_dir)
+    encoder_config(run, student)
     there = {folder.name: folder for folder in complete(run_dir)}
     if not there:
         raise UserError(f"run {run_dir}: has no complete checkpoint yet; wait for the first one or train on")
@@ -106,7 +125,7 @@ def origin_of(run_dir: Path, name: str | None = None) -> Origin:
         raise UserError(f"--checkpoint {name}: run {run_dir} has {', '.join(there)}")
     record = RunRecord.read(RunRecord.path(run_dir))
     meta = checkpoint.read_meta(folder)
-    return Origin(run_dir=run_dir, recipe=recipe, run=run, record=record, folder=folder, meta=meta)
+    return Origin(run_dir=run_dir, recipe=recipe, run=run, record=record, folder=folder, meta=meta, student=student)
 
 
 def provenance_of(origin: Origin, name: str, config: dict[str, Any], weights_sha256: str) -> dict[str, Any]:
@@ -133,10 +152,14 @@ def provenance_of(origin: Origin, name: str, config: dict[str, Any], weights_sha
             "recipe": origin.recipe,
             "checkpoint": origin.folder.name,
             "step": meta.step,
+            **({} if origin.weights == "trained" else {"weights": origin.weights}),
+            **({"average": origin.average} if origin.average else {}),
             "samples_seen": meta.loader.get("samples_consumed", meta.step * run.data.batch_size),
             "seed": run.seed,
             "data": origin.data(),
             "parents": origin.parents(),
+            **({"teacher": record.teacher} if record.teacher else {}),
+            **({"student": origin.student} if origin.student else {}),
             "code": {
                 "git_commit": record.git_commit or "",
                 "git_diff_sha256": record.git_diff_sha256 or "",

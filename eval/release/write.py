@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.augment.views import center_view
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.progress_bar import working
+from eyespot.eval.release.averaging import averaged_encoder, soup_of
 from eyespot.eval.release.card import card_of, joint_text
 from eyespot.eval.release.decoder import decoder_of
 from eyespot.eval.release.exports.onnx_export import export_onnx
@@ -62,6 +63,9 @@ def release(
     license: str,
     name: str | None = None,
     step: str | None = None,
+    ema: bool = False,
+    average: tuple[str, ...] = (),
+    student: str = "",
     decoder: bool = False,
     onnx: bool = False,
     pt2: bool = False,
@@ -78,6 +82,9 @@ def release(
         license: SPDX expression, ``apache-2.0``.
         name: of the release; None = the run folder's.
         step: name of the checkpoint, ``step-00000012``; None = the newest.
+        ema: the moving average of the encoder's weights in its place.
+        average: of these checkpoints the average, see ``soup_of``.
+        student: the run's further student of that name; empty = its own encoder.
         decoder: add decoder.safetensors (methods that have one: MAE).
         onnx: add model.onnx (needs ``pip install eyespot[onnx]``).
         pt2: add encoder.pt2, a torch.export program.
@@ -97,24 +104,63 @@ def release(
         raise UserError(f"--name {name!r}: must consist of letters, digits, '.', '_' and '-'")
     if out.exists():
         raise UserError(f"--out {out}: exists already; a release is never changed, choose another folder")
-    origin = origin_of(run_dir, step)
-    _refuse(origin, allow_dirty, evaluated)
-    encoder, objective = trained_encoder(origin), two_towered(origin)
+    origin, encoder = _meant(run_dir, step, student, ema, average, allow_dirty, evaluated)
+    objective = two_towered(origin)
+    if origin.weights != "trained" and (decoder or objective is not None):
+        raise UserError("--weights ema, --average: are of the encoder, and its decoder or tower was not averaged")
     wanted = {DECODER: decoder, ONNX: onnx, PT2: pt2, OPEN_CLIP[1]: open_clip}
+    asked = {file for file in wanted if wanted[file]}
+    _place(out, lambda folder: _write(folder, origin, encoder, objective, license, name, asked, int8))
+    return out
+
+
+def _place(out: Path, write: Callable[[Path], None]) -> None:
+    """The release that ``write`` writes, verified, as a whole folder or not at all."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent) as room:
-            folder = Path(room) / "release"
-            folder.mkdir()
+            (folder := Path(room) / "release").mkdir()
             with working(f"writing {out}"):
-                asked = {file for file in wanted if wanted[file]}
-                _write(folder, origin, encoder, objective, license, name, asked, int8)
+                write(folder)
             verified(folder, f"release {out}")
             settle(folder)
             folder.rename(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); choose another folder") from error
-    return out
+
+
+def _meant(
+    run_dir: Path,
+    step: str | None,
+    student: str,
+    ema: bool,
+    average: tuple[str, ...],
+    allow_dirty: bool,
+    evaluated: bool,
+) -> tuple[Origin, nn.Module]:
+    """Where the encoder comes from, and it."""
+    if student and (ema or average):
+        raise UserError(f"--student {student}: its weights alone can be released; leave --weights and --average out")
+    if not average:
+        origin = origin_of(run_dir, step, student)
+        if ema and not origin.run.optim.ema:
+            raise UserError(f"--weights ema: run {run_dir} keeps no average of its weights; train with --optim.ema")
+        origin.weights = "ema" if ema else "trained"
+        _refuse(origin, allow_dirty, evaluated)
+        return origin, trained_encoder(origin)
+    if step or ema:
+        raise UserError("--average: says which checkpoints; leave --checkpoint and --weights out")
+    soup = soup_of(run_dir, average)
+    if evaluated:
+        raise UserError(
+            "--average: has no evaluation before it is written; say --no-evaluation, and judge the release:"
+            " eyespot eval linear RELEASE SHARDS"
+        )
+    for member in soup.members:
+        _refuse(member, allow_dirty, evaluated)
+    origin = soup.members[-1]
+    origin.weights, origin.average = "average", soup.said()
+    return origin, _of_timm(averaged_encoder(soup), origin)
 
 
 def spdx(license: str) -> str:
@@ -138,8 +184,11 @@ def trained_encoder(origin: Origin) -> nn.Module:
         UserError: timm has no such encoder; the checkpoint is damaged, does not fit, or holds numbers that are not
             finite.
     """
-    config = origin.run.encoder
-    encoder = initial_weights.trained_encoder(origin.run, origin.folder)
+    return _of_timm(initial_weights.trained_encoder(origin.run, origin.folder, origin.part()), origin)
+
+
+def _of_timm(encoder: nn.Module, origin: Origin) -> nn.Module:
+    config = origin.encoder()
     if not type(encoder).__module__.startswith("timm."):
         raise UserError(
             f"encoder.name {config.name!r}: is eyespot's own, and nobody could load the release with timm alone;"
@@ -167,11 +216,13 @@ def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
         encoder: as it was trained.
         license: SPDX.
     """
-    asked, known = origin.run.encoder, encoder.pretrained_cfg
+    asked, known = origin.encoder(), encoder.pretrained_cfg
     size, (mean, std) = asked.image_size, map(list, origin.record.mean_and_std(origin.run_dir))
     arguments: dict[str, Any] = {"img_size": size} if known.get("fixed_input_size") else {}
     if asked.patch_size is not None:
         arguments["patch_size"] = asked.patch_size
+    if asked.channels != 3:
+        arguments["in_chans"] = asked.channels
     return {
         "architecture": known["architecture"] + (SMALL_STEM if asked.small_stem else ""),
         "num_classes": 0,
@@ -180,14 +231,14 @@ def config_of(origin: Origin, encoder: Any, license: str) -> dict[str, Any]:
         "model_args": arguments,
         "pretrained_cfg": {
             "num_classes": 0,
-            "input_size": [3, size, size],
+            "input_size": [asked.channels, size, size],
             "fixed_input_size": bool(known.get("fixed_input_size")),
             "interpolation": "bicubic",
             "crop_pct": 1.0 if center_view(size).resize == size else 0.875,
             "crop_mode": "center",
             "mean": mean,
             "std": std,
-            "first_conv": known.get("first_conv"),
+            "first_conv": known.get("first_conv") if asked.channels == 3 else None,  # else timm would convert it
             "classifier": known.get("classifier"),
             "license": license.lower(),
         },
@@ -201,10 +252,10 @@ def _refuse(origin: Origin, allow_dirty: bool, evaluated: bool) -> None:
             " train anew, or say --allow-dirty: the card then tells"
         )
     if evaluated and not origin.results():
+        judged = origin.folder if origin.folder != checkpoint.newest(origin.run_dir) else origin.run_dir
         raise UserError(
             f"run {origin.run_dir}: {origin.folder.name} has no evaluation; judge it first: eyespot eval linear"
-            f" {origin.folder if origin.folder != checkpoint.newest(origin.run_dir) else origin.run_dir} SHARDS, or say"
-            " --no-evaluation: the card then tells"
+            f" {judged}{origin.part() and '@'}{origin.part()} SHARDS, or say --no-evaluation: the card then tells"
         )
 
 

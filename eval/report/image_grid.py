@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.pretrain.images.image_grid import as_seen
 
 MIN_SIDE, MAX_SIDE = 96, 176
 """Pixels of an image's shorter side inside a plate: smaller ones are enlarged by a whole factor."""
@@ -69,10 +70,9 @@ def draw_plate(
     return Plate(source=source, width=width, height=height, alt=alt, columns=columns, heads=heads, caption=caption)
 
 
-def visible(images: Float[Tensor, "*b 3 h w"], spec: ViewSpec) -> Float[Tensor, "*b 3 h w"]:
-    """Images as they were before ``spec`` normalised them, within 0..1."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (spec.mean, spec.std))
-    return (images.float() * std + mean).clamp(0, 1)
+def visible(images: Float[Tensor, "*b c h w"], spec: ViewSpec) -> Float[Tensor, "*b 3 h w"]:
+    """Images as they were before ``spec`` normalised them, within 0..1; of bands three."""
+    return as_seen(images, spec)
 
 
 def heat(values: Float[Tensor, "h w"]) -> Float[Tensor, "3 h w"]:

@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from eyespot.data_pipeline.errors import UserError
@@ -18,16 +18,19 @@ from eyespot.eval.report.encoder_sections import EncoderPart, Exhibit, Look
 from eyespot.eval.report.image_grid import RIGHT, WRONG, Plate, draw_plate, enlarged, heat, visible
 from eyespot.eval.report.projections import patch_colors
 from eyespot.eval.report.sample_images import images_of
+from eyespot.pretrain.checkpoints.folders import complete
 from eyespot.pretrain.checkpoints.reader import read_meta, read_module, sizes
-from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
+from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective, trained_encoder
 from eyespot.pretrain.loop.run_data import normalized_views
 from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, num_columns, view_grid
+from eyespot.pretrain.losses.self_distillation import patch_similarities
 from eyespot.pretrain.networks.encoders import last_tokens
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.objectives.mae import MAE
 
 MASK_RATIOS = (0.75, 0.85, 0.95)
 MIN_PLACES = 16
+NUM_CHECKPOINTS = 3
 NUM_VIEWED, NUM_COLORED, NUM_NEIGHBOURS, NUM_HEADS = 4, 56, 5, 6
 
 
@@ -132,6 +135,56 @@ def colors(look: Look) -> Exhibit:
     return Exhibit(plates=plates, min_width=150, about=said)
 
 
+def similarity(look: Look) -> Exhibit:
+    """Cosines of the middle patch with all others: by the Gram teacher, where there is one, and kept checkpoints."""
+    height, width = look.images.shape[2:]
+    found = {name: last_tokens(encoder, look.images)[-1].patches for name, encoder in _encoders_of(look).items()}
+    grids = {name: (int(maps.shape[2]), int(maps.shape[3])) for name, maps in found.items()}
+    rows, columns = next(iter(grids.values()))
+    if rows * columns < MIN_PLACES:
+        raise UserError(f"the last features have {rows} × {columns} places, too few to compare with each other")
+    cosines = {name: patch_similarities(maps.flatten(2).transpose(1, 2)).cpu() for name, maps in found.items()}
+    place = rows // 2 * columns + columns // 2
+    plates = []
+    for n, (image, name) in enumerate(zip(visible(look.images, look.subject.views), look.names, strict=True)):
+        maps = torch.cat([each[n, place].view(rows, columns) for each in cosines.values()], 1)
+        tiles = [enlarged(part, height, width) for part in heat(maps).split(columns, 2)]  # one scale for all of them
+        tiles = [_marked(image.cpu(), place, rows, columns), *tiles]
+        alt = f"{name}: the image with one patch marked, and how similar each patch is to it by {', '.join(cosines)}"
+        plates.append(draw_plate([tiles], heads=["image", *cosines], caption=name, alt=alt))
+    first, *others = cosines.items()
+    drifts = [f"{(each - first[1]).square().mean().sqrt():.3f} at {name}" for name, each in others]
+    about = f"{rows} × {columns} patches; the maps of a row share one scale."
+    if drifts:
+        about += f" Root mean square change of all cosines from {first[0]}: {', '.join(drifts)}."
+    return Exhibit(plates=plates, min_width=100 * (1 + len(cosines)), about=about)
+
+
+def _encoders_of(look: Look) -> dict[str, nn.Module]:
+    """By name the Gram teacher, where the method has one, and a few kept checkpoints, the oldest first."""
+    folders = complete(look.story.run_dir)
+    chosen = sorted({round(place) for place in np.linspace(0, len(folders) - 1, min(NUM_CHECKPOINTS, len(folders)))})
+    found: dict[str, nn.Module] = {}
+    teacher = getattr(whole_objective(look), "gram_teacher", None)
+    if isinstance(teacher, nn.Module):
+        found["Gram teacher"] = teacher
+    for folder in (folders[place] for place in chosen):
+        encoder = trained_encoder(look.run, folder).eval().requires_grad_(False)
+        found[f"step {int(folder.name.rpartition('-')[2])}"] = encoder.to(look.device)
+    return found
+
+
+def _marked(image: Float[Tensor, "3 h w"], place: int, rows: int, columns: int) -> Float[Tensor, "3 h w"]:
+    """The image with a frame around one of its patches."""
+    height, width = image.shape[1] // rows, image.shape[2] // columns
+    top, left = place // columns * height, place % columns * width
+    marked, line = image.clone(), max(1, height // 8)
+    inner = image[:, top + line : top + height - line, left + line : left + width - line]
+    marked[:, top : top + height, left : left + width] = torch.tensor(RIGHT)[:, None, None] / 255
+    marked[:, top + line : top + height - line, left + line : left + width - line] = inner
+    return marked
+
+
 def attention(look: Look) -> Exhibit:
     """Attention of the class token: mean of the heads, then some of them."""
     maps = class_attention(look.subject.encoder, look.images).cpu()
@@ -216,6 +269,12 @@ PARTS = (
         about="The first three principal components of the patch features as red, green and blue. The same colour means"
         " alike to the encoder, across images too.",
         make=colors,
+    ),
+    EncoderPart(
+        title="Patch similarity",
+        about="How similar each patch is to the marked one: dark = least, bright = most. Maps that lose the outline of"
+        " the thing while training goes on are what Gram anchoring (DINOv3) is against.",
+        make=similarity,
     ),
     EncoderPart(
         title="Attention",

@@ -11,7 +11,7 @@ from eyespot.eval.report.rendering import Section, inlined, render
 from eyespot.eval.report.result_section import judgement
 from eyespot.eval.report.run_data import Story, nothing_seen, read_stories
 from eyespot.eval.report.settings_sections import files, header, reproduce, settings
-from eyespot.eval.report.training_sections import curves, speed, watched
+from eyespot.eval.report.training_sections import curves, speed, watched, which_checkpoint
 
 
 def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: bool = True, device: str = "auto") -> Path:
@@ -36,7 +36,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, look: boo
     sections = [judgement(stories), *carried, *exhibits]
     if not any(shown.plates for section in exhibits for *_, shown in section.data["exhibits"]):
         sections += [_last_picture(story, len(stories) > 1) for story in stories]
-    sections += [watched(stories), curves(stories), speed(stories)]
+    sections += [which_checkpoint(stories), watched(stories), curves(stories), speed(stories)]
     sections += [settings(stories), reproduce(stories), files(stories, path)]
     text = render(
         "page.html.j2",

@@ -100,6 +100,7 @@ def _all_shown(stories: Sequence[Story]) -> list[Shown]:
             name = result.name
             if len(stories) > 1 and mine:
                 name = f"{story.label}, step {result.origin['step']:,}" if "step" in result.origin else story.label
+                name += ", weights averaged" if "weights" in result.origin else ""
             elif len(stories) > 1 and result.role == "random":
                 name = f"{result.origin.get('encoder', '')}, {result.name}".removeprefix(", ")
             key = f"{number} {result.key}" if mine else result.key
@@ -107,12 +108,12 @@ def _all_shown(stories: Sequence[Story]) -> list[Shown]:
     return list(found.values())
 
 
-def _order(shown: Shown) -> tuple[int, str, str, int, int, int]:
+def _order(shown: Shown) -> tuple[int, str, str, int, int, int, bool]:
     result, known = shown.result, list(_NAMES)
     place = known.index(result.protocol) if result.protocol in known else len(known)
     step = int(result.origin.get("step", 0))
     part = f"{result.data}, {result.settings['shots']} per class" if "shots" in result.settings else result.data
-    return place, result.protocol, part, _ROLES.index(result.role), shown.run or 0, step
+    return place, result.protocol, part, _ROLES.index(result.role), shown.run or 0, step, "weights" not in result.origin
 
 
 def _heading(group: Sequence[Shown]) -> str:

@@ -10,6 +10,7 @@ from eyespot.eval.report.charts import Line, line_chart
 from eyespot.eval.report.diagrams import share_bar
 from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
+from eyespot.eval.results.checkpoint_scores import NAMES, selections_in, table
 
 _CHARTS = {  # by metric: which section shows it, its title and unit, whether the axis begins at 0
     "lr": ("curves", "Learning rate", "", True),
@@ -73,6 +74,39 @@ def watched(stories: Sequence[Story]) -> Section | None:
     title = "The encoder while it learned" if len(stories) == 1 else "The encoders while they learned"
     data = {"alarms": [_collapse(story, len(stories) > 1) for story in stories], "charts": charts}
     return Section(title=title, short="While it learned", template="watched", data=data)
+
+
+def which_checkpoint(stories: Sequence[Story]) -> Section | None:
+    """What ``eyespot eval select`` found: each score over the checkpoints, and which one to take."""
+    found = [(number, story, each) for number, story in enumerate(stories) for each in selections_in(story.run_dir)]
+    if not found:
+        return None
+    many, words, charts = len(found) > 1, list[str](), list[tuple[str, Markup]]()
+    labels = [
+        f"{story.label}, {each.data}{', averages' if each.averaged else ''}" if many else story.label
+        for _, story, each in found
+    ]
+    for name, title in NAMES.items():
+        lines = [
+            Line(points=[(one.step, one.scores[name].value) for one in each.checkpoints], run=number, label=label)
+            for (number, _, each), label in zip(found, labels, strict=True)
+            if all(name in one.scores for one in each.checkpoints)
+        ]
+        if any(len(line.points) > 1 for line in lines):
+            charts.append((title, line_chart(lines, title=title)))
+    for label, (_, _, each) in zip(labels, found, strict=True):
+        of = f"{label}: " if many else ""
+        words += [f"{of}{verdict.taken}, by {NAMES[name]}: {verdict.words}." for name, verdict in each.verdicts.items()]
+        words += [f"{of}{one.checkpoint}: {alarm}." for one in each.checkpoints for alarm in one.alarms]
+    tables = [(label if many else "", *table(each)) for label, (_, _, each) in zip(labels, found, strict=True)]
+    data = {
+        "words": words,
+        "charts": charts,
+        "tables": [
+            (label, Table(header=header, rows=rows, numbers=range(1, len(header)))) for label, header, rows in tables
+        ],
+    }
+    return Section(title="Which checkpoint", template="choice", data=data)
 
 
 def speed(stories: Sequence[Story]) -> Section | None:

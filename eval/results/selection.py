@@ -103,11 +103,13 @@ def _results(place: Path, protocol: str | None) -> list[Result]:
 def _own(results: list[Result]) -> list[Result]:
     """Those of the encoder, each protocol's and data set's newest checkpoint alone; without an encoder, all."""
     encoders = [result for result in results if result.role == "encoder"]
-    newest = {
-        _term(result, across_protocols=False): result
-        for result in sorted(encoders, key=lambda result: int(result.origin.get("step", 0)))
-    }
+    newest = {_term(result, across_protocols=False): result for result in sorted(encoders, key=_age)}
     return list(newest.values()) or results
+
+
+def _age(result: Result) -> tuple[int, bool]:
+    """Of one checkpoint's weights and their average the weights themselves count as the newer."""
+    return int(result.origin.get("step", 0)), "weights" not in result.origin
 
 
 def _term(result: Result, across_protocols: bool) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import save_file
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.drift_guard import DEVIATIONS, DriftGuard, paired
+from eyespot.pretrain.checkpoints.folders import newest
+from eyespot.pretrain.checkpoints.reader import read_module
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.first_checks import before_folder
 from eyespot.pretrain.loop.initial_weights import fresh_objective
@@ -92,3 +95,45 @@ def test_what_nobody_measures_cannot_stop_a_run(field, message, digits, tmp_path
         run.monitor_every = 0
     with pytest.raises(UserError, match=rf"stop_on_drift True: nothing measures it; add {message}"):
         before_folder(run, ALONE, None)
+
+
+def test_the_guard_looks_at_other_shards_than_the_runs_where_it_is_told(digits, tmp_path):
+    run = guarded(digits, tmp_path)
+    run.start.guard = str(tmp_path / "known")
+    shutil.copytree(digits / "train", tmp_path / "known")
+    run.run_dir.mkdir()
+    data = open_data(run, ALONE)
+    torch.manual_seed(0)
+    objective, guard = fresh_objective(run), DriftGuard(data)
+    guard.begin(objective, ALONE, 0)
+    found = guard(objective, ALONE)
+    assert found == {"drift/knn": 0, "drift/linear": 0}  # what the run's own samples say, another monitor says
+    held = json.loads((run.run_dir / "drift.json").read_text())["right"]["online/knn"]
+    num_train = data.shards.manifest.num_samples
+    assert abs(len(held) - num_train / 5) < 10  # of that folder a fifth, in place of the run's test split
+    run.monitor_every = 0
+    with pytest.raises(UserError, match=r"start.guard .*known: nobody looks at it; add --monitor-every N"):
+        before_folder(run, ALONE, None)
+
+
+def test_the_encoder_and_its_teacher_wait_for_the_head_and_a_run_goes_on_across_the_border(digits, tmp_path):
+    states = {}
+    for name, stop in (("whole", 4), ("parts", 1), ("parts", 3), ("parts", 4)):
+        run = make_run("byol_tiny")
+        run.data.shards, run.run_dir, run.device = str(digits), tmp_path / name, "cpu"
+        torch.manual_seed(3)
+        start = make_encoder(run.encoder).state_dict()
+        save_file(start, tmp_path / "start.safetensors")
+        run.start.weights, run.start.freeze_steps, run.track = tmp_path / "start.safetensors", 2, False
+        run.steps, run.stop_after, run.data.batch_size, run.save_every = 4, stop, 16, 1
+        run.picture_every, run.keep_checkpoints, run.resume = 0, 9, "auto"
+        fit(run, "byol_tiny")
+        states[name, stop] = read_module(newest(run.run_dir))
+    kept = read_module(tmp_path / "whole" / "checkpoints" / "step-00000002")
+    learning = {key for key in start if "running" not in key and "batches" not in key}
+    for copy in ("encoder.", "teacher_encoder."):
+        assert all(torch.equal(kept[copy + key], start[key]) for key in learning)
+        moved = [key for key in learning if not torch.equal(states["whole", 4][copy + key], start[key])]
+        assert len(moved) > len(learning) // 2
+    assert not torch.equal(kept["predictor.0.weight"], states["parts", 1]["predictor.0.weight"])
+    assert all(torch.equal(tensor, states["parts", 4][key]) for key, tensor in states["whole", 4].items())

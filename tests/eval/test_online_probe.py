@@ -82,16 +82,21 @@ def test_without_a_test_split_it_holds_some_of_train_out(digits, tmp_path):
     assert not train & test and len(train) + len(test) == 1438 and len(test) == pytest.approx(1438 / 5, abs=5)
 
 
+def _chosen(run):
+    data = open_data(run, ALONE)
+    return online_probe._choose(data, data.shards, ALONE)
+
+
 def test_the_subset_is_seeded_and_bounded(digits, monkeypatch):
     monkeypatch.setattr(online_probe, "MAX_TRAIN", 300)
     monkeypatch.setattr(online_probe, "MAX_TEST", 100)
     monkeypatch.setattr(online_probe, "MAX_CLASSES", 4)
     run = small_run(digits)
-    chosen, again = (online_probe._choose(open_data(run, ALONE), ALONE) for _ in range(2))
+    chosen, again = (_chosen(run) for _ in range(2))
     assert len(chosen.train._ids) == 300 and len(chosen.test._ids) == 100 and len(chosen.classes) == 4
     assert chosen.train._ids.tolist() == again.train._ids.tolist()
     run.seed = 1
-    assert online_probe._choose(open_data(run, ALONE), ALONE).train._ids.tolist() != chosen.train._ids.tolist()
+    assert _chosen(run).train._ids.tolist() != chosen.train._ids.tolist()
     answers = chosen.judge(make_objective(run))
     assert all(len(right) == 100 and right.double().mean() > 0.5 for right in answers.values())  # chance: 0.25
 

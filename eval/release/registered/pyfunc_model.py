@@ -94,6 +94,8 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Image
     if wanted is not None and digest_of(folder) != str(wanted).lower():
         raise UserError(f"{source}: is another release: its sha256 is {digest_of(folder)}, not {wanted}; do not use it")
     config: Any = read_json(folder / CONFIG, source)
+    if (seen := len(config["pretrained_cfg"]["mean"])) != 3:
+        raise UserError(f"{source}: sees images of {seen} bands, and pictures are given; load it with timm")
     return ImageEmbedder(load_encoder(folder, source), config["pretrained_cfg"], str(asked.get("device", "cpu")))
 
 

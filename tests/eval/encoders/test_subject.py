@@ -3,11 +3,13 @@ import shutil
 
 import pytest
 import torch
+from left_runs import leave_run, small_run
 from mlflow import MlflowClient
 from released_runs import CHECKPOINT, write_release
 from torchvision.transforms import functional
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.eval.encoders.run_objectives import objectives_of
 from eyespot.eval.encoders.subject import MAX_PIXEL_SIDE, encode_all, run_of, subjects_of
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.release.layout import digest_of
@@ -32,6 +34,26 @@ def test_the_twin_is_what_training_starts_from(run_dir):
     """With the checkpoint's own seed the twin has the very weights that the checkpoint was made with."""
     trained, twin, _ = subjects_of(str(run_dir), seed=1)
     assert trained.digest() == twin.digest()
+
+
+def test_the_moving_average_of_the_weights_where_it_is_asked_for(digits, tmp_path):
+    run = small_run("mae_tiny")
+    run.optim.ema = 0.9
+    run_dir = leave_run(run, "mae_tiny", tmp_path / "run", digits)
+    trained = subjects_of(str(run_dir), seed=0)[0]
+    for target in (f"{run_dir}@ema", f"{run_dir}/checkpoints/{trained.tag}@ema"):
+        averaged, twin, _ = subjects_of(target, seed=0)
+        assert averaged.name == "mae_tiny, step 12, weights averaged" and averaged.tag == "step-00000012-ema"
+        assert averaged.origin == trained.origin | {"weights": "ema"} and twin.role == "random"
+        assert run_of(target) == run_dir and results_folder(target) == run_dir / "eval"
+    assert averaged.digest() == trained.digest()  # as they began
+    with pytest.raises(UserError, match="asks the run's own head"):
+        objectives_of(f"{run_dir}@ema", 0, lambda objective: True)
+
+
+def test_an_average_that_no_run_keeps(run_dir):
+    with pytest.raises(UserError, match="this run keeps no average of its weights"):
+        subjects_of(f"{run_dir}@ema", seed=0)
 
 
 def test_building_a_twin_leaves_the_random_state_alone():

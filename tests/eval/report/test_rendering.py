@@ -111,7 +111,7 @@ def test_a_page_at_any_width_by_day_and_night_and_on_paper(page, browser, tmp_pa
         for dark in (False, True):
             browser.open(page.as_uri(), width=width, dark=dark)
             assert browser.errors == [] and browser.requests == []
-            assert browser.run("document.images.length") == 4 + 4 * 8 and browser.run(BROKEN_IMAGES) == 0
+            assert browser.run("document.images.length") == 4 + 5 * 8 and browser.run(BROKEN_IMAGES) == 0
             assert browser.run("document.documentElement.scrollWidth <= innerWidth")
             assert browser.run(TOO_WIDE) == []
             assert browser.run(UNNAMED) == 0

@@ -141,7 +141,7 @@ def test_a_complete_run(run_dir, digits):
     assert [heading for heading in page.headings if heading in PARTS] == list(PARTS)
     assert "Left out" not in page.words
     assert all((source or "").startswith("data:image/webp;base64,") for source in page.sources)
-    assert len(page.sources) == 4 + 4 * 8  # views; reconstructions, colours, attention, neighbours
+    assert len(page.sources) == 4 + 5 * 8  # views; reconstructions, colours, attention, similar patches, neighbours
     assert all(image["alt"] for image in page.images)
     links = [str(link) for link in page.links]
     assert all((run_dir / link).exists() for link in links if not link.startswith("#")) and "metrics.jsonl" in links

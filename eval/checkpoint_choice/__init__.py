@@ -1,0 +1,1 @@
+"""Which of a run's checkpoints is best, as far as images without labels can tell."""
