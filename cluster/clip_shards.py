@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.next_steps import say_next
+from eyespot.data_pipeline.augment.views import Color
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
@@ -159,7 +160,7 @@ def summary(folder: Location, manifest: Manifest) -> str:
         f"  tars         {len(manifest.shards)}, {size / 1e6:,.1f} MB",
         f"  height       {_sides(stats.height)}",
         f"  width        {_sides(stats.width)}",
-        f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} (RGB, 0..1)",
+        f"  mean, std    {_color(stats.mean)}, {_color(stats.std)} ({manifest.bands or 'RGB'}, 0..1)",
     ]
     if masks := manifest.masks:
         most = sorted(enumerate(masks.pixels), key=lambda pair: -pair[1])[:5]
@@ -178,6 +179,8 @@ def summary(folder: Location, manifest: Manifest) -> str:
     if manifest.converted:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in manifest.converted.items())
         lines.append(f"  converted    {kinds}")
+        if manifest.bands is None and any(kind.startswith("16-bit") for kind in manifest.converted):
+            lines.append("  note         of 16 bits 8 were kept; all are with --bands and how many bands images have")
     return "\n".join(lines + _left_out(manifest.quarantined, plural(len(manifest.quarantined), "image")))
 
 
@@ -221,7 +224,7 @@ def _sides(sides: tuple[int, int, int]) -> str:
     return f"{smallest} pixels" if smallest == largest else f"{smallest} to {largest} pixels, median {median}"
 
 
-def _color(color: tuple[float, float, float]) -> str:
+def _color(color: Color) -> str:
     return "(" + ", ".join(f"{channel:.3f}" for channel in color) + ")"
 
 

@@ -1,7 +1,7 @@
 """The commands of ``eyespot shards`` besides packing and checking: info, show, merge, add; and one task's packing."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ from eyespot.data_pipeline.shards.parts.merge import THREADS
 from eyespot.data_pipeline.shards.parts.task_part import read_record
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
-from eyespot.data_pipeline.stores.location import Address, Location, location_of
+from eyespot.data_pipeline.stores.location import Location, check_on_disk, location_of
 from eyespot.data_pipeline.terminal import brief, one_line, plural
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -135,6 +135,7 @@ def show(argv: list[str]) -> int:
         return show_frames(shards, asked.out, asked.samples)
 
     with working("loading torch"):
+        from eyespot.pretrain.images.image_grid import shown_bands
         from eyespot.pretrain.loop.view_sheet import NUM_EPOCHS, draw_views, shown_captions
         from eyespot.pretrain.recipe_lookup import make_run
 
@@ -144,6 +145,8 @@ def show(argv: list[str]) -> int:
         f"{asked.out.resolve()}: {plural(images, 'image')}, a row each: its middle,"
         f" then {plural(views, 'view')} in each of {NUM_EPOCHS} epochs"
     )
+    if shards.manifest.bands and (which := shown_bands(shards.manifest.bands.count)):
+        print(f"  shown are {which}")
     for row, captions in enumerate(shown_captions(run, shards, asked.samples), 1):
         print(one_line(brief(f"  row {row:<3} {' | '.join(captions) or 'no caption'}")))
     train = ["pretrain", asked.recipe, "--data.shards", str(shards.named), "--run-dir", "runs/first"]
@@ -179,7 +182,7 @@ def merge(argv: list[str]) -> tuple[Path, dict[str, Manifest]]:
     from eyespot.data_pipeline.shards.parts.merge import merge as merge_parts
 
     asked = parse(Merge, argv, "eyespot shards merge")
-    on_disk(asked.destination)
+    check_on_disk(asked.destination)
     merged = merge_parts(asked.destination, asked.workers)
     if merged.num_copied or merged.num_renamed:
         copied = f", {merged.bytes_copied / 1e6:,.1f} MB" if merged.num_copied else ""
@@ -202,7 +205,7 @@ def pack_share(task: str, source: str | Callable[[Path], Source], destination: P
     from eyespot.data_pipeline.shards.parts.task import Task
     from eyespot.data_pipeline.shards.parts.task_part import Share
 
-    on_disk(destination)
+    check_on_disk(destination)
     share = Share(destination, Task.parse(task))
     pack(source, share.folder, goal=share, **options)
     if share.folder.exists():  # else the parts are merged already
@@ -226,9 +229,12 @@ def add_images(
     from eyespot.data_pipeline.shards.pack import pack
     from eyespot.data_pipeline.shards.parts.addition import Addition
 
-    on_disk(destination)
+    check_on_disk(destination)
     addition = Addition(destination)
-    packing = next(iter(addition.base.values())).manifest.packing
+    first = next(iter(addition.base.values())).manifest
+    packing = first.packing
+    if options["reading"].bands is None:
+        options["reading"] = replace(options["reading"], bands=first.bands)
     for name in ("resize", "max_samples", "max_bytes"):
         if options[name] is None and isinstance(packing.get(name), int):
             options[name] = packing[name]
@@ -240,15 +246,3 @@ def add_images(
         was_there = addition.base[split].manifest == manifest
         print(f"{destination / split}: {'these images were added before' if was_there else added}")
     return destination, manifests
-
-
-def on_disk(destination: Path) -> None:
-    """Whether shards can be written there.
-
-    Raises:
-        UserError: it is the address of an object store.
-    """
-    if isinstance(place := location_of(destination), Address):
-        raise UserError(
-            f"destination {place}: shards are written on a disk only; name a folder there; upload it afterwards"
-        )

@@ -1,4 +1,5 @@
-"""``--start.model``: which encoder that is, what it expects of images, and where its weights lie."""
+"""``--start.model`` and ``--objective.teacher.model``: which encoder that is, what it expects of images, and where its
+weights lie."""
 
 import hashlib
 from collections.abc import Collection
@@ -8,7 +9,9 @@ from typing import Any
 
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from eyespot.data_pipeline.errors import UserError
-from eyespot.pretrain.config import Run
+from eyespot.pretrain.config import Run, StartConfig
+from eyespot.pretrain.networks.encoders import EncoderConfig
+from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, TeacherConfig
 from eyespot.pretrain.run_json import overlay
 from eyespot.pretrain.run_record import RunRecord
 
@@ -39,11 +42,66 @@ def with_model(run: Run, own: Collection[str]) -> Run:
         )
     changes: dict[str, Any] = {name: getattr(found.encoder, name) for name in OF_MODEL if f"encoder.{name}" not in own}
     normalization: dict[str, Any] = {}
-    if not {*NORMALIZATION} & {*own}:
+    of_bands = run.encoder.channels != 3 and len(found.data.mean or (0, 0, 0)) != run.encoder.channels
+    if not {*NORMALIZATION} & {*own} and not of_bands:  # else those of the shards, which are of as many
         normalization = {"mean": found.data.mean, "std": found.data.std, "normalize": found.data.normalize}
     return replace(
         run, encoder=replace(run.encoder, **changes), data=replace(run.data, **normalization), start=found.start
     )
+
+
+def with_teacher(run: Run, own: Collection[str]) -> Run:
+    """The run with what ``objective.teacher.model`` means, and the mean and deviation that this was trained with.
+
+    A run that has begun keeps what it began with: its teacher lies in its folder.
+
+    Args:
+        run: as its recipe, its files and flags made it.
+        own: settings that the user has said.
+
+    Raises:
+        UserError: there is no such model, no recipe could make it, or the user wants other normalisation than it.
+    """
+    objective: Any = run.objective
+    teacher = getattr(objective, "teacher", None)
+    if not isinstance(teacher, TeacherConfig) or teacher.model in ("", RANDOM):
+        return run
+    is_resolved = teacher.weights is not None or teacher.model.partition(".")[0] == teacher.name
+    if "objective.teacher.model" not in own and is_resolved:
+        return run
+    if (begun := _taught(run)) is not None:
+        return begun
+    asked = StartConfig(**{name: getattr(teacher, name) for name in ("model", "weights", "prefix", "sha256", "origin")})
+    try:
+        found = _resolved(replace(run, start=asked, encoder=EncoderConfig(image_size=run.encoder.image_size)))
+    except UserError as error:
+        raise UserError(str(error).replace("start.", "objective.teacher.")) from error
+    said = {name: getattr(found.start, name) for name in ("weights", "prefix", "sha256", "origin")}
+    said |= {name: getattr(found.encoder, name) for name in ("name", "patch_size", "small_stem")}
+    normalization = {name: getattr(found.data, name) for name in ("mean", "std", "normalize")}
+    fits = (run.data.mean, run.data.std) == (found.data.mean, found.data.std)
+    fits = fits and (run.data.mean is not None or run.data.normalize == found.data.normalize)
+    if (said_too := [name for name in NORMALIZATION if name in own]) and not fits:
+        raise UserError(
+            f"{said_too[0]} {getattr(run.data, said_too[0].partition('.')[2])}: the teacher {teacher.model} would see"
+            " other images than it was trained on; leave it out, and all see what the teacher wants"
+        )
+    taught = replace(objective, teacher=replace(teacher, **said))
+    return replace(run, objective=taught, data=replace(run.data, **normalization))
+
+
+def _taught(run: Run) -> Run | None:
+    """The run with the teacher that it began with, where its folder says so."""
+    path = RunRecord.path(run.run_dir)
+    try:
+        values = RunRecord.read(path).run
+        teacher = values["objective"]["teacher"]
+        if teacher["model"] != getattr(run.objective, "teacher").model:  # noqa: B009 - of one method only
+            return None
+        data = {name: values["data"].get(name) for name in ("mean", "std", "normalize")}
+        return overlay(run, {"objective": {"teacher": teacher}, "data": data}, str(path), partial=True)
+    except (UserError, OSError, KeyError, TypeError):
+        return None  # who opens the folder says what is wrong with it
 
 
 def _begun(run: Run) -> Run | None:
@@ -62,16 +120,17 @@ def _begun(run: Run) -> Run | None:
 
 def _resolved(run: Run) -> Run:
     from eyespot.eval.encoders import timm_sources
+    from eyespot.eval.encoders.subject import split_part
 
     target = run.start.model
     if timm_sources.is_remote(target):
         return _of_folder(run, timm_sources.remote(target)[0])
-    folder = Path(target.removeprefix(timm_sources.LOCAL))
-    return _of_folder(run, folder) if folder.is_dir() else _of_timm(run)
+    place, student = split_part(target.removeprefix(timm_sources.LOCAL))
+    return _of_folder(run, Path(place), student) if Path(place).is_dir() else _of_timm(run)
 
 
-def _of_folder(run: Run, folder: Path) -> Run:
-    """Of a run, a checkpoint of one, a release, or a folder that timm saved."""
+def _of_folder(run: Run, folder: Path, student: str = "") -> Run:
+    """Of a run or a checkpoint of one, also a further student of it; of a release, or a folder that timm saved."""
     from eyespot.eval.encoders.start_weights import start_encoder
     from eyespot.eval.encoders.subject import run_of
     from eyespot.eval.release.layout import WEIGHTS
@@ -84,11 +143,12 @@ def _of_folder(run: Run, folder: Path) -> Run:
     run_dir = run_of(str(folder))
     if run_dir is not None and run_dir == folder:
         folder = newest(run_dir) or folder  # one that has none is refused now
-    start = start_encoder(str(folder), scratch=False, pretrained=False)
+    start = start_encoder(f"{folder}@{student}" if student else str(folder), scratch=False, pretrained=False)
     weights = folder if run_dir is not None else folder / WEIGHTS
     content = (weights / "meta.json" if run_dir is not None else weights).read_bytes()
     sha256, origin = hashlib.sha256(content).hexdigest(), run.start.origin or start.name
     said = replace(run.start, weights=weights, sha256=run.start.sha256 or sha256, origin=origin)
+    said.prefix = f"students.{student}." if student else said.prefix
     return _with(run, start.encoder, start.mean, start.std, said)
 
 

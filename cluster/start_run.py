@@ -67,7 +67,9 @@ def monitors_of(run: "Run") -> "list[MonitorOf]":
     from eyespot.eval.online_probe import OnlineProbe
     from eyespot.pretrain.monitors.collapse import CollapseMonitor
 
-    return [CollapseMonitor, DriftGuard if run.start.weights or run.start.model else OnlineProbe]
+    guards = [DriftGuard] if run.start.weights or run.start.model else []
+    probes = [] if guards and not run.start.guard else [OnlineProbe]
+    return [CollapseMonitor, *probes, *guards]
 
 
 def is_first() -> bool:

@@ -17,6 +17,8 @@ from eyespot.pretrain.optim.optimizers import make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run
 
 ENGINES = ("ddp", "fsdp", "deepspeed 1", "deepspeed 2", "deepspeed 3")
+AVERAGED = "moco"
+"""Of this method the encoder's weights are averaged, too."""
 COUNT = 6
 """Samples of a batch."""
 NUM_SAMPLES = 32
@@ -25,6 +27,7 @@ NUM_SAMPLES = 32
 
 def make_objective(method: str) -> Objective:
     run = make_run(f"{method}_tiny")
+    run.optim.ema = 0.15 if method == AVERAGED else 0.0
     torch.manual_seed(0)
     return fresh_objective(run, torch.arange(NUM_SAMPLES))
 

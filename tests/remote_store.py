@@ -48,7 +48,7 @@ def _program() -> str | None:
     return shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -83,7 +83,7 @@ class StoreServer:
             },
         ]
         (folder / "s3.json").write_text(json.dumps({"identities": who}))
-        ports = dict(zip((*_PORTS, *_S3_PORTS), _free_ports(8), strict=True))
+        ports = dict(zip((*_PORTS, *_S3_PORTS), free_ports(8), strict=True))
         self.port = ports["s3.port"]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._words = [
@@ -201,9 +201,9 @@ ANSWERS = {
     "missing": (404, "NoSuchKey"),
     "region": (400, "AuthorizationHeaderMalformed"),
 }
-KINDS = (*ANSWERS, "reset", "cut", "whole", "etag", "stall", "flip")
+KINDS = (*ANSWERS, "reset", "cut", "whole", "etag", "stall", "flip", "mute", "drip")
 """The latter: the connection breaks in the body; it ends early; Range is ignored; another ETag; nothing more comes for
-a while; one byte is another."""
+a while; one byte is another; no answer at all for a while; a byte now and then."""
 
 
 class Faults:
@@ -217,7 +217,7 @@ class Faults:
     def __init__(self, server: StoreServer, tls: tuple[Path, Path] | None = None) -> None:
         self.server, self.rules = server, list[Rule]()
         self.counts, self.lock, self.draw = Counter[str](), threading.Lock(), random.Random(1)
-        self.stall_seconds = 2.0
+        self.stall_seconds, self.drip_seconds = 2.0, 0.2
         self.retry_after: float | None = None
         owner = self
 
@@ -283,6 +283,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.faults.chosen(self.command, self.path, self.headers.get("Authorization", ""))
+        if fault == "mute":
+            time.sleep(self.faults.stall_seconds)
+            self.close_connection = True
+            return
         if fault in ANSWERS:
             self._refuse(*ANSWERS[fault])
             return
@@ -316,6 +320,9 @@ class _Handler(BaseHTTPRequestHandler):
         half = len(content) // 2
         if fault == "flip" and content:
             content = content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :]
+        if fault == "drip":
+            self._drip(content)
+            return
         if fault not in ("reset", "cut", "stall"):
             self.wfile.write(content)
             return
@@ -327,6 +334,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+    def _drip(self, content: bytes) -> None:
+        """A byte now and then, as long as anybody takes them."""
+        self.close_connection = True
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(self.faults.drip_seconds)
 
     def _refuse(self, status: int, code: str) -> None:
         content = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>told so</Message></Error>'.encode()

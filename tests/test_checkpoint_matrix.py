@@ -18,7 +18,7 @@ from eyespot.pretrain.engine import Engine
 from eyespot.pretrain.optim.optimizers import OptimConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from engine_states import ENGINES, make_single_engine, own_batches, whole_state
+from engine_states import ENGINES, make_batch, make_single_engine, own_batches, rows_of, whole_state
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +128,39 @@ def test_any_engine_reads_what_any_engine_wrote(ranks, written_on, thorough, wri
     for rank in on_ranks(read_all, ranks, written(written_on), wanted):
         assert set(rank) == set(wanted)
         assert {combination: wrong for combination, wrong in rank.items() if wrong} == {}
+
+
+def six_steps(world: World, folder: Path) -> dict[str, list[str]]:
+    """Six steps, and three that another engine goes on from for three: what differs, by engine and method."""
+    found = {}
+    for name, method in itertools.product(ENGINES, ("mae", METHOD)):
+        losses, states = list[list[float]](), list[dict[str, np.ndarray]]()
+        run_dir = folder / f"{name.replace(' ', '')}-{method}"
+        for first, writes in ((0, True), (3, False)):
+            engine = make_single_engine(method, name, world, optim=OptimConfig(lr=1e-3), micro_batch_size=2)
+            if not writes:
+                checkpoint.load(checkpoint.newest(run_dir), engine.load_tensors)
+            losses.append([])
+            for number in range(first, 6):
+                batch = make_batch(engine.objective, 2 * world.size, seed=number)
+                own = rows_of(batch, torch.arange(2 * world.size).chunk(world.size)[world.rank])
+                losses[-1].append(float(take_passes(engine, [(own, number)])[0]["loss"]))
+                assert engine.step(1e-3)[1]
+                engine.objective.after_step((number + 1) / 10)
+                if writes and number == 2:
+                    writer = CheckpointWriter(run_dir, keep=2)
+                    meta = Meta(step=3, loader={}, world_size=world.size, run_key="k", engine=name)
+                    writer.save(engine.save_tensors(), meta, wait=True)
+                    writer.close()
+            states.append(whole_state(engine))
+            engine.close()
+        wrong = [] if losses[0][3:] == losses[1] else [f"losses {losses}"]
+        wrong += [key for key, value in states[0].items() if not np.array_equal(value, states[1][key])]
+        found[f"{name}, {method}"] = wrong
+    return found
+
+
+@pytest.mark.thorough
+def test_on_four_ranks_three_steps_and_three_more_are_six_to_the_bit(on_ranks, tmp_path):
+    for told in on_ranks(six_steps, 4, tmp_path):
+        assert {name: wrong for name, wrong in told.items() if wrong} == {}

@@ -40,6 +40,7 @@ NEEDED = {
     "Chosen": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run"},
     "Balance": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run", "keep": 5},
     "Retrieve": lambda digits: {"shards": Path("shards"), "out": Path("out"), "model": "run"},
+    "Selecting": lambda digits: {"run": "run"},
     "JointEvaluation": lambda digits: {"protocol": "zero-shot", "run": "run", "shards": Path("shards")},
     "Show": lambda digits: {"folder": Path("shards"), "recipe": "mae_tiny"},
     "Index": lambda digits: {"folder": Path("shards")},
@@ -61,10 +62,17 @@ NEEDED = {
     "Request": lambda digits: {"run_dir": Path("run")},
 }
 """By a class's name, values for the fields that have no default."""
-PREFIXES = {"DataConfig": "data.", "EncoderConfig": "encoder.", "OptimConfig": "optim.", "Efficiency": "efficiency "}
+PREFIXES = {
+    "DataConfig": "data.",
+    "EncoderConfig": "encoder.",
+    "OptimConfig": "optim.",
+    "StartConfig": "start.",
+    "Efficiency": "efficiency ",
+}
 PREFIXES |= {"NvjpegConfig": "data.nvjpeg."}
 PREFIXES |= {
     "ImageStats": "image_stats.",
+    "Bands": "bands.",
     "Masks": "masks.",
     "Pieces": "pieces.",
     "Members": "members.",
@@ -81,6 +89,7 @@ FLAGS = (
     "Leaks",
     "Request",
     "Retrieve",
+    "Selecting",
     "Serving",
 )
 """Classes whose messages name fields as flags."""

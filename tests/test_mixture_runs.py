@@ -1,6 +1,7 @@
 """Runs on a mixture: what they tell of each source, alike on any number of ranks, exact after a kill."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
@@ -126,3 +128,34 @@ def test_a_killed_mixture_goes_on_exactly(whole_mixture, digits, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("step", "loss", "sample_digest", *OF_SOURCES, *LOSSES):
         assert column(tmp_path / "killed", name) == column(whole_mixture, name), name
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.thorough)])
+def test_what_was_damaged_stays_counted_when_a_run_goes_on(digits, tmp_path, ranks):
+    """Every twentieth sample of one source; a run that is left at step 7 and goes on tells what a whole one does."""
+    torch.set_num_threads(1)
+    bad = ShardFolder(shutil.copytree(digits / "test", tmp_path / "bad"))
+    for row in bad.index[::20]:
+        with bad.tar_path(int(row["tar"])).open("r+b") as file:
+            file.seek(int(row["offset"]) + int(row["size"]) - 9)
+            file.write(b"damaged")
+    shards = f"{digits / 'train'}:0.75,{bad.path}:0.25"
+
+    def fit_until(step: int, name: str, **changes) -> None:
+        run = small_run(shards, tmp_path / name, stop_after=step, **changes)
+        run.steps, run.data.max_bad_fraction = 12, 0.9
+        assert fit(run, "mae_tiny") == "done"
+
+    fit_until(12, "whole")
+    fit_until(7, "left")
+    if ranks == 1:
+        fit_until(12, "left", resume="auto")
+    else:
+        words = flags(shards, tmp_path / "left", "--resume", "auto", "--data.max-bad-fraction", "0.9")
+        words[words.index("--steps") + 1] = "12"
+        done = torchrun(ranks, words)
+        assert done.returncode == 0, done.stderr
+    for name in ("sample_digest", "bad_samples", "data/source/train/bad", "data/source/bad/bad"):
+        assert column(tmp_path / "left", name) == column(tmp_path / "whole", name), name
+    told = column(tmp_path / "left", "data/source/bad/bad")
+    assert told[11] > told[6] > 0 and told == column(tmp_path / "left", "bad_samples")

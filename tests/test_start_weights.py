@@ -24,7 +24,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_states import ENGINES, NUM_SAMPLES, whole_state
 
 METHODS = [info.name for info in pkgutil.iter_modules(eyespot.pretrain.objectives.__path__)]
-TEACHERS = {"byol": 2, "dino": 2, "dinov2": 2, "ibot": 2, "ijepa": 2, "moco": 2, "moco_v3": 2}
+TEACHERS = {
+    "byol": 2,
+    "capi": 2,
+    "data2vec": 2,
+    "dino": 2,
+    "dinov2": 2,
+    "dinov3": 3,
+    "ibot": 2,
+    "ijepa": 2,
+    "moco": 2,
+    "moco_v3": 2,
+    "msn": 2,
+}
 """Copies of the encoder in the methods that have more than one."""
 
 pytestmark = [pytest.mark.slow]

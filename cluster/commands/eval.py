@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
-from eyespot.cluster.eval_commands import compare, finetune, joint
+from eyespot.cluster.eval_commands import compare, finetune, joint, select
 from eyespot.cluster.eval_commands.eval_table import print_next, print_place, print_table, track
 from eyespot.cluster.help_text import unknown_command
 from eyespot.data_pipeline.augment.views import MOST_FRAMES
@@ -108,6 +108,8 @@ class Evaluation:
 
     eyespot eval finetune runs/first data/digits         and linear-paper, attentive: see eyespot eval finetune --help
 
+    eyespot eval select runs/first                       which checkpoint? Without labels: eyespot eval select --help
+
     eyespot eval zero-shot runs/clip data/photos         and joint-retrieval, correspondence, of runs of images and
     text, sound or depth: see eyespot eval zero-shot --help
     """
@@ -122,7 +124,8 @@ class Evaluation:
     ]
     """How to judge."""
     model: Annotated[str, Positional, arg(metavar="MODEL")]
-    """A run folder (its newest checkpoint is judged), RUN/checkpoints/step-..., a release, a folder that timm saved,
+    """A run folder (its newest checkpoint is judged), RUN/checkpoints/step-..., with @ema behind either the average of
+    its weights (--optim.ema), with @NAME a further student of it; a release, a folder that timm saved,
     models:/NAME@ALIAS of MLflow's registry, hf://ORG/NAME of a model hub, or the name of a timm model."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
@@ -166,12 +169,14 @@ def main(argv: list[str]) -> int:
     """Runs one evaluation, prints its table, and returns the exit code; ``compare`` has a parser of its own."""
     if argv[:1] == ["compare"]:
         return compare.main(argv[1:])
+    if argv[:1] == ["select"]:
+        return select.main(argv)
     if argv[:1] and argv[0] in finetune.PROTOCOLS:
         return finetune.main(argv)
     if argv[:1] and argv[0] in joint.PROTOCOLS:
         return joint.main(argv)
     if argv[:1] and not argv[0].startswith("-") and argv[0] not in PROTOCOLS:
-        known = [*PROTOCOLS, *finetune.PROTOCOLS, *joint.PROTOCOLS, "compare"]
+        known = [*PROTOCOLS, *finetune.PROTOCOLS, *joint.PROTOCOLS, "compare", "select"]
         raise UserError(unknown_command(argv[0], known, "eyespot eval"))
     wanted = parse(Evaluation, argv, "eyespot eval")
     results = carried_out(wanted)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -46,10 +46,17 @@ class Releasing:
     """Of the weights, as SPDX writes it: apache-2.0, cc-by-nc-4.0, LicenseRef-Internal. A run's release needs it."""
     checkpoint: str | None = None
     """One of RUN/checkpoints, step-00001000; by default the newest."""
+    weights: Literal["trained", "ema"] = "trained"
+    """ema = the moving average of the encoder's weights (--optim.ema) in their place."""
+    average: tuple[str, ...] = ()
+    """The average of several checkpoints: last:3, names of RUN's, or paths of those of other runs of its architecture
+    and method. Running statistics of batch norm are taken anew from the run's images."""
+    student: str = ""
+    """Of a run that trained several students (distill), the further one of that name; by default its own encoder."""
     name: str | None = None
     """What it is called; by default as the run folder."""
     out: Path | None = None
-    """The folder to write, which must not exist; by default RUN/release."""
+    """The folder to write, which must not exist; by default RUN/release, of a student RUN/release-NAME."""
     decoder: bool = False
     """Add what the method has besides the encoder (MAE's decoder)."""
     onnx: bool = False
@@ -181,13 +188,16 @@ def _write(wanted: Releasing) -> Path:
         raise UserError("--license: under which licence are the weights? As SPDX writes it: apache-2.0, cc-by-nc-4.0")
     if wanted.register:
         check(wanted.register, wanted.source)
-    out = wanted.out or wanted.source / "release"
+    out = wanted.out or wanted.source / (f"release-{wanted.student}" if wanted.student else "release")
     release(
         wanted.source,
         out,
         license=wanted.license,
         name=wanted.name,
         step=wanted.checkpoint,
+        ema=wanted.weights == "ema",
+        average=wanted.average,
+        student=wanted.student,
         decoder=wanted.decoder,
         onnx=wanted.onnx,
         pt2=wanted.pt2,

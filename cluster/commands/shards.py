@@ -18,6 +18,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.loading.mixtures.mix import is_mix, read_mix
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.shards.bands.stored_bands import MOST_BANDS, Bands
 from eyespot.data_pipeline.shards.frames import FASTEST, FrameNames
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS
 from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
@@ -47,6 +48,7 @@ For example:
   eyespot shards pack films/ data/films --fps 8 --resize 256
   eyespot shards pack VOC/JPEGImages data/voc --masks VOC/SegmentationClass --holdout 0.5
   eyespot shards pack DAVIS/JPEGImages/480p data/davis --frames folder --rate 24 --masks DAVIS/Annotations/480p
+  eyespot shards pack sentinel/ data/sentinel --bands 13
   eyespot shards info data/photos
   eyespot shards show data/photos --recipe mae_vitb16_in1k
 """
@@ -77,6 +79,12 @@ class Readings:
     """Frames per second, where the files do not say."""
     max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
     """Images with more pixels (height times width) are left out and named."""
+    bands: Annotated[int, Ge(1), Le(MOST_BANDS)] | None = None
+    """Images are measurements of so many bands, and every bit is kept: TIFF (strips or tiles, all pages; needs
+    pip install "eyespot[tiff]"), .npy arrays of height x width x bands or bands x height x width, 16-bit PNG. What has
+    others is left out and named. None: images become 8-bit RGB."""
+    bits: Literal[8, 16] = 16
+    """Of a value of a band."""
 
     @property
     def reading(self) -> Reading:
@@ -88,6 +96,7 @@ class Readings:
             class_folder=self.class_folder,
             frames=self.frames,
             rate=self.rate,
+            bands=None if self.bands is None else Bands(count=self.bands, bits=self.bits),
         )
 
     def __post_init__(self) -> None:

@@ -53,14 +53,14 @@ def looked_up() -> Index:
         for name in re.findall(r"^  ([a-z]+) [A-Z]+", _help(above), re.MULTILINE):
             commands[f"{above} {name}"] = _of_help(above, name)
     trained, joined = [*finetune.PROTOCOLS], [*joint.PROTOCOLS]
-    commands |= {f"eval {name}": _of_help("eval", name) for name in [*trained, "compare", joined[0]]}
+    commands |= {f"eval {name}": _of_help("eval", name) for name in [*trained, "compare", "select", joined[0]]}
     commands |= {f"eval {name}": commands[f"eval {joined[0]}"] for name in joined}
     frozen = _choices(typing.get_type_hints(Evaluation)["protocol"])
     return Index(
         commands=commands,
         run=run,
         recipes={name: {k: v for k, v in flags.items() if k not in shared} for name, flags in of_recipes.items()},
-        protocols=[*frozen, *trained, *joined, "compare"],
+        protocols=[*frozen, *trained, *joined, "compare", "select"],
     )
 
 

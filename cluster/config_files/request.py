@@ -18,7 +18,7 @@ from eyespot.cluster.arguments import parse
 from eyespot.cluster.config_files.setting_names import as_typed, leaves, unknown
 from eyespot.cluster.config_files.toml_file import TomlFile, read_toml
 from eyespot.cluster.run_length import Length, settings_named_in, settled
-from eyespot.cluster.start_model import with_model
+from eyespot.cluster.start_model import with_model, with_teacher
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.config import Run
@@ -63,8 +63,9 @@ class Request:
         return self.epochs is not None or "steps" in settings_named_in([*self.said, *self.flags])
 
     def settled(self, run: Run, epochs: float | int | None, images: int | None = None) -> Run:
-        """The run with its start, its length and what follows from both; see ``with_model``, ``run_length.settled``."""
-        run = with_model(run, settings_named_in([*self.said, *self.flags]))
+        """The run with its start, its length and what follows; see ``start_model``, ``run_length.settled``."""
+        own = settings_named_in([*self.said, *self.flags])
+        run = with_teacher(with_model(run, own), own)
         if epochs is not None or "steps" in settings_named_in(self.flags):
             return settled(run, self.recipe_run, self.flags, epochs, images, self.said, self.run.steps)
         return settled(run, self.recipe_run, [*self.said, *self.flags], self.epochs, images)

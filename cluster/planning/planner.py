@@ -229,8 +229,8 @@ def _check(run: Run, gpus: int) -> None:
         parts = f"{plural(gpus, 'GPU')} x {accumulate} micro-batches" if accumulate > 1 else plural(gpus, "GPU")
         nearest = max(1, round(batch / (gpus * accumulate))) * gpus * accumulate
         raise UserError(f"data.batch_size {batch}: cannot be dealt evenly to {parts}; {nearest} could")
-    if run.engine == "deepspeed" and run.optim.name == "lars":
-        raise UserError("optim.name 'lars': ZeRO cuts tensors up and LARS needs them whole; use --engine ddp or fsdp")
+    if run.engine == "deepspeed" and run.optim.name in ("lars", "muon", "schedulefree"):
+        raise UserError(f"optim.name {run.optim.name!r}: ZeRO cuts tensors up anywhere; use --engine ddp or fsdp")
 
 
 def _other_checkpointing(run: Run, gpus: int) -> Trace | None:

@@ -42,6 +42,8 @@ def served(release: str, sha256: str | None, device: str) -> tuple[nn.Module, Vi
     encoder, config = load_encoder(folder).to(place), read_config(folder)
     views, provenance = views_of(config["pretrained_cfg"]), cast(Any, read_json(folder / PROVENANCE, str(folder)))
     size = config["pretrained_cfg"]["input_size"][-1]
+    if views.channels != 3:
+        raise UserError(f"release {release}: sees images of {views.channels} bands, and pictures are served; use eval")
     with torch.inference_mode():  # and the first request need not wait for what is set up once
         found = encode(encoder, torch.zeros(1, 3, size, size, device=place))
     kinds = {kind: found[kind].shape[1] for kind in ("cls", "mean", "pool", *found) if kind in found}

@@ -37,6 +37,8 @@ def test_a_name_of_timms_sets_encoder_and_normalisation():
     said = "--encoder.image-size 48 --encoder.patch-size 8 --encoder.drop-path 0.1"
     run = run_of(f"mae_tiny --start.model test_vit.r160_in1k {said}")
     assert (run.encoder.image_size, run.encoder.patch_size, run.encoder.drop_path) == (48, 8, 0.1)
+    run = run_of("mae_tiny --start.model test_vit.r160_in1k --start.weights file.safetensors --encoder.channels 6")
+    assert (run.encoder.channels, run.data.mean, run.data.std) == (6, None, None)  # those of the bands
     run = run_of("simclr_tiny --start.model resnet50.a1_in1k")
     assert (run.data.mean, run.data.std, run.data.normalize) == (None, None, "imagenet")  # resnet50's are ImageNet's
 

@@ -6,12 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from eyespot.data_pipeline.augment.views import CenterView, Clip, RandomView, ViewSpec
+from eyespot.data_pipeline.augment.views import (
+    AudioView,
+    CenterView,
+    Clip,
+    DepthView,
+    RandomView,
+    TextView,
+    View,
+    ViewSpec,
+)
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import NUM_PICTURED, Objective, in_one_pass, require_clip
 from eyespot.pretrain.recipe_lookup import make_run
+
+STILL = CenterView(resize=4, size=4)
 
 
 class Mean(Objective):
@@ -22,13 +33,14 @@ class Mean(Objective):
         def build(self, encoder, image_size):
             return Mean(encoder)
 
-    def __init__(self, encoder: nn.Module | None = None) -> None:
+    def __init__(self, encoder: nn.Module | None = None, views: tuple[View, ...] = (STILL,)) -> None:
         super().__init__()
+        self.made = views
         self.encoder = encoder if encoder is not None else nn.Flatten()
         self.noted: list[int] = []
 
     def views(self):
-        return ViewSpec(views=(CenterView(resize=4, size=4),))
+        return ViewSpec(views=self.made)
 
     def forward(self, batch):
         if self.in_step:
@@ -63,22 +75,24 @@ def test_evaluation_mode_does_not_end_a_step():
 
 def test_the_picture_is_the_views_of_a_few_samples():
     batch = make_batch(4, 4, 4)
-    picture = Mean().picture(batch)
+    picture = Mean(views=(STILL,) * 3).picture(batch)
     assert picture is not None
     assert picture.shape == (3, NUM_PICTURED, 3, 4, 4)
     assert torch.equal(picture[2, 5], batch.views[2][5])
 
 
 def test_text_depth_and_sound_are_no_part_of_the_picture():
-    batch, picture = make_batch(4, 4), Mean().picture(make_batch(4, 4))
+    batch, two = make_batch(4, 4), (STILL,) * 2
+    picture = Mean(views=two).picture(batch)
     beside = [torch.zeros(12, 7, dtype=torch.int64), torch.zeros(12, 1, 4, 4), torch.zeros(12, 1, 20, 9)]
-    found = Mean().picture(replace(batch, views=[*batch.views, *beside]))
+    others = (TextView(), DepthView(of=0), AudioView())
+    found = Mean(views=(*two, *others)).picture(replace(batch, views=[*batch.views, *beside]))
     assert found is not None and picture is not None and found.shape == picture.shape
 
 
 @pytest.mark.parametrize("sizes", [(4,), (4, 2)])
 def test_one_view_or_views_of_several_sizes_are_no_picture(sizes):
-    assert Mean().picture(make_batch(*sizes)) is None
+    assert Mean(views=(STILL,) * len(sizes)).picture(make_batch(*sizes)) is None
 
 
 def test_without_a_word_of_its_own_a_method_needs_no_labels_and_takes_any_batch():

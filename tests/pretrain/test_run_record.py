@@ -21,8 +21,8 @@ WHOLE = RunRecord(
     world_size=2, hardware={"cores": 2}, eyespot="0.1.0", versions={"python": "3.11"}, manifest_sha256="d",
     mixture=[{"name": "a", "weight": "7/10"}], lane_frame=16, tokenizers={"clip": "e"},
     start={"weights": "a.safetensors", "sha256": "ab", "loaded": "3 of 3 tensors loaded", "copies": 2},
-    normalization={"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]}, git_commit="c0ffee", git_diff_sha256="",
-    own_code={"file": "mine.py"},
+    teacher={"model": "resnet50", "sha256": "cd"}, normalization={"mean": [0.1, 0.2, 0.3], "std": [1, 2, 3]},
+    git_commit="c0ffee", git_diff_sha256="", own_code={"file": "mine.py"},
 )  # fmt: skip
 
 
@@ -121,9 +121,9 @@ def test_difference_names_all_fields_that_change_the_numbers():
 
 
 def test_free_fields_exist():
-    runs = [make_run("mae_tiny"), make_run("clip_tiny")]
+    recipes = {"objective.text.": "clip_tiny", "objective.teacher.": "distill_tiny"}
     for path in FREE_FIELDS:
-        value = runs[path.startswith("objective.text.")]
+        value = make_run(next((recipe for start, recipe in recipes.items() if path.startswith(start)), "mae_tiny"))
         for name in path.split("."):
             assert name in {field.name for field in dataclasses.fields(value)}, path
             value = getattr(value, name)

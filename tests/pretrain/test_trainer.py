@@ -32,7 +32,7 @@ STEPS = 20
 def small_run(shards: Path, run_dir: Path, **changes) -> Run:
     run = make_run("mae_tiny")
     run.data.shards, run.data.batch_size, run.run_dir = str(shards), 24, run_dir
-    run.optim.lr, run.optim.warmup_steps = 5e-3, 2
+    run.optim.lr, run.optim.warmup_steps, run.optim.ema = 5e-3, 2, 0.5
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = STEPS, 1, 5, 0, False
     run.device = "cpu"
     for name, value in changes.items():
@@ -43,7 +43,7 @@ def small_run(shards: Path, run_dir: Path, **changes) -> Run:
 def flags(shards: Path, run_dir: Path, *more: str) -> list[str]:
     """The same run as ``small_run`` on the command line."""
     sizes = ["--data.batch-size", "24", "--steps", str(STEPS), "--log-every", "1", "--save-every", "5"]
-    sizes += ["--optim.lr", "5e-3", "--optim.warmup-steps", "2"]
+    sizes += ["--optim.lr", "5e-3", "--optim.warmup-steps", "2", "--optim.ema", "0.5"]
     places = ["--data.shards", str(shards), "--run-dir", str(run_dir), "--picture-every", "0"]
     return ["pretrain", "mae_tiny", *places, *sizes, "--no-track", "--device", "cpu", *more]
 
@@ -104,6 +104,9 @@ def test_it_learns_and_says_so(whole):
     assert record["run"]["data"]["batch_size"] == 24
     assert len(record["manifest_sha256"]) == 64
     assert "done" in (whole / "logs" / "rank-0.log").read_text().splitlines()[-1]
+    kept = [checkpoint.read_module(checkpoint.newest(whole), f"model.{name}.") for name in ("encoder", "averaged")]
+    far = [(kept[0][name] - average).norm() / average.norm() for name, average in kept[1].items() if "weight" in name]
+    assert kept[0].keys() == kept[1].keys() and 0 < max(far) < 0.1  # half of the average is the last step's
 
 
 def test_a_run_in_lanes_goes_on_with_those_that_it_began_with(digits, tmp_path):

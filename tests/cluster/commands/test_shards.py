@@ -1,6 +1,7 @@
 """``eyespot shards`` as a person types it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +168,16 @@ assert main(["shards", "verify", sys.argv[1]]) == main(["shards", "index", sys.a
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program, str(digits)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "words", ["pack digits s3://b/f", "pack digits s3://b/f --task 0/2", "merge s3://b/f", "add s3://b/f digits"]
+)
+def test_nothing_is_written_to_a_store(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["shards", *words.split()]) == 2
+    assert re.fullmatch(
+        r"eyespot: destination s3://b/f(/\S+)?: shards are written on a disk only; name a folder there; upload it"
+        r" afterwards\n", capsys.readouterr().err
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir()), "nor into a folder that is called s3:"

@@ -51,5 +51,5 @@ def test_every_command_and_recipe_is_there(index):
     assert index.commands["launch"]["--dry-run"] is None and index.commands["launch"]["--no-doctor"] is None
     assert index.commands["status"] == {"--watch": [], "--json": None}
     assert "--run-dir" not in index.commands["launch"], "of an example"
-    assert {"linear", "finetune", "zero-shot", "compare"} <= set(index.protocols)
+    assert {"linear", "finetune", "zero-shot", "compare", "select"} <= set(index.protocols)
     assert "--resize" in index.commands["shards pack"] and "--gpus" in index.commands["plan"]

@@ -15,6 +15,7 @@ from eyespot.pretrain.distributed.collectives import (
     mean_where,
     num_rows,
     rank_sum,
+    take_from_owners,
 )
 from eyespot.pretrain.distributed.process_group import World
 
@@ -188,3 +189,20 @@ def test_one_process_alone_keeps_its_own():
 
 def test_the_operators_keep_torchs_rules():
     torch.library.opcheck(collectives._rank_sum, (torch.ones(3, requires_grad=True), ""))
+
+
+ENDS = [2, 2, 5]
+"""The second rank owns nothing."""
+
+
+def filled(world: World) -> np.ndarray:
+    rows = np.full((5, 2), -1, np.int32)
+    start = ([0, *ENDS])[world.rank]
+    rows[start : ENDS[world.rank]] = 10 * world.rank + np.arange(start, ENDS[world.rank])[:, None]
+    take_from_owners(torch.from_numpy(rows), ENDS)
+    return rows
+
+
+def test_rows_are_taken_from_their_owners(on_ranks):
+    for rows in on_ranks(filled, 3):
+        assert rows.tolist() == [[value] * 2 for value in (0, 1, 22, 23, 24)]

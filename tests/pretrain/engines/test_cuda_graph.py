@@ -85,7 +85,7 @@ def states_apart(one, other):
     return [name for name in one if not torch.equal(one[name].nan_to_num(), other[name].nan_to_num())]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [each for each in METHODS if each != "dinov3"])  # that has stages, and is refused
 def test_a_run_by_graph_is_the_run_without(method, captured):
     """Steps 1 and 2 are computed both ways, step 3 by the graph alone."""
     plain, graphed = engines_of(method)

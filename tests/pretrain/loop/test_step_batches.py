@@ -191,6 +191,7 @@ def train_on_rank(shards: Path, run_dir: Path, engine: str, stop_after: int | No
     sys.exit(ended != ("stopped" if cut else "done"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fsdp"])
 def test_two_ranks_cut_the_same_step(engine, digits, tmp_path, start_ranks):

@@ -6,7 +6,14 @@ from timm.layers.drop import DropPath
 from torch import nn
 
 from eyespot.pretrain.networks import ema_teacher
-from eyespot.pretrain.networks.ema_teacher import cosine_momentum, follow, make_steady_teacher, make_teacher
+from eyespot.pretrain.networks.ema_teacher import (
+    average,
+    cosine_momentum,
+    follow,
+    make_steady_teacher,
+    make_teacher,
+    rising_decay,
+)
 
 NUM_STEPS = 20
 
@@ -85,6 +92,27 @@ def test_running_statistics_are_its_own():
     follow(teacher, student, 0.0)
     assert (teacher[1].running_mean == 0).all()
     assert (student[1].running_mean != 0).all()
+
+
+def test_an_average_is_the_recursion_in_float64_statistics_and_all():
+    """a_t = m_t a_(t-1) + (1 - m_t) w_t with m_t = min(0.8, (1 + t) / (10 + t)), number by number; none if skipped."""
+    student = make_student()
+    averaged = make_teacher(student)
+    floats = {name: value.flatten().tolist() for name, value in averaged.state_dict().items() if value.ndim}
+    for step in range(1, NUM_STEPS + 1):
+        student(torch.randn(4, 3, 8, 8, dtype=torch.float64) + step)  # which moves the running statistics
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter += torch.randn_like(parameter)
+        taken = [True, torch.tensor(True), torch.tensor(False)][step % 3]
+        average(averaged, student, rising_decay(0.8, step), taken)
+        m = min(0.8, (1 + step) / (10 + step))
+        for name, values in floats.items() if taken else ():
+            new = student.state_dict()[name].flatten().tolist()
+            floats[name] = [m * old + (1 - m) * w for old, w in zip(values, new, strict=True)]
+    assert averaged[1].num_batches_tracked == NUM_STEPS - 1  # of the last step that was taken
+    for name, values in floats.items():
+        assert averaged.state_dict()[name].flatten().tolist() == pytest.approx(values, rel=1e-12, abs=1e-13), name
 
 
 def test_the_momentum_rises_along_half_a_cosine():

@@ -6,7 +6,7 @@ import torch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.images.lab_color import normalized, pixels, to_lab, to_rgb
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, last_tokens, make_encoder
-from eyespot.pretrain.networks.split_encoder import SplitEncoder
+from eyespot.pretrain.networks.split_encoder import SplitEncoder, seen_channels
 
 CONFIGS = {
     "split_test_resnet": EncoderConfig(name="split_test_resnet", image_size=32),
@@ -73,3 +73,11 @@ def test_options_reach_both_halves():
         assert half.grad_checkpointing
     with pytest.raises(UserError, match=r"encoder\.small_stem True: split_test_vit"):
         make_encoder(EncoderConfig(name="split_test_vit", image_size=16, patch_size=4, small_stem=True))
+
+
+def test_channels_are_those_that_an_encoder_sees():
+    for name in ("test_vit", "test_resnet", "test_convnext"):
+        for channels in (1, 3, 6):
+            assert seen_channels(make_encoder(EncoderConfig(name=name, image_size=32, channels=channels))) == channels
+    for config in CONFIGS.values():
+        assert seen_channels(make_encoder(config)) == 3

@@ -62,7 +62,7 @@ def test_a_convolutional_encoder_is_cut_at_its_residual_blocks():
     assert learn == {"encoder.layer4.1", "head.weight", "head.bias"}
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars", "muon", "schedulefree"])
 def test_what_waits_stays_bit_for_bit(name):
     module = classifier()
     optimizer = make_optimizer(module, OptimConfig(name=name, stages=(0.5,), weight_decay=0.3))

@@ -56,6 +56,7 @@ def test_what_each_engine_cuts_up(run, parameters, frozen, gradients, slots):
 def test_slots_of_other_optimisers():
     for name in ("sgd", "lars"):
         assert memory.optimizer_bytes(make("ddp", optim__name=name), SIZES) == 4_000
+    assert memory.optimizer_bytes(make("ddp", optim__name="schedulefree"), SIZES) == 12_000
 
 
 def test_two_blocks_are_whole_at_once():

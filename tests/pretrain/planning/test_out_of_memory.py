@@ -148,6 +148,7 @@ def lack(world: World) -> tuple[str, list[float]]:
     return words, limits
 
 
+@pytest.mark.thorough
 def test_one_rank_traces_for_all_that_lack_memory_and_not_for_long(on_ranks):
     (_, nothing), (words, limits), (others, theirs) = on_ranks(lack, 3)
     assert "images per process; of rank 1" in words and others == f"{words} (rank 1)"

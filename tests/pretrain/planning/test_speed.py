@@ -215,6 +215,7 @@ def count_received(world: process_group.World, recipes: list[str]) -> list[float
     return counts
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_predicted_traffic_is_what_two_ranks_sockets_get(on_ranks):
     recipes = ["mae_tiny", "moco_tiny", "moco_v3_tiny"]

@@ -142,6 +142,7 @@ def test_flops_are_those_by_hand_and_the_encoder_sees_its_share_only(mask_ratio)
     assert step.backward.flops / 10 == pytest.approx(2 * expected, rel=0.05)  # attention's logits once more
 
 
+@pytest.mark.thorough
 def test_checkpointing_trades_activations_for_a_second_forward_pass_of_the_encoder():
     run = make_run("moco_v3_vitt_cifar10")
     plain = trace(run, 1)
@@ -160,7 +161,9 @@ def test_a_teacher_runs_forward_only():
     assert step.backward.flops == pytest.approx(step.forward.flops, rel=0.1)
 
 
-@pytest.mark.parametrize("recipe", ["simclr_tiny", "moco_tiny", "moco_v3_tiny", "supcon_tiny"])
+@pytest.mark.parametrize(
+    "recipe", ["simclr_tiny", "moco_tiny", pytest.param("moco_v3_tiny", marks=pytest.mark.thorough), "supcon_tiny"]
+)
 def test_what_is_exchanged_grows_with_ranks_and_images(recipe):
     few, many = trace(make_run(recipe), 2), trace(make_run(recipe), 5)
 

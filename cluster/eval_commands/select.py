@@ -1,0 +1,108 @@
+"""``eyespot eval select RUN [SHARDS]``: which checkpoint to take, without labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Le
+from tyro.conf import Positional, arg
+
+from eyespot.cluster.arguments import parse
+from eyespot.cluster.next_steps import say_next
+from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.terminal import one_line
+
+if TYPE_CHECKING:
+    from eyespot.eval.results.checkpoint_scores import Selection
+
+
+@dataclass(kw_only=True, slots=True)
+class Selecting:
+    """Scores every checkpoint that a run has kept, without labels, and says which one to take, and why.
+
+    RankMe: how many directions the features use. alpha-ReQ: how fast their eigenvalues decay; 1 is best. LiDAR: how
+    many directions tell images apart beyond their views. kNN agreement: whether two views of the images agree about
+    which others are near. Intervals are of 95 %, of which images there are; docs/protocols.md has the formulas, and how
+    well each score foretells the linear probe.
+
+    It takes the newest of the checkpoints that the score (--by) cannot tell from the best. How many a run keeps, it is
+    told when it is trained: --keep-checkpoints.
+
+    For example:
+
+    eyespot eval select runs/first
+
+    eyespot eval select runs/first data/photos --by rankme
+
+    torchrun --no-python --nproc-per-node 8 eyespot eval select runs/large
+    """
+
+    run: Annotated[str, Positional, arg(metavar="RUN")]
+    """A run folder; RUN@ema scores the averages of its weights (--optim.ema)."""
+    shards: Annotated[Path | None, Positional, arg(metavar="SHARDS")] = None
+    """A folder with test/ or train/ inside, or one of shards; by default what the run learned from."""
+    by: Literal["rankme", "alpha-req", "lidar", "knn"] = "knn"
+    """The score that decides: by default the one that foretold the linear probe best. All are shown."""
+    images: Annotated[int, Ge(32), Le(100_000)] = 2048
+    """How many images at most, a random choice. No rank of features exceeds it."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Of that choice, of the views and of the draws."""
+    out: Path | None = None
+    """Where the scores go; by default RUN/eval/select."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto = a GPU where there is one; one that torch cannot use stops the command. cpu = the CPU is meant."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "--")
+
+
+def main(argv: list[str]) -> int:
+    """Scores, prints the table and the choice, and returns the exit code; ``argv`` begins with the word select."""
+    wanted = parse(Selecting, argv[1:], "eyespot eval select")
+    from eyespot.eval.checkpoint_choice.choice import select
+    from eyespot.pretrain.distributed import process_group
+    from eyespot.pretrain.distributed.arithmetic import set_arithmetic
+
+    world = process_group.start(wanted.device)
+    try:
+        set_arithmetic(world.device, "fp32")
+        found = select(
+            wanted.run, wanted.shards, num_images=wanted.images, seed=wanted.seed, world=world, out=wanted.out
+        )
+    finally:
+        process_group.stop()
+    if found is not None:
+        _show(wanted, found)
+    return ExitCode.DONE
+
+
+def _show(wanted: Selecting, found: "Selection") -> None:
+    from rich.table import Table
+
+    from eyespot.data_pipeline.console import Console
+    from eyespot.eval.results.checkpoint_scores import table
+
+    header, rows = table(found)
+    shown = Table(title=f"checkpoints on {found.data}, without labels", title_justify="left")
+    for place, column in enumerate(header):
+        shown.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+    for each in found.checkpoints:
+        for alarm in each.alarms:
+            print(one_line(f"Alarm, {each.checkpoint}: {alarm}"))
+    print(one_line(f"{found.num_images:,} images, {found.num_views} views of each ({found.split})."))
+    by = wanted.by.replace("-", "_")
+    for name, verdict in sorted(found.verdicts.items(), key=lambda pair: pair[0] != by):
+        print(one_line(f"{'Take' if name == by else 'Other scores:'} {verdict.taken}: {verdict.words}."))
+    if not found.verdicts:
+        print("None to take: all of them have collapsed.")
+        return
+    taken = found.verdicts[by].taken
+    run = wanted.run.removesuffix("@ema")
+    say_next(
+        (["eval", "linear", f"{run}/checkpoints/{taken}{wanted.run[len(run) :]}", "SHARDS"], "how good is it?"),
+        (["release", run, "--checkpoint", taken, "--license", "SPDX"], "hands it out"),
+    )
