@@ -24,6 +24,7 @@ ONNX = ["onnx>=1.19", "onnxruntime>=1.22", "onnxscript>=0.5"]
 REMOTE = ["huggingface_hub>=2.4", "obstore>=0.12"]
 SOUND = ["soundfile>=0.13"]
 SOURCES = ["lmdb>=1.6", "pyarrow>=20"]
+TIFF = ["imagecodecs>=2025.3", "tifffile>=2025.3"]
 TEXT = ["ftfy>=6.1", "open_clip_torch>=3", "tokenizers>=0.21"]
 TENSORBOARD = ["tensorboard>=2.20"]
 TRANSFORMERS = ["transformers>=5.24"]
@@ -103,6 +104,7 @@ setup(
             *SOUND,  # tests pack and read sounds
             *SOURCES,  # tests pack tables and databases
             *TENSORBOARD,  # tests read event files back
+            *TIFF,  # tests write and pack images of bands
             *TEXT,  # tests read captions, and compare with open_clip
             *TRANSFORMERS,  # tests compare with it
             *VIDEO,  # tests make and pack videos
@@ -117,6 +119,7 @@ setup(
         "sources": SOURCES,
         "tensorboard": TENSORBOARD,
         "text": TEXT,
+        "tiff": TIFF,
         "transformers": TRANSFORMERS,
         "video": VIDEO,
         "wandb": WANDB,

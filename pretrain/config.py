@@ -1,7 +1,7 @@
 """Run: one typed value that says everything about an experiment, and how recipes make it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,16 @@ class StartConfig:
     """Of that file, which is refused if it has another; empty = not checked."""
     origin: str = ""
     """Where the weights come from, for the record."""
+    freeze_steps: Annotated[int, Ge(0)] = field(default=0, metadata=SAID_IF_SET)
+    """Steps at the start in which the encoder stays as it is, in every copy, and what is new learns alone."""
+    lora_rank: Annotated[int, Ge(0)] = field(default=0, metadata=SAID_IF_SET)
+    """The encoder's weights stay, and a step of this rank learns beside each linear layer of its blocks (LoRA); 0 = all
+    of it learns."""
+    guard: str = field(default="", metadata={**SAID_IF_SET, "names_data": True})
+    """Labelled shards of what these weights know, on which --monitor-every measures drift; empty = the run's own."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "start.")
 
 
 C = TypeVar("C")
@@ -71,10 +81,11 @@ class DataConfig:
     accumulate: Annotated[int, Ge(1)] = 1
     """Micro-batches per step: less memory, the same gradient."""
     normalize: Literal["imagenet", "dataset"] = "imagenet"
-    """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest."""
-    mean: tuple[Mean, Mean, Mean] | None = None
+    """Whose per-channel mean and standard deviation: ImageNet's, or those in the shards' manifest. Images of bands
+    (eyespot shards pack --bands) have those of their manifest either way."""
+    mean: tuple[Mean, ...] | None = None
     """Per-channel mean to subtract, of values in 0..1, in place of those; for an encoder that was trained with it."""
-    std: tuple[Deviation, Deviation, Deviation] | None = None
+    std: tuple[Deviation, ...] | None = None
     """Per-channel standard deviation to divide by; goes with the mean."""
     num_threads: Annotated[int, Ge(0), Le(1024)] = 0
     """Threads of the data pipeline per process; 0 = the cores this process may use, shared among its neighbours."""
@@ -108,7 +119,7 @@ class DataConfig:
         check_ranges(self, "data.")
         if self.shards is not None:
             self.shards = str(self.shards)  # who writes recipes may give a path
-        if (self.mean is None) != (self.std is None):
+        if len(self.mean or ()) != len(self.std or ()):
             raise UserError(f"data.std {self.std}: data.mean and data.std go together, and std must be above 0")
 
 
@@ -189,6 +200,11 @@ class Run:
     def __post_init__(self) -> None:
         check_ranges(self)
         self.objective.check_batch(self.data.batch_size)
+
+
+def optim_settings(run: Run) -> OptimConfig:
+    """The optimiser's, in which ``start.freeze_steps`` are a stage of the head's."""
+    return replace(run.optim, stages=(run.start.freeze_steps / run.steps,)) if run.start.freeze_steps else run.optim
 
 
 def engine_settings(run: Run, world_size: int) -> Settings:

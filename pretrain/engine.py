@@ -131,6 +131,10 @@ class Engine(Protocol):
         """Forgets the gradient collected so far."""
         ...
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The objective's weights are those that evaluation reads, and a checkpoint holds, for a while."""
+        ...
+
     def save_tensors(self) -> dict[str, Tensor]:
         """The state to write: ``model.<name>`` and ``optim.state.<name>.<slot>``.
 
@@ -202,6 +206,9 @@ def check_engine(name: str, objective: Objective, world: World, settings: Settin
         UserError: it could not.
     """
     _check_settings(name, world, settings)
+    if settings.cuda_graph and objective.in_stages:
+        what = type(objective).__name__
+        raise UserError(f"cuda_graph True: what {what} computes changes in the course of this run; leave it out")
     if settings.compile:
         _compiled_pieces(objective)
     if world.size > 1:

@@ -1,8 +1,10 @@
 """Objective: what is learned from a batch. One file per method; the trainer knows nothing else of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -14,7 +16,8 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
-from eyespot.pretrain.networks.encoders import features
+from eyespot.pretrain.networks.ema_teacher import average, make_teacher, rising_decay
+from eyespot.pretrain.networks.encoders import EncoderConfig, features
 from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.networks.towers.tower import Tower
 from eyespot.pretrain.skipped_step import Taken
@@ -32,7 +35,6 @@ Family = Literal[
     "some labels",
     "labels",
 ]
-
 
 FAMILIES: tuple[str, ...] = get_args(Family)
 """In the order in which people meet them."""
@@ -87,6 +89,10 @@ class Objective(nn.Module, ABC):
         def build(self, encoder: nn.Module, image_size: int) -> "Objective":
             """The objective around a freshly made encoder that sees images of ``image_size`` pixels."""
 
+        def further_encoders(self, image_size: int) -> dict[str, EncoderConfig]:
+            """Encoders by name that it trains in ``students`` beside its own, of images of ``image_size`` pixels."""
+            return {}
+
         def check_batch(self, batch_size: int) -> None:  # noqa: B027 - most methods can work with any
             """Whether the method can work with so many images per step, over all ranks.
 
@@ -100,6 +106,9 @@ class Objective(nn.Module, ABC):
     only_encodes: ClassVar[bool] = False
     """Nothing but encoders reads the views, at most in another order or turned: on a GPU under bf16 they then come in
     bf16, which takes half the memory; autocast would round them so anyway."""
+
+    any_bands: ClassVar[bool] = False
+    """Whether it learns from images of any number of bands: no step of it knows red, green and blue."""
 
     cuts_views: ClassVar[bool] = False
     """Whether the encoder sees parts of the views, not whole ones: they may then be larger than ``image_size``."""
@@ -138,11 +147,23 @@ class Objective(nn.Module, ABC):
     began: dict[str, str | int] | None = None
     """The file that its encoder's first weights are of, and how many tensors of it; None = they were drawn."""
 
+    given: Mapping[str, tuple[Path, nn.Module]] = MappingProxyType({})
+    """Further encoders that begin with weights of their own: by the setting that says so, the file and whose it is."""
+
+    in_stages: bool = False
+    """Whether what its passes compute changes in the course of a run: then they cannot be a CUDA graph."""
+
+    taught: dict[str, str] | None = None
+    """By whom its students are, where a fixed teacher does it: ``model``, ``origin``, ``loaded``, ``sha256``."""
+
     notes_losses: bool = False
     """Whether somebody wants to know the loss of each sample, the trainer of a mixture's sources."""
 
     sample_losses: Float[Tensor, " b"] | None = None
     """Of each sample of the last micro-batch, where that is wanted and its loss is their mean; None = it is not."""
+
+    averages: tuple[nn.Module, float] | None = None
+    """The encoder that learns and the decay of its average, the module ``averaged``; None = there is none."""
 
     image_size: int
     """Height and width of what the encoder sees, pixels."""
@@ -190,13 +211,10 @@ class Objective(nn.Module, ABC):
                 self.sample_losses = found.reshape(len(found), -1).mean(1)
 
     def told(self, batch: Batch) -> Float[Tensor, " b"]:
-        """Of each sample the share of the method's own questions, 0..1, that it answers right, without gradient.
-
-        For methods that have a ``chance``: whoever judges the run asks about samples that it has not seen.
-        """
+        """Of samples that the run has not seen the share of its questions, 0..1, that it answers; see ``chance``."""
         raise NotImplementedError(f"{type(self).__name__} asks nothing that has a right answer")
 
-    def embed_frames(self, clips: Float[Tensor, "b t 3 h w"]) -> Float[Tensor, "b t d"]:
+    def embed_frames(self, clips: Float[Tensor, "b t c h w"]) -> Float[Tensor, "b t d"]:
         """What the head makes of each frame of clips; for methods that have ``embeds_frames``."""
         raise NotImplementedError(f"{type(self).__name__} embeds no frames")
 
@@ -224,15 +242,15 @@ class Objective(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} reads no captions")
 
-    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images: the class token, or the pooled features where there is none."""
         return features(self.encoder, images)
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b ..."]:
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         """What the loss reads of a look of the student's encoder at images; all else of the encoder is not trained."""
         return features(encoder, images)
 
-    def refresh_features(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def refresh_features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """What ``refresh`` is told of images: what ``encode`` makes of them, where a method says nothing else."""
         return self.encode(images)
 
@@ -256,15 +274,26 @@ class Objective(nn.Module, ABC):
                 and what this call leaves behind is what ``after_skip`` does (see ``skipped_step.if_taken``).
         """
 
+    def keep_average(self, learner: nn.Module, decay: float) -> None:
+        """From here on ``averaged`` is an average of the weights of ``learner``, beside whatever teacher there is."""
+        self.averaged, self.averages = make_teacher(learner), (learner, decay)
+
+    def finish_step(self, done: int, steps: int, taken: Taken = True) -> None:
+        """``after_step`` of the step that makes ``done`` of ``steps``; and the average takes it in."""
+        self.after_step(done / steps, taken)
+        if self.averages is not None:
+            learner, decay = self.averages
+            average(self.averaged, learner, rising_decay(decay, done), taken)
+
     def after_skip(self) -> None:
         """Called instead where the host knows that the step was not taken: something was not finite, or it was cut."""
 
-    def picture(self, batch: Batch) -> Float[Tensor, "rows columns 3 h w"] | None:
+    def picture(self, batch: Batch) -> Float[Tensor, "rows columns c h w"] | None:
         """A grid of images worth looking at, in the views' normalised values, without gradient; None = nothing.
 
         By default the views of a few samples, where there is more than one view; of clips the frames below each other.
         """
-        seen = [view for view in batch.views if view.is_floating_point() and view.ndim > 3 and view.shape[-3] == 3]
+        seen = self.views().images_among(batch.views)
         images = [view[:NUM_PICTURED].float() for view in seen]
         rows = [row for view in images for row in ([view] if view.ndim == 4 else view.unbind(1))]
         if len(rows) < 2 or len({row.shape for row in rows}) > 1:
@@ -347,7 +376,7 @@ def require_own_sound(view: RandomView, sound: AudioView) -> None:
         )
 
 
-def still(view: Float[Tensor, "b *_ 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def still(view: Float[Tensor, "b *_ c h w"]) -> Float[Tensor, "b c h w"]:
     """Images as they are; of clips of one frame that frame."""
     return view.flatten(0, 1) if view.ndim == 5 else view
 

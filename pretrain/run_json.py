@@ -38,7 +38,7 @@ def with_whole_paths(config: C) -> C:
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value = getattr(config, field.name)
-        if "names_data" in field.metadata and value is not None:
+        if "names_data" in field.metadata and value:
             changes[field.name] = whole_shards(str(value))
         elif isinstance(value, Path):
             changes[field.name] = value.absolute()

@@ -30,6 +30,7 @@ FREE_FIELDS = {
     *("data.read_patience_seconds", "data.decode", "data.ready_mb", "data.cache_dir", "data.cache_gb"),
     *("data.nvjpeg.hw_decoder_load", "data.nvjpeg.hybrid_huffman_threshold", "data.nvjpeg.preallocate_mb"),
     *("encoder.checkpointing", "start.weights", "start.origin", "objective.text.tokenizer"),
+    *("objective.teacher.weights", "objective.teacher.origin"),
 }
 
 
@@ -67,6 +68,9 @@ class RunRecord:
     start: dict[str, Any] | None = None
     """Of the file of its encoder's first weights: ``weights``, ``sha256``, how many tensors were ``loaded``, and into
     how many ``copies`` of the encoder; None where they were drawn."""
+    teacher: dict[str, Any] | None = None
+    """Of the fixed teacher of its students: the ``model`` that was named, its ``origin`` and ``architecture``, how many
+    tensors were ``loaded``, and the ``sha256`` of teacher.safetensors; None where there is none."""
     normalization: dict[str, Any] | None = None
     """Per-channel ``mean`` and ``std`` of its images; see ``mean_and_std``."""
     lane_frame: int | None = None
@@ -145,7 +149,10 @@ class RunRecord:
         """
         found = self.normalization or {}
         try:
-            return _color(found["mean"]), _color(found["std"])
+            mean, std = _color(found["mean"]), _color(found["std"])
+            if len(mean) != len(std):
+                raise ValueError("of other channels")
+            return mean, std
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{self.path(folder)}: no field normalization; train the run anew") from error
 
@@ -169,5 +176,6 @@ def difference(old: Any, new: Any, prefix: str = "") -> str | None:
 
 
 def _color(values: Any) -> Color:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
+    if not values:
+        raise ValueError("no channels")
+    return tuple(float(value) for value in values)

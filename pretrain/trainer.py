@@ -9,7 +9,7 @@ from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.loader import make_loader
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
-from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.config import Run, engine_settings, optim_settings
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.engine import make_engine
@@ -95,12 +95,12 @@ class Trainer:
         with agreed():  # the data, and what learns from them
             data = open_data(run, world, shards)
             objective = first_objective(run, data.sample_ids)
-            data.check_labels(objective)
+            data.check_objective(objective)
             spec = data.loader_spec(objective.views())
         num_parameters = sum(p.numel() for p in objective.parameters())
         with out_of_memory.in_words(run, world), agreed():  # how a step of it runs
-            settings = engine_settings(run, world.size)
-            self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, run.optim), settings)
+            settings, optim = engine_settings(run, world.size), optim_settings(run)
+            self.engine = make_engine(run.engine, objective, world, lambda m: make_optimizer(m, optim), settings)
         self.writer = CheckpointWriter(run.run_dir, keep=run.keep_checkpoints, timeout_seconds=run.rank_timeout_seconds)
         last = checkpoint.restore(run.run_dir, run.resume, self.engine.load_tensors)
         self.start, position = (last.step, last.loader) if last is not None else (0, None)
@@ -118,9 +118,9 @@ class Trainer:
             watch.time_forward(self.engine.objective)
         self.meter, self.vote = StepMeter(world.device, Utilization.of(run, world)), StopVote(signals)
         self.skipped, self.lost = 0, None
-        looks = looks_of(monitors, data, self.engine.objective, self.start)
+        looks = looks_of(monitors, data, self.engine, self.start)
         parts = {"meter": self.meter, "watch": watch}
-        self.metrics = StepLog(run, self.loader, self.tracker, monitors=looks, head_watch=HeadWatch(), **parts)
+        self.metrics = StepLog(run, self.loader, self.tracker, position, looks, HeadWatch(), **parts)
         self.batches = StepBatches(run, world, self.engine, self.loader, stop=self.vote, **parts)
         announce(run, recipe, manifest, world, num_parameters, self.views.counted_as)
 
@@ -179,7 +179,7 @@ class Trainer:
                 engine.objective.after_skip()
                 self._skip(passed)
             else:
-                engine.objective.after_step(done / run.steps, taken)  # 3. teacher, queue
+                engine.objective.finish_step(done, run.steps, taken)  # 3. teacher, queue, average
             self.done, self.position = done, self.loader.state_dict()
             if lost:
                 self._save_what_is_left()
@@ -230,7 +230,7 @@ class Trainer:
             self._skip(passed)
 
     def _picture(self, step: int) -> None:
-        with at_rest(self.engine.objective):  # as evaluation sees it, and the run goes on as if nobody had looked
+        with self.engine.averaged(), at_rest(self.engine.objective):  # as evaluation sees it, and nothing stays of it
             picture = self.engine.objective.picture(self.pictured) if self.pictured is not None else None
         if picture is not None and self.tracker is not None:
             path = self.folder.path / "pictures" / f"step-{step:08d}.png"
@@ -241,7 +241,8 @@ class Trainer:
         """Hands a checkpoint to the writer. One that cannot be written leaves the last good one."""
         self.watch.at("saving")
         run, run_key = self.run, self.folder.run_key
-        where = {"step": self.done, "loader": self.position, "world_size": self.world.size}
+        place = self.position | self.metrics.replaced.state()
+        where = {"step": self.done, "loader": place, "world_size": self.world.size}
         meta = checkpoint.Meta(**where, run_key=run_key, engine=run.engine, precision=run.precision)
         try:
             self.writer.save(self.engine.save_tensors(), meta, wait=must_work)

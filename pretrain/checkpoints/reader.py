@@ -32,12 +32,15 @@ from eyespot.data_pipeline.patience import is_outage, words
 from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.checkpoints.folders import newest
+from eyespot.pretrain.checkpoints.low_rank import merged
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.rendezvous import restarted
 
 FORMAT = 1
 """Of what a checkpoint holds and how it is named; a higher one is refused."""
 OPTIMIZER = "optim.state."
+AVERAGE = "model.averaged."
+"""Of the moving average of the encoder's weights (``--optim.ema``)."""
 
 LARGEST_META = 64 * 2**20
 """Bytes of a meta.json: one line for each rank's file."""
@@ -178,7 +181,7 @@ def read_encoder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_module(folder: Path, prefix: str = "model.") -> dict[str, Tensor]:
-    """The state dict of the objective, or of the part of it that ``prefix`` names.
+    """The state dict of the objective, or of the part of it that ``prefix`` names; low-rank steps are in the weights.
 
     Raises:
         UserError: the checkpoint is damaged or holds nothing of that name.
@@ -193,7 +196,7 @@ def read_module(folder: Path, prefix: str = "model.") -> dict[str, Tensor]:
     if not tensors:
         raise UserError(f"checkpoint {folder}: holds no tensors named {prefix}*")
     stored.fill(tensors)
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return merged({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
 
 
 class _Stored(HuggingFaceStorageReader):
@@ -275,6 +278,8 @@ def _unreadable(folder: Path, name: str, error: OSError) -> Exception:
 
 
 def _other_writer(name: str) -> str:
+    if name.startswith(AVERAGE):
+        return "one of them has an average of the encoder's weights: resume with the --optim.ema that wrote it"
     what = "with another optimiser: resume with that one" if name.startswith(OPTIMIZER) else "by another recipe"
     return f"it was written {what}"
 

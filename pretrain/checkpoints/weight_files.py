@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.checkpoints.foreign_names import Translated, names_of, translated
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -39,6 +40,8 @@ _MOST_PLACES = 16
 """In a file that are tried for an encoder."""
 META = "meta.json"
 """What a run's checkpoint folder has."""
+RELEASED = "model.safetensors"
+"""What a release has."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -68,8 +71,21 @@ class Weights:
         return words
 
 
+def holder_of(path: Path) -> Path:
+    """Where the weights lie that a person means by this path: a run's newest checkpoint, a release's file, itself."""
+    if (checkpoint_folder := newest(path)) is not None:
+        return checkpoint_folder
+    return path / RELEASED if (path / RELEASED).is_file() else path
+
+
 def read_weights(
-    path: Path, wanted: Mapping[str, Tensor], *, sha256: str = "", prefix: str = "", encoder: nn.Module | None = None
+    path: Path,
+    wanted: Mapping[str, Tensor],
+    *,
+    sha256: str = "",
+    prefix: str = "",
+    encoder: nn.Module | None = None,
+    setting: str = "start.weights",
 ) -> Weights:
     """All tensors of an encoder out of a file.
 
@@ -77,21 +93,25 @@ def read_weights(
         path: safetensors, a checkpoint of torch's, or a checkpoint folder of a run.
         wanted: the encoder's state dict.
         sha256: that the file must have (of a checkpoint folder, its ``meta.json``); empty = any.
-        prefix: what stands before the encoder's names; empty = what is found.
+        prefix: what stands before the encoder's names; empty = what is found, of a run's checkpoint its encoder's.
         encoder: whose they will be; None = only its own names and shapes are read.
+        setting: that names the path.
 
     Raises:
         UserError: it cannot be read, is another file than was meant, holds other tensors, or holds what is no weight.
         Outage: the file system does not give it.
     """
-    source = f"start.weights {path}"
+    source = f"{setting} {path}"
     is_run = (path / META).is_file()
     limit = 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES
     content = _content(path / META if is_run else path, source, limit)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(f"{source}: has sha256 {digest[:12]}..., not start.sha256 {sha256[:12]}...")
-    held = checkpoint.read_encoder(path) if is_run else _tensors(content, source)
+    if is_run:
+        held = checkpoint.read_module(path) if prefix else checkpoint.read_encoder(path)
+    else:
+        held = _tensors(content, source)
     found = fitted(held, wanted, source, prefix=prefix, encoder=encoder)
     return replace(found, sha256=digest)
 
@@ -183,14 +203,18 @@ def _named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_file(path: Path) -> None:
-    """Whether there is such a file of first weights; what is in it is another question.
+def check_file(path: Path, setting: str = "start.weights") -> None:
+    """Whether there is such a file of first weights, which ``setting`` names; what is in it is another question.
+
+    Args:
+        path: the file, or a run's checkpoint.
+        setting: what names it, for the message.
 
     Raises:
         UserError: there is none, or it is no file.
         Outage: the file system does not say.
     """
-    source = f"start.weights {path}"
+    source = f"{setting} {path}"
     path = path / META if (path / META).is_file() else path
     try:
         mode = Patience(PATIENCE_SECONDS).read(path, path.stat, is_outage).st_mode

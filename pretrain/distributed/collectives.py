@@ -7,8 +7,9 @@ in which one process would have met the samples, as a queue needs that must not 
 Operators of torch take strings, not groups: hence a group's ``name``, "" where this process is alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -220,6 +221,19 @@ def take_from_first(tensor: Tensor) -> None:
     """Overwrites it with rank 0's, which has the same shape and type."""
     if dist.is_initialized():
         dist.broadcast(tensor, 0)
+
+
+def take_from_owners(rows: Shaped[Tensor, "n *rest"], ends: Sequence[int]) -> None:
+    """Each rank has written its own rows, neighbours, rank after rank: writes the others' beside them, in place.
+
+    Args:
+        rows: of the same shape and type on every rank.
+        ends: where each rank's rows end.
+    """
+    if dist.is_initialized():
+        for rank, (start, stop) in enumerate(pairwise([0, *ends])):
+            if stop > start:
+                dist.broadcast(rows[start:stop], rank)
 
 
 def any_rank(flags: list[bool]) -> list[bool]:

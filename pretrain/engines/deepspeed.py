@@ -4,8 +4,8 @@ Rajbhandari et al. 2019 (arXiv:1910.02054). Only this file imports DeepSpeed. It
 and says nothing unless something is wrong.
 
 On two ranks on a CPU the results equal DDP's to the bit, unless gradients are clipped or micro-batches accumulated in
-stages 2 and 3: docs/engines.md says how far apart they are then. On a GPU nobody has measured it. What it cannot: lars
-(ZeRO flattens tensors, and lars needs their norms), and blocks compiled one by one in stage 3.
+stages 2 and 3: docs/engines.md says how far apart they are then. On a GPU nobody has measured it. What it cannot: lars,
+muon and schedulefree (ZeRO flattens tensors and cuts them anywhere), and blocks compiled one by one in stage 3.
 """
 
 import contextlib
@@ -29,7 +29,9 @@ from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Sett
 from eyespot.pretrain.engines.zero_state import ZeroState
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.lars import LARS
+from eyespot.pretrain.optim.muon import Muon
 from eyespot.pretrain.optim.optimizers import set_rate
+from eyespot.pretrain.optim.schedule_free import ScheduleFreeAdamW
 from eyespot.pretrain.skipped_step import Taken
 
 MAX_BUCKET_ELEMENTS = 50_000_000
@@ -68,15 +70,20 @@ REFUSED = {
 """Settings of DeepSpeed's that are the run's own business, and what to do instead."""
 
 
-_NO_LARS = "optim.name lars: needs the norms of whole tensors, which ZeRO cuts; use --engine fsdp"
+_NOT_CUT = {"lars": "the norms of whole tensors", "muon": "whole matrices", "schedulefree": "two sets of weights"}
+"""What optimisers need that ZeRO's flat vectors do not give."""
 
 
 def check(objective: Objective, world: World, settings: Settings, optimizer: str) -> None:
     """Raises a UserError where it could not be made; see ``check_engine``."""
     _check_settings(settings)
     make_config(settings, 0, world.device)
-    if optimizer == "lars":
-        raise UserError(_NO_LARS)
+    if optimizer in _NOT_CUT:
+        raise _refused(optimizer)
+
+
+def _refused(optimizer: str) -> UserError:
+    return UserError(f"optim.name {optimizer}: needs {_NOT_CUT[optimizer]}, ZeRO cuts tensors up; use --engine fsdp")
 
 
 def _check_settings(settings: Settings) -> None:
@@ -94,8 +101,9 @@ class DeepSpeedEngine:
         config = make_config(settings, num_trainable, world.device)
         self.objective, self._settings, self._device = objective.to(world.device), settings, world.device
         optimizer = make_optimizer(objective)
-        if isinstance(optimizer, LARS):
-            raise UserError(_NO_LARS)
+        for kind, name in ((LARS, "lars"), (Muon, "muon"), (ScheduleFreeAdamW, "schedulefree")):
+            if isinstance(optimizer, kind):
+                raise _refused(name)
         tensors: dict[str, Tensor] = dict(objective.state_dict(keep_vars=True))
         ensure_group(world.device)
         self._calls = _Calls(objective)
@@ -141,6 +149,10 @@ class DeepSpeedEngine:
     def discard(self) -> None:
         """Drops the gradients, and what ZeRO has counted of the step."""
         self._state.forget_gradients()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """No optimiser that it takes has others."""
+        return contextlib.nullcontext()
 
     def save_tensors(self) -> dict[str, Tensor]:
         """Whole fp32 tensors, each on one rank."""

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from eyespot.pretrain.distributed.process_group import own_share
 from eyespot.pretrain.engine import MakeOptimizer, MicroBatch, ReadTensors, Settings
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.optimizers import set_rate
+from eyespot.pretrain.optim.schedule_free import AVERAGE, ScheduleFreeAdamW, averaged
 from eyespot.pretrain.optim.tensor_norms import whole_norms
 from eyespot.pretrain.skipped_step import Taken
 
@@ -99,17 +101,25 @@ class TorchEngine(ABC):
         """Drops the gradients."""
         self._optimizer.zero_grad(set_to_none=True)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The optimiser's average in place of the weights that learn, where it has one."""
+        return averaged(self._optimizer)
+
     def save_tensors(self) -> dict[str, Tensor]:
         """The live parameters, persistent buffers and optimiser slots, by the parameter's name."""
-        tensors = {f"model.{name}": tensor.detach() for name, tensor in self.objective.state_dict().items()}
+        slots, tensors = self._optimizer.state, dict[str, Tensor]()
+        for name, tensor in self.objective.state_dict(keep_vars=True).items():
+            tensors[f"model.{name}"] = slots.get(tensor, {}).get(AVERAGE, tensor).detach()
         for name, parameter in self.objective.named_parameters():
-            for slot, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"optim.state.{name}.{slot}"] = value
+            kept = ((slot, value) for slot, value in slots.get(parameter, {}).items() if slot != AVERAGE)
+            tensors |= {f"optim.state.{name}.{slot}": value for slot, value in kept}
         return tensors
 
     def load_tensors(self, read: ReadTensors) -> None:
         """Reads into the live tensors."""
         read(self.save_tensors())
+        if isinstance(self._optimizer, ScheduleFreeAdamW):
+            self._optimizer.to_training()
 
     def close(self) -> None:  # noqa: B027 - torch frees it
         """Nothing is held beyond the objective."""
@@ -129,3 +139,5 @@ class TorchEngine(ABC):
         for state in self._optimizer.state.values():
             for slot in state.values():
                 slot.zero_()
+        if isinstance(self._optimizer, ScheduleFreeAdamW):
+            self._optimizer.begin()

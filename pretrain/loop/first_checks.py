@@ -14,22 +14,26 @@ from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.published import published_encoder
-from eyespot.pretrain.checkpoints.weight_files import check_file
-from eyespot.pretrain.config import Run, engine_settings
+from eyespot.pretrain.checkpoints.weight_files import check_file, holder_of
+from eyespot.pretrain.config import Run, engine_settings, optim_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.engine import check_engine
-from eyespot.pretrain.loop.initial_weights import HOW_TO_GIVE, fresh_objective
+from eyespot.pretrain.loop.initial_weights import HOW_TO_GIVE, check_named, fresh_objective
 from eyespot.pretrain.loop.run_data import (
     Opened,
+    check_bands,
     check_colours,
     check_dealt,
     check_which_labels,
     open_shards,
     patience_seconds,
 )
+from eyespot.pretrain.networks.adapters.lora import adapt
 from eyespot.pretrain.networks.encoders import check_patches
+from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, fixed_teacher_of
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim.learning_encoder import learning_encoder
 from eyespot.pretrain.optim.stages import check_stages
 from eyespot.pretrain.run_record import RunRecord
 
@@ -58,10 +62,8 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     check_decode(run.data.decode, str(world.device))
     check_dealt(run.data, world.size)
     check_lanes(run.data.lanes, run.data.batch_size // run.data.accumulate)
-    if run.stop_on_drift and not (run.monitor_every and (run.start.weights or run.start.model)):
-        lacks = "--start.model NAME (or --start.weights)" if run.monitor_every else "--monitor-every N"
-        raise UserError(f"stop_on_drift True: nothing measures it; add {lacks}, or leave it out")
     branches = run.resume not in ("never", "auto")
+    _check_start(run, branches=branches)
     if branches:
         checkpoint.read_meta(Path(run.resume))
     if run.start.weights is not None and not branches:
@@ -76,16 +78,62 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     if objective is not None:
         if not branches:
             check_patches(objective.encoder, run.encoder)
+            for setting, (path, _) in objective.given.items():
+                check_file(holder_of(path), setting)
+            _check_teacher(objective)
         check_which_labels(run.data, run.objective, type(objective).__name__)
+        check_bands(run, objective, shards)
         check_colours(objective.views(), run.data)
         check_views(objective.views())
         check_sizes(objective)
         check_sounds(objective.views(), run.data.batch_size // run.data.accumulate // world.size)
         check_files(objective.views(), shards, shards.manifest.num_samples)
-        if run.optim.stages:
-            check_stages(objective, run.optim.stages, run.optim.stage_blocks)
+        if stages := optim_settings(run).stages:
+            check_stages(objective, stages, run.optim.stage_blocks)
+        if run.start.lora_rank:
+            adapt(learning_encoder(objective), run.start.lora_rank)
         check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
     return shards
+
+
+def _check_start(run: Run, *, branches: bool) -> None:
+    """Raises a UserError where there are no weights to spare or to be watched, or not in this way."""
+    start = run.start
+    if not (run.monitor_every and (start.weights or start.model)):
+        lacks = "--start.model NAME (or --start.weights)" if run.monitor_every else "--monitor-every N"
+        if run.stop_on_drift:
+            raise UserError(f"stop_on_drift True: nothing measures it; add {lacks}, or leave it out")
+        if start.guard:
+            raise UserError(f"start.guard {start.guard}: nobody looks at it; add {lacks}, or leave it out")
+    for name, value in (("freeze_steps", start.freeze_steps), ("lora_rank", start.lora_rank)):
+        if value and not (branches or start.model or start.weights):
+            raise UserError(f"start.{name} {value}: there are no weights to keep; add --start.model NAME")
+    if start.freeze_steps and (run.optim.stages or start.freeze_steps >= run.steps):
+        why = "optim.stages says so, too" if run.optim.stages else f"the run has {run.steps} steps"
+        raise UserError(f"start.freeze_steps {start.freeze_steps}: {why}; leave it out, or lower it")
+    if start.lora_rank and run.engine == "deepspeed" and run.deepspeed.stage == 3:
+        raise UserError(
+            f"start.lora_rank {start.lora_rank}: ZeRO-3 cuts weights anywhere; use --deepspeed.stage 2 or --engine fsdp"
+        )
+
+
+def _check_teacher(objective: Objective) -> None:
+    """Whether the fixed teacher's weights are to be had, where there is one; published ones are on this machine then.
+
+    Raises:
+        UserError: nobody is named, or they are not.
+        Outage: the file system, or the hub, does not give them.
+    """
+    teacher = fixed_teacher_of(objective)
+    if teacher is None or teacher.config.model == RANDOM:
+        return
+    check_named(teacher.config)
+    if teacher.config.weights is not None:
+        check_file(teacher.config.weights, "objective.teacher.weights")
+    else:
+        published_encoder(
+            teacher.config.model, "objective.teacher.model", HOW_TO_GIVE.replace("start", "objective.teacher")
+        )
 
 
 def check_sizes(objective: Objective) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_selection
 from eyespot.pretrain.distributed.collectives import gather_objects_to_first
@@ -20,7 +21,7 @@ AT_ONCE = 128
 KEPT_BYTES = 2**28
 """Views up to this size stay in memory; larger ones are made anew each time, to the same bits."""
 
-Part = tuple[list[Float[Tensor, "_ 3 _ _"]], Int[Tensor, " _"]]
+Part = tuple[list[Float[Tensor, "_ c _ _"]], Int[Tensor, " _"]]
 """Some samples' views and labels, on the CPU."""
 
 
@@ -52,9 +53,9 @@ class FixedSamples:
 
     def encode_all(
         self,
-        objective: Objective,
+        objective: nn.Module,
         advance: Callable[[int], None] = lambda count: None,
-        look: Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b d"]] | None = None,
+        look: Callable[[Float[Tensor, "b c h w"]], Float[Tensor, "b d"]] | None = None,
     ) -> tuple[list[Float[Tensor, "n d"]], Int[Tensor, " n"]] | None:
         """Features of each view, in single precision, and the labels, in the order of the ids; None but on rank 0.
 
@@ -66,11 +67,11 @@ class FixedSamples:
         whatever the run's.
 
         Args:
-            objective: on this process's device.
+            objective: on this process's device; whatever ``look`` takes where there is one.
             advance: is told of how many more samples the features have arrived; on rank 0.
             look: what makes features of images, where it is not ``encode``.
         """
-        look = look or objective.encode
+        look = look or cast(Objective, objective).encode
         found: list[Part] = []
         with at_rest(objective):
             for (views, labels), needed in self._rounds_of_parts():

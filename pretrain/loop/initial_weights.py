@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.published import published_encoder
-from eyespot.pretrain.checkpoints.weight_files import Weights, check_tensors, fitted, read_weights
-from eyespot.pretrain.networks.encoders import check_patches, make_encoder
+from eyespot.pretrain.checkpoints.stored_teacher import FILE as STORED_TEACHER
+from eyespot.pretrain.checkpoints.stored_teacher import read_teacher, write_teacher
+from eyespot.pretrain.checkpoints.weight_files import Weights, check_tensors, fitted, holder_of, read_weights
+from eyespot.pretrain.networks.adapters.lora import adapt
+from eyespot.pretrain.networks.encoders import EncoderConfig, check_patches, make_encoder
+from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, FixedTeacher, TeacherConfig, fixed_teacher_of
 from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.objective import Objective
+from eyespot.pretrain.optim.learning_encoder import learning_encoder
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
+from eyespot.pretrain.run_record import RunRecord
 
 if TYPE_CHECKING:
     from eyespot.pretrain.config import Run
@@ -24,10 +31,15 @@ if TYPE_CHECKING:
 _SPARE = 1_000_000
 """Numbers that a tensor, or all together, may have beside the stored ones; a smaller difference is found on loading."""
 
+_SMALL_TEACHER = 500_000_000
+"""Numbers of a teacher that may be made although its file is not there."""
+
 HOW_TO_GIVE = (
     "without a network get its model.safetensors from the hub elsewhere (https://huggingface.co/timm) and give it by"
     " --start.weights FILE"
 )
+EMA = "ema"
+"""What the moving average of an encoder's weights is called where one of a run's encoders is meant."""
 log = logging.getLogger("eyespot")
 
 
@@ -55,19 +67,49 @@ def fresh_objective(run: "Run", ids: SampleIds | None = None) -> Objective:
 
 
 def _built(run: "Run") -> Objective:
-    return run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    objective = run.objective.build(make_encoder(run.encoder), run.encoder.image_size)
+    if run.optim.ema:
+        objective.keep_average(learning_encoder(objective), run.optim.ema)
+    return objective
 
 
-def trained_encoder(run: "Run", folder: Path) -> nn.Module:
-    """The encoder of a run's checkpoint, all of its tensors and no other.
+def encoder_config(run: "Run", part: str = "") -> EncoderConfig:
+    """How the run's encoder is made, or that of one of its further students.
+
+    Args:
+        run: which.
+        part: as in ``trained_encoder``.
+
+    Raises:
+        UserError: the method trains no student of that name.
+    """
+    if part in ("", EMA):
+        return run.encoder
+    others = run.objective.further_encoders(run.encoder.image_size)
+    if part not in others:
+        known = f"its further students are {', '.join(others)}" if others else "the run trained one encoder only"
+        raise UserError(f"student {part}: there is none of that name; {known}")
+    return others[part]
+
+
+def trained_encoder(run: "Run", folder: Path, part: str = "") -> nn.Module:
+    """An encoder of a run's checkpoint, all of its tensors and no other.
+
+    Args:
+        run: whose checkpoint it is.
+        folder: the checkpoint.
+        part: empty = the run's own encoder; "ema" = the moving average of its weights; else the name of a further
+            student.
 
     Raises:
         UserError: timm has no such encoder; the checkpoint is damaged, is of another run, or holds what is no weight.
     """
-    weights = checkpoint.read_encoder(folder)
+    config = encoder_config(run, part)
+    prefix = {"": "model.encoder.", EMA: "model.averaged."}.get(part, f"model.students.{part}.")
+    weights = checkpoint.read_module(folder, prefix)
     check_size(run, folder)
-    encoder = make_encoder(run.encoder)
-    source, advice = f"checkpoint {folder}", f"it does not fit encoder {run.encoder.name} of run.json"
+    encoder = make_encoder(config)
+    source, advice = f"checkpoint {folder}", f"it does not fit encoder {config.name} of run.json"
     check_tensors(encoder.state_dict(), weights, source, advice)
     encoder.load_state_dict(weights)
     return encoder
@@ -107,6 +149,8 @@ def check_size(run: "Run", folder: Path) -> None:
             why = f"run.json asks for more memory than there is ({' '.join(str(error).split())[:200]})"
             raise UserError(f"checkpoint {folder}: {why}; it was written by another run") from error
         return  # some are built in earnest only; what is wrong with the settings is said then
+    if (teacher := fixed_teacher_of(objective)) is not None:
+        _check_teachers_size(teacher, folder)
     asked = {name: tensor.numel() for name, tensor in objective.state_dict().items()}
     all_of_it = ("it", sum(stored.values()), sum(asked.values()))
     for name, there, wanted in [*((name, stored.get(name, 0), asked[name]) for name in asked), all_of_it]:
@@ -115,6 +159,17 @@ def check_size(run: "Run", folder: Path) -> None:
                 f"checkpoint {folder}: {name} has {there:,} numbers there and {wanted:,} by run.json; it was written by"
                 " another run"
             )
+
+
+def _check_teachers_size(teacher: FixedTeacher, folder: Path) -> None:
+    """The teacher is in no checkpoint: it may be as large as the run's file of it, or small enough for any machine."""
+    path, wanted = folder.absolute().parents[1] / STORED_TEACHER, sum(p.numel() for p in teacher.parameters())
+    there = path.stat().st_size // 4 if path.is_file() else 0
+    if wanted > max(there, _SMALL_TEACHER):
+        raise UserError(
+            f"checkpoint {folder}: its teacher has {wanted:,} numbers by run.json and {there:,} in {STORED_TEACHER};"
+            " put that file back, or it was written by another run"
+        )
 
 
 def first_objective(run: "Run", ids: SampleIds) -> Objective:
@@ -135,7 +190,12 @@ def first_objective(run: "Run", ids: SampleIds) -> Objective:
     if not goes_on:
         check_patches(objective.encoder, run.encoder)
         _begin(objective, run)
-    _leave_out_unread(objective)
+        _read_given(objective)
+    _leave_out_unread(objective, run.encoder.channels)
+    if (teacher := fixed_teacher_of(objective)) is not None:
+        objective.taught = _teach(teacher, run)
+    if run.start.lora_rank:
+        _add_low_rank(objective, run.start.lora_rank)
     return objective
 
 
@@ -151,14 +211,67 @@ def start_weights(run: "Run", encoder: nn.Module) -> Weights | None:
         Outage: the file system, or the hub, does not give them.
     """
     start = run.start
-    if start.weights is not None:
-        return read_weights(
-            start.weights, encoder.state_dict(), sha256=start.sha256, prefix=start.prefix, encoder=encoder
-        )
-    if not start.model:
+    return _given(start.model, start.weights, start.sha256, start.prefix, encoder)
+
+
+def _given(model: str, path: Path | None, sha256: str, prefix: str, encoder: nn.Module) -> Weights | None:
+    if path is not None:
+        return read_weights(path, encoder.state_dict(), sha256=sha256, prefix=prefix, encoder=encoder)
+    if not model:
         return None
-    held = published_encoder(start.model, "start.model", HOW_TO_GIVE).state_dict()
-    return fitted(held, encoder.state_dict(), f"start.model {start.model}", prefix="", encoder=encoder)
+    held = published_encoder(model, "start.model", HOW_TO_GIVE).state_dict()
+    return fitted(held, encoder.state_dict(), f"start.model {model}", prefix="", encoder=encoder)
+
+
+def _teach(teacher: FixedTeacher, run: "Run") -> dict[str, str]:
+    """Gives the teacher its weights: those that the run began with, or, at its beginning, those that its config names.
+
+    Returns:
+        What run.json says of it.
+    """
+    config, goes_on = teacher.config, RunRecord.path(run.run_dir).is_file()
+    branches = run.resume not in ("never", "auto") and not goes_on
+    home = Path(run.resume).absolute().parents[1] if branches else run.run_dir
+    before = (RunRecord.read(RunRecord.path(home)).teacher or {}) if RunRecord.path(home).is_file() else {}
+    begun = bool(before) and (goes_on or before.get("model") == config.model)
+    if begun:
+        tensors = read_teacher(home, teacher.encoder.state_dict(), str(before.get("sha256")))
+        said = {name: str(value) for name, value in before.items()}
+    else:
+        tensors, loaded = _weights_of_teacher(teacher)
+        said = {"model": config.model, "origin": config.origin or config.model, "loaded": loaded, "sha256": ""}
+        said["architecture"] = config.name
+    teacher.encoder.load_state_dict(tensors)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if first and run.run_dir.is_dir() and not goes_on:
+        said["sha256"] = write_teacher(run.run_dir, teacher.encoder.state_dict())
+    log.info("teacher: %s, %s; %s", said["origin"], said["architecture"], said["loaded"])
+    return said
+
+
+def _weights_of_teacher(teacher: FixedTeacher) -> tuple[dict[str, torch.Tensor], str]:
+    """Its tensors, and in words how many they are."""
+    config = teacher.config
+    if config.model == RANDOM and config.weights is None:
+        return teacher.encoder.state_dict(), "drawn by the seed"
+    check_named(config)
+    try:
+        weights = _given(config.model, config.weights, config.sha256, config.prefix, teacher.encoder)
+    except UserError as error:
+        raise UserError(
+            re.sub(r"\bstart\.(?=model|weights|prefix|sha256)", "objective.teacher.", str(error))
+        ) from error
+    assert weights is not None
+    return weights.tensors, weights.said()
+
+
+def check_named(config: TeacherConfig) -> None:
+    """Raises a UserError where nobody is named as teacher."""
+    if not config.model and config.weights is None:
+        raise UserError(
+            "objective.teacher.model '': who teaches? Name a run, a release or a timm model (random = drawn by the"
+            " seed, to try a machine)"
+        )
 
 
 def _begin(objective: Objective, run: "Run") -> None:
@@ -183,6 +296,15 @@ def _begin(objective: Objective, run: "Run") -> None:
     log.info("start: %s from %s%s", weights.said(), source, copied)
 
 
+def _read_given(objective: Objective) -> None:
+    """Gives further encoders the weights of their own files (``Objective.given``), and says so."""
+    for setting, (path, encoder) in objective.given.items():
+        holder = holder_of(path)
+        weights = read_weights(holder, encoder.state_dict(), encoder=encoder, setting=setting)
+        encoder.load_state_dict(weights.tensors)
+        log.info("%s: %s from %s, sha256 %s", setting, weights.said(), holder, weights.sha256)
+
+
 def _model_in_words(run: "Run") -> str:
     encoder, data = run.encoder, run.data
     patch = f", patches of {encoder.patch_size}" if encoder.patch_size else ""
@@ -190,10 +312,10 @@ def _model_in_words(run: "Run") -> str:
     return f"model {run.start.model}: encoder {encoder.name} at {encoder.image_size} pixels{patch}; {colors}"
 
 
-def _leave_out_unread(objective: Objective) -> None:
+def _leave_out_unread(objective: Objective, channels: int) -> None:
     """Freezes what the method reads of no encoder, and says so."""
     for encoder in encoder_copies(objective):
-        if names := freeze_unread(encoder, objective.read, objective.image_size):
+        if names := freeze_unread(encoder, objective.read, (channels, objective.image_size, objective.image_size)):
             shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             log.info(
                 "encoder: %d of %d parameters are not read by this method and stay as they are: %s",
@@ -201,11 +323,27 @@ def _leave_out_unread(objective: Objective) -> None:
             )
 
 
+def _add_low_rank(objective: Objective, rank: int) -> None:
+    """Lets low-rank steps learn in place of the encoder, and says so."""
+    encoder = learning_encoder(objective)
+    whole = sum(parameter.numel() for parameter in encoder.parameters())
+    count = adapt(encoder, rank)
+    if names := freeze_unread(encoder, objective.read, objective.image_size):
+        why = "stay zero, for blocks read those layers' weights themselves"
+        log.info("lora: %d of its parameters %s: %s, ...", len(names), why, names[0])
+    learning = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+    log.info(
+        "lora: rank %d in %d linear layers; of the encoder %s numbers learn, and %s stay as they were",
+        *(rank, count, f"{learning:,}", f"{whole:,}"),
+    )
+
+
 def encoder_copies(objective: Objective) -> list[nn.Module]:
     """The encoder and what is one like it: students and teachers, which all begin with the same weights."""
-    encoder = objective.encoder
+    encoder, teacher = objective.encoder, fixed_teacher_of(objective)
     own = _shapes(encoder)
-    return [part for part in objective.modules() if type(part) is type(encoder) and _shapes(part) == own]
+    alike = [part for part in objective.modules() if type(part) is type(encoder) and _shapes(part) == own]
+    return [part for part in alike if teacher is None or part is not teacher.encoder]
 
 
 def _shapes(encoder: nn.Module) -> dict[str, torch.Size]:

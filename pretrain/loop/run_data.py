@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Int64
 
 from eyespot.data_pipeline import foreign_json
-from eyespot.data_pipeline.augment.views import ViewSpec
+from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.loading.bands.band_views import RGB, channels_of, only_of_rgb
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
@@ -57,6 +58,15 @@ class RunData:
     def sample_ids(self) -> SampleIds:
         """All samples that the run learns from, ascending."""
         return ascending(self.ids, self.shards)
+
+    def check_objective(self, objective: Objective) -> None:
+        """Whether images and labels are such as the method can learn from.
+
+        Raises:
+            UserError: they are not, see ``check_bands`` and ``check_labels``.
+        """
+        check_bands(self.run, objective, self.shards)
+        self.check_labels(objective)
 
     def check_labels(self, objective: Objective) -> None:
         """Whether the run sees labels where its method needs them, and those it can tell apart.
@@ -296,14 +306,48 @@ def normalized_views(views: ViewSpec, data: DataConfig, manifest: Manifest) -> V
     """The views with the mean and standard deviation that the run asks for.
 
     Raises:
-        UserError: the method computes with colours and counts on its own.
+        UserError: the method computes with colours and counts on its own; or it is of another number of channels.
     """
     check_colours(views, data)
     if data.mean is not None and data.std is not None:
+        if len(data.mean) != (count := channels_of(manifest)):
+            raise UserError(
+                f"data.mean {data.mean}: {len(data.mean)} numbers, and images have {plural(count, 'channel')}"
+            )
         return replace(views, mean=data.mean, std=data.std)
-    if data.normalize == "imagenet":
+    if data.normalize == "imagenet" and (manifest.bands is None or views.fixed):
         return views
     return replace(views, mean=manifest.image_stats.mean, std=manifest.image_stats.std)
+
+
+def check_bands(run: Run, objective: Objective, shards: ShardFolder) -> None:
+    """Whether encoder, method and views can see images of so many bands.
+
+    Raises:
+        UserError: one cannot.
+    """
+    bands, count = shards.manifest.bands, channels_of(shards.manifest)
+    if run.encoder.channels != count:
+        raise UserError(
+            f"encoder.channels {run.encoder.channels}: {shards.path} holds images of {bands or '8-bit RGB'};"
+            f" set it to {count}"
+        )
+    if count == RGB:
+        return
+    method = type(objective).__name__
+    if not objective.any_bands:
+        raise UserError(
+            f"objective {method}: is made for red, green and blue, and {shards.path} holds images of {bands}; take mae,"
+            " simclr, dino or another that the page of methods says is of any bands"
+        )
+    for one in fields(run.objective):
+        view = getattr(run.objective, one.name)
+        if isinstance(view, RandomView) and (wrong := only_of_rgb(view)):
+            flags = wrong.rpartition("; set ")
+            settings = ", ".join(f"objective.{one.name}.{flag}" for flag in flags[2].split(", "))
+            raise UserError(
+                f"objective.{one.name}: of {bands}, which are no colours, it asks for {flags[0]}; set {settings}"
+            )
 
 
 def check_colours(views: ViewSpec, data: DataConfig) -> None:

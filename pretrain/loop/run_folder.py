@@ -106,6 +106,7 @@ class RunFolder:
             mixture=masked_values(shards.record()) if isinstance(shards, MixedShards) else None,
             tokenizers=tokenizer_digests(views) or None,
             start=masked_values(objective.began),
+            teacher=masked_values(objective.taught),
             normalization={"mean": views.mean, "std": views.std},
             lane_frame=position.get("lane_frame"),
             **code_state(),

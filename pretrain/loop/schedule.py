@@ -50,12 +50,13 @@ def learning_rate(
 def rate_at(step: int, run: "Run") -> float:
     """The rate that really applies in the run's step of this 0-based number."""
     optim, batch_size = run.optim, run.data.batch_size
+    final = optim.lr if optim.name == "schedulefree" else optim.min_lr
     return learning_rate(
         step,
         steps=run.steps,
         warmup_steps=optim.warmup_steps,
         peak=effective_rate(optim.lr, batch_size),
-        final=effective_rate(optim.min_lr, batch_size),
+        final=effective_rate(final, batch_size),
         decay_at=optim.decay_at,
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
@@ -65,14 +65,35 @@ class StepMeter:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def replaced_samples(loader: Loader) -> dict[str, int]:
-    """Samples so far, over all ranks: those that stand in for damaged ones, and those that the GPU would not decode,
-    where there are any; of a mixture also those of each source. Every rank calls it."""
-    names, of_sources = (loader.sources.names, loader.sources.bad.tolist()) if loader.sources else ((), [])
-    counts = rank_sum(torch.tensor([loader.bad_samples, loader.refused_samples, *of_sources])).tolist()
-    bad, refused, *of_sources = counts
-    told = {f"data/source/{name}/bad": count for name, count in zip(names, of_sources, strict=True)}
-    return {"bad_samples": bad, **({"refused_samples": refused} if refused else {}), **told}
+class ReplacedSamples:
+    """Samples of the run so far, over all ranks: those that stand in for damaged ones, and those that the GPU would not
+    decode; of a mixture also the former of each source.
+
+    Args:
+        loader: of this rank.
+        state: what was known when the run was left; of other ranks, too, and None = it begins.
+    """
+
+    def __init__(self, loader: Loader, state: Mapping[str, int] | None) -> None:
+        self._loader, self._sources = loader, loader.sources.names if loader.sources else ()
+        self._keys = ["bad_samples", "refused_samples", *(f"bad_of_{number}" for number in range(len(self._sources)))]
+        self._before = torch.tensor([(state or {}).get(key, 0) for key in self._keys])
+        self._own = torch.zeros_like(self._before)
+
+    def note(self) -> None:
+        """A step is over: what came with its samples counts."""
+        of_sources = self._loader.sources.bad.tolist() if self._loader.sources else []
+        self._own = torch.tensor([self._loader.bad_samples, self._loader.refused_samples, *of_sources])
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint keeps. Every rank calls it."""
+        return dict(zip(self._keys, (self._before + rank_sum(self._own)).tolist(), strict=True))
+
+    def told(self) -> dict[str, int]:
+        """For a line of metrics; those that the GPU refused where there are any. Every rank calls it."""
+        bad, refused, *of_sources = self.state().values()
+        told = {f"data/source/{name}/bad": count for name, count in zip(self._sources, of_sources, strict=True)}
+        return {"bad_samples": bad, **({"refused_samples": refused} if refused else {}), **told}
 
 
 class HostCopy:
@@ -210,6 +231,7 @@ class StepLog:
         run: which steps are logged and monitored.
         loader: of the run.
         tracker: takes the lines; None = another rank's does.
+        state: what a checkpoint has of the loader's; None = the run begins.
         monitors: each gives further metrics at monitored steps.
         head_watch: sees each line before it is written.
         meter: of the steps.
@@ -221,12 +243,14 @@ class StepLog:
         run: Run,
         loader: Loader,
         tracker: Tracker | None,
-        *,
+        state: Mapping[str, int] | None,
         monitors: list[Callable[[], dict[str, float]]],
         head_watch: Callable[[int, dict[str, Any]], None],
+        *,
         meter: StepMeter,
         watch: RankWatch,
     ) -> None:
+        self.replaced = ReplacedSamples(loader, state)
         self._run, self._loader, self._tracker, self._monitors = run, loader, tracker, monitors
         self._head_watch, self._meter, self._watch = head_watch, meter, watch
         self._open: StepRecord | None = None
@@ -234,6 +258,7 @@ class StepLog:
     def note(self, passed: StepRecord, rate: float, *, logged: bool) -> None:
         """A step that is closed, and with which learning rate it was taken. All ranks call it."""
         self._open = passed
+        self.replaced.note()
         if not logged:
             return
         self._watch.at("logging")
@@ -244,7 +269,7 @@ class StepLog:
             "samples_seen": step * batch_size,
             "epoch": round(step * batch_size / self._loader.num_samples, 4),
             "sample_digest": passed.digest(),
-            **replaced_samples(self._loader),
+            **self.replaced.told(),
             **(self._loader.sources.told(step * batch_size) if self._loader.sources else {}),
             **self._throughput(),
             **self._watch.close_interval(),

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from eyespot.data_pipeline.augment.views import CenterView, MaskView, ViewSpec
+from eyespot.data_pipeline.loading.bands.band_views import channels_of
 from eyespot.data_pipeline.loading.batch_maker import BatchMaker
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.members.text_views import read_captions
@@ -21,7 +22,7 @@ from eyespot.data_pipeline.shards.video.contact_sheet import MASK_COLORS
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.images.image_grid import write_picture
 from eyespot.pretrain.loop.initial_weights import fresh_objective
-from eyespot.pretrain.loop.run_data import lane_frame
+from eyespot.pretrain.loop.run_data import check_bands, lane_frame, normalized_views
 
 NUM_EPOCHS = 3
 
@@ -61,7 +62,7 @@ def num_columns(spec: ViewSpec) -> int:
     return sum(view.clip.frames if view.clip else 1 for view in spec.images)
 
 
-def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns 3 h w"], ViewSpec]:
+def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Tensor, "rows columns c h w"], ViewSpec]:
     """A row for each of the first samples that the run sees: the image's middle, then its views.
 
     The views are those of the first NUM_EPOCHS epochs, in order, a clip as the strip of its frames; texts are left out.
@@ -70,7 +71,13 @@ def view_grid(run: Run, shards: ShardFolder, num_samples: int) -> tuple[Float[Te
     Returns:
         The grid, in the normalised values of the views, and the views.
     """
-    spec = fresh_objective(run).views()
+    if shards.manifest.bands:
+        run = replace(run, encoder=replace(run.encoder, channels=channels_of(shards.manifest)))
+    objective = fresh_objective(run)
+    check_bands(run, objective, shards)
+    spec = (
+        normalized_views(objective.views(), run.data, shards.manifest) if shards.manifest.bands else objective.views()
+    )
     size = max(view.size for view in spec.images)
     with_image = replace(spec, views=(*spec.views, CenterView(resize=size, size=size)))
     epochs = _batches(with_image, shards, _first_ids(run, shards, num_samples), run.seed)
@@ -103,8 +110,10 @@ def _batches(spec: ViewSpec, shards: ShardFolder, ids: np.ndarray, seed: int) ->
 
 def _tinted(made: Sequence[Tensor], spec: ViewSpec, shards: ShardFolder) -> list[Tensor]:
     """The views of images; half of a pixel's colour is its class's where a mask shows one, other than 0."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     ignored = shards.manifest.masks.ignored if shards.manifest.masks else None
+    if not any(isinstance(view, MaskView) for view in spec.views):
+        return spec.images_among(made)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
     colors = (torch.from_numpy(MASK_COLORS / 255).float()[:, :, None, None] - mean) / std
     shown = list(made)
     for mask, view in zip(made, spec.views, strict=True):
@@ -117,14 +126,14 @@ def _tinted(made: Sequence[Tensor], spec: ViewSpec, shards: ShardFolder) -> list
     return spec.images_among(shown)
 
 
-def _images(view: Tensor) -> Sequence[Float[Tensor, "b 3 h w"]]:
+def _images(view: Tensor) -> Sequence[Float[Tensor, "b c h w"]]:
     """Of a view itself, of a clip its frames."""
     return (view,) if view.ndim == 4 else view.unbind(1)
 
 
-def _on_white(view: Float[Tensor, "b 3 h w"], size: int, spec: ViewSpec) -> Float[Tensor, "b 3 size size"]:
+def _on_white(view: Float[Tensor, "b c h w"], size: int, spec: ViewSpec) -> Float[Tensor, "b c size size"]:
     mean, std = (torch.tensor(values)[:, None, None] for values in (spec.mean, spec.std))
-    canvas = ((1 - mean) / std).expand(len(view), 3, size, size).clone()
+    canvas = ((1 - mean) / std).expand(len(view), spec.channels, size, size).clone()
     height, width = view.shape[2:]
     top, left = (size - height) // 2, (size - width) // 2
     canvas[:, :, top : top + height, left : left + width] = view

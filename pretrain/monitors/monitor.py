@@ -5,6 +5,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.engine import Engine
 from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.objective import Objective
 
@@ -35,11 +36,17 @@ class FromTheStart(Monitor, Protocol):
 
 
 def looks_of(
-    monitors: Sequence[MonitorOf], data: RunData, objective: Objective, step: int
+    monitors: Sequence[MonitorOf], data: RunData, engine: Engine, step: int
 ) -> list[Callable[[], dict[str, float]]]:
-    """The monitors, made and begun, as what is called at monitored steps."""
+    """The monitors, made and begun, as what is called at monitored steps; they see what a checkpoint would hold."""
     made = [monitor_of(data) for monitor_of in monitors]
-    for monitor in made:
-        if isinstance(monitor, FromTheStart):
-            monitor.begin(objective, data.world, step)
-    return [partial(monitor, objective, data.world) for monitor in made]
+    with engine.averaged():
+        for monitor in made:
+            if isinstance(monitor, FromTheStart):
+                monitor.begin(engine.objective, data.world, step)
+    return [partial(_look, monitor, engine, data.world) for monitor in made]
+
+
+def _look(monitor: Monitor, engine: Engine, world: World) -> dict[str, float]:
+    with engine.averaged():
+        return monitor(engine.objective, world)

@@ -61,7 +61,7 @@ class DenseFeatures(nn.Module):
         self.grid = found[0][1:]
         self.laterals = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels, _, _ in found)
 
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+    def read(self, encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The maps that ``forward`` takes."""
         return [tokens.patches for tokens in last_tokens(encoder, images, len(self.laterals))]
 

@@ -15,8 +15,8 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from eyespot.pretrain.distributed.process_group import own_share
-from eyespot.pretrain.skipped_step import Taken
+from eyespot.pretrain.networks.adapters.lora import weights_of
+from eyespot.pretrain.skipped_step import Taken, if_taken
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,7 +42,8 @@ def make_steady_teacher(student: M) -> M:
 def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken = True) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter, in fp32.
 
-    On this rank's share of each parameter, where an engine has cut them up: nothing is exchanged.
+    On this rank's share of each parameter, where an engine has cut them up. Nothing is exchanged but, of a student
+    that learns by low-rank steps, the smaller half of these: the teacher follows the weights that it computes with.
 
     Running statistics of batch norm are the teacher's own: it sees every batch itself.
 
@@ -52,7 +53,7 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken
         momentum: 0..1.
         taken: whether the step was; else the teacher stays.
     """
-    ours, theirs = ([own_share(parameter) for parameter in module.parameters()] for module in (teacher, student))
+    ours, theirs = weights_of(teacher), weights_of(student)
     if isinstance(taken, bool):
         if taken:
             torch._foreach_lerp_(ours, theirs, 1 - momentum)
@@ -62,6 +63,37 @@ def follow(teacher: nn.Module, student: nn.Module, momentum: float, taken: Taken
         ways = torch._foreach_sub(some_of_theirs, some_of_ours)
         torch._foreach_mul_(ways, weight)
         torch._foreach_add_(some_of_ours, ways)
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, learner: nn.Module, decay: float, taken: Taken = True) -> None:
+    """Polyak's average, parameters and running statistics alike: a <- decay * a + (1 - decay) * w.
+
+    Nothing runs ``averaged``, so it has no statistics of its own, as a teacher has; counters are taken over.
+
+    Args:
+        averaged: a copy of ``learner``.
+        learner: what is trained.
+        decay: 0..1.
+        taken: whether the step was; else the average stays.
+    """
+    follow(averaged, learner, decay, taken)
+    for ours, theirs in zip(averaged.buffers(), learner.buffers(), strict=True):
+        new = ours.lerp(theirs, 1 - decay) if ours.is_floating_point() else theirs
+        ours.copy_(if_taken(taken, new, ours))
+
+
+def rising_decay(most: float, step: int) -> float:
+    """What an average keeps of itself at a step: min(most, (1 + step) / (10 + step)).
+
+    So it forgets the random weights that it began with, however short the run. The rule of TensorFlow's
+    ExponentialMovingAverage with ``num_updates``.
+
+    Args:
+        most: 0..1.
+        step: counted from 1.
+    """
+    return min(most, (1 + step) / (10 + step))
 
 
 def _parts(tensors: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -1,14 +1,13 @@
 """Encoders: timm's, by name, and the two things that timm's own forward does not give us.
 
 An encoder is a plain timm module without classifier, so its state dict loads into ``timm.create_model`` unchanged
-(with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet).
-Three kinds of our own, which timm gets to know by name, stand in ``split_encoder``, ``pixel_transformer`` and
-``pixel_cnn``.
+(with the small stem it fits a ``make_encoder`` of the same config only: timm knows no such ResNet). Three kinds of our
+own, which timm gets to know by name, stand in ``split_encoder``, ``pixel_transformer`` and ``pixel_cnn``.
 """
 
 import difflib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 from weakref import WeakKeyDictionary
 
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 
 import eyespot.pretrain.networks.pixel_cnn.gated_pixel_cnn
 import eyespot.pretrain.networks.pixel_transformer  # noqa: F401 - timm gets to know the names of both
+from eyespot.data_pipeline.augment.views import SAID_IF_SET
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.ranges import check_ranges
-from eyespot.pretrain.networks.split_encoder import SplitEncoder
+from eyespot.pretrain.networks.split_encoder import SplitEncoder, see_channels, seen_channels
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,6 +42,8 @@ class EncoderConfig:
     """3x3 stem with stride 1 and no max-pool, for images of 32 pixels (SimCLR, appendix B.9). ResNets only."""
     drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Probability that a residual branch is dropped, in the last block (rising linearly from 0 in the first)."""
+    channels: Annotated[int, Ge(1)] = field(default=3, metadata=SAID_IF_SET)
+    """Of the images that it sees: 3 of RGB, or as many as the shards have bands."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
@@ -49,16 +51,17 @@ class EncoderConfig:
         check_ranges(self, "encoder.")
 
 
-def make_encoder(config: EncoderConfig, channels: int = 3) -> nn.Module:
+def make_encoder(config: EncoderConfig, channels: int | None = None) -> nn.Module:
     """A freshly initialised encoder: ``encoder(images)`` gives what timm pools of them.
 
     Args:
         config: which.
-        channels: of what it sees: 1 of depth maps and spectrograms.
+        channels: of what is no image: 1 of depth maps and spectrograms; None = the config's.
 
     Raises:
         UserError: timm does not know the name, or refuses the sizes.
     """
+    channels = channels or config.channels
     if not timm.is_model(config.name):
         close = difflib.get_close_matches(config.name, timm.list_models(), n=3)
         hint = f"; close names: {', '.join(close)}" if close else "; see timm.list_models()"
@@ -66,15 +69,15 @@ def make_encoder(config: EncoderConfig, channels: int = 3) -> nn.Module:
     if channels != 3 and timm.model_entrypoint(config.name).__module__.startswith("eyespot."):
         raise UserError(f"encoder.name {config.name!r}: sees images of 3 channels only; try resnet18")
     size, patch, known = config.image_size, config.patch_size, timm.get_pretrained_cfg(config.name)
-    own_size = int(known.input_size[-1]) if known is not None else 0
+    own_size = int(known.input_size[-1]) if known else 0
     options: dict[str, Any] = {"drop_path_rate": config.drop_path} | ({"in_chans": channels} if channels != 3 else {})
-    if known is not None and known.fixed_input_size:
-        options["img_size"] = size
+    options |= {"img_size": size} if known is not None and known.fixed_input_size else {}
     if patch is not None:
         options["patch_size"] = patch
         if size % patch:
             raise UserError(f"encoder.patch_size {patch}: does not divide encoder.image_size {size}")
     encoder = _created(config, options, own_size)
+    see_channels(encoder, config.channels)
     if config.small_stem:
         _shrink_stem(encoder, config.name)
     if config.checkpointing:
@@ -110,20 +113,19 @@ def _created(config: EncoderConfig, options: dict[str, Any], own_size: int) -> n
 
 
 def _refusal(config: EncoderConfig, options: dict[str, Any], error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    given = {name: value for name, value in options.items() if value} | {"image_size": config.image_size}
+    reason, given = " ".join(str(error).split())[:200] or type(error).__name__, {k: v for k, v in options.items() if v}
+    given["image_size"] = config.image_size
     return UserError(f"encoder {config.name!r} with {given}: timm refuses: {reason}")
 
 
 def check_patches(encoder: nn.Module, config: EncoderConfig) -> None:
-    """Whether patches fill the image: else its last rows and columns would be left out without a word.
+    """Raises a UserError where patches do not fill the image, unless it is of the architecture's own size.
 
-    Raises:
-        UserError: they do not, and it is not the architecture's own size.
+    Else its last rows and columns would be left out without a word.
     """
     own_size = cast(Any, encoder).pretrained_cfg["input_size"][-1]
-    patches = getattr(encoder, "patch_embed", None)
-    size, patch = config.image_size, getattr(patches, "patch_size", (1,))[0] if isinstance(patches, PatchEmbed) else 1
+    size, patches = config.image_size, getattr(encoder, "patch_embed", None)
+    patch = getattr(patches, "patch_size", (1,))[0] if isinstance(patches, PatchEmbed) else 1
     if size % patch and size != own_size:
         fits = " or ".join(str(count * patch) for count in (size // patch, size // patch + 1) if count)
         raise UserError(
@@ -187,7 +189,7 @@ def vary_sizes(encoder: nn.Module) -> None:
 
 
 def encode_visible(
-    vit: timm.models.VisionTransformer, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+    vit: timm.models.VisionTransformer, images: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"] | None = None
 ) -> Float[Tensor, "b t d"]:
     """Tokens of the visible patches only, after the last norm: the masked ones cost nothing.
 
@@ -219,7 +221,7 @@ class Tokens:
     """The patch tokens, each at its place in the image; of a convolutional encoder its feature map."""
 
 
-def last_tokens(encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1) -> list[Tokens]:
+def last_tokens(encoder: nn.Module, images: Float[Tensor, "b c h w"], num_blocks: int = 1) -> list[Tokens]:
     """The tokens of the last blocks of a timm encoder, those of the last block last.
 
     The last ones are what ``encoder.forward_features`` gives, bit for bit. Where an architecture is made of stages
@@ -273,7 +275,7 @@ def _has_class_token(encoder: nn.Module) -> bool:
 
 
 def encode(
-    encoder: nn.Module, images: Float[Tensor, "b 3 h w"], num_blocks: int = 1
+    encoder: nn.Module, images: Float[Tensor, "b c h w"], num_blocks: int = 1
 ) -> dict[str, Float[Tensor, "b _"]]:
     """Every kind of features that an encoder has, of whole images, from one forward pass.
 
@@ -312,7 +314,7 @@ def features(encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tens
     return found[:, 0] if _has_tokens(found) and _has_class_token(encoder) else pooled(encoder, found)
 
 
-def mean_features(encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+def mean_features(encoder: nn.Module, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
     """The features "mean" of ``encode``, alone.
 
     Raises:
@@ -382,19 +384,17 @@ def pools_itself(encoder: nn.Module, image_size: int) -> bool:
     """Whether ``encode`` gives "pool": timm's head makes something of its own of the encoder's tokens."""
     if encoder not in _OWN_POOLING:
         with torch.no_grad():
-            kinds = encode(encoder, next(encoder.parameters()).new_zeros(1, 3, image_size, image_size))
-        _OWN_POOLING[encoder] = "pool" in kinds
+            blank = next(encoder.parameters()).new_zeros(1, seen_channels(encoder), image_size, image_size)
+            _OWN_POOLING[encoder] = "pool" in encode(encoder, blank)
     return _OWN_POOLING[encoder]
 
 
 def _pools_itself(encoder: nn.Module, tokens: Float[Tensor, "b t d"]) -> bool:
     """Whether timm's head makes something of tokens that is neither class token nor mean, tried once with noise."""
     if encoder not in _OWN_POOLING:
-        noise = torch.randn(1, *tokens.shape[1:], generator=torch.Generator().manual_seed(0))
-        noise = noise.to(tokens.device, tokens.dtype)
+        noise = torch.randn(1, *tokens.shape[1:], generator=torch.Generator().manual_seed(0)).to(tokens)
         with torch.no_grad():
             own = pooled(encoder, noise)
             kinds = _kinds_of_tokens(encoder, noise).values()
-        alike = [kind.shape == own.shape and torch.allclose(kind, own, atol=1e-4) for kind in kinds]
-        _OWN_POOLING[encoder] = not any(alike)
+        _OWN_POOLING[encoder] = not any(kind.shape == own.shape and kind.allclose(own, atol=1e-4) for kind in kinds)
     return _OWN_POOLING[encoder]

@@ -38,7 +38,7 @@ def accept_crops(encoder: nn.Module, num_small: int, small: RandomView) -> None:
         )
 
 
-def encode_crops(encoder: nn.Module, views: list[Float[Tensor, "b 3 _ _"]]) -> Float[Tensor, "v b d"]:
+def encode_crops(encoder: nn.Module, views: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "v b d"]:
     """Features of each view; those of one size that follow each other go through the encoder in one pass.
 
     Batch norm therefore sees views of one size together, as in the code of SwAV and DINO.
@@ -47,7 +47,7 @@ def encode_crops(encoder: nn.Module, views: list[Float[Tensor, "b 3 _ _"]]) -> F
     return torch.cat([features(encoder, torch.cat(alike)).unflatten(0, (len(alike), -1)) for alike in passes])
 
 
-def pictured_crops(views: list[Float[Tensor, "b 3 _ _"]]) -> Float[Tensor, "rows columns 3 h w"]:
+def pictured_crops(views: list[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "rows columns c h w"]:
     """The large views of a few samples, and the last one of each: a small one where there are any."""
     shown = [view[:NUM_PICTURED].float() for view in (*views[:NUM_LARGE], views[-1])]
     return torch.stack([F.interpolate(view, size=views[0].shape[-2:], mode="nearest") for view in shown])

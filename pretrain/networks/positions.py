@@ -50,7 +50,7 @@ def require_rotated(encoder: nn.Module, method: str) -> timm.models.Eva:
 
 
 def encode_visible_rotated(
-    eva: timm.models.Eva, images: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"] | None = None
+    eva: timm.models.Eva, images: Float[Tensor, "b c h w"], visible: Int[Tensor, "b v"] | None = None
 ) -> Float[Tensor, "b t d"]:
     """``encode_visible`` of an encoder with rotary positions (RoPE, Su et al. 2021, arXiv:2104.09864).
 

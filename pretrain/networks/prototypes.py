@@ -75,11 +75,11 @@ class PrototypeHead(nn.Module):
 
 @torch.no_grad()
 def balanced(
-    cosines: Float[Tensor, "b k"],
+    cosines: Float[Tensor, "*p b k"],
     epsilon: float | Float[Tensor, ""],
     num_rounds: int,
     counted: Bool[Tensor, " b"] | None = None,
-) -> Float[Tensor, "b k"]:
+) -> Float[Tensor, "*p b k"]:
     """Soft assignments of samples to prototypes that give each prototype an equal share of all ranks' samples.
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV, equations 3 to 5 and its appendix A). With B rows on all ranks, K columns and
@@ -87,7 +87,7 @@ def balanced(
     the rows are exact and the columns nearly so.
 
     Args:
-        cosines: of this rank's rows; ranks may have different numbers of them.
+        cosines: of this rank's rows; ranks may have different numbers of them. Tables before them are each on its own.
         epsilon: smoothness; the smaller, the harder the assignments. At least 0.025, so that nothing underflows.
         num_rounds: how often.
         counted: which rows there are; None = all. It is as if the others were not there, where only the device knows.
@@ -98,13 +98,13 @@ def balanced(
     """
     wide = cosines.to(torch.promote_types(cosines.dtype, torch.float32))
     assignments = ((wide - 1) / epsilon).exp()
-    num_rows = wide.new_full((), len(wide))
+    num_rows = wide.new_full((), wide.shape[-2])
     if counted is not None:
         assignments, num_rows = assignments * counted[:, None], counted.sum().to(wide.dtype)
-    share = rank_sum(num_rows) / wide.shape[1]
+    share = rank_sum(num_rows) / wide.shape[-1]
     for _ in range(num_rounds):
-        of_columns = rank_sum(assignments.sum(0))
+        of_columns = rank_sum(assignments.sum(-2, keepdim=True))
         assignments = assignments * (share / (of_columns if counted is None else of_columns.where(share > 0, 1.0)))
-        of_rows = assignments.sum(1, keepdim=True)
+        of_rows = assignments.sum(-1, keepdim=True)
         assignments = assignments / (of_rows if counted is None else of_rows.where(counted[:, None], 1.0))
     return assignments

@@ -118,3 +118,16 @@ default_cfgs = generate_default_cfgs({f"split_{name}": _default_cfg(name) for na
 """Where timm looks for what it should know of them."""
 for _name in (*HALVES, *HALVES_OF_TESTS):
     _register(_name)
+
+
+def see_channels(encoder: nn.Module, channels: int) -> None:
+    """Notes how many channels images have, if not three, where timm says it of the published encoder."""
+    known: Any = cast(Any, encoder).pretrained_cfg
+    if channels == 3:
+        return
+    cast(Any, encoder).pretrained_cfg = {**known, "input_size": (channels, *known["input_size"][1:])}
+
+
+def seen_channels(encoder: nn.Module) -> int:
+    """Of the images that an encoder sees, as timm or ``see_channels`` noted it."""
+    return (getattr(encoder, "pretrained_cfg", None) or {}).get("input_size", (3,))[0]

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from eyespot.pretrain.checkpoints.low_rank import is_step
+
 
 def learning_encoder(module: nn.Module) -> nn.Module:
     """The encoder whose parameters an optimiser moves; the objective's own where none is, the module where it has none.
@@ -19,4 +21,4 @@ def learning_encoder(module: nn.Module) -> nn.Module:
 
 
 def _shapes(encoder: nn.Module) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in encoder.named_parameters()}
+    return {name: parameter.shape for name, parameter in encoder.named_parameters() if not is_step(name)}

@@ -15,6 +15,8 @@ from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.pretrain.networks.repeated_blocks import repeated_blocks
 from eyespot.pretrain.optim.lars import LARS
 from eyespot.pretrain.optim.learning_encoder import learning_encoder
+from eyespot.pretrain.optim.muon import HIDDEN, Muon, hidden_matrices, with_hidden
+from eyespot.pretrain.optim.schedule_free import ScheduleFreeAdamW
 from eyespot.pretrain.optim.sgd import SGD
 from eyespot.pretrain.optim.stages import stage_factor, staged
 
@@ -28,8 +30,9 @@ DECAYS = "decays"
 class OptimConfig:
     """The optimiser and its rate: linear warm-up, then cosine or stairs, per step."""
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """sgd and lars have momentum; lars is for batches of thousands."""
+    name: Literal["adamw", "sgd", "lars", "muon", "schedulefree"] = "adamw"
+    """sgd and lars have momentum; lars is for batches of thousands. muon = orthogonal steps for the matrices of blocks,
+    adamw for all else, at adamw's rates. schedulefree = AdamW whose weights are averaged in place of a falling rate."""
     lr: Annotated[float, Gt(0)] = 1.5e-4
     """Base learning rate per 256 images; the effective rate is lr * data.batch_size / 256."""
     min_lr: Annotated[float, Ge(0)] = 0.0
@@ -39,18 +42,19 @@ class OptimConfig:
     decay_at: tuple[float, ...] = ()
     """Shares of the run after each of which the rate falls to a tenth, in place of the cosine."""
     weight_decay: Annotated[float, Ge(0)] = 0.05
-    """Decay of matrices: decoupled in adamw, added to the gradient in sgd and lars."""
+    """Decay of matrices: added to the gradient in sgd and lars, decoupled in the others."""
     final_weight_decay: Annotated[float, Ge(0)] | None = field(default=None, metadata=SAID_IF_SET)
     """Decay at the run's end, where weight_decay is that of its start: half a cosine between them (DINO); None = it
     stays what it is."""
     decay_vectors: bool = False
     """Biases, norms and other vectors decay too. Not with lars."""
     betas: tuple[Kept, Kept] = (0.9, 0.95)
-    """Decay rates of adamw's two moving averages."""
+    """Decay rates of adamw's two moving averages; of schedulefree the first is the average's share of the weights that
+    learn."""
     eps: Annotated[float, Gt(0)] = field(default=1e-8, metadata=SAID_IF_SET)
     """What adamw adds to the root of the second one before it divides by it."""
     momentum: Kept = 0.9
-    """Share of the last step that sgd and lars take again."""
+    """Share of the last step that sgd and lars take again; of muon's moving average (0.95 by its authors)."""
     nesterov: bool = False
     """sgd looks ahead: it steps along the gradient and the momentum of the step after (Nesterov 1983)."""
     layer_decay: Annotated[float, Gt(0), Le(1), "must be above 0 and at most 1; 1 = all layers alike"] = 1.0
@@ -64,6 +68,9 @@ class OptimConfig:
     """How many last blocks learn in the second stage."""
     stage_scale: Annotated[float, Gt(0), Le(1)] = field(default=0.1, metadata=SAID_IF_SET)
     """Share of their rate that these blocks have in that stage."""
+    ema: Kept = field(default=0.0, metadata=SAID_IF_SET)
+    """Share of itself that a moving average of the encoder's weights keeps at each step, (1 + step) / (10 + step) at
+    most. Checkpoints hold it beside the weights; eyespot eval RUN@ema judges it. 0 = none."""
     clip: Annotated[float, Gt(0), Le(math.inf), "must be above 0; leave it out for no clipping"] | None = None
     """Largest global gradient norm; None = not clipped."""
 
@@ -73,6 +80,13 @@ class OptimConfig:
             raise UserError("optim.nesterov True: is a kind of sgd's momentum; add --optim.name sgd, or leave it out")
         if self.decay_vectors and self.name == "lars":
             raise UserError("optim.decay_vectors True: lars leaves vectors alone; leave it out")
+        if self.name == "schedulefree" and self.ema:
+            raise UserError(f"optim.ema {self.ema}: schedulefree averages by itself; leave it out")
+        for field_name in ("min_lr", "decay_at"):
+            if self.name == "schedulefree" and (value := getattr(self, field_name)):
+                raise UserError(
+                    f"optim.{field_name} {value}: schedulefree's rate stays after its warm-up; leave it out"
+                )
         self._check_stairs()
         rises = all(earlier < later for earlier, later in itertools.pairwise((0.0, *self.stages, 1.0)))  # also NaN
         if not rises or len(self.stages) > 2:
@@ -139,6 +153,8 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     if config.final_weight_decay is not None:
         for group in groups if config.decay_vectors else groups[::2]:
             group[DECAYS] = (config.weight_decay, config.final_weight_decay)
+    if config.name == "muon":
+        groups = with_hidden(groups, hidden_matrices(module))
     if config.stages:
         groups = staged(groups, module, config.stages, config.stage_blocks, config.stage_scale)
     groups = [group for group in groups if group["params"]]
@@ -146,6 +162,12 @@ def make_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
     if config.name == "sgd":
         return SGD(groups, momentum=config.momentum, nesterov=config.nesterov)
+    if config.name == "muon":
+        if not any(group[HIDDEN] for group in groups):
+            raise UserError("optim.name 'muon': no matrix in a repeated block learns here; take adamw")
+        return Muon(groups, momentum=config.momentum, betas=config.betas, eps=config.eps)
+    if config.name == "schedulefree":
+        return ScheduleFreeAdamW(groups, betas=config.betas, eps=config.eps)
     return LARS(groups, momentum=config.momentum)
 
 

@@ -61,7 +61,7 @@ def _reached(
         raise
     except Exception as error:  # whatever a stranger's architecture says
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        size = f"encoder.image_size {shape[1]}" if shape[0] == 3 else f"{' x '.join(map(str, shape))} numbers"
+        size = f"encoder.image_size {shape[1]}" if shape[1] == shape[2] else f"{' x '.join(map(str, shape))} numbers"
         raise UserError(f"{size}: {type(encoder).__name__} refuses images of that size ({reason})") from error
     finally:
         for part, mode in modes:

@@ -17,8 +17,8 @@ from eyespot.pretrain.config import Run
 from eyespot.pretrain.planning.meter import Number
 from eyespot.pretrain.planning.trace import SMALL_IMAGES, Sizes, Trace
 
-SLOTS = {"adamw": 2, "sgd": 1, "lars": 1}
-"""Tensors as large as a parameter that the optimiser keeps of it."""
+SLOTS = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 2, "schedulefree": 3}
+"""Tensors as large as a parameter that the optimiser keeps of it; muon has one of a hidden matrix."""
 STEP_COUNTER = 4
 """AdamW counts steps per tensor, bytes."""
 DEEPSPEED_BUCKET = 4 * 50_000_000

@@ -338,8 +338,11 @@ def step_time(
 
 
 def _optimizer_seconds(run: Run, sizes: Sizes, shards: int, gpu: GPU, efficiency: Efficiency) -> Number:
-    """Memory traffic of the norm and the update: each tensor read, and written where it changes."""
-    passes = {"adamw": 8, "sgd": 6, "lars": 13}[run.optim.name]
+    """Memory traffic of the norm and the update: each tensor read, and written where it changes.
+
+    The products of muon are not in it.
+    """
+    passes = {"adamw": 8, "sgd": 6, "lars": 13, "muon": 20, "schedulefree": 33}[run.optim.name]
     return passes * sizes.trainable / shards / (gpu.memory_gb_s * 1e9 * efficiency.memory)
 
 

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from eyespot.data_pipeline.augment.views import ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch, noise_views
 from eyespot.data_pipeline.loading.sample_files import shown_together
@@ -32,6 +33,7 @@ from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.loop.run_data import ascending, chosen_ids, open_shards
 from eyespot.pretrain.networks.memory_bank import SampleIds
 from eyespot.pretrain.networks.repeated_blocks import choose_attention, repeated_blocks
+from eyespot.pretrain.networks.split_encoder import seen_channels
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.planning.meter import Meter, Number, Work, blend
 from eyespot.pretrain.recipes.datasets import CIFAR10_IMAGES, IMAGENET_IMAGES
@@ -173,7 +175,7 @@ def _trace(
             parameter.grad = torch.zeros_like(parameter)
     bf16 = device == "cuda" and precision == "bf16" and objective.only_encodes
     steps = tuple(_step(objective, precision, device, count, bf16) for count in images)
-    views = objective.views()
+    views = _views(objective)
     return Trace(
         sizes=sizes(objective),
         image_bytes=views.sample_bytes(2 if bf16 else 4),
@@ -234,8 +236,14 @@ class _PlannedBatch(Batch):
         return torch.rand(len(self), count)
 
 
+def _views(objective: Objective) -> ViewSpec:
+    """With as many channels as the encoder sees."""
+    views, channels = objective.views(), seen_channels(objective.encoder)
+    return replace(views, mean=(0.0,) * channels, std=(1.0,) * channels) if objective.any_bands else views
+
+
 def _batch(objective: Objective, count: int, dtype: torch.dtype = torch.float32) -> Batch:
-    ids, views = torch.arange(count), noise_views(objective.views(), count, dtype=dtype)
+    ids, views = torch.arange(count), noise_views(_views(objective), count, dtype=dtype)
     return _PlannedBatch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids % 2, seed=0)
 
 

@@ -1,0 +1,1 @@
+"""Encoders that somebody else has trained, and that a run only asks."""
