@@ -27,6 +27,7 @@ def test_mae_on_64_gpus_is_plausible(mae):
     assert planned.seconds == pytest.approx(mae.time.total)
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_accumulated():
     run = make_run("moco_v3_vitt_cifar10")
     plan = answer(Question(run=run, gpus=8, gpu_memory_gb=2.2), "moco_v3_vitt_cifar10")
