@@ -10,6 +10,7 @@ from pathlib import Path
 import opened
 import pytest
 
+from eyespot.cluster import run_length
 from eyespot.cluster.cli import main
 from eyespot.pretrain.tracking.metric_groups import grouped
 
@@ -48,6 +49,7 @@ def test_nothing_watches_by_default(train):
 
 def test_print_config_prints_the_file_that_makes_the_same_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    run_length._say.cache_clear()  # it is said once in a process, which may have been another test's
     words = ["pretrain", "mae_tiny", "--steps", "30", "--data.shards", "data/digits", "--print-config"]
     assert main(words) == 0
     said = capsys.readouterr()
