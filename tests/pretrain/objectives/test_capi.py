@@ -4,21 +4,17 @@ import math
 
 import pytest
 import torch
+from cut_batches import Cut, assert_one_batch
 from slow_vit import slow_block, slow_linear, slow_norm, slow_positions
-from step_passes import take_passes
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.capi import CAPI
-from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run
 
 COUNT, SIZE, PATCH, GRID = 4, 16, 4, 4
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def make_capi(**changes) -> CAPI:
@@ -120,40 +116,10 @@ def test_nothing_learned_costs_twice_the_logarithm():
     assert found["mean_entropy"].item() == pytest.approx(math.log(6))
 
 
-def engine_gradients(world: World, parts: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Of eight images in so many micro-batches over all ranks."""
-    capi = make_capi()
-    own = [make_batch(2, first) for first in range(0, 8, 2)]
-    own = [batch for place, batch in enumerate(own) if place % world.size == world.rank]
-    own = own if parts > 1 else [joined(own)]
-    settings = Settings(accumulate=len(own), clip=None, precision="fp32")
-    engine = make_engine("ddp", capi, world, lambda module: make_optimizer(module, OptimConfig()), settings)
-    losses = [float(scalars["loss"]) for scalars in take_passes(engine, [(batch, 5) for batch in own])]
-    return losses, {name: p.grad.clone() for name, p in capi.named_parameters() if p.grad is not None}
-
-
-def joined(batches: list[Batch]) -> Batch:
-    ids = torch.cat([batch.ids for batch in batches])
-    images = torch.cat([batch.views[0] for batch in batches])
-    return Batch(views=[images], ids=ids, epochs=torch.zeros_like(ids), labels=ids, seed=0)
-
-
-def both(world: World) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
-    return [engine_gradients(world, parts) for parts in (1, 2)]
-
-
 def test_micro_batches_and_ranks_are_one_batch(on_ranks):
     """Clusters are balanced over all samples of a step, wherever they are."""
-    (loss,), expected = engine_gradients(ALONE, 1)
-    answers = [engine_gradients(ALONE, 2), *(answer for rank in on_ranks(both, 2) for answer in rank)]
-    totals = [sum(losses) / len(losses) for losses, _ in answers]
-    assert totals[0] == pytest.approx(loss, rel=1e-10)
-    for one, other in ((1, 3), (2, 4)):
-        assert (totals[one] + totals[other]) / 2 == pytest.approx(loss, rel=1e-10)
-    for _, gradients in answers:
-        assert gradients.keys() == expected.keys()
-        for name, gradient in expected.items():
-            assert torch.allclose(gradients[name], gradient, rtol=1e-7, atol=1e-11), name
+    cut = Cut(make=make_capi, make_batch=make_batch)
+    assert_one_batch(cut, on_ranks, loss=1e-10, gradients=1e-11, resampled=1e-11)
 
 
 def test_masks_are_the_samples_own():

@@ -4,22 +4,18 @@ import math
 
 import pytest
 import torch
-from step_passes import take_passes
+from cut_batches import Cut, assert_one_batch
 
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.losses.sigreg import random_directions
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.objectives.lejepa import LeJEPA
-from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run
 
 COUNT, LARGE, SMALL, DIM = 4, 24, 16, 5
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def make_lejepa(**changes) -> LeJEPA:
@@ -97,43 +93,10 @@ def test_each_step_taken_has_directions_of_its_own_and_a_skipped_one_is_repeated
     assert other(batch)["sigreg"].item() == found[1]
 
 
-def engine_gradients(world: World, parts: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Of eight images in so many micro-batches over all ranks, each with its own batch norm."""
-    lejepa = make_lejepa()
-    own = [make_batch(2, first) for first in range(0, 8, 2)]
-    own = [batch for place, batch in enumerate(own) if place % world.size == world.rank]
-    own = own if parts > 1 else [joined(own)]
-    lejepa.head.eval()  # running statistics: those of a batch would be a micro-batch's
-    settings = Settings(accumulate=len(own), clip=None, precision="fp32")
-    engine = make_engine("ddp", lejepa, world, lambda module: make_optimizer(module, OptimConfig()), settings)
-    lejepa.head.eval()
-    losses = [float(scalars["loss"]) for scalars in take_passes(engine, [(batch, 5) for batch in own])]
-    return losses, {name: p.grad.clone() for name, p in lejepa.named_parameters() if p.grad is not None}
-
-
-def joined(batches: list[Batch]) -> Batch:
-    views = [torch.cat(views) for views in zip(*(batch.views for batch in batches), strict=True)]
-    ids = torch.cat([batch.ids for batch in batches])
-    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids, seed=0)
-
-
-def both(world: World) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
-    return [engine_gradients(world, parts) for parts in (1, 2)]
-
-
 def test_micro_batches_and_ranks_are_one_batch(on_ranks):
     """The characteristic function is that of all samples of a step, wherever they are."""
-    (loss,), expected = engine_gradients(ALONE, 1)
-    answers = [engine_gradients(ALONE, 2), *(answer for rank in on_ranks(both, 2) for answer in rank)]
-    totals = [sum(losses) / len(losses) for losses, _ in answers]
-    assert totals[0] == pytest.approx(loss, rel=1e-12)
-    for one, other in ((1, 3), (2, 4)):
-        assert (totals[one] + totals[other]) / 2 == pytest.approx(loss, rel=1e-12)
-    for _, gradients in answers:
-        assert gradients.keys() == expected.keys()
-        for name, gradient in expected.items():
-            rounding = 1e-6 if name.endswith("pos_embed") else 1e-10  # resampled in float32
-            assert torch.allclose(gradients[name], gradient, rtol=1e-6, atol=rounding), name
+    cut = Cut(make=make_lejepa, make_batch=make_batch, norms=("head",))
+    assert_one_batch(cut, on_ranks, loss=1e-12, gradients=1e-10, resampled=1e-6)
 
 
 def test_wrong_numbers_name_their_field():

@@ -4,21 +4,17 @@ import math
 
 import pytest
 import torch
-from step_passes import take_passes
+from cut_batches import Cut, assert_one_batch
 
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
-from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.engine import Settings, make_engine
 from eyespot.pretrain.loop.schedule import effective_rate
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
 from eyespot.pretrain.objectives.msn import MSN
-from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
 from eyespot.pretrain.recipe_lookup import make_run
 
 COUNT, LARGE, SMALL = 4, 24, 16
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def make_msn(**changes) -> MSN:
@@ -109,41 +105,10 @@ def test_nothing_learned_costs_what_is_said_of_it():
     assert found["mean_entropy"].item() == pytest.approx(math.log(7))
 
 
-def engine_gradients(world: World, parts: int) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Of eight images in so many micro-batches over all ranks; norms use what they have seen before."""
-    msn = make_msn()
-    own = [make_batch(2, first) for first in range(0, 8, 2)]
-    own = [batch for place, batch in enumerate(own) if place % world.size == world.rank]
-    own = own if parts > 1 else [joined(own)]
-    settings = Settings(accumulate=len(own), clip=None, precision="fp32")
-    engine = make_engine("ddp", msn, world, lambda module: make_optimizer(module, OptimConfig()), settings)
-    msn.student_head.eval(), msn.head.eval()
-    losses = [float(scalars["loss"]) for scalars in take_passes(engine, [(batch, 5) for batch in own])]
-    return losses, {name: p.grad.clone() for name, p in msn.named_parameters() if p.grad is not None}
-
-
-def joined(batches: list[Batch]) -> Batch:
-    views = [torch.cat(views) for views in zip(*(batch.views for batch in batches), strict=True)]
-    ids = torch.cat([batch.ids for batch in batches])
-    return Batch(views=views, ids=ids, epochs=torch.zeros_like(ids), labels=ids, seed=0)
-
-
-def both(world: World) -> list[tuple[list[float], dict[str, torch.Tensor]]]:
-    return [engine_gradients(world, parts) for parts in (1, 2)]
-
-
 def test_micro_batches_and_ranks_are_one_batch(on_ranks):
     """The mean answer, and the balance, are of all samples of a step, wherever they are."""
-    (loss,), expected = engine_gradients(ALONE, 1)
-    answers = [engine_gradients(ALONE, 2), *(answer for rank in on_ranks(both, 2) for answer in rank)]
-    totals = [sum(losses) / len(losses) for losses, _ in answers]
-    assert totals[0] == pytest.approx(loss, rel=1e-10)
-    for one, other in ((1, 3), (2, 4)):
-        assert (totals[one] + totals[other]) / 2 == pytest.approx(loss, rel=1e-10)
-    for _, gradients in answers:
-        assert gradients.keys() == expected.keys()
-        for name, gradient in expected.items():
-            assert torch.allclose(gradients[name], gradient, rtol=1e-6, atol=1e-6), name
+    cut = Cut(make=make_msn, make_batch=make_batch, norms=("student_head", "head"))
+    assert_one_batch(cut, on_ranks, loss=1e-10, gradients=1e-6, resampled=1e-6)
 
 
 def test_the_teacher_follows_with_a_momentum_that_rises_linearly():
