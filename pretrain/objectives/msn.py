@@ -35,7 +35,7 @@ from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patch_masks import random_order
 from eyespot.pretrain.images.patchify import patchify, unpatchify
 from eyespot.pretrain.networks.ema_teacher import follow, make_steady_teacher, make_teacher
-from eyespot.pretrain.networks.encoders import encode_visible, features, require_vit
+from eyespot.pretrain.networks.encoders import encode_visible, features, pooled, require_vit
 from eyespot.pretrain.networks.heads import mlp
 from eyespot.pretrain.networks.multi_crop import accept_crops, encode_crops, pictured_crops
 from eyespot.pretrain.networks.prototypes import Prototypes, balanced
@@ -135,11 +135,9 @@ class MSN(Contrastive):
         return {"cosines": self.prototypes(rows).transpose(0, 1)}
 
     def _seen(self, view: Float[Tensor, "b 3 h w"], visible: Int[Tensor, "b v"]) -> Float[Tensor, "b d"]:
-        """What the student makes of these patches: its class token, or their mean where it has none."""
+        """What ``features`` would be if the image consisted of these patches."""
         tokens = encode_visible(self.student, view, visible)
-        if self.student.cls_token is not None:
-            return tokens[:, 0]
-        return tokens[:, self.student.num_prefix_tokens :].mean(1)
+        return tokens[:, 0] if self.student.cls_token is not None else pooled(self.student, tokens)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Rows:
@@ -164,12 +162,6 @@ class MSN(Contrastive):
         mean_entropy = torch.special.entr(total / (num_rows(answers) * answers.shape[1])).sum()
         loss = cross_entropy - config.weight * mean_entropy
         return {"loss": loss, "cross_entropy": cross_entropy, "mean_entropy": mean_entropy}
-
-    def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The class token, or the mean of the patches where there is none."""
-        vit = require_vit(encoder, "MSN")
-        tokens = encode_visible(vit, images)
-        return tokens[:, 0] if vit.cls_token is not None else tokens[:, vit.num_prefix_tokens :].mean(1)
 
     def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows."""

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import timm
 import torch
 from cut_batches import Cut, assert_one_batch
 
@@ -10,7 +11,7 @@ from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.pretrain.loop.schedule import effective_rate
-from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, make_encoder
+from eyespot.pretrain.networks.encoders import EncoderConfig, encode_visible, features, make_encoder
 from eyespot.pretrain.objectives.msn import MSN
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -95,6 +96,22 @@ def test_what_is_left_out_does_not_reach_the_answer():
     batch.views[1] = batch.views[1].masked_fill(places, 9.0)
     assert torch.equal(msn.embed(batch)["cosines"], before)
     assert torch.equal(msn.visible(make_batch(3, 1)), visible[1:])
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+def test_patches_in_any_order_are_pooled_as_a_whole_image_is(pool):
+    """With a class token, and where timm's own head norms the mean of the patches."""
+    torch.manual_seed(0)
+    encoder = timm.create_model(
+        "test_vit", img_size=LARGE, patch_size=4, num_classes=0, global_pool=pool, class_token=pool == "token"
+    )
+    msn = MSN.Config(num_small=0, hidden_dim=12, out_dim=5, num_prototypes=7).build(encoder, LARGE)
+    with torch.no_grad():
+        for parameter in msn.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    msn, images = msn.double(), make_batch().views[0]
+    order = torch.rand(COUNT, 36, generator=torch.Generator().manual_seed(2)).argsort(1)
+    assert torch.allclose(msn._seen(images, order), features(msn.student, images), rtol=1e-10, atol=1e-12)
 
 
 def test_nothing_learned_costs_what_is_said_of_it():
