@@ -193,12 +193,15 @@ class Result:
     def chosen(self) -> str:
         """The other settings in short: "mean, λ 0.001", "cls, k 20"."""
         names = {"features": "", "lambda": "λ "}
-        shown = {
-            name: f"{value:.2g}" if isinstance(value, float) else str(value)
-            for name, value in self.settings.items()
-            if name not in self.guesses()
-        }
+        shown = {name: _short(value) for name, value in self.settings.items() if name not in self.guesses()}
         return ", ".join(f"{names.get(name, f'{name} ')}{value}" for name, value in shown.items())
+
+
+def _short(value: object) -> str:
+    """Two digits, but all of a whole number: those that a file gives back are floats."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if value >= 1 and value.is_integer() else f"{value:.2g}"
 
 
 def read_result(path: Path, inside: Path | None = None) -> Result | None:

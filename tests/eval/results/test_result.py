@@ -64,6 +64,7 @@ def test_what_is_no_file_of_json_is_neither_waited_for_nor_kept_quiet(kind, tmp_
 
 def test_settings_in_short():
     assert some_result().chosen() == "cls, k 20"
+    assert some_result(settings={"features": "cls", "k": 200.0}).chosen() == "cls, k 200", "as a file gives it back"
     assert some_result(settings={"features": "mean", "lambda": 1e-3}).chosen() == "mean, λ 0.001"
 
 
