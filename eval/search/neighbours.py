@@ -1,7 +1,7 @@
 """Nearest rows and pairs of near rows, by cosine, in bounded memory: exactly, or inside of cells of k-means.
 
-Cells: two rows are compared where one's own cell is the nearest or second nearest cell of the other, as SemDeDup (Abbas
-et al. 2023, arXiv:2303.09540) compares inside of clusters. What is missed lies near three borders at once.
+Cells: two rows are compared where one's own cell is among the four nearest of the other, as SemDeDup (Abbas et al.
+2023, arXiv:2303.09540) compares inside of clusters. What is missed lies near many borders at once.
 """
 
 import math
@@ -24,6 +24,8 @@ EXACT_PAIRS = 2e10
 MOST_PAIRS = 50_000_000
 """Pairs that are kept; more of them mean a threshold that most images pass."""
 
+CELLS_OF_A_ROW = 4
+"""Nearest cells of a row in which those look for it whose own cell it is."""
 CELLS_AT_ONCE = 64
 """Whose rows are looked up together."""
 
@@ -117,7 +119,7 @@ def near_pairs(rows: Rows, others: Rows | None, least: float, *, seed: int, worl
     pairs = pairs[np.lexsort((-pairs["score"], pairs["right"], pairs["left"]))]
     new = np.ones(len(pairs), bool)
     new[1:] = (pairs["left"][1:] != pairs["left"][:-1]) | (pairs["right"][1:] != pairs["right"][:-1])
-    pairs = pairs[new]  # cells meet a pair up to twice
+    pairs = pairs[new]  # cells meet a pair more than once
     return Pairs(left=pairs["left"].copy(), right=pairs["right"].copy(), score=pairs["score"].copy(), exact=exact)
 
 
@@ -144,12 +146,12 @@ def _all_pairs(rows: Rows, others: Rows | None, least: float, world: World) -> I
 
 
 def _cell_pairs(rows: Rows, others: Rows | None, least: float, seed: int, world: World) -> Iterator[_Found]:
-    """Rows of a cell with those whose nearest or second nearest it is."""
+    """Rows of a cell with those that have it among their nearest."""
     bank = rows if others is None else others
     num_cells = max(2, min(4096, math.isqrt(bank.count) // 2))
     cells = kmeans(bank, num_cells, seed=seed, world=world, iterations=min(ITERATIONS, 10)).centroids
-    own = nearest_centroids(rows, cells, 2, world)[0]
-    theirs = own if others is None else nearest_centroids(bank, cells, 2, world)[0]
+    own = nearest_centroids(rows, cells, CELLS_OF_A_ROW, world)[0]
+    theirs = own if others is None else nearest_centroids(bank, cells, CELLS_OF_A_ROW, world)[0]
     pairs = [(own[:, :1], theirs), (own[:, 1:], theirs[:, :1])] if others is not None else [(own[:, :1], theirs)]
     for near, far in pairs:
         members = (_members(labels, num_cells, world) for labels in (near, far))
