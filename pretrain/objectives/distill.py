@@ -3,8 +3,8 @@
 DINOv2 (Oquab et al. 2023, arXiv:2304.07193, section 5) trains its smaller models by the frozen largest one, and they
 become better than trained alone, by the heads that this one was trained with. Here the teacher can be any encoder, and
 has none: so its features are matched, as in AM-RADIO (section 3). Teacher and students see the same view of an image.
-With c the teacher's class token (the mean of its patches, where it has none), p_i its patch tokens, and f(x), g(x_i)
-what linear layers make of the student's,
+With c the teacher's class token (the mean of its patches, where it has none) and p_i its patch tokens, each channel
+standardised (``networks.fixed.standardized``), and f(x), g(x_i) what linear layers make of the student's,
 
     L = sum over students of w_c (1 - cos(f(x), c)) + w_p mean over i of
         (0.9 (1 - cos(g(x_i), p_i)) + 0.1 smooth-L1(g(x_i) - p_i)).
@@ -13,8 +13,9 @@ Where a student's patches lie on another grid, the teacher's are resampled to it
 fewer). The loss is a mean over samples, so neither ranks nor micro-batches change it. Each further student begins, and
 learns, as it would alone: nothing of one enters another, as long as gradients are not clipped.
 
-What differs from AM-RADIO: one teacher, and linear layers in place of its adaptors of two. From DINOv2: no head with
-outputs stands between features and loss, there are no small views, and no average of the student's weights is kept.
+What differs from AM-RADIO: one teacher, linear layers in place of its adaptors of two, and the standardised channels.
+From DINOv2: no head with outputs stands between features and loss, there are no small views, and no average of the
+student's weights is kept.
 
 To expect: by DINOv2's own losses, its ViT-L/14 distilled from its ViT-g/14 on 142 million images: 86.3 % linear probe
 on ImageNet-1k.
@@ -37,8 +38,10 @@ from eyespot.pretrain.losses.self_distillation import feature_distances
 from eyespot.pretrain.networks.encoders import EncoderConfig, Tokens, last_tokens, make_encoder
 from eyespot.pretrain.networks.eval_mode import at_rest
 from eyespot.pretrain.networks.fixed.fixed_teacher import FixedTeacher, TeacherConfig
+from eyespot.pretrain.networks.fixed.standardized import Standardized
 from eyespot.pretrain.objective import About, Objective, one_sized, require_still, still
 from eyespot.pretrain.optim.unread_parameters import freeze_unread
+from eyespot.pretrain.skipped_step import Taken
 
 _FLAGS = ("small_stem", "checkpointing")
 _NUMBERS: dict[str, type] = {"patch_size": int, "drop_path": float}
@@ -106,6 +109,7 @@ class Distill(Objective):
             self.teacher = FixedTeacher(config.teacher, image_size)
         with at_rest(self.teacher):
             width = _look(self.teacher.encoder, image_size).patches.shape[1]
+        self.of_classes, self.of_patches = Standardized(width), Standardized(width)
         self.head = Projections(_width(encoder, image_size), width)
         self.students, self.student_heads = nn.ModuleDict(), nn.ModuleDict()
         for name, student in config.further_encoders(image_size).items():
@@ -128,11 +132,11 @@ class Distill(Objective):
             "class_loss", "patch_loss" of the run's encoder, unweighted; and NAME/class_loss, NAME/patch_loss of others.
         """
         view, scalars, losses = still(batch.views[0]), dict[str, Tensor](), list[Tensor]()
-        goals = self.teacher.tokens(view)
+        classes_asked, maps_asked = self.goals(view)
         for prefix, student, head in self._students():
             classes, patches = head(last_tokens(student, view)[-1])
-            of_classes = feature_distances(classes, summary(goals))
-            maps = resampled(goals.patches, patches.shape[1:3])
+            of_classes = feature_distances(classes, classes_asked)
+            maps = resampled(maps_asked, patches.shape[1:3])
             of_patches = feature_distances(patches, maps, self.config.smooth_share)
             losses.append(self.config.class_weight * of_classes + self.config.patch_weight * of_patches)
             scalars[f"{prefix}class_loss"] = of_classes.detach().mean()
@@ -140,6 +144,22 @@ class Distill(Objective):
         of_samples = torch.stack(losses).sum(0)
         self.note_losses(lambda: of_samples)
         return {"loss": of_samples.mean(), **scalars}
+
+    def goals(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d g k"]]:
+        """The teacher's class tokens and patches, standardised."""
+        tokens = self.teacher.tokens(images)
+        classes = self.of_classes(summary(tokens), noted=self.in_step)
+        return classes, self.of_patches(tokens.patches.movedim(1, -1), noted=self.in_step).movedim(-1, 1)
+
+    def after_step(self, progress: float, taken: Taken = True) -> None:
+        """What is known of the teacher's channels grows."""
+        self.of_classes.after_step(taken)
+        self.of_patches.after_step(taken)
+
+    def after_skip(self) -> None:
+        """What was seen in a step that was not taken is forgotten."""
+        self.of_classes.after_skip()
+        self.of_patches.after_skip()
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
         """Class token and patches."""

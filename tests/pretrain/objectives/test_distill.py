@@ -60,6 +60,8 @@ def slow_loss(distill: Distill, images, encoder, head):
     teacher = distill.teacher.encoder
     theirs = teacher.forward_features(images)
     side = math.isqrt(theirs.shape[1] - 1)
+    asked = [standardized(theirs[:, 0], distill.of_classes), standardized(theirs[:, 1:], distill.of_patches)]
+    theirs = torch.cat([asked[0][:, None], asked[1]], 1)
     maps = theirs[:, 1:].transpose(1, 2).unflatten(2, (side, side))
     found = encoder.forward_features(images)
     if found.ndim == 3:
@@ -80,12 +82,19 @@ def slow_loss(distill: Distill, images, encoder, head):
     return sum(losses) / len(losses)
 
 
+def standardized(features, known):
+    return (features - known.mean) / (known.variance + 1e-6 * known.variance.mean()).sqrt()
+
+
 def cosine(one, other):
     return (one * other).sum() / (one.square().sum() * other.square().sum()).sqrt()
 
 
 def test_loss_and_gradient_are_those_of_a_slow_reference():
     distill = make_distill(students=(CONV,), class_weight=0.7, patch_weight=1.3, smooth_share=0.25).double().eval()
+    for known in (distill.of_classes, distill.of_patches):
+        known.mean.normal_(generator=torch.Generator().manual_seed(2))
+        known.variance.uniform_(0.1, 2, generator=torch.Generator().manual_seed(3))
     batch = make_batch()
     found = distill(batch)
     parts = [(distill.encoder, distill.head), (distill.students["conv"], distill.student_heads["conv"])]
