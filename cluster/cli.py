@@ -4,6 +4,7 @@ import errno
 import importlib
 import logging
 import os
+import select
 import sys
 
 from eyespot.cluster.help_text import show_help, unknown_command
@@ -53,13 +54,35 @@ A first run:
   eyespot eval linear runs/first data/caltech10
   eyespot report runs/first
 
-Exit codes: 0 done, 2 the input is wrong (one line says what), 75 stopped by a signal and resumable, 1 anything else.
+Exit codes: 0 done, 2 the input is wrong (one line says what), 75 stopped by a signal and resumable, 141 nobody reads
+the output any more, 1 anything else.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand and returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs one subcommand and returns the exit code; quietly, where nobody reads its output any more (``| head``)."""
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # also of a help text, which ends the process; at its end it would be a traceback
+    except BrokenPipeError:
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream.fileno())]
+        if not gone:  # another pipe, to a server or a process
+            raise
+        for stream in gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return ExitCode.UNREAD
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether it is a pipe of which the other end is closed."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in waiting.poll(0))
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         show_help(USAGE.format(commands="\n".join(f"  {name:<10}  {what}" for name, what in COMMANDS.items())))
         return ExitCode.DONE if argv else ExitCode.WRONG_INPUT
@@ -84,9 +107,6 @@ def main(argv: list[str] | None = None) -> int:
     except Outage as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(brief(one_line(masked(f"eyespot: {error}"))), file=sys.stderr)
-        return ExitCode.FAILED
-    except BrokenPipeError:  # the reader of our output went away: `eyespot recipes | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # such a path can only have been given; wherever it is first looked at

@@ -28,7 +28,7 @@ from eyespot.data_pipeline.shards.sources import how_to_shard
 from eyespot.data_pipeline.stores.location import Location, check_on_disk, location_of
 from eyespot.data_pipeline.terminal import brief, one_line, plural
 
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class Info:
 def info(argv: list[str]) -> int:
     """Runs ``eyespot shards info`` and returns the exit code."""
     asked, refused, said = parse(Info, argv, "eyespot shards info"), list[str](), list[str]()
-    if lines := mix_summary(str(asked.folder)):
+    if lines := mix_summary(asked.folder):
         print("\n".join(lines))
         return ExitCode.DONE
     folders = _folders(place := location_of(asked.folder), refused)

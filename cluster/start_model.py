@@ -10,6 +10,7 @@ from typing import Any
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, StartConfig
+from eyespot.pretrain.loop.initial_weights import EMA
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, TeacherConfig
 from eyespot.pretrain.run_json import overlay
@@ -42,8 +43,8 @@ def with_model(run: Run, own: Collection[str]) -> Run:
         )
     changes: dict[str, Any] = {name: getattr(found.encoder, name) for name in OF_MODEL if f"encoder.{name}" not in own}
     normalization: dict[str, Any] = {}
-    of_bands = run.encoder.channels != 3 and len(found.data.mean or (0, 0, 0)) != run.encoder.channels
-    if not {*NORMALIZATION} & {*own} and not of_bands:  # else those of the shards, which are of as many
+    of_others = len(found.data.mean or (0, 0, 0)) != run.encoder.channels
+    if not {*NORMALIZATION} & {*own} and not of_others:  # else those of the shards, which are of as many
         normalization = {"mean": found.data.mean, "std": found.data.std, "normalize": found.data.normalize}
     return replace(
         run, encoder=replace(run.encoder, **changes), data=replace(run.data, **normalization), start=found.start
@@ -76,6 +77,11 @@ def with_teacher(run: Run, own: Collection[str]) -> Run:
         found = _resolved(replace(run, start=asked, encoder=EncoderConfig(image_size=run.encoder.image_size)))
     except UserError as error:
         raise UserError(str(error).replace("start.", "objective.teacher.")) from error
+    if (seen := len(found.data.mean or (0, 0, 0))) != run.encoder.channels:
+        raise UserError(
+            f"objective.teacher.model {teacher.model}: sees images of {seen} channels, and encoder.channels is"
+            f" {run.encoder.channels}; teacher and students look at the same images: name one of as many"
+        )
     said = {name: getattr(found.start, name) for name in ("weights", "prefix", "sha256", "origin")}
     said |= {name: getattr(found.encoder, name) for name in ("name", "patch_size", "small_stem")}
     normalization = {name: getattr(found.data, name) for name in ("mean", "std", "normalize")}
@@ -148,7 +154,8 @@ def _of_folder(run: Run, folder: Path, student: str = "") -> Run:
     content = (weights / "meta.json" if run_dir is not None else weights).read_bytes()
     sha256, origin = hashlib.sha256(content).hexdigest(), run.start.origin or start.name
     said = replace(run.start, weights=weights, sha256=run.start.sha256 or sha256, origin=origin)
-    said.prefix = f"students.{student}." if student else said.prefix
+    if student:
+        said.prefix = "averaged." if student == EMA else f"students.{student}."
     return _with(run, start.encoder, start.mean, start.std, said)
 
 
@@ -159,6 +166,11 @@ def _of_timm(run: Run) -> Run:
     from eyespot.eval.encoders.start_weights import config_of
 
     name = run.start.model
+    if Path(name).is_file():
+        raise UserError(
+            f"start.model {name!r}: is a file; name it by --start.weights, and by --start.model, or --encoder.name,"
+            " the architecture that it is of"
+        )
     try:
         timm_sources.check_name(name)
     except UserError as error:

@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,18 @@ import numpy as np
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """Writes a file beside ``path``, forces it to disk and renames it into place; ``private``: for its owner alone."""
+    write_blocks(path, [data], private=private)
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes], *, private: bool = False) -> None:
+    """``write_bytes`` of bytes that come some at a time."""
     temporary = path.with_name(path.name + ".tmp")
     if private:
         temporary.unlink(missing_ok=True)
         temporary.touch(0o600)
     with temporary.open("wb") as file:
-        file.write(data)
+        for block in blocks:
+            file.write(block)
         file.flush()
         sync(file.fileno())
     commit(temporary, path)

@@ -49,6 +49,11 @@ class Console(rich.console.Console):
         """rich's spinner, whose text is no markup either."""
         return super().status(Text(status) if isinstance(status, str) else status, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: that goes up to the command line, where rich would end the process as failed."""
+        self.quiet = True
+        raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """rich's, with the text of every part ``printable``; its own movements of the cursor are no text."""
         for part in super().render(renderable, options):

@@ -13,3 +13,5 @@ class ExitCode(IntEnum):
     """A ``UserError``: the same words would end the same way."""
     STOPPED = 75
     """A signal came, a checkpoint is saved, and the run can go on (EX_TEMPFAIL of sysexits.h: try again later)."""
+    UNREAD = 141
+    """Who read the output went away, as ``head`` does: 128 + SIGPIPE, as of Unix's own tools."""

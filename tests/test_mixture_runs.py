@@ -45,7 +45,7 @@ def flags(shards: str, run_dir: Path, *more: str) -> list[str]:
 def torchrun(processes: int, words: list[str]) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run(
-        [*launcher, "--no-python", EYESPOT, *words], capture_output=True, text=True, timeout=300, check=False
+        [*launcher, "--no-python", EYESPOT, *words], capture_output=True, text=True, timeout=900, check=False
     )
 
 

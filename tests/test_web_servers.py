@@ -10,7 +10,9 @@ import pytest
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import is_outage
+from eyespot.data_pipeline.shards.remote.verify import folders_in_store
 from eyespot.data_pipeline.stores import clients, object_store
+from eyespot.data_pipeline.stores.location import location_of
 from eyespot.data_pipeline.stores.open_store import open_store
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 30_000, np.uint8).tobytes()
@@ -21,17 +23,18 @@ class Odd(http.server.BaseHTTPRequestHandler):
     """A server of one object, "f/some thing", with one oddity."""
 
     protocol_version = "HTTP/1.1"
-    oddity, other, asked = "", "", list[str]()
+    oddity, other, asked, paths = "", "", list[str](), ("/f/some%20thing",)
 
     def log_message(self, *arguments: object) -> None:
         pass
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.command} {self.path} {self.headers.get('Authorization', '')}".rstrip())
-        if self.path != "/f/some%20thing":
+        if self.path not in self.paths:
             self._say(NOT_FOUND)
-        elif self.oddity in ("moved", "in_circles"):
-            self._say(302, Location=f"{self.other if self.oddity == 'moved' else ''}{self.path}")
+        elif self.oddity in ("moved", "in_circles", "slow_down"):
+            slow = self.oddity == "slow_down" and self.command == "GET"
+            self._say(503 if slow else 302, Location=f"{self.other if self.oddity != 'in_circles' else ''}{self.path}")
         elif self.command == "HEAD" and self.oddity in REFUSED:
             self._say(REFUSED[self.oddity])
         else:
@@ -73,8 +76,9 @@ def serve(monkeypatch) -> Iterator[Callable[..., str]]:
     monkeypatch.setattr(object_store, "FIRST_PAUSE", 0.001)
     running: list[http.server.ThreadingHTTPServer] = []
 
-    def start(oddity: str, other: str = "", asked: list[str] | None = None) -> str:
-        kind = type("Kind", (Odd,), {"oddity": oddity, "other": other, "asked": [] if asked is None else asked})
+    def start(oddity: str, other: str = "", asked: list[str] | None = None, paths: tuple[str, ...] = Odd.paths) -> str:
+        how = {"oddity": oddity, "other": other, "asked": [] if asked is None else asked, "paths": paths}
+        kind = type("Kind", (Odd,), how)
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
         server.daemon_threads, server.handle_error = True, lambda *of: None
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -97,6 +101,12 @@ def test_what_can_be_read_is(serve, oddity):
     assert not store.is_changed("some thing")
     with pytest.raises(FileNotFoundError):
         store.stat("missing")
+
+
+def test_the_splits_of_a_folder_are_found_without_a_list(serve):
+    splits = tuple(f"/f/{split}/manifest.json" for split in ("train", "test"))
+    place = location_of(f"{serve('', paths=splits)}/f")
+    assert folders_in_store(place) == [place / "test", place / "train"]
 
 
 @pytest.mark.parametrize(
@@ -134,3 +144,15 @@ def test_a_token_goes_to_no_other_host(serve, monkeypatch):
     store = open_store("hf://datasets/user/name/f")
     assert store.read("some thing", 0, 9) == CONTENT[:9]
     assert here == ["GET /f/some%20thing Bearer hf_secret"] and there == ["GET /f/some%20thing"]
+
+
+def test_nor_does_it_when_the_server_is_asked_how_long_to_wait(serve, monkeypatch):
+    """A second question, by another client: HEAD, which is redirected."""
+    there, here = list[str](), list[str]()
+    other = serve("", asked=there).replace("127.0.0.1", "localhost")
+    monkeypatch.setattr(clients, "_hub", lambda bucket: (serve_at, "hf_secret"))
+    serve_at = serve("slow_down", other, here)
+    monkeypatch.setattr(object_store, "TRIES", 1)
+    with pytest.raises(OSError, match="asks for fewer requests"):
+        open_store("hf://datasets/user/name/f").read("some thing", 0, 9)
+    assert here[-1] == "HEAD /f/some%20thing Bearer hf_secret" and there == ["GET /f/some%20thing"]

@@ -123,6 +123,8 @@ def _pack(flags: list[str], words: list[str], profile: Profile) -> int:
     """Launches ``shards pack`` as so many tasks, and what merges their parts."""
     from eyespot.cluster.commands.shards import Pack
     from eyespot.cluster.launch.pack_array import check_pack, pack_here, scripts, submit_pack
+    from eyespot.data_pipeline.shards.sources import check_source
+    from eyespot.data_pipeline.stores.location import check_on_disk
 
     launch = parse(Launch, flags, "eyespot launch", default=Launch(submission=Submission(**profile.values)))
     asked, submission = parse(Pack, words, "eyespot shards pack"), launch.submission
@@ -134,6 +136,8 @@ def _pack(flags: list[str], words: list[str], profile: Profile) -> int:
         raise UserError(f"task {asked.task}: launch numbers the tasks itself; leave it out")
     if launch.sweep or launch.refreeze:
         raise UserError("launch: --sweep and --refreeze are of runs; leave them out with shards pack")
+    check_source(asked.source)
+    check_on_disk(asked.destination)
     destination = asked.destination.expanduser().absolute()
     if one_line(str(destination)) != str(destination):  # its lines would be lines of the sbatch script
         raise UserError(f"destination {one_line(str(destination))}: holds a line break; name another folder")

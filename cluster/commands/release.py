@@ -180,14 +180,19 @@ def _check_written(wanted: Releasing) -> None:
 
 
 def _write(wanted: Releasing) -> Path:
+    from eyespot.eval.encoders.subject import split_part
     from eyespot.eval.release.layout import INT8, PROVENANCE, digest_of, read_json
     from eyespot.eval.release.registry import check
     from eyespot.eval.release.write import release
+    from eyespot.pretrain.loop.initial_weights import EMA
 
     if not wanted.license:
         raise UserError("--license: under which licence are the weights? As SPDX writes it: apache-2.0, cc-by-nc-4.0")
     if wanted.register:
         check(wanted.register, wanted.source)
+    if (part := split_part(str(wanted.source))[1]) and not wanted.source.exists():
+        which = "--weights ema" if part == EMA else f"--student {part}"
+        raise UserError(f"{wanted.source}: is an encoder of a run; name the run, and say {which}")
     out = wanted.out or wanted.source / (f"release-{wanted.student}" if wanted.student else "release")
     release(
         wanted.source,

@@ -25,7 +25,7 @@ from eyespot.data_pipeline.shards.image_workers import NUM_WORKERS
 from eyespot.data_pipeline.shards.manifest import IGNORED, Manifest, Reading
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import DOWNLOADS
-from eyespot.data_pipeline.stores.location import Address, Location, location_of
+from eyespot.data_pipeline.stores.location import Address, Location, check_on_disk, location_of
 from eyespot.data_pipeline.terminal import one_line, plural
 
 USAGE = """usage: eyespot shards COMMAND ...
@@ -54,7 +54,7 @@ For example:
 """
 
 HELD_OUT = ("test", "val")
-Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+Folder = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -333,6 +333,8 @@ def _index(argv: list[str]) -> int:
     if isinstance(place, Address):
         from eyespot.data_pipeline.shards.remote.index import index_store
 
+        if asked.to is not None:
+            check_on_disk(asked.to, "to", "the index is")
         manifest = index_store(place, asked.workers, asked.reading, asked.max_pixels, asked.to)
     elif asked.to is not None:
         raise UserError(f"to {asked.to}: of tars on a disk the index lies beside them; leave it out")
@@ -353,7 +355,7 @@ def _verify(argv: list[str]) -> int:
     from eyespot.data_pipeline.shards.verify import look_at
 
     asked = parse(Verify, argv, "eyespot shards verify")
-    if is_mix(text := str(asked.folder)):
+    if is_mix(text := asked.folder):
         each = "; ".join(f"eyespot shards verify {source.shards}" for source in read_mix(text).sources[:3])
         raise UserError(f"{text}: a mixture of shard folders; verify each of them: {each}")
     place = location_of(asked.folder)

@@ -15,6 +15,7 @@ from eyespot.cluster.doctor.checks import CheckContext
 from eyespot.cluster.doctor.findings import Finding
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.image_header import image_size
+from eyespot.data_pipeline.loading.mixtures.chosen_ids import read_ids
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.loading.mixtures.source_mixing import source_mixing
 from eyespot.data_pipeline.order.sample_order import SHUFFLE_WINDOW
@@ -176,9 +177,15 @@ def enough(context: CheckContext) -> Iterator[Finding]:
     if AWAY in context.facts:
         return
     try:
-        num_samples = find_shards(data["shards"], patience_seconds=PATIENCE_SECONDS).manifest.num_samples
+        shards = find_shards(data["shards"], patience_seconds=PATIENCE_SECONDS)
     except (UserError, Outage):
         return  # told by ``agreement``
+    try:
+        num_samples = _num_chosen(data, shards)
+    except UserError as error:
+        found, _, fix = str(error).partition("; ")
+        yield context.fail("samples", found, fix)
+        return
     micro = batch // parts
     if micro > num_samples:
         yield context.fail(
@@ -191,6 +198,13 @@ def enough(context: CheckContext) -> Iterator[Finding]:
         yield context.ok(
             "samples", f"{num_samples:,} for {plural(ranks, 'rank')} x {plural(micro // ranks, 'image')} at once"
         )
+
+
+def _num_chosen(data: dict[str, Any], shards: ShardFolder) -> int:
+    """How many samples the run learns from."""
+    path = None if data.get("ids") is None else Path(data["ids"])
+    ids = shards.chosen(None if path is None else read_ids(f"data.ids {path}", path, shards))
+    return shards.manifest.num_samples if ids is None else len(ids)
 
 
 def mixing(context: CheckContext) -> Iterator[Finding]:

@@ -101,8 +101,22 @@ def _show(wanted: Selecting, found: "Selection") -> None:
         print("None to take: all of them have collapsed.")
         return
     taken = found.verdicts[by].taken
-    run = wanted.run.removesuffix("@ema")
-    say_next(
-        (["eval", "linear", f"{run}/checkpoints/{taken}{wanted.run[len(run) :]}", "SHARDS"], "how good is it?"),
-        (["release", run, "--checkpoint", taken, "--license", "SPDX"], "hands it out"),
+    say_next(*next_steps(wanted.run, taken))
+
+
+def next_steps(target: str, taken: str) -> tuple[tuple[list[str], str], ...]:
+    """What to do with the checkpoint, each a command and why.
+
+    Args:
+        target: the run, or RUN@NAME.
+        taken: name of the checkpoint.
+    """
+    from eyespot.eval.encoders.subject import split_part
+    from eyespot.pretrain.loop.initial_weights import EMA
+
+    run, part = split_part(target)
+    which = ["--weights", "ema"] if part == EMA else ["--student", part] if part else []
+    return (
+        (["eval", "linear", f"{run}/checkpoints/{taken}{target[len(run) :]}", "SHARDS"], "how good is it?"),
+        (["release", run, "--checkpoint", taken, *which, "--license", "SPDX"], "hands it out"),
     )

@@ -51,7 +51,10 @@ def single(words: Sequence[str]) -> SweepMember:
     """
     if not words or words[0] != "pretrain":
         given = f"{words[0]!r} after --" if words else "nothing after --"
-        raise UserError(f"launch: {given}; write: eyespot launch --nodes 2 ... -- pretrain RECIPE ...")
+        raise UserError(
+            f"launch: {given}; write: eyespot launch --nodes 2 ... -- pretrain RECIPE ..., or -- curate ..., or"
+            " --tasks N -- shards pack ...; nothing else is launched"
+        )
     if len(words) < 2:
         raise UserError("recipe: missing after pretrain; write: eyespot launch ... -- pretrain RECIPE ...")
     recipe, run = requested(list(words[1:]))

@@ -26,6 +26,8 @@ NUM_WORKERS = len(os.sched_getaffinity(0))
 CHUNK = 32  # items a worker takes at once; of those with many frames, one
 FEW = 2048  # so many small images are done before a pool of processes has started
 FEW_BYTES = 20_000_000  # and so many bytes of frames
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+"""What ends a process that hostile bytes have confused; for want of memory the system kills it in another way."""
 HELD_BYTES = 1_000_000_000
 """Of clips that are examined, or wait to be taken, as far as is foreseen; one alone may be larger."""
 
@@ -42,6 +44,8 @@ def examine_items(
 ) -> Iterator[Examined | str]:
     """Yields, for each item in turn, the image as it is to be stored, or the reason why it cannot be.
 
+    One that crashes its process twice, the second time alone in it, cannot be; with one worker this process dies of it.
+
     Args:
         items: what to read.
         workers: processes; 1, or few items, = this one.
@@ -56,22 +60,65 @@ def examine_items(
     """
     long = [] if are_plain(items) else [item.frames.size for item in items if item.frames]
     size = 1 if long else CHUNK  # one video can be as much work, and as many bytes, as a thousand images
-    chunks = (list(items[start : start + size]) for start in range(0, len(items), size))
     work = partial(_examine_chunk, resize=resize, in_place=in_place, max_pixels=max_pixels, bands=bands, one_in=one_in)
     if workers == 1 or len(items) <= size or (sum(long) <= FEW_BYTES if long else len(items) <= FEW):
-        for chunk in chunks:
-            yield from work(chunk)
+        for start in range(0, len(items), size):
+            yield from work(list(items[start : start + size]))
         return
-    # Spawned, not forked: the caller may have started threads (torch, DALI), which do not survive a fork.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
-    try:
-        yield from in_turn(pool, work, chunks, workers + 1 if long else 3 * workers)
-    except BrokenProcessPool as error:
+    done, ahead = 0, workers + 1 if long else 3 * workers
+    while done < len(items):
+        with _Pool(workers) as pool:
+            try:
+                for image in in_turn(pool, work, _chunks(items, done, size), ahead):
+                    done += 1
+                    yield image
+                return
+            except BrokenProcessPool as error:
+                pool.check_crash(workers, error)
+        for image in _one_by_one(items, range(done, min(done + (ahead + 1) * size, len(items))), work, workers):
+            done += 1
+            yield image
+
+
+def _chunks(items: Sequence[Item], start: int, size: int) -> Iterator[list[Item]]:
+    return (list(items[first : first + size]) for first in range(start, len(items), size))
+
+
+class _Pool(ProcessPoolExecutor):
+    """Processes that examine images. Spawned, not forked: the caller may have started threads (torch, DALI)."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, multiprocessing.get_context("spawn"), start_worker)
+
+    def check_crash(self, workers: int, error: BrokenProcessPool) -> str:
+        """How the process crashed that broke the pool. Raises a UserError where it was killed."""
+        processes = list((self._processes or {}).values())
+        self.shutdown(cancel_futures=True)  # before its thread has waited for them, they may not have ended
+        codes = [-(process.exitcode or 0) for process in processes]
+        if crash := next((code for code in codes if code in CRASHES), None):
+            return signal.Signals(crash).name
         raise UserError(
             f"workers {workers}: a worker process was killed, most likely for want of memory; use fewer"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown(cancel_futures=True)
+
+
+def _one_by_one(
+    items: Sequence[Item], which: range, work: Callable[[Sequence[Item]], list[Examined | str]], workers: int
+) -> Iterator[Examined | str]:
+    """Those of which one crashed its process: in a process each after a crash, so that it is known which one does."""
+    left = deque(which)
+    while left:
+        with _Pool(1) as pool:
+            try:
+                while left:
+                    yield from pool.submit(work, list(items[left[0] : left[0] + 1])).result()
+                    left.popleft()
+            except BrokenProcessPool as error:
+                yield f"its decoder crashed ({pool.check_crash(workers, error)})"
+                left.popleft()
 
 
 def in_turn(

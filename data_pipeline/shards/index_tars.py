@@ -4,7 +4,6 @@ What is a sample, its image, its mask, its label: see samples.py and class_names
 """
 
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from eyespot.data_pipeline import atomic_files
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.progress_bar import ProgressBar
+from eyespot.data_pipeline.progress_bar import ProgressBar, working
 from eyespot.data_pipeline.shards.clips.frame_rows import FrameRows
 from eyespot.data_pipeline.shards.frames import FrameTables
 from eyespot.data_pipeline.shards.image_check import MAX_PIXELS, REWRITE, Examined
@@ -35,12 +34,13 @@ from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.class_names import Layout, check_one_split, classify
 from eyespot.data_pipeline.shards.members.footage import FrameFiles, of_same_streams
 from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, ItemTable
+from eyespot.data_pipeline.shards.members.frame_names import frame_notes
 from eyespot.data_pipeline.shards.members.items import Item, sampling_of
 from eyespot.data_pipeline.shards.members.member_tables import MemberRows, MemberTables
-from eyespot.data_pipeline.shards.members.samples import Sample, frame_notes, samples_of, with_frames
+from eyespot.data_pipeline.shards.members.samples import Sample, samples_of, with_frames
 from eyespot.data_pipeline.shards.members.side_files import of_one_sound
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable, quarantined_beyond
-from eyespot.data_pipeline.shards.members.tar_members import Member, idx_text, scan
+from eyespot.data_pipeline.shards.members.tar_members import IdxText, Member, all_damaged, scan
 from eyespot.data_pipeline.shards.outside.img2dataset import count_failed, numbered
 from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
 from eyespot.data_pipeline.shards.packed_shard import sha256
@@ -60,10 +60,9 @@ class Contents:
     items: Sequence[Item] = field(default_factory=list)
     """One per sample that has an image; ``path`` is its tar."""
     classes: list[str] = field(default_factory=list)
-    idx: dict[Path, bytes] = field(default_factory=dict)
-    """The text of each tar's .idx, deflated."""
-    problems: list[str] = field(default_factory=list)
-    """One line for each tar that is cut or damaged."""
+    idx: dict[Path, IdxText] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    """Of each tar that is cut or damaged, its path and what is wrong."""
     skipped: Tally = field(default_factory=Tally)
     """Members that no sample uses."""
     layout: Layout = field(default_factory=lambda: Layout([], [], 0))
@@ -156,7 +155,8 @@ def indexable(folder: Path, reading: Reading) -> Contents:
         UserError: they cannot, see ``index_folder``.
     """
     beside = Tally()
-    return whole_contents(folder, _find_tars(folder, beside), reading, beside)
+    with working(f"listing the tars of {folder.name}"):
+        return whole_contents(folder, _find_tars(folder, beside), reading, beside)
 
 
 def whole_contents(folder: Path, tars: Iterable[Path], reading: Reading, beside: Tally) -> Contents:
@@ -176,7 +176,7 @@ def whole_contents(folder: Path, tars: Iterable[Path], reading: Reading, beside:
     others = sorted(path.name for path in folder.iterdir() if path.suffix in (".parquet", ".json"))
     count_failed(folder, others, numbered(others), contents.skipped)
     if contents.problems:
-        raise UserError(f"{contents.problems[0]}; fetch or write it again")
+        raise UserError(all_damaged(contents.problems, "fetch or write it again"))
     check_one_split(f"shards {folder}", [tar.name for tar in contents.tars], contents.layout)
     return contents
 
@@ -193,19 +193,19 @@ def read_contents(tars: Iterable[Path], reading: Reading) -> Contents:
         contents.tars.append(tar)
         scanned = scan(tar)
         if scanned.problem:
-            contents.problems.append(f"{tar}: {scanned.problem}")
+            contents.problems.append((str(tar), scanned.problem))
         contents.skipped.add_all(scanned.skipped, f"{tar.name}/")
         contents.reading = reading = with_frames(scanned.files, reading) if not len(found) else reading
-        samples = samples_of(tar, tar, scanned.files, reading, contents.skipped)
-        text = idx_text([line for sample, _ in samples if (line := _idx_sample(sample))])
-        contents.idx[tar] = zlib.compress(text.encode(), 1)
-        found.extend(_found(tar, sample, sample.image, label, reading) for sample, label in samples if sample.image)
+        contents.idx[tar] = idx = IdxText()
+        for sample, label in samples_of(tar, tar, scanned.files, reading, contents.skipped):
+            idx.add(_idx_sample(sample))
+            if sample.image:
+                found.append(_found(tar, sample, sample.image, label, reading))
     classify_by = found.column("parts"), found.column("text")
     contents.classes, labels, contents.layout, contents.notes = classify(*classify_by, reading.class_folder)
-    contents.notes += frame_notes(found.num_clips, asked)
+    contents.notes += frame_notes(found.num_clips, asked.frames)
     table = ItemTable(found, np.arange(len(found)), np.array(labels, np.int32))
-    items = table if found.is_plain else of_one_sound(table, contents.skipped)
-    contents.items = of_same_streams({"": items})[""]
+    contents.items = of_same_streams({"": table if found.is_plain else of_one_sound(table, contents.skipped)})[""]
     return contents
 
 
@@ -307,7 +307,7 @@ def _write(folder: Path, contents: Contents, measured: Measured, stats: ImageSta
     _inherit(manifest, folder, measured)
     (folder / "manifest.json").unlink(missing_ok=True)  # the folder is not complete until the new one is there
     for tar, text in contents.idx.items():
-        atomic_files.write_bytes(tar.with_suffix(".idx"), zlib.decompress(text))
+        atomic_files.write_blocks(tar.with_suffix(".idx"), text.blocks())
     if manifest.masks:
         files["masks.npy"] = atomic_files.npy_bytes(measured.mask_rows)
     for name, data in files.items():

@@ -63,8 +63,7 @@ def pack(
         resize: shrink images so that their short side has this many pixels.
         max_pixels: a larger image is quarantined.
         holdout: share of each class that is held out as test, 0..1; for a source without splits.
-        workers: processes that read and decode.
-        seed: of the shuffle and the holdout.
+        workers, seed: processes that read and decode; of the shuffle and the holdout.
         downloads: where torchvision's data sets are kept.
         reading, columns: how to understand what is not clear; of tables: {"image": "img", "label": "fine_label"}.
         goal: what to make of it, see parts/; None = all of it, as a folder of its own.
@@ -82,7 +81,8 @@ def pack(
     options |= _unusual(max_pixels, reading)
     goal = goal or Goal()
     with _os_errors(destination), _locked(destination, goal) as work:
-        found = source(work) if callable(source) else open_source(source, work, downloads, reading, columns)
+        how = downloads, reading, columns, goal.shared
+        found = source(work) if callable(source) else open_source(source, work, *how)
         found.splits = of_same_streams(found.splits)
         options |= found.options | _mask_options(found, masks, mask_ignored) | _caption_options(found, captions, work)
         found = _with_holdout(found, holdout, seed)

@@ -3,18 +3,25 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from eyespot.data_pipeline import atomic_files, foreign_json
+from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.data_pipeline.shards.frames import FrameTables
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.manifest import INDEX_DTYPE, MASK_DTYPE, Shard
 from eyespot.data_pipeline.shards.members.member_tables import MemberTables
+
+_MASK_VALUES = 256
 
 
 class _Noted(TypedDict):
@@ -46,7 +53,7 @@ class PackedShard:
     converted: dict[str, int] = field(default_factory=dict)
     quarantined: list[dict[str, str]] = field(default_factory=list)
     masks: np.ndarray = field(default_factory=lambda: np.empty(0, MASK_DTYPE))
-    mask_counts: list[int] = field(default_factory=lambda: [0] * 256)
+    mask_counts: list[int] = field(default_factory=lambda: [0] * _MASK_VALUES)
     frames: FrameTables | None = None
     members: MemberTables | None = None
 
@@ -77,19 +84,33 @@ class PackedShard:
     def load(cls, stem: Path) -> "PackedShard":
         """Reads what ``save`` wrote; UserError, OSError or ValueError where it is damaged."""
         fields = foreign_json.read(stem.with_suffix(".json"), _Noted)
-        part = cls(**fields, rows=np.load(stem.with_suffix(".npy"), allow_pickle=False))
+        part = cls(**fields, rows=read_table(stem.with_suffix(".npy"), INDEX_DTYPE))
         if stem.with_suffix(".masks.npy").exists():
-            part.masks = np.load(stem.with_suffix(".masks.npy"), allow_pickle=False)
+            part.masks = read_table(stem.with_suffix(".masks.npy"), MASK_DTYPE, len(part.rows))
         if stem.with_suffix(".npz").exists():
-            with np.load(stem.with_suffix(".npz"), allow_pickle=False) as kept:
+            with _zipped(stem.with_suffix(".npz")) as kept:
                 tables = {name: kept[name] for name in ("rows", "clips", "motion", "masks")}
                 part.frames = FrameTables(streams=tuple(kept["streams"].tolist()), **tables)
         if stem.with_suffix(".members.npz").exists():
-            with np.load(stem.with_suffix(".members.npz"), allow_pickle=False) as kept:
+            with _zipped(stem.with_suffix(".members.npz")) as kept:
                 left_out = json.loads(str(kept["left_out"]))
-                tables = {name: kept[name] for name in kept if name != "left_out"}
+                tables = {name: checked(kept[name], MASK_DTYPE, len(part.rows)) for name in kept if name != "left_out"}
             part.members = MemberTables(num_samples=len(part.rows), rows=tables, left_out=left_out)
+        part.check()
         return part
+
+    def check(self) -> None:
+        """Raises a ValueError where what was read does not fit together."""
+        beside = self.members.left_out if self.members else {}
+        if not isinstance(beside, dict) or beside.keys() != (self.members.rows.keys() if self.members else set()):
+            raise ValueError("the members left out are of other members")
+        for bad in (*self.quarantined, *chain.from_iterable(beside.values())):
+            if not isinstance(bad, dict) or not {"source", "reason"} <= bad.keys():
+                raise ValueError("does not say what was left out")
+        if len(self.sums) != len(self.squares) or len(self.mask_counts) != _MASK_VALUES:
+            raise ValueError("its sums are of different numbers of channels or values")
+        if len(self.rows) if self.shard is None else self.shard.num_samples != len(self.rows):
+            raise ValueError("its rows are not as many as its samples")
 
     @staticmethod
     def tables(parts: Sequence["PackedShard"]) -> "Tables":
@@ -120,6 +141,29 @@ class Tables(NamedTuple):
     """None = no sample has one."""
     frames: FrameTables | None
     members: MemberTables
+
+
+def read_table(path: Path, dtype: np.dtype, count: int | None = None) -> np.ndarray:
+    """Rows of a plain file, of that kind and as many; OSError or ValueError where they are not."""
+    with open_plain(path) as file:
+        return checked(np.load(file, allow_pickle=False), dtype, count)
+
+
+def checked(rows: np.ndarray, dtype: np.dtype, count: int | None = None) -> np.ndarray:
+    """The same rows; ValueError where they are of another kind, or not as many."""
+    if rows.dtype != dtype or rows.ndim != 1 or (count is not None and len(rows) != count):
+        raise ValueError("its table is of another kind or length")
+    return rows
+
+
+@contextmanager
+def _zipped(path: Path) -> Iterator[Any]:
+    """Arrays of a plain file; OSError or ValueError where it is damaged, or lacks one."""
+    try:
+        with open_plain(path) as file, np.load(file, allow_pickle=False) as kept:
+            yield kept
+    except (KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"no whole archive of arrays: {error}") from error
 
 
 def sha256(path: Path) -> str:

@@ -14,21 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.clips.falling_digits import open_falling_digits
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, SPLITS, Reading, member_file
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar, zip_files
 from eyespot.data_pipeline.shards.members.class_names import classify, splits_of_files
 from eyespot.data_pipeline.shards.members.footage import Refused
-from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits
-from eyespot.data_pipeline.shards.members.frame_names import SOUNDS, frame_source, frames_of
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, FoundFiles, in_splits, parts_of
+from eyespot.data_pipeline.shards.members.frame_names import SOUNDS, frame_notes, frame_source, frames_of
 from eyespot.data_pipeline.shards.members.items import Source
 from eyespot.data_pipeline.shards.members.packed_columns import Texts
 from eyespot.data_pipeline.shards.members.samples import (
     check_plain,
-    frame_notes,
     look_like_frames,
-    path_parts,
     samples_of,
     split_name,
     suffixes_of,
@@ -37,7 +36,7 @@ from eyespot.data_pipeline.shards.members.samples import (
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, with_members
 from eyespot.data_pipeline.shards.members.side_files import SUFFIXES as SIDE_SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
-from eyespot.data_pipeline.shards.members.tar_members import Scan, scan
+from eyespot.data_pipeline.shards.members.tar_members import Scan, all_damaged, scan
 from eyespot.data_pipeline.shards.outside.array_sets import (
     DEBIAN_FASHION_MNIST,
     FASHION_CLASSES,
@@ -50,8 +49,10 @@ from eyespot.data_pipeline.shards.outside.array_sets import (
 from eyespot.data_pipeline.shards.outside.img2dataset import count_failed, numbered
 from eyespot.data_pipeline.shards.outside.path_lists import SUFFIXES as LISTS
 from eyespot.data_pipeline.shards.outside.path_lists import read_list
+from eyespot.data_pipeline.shards.outside.rows import Shared
 from eyespot.data_pipeline.shards.outside.tables import SUFFIXES as TABLES
 from eyespot.data_pipeline.shards.outside.tables import is_lmdb, open_lmdb, open_tables, saved_files
+from eyespot.data_pipeline.stores.location import check_read_on_disk
 from eyespot.data_pipeline.terminal import plural
 
 log = logging.getLogger("eyespot")
@@ -62,12 +63,27 @@ CALTECH10 = Path(__file__).with_name("caltech10.tar.gz")
 DOWNLOADS = Path("~/.cache/eyespot/downloads")
 
 
+def check_source(source: str) -> None:
+    """Whether there is something to pack.
+
+    Raises:
+        UserError: nothing is called so, or it lies in an object store.
+    """
+    if source in NAMED:
+        return
+    check_read_on_disk("source", source)
+    path = Path(source).expanduser()
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"source {source}: no such file or folder, nor one of the names {', '.join(NAMED)}")
+
+
 def open_source(
     source: str,
     spool: Path,
     downloads: Path = DOWNLOADS,
     reading: Reading = Reading(),  # noqa: B008 (frozen)
     columns: Mapping[str, str] | None = None,
+    shared: Shared | None = None,
 ) -> Source:
     """Lists the images of a source.
 
@@ -82,6 +98,7 @@ def open_source(
         reading: how to understand what can be understood in several ways. The files of a tar are WebDataset samples
             where it has labels or masks (.cls, .seg.png), or ``reading`` says what a sample is; else each image is one.
         columns: of tables and lists, which column is the image, the label, the caption, where that is not clear.
+        shared: with the other tasks of a pack.
 
     Raises:
         UserError: there is no such source, no image in it, it cannot be read, or can be read in several ways.
@@ -98,10 +115,9 @@ def open_source(
         if source == "fashion-mnist" and DEBIAN_FASHION_MNIST.is_dir():
             return idx_folder(DEBIAN_FASHION_MNIST, source, FASHION_CLASSES, spool)
         return torchvision_set(source, downloads.expanduser(), spool)
+    check_source(source)
     path = Path(source).expanduser()
-    if not path.is_file() and not path.is_dir():
-        raise UserError(f"source {source}: no such file or folder, nor one of the names {', '.join(NAMED)}")
-    if (found := _table(path, spool, reading, columns or {})) is not None:
+    if (found := _table(path, spool, reading, columns or {}, shared)) is not None:
         return found
     if columns:
         raise UserError(f"columns: only tables (Parquet, Arrow) and lists (.csv, .jsonl) have any, not {source}")
@@ -113,7 +129,9 @@ def open_source(
     return _folder(path, spool, reading)
 
 
-def _table(path: Path, spool: Path, reading: Reading, columns: Mapping[str, str]) -> Source | None:
+def _table(
+    path: Path, spool: Path, reading: Reading, columns: Mapping[str, str], shared: Shared | None
+) -> Source | None:
     """The images of a table or a list; None = it is something else."""
     if is_lmdb(path):
         return open_lmdb(path, spool, columns)
@@ -123,11 +141,12 @@ def _table(path: Path, spool: Path, reading: Reading, columns: Mapping[str, str]
         found.options = {"columns": dict(columns)} if columns else {}
         return found
     if path.is_file() and path.suffix.lower() in TABLES:
-        return open_tables(path, [path], [""], spool, columns, Tally())
+        return open_tables(path, [path], [""], spool, columns, Tally(), shared)
     skipped = Tally()
     if path.is_dir() and (saved := saved_files(path, skipped)) is not None:
-        return open_tables(path, *saved, spool, columns, skipped)
-    return open_tables(path, tables, None, spool, columns, skipped) if (tables := _tables(path, skipped)) else None
+        return open_tables(path, *saved, spool, columns, skipped, shared)
+    tables = _tables(path, skipped)
+    return open_tables(path, tables, None, spool, columns, skipped, shared) if tables else None
 
 
 def _tables(root: Path, skipped: Tally) -> list[Path]:
@@ -136,7 +155,7 @@ def _tables(root: Path, skipped: Tally) -> list[Path]:
         return []
     tables, others = list[str](), list[str]()
     for name, _, size in walk(root, Tally()):
-        suffix, is_hidden = Path(name).suffix.lower(), hidden(path_parts(name)) is not None
+        suffix, is_hidden = Path(name).suffix.lower(), hidden(parts_of(name)) is not None
         if not is_hidden and (suffix in SUFFIXES or TAR.search(name)):
             return []
         step = Path(name).name.startswith("cache-")  # of datasets' map or filter
@@ -178,7 +197,7 @@ def _folder(root: Path, spool: Path, reading: Reading) -> Source:
     skipped, others, sides = Tally(), list[str](), list[tuple[str, Place]]()
     wanted = suffixes_of(reading) | {f".{sound}" for sound in SOUNDS if reading.frames not in (None, "none")}
     for name, path, size in walk(root, skipped):
-        parts = path_parts(name)
+        parts = parts_of(name)
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million times)
         if (reason := hidden(parts)) is not None:
             skipped.add(reason, name)
@@ -231,7 +250,7 @@ def _joined(files: Sequence[FoundFile], reading: Reading, skipped: Tally) -> Seq
             frames = Refused(twice[key]) if key in twice else frame_source(named, files_of_key, reading.rate or 0.0)
             sound = named.sound if named.sound in EXTENSIONS else None
             beside = ((sound, members[sound].place),) if sound else ()
-            samples.append(FoundFile(key, path_parts(key), Place("", 0, 0), frames=frames, members=beside))
+            samples.append(FoundFile(key, parts_of(key), Place("", 0, 0), frames=frames, members=beside))
     return samples
 
 
@@ -270,7 +289,7 @@ def _archive(path: Path, spool: Path, reading: Reading) -> Source:
         listed = zip_files(path, spool, skipped, also | (suffixes_of(reading) - SUFFIXES))
         sides = [(name, place) for name, place in listed if Path(name).suffix.lower() in also]
         images = [(name, place) for name, place in listed if Path(name).suffix.lower() not in also]
-        files = [FoundFile(name, path_parts(name), place) for name, place in images]
+        files = [FoundFile(name, parts_of(name), place) for name, place in images]
         files = with_members(files, sides, skipped) if also else files
         return arrange(printable(path.stem), _joined(files, reading, skipped), f"source {path}", skipped, reading)
     return _tars(printable(TAR.sub("", path.name)), [path], None, spool, reading, Tally())
@@ -281,11 +300,14 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
     shown = [str(tar.relative_to(root)) if root else tar.name for tar in tars]
     where = f"source {root or tars[0]}"
     splits = splits_of_files(where, shown) if root else [None]
-    plain = [plain_tar(tar, spool, number) for number, tar in enumerate(tars)]
-    scans = [scan(path) for path in plain]
-    for tar, found in zip(tars, scans, strict=True):
-        if found.problem:
-            raise UserError(f"source {tar}: {found.problem}; fetch the archive again")
+    plain, scans = list[Path](), list[Scan]()
+    with ProgressBar(f"listing {name}", len(tars)) as bar:
+        for number, tar in enumerate(tars):
+            plain.append(plain_tar(tar, spool, number))
+            scans.append(scan(plain[-1]))
+            bar.advance()
+    if problems := [(str(tar), found.problem) for tar, found in zip(tars, scans, strict=True) if found.problem]:
+        raise UserError(f"source {all_damaged(problems, 'fetch the archive again')}")
     asked, reading = reading, with_frames((member for found in scans for member in found.files), reading)
     said = (
         reading.frames not in (None, "none")
@@ -312,29 +334,27 @@ def _tars(name: str, tars: list[Path], root: Path | None, spool: Path, reading: 
         )
         files.extend(file._replace(name=f"{prefix}{file.name}", split=split) for file in read)
     source = arrange(name, files, where, skipped, reading)
-    source.notes += frame_notes(sum(file.frames is not None for file in files), asked)
+    source.notes += frame_notes(files.num_clips, asked.frames)
     return source
 
 
-def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> list[FoundFile]:
+def _samples(path: Path, shown: Path, found: Scan, reading: Reading, skipped: Tally) -> Iterator[FoundFile]:
     """The WebDataset samples of a tar."""
-    files: list[FoundFile] = []
     for sample, text in samples_of(path, shown, found.files, reading, skipped):
         if image := sample.image:
             mask = sample.mask and Place(str(path), sample.mask.offset, sample.mask.size)
             place = Place(str(path), image.offset, image.size)
             frames = sample.footage(str(path), reading)
             members = sample.members_in(str(path))
-            files.append(FoundFile(sample.name, sample.path, place, text, mask, frames=frames, members=members))
-    return files
+            yield FoundFile(sample.name, sample.path, place, text, mask, frames=frames, members=members)
 
 
 def _images(path: Path, found: Scan, prefix: str, skipped: Tally, suffixes: frozenset[str]) -> Sequence[FoundFile]:
     """Each image of a tar, which is that of a folder."""
     check_plain(path, found.files)
-    files, sides = list[FoundFile](), list[tuple[str, Place]]()
+    files, sides = FoundFiles(), list[tuple[str, Place]]()
     for name, offset, size in found.files:
-        parts = path_parts(name)
+        parts = parts_of(name)
         reason, suffix = hidden(parts), os.path.splitext(name)[1].lower()  # noqa: PTH122
         if reason is None and suffix in SIDE_SUFFIXES:
             sides.append((name, Place(str(path), offset, size)))

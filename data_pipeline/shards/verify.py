@@ -3,7 +3,7 @@
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from math import isclose
@@ -178,7 +178,8 @@ def _verify_folder(folder: Path, workers: int) -> list[str]:
     if problems:  # the rest would only repeat them
         return problems + list(_changed_samples(shards))
     contents = read_contents(tars, reading_of(folder, shards.manifest.reading or BEFORE_READINGS))
-    problems = contents.problems + list(_verify_idx(contents)) + list(_verify_rows(shards, contents))
+    problems = [f"{tar}: {problem}" for tar, problem in contents.problems]
+    problems += list(_verify_idx(contents)) + list(_verify_rows(shards, contents))
     return problems or _verify_images(shards, contents, workers)
 
 
@@ -248,8 +249,13 @@ def _verify_idx(contents: Contents) -> Iterator[str]:
         path = tar.with_suffix(".idx")
         if not path.is_file():
             yield f"{path}: missing; {_index(tar.parent)}"
-        elif path.read_bytes() != zlib.decompress(text):
+        elif not _holds(path, text.blocks()):
             yield f"{path}: stale: it does not describe {tar.name}; {_index(tar.parent)}"
+
+
+def _holds(path: Path, blocks: Iterable[bytes]) -> bool:
+    with path.open("rb") as file:
+        return all(file.read(len(block)) == block for block in blocks) and not file.read(1)
 
 
 def _verify_rows(shards: ShardFolder, contents: Contents) -> Iterator[str]:

@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.stores import aws_credentials
-from eyespot.data_pipeline.stores.location import Address
+from eyespot.data_pipeline.stores.location import Address, is_web_host
+from eyespot.data_pipeline.stores.store_errors import told_of_panic
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Native
 
-_ENDPOINT = re.compile(r"https?://[A-Za-z0-9_.:\[\]-]+(/[\w./-]*)?")
+_ENDPOINT = re.compile(r"https?://([^/]+)(/[\w./-]*)?")
 _REGION = re.compile(r"[A-Za-z0-9-]+")
 CONNECT_SECONDS, SILENT_SECONDS, WHOLE_SECONDS = 10, 20, 180
 """Until a connection stands; without a byte; for one request."""
@@ -94,6 +96,10 @@ class Client:
         except Exception as error:  # obstore's own, and ValueError
             what = " ".join(str(error).partition("\n")[0].split())[:300]
             raise UserError(f"{self._address}: no client can be made ({what}); see to the environment") from error
+        except BaseException as error:
+            if (told := told_of_panic(error, self._address)) is None:
+                raise
+            raise told from error
 
     def _s3(self, bucket: str, plain: dict[str, Any]) -> "Native":
         from obstore.store import S3Store
@@ -106,7 +112,8 @@ class Client:
         more: dict[str, Any] = dict(plain)
         endpoint = said.get("AWS_ENDPOINT_URL_S3") or said.get("AWS_ENDPOINT_URL") or settings.get("endpoint_url")
         if endpoint:
-            if not _ENDPOINT.fullmatch(endpoint):  # the client would panic
+            found = _ENDPOINT.fullmatch(endpoint)
+            if found is None or not is_web_host(found[1]):  # the client would panic
                 raise UserError(
                     f"{self._address}: AWS_ENDPOINT_URL is no address; write https://HOST or http://HOST:PORT"
                 )
@@ -171,10 +178,11 @@ def _hub(bucket: str) -> tuple[str, str]:
 
 def web_address(place: Address) -> tuple[str, dict[str, str]]:
     """Where a browser finds an object, and the headers it needs; empty where it has to be signed."""
+    key = quote(place.key)
     if place.scheme == "hf":
         url, token = _hub(place.bucket)
-        return f"{url}/{place.key}", {"Authorization": f"Bearer {token}"} if token else {}
-    return (str(place), {}) if place.scheme in ("http", "https") else ("", {})
+        return f"{url}/{key}", {"Authorization": f"Bearer {token}"} if token else {}
+    return (f"{place.scheme}://{place.bucket}/{key}", {}) if place.scheme in ("http", "https") else ("", {})
 
 
 class _Requests:

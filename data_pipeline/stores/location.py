@@ -6,13 +6,15 @@ What a person gives stays text (``data.shards``): a ``Path`` would make ``s3:/bu
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from eyespot.data_pipeline.errors import UserError
 
 SCHEMES = ("s3", "gs", "az", "hf", "http", "https")
 _ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
-_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
+_COLLAPSED = re.compile(rf"({'|'.join(SCHEMES)}|file):/(?!/)", re.IGNORECASE)
+"""What a ``Path`` makes of an address."""
+_BUCKET = re.compile(r"[\w.$-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def location_of(place: "str | Path | Address") -> Location:
             address is one again.
 
     Raises:
-        UserError: it is an address of an unknown kind, or names no bucket.
+        UserError: it is an address of an unknown kind, or names no bucket or host.
     """
     if isinstance(place, Address):
         return place
@@ -80,8 +82,7 @@ def location_of(place: "str | Path | Address") -> Location:
         raise UserError(
             f"{told}: an address of a folder has no ? or # in it; give the folder, and keys by the environment"
         )
-    if scheme in ("http", "https"):
-        _check_web_address(text, rest)
+    _check_letters(text, scheme, rest)
     parts = [part for part in rest.split("/") if part]
     if any(part in (".", "..") for part in parts):
         raise UserError(f"{text}: . and .. are no names in a store; write the whole address")
@@ -95,14 +96,30 @@ def location_of(place: "str | Path | Address") -> Location:
     return Address(scheme, "/".join(parts[:size]), "/".join(parts[size:]))
 
 
-def _check_web_address(text: str, rest: str) -> None:
-    """Raises a UserError where a browser would read it otherwise than we do."""
+def _check_letters(text: str, scheme: str, rest: str) -> None:
+    """Raises a UserError where others would read it otherwise than we do, or a client breaks at it."""
     host, _, path = rest.partition("/")
     if "@" in host:
         told = text.replace(host.rpartition("@")[0], "...")
-        raise UserError(f"{told}: an address has no name and password in it; take them out")
-    if (plain := unquote(path)) != path:
-        raise UserError(f"{text}: write the letters themselves, not as a browser encodes them: {host}/{plain}")
+        raise UserError(f"{told}: an address has no name and password in it; take them out, keys are the environment's")
+    if scheme in ("http", "https"):
+        if not is_web_host(host):
+            raise UserError(f"{text}: {host!r} is no host; write {scheme}://HOST/FOLDER or {scheme}://HOST:PORT/FOLDER")
+        if (plain := unquote(path)) != path:
+            raise UserError(f"{text}: write the letters themselves, not as a browser encodes them: {host}/{plain}")
+    elif scheme != "hf" and host and not _BUCKET.fullmatch(host):
+        raise UserError(f"{text}: {host!r} is no name of a bucket; write {scheme}://BUCKET/FOLDER")
+
+
+def is_web_host(host: str) -> bool:
+    """Whether that is a name or number of a host, with a port perhaps: HOST, HOST:8080, [::1]:8080."""
+    if not re.fullmatch(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d*)?", host):
+        return False
+    try:
+        parts = urlsplit(f"//{host}")
+        return bool(parts.hostname) and parts.port != 0  # which looks whether the port is one
+    except ValueError:
+        return False
 
 
 def whole_location(text: str, *, home: bool = False) -> str:
@@ -121,13 +138,26 @@ def whole_location(text: str, *, home: bool = False) -> str:
     return str(place.absolute() if isinstance(place, Path) else place)
 
 
-def check_on_disk(destination: Path) -> None:
-    """Whether shards can be written there.
+def check_on_disk(destination: Path, field: str = "destination", what: str = "shards are") -> None:
+    """Whether something can be written there.
+
+    Args:
+        destination: where to.
+        field: who says so, for the error.
+        what: is written.
+
+    Raises:
+        UserError: it is the address of an object store, of which a ``Path`` would make a folder called ``s3:``.
+    """
+    if isinstance(place := location_of(destination), Address):
+        raise UserError(f"{field} {place}: {what} written on a disk only; name a folder there; upload it afterwards")
+
+
+def check_read_on_disk(field: str, source: str | Path) -> None:
+    """Whether something can be there that is read from a disk only.
 
     Raises:
         UserError: it is the address of an object store.
     """
-    if isinstance(place := location_of(destination), Address):
-        raise UserError(
-            f"destination {place}: shards are written on a disk only; name a folder there; upload it afterwards"
-        )
+    if isinstance(place := location_of(source), Address):
+        raise UserError(f"{field} {place}: is read from a disk only; download it, and name the folder")

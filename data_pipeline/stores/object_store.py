@@ -23,7 +23,15 @@ from eyespot.data_pipeline.stores.clients import client_of, refuse_fork
 from eyespot.data_pipeline.stores.location import Address
 from eyespot.data_pipeline.stores.retry_after import retry_after
 from eyespot.data_pipeline.stores.store import Stat, Store
-from eyespot.data_pipeline.stores.store_errors import Denied, Expired, Throttled, Unfit, answer_of, classified
+from eyespot.data_pipeline.stores.store_errors import (
+    Denied,
+    Expired,
+    Throttled,
+    Unfit,
+    answer_of,
+    classified,
+    told_of_panic,
+)
 
 log = logging.getLogger("eyespot")
 
@@ -236,6 +244,10 @@ class ObjectStore(Store):
                 return ask(native)
             except Exception as error:
                 found, failed = self._told(error, key, native), error
+            except BaseException as error:
+                if (told := told_of_panic(error, self.place(key))) is None:
+                    raise
+                raise told from error
             last = number == TRIES or time.monotonic() - began > QUICK_SECONDS
             if isinstance(found, Denied | Expired) and not renewed and self._client.renew(native):
                 renewed = True

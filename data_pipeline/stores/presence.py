@@ -1,7 +1,7 @@
 """Whether something is there, in a file system or in a store."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from eyespot.data_pipeline.errors import UserError
@@ -42,19 +42,30 @@ def has_file(folder: Location, name: str, patience: Patience) -> bool:
     return True
 
 
-def first_with(name: str, folders: Sequence[Location], patience: Patience) -> Location | None:
-    """The first of the folders that has a file of that name.
+def each_with(name: str, folders: Sequence[Location], patience: Patience) -> Iterator[Location]:
+    """Those of the folders that have a file of that name, in order; each is looked at when it is its turn.
 
     Raises:
         UserError: none has, and one may not be looked at: a store that does not let us list says so of what is missing.
     """
-    denied: Denied | None = None
+    denied, some = list[Denied](), False
     for folder in folders:
         try:
-            if has_file(folder, name, patience):
-                return folder
+            there = has_file(folder, name, patience)
         except Denied as error:
-            denied = denied or error
-    if denied is not None:
-        raise denied
-    return None
+            denied.append(error)
+            continue
+        some = some or there
+        if there:
+            yield folder
+    if denied and not some:
+        raise denied[0]
+
+
+def first_with(name: str, folders: Sequence[Location], patience: Patience) -> Location | None:
+    """The first of the folders that has a file of that name.
+
+    Raises:
+        UserError: as ``each_with``.
+    """
+    return next(each_with(name, folders, patience), None)

@@ -33,7 +33,9 @@ def retry_after(native: Any, place: Address) -> float:
         address, headers = web_address(place)
         if not address:
             address = obstore.sign(native, "HEAD", place.key, timedelta(minutes=1))
-        asked = urllib.request.Request(address, headers=headers, method="HEAD")
+        asked = urllib.request.Request(address, method="HEAD")
+        for name, value in headers.items():
+            asked.add_unredirected_header(name, value)  # a token is for the host that it was given for
         with urllib.request.urlopen(asked, timeout=SECONDS):
             return 0.0
     except urllib.error.HTTPError as error:

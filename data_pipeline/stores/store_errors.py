@@ -14,6 +14,7 @@ from eyespot.data_pipeline.errors import BUSY, UserError
 from eyespot.data_pipeline.stores.location import Address
 
 _STATUS = re.compile(r"status code: (\d{3})")
+_HOST = re.compile(r"\b(https?://)(?:[^/@\s]*@)?([^/@?\s]+)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\"code\": ?\"(\w{1,60})\"|\"error\": ?\"(\w{1,60})\"")
 
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
@@ -113,6 +114,16 @@ def classified(error: BaseException, place: Address) -> Exception:
     return refused if refused is not None else _outage(found)
 
 
+def told_of_panic(error: BaseException, place: Address) -> UserError | None:
+    """What to raise where the client itself broke, which is no ``Exception``; None = it is something else: Ctrl-C."""
+    if type(error).__name__ != "PanicException":
+        return None
+    what = " ".join(str(error).split())[:200]
+    return UserError(
+        f"{place}: the store's client broke ({what}); see to the address, and to what the environment says"
+    )
+
+
 def _refusal(kind: str, found: Answer, place: Address) -> UserError | None:
     """What no waiting mends."""
     how = _CREDENTIALS.get(place.scheme, "see to its login")
@@ -165,7 +176,8 @@ def _outage(found: Answer) -> OSError:
     if "Timeout" in found.source or "TimedOut" in found.source:
         return OSError(errno.ETIMEDOUT, "the store does not go on (timeout)")
     if "kind: Connect" in found.source:
-        return OSError(errno.ECONNREFUSED, "the store cannot be reached")
+        at = "".join(host.groups()) if (host := _HOST.search(found.text)) else ""
+        return OSError(errno.ECONNREFUSED, f"the store cannot be reached{at and f' at {at}'}")
     if found.status == 0:
         return OSError(errno.ECONNRESET, "the answer was cut")
     return OSError(errno.EIO, f"the store failed ({found.words})")

@@ -25,20 +25,20 @@ import eyespot
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.mixtures.chosen_ids import PROVENANCE, read_ids
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
-from eyespot.data_pipeline.stores.location import Location
+from eyespot.data_pipeline.stores.location import Location, check_on_disk
 from eyespot.eval.encoders.feature_cache import feature_files, features_key
 from eyespot.eval.encoders.subject import Subject, subjects_of
 from eyespot.eval.evaluate import results_folder
 from eyespot.eval.search.row_file import RowFile, Rows
 from eyespot.pretrain.distributed.collectives import agreed
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.loop.run_data import read_ids
 from eyespot.pretrain.redaction import masked, masked_values
 from eyespot.pretrain.run_record import RunRecord
 
 FORMAT = "eyespot-curation/1"
-IDS, PROVENANCE, DROPPED, REPORT = "ids.txt", "provenance.json", "dropped.csv", "report.html"
+IDS, DROPPED, REPORT = "ids.txt", "dropped.csv", "report.html"
 Verb = Literal["duplicates", "leaks", "balance", "retrieve"]
 
 
@@ -92,6 +92,9 @@ class Question:
                 self._begin()
 
     def _begin(self) -> None:
+        for place, flag in ((self.out, "OUT"), (self.cache, "--cache")):
+            if place is not None:
+                check_on_disk(place, flag, "what is chosen and kept is")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             for path, what in ((self.out / "manifest.json", "shards"), (RunRecord.path(self.out), "a run")):
@@ -129,7 +132,7 @@ def samples_to_choose_from(shards: ShardFolder, ids: Path | None, flag: str = "-
     with agreed():
         if ids is None:
             return np.arange(shards.manifest.num_samples)
-        return np.sort(read_ids(f"{flag} {ids}", ids, shards.manifest))
+        return np.sort(read_ids(f"{flag} {ids}", ids, shards))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,5 +1,6 @@
 """The console command as a person meets it: help, exit codes, one line for what is wrong."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from eyespot.cluster.cli import COMMANDS, main
+from eyespot.data_pipeline.exit_codes import ExitCode
 
 EYESPOT = str(Path(sys.executable).parent / "eyespot")
 
@@ -126,3 +128,31 @@ def test_repeating_a_run_from_its_record(tmp_path, digits):
         for run in ("one", "two")
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("words", ["--help", "recipes", "shards nonsense"])
+def test_whoever_closes_the_pipe_gets_no_traceback(words: str):
+    """The reader is gone before the first line; what is said of wrong input goes into the same pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    wrong = "nonsense" in words
+    errors = writer if wrong else subprocess.PIPE
+    done = subprocess.run([EYESPOT, *words.split()], stdout=writer, stderr=errors, check=False)
+    os.close(writer)
+    assert done.returncode == ExitCode.UNREAD and not done.stderr, done.stderr
+
+
+def test_a_pipe_that_is_read_by_head_to_its_first_line():
+    shell = f"{EYESPOT} --help | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.stdout == "usage: eyespot COMMAND ...\n" and not done.stderr
+    assert done.returncode in (ExitCode.DONE, ExitCode.UNREAD), "it may all have been written before head went away"
+
+
+def test_a_pipe_to_somebody_else_that_breaks_is_no_end_of_our_output(monkeypatch: pytest.MonkeyPatch, capfd):
+    def broken(argv: list[str]) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("eyespot.cluster.commands.recipes.main", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["recipes"])

@@ -62,6 +62,12 @@ def test_what_is_no_model_is_one_line(words, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "file.safetensors").touch()
+    with pytest.raises(UserError, match=r"start\.model .*file\.safetensors': is a file; name it by --start\.weights"):
+        run_of(f"mae_tiny --start.model {tmp_path}/file.safetensors")
+
+
 def test_a_file_of_timms_gives_timms_features_to_the_bit(tmp_path):
     torch.manual_seed(3)
     theirs = timm.create_model("test_vit", num_classes=0).eval()
@@ -79,7 +85,7 @@ def test_a_file_of_timms_gives_timms_features_to_the_bit(tmp_path):
 
 def test_a_run_and_its_checkpoint_go_on_in_another_method(digits, tmp_path):
     first = ["--data.shards", str(digits), "--run-dir", str(tmp_path / "first"), *SHORT]
-    assert main(["pretrain", "classify_tiny", *first, "--data.normalize", "dataset"]) == 0
+    assert main(["pretrain", "classify_tiny", *first, "--data.normalize", "dataset", "--optim.ema", "0.5"]) == 0
     words = f"simclr_tiny --start.model {tmp_path}/first --run-dir {tmp_path}/second"
     run = run_of(words)
     before, folder = load_run(tmp_path / "first")[1], newest(tmp_path / "first")
@@ -89,6 +95,12 @@ def test_a_run_and_its_checkpoint_go_on_in_another_method(digits, tmp_path):
     expected = trained_encoder(before, folder).state_dict()
     begun = first_objective(run, IDS).encoder.state_dict()
     assert all(torch.equal(begun[name], tensor) for name, tensor in expected.items())
+    of_ema = run_of(words.replace("/first ", "/first@ema "))
+    averaged, begun = trained_encoder(before, folder, "ema").state_dict(), first_objective(of_ema, IDS).encoder
+    assert all(torch.equal(begun.state_dict()[name], tensor) for name, tensor in averaged.items())
+    assert not all(torch.equal(averaged[name], tensor) for name, tensor in expected.items())
+    taught = run_of(f"distill_tiny --objective.teacher.model {tmp_path}/first@ema").objective
+    assert getattr(taught, "teacher").prefix == of_ema.start.prefix == "averaged."  # noqa: B009 - of one method only
 
     second = tmp_path / "second"
     second.mkdir()

@@ -25,7 +25,7 @@ from typing import Any
 
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.stores.location import is_address, whole_location
+from eyespot.data_pipeline.stores.location import is_address, is_web_host, whole_location
 
 LARGEST_FILE = 2**20
 """Bytes."""
@@ -138,7 +138,7 @@ def _weighted(part: str) -> tuple[str, str] | None:
     """Place and weight of ``a:0.7``; None where what stands behind the last colon is no number, or a port."""
     place, colon, weight = part.rpartition(":")
     host = _HOST.fullmatch(part)
-    if not colon or not place or "/" in weight or (host and host[1].count(":") < 2):
+    if not colon or not place or "/" in weight or (host and is_web_host(host[1])):
         return None
     try:
         Decimal(weight)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image
+from eyespot.data_pipeline.shards.members.tar_members import reading_from
 
 TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
 """How the names of tars end."""
@@ -94,8 +95,11 @@ def plain_tar(path: Path, spool: Path, number: int = 0) -> Path:
 
     Raises:
         UserError: it is no tar, or a damaged one.
+        Outage: the file system does not give it.
     """
-    if not tarfile.is_tarfile(path):
+    with reading_from(path):
+        is_tar = tarfile.is_tarfile(path)
+    if not is_tar:
         raise UserError(
             f"source {path}: neither a folder nor a tar archive (.tar, .tar.gz, .tar.bz2, .tar.xz), nor a zip of images"
         )

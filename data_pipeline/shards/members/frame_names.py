@@ -17,6 +17,7 @@ from eyespot.data_pipeline.shards.frames import FrameNames, is_stream
 from eyespot.data_pipeline.shards.image_check import SUFFIXES
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.footage import FrameFile, FrameFiles, FrameSource, Refused
+from eyespot.data_pipeline.terminal import plural
 
 SOUNDS = frozenset({"flac", "wav", "ogg", "opus", "mp3", "m4a", "aac"})
 _MASK = "seg.png"
@@ -165,6 +166,16 @@ def are_frames(samples: Iterable[Iterable[str]], *, padded: bool = True) -> bool
             return False
         some = some or len(names) > len(found.streams)
     return some
+
+
+def frame_notes(count: int, asked: FrameNames | None) -> list[str]:
+    """What to tell of so many samples that were found to have frames, a line each."""
+    if not count or asked is not None:
+        return []
+    return [
+        f"{plural(count, 'sample')} have frames (KEY.000.jpg, KEY.001.jpg, ...); with --frames none"
+        f" they are not read so"
+    ]
 
 
 def _parsed(extension: str) -> tuple[str, int, str] | None:

@@ -161,6 +161,21 @@ class Texts(Sequence[str | None]):
         return self._listed[self.numbers[row]]
 
 
+def alike(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """The rows of the same number, ascending, group by group, in the order of their first rows.
+
+    Args:
+        numbers: of each row, 64 bits with a sign; hashes, for instance.
+    """
+    values = np.fromiter(numbers, np.int64)
+    order = np.argsort(values, kind="stable").astype(np.uint32 if len(values) < 2**32 else np.int64)
+    values = values[order]
+    bounds = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])) if len(values) else values
+    del values
+    for group in np.argsort(order[bounds[:-1]]):
+        yield order[bounds[group] : bounds[group + 1]].tolist()
+
+
 def _unpacked(block: bytes) -> list[bytes]:
     content, end = zlib.decompress(block), _LENGTHS.size
     names: list[bytes] = []

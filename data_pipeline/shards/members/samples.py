@@ -6,9 +6,11 @@ member; where there are none of these, folders are the classes. Where a tar can 
 the error names the flag that decides. Each member that becomes no part of a sample is counted, with the reason.
 """
 
+import heapq
 import json
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -23,6 +25,7 @@ from eyespot.data_pipeline.shards.manifest import MASK_EXTENSION, Reading
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.members.depth_maps import EXTENSION as DEPTH
 from eyespot.data_pipeline.shards.members.footage import FrameSource
+from eyespot.data_pipeline.shards.members.found_files import parts_of
 from eyespot.data_pipeline.shards.members.frame_names import (
     NamedFrames,
     are_frames,
@@ -31,10 +34,10 @@ from eyespot.data_pipeline.shards.members.frame_names import (
     frames_of,
     is_frame,
 )
+from eyespot.data_pipeline.shards.members.packed_columns import alike
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
-from eyespot.data_pipeline.shards.members.tar_members import Member
-from eyespot.data_pipeline.terminal import plural
+from eyespot.data_pipeline.shards.members.tar_members import Member, reading_from
 
 LONGEST_LABEL = 1024
 """Bytes of a .cls member; a longer one is no label."""
@@ -97,8 +100,8 @@ class _Run:
         return self.last - self.first == len(self.members) - 1
 
 
-def group(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> list[Sample]:
-    """The samples of one tar, in the order of their first members.
+def group(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> Iterator[Sample]:
+    """The samples of one tar, in the order of their first members; 40 bytes of each member are held, whatever it holds.
 
     Args:
         tar: where the members are, for messages.
@@ -109,24 +112,40 @@ def group(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) 
     Raises:
         UserError: it can be understood in several ways.
     """
-    runs: list[_Run] = []
+    rows, hashes = array("q"), array("q")
+    for row, key in _kept(tar, files, reading, skipped):
+        rows.append(row)
+        hashes.append(hash(key))
+    later: list[tuple[int, bool, _Run]] = []  # of keys that repeat; by their first members, of which no two are one
+    for places in alike(hashes):
+        for waiting in _runs(tar, ((place, files[rows[place]]) for place in places), reading):
+            heapq.heappush(later, waiting)
+        while later and later[0][0] <= places[0]:
+            _, is_repeated, run = heapq.heappop(later)
+            yield _sample(tar, run, reading, skipped, is_repeated=is_repeated)
+    for _, is_repeated, run in sorted(later):
+        yield _sample(tar, run, reading, skipped, is_repeated=is_repeated)
+
+
+def _runs(tar: Path, members: Iterable[tuple[int, Member]], reading: Reading) -> Iterator[tuple[int, bool, _Run]]:
+    """Those that members make whose keys have one hash: each with its first place, and whether its key repeats."""
     by_key: dict[str, list[_Run]] = {}
-    for place, (member, key, extension) in enumerate(_kept(tar, files, reading, skipped)):
+    for place, member in members:
+        key, extension = split_name(parts_of(member.name) or ("",), reading)
         same = by_key.setdefault(key, [])
         if not same or extension.lower() in same[-1].members:
             same.append(_Run(key, place, place))
-            runs.append(same[-1])
         same[-1].members[extension.lower()] = extension, member
         same[-1].last = place
-    repeated = {key for key, same in by_key.items() if len(same) > 1}
-    for key in repeated:
-        _check_repeated(tar, by_key[key])
-    return [_sample(tar, run, reading, skipped, is_repeated=run.key in repeated) for run in runs]
+    for same in by_key.values():
+        if len(same) > 1:
+            _check_repeated(tar, same)
+        yield from ((run.first, len(same) > 1, run) for run in same)
 
 
 def samples_of(
     path: Path, shown: Path, files: Sequence[Member], reading: Reading, skipped: Tally
-) -> list[tuple[Sample, str | None]]:
+) -> Iterator[tuple[Sample, str | None]]:
     """The samples among the members of a plain tar, each with the text of its label; None = it has none.
 
     Args:
@@ -138,44 +157,36 @@ def samples_of(
 
     Raises:
         UserError: it can be understood in several ways.
+        Outage: the file system does not give it.
     """
-    with path.open("rb") as file:
-        return [
-            (_with_rate(sample, file.fileno()), sample.label and _text(shown, sample.label, file.fileno(), skipped))
-            for sample in group(shown, files, reading, skipped)
-        ]
+    with reading_from(path), path.open("rb") as file:
+        for sample in group(shown, files, reading, skipped):
+            label = sample.label and _text(shown, sample.label, file.fileno(), skipped)
+            yield _with_rate(sample, file.fileno()), label
 
 
 def with_frames(files: Iterable[Member], reading: Reading) -> Reading:
     """Where nobody said whether samples have frames: they do if all of their images can be nothing else."""
     if reading.frames or reading.key or reading.image_extension or reading.bands:
         return reading
-    return replace(reading, frames="dot") if are_frames(_images_by_key(files, reading)) else reading
+    return replace(reading, frames="dot") if _may_be_frames(files, reading) else reading
 
 
 def look_like_frames(files: Iterable[Member], reading: Reading) -> bool:
     """Whether images that are taken one by one are numbered from 0 or 1 on, as frames are that nobody padded."""
-    return reading.frames is None and are_frames(_images_by_key(files, reading), padded=False)
+    return reading.frames is None and _may_be_frames(files, reading, padded=False)
 
 
-def _images_by_key(files: Iterable[Member], reading: Reading) -> Iterable[list[str]]:
+def _may_be_frames(files: Iterable[Member], reading: Reading, *, padded: bool = True) -> bool:
     found: dict[str, list[str]] = {}
     for member in files:
-        parts = path_parts(member.name) or ("",)
+        parts = parts_of(member.name) or ("",)
         key, extension = split_name(parts, reading)
         if is_image(extension) and hidden(parts) is None:
+            if not is_frame(extension):
+                return False  # soon, where images are plain: a tar may hold millions
             found.setdefault(key, []).append(extension)
-    return found.values()
-
-
-def frame_notes(count: int, asked: Reading) -> list[str]:
-    """What to tell of so many samples that were found to have frames, a line each."""
-    if not count or asked.frames is not None:
-        return []
-    return [
-        f"{plural(count, 'sample')} have frames (KEY.000.jpg, KEY.001.jpg, ...); with --frames none"
-        f" they are not read so"
-    ]
+    return are_frames(found.values(), padded=padded)
 
 
 def check_plain(tar: Path, files: Sequence[Member]) -> None:
@@ -184,14 +195,15 @@ def check_plain(tar: Path, files: Sequence[Member]) -> None:
     Raises:
         UserError: that can be understood in several ways.
     """
-    found: dict[str, dict[bool, str]] = {}
-    for member in files:
-        key, extension = split_name(path_parts(member.name) or ("",), Reading())
-        if is_image(extension) and not _ends(extension.lower(), DEPTH):
-            both = found.setdefault(key, {})
-            both["." in extension] = extension
-            if len(both) == 2:
-                raise _several(tar, key, [both[True], both[False]])
+    for rows in alike(hash(split_name(parts_of(member.name) or ("",), _PLAIN)[0]) for member in files):
+        found: dict[str, dict[bool, str]] = {}
+        for row in rows if len(rows) > 1 else ():
+            key, extension = split_name(parts_of(files[row].name) or ("",), _PLAIN)
+            if is_image(extension) and not _ends(extension.lower(), DEPTH):
+                both = found.setdefault(key, {})
+                both["." in extension] = extension
+                if len(both) == 2:
+                    raise _several(tar, key, [both[True], both[False]])
 
 
 def _text(tar: Path, label: Member, descriptor: int, skipped: Tally) -> str | None:
@@ -200,11 +212,6 @@ def _text(tar: Path, label: Member, descriptor: int, skipped: Tally) -> str | No
         skipped.add(f"a label of more than {LONGEST_LABEL:,} bytes", f"{tar.name}/{label.name}")
         return None
     return os.pread(descriptor, label.size, label.offset).decode("utf-8-sig", "backslashreplace").strip()
-
-
-def path_parts(name: str) -> tuple[str, ...]:
-    """A name in a tar, split at its slashes; ``./`` and doubled slashes mean nothing."""
-    return tuple(part for part in name.split("/") if part not in ("", "."))
 
 
 def suffixes_of(reading: Reading) -> frozenset[str]:
@@ -222,10 +229,10 @@ def _ends(extension: str, wanted: str) -> bool:
     return extension == wanted or extension.endswith(f".{wanted}")
 
 
-def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> Iterator[tuple[Member, str, str]]:
-    """The members that may belong to a sample, with key and extension."""
-    for member in files:
-        parts = path_parts(member.name) or ("",)
+def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) -> Iterator[tuple[int, str]]:
+    """The members that may belong to a sample: their rows and keys."""
+    for row, member in enumerate(files):
+        parts = parts_of(member.name) or ("",)
         key, extension = split_name(parts, reading)
         reason = hidden(parts)
         if reason is None and re.fullmatch(r"__.*__", parts[0]):
@@ -233,7 +240,7 @@ def _kept(tar: Path, files: Sequence[Member], reading: Reading, skipped: Tally) 
         if reason is None and not extension:
             reason = no_image("")
         if reason is None:
-            yield member, key, extension
+            yield row, key
         else:
             skipped.add(reason, f"{tar.name}/{member.name}")
 
@@ -282,7 +289,7 @@ def _sample(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeat
     name = printable(chosen.name) if chosen else ""
     if chosen and is_repeated:
         name = f"{name} (at byte {chosen.offset})"
-    path = path_parts(chosen.name) if chosen else ()
+    path = parts_of(chosen.name) if chosen else ()
     return Sample(name, chosen, its_label, its_mask, list(run.members.values()), path, beside=_named(run, beside))
 
 
@@ -303,7 +310,7 @@ def _clip(tar: Path, run: _Run, reading: Reading, skipped: Tally, *, is_repeated
     chosen = run.members[first][1]
     name = printable(run.key) + (f" (at byte {chosen.offset})" if is_repeated else "")
     its_label = run.members[label][1] if label else None
-    path, own = path_parts(run.key), _named(run, beside)
+    path, own = parts_of(run.key), _named(run, beside)
     return Sample(name, chosen, its_label, None, members, path, frames, beside=own)
 
 

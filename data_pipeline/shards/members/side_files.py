@@ -45,11 +45,13 @@ def split_side(name: str) -> tuple[str, str]:
     return stem, extension.lower()
 
 
-def depth_beside(images: Iterable[str]) -> set[str]:
-    """Those of some images that are depth maps of others: 1.depth.png beside 1.jpg."""
-    found = [(name, *split_side(name)) for name in images]
-    stems = {stem for _, stem, extension in found if extension != DEPTH}
-    return {name for name, stem, extension in found if extension == DEPTH and stem in stems}
+def depth_beside(files: Sequence[Any]) -> set[str]:
+    """The names of those images that are depth maps of others: 1.depth.png beside 1.jpg."""
+    maps = [file.name for file in files if file.name.lower().endswith(f".{DEPTH}")]
+    wanted = {split_side(name)[0] for name in maps}
+    others = (split_side(file.name) for file in files if wanted)
+    found = {stem for stem, extension in others if extension != DEPTH and stem in wanted}
+    return {name for name in maps if split_side(name)[0] in found}
 
 
 def beside(
@@ -92,7 +94,7 @@ def with_members(
         skipped: counts what belongs to none.
         prefix: goes before the names in it.
     """
-    if depths := depth_beside(file.name for file in files):
+    if depths := depth_beside(files):
         sides = sides + [(file.name, file.place) for file in files if file.name in depths]
         files = [file for file in files if file.name not in depths]
     if not sides:

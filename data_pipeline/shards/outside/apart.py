@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.image_workers import start_worker
+from eyespot.data_pipeline.shards.image_workers import CRASHES, start_worker
 
 Job = TypeVar("Job")
 SECONDS = 60
@@ -17,7 +17,6 @@ SECONDS = 60
 not answer takes none."""
 MEMORY = 4 * 2**30
 """Bytes that one decoder may take."""
-_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
 Work = Callable[[Job, Callable[[], None]], Any]
 Who = tuple[str, str]
@@ -97,7 +96,7 @@ def _how_it_ended(process: Any, workers: int, seconds: int, who: Who) -> Lost:
     number = -(process.exitcode or 0)
     if number == signal.SIGXCPU:
         return Lost(f"{who[0]} gave no {who[1]} in {seconds} s of processor time")
-    if number in _CRASHES:
+    if number in CRASHES:
         return Lost(f"{who[0]} crashed ({signal.Signals(number).name})")
     how = f"by {signal.Signals(number).name}" if number > 0 else f"with exit code {-number}"
     raise UserError(f"workers {workers}: a worker process was ended {how}, most likely for want of memory; use fewer")

@@ -20,6 +20,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.outside.columns import Chosen, Column, choose, class_names, folder_label
 from eyespot.data_pipeline.shards.outside.fetching import Rows, Wanted
+from eyespot.data_pipeline.shards.outside.listings import keep, kept
 from eyespot.data_pipeline.shards.outside.rows import Found, Job, NotReadable, Spool
 from eyespot.data_pipeline.terminal import one_line
 
@@ -32,7 +33,16 @@ _FILE_MAGIC = b"ARROW1"
 
 
 def read_table(job: Job, alive: Callable[[], None]) -> Found:
-    """All rows of a file."""
+    """All rows of a file, or what another task knows of them."""
+    if job.listing and (known := kept(job, alive)) is not None:
+        return known
+    found = _read(job, alive)
+    if job.listing and not found.problem:
+        keep(job, found)
+    return found
+
+
+def _read(job: Job, alive: Callable[[], None]) -> Found:
     found = Found()
     spool = Spool(job, found)
     try:
@@ -70,19 +80,13 @@ def fetch_rows(job: Wanted, alive: Callable[[], None]) -> str:
     try:
         with _Table(job.path) as table, Path(job.spool).open("wb", buffering=1 << 20) as file:
             done = 0
-            for first, batch in table.batches_with(job.column, job.rows):
+            for image, size in zip(table.images(job.column, job.rows), job.sizes.tolist(), strict=False):
                 alive()
-                stop = int(np.searchsorted(job.rows, first + batch.num_rows))
-                if stop == done:
-                    continue
-                images = list(_bytes(_images(batch.column(0))[0], None))
-                for row, size in zip(job.rows[done:stop].tolist(), job.sizes[done:stop].tolist(), strict=True):
-                    image, _ = images[row - first]
-                    if image is None or len(image) != size:
-                        return changed
-                    file.write(image)
-                done = stop
-    except (pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError, NotReadable) as error:
+                if image is None or len(image) != size:
+                    return changed
+                file.write(image)
+                done += 1
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError, NotReadable) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         return f"cut or damaged ({one_line(str(error))[:200]})"
@@ -150,21 +154,17 @@ class _Table:
             for start in range(0, batch.num_rows, BATCH):
                 yield batch.slice(start, BATCH)
 
-    def batches_with(self, name: str, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """Those batches of one column that hold some rows, maybe others, each with the number of its first row."""
-        first = 0
+    def images(self, name: str, rows: np.ndarray) -> Iterator[Any]:
+        """The bytes in some rows, ascending, of one column; None = null. Of Parquet only their row groups are read."""
         if self._parquet is None:
-            for batch in self.batches([name]):
-                yield first, batch
-                first += batch.num_rows
+            yield from _picked(self.batches([name]), rows)
             return
+        first = 0
         for group in range(self._parquet.num_row_groups):
             count = self._parquet.metadata.row_group(group).num_rows
-            begin = first
-            if np.searchsorted(rows, first) < np.searchsorted(rows, first + count):
-                for batch in self._parquet.iter_batches(BATCH, [group], [name], use_threads=False):
-                    yield begin, batch
-                    begin += batch.num_rows
+            own = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + count)] - first
+            if len(own):
+                yield from _picked(self._parquet.iter_batches(BATCH, [group], [name], use_threads=False), own)
             first += count
 
     def __enter__(self) -> "_Table":
@@ -173,6 +173,19 @@ class _Table:
     def __exit__(self, *_: object) -> None:
         if self._parquet is not None:
             self._parquet.close()
+
+
+def _picked(batches: Iterator[Any], rows: np.ndarray) -> Iterator[Any]:
+    """The images in some rows of batches of one column."""
+    first = done = 0
+    for batch in batches:
+        stop = int(np.searchsorted(rows, first + batch.num_rows))
+        if stop > done:
+            images = list(_bytes(_images(batch.column(0))[0], None))
+            yield from (images[row][0] for row in (rows[done:stop] - first).tolist())
+        first, done = first + batch.num_rows, stop
+        if done == len(rows):
+            return
 
 
 def described(schema: Any) -> list[Column]:

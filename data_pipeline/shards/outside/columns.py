@@ -76,6 +76,7 @@ def choose(where: str, columns: Sequence[Column], asked: Mapping[str, str], path
         what = "the paths of images" if paths else "the bytes of images"
         which = f"column {image.name!r} does not hold {what}" if image else f"no column holds {what} by its name"
         hint = "; a list of paths is packed from a .csv or .jsonl file" if image and image.kind == "text" else ""
+        hint = "; the first line of a .csv names its columns" if paths and image is None else hint
         raise UserError(f"{where}: {one_line(which)}; it has {_listed(columns)}; name one: --columns image=...{hint}")
     others = [column for column in columns if column.name != image.name]
     label = given["label"] if "label" in asked else _label(where, others)

@@ -32,6 +32,8 @@ class Job(NamedTuple):
     """A file to write to; it may not be there yet."""
     columns: dict[str, str]
     """As ``columns.parse_columns`` gives them."""
+    listing: str = ""
+    """Where other tasks may have written down what it holds, or may read that; none = nobody does (listings.py)."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +46,15 @@ class Found:
     skipped: Tally = field(default_factory=Tally)
     problem: str = ""
     """Why it cannot be read, one line."""
+
+
+class Shared(NamedTuple):
+    """What the tasks of one pack tell each other of their source."""
+
+    folder: Path
+    """Where what they found in tables is written down; need not be there yet."""
+    turn: float
+    """Of 0..1, where in the list of tables a task begins."""
 
 
 class NotReadable(Exception):
@@ -122,3 +133,8 @@ class Spool:
 def spool_file(spool: Path, number: int) -> str:
     """Where the images of the table of that number go."""
     return str(spool / f"table-{number:06d}.raw")
+
+
+def listing_file(shared: Shared | None, number: int) -> str:
+    """Where what the table of that number holds is written down for other tasks; empty = there are none."""
+    return str(shared.folder / f"table-{number:06d}.arrow") if shared else ""

@@ -5,7 +5,7 @@ Each file is read once, in a process that may crash without harm to this one, by
 """
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from eyespot.data_pipeline.shards.members.found_files import FoundFiles, in_spli
 from eyespot.data_pipeline.shards.members.items import Source
 from eyespot.data_pipeline.shards.members.skipped import Tally, printable
 from eyespot.data_pipeline.shards.outside.apart import Lost, each
-from eyespot.data_pipeline.shards.outside.rows import Found, Job, spool_file
+from eyespot.data_pipeline.shards.outside.rows import Found, Job, Shared, listing_file, spool_file
 from eyespot.data_pipeline.terminal import one_line
 
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -86,6 +86,7 @@ def open_tables(
     spool: Path,
     columns: Mapping[str, str],
     skipped: Tally,
+    shared: Shared | None = None,
 ) -> Source:
     """The images of Parquet and Arrow files.
 
@@ -96,6 +97,7 @@ def open_tables(
         spool: a folder for what must be unpacked.
         columns: the names of some, by role.
         skipped: counts.
+        shared: with other tasks, which list the same files.
 
     Raises:
         UserError: one is cut, damaged, or holds no images, or other columns than the rest.
@@ -110,7 +112,7 @@ def open_tables(
         splits = [split or "" for split in splits_of_files(where, shown, "files")]
     name = printable(root.resolve().name)
     name = name.rpartition(".")[0] or name if root.is_file() else name
-    found = _source(name, where, files, shown, splits, read_table, spool, columns, skipped)
+    found = _source(name, where, files, shown, splits, read_table, spool, columns, skipped, shared)
     found.fetch = fetch_rows
     return found
 
@@ -125,14 +127,16 @@ def _source(
     spool: Path,
     columns: Mapping[str, str],
     skipped: Tally,
+    shared: Shared | None = None,
 ) -> Source:
     jobs = [
-        Job(str(path.absolute()), one, spool_file(spool, number), dict(columns))
+        Job(str(path.absolute()), one, spool_file(spool, number), dict(columns), listing_file(shared, number))
         for number, (path, one) in enumerate(zip(files, shown, strict=True))
     ]
+    first = int(shared.turn * len(jobs)) if shared else 0
     found, of, classes = FoundFiles(), list[str](), dict[tuple[str, ...], str]()
     with ProgressBar(f"reading {name}", len(jobs)) as bar:
-        for (job, result), split in zip(each(jobs, read, 1, who=READER), splits, strict=True):
+        for (job, result), split in zip(_in_order(jobs, first, read), splits, strict=True):
             found_here = Found(problem=str(result)) if isinstance(result, Lost) else result
             if problem := found_here.problem:
                 told = problem if problem.startswith(job.shown) else f"{job.shown}: {problem}"
@@ -152,6 +156,16 @@ def _source(
     return Source(
         name=name, splits=in_splits(found, of, labels, skipped), classes=names, skipped=skipped, options=_noted(columns)
     )
+
+
+def _in_order(jobs: Sequence[Job], first: int, read: Read) -> Iterator[tuple[Job, Any]]:
+    """What is read of each file, in their order; that of number ``first`` is read first."""
+    results, number = dict[str, Any](), 0
+    for done, result in each([*jobs[first:], *jobs[:first]], read, 1, who=READER):
+        results[done.spool] = result
+        while number < len(jobs) and jobs[number].spool in results:
+            yield jobs[number], results.pop(jobs[number].spool)
+            number += 1
 
 
 def _labels(found: FoundFiles, classes: tuple[str, ...]) -> tuple[list[str], np.ndarray]:

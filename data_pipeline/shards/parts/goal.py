@@ -22,6 +22,7 @@ from eyespot.data_pipeline.shards.manifest import (
 )
 from eyespot.data_pipeline.shards.members.items import Item, Source, sampling_of
 from eyespot.data_pipeline.shards.members.skipped import quarantined_beyond
+from eyespot.data_pipeline.shards.outside.rows import Shared
 from eyespot.data_pipeline.shards.pack_masks import notes_on_masks
 from eyespot.data_pipeline.shards.packed_shard import PackedShard, added_up
 from eyespot.data_pipeline.shards.paged.piece_writer import write_index
@@ -48,6 +49,8 @@ class Goal:
 
     keeps_folder = True
     """Whether the destination stays where nothing is in it, and was there before."""
+    shared: Shared | None = None
+    """With others that pack the same source."""
 
     def has_begun(self, destination: Path) -> bool:
         """Whether something of ours lies there already, whatever else does."""

@@ -25,15 +25,18 @@ from eyespot.data_pipeline.shards.members.member_tables import MemberTables
 from eyespot.data_pipeline.shards.members.skipped import Tally
 from eyespot.data_pipeline.shards.packed_shard import PackedShard, added_up, sha256
 from eyespot.data_pipeline.shards.parts.goal import commit, manifest_folders
-from eyespot.data_pipeline.shards.parts.recut import Piece, Span, spans, tables, write_shard
+from eyespot.data_pipeline.shards.parts.recut import Piece, Span, read_begins, spans, tables, write_shard
 from eyespot.data_pipeline.shards.parts.task_part import (
     LOCK,
     PARTS,
+    RECORD,
     PartRecord,
     Stretch,
+    part_folders,
     read_record,
     shard_cuts,
     table_stem,
+    task_of,
 )
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.terminal import brief, plural
@@ -132,9 +135,9 @@ def _records(root: Path) -> list[PartRecord]:
     Raises:
         UserError: one is missing or does not belong to the others.
     """
-    folders = sorted((root / PARTS).glob("[0-9]*-of-[0-9]*"))
-    records = [read_record(folder) for folder in folders if (folder / "part.json").exists()]
-    counts = sorted({int(folder.name.rpartition("-")[2]) for folder in folders})
+    folders = part_folders(root)
+    records = [read_record(folder) for folder in folders if (folder / RECORD).exists()]
+    counts = sorted({task_of(folder).total for folder in folders})
     if len(counts) != 1:
         raise UserError(f"shards {root}: holds parts of {' and of '.join(map(str, counts)) or 'no'} tasks; delete some")
     there = {record.number for record in records}
@@ -216,12 +219,18 @@ def _pieces(root: Path, split: str, records: list[PartRecord]) -> tuple[list[Pac
                 everything.append(packed)
                 if packed.shard is None:
                     continue
-                begins = np.load(stem.with_suffix(".begins.npy"), allow_pickle=False)
+                begins = read_begins(stem.with_suffix(".begins.npy"), packed)
             except (UserError, OSError, ValueError) as error:
                 raise UserError(f"{stem}: damaged ({error}); pack that task again: rm -r {folder}") from error
             tar = folder / split / packed.shard.tar
             pieces.append(Piece(tar=tar, home=folder, packed=packed, begins=begins, first=first, written_first=id))
             first, id = first + len(packed.rows), id + len(packed.rows)
+        known = sum(len(packed.rows) + len(packed.quarantined) for packed in everything)
+        if known != position:
+            raise UserError(
+                f"{folder}: its tables do not tell of all items up to {position} but of {known}; pack that task again:"
+                f" rm -r {folder}"
+            )
     if position != records[-1].splits[split].num_items:
         raise UserError(f"shards {root}: the parts do not reach the end of {split or 'the source'}; pack them anew")
     return everything, pieces

@@ -14,7 +14,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import MASK_DTYPE, Shard
 from eyespot.data_pipeline.shards.members.member_tables import MemberTables
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK, idx_text
-from eyespot.data_pipeline.shards.packed_shard import PackedShard
+from eyespot.data_pipeline.shards.packed_shard import PackedShard, read_table
 from eyespot.data_pipeline.shards.shard_writer import HashingFile
 
 CHUNK = 1 << 22
@@ -47,10 +47,15 @@ class Piece:
     def lines(self) -> list[Line]:
         """What the tar's .idx says of each sample."""
         found = list[Line]()
-        for line in self.tar.with_suffix(".idx").read_text().splitlines()[1:]:
-            words = iter(line.split(" "))
-            members = zip(words, words, words, words, strict=True)
-            found.append([(end, int(offset), int(size), name) for end, offset, size, name in members])
+        try:
+            for line in self.tar.with_suffix(".idx").read_text().splitlines()[1:]:
+                words = iter(line.split(" "))
+                members = zip(words, words, words, words, strict=True)
+                found.append([(end, int(offset), int(size), name) for end, offset, size, name in members])
+        except ValueError as error:  # no numbers, other fields, no UTF-8
+            raise _no_idx(self) from error
+        if len(found) != self.count:
+            raise _no_idx(self)
         return found
 
 
@@ -71,6 +76,19 @@ class Span(NamedTuple):
     def end(self) -> int:
         """Of the last sample in the tar, bytes."""
         return int(self.piece.begins[self.stop])
+
+
+def read_begins(path: Path, packed: PackedShard) -> np.ndarray:
+    """Where each sample of a task's shard begins, and the last ends.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not of that shard.
+    """
+    begins = read_table(path, np.dtype("<u8"), len(packed.rows) + 1)
+    ends = int(begins[-1]) if packed.shard is None else packed.shard.bytes
+    if begins[0] != 0 or (begins[1:] <= begins[:-1]).any() or int(begins[-1]) > ends:
+        raise ValueError("its samples do not follow each other")
+    return begins
 
 
 def spans(pieces: Sequence[Piece], first: int, stop: int) -> list[Span]:
@@ -189,6 +207,10 @@ def _rename(data: bytearray, header: int, name: str, key: str, piece: Piece) -> 
     place = slice(header + _SUM.start, header + _SUM.stop)
     total = int(data[place].rstrip(b"\0 "), 8) + sum(after) - sum(before)
     data[place] = b"%06o\0 " % total
+
+
+def _no_idx(piece: Piece) -> UserError:
+    return UserError(f"{piece.tar.with_suffix('.idx')}: is damaged; pack that task again: rm -r {piece.home}")
 
 
 def _cut_short(piece: Piece) -> UserError:

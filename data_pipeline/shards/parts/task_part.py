@@ -10,6 +10,8 @@ from that is set right by merge.py, which copies.
 """
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import Manifest, Skipped
 from eyespot.data_pipeline.shards.members.items import Item, Source, have_frames, sampling_of
 from eyespot.data_pipeline.shards.members.tar_members import BLOCK
+from eyespot.data_pipeline.shards.outside.rows import Shared
 from eyespot.data_pipeline.shards.packed_shard import PackedShard
 from eyespot.data_pipeline.shards.parts.goal import SPLITS, Goal, Start, manifest_folders
 from eyespot.data_pipeline.shards.parts.task import Task
@@ -33,9 +36,12 @@ PARTS = ".parts"
 LAUNCH = ".launch"
 """Beside the parts, where eyespot launch keeps code and logs."""
 RECORD = "part.json"
+_FOLDER = re.compile(r"\d{4,5}-of-\d{4,5}", re.ASCII)
 LOCK = "lock"
 """Held while the parts are merged."""
 TABLES = "tables"
+LISTED = "listed"
+"""Among the parts, what tasks found in the source's tables (outside/listings.py)."""
 ALIGNED = 4
 """From so many shards for each task on, a task begins where a shard does: no shard is copied, and with 4 to a task the
 last to finish has at most a quarter more than the others. With fewer, stretches are equally long."""
@@ -80,6 +86,7 @@ class Share(Goal):
 
     def __init__(self, root: Path, task: Task) -> None:
         self.root, self.task = root, task
+        self.shared = Shared(root / PARTS / LISTED, task.number / task.total)
         self._stretches: dict[str, Stretch] = {}
 
     @property
@@ -103,11 +110,11 @@ class Share(Goal):
         merging = manifest_folders(self.root) or (self.root / PARTS / LOCK).exists()
         if not merging and any(path.name not in (PARTS, LAUNCH) for path in self.root.iterdir()):
             raise UserError(f"destination {self.root}: holds other files; name a new or an empty folder")
-        for path in sorted((self.root / PARTS).glob("*-of-*")):
-            if not path.name.endswith(f"-of-{self.task.total:04d}"):
+        for path in part_folders(self.root):
+            if (count := task_of(path).total) != self.task.total:
                 raise UserError(
-                    f"task {self.task}: {self.root} holds parts of {int(path.name.rpartition('-')[2])} tasks; say as"
-                    f" many, or delete them: rm -r {self.root / PARTS}"
+                    f"task {self.task}: {self.root} holds parts of {count} tasks; say as many, or delete them:"
+                    f" rm -r {self.root / PARTS}"
                 )
             if (path / RECORD).exists() and read_record(path).plan != options["plan"]:
                 raise UserError(f"destination {self.root}: {_others(path)}; name another folder, or delete them")
@@ -121,7 +128,10 @@ class Share(Goal):
             raise UserError(
                 f"destination {self.root}: holds shards of another source or other options; name another folder"
             )
-        return {} if len(folders) == len(found.splits) else None
+        if len(folders) < len(found.splits):
+            return None
+        shutil.rmtree(self.root / PARTS / LISTED, ignore_errors=True)  # of a task that came after all were merged
+        return {}
 
     def start(self, split: str, order: Sequence[Item], options: dict[str, Any]) -> Start:
         """The task's stretch; the ids are what they are if nothing before it is left out."""
@@ -158,6 +168,17 @@ class Share(Goal):
         return {}
 
 
+def part_folders(root: Path) -> list[Path]:
+    """Those of all tasks that have begun, in their order; what is called otherwise is none."""
+    return sorted(path for path in (root / PARTS).glob("*-of-*") if _FOLDER.fullmatch(path.name) and path.is_dir())
+
+
+def task_of(folder: Path) -> Task:
+    """Whose folder that is, one of ``part_folders``."""
+    number, total = folder.name.split("-of-")
+    return Task(int(number), int(total))
+
+
 def _others(path: Path) -> str:
     return f"holds a part of another source or other options ({path.name})"
 
@@ -176,6 +197,8 @@ def read_record(folder: Path) -> PartRecord:
         raise UserError(f"{path}: unreadable ({why}); pack that task again: rm -r {folder}") from error
     if record.format != FORMAT:
         raise UserError(f"{path}: format {record.format[:40]!r} is not {FORMAT!r}; pack the parts again")
+    if task_of(folder) != (record.number, record.count):
+        raise UserError(f"{path}: is of task {record.number}/{record.count}, copied here; delete it: rm -r {folder}")
     sizes = [record.options.get(name) for name in ("max_samples", "max_bytes")]
     what = "names no split" if not record.splits else "says no max_samples or max_bytes"
     if odd := record.splits.keys() - {"", *SPLITS}:

@@ -68,16 +68,18 @@ def index_store(
     return manifest
 
 
-class FetchedItems(list[Item]):
+class FetchedItems(Sequence[Item]):
     """Items whose tars are on the disk when they are taken, in order and by slices, as ``examine_items`` does."""
 
     def __init__(self, items: Sequence[Item], fetched: FetchedTars, workers: int) -> None:
-        super().__init__(items)
-        self._fetched, self._behind = fetched, (3 * workers + 1) * CHUNK
+        self._items, self._fetched, self._behind = items, fetched, (3 * workers + 1) * CHUNK
         """So many items before those that are taken may still be read."""
         firsts = [0, *(place + 1 for place, (a, b) in enumerate(pairwise(items)) if a.path != b.path)]
         self._tars = [(place, Path(items[place].path).name) for place in firsts] if items else []
         """In order: the number of its first item, and its name."""
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, slice):
@@ -88,7 +90,7 @@ class FetchedItems(list[Item]):
                     self._fetched.drop(name)
                 elif first < end and begin < last:
                     self._fetched.fetch(name)
-        return super().__getitem__(which)
+        return self._items[which]
 
 
 def _listed(place: Address, store: Store, folder: Path) -> tuple[FetchedTars, dict[str, int], Tally]:

@@ -13,12 +13,14 @@ from itertools import islice
 import numpy as np
 
 from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.split_overlap import overlaps
 from eyespot.data_pipeline.shards.verify import MAX_LINES, Verdict, manifest_problems
 from eyespot.data_pipeline.stores.location import Address
 from eyespot.data_pipeline.stores.open_store import open_store
+from eyespot.data_pipeline.stores.presence import each_with
 
 CHUNK = 8 << 20
 """Bytes that are asked for at once."""
@@ -27,20 +29,29 @@ AHEAD = 4
 
 
 def folders_in_store(place: Address) -> list[Address]:
-    """Where shards lie: what is named, and the folders below it, however deep, in order.
+    """Where shards lie, in order: what is named, and the folders below it, however deep; of what cannot be listed its
+    splits.
 
     Raises:
         UserError: the store may not be listed, and no shard folder is where it was said.
         OSError: it cannot be listed now.
     """
     if place.scheme in ("http", "https", "hf"):  # they cannot be listed
-        return [ShardFolder.find(place).path]  # pyright: ignore[reportReturnType]
+        candidates = [place, *(place / split for split in ("test", "train", "val"))]
+        there = list(each_with("manifest.json", candidates, Patience(PATIENCE_SECONDS)))
+        return [folder for folder in there if isinstance(folder, Address)] or [_of_one(place)]
     found = {
         key.rpartition("/")[0]
         for key, _ in open_store(place).list()
         if key.rpartition("/")[2] == "manifest.json" or key.endswith(".tar")
     }
     return [place / folder if folder else place for folder in sorted(found)]
+
+
+def _of_one(place: Address) -> Address:
+    """Raises a UserError that says what is missing there."""
+    ShardFolder.find(place)
+    return place
 
 
 def look_at_store(place: Address) -> Verdict:

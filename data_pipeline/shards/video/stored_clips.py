@@ -8,6 +8,7 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.archives import Place
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.sources import how_to_shard
+from eyespot.data_pipeline.stores.location import check_read_on_disk
 
 SPLITS = ("train", "test", "val")
 
@@ -31,6 +32,7 @@ def clip_folders(path: Path) -> dict[str, ShardFolder]:
     Raises:
         UserError: there are none, or they hold images and not clips.
     """
+    check_read_on_disk("shards", path)
     if (path / "manifest.json").exists():
         found = {"": ShardFolder(path)}
     else:

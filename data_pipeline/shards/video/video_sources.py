@@ -10,9 +10,8 @@ from eyespot.data_pipeline.shards.image_check import SUFFIXES as IMAGE_SUFFIXES
 from eyespot.data_pipeline.shards.manifest import Reading
 from eyespot.data_pipeline.shards.members.archives import TAR, Place, plain_tar
 from eyespot.data_pipeline.shards.members.footage import FrameFile, FrameFiles, Refused
-from eyespot.data_pipeline.shards.members.found_files import FoundFile
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, parts_of
 from eyespot.data_pipeline.shards.members.items import Item, Source
-from eyespot.data_pipeline.shards.members.samples import path_parts
 from eyespot.data_pipeline.shards.members.side_files import EXTENSIONS, Beside
 from eyespot.data_pipeline.shards.members.skipped import Tally, hidden, no_image, printable
 from eyespot.data_pipeline.shards.members.tar_members import scan
@@ -74,7 +73,7 @@ def holds_videos(source: str) -> bool:
         return False
     found = False
     for name, _, size in walk(path, Tally()):
-        if size is None or hidden(path_parts(name)) is not None:
+        if size is None or hidden(parts_of(name)) is not None:
             continue
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
         if suffix in IMAGE_SUFFIXES - {MOVING_IMAGE} or TAR.search(name):
@@ -151,7 +150,7 @@ def _files(path: Path, spool: Path, skipped: Tally) -> list[FoundFile]:
         listed = [(name, Place(str(tar), offset, size)) for name, offset, size in members.files]
     files: list[FoundFile] = []
     for name, place in listed:
-        parts = path_parts(name)
+        parts = parts_of(name)
         if (reason := hidden(parts) or _no_video(name, place)) is not None:
             skipped.add(reason, name)
         elif place is not None:

@@ -51,6 +51,9 @@ def refuse(capsys, *given: str) -> str:
     [
         (["--nodes", "2"], "launch: nothing after --; write: eyespot launch --nodes 2 ... -- pretrain RECIPE"),
         (["--", "eval", "linear"], "launch: 'eval' after --"),
+        (["--", "shards", "add", "x", "y"], "or --tasks N -- shards pack ...; nothing else is launched"),
+        (["--tasks", "2", "--dry-run", "--", "shards", "pack", "digits", "s3://b/x"], "written on a disk only"),
+        (["--tasks", "2", "--dry-run", "--", "shards", "pack", "absent", "x"], "source absent: no such file or folder"),
         (["--", "pretrain", "mae_tinny"], "perhaps you meant mae_tiny"),
         (["--", "pretrain", "mae_tiny", "--stepps", "3"], "--stepps"),
         (["--", "pretrain", "mae_tiny"], "data.shards: not given"),

@@ -32,6 +32,8 @@ def test_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "no SPDX expression" in refuse(capsys, run_dir, "--license", "free")
     assert "no run.json" in refuse(capsys, str(tmp_path), "--license", "mit")
     assert "has no evaluation" in refuse(capsys, run_dir, "--license", "mit")
+    assert "is no student; say --weights ema" in refuse(capsys, run_dir, "--license", "mit", "--student", "ema")
+    assert "name the run, and say --student small" in refuse(capsys, f"{run_dir}@small", "--license", "mit")
     assert "goes with --register" in refuse(capsys, run_dir, "--license", "mit", "--alias", "a")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     registered = (run_dir, "--license", "mit", "--no-evaluation", "--register", "digits")

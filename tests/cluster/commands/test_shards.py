@@ -181,3 +181,22 @@ def test_nothing_is_written_to_a_store(words, capsys, tmp_path, monkeypatch):
         r" afterwards\n", capsys.readouterr().err
     )  # fmt: skip
     assert not list(tmp_path.iterdir()), "nor into a folder that is called s3:"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("pack s3://b/f x", "source s3://b/f: is read from a disk only"),
+        ("motion s3://b/f x", "shards s3://b/f: is read from a disk only"),
+        ("info s3://", "s3://: incomplete; write s3://BUCKET/FOLDER"),
+        ("info ftp://h/f", "ftp://h/f: no store is called ftp://"),
+        ("verify ftp://h/f", "ftp://h/f: no store is called ftp://"),
+        ("index ftp://h/f", "ftp://h/f: no store is called ftp://"),
+        ("show ftp://h/f", "ftp://h/f: no store is called ftp://"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_called_so(words, answer, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["shards", *words.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"eyespot: {answer}")
+    assert not list(tmp_path.iterdir())

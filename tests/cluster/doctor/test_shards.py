@@ -25,7 +25,7 @@ def check(make_context, folder, which=shards.agreement, **fields):
         "batch_size": fields.pop("batch_size", 64),
         "accumulate": fields.pop("accumulate", 1),
     }
-    data |= {name: fields.pop(name) for name in ("lanes", "shuffle_window") if name in fields}
+    data |= {name: fields.pop(name) for name in ("lanes", "shuffle_window", "ids") if name in fields}
     findings = list(which(make_context(values={"data": data}, **fields)))
     assert len(findings) == 1
     return findings[0]
@@ -114,6 +114,15 @@ def test_read_speed(make_context, folder, monkeypatch):
 def test_enough_samples_for_the_ranks(make_context, folder, nodes, batch_size, accumulate, level, words):
     finding = check(make_context, folder, shards.enough, nodes=nodes, batch_size=batch_size, accumulate=accumulate)
     assert (finding.level, finding.found) == (level, words)
+
+
+def test_of_chosen_samples_those_alone_are_counted(make_context, folder, tmp_path):
+    (ids := tmp_path / "ids.txt").write_text("0\n1\n2\n")
+    finding = check(make_context, folder, shards.enough, nodes=1, batch_size=64, accumulate=1, ids=str(ids))
+    assert finding.found == "3 samples are too few for 1 rank x 64 images at once"
+    ids.write_text("0\n9999\n")
+    finding = check(make_context, folder, shards.enough, nodes=1, batch_size=2, accumulate=1, ids=str(ids))
+    assert finding.level == "fail" and finding.found.startswith(f"data.ids {ids}: must name different samples")
 
 
 def test_lanes_that_the_batch_cannot_be_dealt_to(make_context, folder):

@@ -1,8 +1,10 @@
 """``eyespot eval select``: one table, one line that says which checkpoint, and a curve on the report page."""
 
+import pytest
 from left_runs import leave_run, small_run
 
 from eyespot.cluster.cli import main
+from eyespot.cluster.eval_commands.select import next_steps
 from eyespot.eval.report.report import write_report
 from eyespot.eval.results.checkpoint_scores import selections_in
 
@@ -20,6 +22,15 @@ def test_it_shows_the_scores_and_says_which_and_why(digits, tmp_path, capsys):
     (selection,) = selections_in(run_dir)
     page = write_report([run_dir], None, look=False).read_text()
     assert "Which checkpoint" in page and selection.verdicts["lidar"].words in page
+
+
+@pytest.mark.parametrize(
+    ("part", "which"), [("", ""), ("@ema", "--weights ema "), ("@conv", "--student conv ")], ids=str
+)
+def test_what_to_do_next_is_of_the_encoder_that_was_scored(part, which, tmp_path):
+    judged, released = (" ".join(words) for words, _ in next_steps(f"{tmp_path}{part}", "step-00000012"))
+    assert judged == f"eval linear {tmp_path}/checkpoints/step-00000012{part} SHARDS"
+    assert released == f"release {tmp_path} --checkpoint step-00000012 {which}--license SPDX"
 
 
 def test_what_it_is_not_given_is_one_line(tmp_path, capsys):

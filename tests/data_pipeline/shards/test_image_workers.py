@@ -1,6 +1,8 @@
 """Results come in order and say what is wrong, from one process or several."""
 
 import io
+import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards import image_workers
 from eyespot.data_pipeline.shards.clips.frame_check import examine_clip
 from eyespot.data_pipeline.shards.header_check import header_sizes
 from eyespot.data_pipeline.shards.image_check import Examined
 from eyespot.data_pipeline.shards.image_workers import FEW, examine_items, in_turn
+from eyespot.data_pipeline.shards.members.archives import Inside
 from eyespot.data_pipeline.shards.members.footage import Footage
 from eyespot.data_pipeline.shards.members.items import Item
 
@@ -63,6 +67,44 @@ def test_what_dali_cannot_read_is_rewritten_or_named(tmp_path: Path):
 def test_in_place_results_come_without_their_bytes(items: list[Item]):
     (result,) = examine_items(items[1:2], 1, in_place=True)
     assert isinstance(result, Examined) and result.data == b"" and result.crc32 != 0
+
+
+class Fatal(Inside):
+    """A file whose bytes end the process that reads them."""
+
+    __slots__ = ()
+
+    def read(self, offset: int, size: int) -> bytes:
+        os.kill(os.getpid(), offset)
+        raise AssertionError("the process lives")
+
+
+@pytest.mark.thorough
+def test_an_image_that_crashes_its_process_is_named_and_the_others_are_taken(
+    items: list[Item], monkeypatch: pytest.MonkeyPatch
+):
+    """Two of them, the second beyond what was ahead of the first: the pool is broken twice, and goes on."""
+    monkeypatch.setattr(image_workers, "FEW", 0)
+    monkeypatch.setattr(image_workers, "CHUNK", 4)
+    fatal = {3: signal.SIGSEGV, 45: signal.SIGABRT}
+    some = [items[1 + number] for number in range(48)]
+    for number, how in fatal.items():
+        some[number] = Item(f"fatal {number}", -1, Fatal("file"), how, 1)
+    results = list(examine_items(some, 2))
+    assert len(results) == len(some)
+    for number, result in enumerate(results):
+        if number in fatal:
+            assert result == f"its decoder crashed ({fatal[number].name})"
+        else:
+            assert isinstance(result, Examined) and result.sums == (number + 1,) * 3
+
+
+@pytest.mark.thorough
+def test_a_process_that_is_killed_is_want_of_memory(items: list[Item], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(image_workers, "FEW", 0)
+    killed = [*items[1:50], Item("killed", -1, Fatal("file"), signal.SIGKILL, 1)]
+    with pytest.raises(UserError, match="workers 2: a worker process was killed, most likely for want of memory"):
+        list(examine_items(killed, 2))
 
 
 class Here(Executor):

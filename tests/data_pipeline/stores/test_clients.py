@@ -75,6 +75,12 @@ def test_one_client_of_each_bucket(store):
     [
         ("http://nowhere.invalid", "no host of the endpoint's name is known"),
         ("no-address", "s3://data/x: AWS_ENDPOINT_URL is no address; write https://HOST"),
+        ("http://127.0.0.1:99999", "s3://data/x: AWS_ENDPOINT_URL is no address"),
+        ("http://[::1", "s3://data/x: AWS_ENDPOINT_URL is no address"),
+        (
+            "http://me:secret@host",
+            "s3://data/x: AWS_ENDPOINT_URL is no address; write https://HOST or http://HOST:PORT$",
+        ),
     ],
 )
 def test_a_wrong_endpoint_is_one_line(store, monkeypatch, endpoint, line):

@@ -15,6 +15,8 @@ from eyespot.data_pipeline.stores.location import Address, is_address, location_
         ("S3://bucket//a/b/", Address("s3", "bucket", "a/b")),
         ("gs://bucket", Address("gs", "bucket", "")),
         ("https://host:8080/a", Address("https", "host:8080", "a")),
+        ("http://[::1]:8080/a", Address("http", "[::1]:8080", "a")),
+        ("az://$web/a", Address("az", "$web", "a")),
         ("https://host/100% of it/a b/ü", Address("https", "host", "100% of it/a b/ü")),
         ("hf://datasets/me/mine/train", Address("hf", "datasets/me/mine", "train")),
         ("hf://me/mine@v1", Address("hf", "datasets/me/mine@v1", "")),
@@ -27,7 +29,7 @@ from eyespot.data_pipeline.stores.location import Address, is_address, location_
 def test_names(text, found):
     assert location_of(text) == found
     assert location_of(location_of(text)) == found and location_of(str(location_of(text))) == found
-    assert location_of(Path(text)) == found or text.startswith(("S3", "file")), "a path made of an address is one again"
+    assert location_of(Path(text)) == found, "a path made of an address is one again"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,13 @@ def test_names(text, found):
         ("https://me:secret@host/a", r"^https://\.\.\.@host/a: an address has no name and password in it"),
         ("http://host/a%20b", "write the letters themselves, not as a browser encodes them: host/a b"),
         ("s3://bucket/../other", "no names in a store"),
+        ("s3://AK:secret@bucket/x", r"^s3://\.\.\.@bucket/x: an address has no name and password in it"),
+        ("hf://me:hf_token@datasets/me/mine", r"^hf://\.\.\.@datasets/me/mine: an address has no name and"),
+        ("s3://my bucket/x", "'my bucket' is no name of a bucket; write s3://BUCKET/FOLDER"),
+        ("gs://bucket:80/x", "'bucket:80' is no name of a bucket"),
+        ("http://host:99999/x", "'host:99999' is no host; write http://HOST/FOLDER"),
+        ("http://[::1/x", r"'\[::1' is no host"),
+        ("https://a host/x", "'a host' is no host"),
     ],
 )
 def test_what_names_nothing_is_one_line(text, why):

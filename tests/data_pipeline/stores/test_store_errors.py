@@ -71,6 +71,20 @@ def test_what_may_pass(text, number):
     assert isinstance(found, Throttled) == (number == errno.EAGAIN)
 
 
+@pytest.mark.parametrize(
+    ("asked", "at"),
+    [
+        ("http://127.0.0.1:9/b/k in 2ms", "http://127.0.0.1:9"),
+        ("https://me:secret@h/b/k?sig=abc in 2ms", "https://h"),
+        ("https://h?sig=abc in 2ms", "https://h"),
+    ],
+)
+def test_who_is_not_there_is_named_and_no_key(asked, at):
+    text = f"Error performing HEAD {asked} - HTTP error\n\nDebug source: kind: Connect"
+    found = classified(RuntimeError(text), location_of("s3://b/k"))
+    assert isinstance(found, OSError) and found.strerror == f"the store cannot be reached at {at}"
+
+
 def test_missing():
     found = classified(RuntimeError(said(404, "NoSuchKey")), location_of("s3://b/k"))
     assert isinstance(found, FileNotFoundError) and found.filename == "s3://b/k"

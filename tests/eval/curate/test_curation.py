@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,8 @@ def test_what_cannot_be(planted, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="name another folder"):
         question(shards, tmp_path / "file" / "out").begin()
+    with pytest.raises(UserError, match=r"OUT s3://bucket/out: .* written on a disk only; name a folder there"):
+        question(shards, Path("s3://bucket/out")).begin()
     (tmp_path / "provenance.json").write_text("[")
     with pytest.raises(UserError, match=r"provenance\.json"):
         question(shards, tmp_path).begin()

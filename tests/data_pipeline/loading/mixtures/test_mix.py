@@ -173,3 +173,6 @@ def test_a_server_may_have_a_port_and_a_weight():
     for text in ("http://host:8080:0.5,a:1", "http:/host:8080:0.5,a:1"):
         assert [source.weight for source in read_mix(text).sources] == [Fraction(1, 2), 1]
         assert read_mix(text).sources[0].shards.endswith("/host:8080")
+    assert not is_mix("http://[::1]:8080") and not is_mix("http://host:8080")
+    (source,) = read_mix("http://[::1]:8080:0.5").sources
+    assert (source.shards, source.weight) == ("http://[::1]:8080", Fraction(1, 2))

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from eyespot.data_pipeline.shards.members.packed_columns import BLOCK, TOGETHER, Names, Numbers, Texts
+from eyespot.data_pipeline.shards.members.packed_columns import BLOCK, TOGETHER, Names, Numbers, Texts, alike
 
 COLUMNS = {
     "constant": lambda rng, count: [7] * count,
@@ -57,3 +57,12 @@ def test_texts_of_two_columns_are_one():
 def test_a_million_numbers_that_differ_by_little_take_a_byte_each():
     numbers = Numbers.of(2**40 + number % 200 for number in range(20 * BLOCK))
     assert len(pickle.dumps(numbers)) < 1.1 * len(numbers)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_rows_alike(count: int):
+    numbers = (np.random.default_rng(count).integers(-3, 3, count) * 2**60).tolist()
+    expected: dict[int, list[int]] = {}
+    for row, number in enumerate(numbers):
+        expected.setdefault(number, []).append(row)
+    assert list(alike(numbers)) == list(expected.values())

@@ -2,17 +2,20 @@
 
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import webdataset
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.manifest import Reading
+from eyespot.data_pipeline.shards.members import samples
 from eyespot.data_pipeline.shards.members.samples import check_plain, samples_of
 from eyespot.data_pipeline.shards.members.skipped import Tally
-from eyespot.data_pipeline.shards.members.tar_members import scan
+from eyespot.data_pipeline.shards.members.tar_members import Member, scan
 
 Found = list[tuple[str, str | None, bool]]
 
@@ -125,3 +128,44 @@ def test_a_plain_tar_asks_only_where_an_image_has_a_companion(tmp_path: Path):
     check_plain(tmp_path, scan(write(tmp_path / "a.tar", ["IMG.1.jpg", "IMG.2.jpg", "x.jpg"])).files)
     with pytest.raises(UserError, match="--image-extension jpg"):
         check_plain(tmp_path, scan(write(tmp_path / "b.tar", ["1.jpg", "1.mask.png"])).files)
+
+
+def grouped(names: Sequence[str]) -> list[list[str]]:
+    """The members of each sample, plainly: a name that is there already begins the next sample of its key."""
+    runs: list[list[str]] = []
+    last: dict[str, list[str]] = {}
+    for name in names:
+        key = name.partition(".")[0]
+        if name in last.get(key, [name]):
+            runs.append([])
+            last[key] = runs[-1]
+        last[key].append(name)
+    return runs
+
+
+@pytest.mark.parametrize("num_hashes", [1, 2, 2**60])
+@pytest.mark.parametrize("seed", range(4))
+def test_samples_of_scattered_members(monkeypatch: pytest.MonkeyPatch, seed: int, num_hashes: int):
+    """Also where the hashes of different keys are equal; each key repeats as a single image, which may be."""
+    rng = np.random.default_rng(seed)
+    names = [f"{number}.{extension}" for number in range(20) for extension in ("jpg", "cls", "txt")]
+    names = [names[row] for row in rng.permutation(len(names))]
+    for place in sorted(rng.integers(0, len(names), 12).tolist(), reverse=True):
+        names.insert(place, f"again{place % 5}.jpg")
+        names.insert(place, f"between{place}.jpg")
+    monkeypatch.setattr(samples, "hash", lambda key: hash(key) % num_hashes, raising=False)
+    found = samples.group(Path("a.tar"), [Member(name, 0, 1) for name in names], Reading(), Tally())
+    assert [[member.name for _, member in sample.members] for sample in found] == grouped(names)
+
+
+def test_a_tar_of_many_images_takes_little_memory(tmp_path: Path):
+    """As members, runs and samples in lists it took 1,500 bytes for each image, and more with a label."""
+    count = 500
+    path = write(tmp_path / "a.tar", [f"{number:06d}.{end}" for number in range(count) for end in ("jpg", "cls")])
+    files = scan(path).files
+    tracemalloc.start()
+    try:
+        found = sum(text == "3" for _, text in samples_of(path, path, files, Reading(), Tally()))
+        assert found == count and tracemalloc.get_traced_memory()[1] < 400 * count
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,7 @@
 """What lies beside an image belongs to it by its name; where that says nothing, it is counted."""
 
 from eyespot.data_pipeline.shards.members.archives import Place
+from eyespot.data_pipeline.shards.members.found_files import FoundFile, parts_of
 from eyespot.data_pipeline.shards.members.side_files import beside, depth_beside
 from eyespot.data_pipeline.shards.members.skipped import Tally
 
@@ -29,7 +30,8 @@ def test_names_decide():
 
 def test_depth_maps_are_those_of_images_beside_them():
     names = ["a/1.jpg", "a/1.depth.png", "b/1.DEPTH.PNG", "b/1.png", "c/1.depth.png", "1.depth.png"]
-    assert depth_beside(names) == {"a/1.depth.png", "b/1.DEPTH.PNG"}
+    files = [FoundFile(name, parts_of(name), Place("", 0, 1)) for name in names]
+    assert depth_beside(files) == {"a/1.depth.png", "b/1.DEPTH.PNG"}
     place = Place("", 0, 1)
     found = beside(["a/1.jpg", "a/1.depth.jpg"], [("a/1.depth.png", place)], Tally())
     assert found == [(("depth.png", place),), ()]

@@ -7,10 +7,20 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.shards.members.tar_members import idx_text, scan
+from eyespot.data_pipeline.errors import Outage, UserError
+from eyespot.data_pipeline.shards.members.archives import plain_tar
+from eyespot.data_pipeline.shards.members.tar_members import (
+    IDX_BLOCK,
+    IdxText,
+    Member,
+    Members,
+    all_damaged,
+    idx_text,
+    scan,
+)
 
 NAMES = ["a.jpg", "folder/b c.jpg", "ünï/ç.jpg", "long/" + "x" * 180 + ".jpg", "very/" * 60 + "deep.jpg", "empty.jpg"]
 CONTENT = {name: (name * 50).encode() if name != "empty.jpg" else b"" for name in NAMES}
@@ -102,7 +112,7 @@ def test_what_is_no_plain_file_is_named(tmp_path: Path):
         subprocess.run(words, check=True)
         assert [one.reason for one in scan(tmp_path / f"{dialect}.tar").skipped.listed()] == ["a sparse file"]
     found = scan(tmp_path / "a.tar")
-    assert found.files == [] and {one.reason.split(",")[0]: one.examples for one in found.skipped.listed()} == {
+    assert not len(found.files) and {one.reason.split(",")[0]: one.examples for one in found.skipped.listed()} == {
         "a link": ["0.jpg", "1.jpg"],
         "a device": ["2.jpg"],
         "a folder": ["3.jpg"],
@@ -147,6 +157,31 @@ def test_idx_text_is_what_dalis_own_tool_writes(tmp_path: Path):
     assert idx_text([members[:2], members[2:]]) == (tmp_path / "theirs.idx").read_text()
 
 
+def test_an_idx_that_is_deflated_as_it_comes_is_the_same_text():
+    rng = np.random.default_rng(0)
+    name = [f"{number}/{word:x}.jpg" for number, word in enumerate(rng.integers(0, 2**62, 4000).tolist())]
+    samples = [[("jpg", 512 * number, number, each)] for number, each in enumerate(name)]
+    deflated = IdxText()
+    assert b"".join(deflated.blocks()) == b"v1.2 0\n"
+    for number, sample in enumerate(samples):
+        deflated.add(sample)
+        if number == 10:
+            assert b"".join(deflated.blocks()).decode() == idx_text(samples[:11])
+    deflated.add([])
+    blocks = list(deflated.blocks())
+    assert len(blocks) > 3 and max(map(len, blocks)) < 100 * IDX_BLOCK
+    assert b"".join(blocks).decode() == idx_text(samples)
+
+
+def test_packed_members_are_what_was_put_in():
+    name = ["a/1.jpg", "\udcff\udc80 odd.jpg", "ünï.png", ""] * 40
+    put = [Member(each, 512 * row * row, 2**33 - row) for row, each in enumerate(name)]
+    members = Members()
+    for member in put:
+        members.append(member)
+    assert list(members) == put and members[7] == put[7] and members[3:9:2] == put[3:9:2]
+
+
 def test_a_chain_of_long_names_is_damage(tmp_path: Path):
     name = tarfile.TarInfo("././@LongLink")
     name.type, name.size = tarfile.GNUTYPE_LONGNAME, 4
@@ -154,3 +189,21 @@ def test_a_chain_of_long_names_is_damage(tmp_path: Path):
     path.write_bytes((name.tobuf(tarfile.GNU_FORMAT) + b"abc\0".ljust(512, b"\0")) * 3000 + path.read_bytes())
     with pytest.raises(UserError, match="not a plain tar"):
         scan(path)
+
+
+def test_a_tar_that_the_disk_does_not_give_is_named(tmp_path: Path):
+    """A file of the kernel's that answers every read at its beginning with an I/O error."""
+    (tmp_path / "b.tar").symlink_to("/proc/self/mem")
+    for read in (scan, lambda path: plain_tar(path, tmp_path)):
+        with pytest.raises(Outage, match=r"b\.tar: cannot be read \(Input/output error\)"):
+            read(tmp_path / "b.tar")
+
+
+def test_all_damaged_tars_are_counted_and_some_named():
+    one = [("a.tar", "truncated")]
+    assert all_damaged(one, "fetch it again") == "a.tar: truncated; fetch it again"
+    several = [*one, *((f"{number}.tar", "cut") for number in range(30))]
+    assert all_damaged(several[:2], "x") == "a.tar: truncated; x; 1 tar more damaged: 0.tar"
+    assert all_damaged(several, "x").endswith(
+        "30 tars more damaged: " + "".join(f"{n}.tar, " for n in range(10)) + "..."
+    )

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from foreign_tables import jpeg, opened, parquet
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.shards.members.items import read_item
-from eyespot.data_pipeline.shards.outside import fetching
+from eyespot.data_pipeline.shards.outside import arrow_tables, fetching
 from eyespot.data_pipeline.shards.outside.fetching import Fetched, done_with, in_reach
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.parts.merge import merge
@@ -65,3 +66,31 @@ def test_shards_do_not_depend_on_the_stretches(tables: Path, tmp_path: Path, mon
         pack(str(tables), share.folder, workers=1, max_samples=8, goal=share)
     merge(tmp_path / "tasks")
     assert packed(tmp_path / "one") == packed(tmp_path / "some") == packed(tmp_path / "tasks")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_tasks_together_list_each_table_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "set").mkdir()
+    for table in range(4):
+        images = pyarrow.table({"image": [jpeg(20 * table + number) for number in range(20)]})
+        pyarrow.parquet.write_table(images, tmp_path / "set" / f"{table}.parquet", row_group_size=8)
+    listed, batches = list[int](), arrow_tables._Table.batches
+
+    def counted(self, names):
+        for batch in batches(self, names):
+            listed.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(arrow_tables._Table, "batches", counted)
+    pack(str(tmp_path / "set"), tmp_path / "one", workers=1, max_samples=3)
+    assert sum(listed) == 80
+    for number in (2, 0, 3, 1):
+        listed.clear()
+        share = Share(tmp_path / "tasks", Task(number, 4))
+        pack(str(tmp_path / "set"), share.folder, workers=1, max_samples=3, goal=share)
+        assert sum(listed) == (80 if number == 2 else 0), "the first task lists for all"
+    merge(tmp_path / "tasks")
+    assert packed(tmp_path / "one") == packed(tmp_path / "tasks")
+    late = Share(tmp_path / "tasks", Task(0, 4))
+    pack(str(tmp_path / "set"), late.folder, workers=1, max_samples=3, goal=late)
+    assert packed(tmp_path / "one") == packed(tmp_path / "tasks"), "a task that comes after all leaves nothing"

@@ -2,8 +2,12 @@
 
 import fcntl
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +139,7 @@ def test_what_does_not_fit_together_is_named(images: Path, parts: Path, tmp_path
     assert "task 1 packed another source or other options than task 0" in refusal(root)
     (root / PARTS / "0001-of-0003" / "part.json").write_text("{")
     assert "part.json: unreadable (not JSON" in refusal(root)
-    shutil.copytree(root / PARTS / "0000-of-0003", root / PARTS / "0000-of-0002")
+    (root / PARTS / "0000-of-0002").mkdir()
     shutil.rmtree(root / PARTS / "0001-of-0003")
     assert "holds parts of 2 and of 3 tasks" in refusal(root)
 
@@ -173,6 +177,60 @@ def test_a_damaged_part_is_named(parts: Path, tmp_path: Path):
     tar.unlink()
     assert str(tar) in refusal(root)
     assert not (root / "manifest.json").exists()
+
+
+TABLE = "tables/all-000000"
+
+
+def rewrite(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
+    """Of a part's file of JSON or rows, changed."""
+
+    def spoil(part: Path) -> None:
+        path = part / name
+        if path.suffix == ".npy":
+            np.save(path, change(np.load(path)))
+        else:
+            path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return spoil
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "copy": (lambda part: shutil.copy(part.parent / "0000-of-0003" / "part.json", part), "is of task 0/3, copied here"),
+    "tables lost": (
+        rewrite("part.json", lambda told: told | {"splits": {"": told["splits"][""] | {"num_tables": 1}}}),
+        "its tables do not tell of all items",
+    ),
+    "row lost": (rewrite(f"{TABLE}.npy", lambda rows: rows[1:]), "another kind or length"),
+    "other rows": (rewrite(f"{TABLE}.npy", lambda rows: np.zeros(len(rows))), "of another kind or length"),
+    "sums": (rewrite(f"{TABLE}.json", lambda told: told | {"sums": [1]}), "different numbers of channels"),
+    "left out": (rewrite(f"{TABLE}.json", lambda told: told | {"quarantined": [{"a": "b"}]}), "what was left out"),
+    "begins": (rewrite(f"{TABLE}.begins.npy", lambda begins: begins[::-1].copy()), "do not follow each other"),
+    "begins of another": (rewrite(f"{TABLE}.begins.npy", lambda begins: begins[1:]), "another kind or length"),
+    "pipe": (lambda part: ((part / f"{TABLE}.npy").unlink(), os.mkfifo(part / f"{TABLE}.npy")), "not a plain file"),
+    "members": (lambda part: np.savez(part / f"{TABLE}.members.npz", txt=np.zeros(2)), "no whole archive of arrays"),
+    "idx": (lambda part: (part / "shard-000000.idx").write_text("v1.2 5\njpg x y\n"), r"000\.idx: is damaged; pack"),
+    "idx cut": (lambda part: (part / "shard-000000.idx").write_text(""), r"000\.idx: is damaged; pack that"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_part_loses_nothing_silently(parts: Path, tmp_path: Path, kind: str):
+    spoil, said = DAMAGE[kind]
+    root = shutil.copytree(parts, tmp_path / "root")
+    spoil(root / PARTS / "0001-of-0003")
+    told = refusal(root)
+    assert re.search(said, told) and f"rm -r {root / PARTS / '0001-of-0003'}" in told
+    assert not (root / "manifest.json").exists()
+
+
+def test_what_is_called_otherwise_is_no_part(images: Path, parts: Path, whole: Path, tmp_path: Path):
+    root = shutil.copytree(parts, tmp_path / "root")
+    for name in ("0001-of-0003 (copy)", "9-of-2x"):
+        shutil.copytree(root / PARTS / "0001-of-0003", root / PARTS / name)
+    pack_part(images, root, 1, 3, max_samples=5)
+    merge(root)
+    assert content(root) == content(whole)
 
 
 def test_two_merges_at_once(parts: Path, tmp_path: Path):
