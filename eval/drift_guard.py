@@ -20,6 +20,7 @@ from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.online_probe import OnlineProbe
+from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.run_data import RunData
@@ -67,7 +68,7 @@ class DriftGuard(OnlineProbe):
             step: how many steps lie behind.
 
         Raises:
-            UserError: the run is to stop on drift, and nothing can be measured.
+            UserError: the run is to stop on drift, or has samples for it, and nothing can be measured.
         """
         with agreed():
             kept = _kept(self._path) if world.rank == 0 else None
@@ -78,8 +79,14 @@ class DriftGuard(OnlineProbe):
                 if world.rank == 0 and known[1]:
                     _keep(self._path, *known)
         self._since, self._start = known
-        if not self._start and self._data.run.stop_on_drift:
-            raise UserError("stop_on_drift True: needs labelled samples to measure drift on; leave it out")
+        if not self._start:
+            if guard := self._data.run.start.guard:
+                raise UserError(f"start.guard {guard}: drift is measured on labelled samples; name shards with labels")
+            if self._data.run.stop_on_drift:
+                raise UserError(
+                    "stop_on_drift True: needs labelled samples to measure drift on; leave it out, or name some by"
+                    " --start.guard SHARDS"
+                )
         if self._start and world.rank == 0:
             shares = ", ".join(f"{_named(name)} {_share(right)}" for name, right in self._start.items())
             log.info("drift is measured from step %d on: %s", self._since, shares)
@@ -111,7 +118,9 @@ class DriftGuard(OnlineProbe):
             log.info("drift: the encoder is no longer below the weights that it began with")
         self._warned = set(fallen)
         if self._data.run.stop_on_drift and (said := gather_objects(what if fallen else "")[0]):
-            raise TrainingError(f"stopped by --stop-on-drift: {said}; the last checkpoint is from before")
+            last = newest(self._data.run.run_dir)
+            kept = f"{last.name} is from before" if last else "no checkpoint is from before: --save-every more often"
+            raise TrainingError(f"stopped by --stop-on-drift: {said}; {kept}")
 
 
 def paired(now: Bool[Tensor, " n"], before: Bool[Tensor, " n"]) -> tuple[float, float]:

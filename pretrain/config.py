@@ -15,6 +15,7 @@ from eyespot.data_pipeline.loading.nvjpeg import Decode, NvjpegConfig
 from eyespot.data_pipeline.order.sample_order import SHUFFLE_WINDOW
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS
 from eyespot.data_pipeline.ranges import check_ranges
+from eyespot.data_pipeline.stores.location import check_on_disk
 from eyespot.pretrain.objective import Objective
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class DataConfig:
     """Folder on a disk of each node's own, where its ranks share what they fetch of the shards: an object store's, or a
     network file system's. None = local shards are read in place, and of remote ones each rank holds its part in memory.
     It stays for the next start, and may serve many runs."""
-    cache_gb: Annotated[float, Gt(0)] = field(default=CACHE_GB, metadata=SAID_IF_SET)
+    cache_gb: Annotated[float, Gt(0), Le(1e9)] = field(default=CACHE_GB, metadata=SAID_IF_SET)
     """What that folder may have, 10^9 bytes; what was not asked for the longest goes first. At least two shuffle
     windows of a node; where all shards fit, they are fetched once."""
     shuffle_window: Annotated[int, Ge(1)] = SHUFFLE_WINDOW
@@ -117,6 +118,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "data.")
+        if self.cache_dir is not None:
+            check_on_disk(self.cache_dir, "data.cache_dir", "what is fetched of a store is")
         if self.shards is not None:
             self.shards = str(self.shards)  # who writes recipes may give a path
         if len(self.mean or ()) != len(self.std or ()):
@@ -199,6 +202,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_on_disk(self.run_dir, "run_dir", "runs are")
         self.objective.check_batch(self.data.batch_size)
 
 

@@ -104,8 +104,7 @@ class Objective(nn.Module, ABC):
     """What the rows of ``picture`` show, from above: captions; empty = the views."""
 
     only_encodes: ClassVar[bool] = False
-    """Nothing but encoders reads the views, at most in another order or turned: on a GPU under bf16 they then come in
-    bf16, which takes half the memory; autocast would round them so anyway."""
+    """Encoders alone read the views, at most reordered or turned: under bf16 a GPU gets them so, in half the memory."""
 
     any_bands: ClassVar[bool] = False
     """Whether it learns from images of any number of bands: no step of it knows red, green and blue."""
@@ -118,6 +117,9 @@ class Objective(nn.Module, ABC):
 
     undecayed: tuple[str, ...] = ()
     """Names of parameters that no weight decay reaches, beside vectors (see ``optimizers.parameter_groups``)."""
+
+    slower: ClassVar[dict[str, float]] = {}
+    """Of parts of it that learn at a share of the rate, that share by the part's name."""
 
     num_classes: int | None = None
     """How many classes it can tell apart: labels must lie below; None = any number."""
@@ -135,8 +137,7 @@ class Objective(nn.Module, ABC):
     """Whether it says how likely an image's caption is (see ``caption_log_likelihood``)."""
 
     refresh_epochs: float | None = None
-    """Epochs between two calls of ``refresh``, the first of them before the first step; inf = only that one; None =
-    never."""
+    """Epochs between two calls of ``refresh``, the first before the first step; inf = only that one; None = never."""
 
     refresh_samples: int | None = None
     """Of how many samples ``refresh`` is told, spread evenly over those of the run; None = of all."""

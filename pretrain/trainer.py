@@ -122,7 +122,7 @@ class Trainer:
         parts = {"meter": self.meter, "watch": watch}
         self.metrics = StepLog(run, self.loader, self.tracker, position, looks, HeadWatch(), **parts)
         self.batches = StepBatches(run, world, self.engine, self.loader, stop=self.vote, **parts)
-        announce(run, recipe, manifest, world, num_parameters, self.views.counted_as)
+        announce(data, recipe, num_parameters, self.views.counted_as)
 
     def fit(self, console: Console) -> Outcome:
         """The loop. Closes the tracker with how it ended."""

@@ -27,6 +27,7 @@ from eyespot.eval.release.write import release
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed import process_group
 from eyespot.pretrain.images.image_grid import as_seen, shown_bands
+from eyespot.pretrain.loop.first_checks import before_folder
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 from eyespot.pretrain.recipe_lookup import make_run
 from eyespot.pretrain.trainer import fit
@@ -182,6 +183,12 @@ def test_what_does_not_fit_is_said_in_a_line(shards: Path, tmp_path: Path):
     run = small_run("rotation_tiny", shards, tmp_path / "run")
     with pytest.raises(UserError, match=r"^objective Rotation: is made for red, green and blue"):
         fit(run, "rotation_tiny")
+    run = small_run("inpainting_tiny", shards, tmp_path / "run")
+    run.encoder = replace(run.encoder, name="test_resnet", patch_size=None)  # with which it cannot be made for six
+    with pytest.raises(
+        UserError, match=r"^objective Inpainting: is made for red, green and blue.* mae, simclr or dino"
+    ):
+        before_folder(run, ALONE, None)
 
 
 def test_a_run_of_bands_is_judged_and_its_release_loads_by_timm(trained: Path, shards: Path, tmp_path: Path):

@@ -47,7 +47,7 @@ from eyespot.eval.release.towers.tower_files import read_towers, save_tensors, w
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.loop import initial_weights
-from eyespot.pretrain.loop.initial_weights import fresh_objective
+from eyespot.pretrain.loop.initial_weights import EMA, fresh_objective
 from eyespot.pretrain.objective import Objective
 
 Quantizer = Callable[[Path, Origin, nn.Module, dict[str, Tensor]], tuple[str, dict[str, Any], dict[str, Tensor]]]
@@ -139,6 +139,8 @@ def _meant(
     evaluated: bool,
 ) -> tuple[Origin, nn.Module]:
     """Where the encoder comes from, and it."""
+    if student == EMA:
+        raise UserError("--student ema: the average of the encoder's weights is no student; say --weights ema")
     if student and (ema or average):
         raise UserError(f"--student {student}: its weights alone can be released; leave --weights and --average out")
     if not average:

@@ -25,6 +25,8 @@ _CHARTS = {  # by metric: which section shows it, its title and unit, whether th
     "gpu/ecc_errors": ("speed", "Memory errors (ECC) that GPUs could not correct", "", True),
     "online/linear": ("watched", "Linear probe (%)", "%", False),
     "online/knn": ("watched", "Nearest neighbours (%)", "%", False),
+    "drift/linear": ("watched", "Linear probe, change since the given weights (%)", "%", False),
+    "drift/knn": ("watched", "Nearest neighbours, change since the given weights (%)", "%", False),
     "health/positive_similarity": ("watched", "Cosine of two views of one image", "", False),
     "health/negative_similarity": ("watched", "Cosine of different images", "", False),
     "health/alignment": ("watched", "Alignment: distance of two views, squared", "", False),

@@ -30,6 +30,7 @@ _CHILD = re.compile(r"^(\d+)\.")
 _OF_RESNET = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _CONSUMED = re.compile(r"^(pos_embed|cls_token|register_tokens|storage_tokens)$|\.qkv\.bias(_mask)?$|^patch_embed\.")
 """What a filter of timm's makes other tensors of, under other names or in other shapes."""
+_COUNTER = "num_batches_tracked"
 _FIRST = ("patch_embed.proj.weight", "conv1.weight", "0.weight", "downsample_layers.0.0.weight")
 Filter = Callable[..., Mapping[str, Tensor]]
 
@@ -71,6 +72,8 @@ def translated(found: Mapping[str, Tensor], encoder: nn.Module) -> Translated:
         if id(tensor) not in taken and not (filtered is not named and _CONSUMED.search(name))
     ]
     changes = _shape_changes(named, own, wanted)
+    if count := _begin_counters(own, wanted):
+        changes.append(f"{count} counters of batch norm, which files from before torch 0.4.1 lack, begin at 0")
     if (change := _fit_channels(own, wanted, encoder)) is not None:
         changes.append(change)
     return Translated(tensors=own, beside=beside, changes=changes, refusal=_lost_bias(named, own))
@@ -121,6 +124,19 @@ def _filtered(named: Mapping[str, Tensor], encoder: nn.Module) -> dict[str, Tens
     except Exception:  # it was written for files that are as it thinks
         return dict(named)
     return {name: tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
+
+
+def _begin_counters(own: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> int:
+    """Gives batch norms their counter of batches as torch does, where a file has none of any; how many.
+
+    torchvision's published ResNets are of that age. A file that lacks some only is damaged.
+    """
+    counters = [name for name in wanted if name.endswith(_COUNTER)]
+    means = [name.removesuffix(_COUNTER) + "running_mean" for name in counters]
+    if any(name in own for name in counters) or not all(name in own for name in means):
+        return 0
+    own.update({name: torch.zeros(wanted[name].shape, dtype=wanted[name].dtype) for name in counters})
+    return len(counters)
 
 
 def _lost_bias(named: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -11,7 +11,7 @@ code. A folder is complete or absent; ``writer.py`` writes it. Decisions 0003 an
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -32,7 +32,7 @@ from eyespot.data_pipeline.patience import is_outage, words
 from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
 from eyespot.pretrain.checkpoints.folders import newest
-from eyespot.pretrain.checkpoints.low_rank import merged
+from eyespot.pretrain.checkpoints.low_rank import NAMES, merged
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.rendezvous import restarted
 
@@ -126,7 +126,8 @@ def load(folder: Path, load_tensors: LoadTensors) -> Meta:
 
     load_tensors(read)
     if left := sorted(set.intersection(*gather_objects(unread))):
-        raise UserError(f"checkpoint {folder}: holds {left[0]}, which this run does not have; {_other_writer(left[0])}")
+        why = _other_writer(left[0], _has_steps(left))
+        raise UserError(f"checkpoint {folder}: holds {left[0]}, which this run does not have; {why}")
     return meta
 
 
@@ -224,15 +225,16 @@ class _Stored(HuggingFaceStorageReader):
 
     def check(self, tensors: dict[str, Tensor]) -> None:
         """Raises a UserError on the first tensor that is not stored, or in another shape or type."""
+        other_rank = _has_steps(tensors) != _has_steps(self.tensors)
         for name, tensor in tensors.items():
             kept = self.tensors.get(name)
             if kept is None:
-                raise UserError(f"checkpoint {self._folder}: has no tensor {name}; {_other_writer(name)}")
+                raise UserError(f"checkpoint {self._folder}: has no tensor {name}; {_other_writer(name, other_rank)}")
             is_kept, is_asked = (kept.size, kept.properties.dtype), (tensor.shape, tensor.dtype)
             if is_kept != is_asked:
                 raise UserError(
                     f"checkpoint {self._folder}: {name} is {_describe(*is_kept)}, this run's is"
-                    f" {_describe(*is_asked)}; {_other_writer(name)}"
+                    f" {_describe(*is_asked)}; {_other_writer(name, other_rank)}"
                 )
 
     def fill(self, tensors: dict[str, Tensor]) -> None:
@@ -277,7 +279,17 @@ def _unreadable(folder: Path, name: str, error: OSError) -> Exception:
     return kind(f"checkpoint {folder}: {name} cannot be read ({words(error)})")
 
 
-def _other_writer(name: str) -> str:
+def _has_steps(names: Iterable[str]) -> bool:
+    """Whether low-rank steps, or what an optimiser keeps of them, are among those tensors."""
+    return any(f".{step}" in name for name in names for step in NAMES)
+
+
+def _other_writer(name: str, other_rank: bool) -> str:
+    if other_rank or _has_steps([name]):
+        return (
+            "it was written with another --start.lora-rank: resume with that one, or let a new run begin with"
+            " --start.model CHECKPOINT"
+        )
     if name.startswith(AVERAGE):
         return "one of them has an average of the encoder's weights: resume with the --optim.ema that wrote it"
     what = "with another optimiser: resume with that one" if name.startswith(OPTIMIZER) else "by another recipe"

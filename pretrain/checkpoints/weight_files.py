@@ -142,7 +142,7 @@ def fitted(
         place, found = max(tried, key=lambda pair: sum(name in wanted for name in pair[1].tensors))
         if found.refusal:
             raise UserError(f"{source}: {place}{found.refusal}")
-        check_tensors(wanted, found.tensors, source, "choose the encoder.* that it was saved from")
+        check_tensors(wanted, found.tensors, source, _advice(wanted, found.tensors, held))
     elif not prefix and any(not _same(fitting[0][1], other) for _, other in fitting[1:]):
         raise UserError(
             f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{place}*' for place, _ in fitting)}; say"
@@ -170,6 +170,14 @@ def _fits(found: Translated, wanted: Mapping[str, Tensor]) -> bool:
     return not found.refusal and {name: tensor.shape for name, tensor in found.tensors.items()} == {
         name: tensor.shape for name, tensor in wanted.items()
     }
+
+
+def _advice(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> str:
+    """What to do about a file of other tensors; where most names are foreign, they may be the right ones."""
+    chosen = "choose the encoder.* that it was saved from"
+    if not held or 2 * len(wanted.keys() & found.keys()) >= len(wanted):
+        return chosen
+    return f"most names there are not the encoder's, the first is {next(iter(held))}: {chosen}, or rename all to timm's"
 
 
 def _same(one: Translated, other: Translated) -> bool:
@@ -267,11 +275,23 @@ def _of_checkpoint(content: bytes, source: str) -> dict[str, Tensor]:
     _collect(held, "", found, _MAX_DEPTH)
     if not found:
         raise UserError(f"{source}: holds no tensors by name; save the encoder's state dict in it")
+    for name, tensor in found.items():
+        if kind := _kind_without_numbers(tensor):
+            raise UserError(f"{source}: {name} is {kind}; save it as a dense tensor of {_named(torch.float32)}")
     return found
 
 
+def _kind_without_numbers(tensor: Tensor) -> str:
+    """What a tensor is called whose numbers do not lie in the file one by one; empty where they do."""
+    if tensor.is_meta:
+        return "on the meta device, where tensors have no numbers"
+    if tensor.is_quantized:
+        return "quantized"
+    return "" if tensor.layout == torch.strided else "sparse"
+
+
 def _collect(held: Any, name: str, found: dict[str, Tensor], depth: int) -> None:
-    if isinstance(held, Tensor) and name and not held.is_sparse and not held.is_quantized:
+    if isinstance(held, Tensor) and name:
         found[name] = held.detach()
     elif isinstance(held, Mapping) and depth:
         for key, value in held.items():

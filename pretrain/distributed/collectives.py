@@ -136,6 +136,14 @@ def _rank_sum(part: Tensor, name: str) -> Tensor:
     return total
 
 
+@operator("rank_max", fake=lambda part, name: torch.empty_like(part))
+def _rank_max(part: Tensor, name: str) -> Tensor:
+    largest = part.clone(memory_format=torch.contiguous_format)
+    if name:
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=named_group(name))
+    return largest
+
+
 def _backward_of_gather(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
     """Every rank's loss depends on this rank's rows."""
     ranks = named_group(ctx.name)
@@ -176,6 +184,17 @@ def rank_sum(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
         group: the ranks; None = the default group, or this process alone.
     """
     return _rank_sum(part, group_name(group))
+
+
+@torch.no_grad()
+def rank_max(part: Tensor, *, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The largest of all ranks' numbers at each place, on each of them; without gradient.
+
+    Args:
+        part: any numbers; of the same shape everywhere.
+        group: the ranks; None = the default group, or this process alone.
+    """
+    return _rank_max(part, group_name(group))
 
 
 def num_rows(rows: Tensor, *, group: dist.ProcessGroup | None = None) -> int:

@@ -1,6 +1,6 @@
 """What can be said against a run before anything of it is on disk: by what was asked for, and by this machine."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,6 +8,7 @@ from timm.layers.patch_embed import PatchEmbed
 
 from eyespot.data_pipeline.augment.views import RandomView
 from eyespot.data_pipeline.errors import UserError
+from eyespot.data_pipeline.loading.bands.band_views import RGB
 from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
 from eyespot.data_pipeline.loading.members.sound_views import check_sounds
 from eyespot.data_pipeline.loading.sample_files import check_files
@@ -74,6 +75,10 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
     if run.data.ids is None:
         check_enough(run.data.batch_size // run.data.accumulate, shards.manifest.num_samples, shards)
+    if run.encoder.channels != RGB:  # a method of red, green and blue alone cannot be made for others
+        alike = objective_of(replace(run, encoder=replace(run.encoder, channels=RGB)))
+        if alike is not None:
+            check_bands(run, alike, shards)
     objective = objective_of(run)
     if objective is not None:
         if not branches:
@@ -108,6 +113,9 @@ def _check_start(run: Run, *, branches: bool) -> None:
     for name, value in (("freeze_steps", start.freeze_steps), ("lora_rank", start.lora_rank)):
         if value and not (branches or start.model or start.weights):
             raise UserError(f"start.{name} {value}: there are no weights to keep; add --start.model NAME")
+    for name, value in (("prefix", start.prefix), ("sha256", start.sha256)):
+        if value and not (branches or start.weights):
+            raise UserError(f"start.{name} {value}: there is no file that it is of; add --start.weights FILE")
     if start.freeze_steps and (run.optim.stages or start.freeze_steps >= run.steps):
         why = "optim.stages says so, too" if run.optim.stages else f"the run has {run.steps} steps"
         raise UserError(f"start.freeze_steps {start.freeze_steps}: {why}; leave it out, or lower it")

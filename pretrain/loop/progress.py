@@ -8,10 +8,8 @@ from types import TracebackType
 
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.progress_bar import ProgressBar
-from eyespot.data_pipeline.shards.manifest import Manifest
 from eyespot.data_pipeline.terminal import plural
-from eyespot.pretrain.config import Run
-from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.loop.schedule import effective_rate
 
 log = logging.getLogger("eyespot")
@@ -65,20 +63,18 @@ class TrainingProgress:
             )
 
 
-def announce(
-    run: Run, recipe: str, manifest: Manifest, world: World, num_parameters: int, counted_as: str = "images"
-) -> None:
+def announce(data: RunData, recipe: str, num_parameters: int, counted_as: str = "images") -> None:
     """Says at the start what is about to be computed: sizes, epochs, and the learning rate that really applies."""
-    data, rate = run.data, effective_rate(run.optim.lr, run.data.batch_size)
-    epochs = run.steps * data.batch_size / manifest.num_samples
+    run, world, manifest, count = data.run, data.world, data.shards.manifest, data.num_samples
+    rate, epochs = effective_rate(run.optim.lr, run.data.batch_size), run.steps * run.data.batch_size / count
     log.info("%s: %s, %.1f M parameters, in %s", recipe, run.encoder.name, num_parameters / 1e6, run.run_dir)
-    count, kind = manifest.num_samples, "sample" if manifest.frames else "image"
-    counts = plural(count, kind), plural(run.steps, "step")
-    log.info("data: %s, %s, %.1f epochs in %s", manifest.name, counts[0], epochs, counts[1])
+    of = plural(manifest.num_samples, "sample" if manifest.frames else "image")
+    of = of if count == manifest.num_samples else f"{count:,} of {of}"
+    log.info("data: %s, %s, %.1f epochs in %s", manifest.name, of, epochs, plural(run.steps, "step"))
     log.info(
         "batch %d = %s x %s x %d %s; learning rate %g = %g per 256 %s; %s on %s, engine %s",
-        *(data.batch_size, plural(world.size, "rank"), plural(data.accumulate, "micro-batch")),
-        *(data.batch_size // world.size // data.accumulate, counted_as),
+        *(run.data.batch_size, plural(world.size, "rank"), plural(run.data.accumulate, "micro-batch")),
+        *(run.data.batch_size // world.size // run.data.accumulate, counted_as),
         *(rate, run.optim.lr, counted_as, run.precision, world.device, run.engine),
     )
     if world.cores:

@@ -3,13 +3,11 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import Outage, UserError
 from eyespot.data_pipeline.loading.bands.band_views import RGB, channels_of, only_of_rgb
@@ -17,6 +15,7 @@ from eyespot.data_pipeline.loading.batch import Batch
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
 from eyespot.data_pipeline.loading.cpu_share import cpu_share
 from eyespot.data_pipeline.loading.loader import LoaderSpec, make_loader
+from eyespot.data_pipeline.loading.mixtures.chosen_ids import read_ids
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import MixedShards, find_shards
 from eyespot.data_pipeline.loading.mixtures.source_bounds import is_paged
 from eyespot.data_pipeline.loading.mixtures.source_mixing import source_mixing
@@ -53,6 +52,11 @@ class RunData:
     """The samples whose labels ``data.labeled_ids`` lets the run see; None = all that have one."""
     lane_frame: int
     """Samples that are dealt to the lanes: the micro-batch that the run began with."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples the run learns from."""
+        return self.shards.manifest.num_samples if self.ids is None else len(self.ids)
 
     @property
     def sample_ids(self) -> SampleIds:
@@ -100,7 +104,7 @@ class RunData:
     def _seen_labels(self) -> tuple[int, int, int]:
         """How many samples the run learns from, of how many of these it sees no label, and the highest that it sees."""
         manifest = self.shards.manifest
-        count = manifest.num_samples if self.ids is None else len(self.ids)
+        count = self.num_samples
         if self.labeled_ids is not None:
             seen = self.labeled_ids if self.ids is None else np.intersect1d(self.ids, self.labeled_ids)
             labels = self.shards.rows(seen)["label"]
@@ -161,8 +165,8 @@ def open_data(run: Run, world: World, shards: Opened = None) -> RunData:
         shards: where they are open already.
 
     Raises:
-        UserError: there are no shards or they are damaged; ``data.ids`` or ``data.labeled_ids`` cannot be read, or
-            names no samples, one twice, one that is not there or, of the labels, that has none.
+        UserError: there are no shards or they are damaged; ``data.ids`` or ``data.labeled_ids`` is no list of their
+            samples (``read_ids``) or, of the labels, names some that have none.
         Outage: the file system does not give them, or the run read them before and they are gone.
     """
     patience, asked = patience_seconds(run, world), run.data.read_patience_seconds
@@ -251,9 +255,9 @@ def chosen_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n"]
     """The samples that ``data.ids`` names, of a mixture source after source, each at most its cap; None = all.
 
     Raises:
-        UserError: the file cannot be read, or names no samples, one twice, or one that is not there.
+        UserError: see ``read_ids``.
     """
-    named = None if data.ids is None else read_ids(f"data.ids {data.ids}", data.ids, shards.manifest)
+    named = None if data.ids is None else read_ids(f"data.ids {data.ids}", data.ids, shards)
     return shards.chosen(named)
 
 
@@ -271,34 +275,12 @@ def _labeled_ids(data: DataConfig, shards: ShardFolder) -> Int64[np.ndarray, " n
     if data.labeled_ids is None:
         return None
     field = f"data.labeled_ids {data.labeled_ids}"
-    ids = read_ids(field, data.labeled_ids, shards.manifest)
+    ids = read_ids(field, data.labeled_ids, shards)
     unlabeled = ids[shards.rows(ids)["label"] < 0]
     if len(unlabeled):
         raise UserError(
             f"{field}: {len(unlabeled)} of {plural(len(ids), 'sample')} have no label (the first: {unlabeled[0]})"
         )
-    return ids
-
-
-def read_ids(field: str, path: Path, manifest: Manifest) -> Int64[np.ndarray, " n"]:
-    """Sample ids that a file names, one a line, in its order.
-
-    Args:
-        field: how an error calls it.
-        path: the file.
-        manifest: of the shards whose samples they are.
-
-    Raises:
-        UserError: it cannot be read, or names no samples, one twice, or one that is not there.
-    """
-    try:
-        ids = np.array([int(line) for line in foreign_json.read_bytes(path).decode().split()], np.int64)
-    except foreign_json.ForeignJsonError as error:
-        raise UserError(f"{field}: {error.why}; write one id a line") from error
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{field}: cannot be read as one id a line ({error})") from error
-    if not len(ids) or len(np.unique(ids)) < len(ids) or ids.min() < 0 or ids.max() >= manifest.num_samples:
-        raise UserError(f"{field}: must name different samples from 0 to {manifest.num_samples - 1}, at least one")
     return ids
 
 
@@ -338,7 +320,7 @@ def check_bands(run: Run, objective: Objective, shards: ShardFolder) -> None:
     if not objective.any_bands:
         raise UserError(
             f"objective {method}: is made for red, green and blue, and {shards.path} holds images of {bands}; take mae,"
-            " simclr, dino or another that the page of methods says is of any bands"
+            " simclr or dino, which are of any bands"
         )
     for one in fields(run.objective):
         view = getattr(run.objective, one.name)

@@ -129,3 +129,33 @@ def sincos_times(dim: int, count: int) -> Float64[Tensor, "n dim"]:
         return torch.empty((count, dim), dtype=torch.float64)
     angles = np.arange(count)[:, None] * 10000.0 ** (-np.arange(dim // 2) / (dim / 2))
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles) - 1], axis=1))
+
+
+def axial_angles(dim: int, height: int, width: int) -> Float[Tensor, "n half"]:
+    """By how much each pair of ``dim`` channels is turned at each patch of a grid, row-major: axial RoPE.
+
+    The image is the unit square, 0 in the middle of the first patch and 1 in that of the last. The first dim / 4 pairs
+    are turned by the row, the others by the column, 7 times around the whole square the first and 7 / 10,000 times the
+    last: frequencies are those of CAPI (Darcet et al. 2025, arXiv:2502.08769, the authors' model.py).
+
+    Args:
+        dim: channels of an attention head, a multiple of 4.
+        height: patches above each other.
+        width: patches beside each other.
+    """
+    frequencies = 2 * math.pi * 7 * 10000 ** -torch.linspace(0, 1, dim // 4)
+    sides = [torch.linspace(0, 1, count) if count > 1 else torch.zeros(1) for count in (height, width)]
+    places = torch.cartesian_prod(*sides)
+    return (places[:, :, None] * frequencies).flatten(1)
+
+
+def turned(channels: Float[Tensor, "b h n d"], angles: Float[Tensor, "b 1 n half"]) -> Float[Tensor, "b h n d"]:
+    """Channels i and i + d / 2 as a point of the plane, turned by an angle (RoPE, Su et al. 2021, arXiv:2104.09864).
+
+    Args:
+        channels: of the queries or keys of each head.
+        angles: of each pair, in all heads alike.
+    """
+    one, other = channels.chunk(2, -1)
+    cos, sin = angles.cos().to(channels.dtype), angles.sin().to(channels.dtype)
+    return torch.cat([one * cos - other * sin, one * sin + other * cos], -1)

@@ -3,6 +3,7 @@
 What SwAV clusters by, and what the heads of DINO, iBOT and DINOv2 end in.
 """
 
+import math
 from typing import cast
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from eyespot.pretrain.distributed.collectives import rank_sum
+from eyespot.pretrain.distributed.collectives import num_ranks, rank_max, rank_sum
 
 
 class Prototypes(nn.Module):
@@ -108,3 +109,32 @@ def balanced(
         of_rows = assignments.sum(-1, keepdim=True)
         assignments = assignments / (of_rows if counted is None else of_rows.where(counted[:, None], 1.0))
     return assignments
+
+
+@torch.no_grad()
+def balanced_scores(scores: Float[Tensor, "*p b k"], num_rounds: int) -> Float[Tensor, "*p b k"]:
+    """``balanced`` for scores of any size, where exponentials could overflow, or a whole row of them underflow.
+
+    The same rounds on Q = exp(scores), with everything as logarithms. All ranks must have as many rows.
+
+    Args:
+        scores: of this rank's rows, already divided by a temperature. Tables before them are each on its own.
+        num_rounds: how often.
+
+    Returns:
+        Rows that sum to 1, in float32 at least.
+    """
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    share = math.log(wide.shape[-2] * num_ranks() / wide.shape[-1])
+    of_rows = torch.zeros_like(wide[..., :1])
+    of_columns = torch.zeros_like(wide[..., :1, :])
+    for _ in range(num_rounds):
+        of_columns = share - _log_sum_over_ranks(wide + of_rows)
+        of_rows = -(wide + of_columns).logsumexp(-1, keepdim=True)
+    return (wide + of_columns).softmax(-1)
+
+
+def _log_sum_over_ranks(logarithms: Float[Tensor, "*p b k"]) -> Float[Tensor, "*p 1 k"]:
+    """Logarithm of each column's sum over all ranks' rows."""
+    most = rank_max(logarithms.amax(-2, keepdim=True))
+    return most + rank_sum((logarithms - most).exp().sum(-2, keepdim=True)).log()

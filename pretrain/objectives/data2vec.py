@@ -15,7 +15,8 @@ What differs from the authors' code: timm's blocks norm before attention and fee
 of timm's first blocks are said to be a part of the patches' embedding there, so that K = 10 is all the rest; their
 squares are summed over channels and divided by their root, a factor on all of the loss; of a hidden patch the decoder
 is given nothing where theirs gets noise of 0.01; the share of hidden patches is exact, theirs is first drawn within
-0.07 of it.
+0.07 of it. Their cls_loss of 0.01 multiplies a sum over a GPU's 16 images and their 16 masks, where the loss of patches
+is a mean: between means it is 2.56, on any number of GPUs.
 
 It is the student that is kept. ``encode`` gives the mean of the patches.
 """
@@ -79,7 +80,7 @@ class Data2Vec(Objective):
         """Height and width of each, patches: odd."""
         decoder_groups: Annotated[int, Ge(1)] = 16
         """Groups of channels of each."""
-        class_weight: Annotated[float, Ge(0)] = 0.01
+        class_weight: Annotated[float, Ge(0)] = 2.56
         """Weight of what the class token must say, against all patches; where there is none it does not count."""
         momentum: Annotated[float, Ge(0), Le(1)] = 0.9998
         """The teacher's momentum at the first step, 0..1."""

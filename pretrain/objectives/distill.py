@@ -241,6 +241,8 @@ def _student(text: str, image_size: int) -> tuple[str, EncoderConfig]:
         raise UserError(f"{what}: write NAME=ARCHITECTURE, the name in small letters: conv=resnet18,small_stem")
     if hasattr(nn.ModuleDict, name):
         raise UserError(f"{what}: {name} means something else to torch; choose another name")
+    if name == "ema":
+        raise UserError(f"{what}: RUN@ema is the average of the encoder's weights (--optim.ema); choose another name")
     asked: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")

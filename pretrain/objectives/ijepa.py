@@ -18,8 +18,8 @@ The paper writes a squared distance; smooth_l1 is the authors' code's. What diff
   smallest one has; which ones is drawn, too.
 - Blocks are each sample's own, sizes too: there area and aspect of all blocks of a batch follow from one number. A
   target block that leaves too little to be seen lies where the one before it lies (14 x 14: one image in a hundred).
-- Weight decay stays what it is, theirs rises from 0.04 to 0.4 along a cosine; predictor and encoder are initialised as
-  timm does, theirs then divides the last layers of block l by sqrt(2 l).
+- The encoder is initialised as timm does; theirs then divides the last layers of block l by sqrt(2 l), as here the
+  predictor's are.
 
 A class token, where the encoder has one, takes part in the encoder's attention only: the predictor does not see it, and
 ``encode`` gives the mean of the patches.
@@ -27,15 +27,15 @@ A class token, where the encoder has one, takes part in the encoder's attention 
 To expect: ViT-H/14 on ImageNet-1k, 300 epochs: 79.3 % linear probe; ViT-B/16, 600 epochs: 72.9 % (table 1).
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float, Int
-from timm.layers.drop import DropPath
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ from eyespot.pretrain.families.masked_autoencoder import CropScale, check_crop
 from eyespot.pretrain.images.image_grid import NUM_PICTURED
 from eyespot.pretrain.images.patchify import patchify, take, unpatchify
 from eyespot.pretrain.images.target_blocks import Blocks, multi_block
-from eyespot.pretrain.networks.ema_teacher import follow, make_teacher
+from eyespot.pretrain.networks.ema_teacher import follow, make_steady_teacher
 from eyespot.pretrain.networks.encoders import encode_visible, mean_features, require_vit
 from eyespot.pretrain.networks.positions import check_sincos, fix_positions, sincos_positions
 from eyespot.pretrain.objective import About, Objective
@@ -132,10 +132,7 @@ class IJEPA(Objective):
         )
         self.blocks.check()
         fix_positions(self.student, "IJEPA")
-        self.encoder = make_teacher(self.student)
-        for part in self.encoder.modules():
-            if isinstance(part, DropPath):
-                part.drop_prob = 0.0
+        self.encoder = make_steady_teacher(self.student)
         self.predictor = Predictor(self.student.embed_dim, self.blocks.grid, config)
 
     def views(self) -> ViewSpec:
@@ -234,6 +231,10 @@ class Predictor(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for number, block in enumerate(cast("list[Block]", list(self.blocks)), 1):
+                for layer in (block.attn.proj, block.mlp.fc2):
+                    cast(nn.Linear, layer).weight.div_(math.sqrt(2 * number))
 
     def forward(
         self,

@@ -127,18 +127,22 @@ def parameter_groups(
     It is the grouping of MAE's authors: by the number of dimensions, so class and mask tokens decay, but where an
     objective counts them among its ``undecayed``. MoCo's authors decay everything. With a ``layer_decay`` below 1 there
     are two groups for each layer, whose ``lr_scale`` is layer_decay^(layers after it): an engine multiplies the rate by
-    it.
+    it. So it is for what an objective's ``slower`` names, the share of the rate by the name of a part.
     """
     cut = [list(module.parameters())] if layer_decay == 1 else layers(module)
     spared = {id(module.get_parameter(name)) for name in getattr(module, "undecayed", ())}
+    slower: dict[str, float] = getattr(module, "slower", {})
+    share = {id(p): rate for part, rate in slower.items() for p in module.get_submodule(part).parameters()}
     groups: list[dict[str, Any]] = []
     for after, layer in zip(reversed(range(len(cut))), cut, strict=True):
         trainable = [parameter for parameter in layer if parameter.requires_grad]
-        scale = {} if layer_decay == 1 else {"lr_scale": layer_decay**after}
-        matrices = [parameter for parameter in trainable if parameter.ndim > 1 and id(parameter) not in spared]
-        vectors = [parameter for parameter in trainable if parameter.ndim <= 1 or id(parameter) in spared]
-        groups.append({"params": matrices, "weight_decay": weight_decay, **scale})
-        groups.append({"params": vectors, "weight_decay": weight_decay if decay_vectors else 0.0, **scale})
+        for rate in sorted({1.0, *share.values()}, reverse=True):
+            alike = [parameter for parameter in trainable if share.get(id(parameter), 1.0) == rate]
+            scale = {} if layer_decay == rate == 1 else {"lr_scale": rate * layer_decay**after}
+            matrices = [parameter for parameter in alike if parameter.ndim > 1 and id(parameter) not in spared]
+            vectors = [parameter for parameter in alike if parameter.ndim <= 1 or id(parameter) in spared]
+            groups.append({"params": matrices, "weight_decay": weight_decay, **scale})
+            groups.append({"params": vectors, "weight_decay": weight_decay if decay_vectors else 0.0, **scale})
     return groups
 
 

@@ -9,9 +9,9 @@ from eyespot.pretrain.recipes.gate import SMALL_VIT, Gate
 
 
 def capi_vitl14_in1k() -> Run:
-    """ViT-L/14 with 4 registers on ImageNet-1k, 500,000 steps of 2,048 images: the paper's setting, as remembered.
+    """ViT-L/14 with 4 registers on ImageNet-1k, 500,000 steps of 2,048: the authors' default_pretrain_config.yaml.
 
-    Its learning rate is cut off before it is 0; here the cosine goes to the end.
+    Its data are ImageNet-22k, and its rate is cut off at four fifths of the cosine, which goes to the end here.
     """
     return Run(
         objective=CAPI.Config(),
@@ -28,7 +28,7 @@ def capi_vitl14_in1k() -> Run:
 def capi_vitt_cifar10() -> Run:
     """ViT-Ti with 4-pixel patches on CIFAR-10, 256 clusters, 200 epochs. The paper has no CIFAR-10."""
     return on_cifar10(
-        CAPI.Config(num_prototypes=256, predictor_depth=4, predictor_heads=3, momentum=0.99),
+        CAPI.Config(num_prototypes=256, predictor_depth=4, predictor_heads=3, asked_ratio=0.25, momentum=0.99),
         encoder=EncoderConfig(name="vit_tiny_patch16_224", image_size=32, patch_size=4),
         lr=5e-4,
         weight_decay=0.1,
@@ -38,7 +38,7 @@ def capi_vitt_cifar10() -> Run:
 def capi_tiny() -> Run:
     """A very small ViT (64 channels, 6 blocks) on the built-in digits, 8 x 8 patches, 64 clusters: minutes."""
     config = CAPI.Config(
-        num_prototypes=64, predictor_depth=2, predictor_heads=2, momentum=0.97, crop_scale=(0.6, 1.0), flip=0.0
+        num_prototypes=64, predictor_depth=2, predictor_heads=2, asked_ratio=0.25, momentum=0.97, flip=0.0
     )
     return on_digits(config, encoder=EncoderConfig(name="test_vit", image_size=16, patch_size=2))
 
@@ -46,8 +46,9 @@ def capi_tiny() -> Run:
 GATE = Gate(
     capi_vitt_cifar10,
     SMALL_VIT,
-    steps=400,
+    steps=330,
     batch_size=128,
-    changes="--optim.lr 2e-3 --objective.predictor-heads 2 --objective.predictor-depth 2 --objective.momentum 0.98",
-    finding="kNN gains 1.4 points in so few steps, the probe nothing; other settings and longer runs were not tried.",
+    changes="--optim.lr 2e-3 --objective.predictor-heads 2 --objective.predictor-depth 2 --objective.momentum 0.95",
+    finding="the probe gains a little less than two points, as on held-out training images (gate_choice.md); before"
+    " clusters were made as the authors make them, it gained none. Longer runs were not tried.",
 )

@@ -32,6 +32,7 @@ def data2vec_vitt_cifar10() -> Run:
             decoder_dim=96,
             decoder_depth=4,
             block_size=2,
+            class_weight=0.01,
             momentum=0.996,
             final_momentum=0.9999,
         ),

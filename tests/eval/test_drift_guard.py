@@ -4,8 +4,10 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from relabelled import rewrite_labels
 from safetensors.torch import save_file
 
 from eyespot.data_pipeline.errors import UserError
@@ -76,9 +78,10 @@ def test_a_run_ends_before_it_saves_what_has_drifted(digits, tmp_path):
     run = guarded(digits, tmp_path)
     run.stop_on_drift, run.steps, run.data.batch_size, run.save_every, run.picture_every = True, 6, 32, 1, 0
     run.optim.warmup_steps, run.optim.lr = 0, 1e4
-    with pytest.raises(TrainingError, match="stopped by --stop-on-drift"):
+    with pytest.raises(TrainingError, match="stopped by --stop-on-drift") as ended:
         fit(run, "simclr_tiny", [DriftGuard])
     saved = sorted(path.name for path in (run.run_dir / "checkpoints").glob("step-*"))
+    assert str(ended.value).endswith(f"points; {saved[-1]} is from before")
     assert saved[-1] < f"step-{run.steps:08d}"
     assert json.loads((run.run_dir / "drift.json").read_text())["step"] == 0
 
@@ -114,6 +117,17 @@ def test_the_guard_looks_at_other_shards_than_the_runs_where_it_is_told(digits, 
     run.monitor_every = 0
     with pytest.raises(UserError, match=r"start.guard .*known: nobody looks at it; add --monitor-every N"):
         before_folder(run, ALONE, None)
+
+
+def test_a_guard_without_labels_is_refused(digits, tmp_path):
+    run = guarded(digits, tmp_path)
+    shutil.copytree(digits / "train", tmp_path / "unlabelled")
+    rewrite_labels(tmp_path / "unlabelled", lambda labels: np.full_like(labels, -1))
+    run.start.guard = str(tmp_path / "unlabelled")
+    run.run_dir.mkdir()
+    data = open_data(run, ALONE)
+    with pytest.raises(UserError, match=r"start.guard .*unlabelled: drift is measured on labelled samples"):
+        DriftGuard(data).begin(fresh_objective(run), ALONE, 0)
 
 
 def test_the_encoder_and_its_teacher_wait_for_the_head_and_a_run_goes_on_across_the_border(digits, tmp_path):

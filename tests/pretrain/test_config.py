@@ -1,5 +1,8 @@
 """What a Run's settings mean for its engine, and which of them go together."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from eyespot.data_pipeline.errors import UserError
@@ -22,6 +25,16 @@ def test_mean_and_std_go_together(given):
     with pytest.raises(UserError, match=r"data\.std .*"):
         DataConfig(**given)
     assert DataConfig(mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1)).std == (0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "S3:/bucket/x", "hf://me/mine/x"])
+def test_a_run_and_a_cache_lie_on_a_disk(address):
+    """Of an address a path would become a folder called ``s3:``, of which nobody thinks."""
+    with pytest.raises(UserError, match=r"data\.cache_dir .*: what is fetched of a store is written on a disk only"):
+        DataConfig(cache_dir=Path(address))
+    run = make_run("mae_tiny")
+    with pytest.raises(UserError, match=r"run_dir .*: runs are written on a disk only; name a folder there"):
+        replace(run, run_dir=Path(address))
 
 
 def test_the_batch_is_checked_by_the_method():

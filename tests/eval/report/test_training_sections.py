@@ -4,7 +4,7 @@ import pytest
 
 from eyespot.eval.report.metric_columns import MetricColumns
 from eyespot.eval.report.run_data import Story
-from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, PART_NAMES, curves, speed
+from eyespot.eval.report.training_sections import MAX_OTHER_CHARTS, PART_NAMES, curves, speed, watched
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.watchdog.gpu_health import METRICS
 from eyespot.pretrain.watchdog.time_breakdown import PARTS, UNDIVIDED
@@ -60,6 +60,15 @@ def test_every_scalar_of_an_objective_is_drawn(tmp_path):
     body = training(tmp_path, {"recon/<l1>": 0.5, **known}, {"kl": 2.0, "health/of_my_own": 1})
     assert headings(body) == ["Loss", "Learning rate", "health/of_my_own", "kl", "recon/&lt;l1&gt;"]
     assert 'aria-label="kl: run 1 from 2 to 8 at step 4"' in body
+
+
+def test_drift_is_drawn_where_the_encoder_is_watched(tmp_path):
+    metrics = MetricColumns([{"step": step, "loss": 1.0, "drift/knn": -0.1 * step} for step in (1, 2)])
+    story = Story(run_dir=tmp_path, record=RunRecord(), metrics=metrics, results=[], label="a")
+    section = watched([story])
+    assert section is not None
+    assert headings(section.body()) == ["Nearest neighbours, change since the given weights (%)"]
+    assert headings(curves([story]).body()) == ["Loss"]
 
 
 def test_words_and_digests_are_no_scalars(tmp_path):

@@ -195,6 +195,24 @@ def test_copies_that_are_alike_need_no_choice():
     assert torch.equal(found.tensors["conv1.weight"], held["online_encoder.net.conv1.weight"])
 
 
+def test_counters_of_batch_norm_that_old_files_lack_begin_at_zero():
+    """As torch reads such files: torchvision's published ResNets are of them."""
+    encoder, given = made("resnet")
+    for norm in encoder.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d) and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked += 7
+    counters = [name for name in given if name.endswith("num_batches_tracked")]
+    old = {name: tensor for name, tensor in given.items() if name not in counters}
+    found = read(after("module.", old), encoder)
+    assert found.changes == [
+        f"{len(counters)} counters of batch norm, which files from before torch 0.4.1 lack, begin at 0"
+    ]
+    encoder.load_state_dict(found.tensors)
+    assert all(int(encoder.state_dict()[name]) == 0 for name in counters)
+    with pytest.raises(UserError, match="num_batches_tracked is missing there"):  # some are there: it is damaged
+        read(old | {counters[1]: given[counters[1]]}, encoder)
+
+
 def test_positions_patches_and_channels_are_fitted_by_the_published_rules():
     _, given = made("vit")
     encoder, _ = made("vit", img_size=48)

@@ -31,12 +31,12 @@ def make_tensors(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def save(run_dir: Path, step: int) -> Path:
+def save(run_dir: Path, step: int, more: dict[str, torch.Tensor] | None = None) -> Path:
     meta = Meta(
         step=step, loader={"samples_consumed": step * 8}, world_size=1, run_key="k", engine="ddp", precision="bf16"
     )
     run_dir.mkdir(exist_ok=True)
-    CheckpointWriter(run_dir, keep=2).save(make_tensors(step), meta, wait=True)
+    CheckpointWriter(run_dir, keep=2).save(make_tensors(step) | (more or {}), meta, wait=True)
     return folder_of(run_dir, step)
 
 
@@ -265,6 +265,10 @@ def test_a_missing_shard_is_no_hole(tmp_path):
 OTHERS = [
     ({"model.encoder.weight": torch.zeros(64, 33)}, r"weight is \(64, 32\) float32, this run's is \(64, 33\) float32;"),
     ({"model.encoder.bias": torch.zeros(64).bfloat16()}, r"is \(64,\) float32, this run's is \(64,\) bfloat16;"),
+    (
+        {"optim.state.encoder.fc.lora_b.step": torch.zeros(3)},
+        r"has no tensor .*; it was written with another .*lora-rank",
+    ),
     ({"model.queue": torch.zeros(3)}, r"has no tensor model\.queue; it was written by another recipe"),
     ({"optim.state.encoder.weight.mu": torch.zeros(3)}, r"has no tensor .*\.mu; it was written with another optimiser"),
 ]
@@ -277,6 +281,13 @@ def test_another_runs_checkpoint_is_refused_before_anything_changes(tmp_path, ot
     with pytest.raises(UserError, match=message):
         load(folder, asked)
     assert all(torch.equal(asked[name], tensor) for name, tensor in before.items())
+
+
+def test_low_rank_steps_are_the_reason_also_where_another_tensor_is_missing(tmp_path):
+    folder = save(tmp_path, 1, {"model.encoder.lora_a": torch.zeros(1, 32)})
+    asked = {"optim.state.encoder.bias.mu": torch.zeros(64), **make_tensors(0)}
+    with pytest.raises(UserError, match=r"has no tensor .*bias\.mu; it was written with another --start.lora-rank"):
+        load(folder, asked)
 
 
 def test_what_the_run_has_no_place_for_is_refused(tmp_path):

@@ -135,6 +135,13 @@ def a_huge_header(path, encoder):
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
 
 
+def saved_with(change):
+    def make(path, encoder):
+        torch.save(encoder | {FIRST: change(encoder[FIRST])}, path)
+
+    return make
+
+
 def overflowing(tensors):
     tensors[FIRST] = torch.full(tensors[FIRST].shape, 1e300, dtype=torch.float64)
 
@@ -159,6 +166,15 @@ WRONG = {
     "pickle": (a_pickle, "could run code"),
     "bomb": (a_bomb_in_a_checkpoint, "could run code"),
     "damaged archive": (lambda path, _: path.write_bytes(b"PK\3\4" + bytes(99)), "cannot be read as a checkpoint"),
+    "meta": (saved_with(lambda tensor: tensor.to("meta")), f"{FIRST} is on the meta device, .*; save it as a dense"),
+    "sparse": (
+        saved_with(lambda tensor: tensor.to_sparse()),
+        f"{FIRST} is sparse; save it as a dense tensor of float32",
+    ),
+    "foreign names": (
+        lambda path, encoder: save_file(named("_", encoder), path),
+        r"missing there and .*; most names there are not the encoder's, the first is _\S+: choose .*timm's",
+    ),
     "no names": (lambda path, encoder: torch.save([1, 2], path), "holds no tensors by name"),
 }
 

@@ -14,6 +14,7 @@ from eyespot.pretrain.distributed.collectives import (
     in_batch_order,
     mean_where,
     num_rows,
+    rank_max,
     rank_sum,
     take_from_owners,
 )
@@ -33,6 +34,16 @@ def test_sums_and_their_gradients(on_ranks):
         assert (total == 6).all()
         assert (gradient == 6 * 2 * 6).all()
         assert count == 6
+
+
+def largest(world: World) -> list[float]:
+    own = torch.tensor([1.0, 5.0, -7.0]) * (1 - 2 * world.rank)
+    return [*rank_max(own).tolist(), *own.tolist()]
+
+
+def test_the_largest_of_all_ranks_and_nothing_changes_beneath_it(on_ranks):
+    one, other = on_ranks(largest, 2)
+    assert one[:3] == other[:3] == [1, 5, 7] and (one[3:], other[3:]) == ([1, 5, -7], [-1, -5, 7])
 
 
 def rows_of_all(world: World) -> tuple:
@@ -174,6 +185,7 @@ def test_one_process_alone_keeps_its_own():
     own = torch.arange(3.0, requires_grad=True)
     assert torch.equal(rank_sum(own), own)
     assert torch.autograd.grad(rank_sum(own).sum(), own)[0].tolist() == [1, 1, 1]
+    assert torch.equal(rank_max(own), own) and not rank_max(own).requires_grad
     assert num_rows(own) == 3
     rows = own.detach()[:, None]
     assert gather_with_gradient(rows) is rows
@@ -189,6 +201,7 @@ def test_one_process_alone_keeps_its_own():
 
 def test_the_operators_keep_torchs_rules():
     torch.library.opcheck(collectives._rank_sum, (torch.ones(3, requires_grad=True), ""))
+    torch.library.opcheck(collectives._rank_max, (torch.ones(3), ""))
 
 
 ENDS = [2, 2, 5]

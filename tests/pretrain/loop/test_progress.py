@@ -4,6 +4,7 @@ import io
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from moving_squares import pack_squares
 
@@ -13,6 +14,7 @@ from eyespot.data_pipeline.terminal import plural
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop import progress
 from eyespot.pretrain.loop.progress import TrainingProgress, announce
+from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.recipe_lookup import make_run
 
 
@@ -35,6 +37,11 @@ def test_without_a_terminal_a_line_now_and_then(caplog, monkeypatch):
     assert console.file.getvalue().strip() == ""
 
 
+def data_of(run, shards: ShardFolder, *, ranks: int = 1, ids=None) -> RunData:
+    world = World(rank=0, size=ranks, device=torch.device("cpu"))
+    return RunData(run=run, world=world, shards=shards, ids=ids, labeled_ids=None, lane_frame=1)
+
+
 def test_the_last_step_is_always_said(caplog):
     caplog.set_level(logging.INFO, "eyespot")
     with TrainingProgress(plain(), 0, 4, shown=True) as bar:
@@ -48,9 +55,9 @@ def test_clips_are_not_called_images(tmp_path: Path, caplog):
     caplog.set_level(logging.INFO, "eyespot")
     with TrainingProgress(plain(), 0, 4, shown=True, counted_as="clips") as bar:
         bar.show(4, 0.25, 12.0)
-    run, alone = make_run("arrow_of_time_tiny"), World(rank=0, size=1, device=torch.device("cpu"))
-    manifest = pack_squares(tmp_path / "squares", 1, masks=False).manifest
-    announce(run, "arrow_of_time_tiny", manifest, alone, 1_250_000, counted_as="clips")
+    squares = pack_squares(tmp_path / "squares", 1, masks=False)
+    manifest = squares.manifest
+    announce(data_of(make_run("arrow_of_time_tiny"), squares), "arrow_of_time_tiny", 1_250_000, counted_as="clips")
     said = " ".join(caplog.messages)
     assert "12 clips/s" in said and f" {plural(manifest.num_samples, 'sample')}, " in said and "per 256 clips" in said
     assert "images" not in said
@@ -82,10 +89,15 @@ def test_the_start_says_sizes_and_the_rate_that_applies(digits: Path, caplog):
     run = make_run("mae_tiny")
     run.run_dir, run.steps, run.optim.lr = Path("runs/first"), 100, 0.002
     run.data.batch_size, run.data.accumulate = 64, 2
-    manifest = ShardFolder(digits / "train").manifest
-    announce(run, "mae_tiny", manifest, World(rank=0, size=4, device=torch.device("cpu")), 1_250_000)
+    shards = ShardFolder(digits / "train")
+    announce(data_of(run, shards, ranks=4), "mae_tiny", 1_250_000)
     first, second, third = caplog.messages
     assert first == f"mae_tiny: {run.encoder.name}, 1.2 M parameters, in runs/first"
-    assert f"{manifest.num_samples:,} images, {100 * 64 / manifest.num_samples:.1f} epochs in 100 steps" in second
+    assert (
+        f" {shards.manifest.num_samples:,} images, {100 * 64 / shards.manifest.num_samples:.1f} epochs in 100 steps"
+        in second
+    )
     assert "batch 64 = 4 ranks x 2 micro-batches x 8 images;" in third
     assert "learning rate 0.0005 = 0.002 per 256 images" in third
+    announce(data_of(run, shards, ids=np.arange(64)), "mae_tiny", 1_250_000)
+    assert f" 64 of {shards.manifest.num_samples:,} images, 100.0 epochs in 100 steps" in caplog.messages[4]

@@ -37,6 +37,7 @@ def test_it_is_what_it_says(dims, batch_norm, last_norm):
     with torch.no_grad():
         for parameter in head.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
+    assert [type(layer) for layer in mlp(*dims, gelu=True)][1:-1:2] == [nn.GELU] * (len(dims) - 2)
     x = torch.randn(9, 6, dtype=torch.float64)
     assert torch.allclose(head(x), slow_mlp(x, head, batch_norm, last_norm), rtol=1e-12, atol=1e-12)
 

@@ -9,6 +9,7 @@ import torch
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.networks.positions import (
+    axial_angles,
     check_decoder,
     check_sincos,
     encode_visible_rotated,
@@ -16,6 +17,7 @@ from eyespot.pretrain.networks.positions import (
     require_rotated,
     sincos_positions,
     sincos_times,
+    turned,
 )
 
 
@@ -93,3 +95,18 @@ def test_rotations_of_each_head_are_refused():
     eva = timm.create_model("vit_small_patch16_rope_mixed_224", img_size=32, depth=1, num_classes=0)
     with pytest.raises(UserError, match="MAE knows rotations that all heads share; try vit_small_patch16_dinov3"):
         require_rotated(eva, "MAE")
+
+
+def test_channels_are_turned_by_row_and_column_and_only_the_distance_matters():
+    """Pair by pair; and a query and a key that are moved together find each other as before."""
+    angles = axial_angles(16, 3, 5).double()
+    for place in range(15):
+        row, column = place // 5 / 2, place % 5 / 4
+        slow = [2 * math.pi * 7 * 10000 ** (-i / 3) * side for side in (row, column) for i in range(4)]
+        assert torch.allclose(angles[place], torch.tensor(slow, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    query, key = torch.randn(2, 1, 1, 15, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    query, key = (part[:, :, :1].expand_as(part) for part in (query, key))
+    found = (turned(query, angles[None, None]) @ turned(key, angles[None, None]).mT)[0, 0]
+    assert torch.allclose(found[0, 6], found[7, 13], rtol=1e-5) and not torch.allclose(found[0, 6], found[0, 7])
+    assert torch.allclose(found.diagonal(), (query * key).sum(-1)[0, 0])
+    assert axial_angles(8, 1, 1).tolist() == [[0.0] * 4]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eyespot.pretrain.distributed.process_group import World
-from eyespot.pretrain.networks.prototypes import Prototypes, balanced
+from eyespot.pretrain.networks.prototypes import Prototypes, balanced, balanced_scores
 
 COUNT, DIM, NUM_PROTOTYPES = 12, 5, 4
 
@@ -95,3 +95,31 @@ def test_where_no_row_counts_there_is_nothing_to_assign():
 def test_the_smoothness_may_be_a_tensor():
     found = balanced(make_cosines(), torch.tensor(0.05, dtype=torch.float64), 3)
     assert torch.allclose(found, balanced(make_cosines(), 0.05, 3))
+
+
+def test_scores_are_balanced_as_cosines_are():
+    cosines = make_cosines()
+    for num_rounds in (1, 3):
+        expected = slow_balanced(cosines, 0.05, num_rounds)
+        assert torch.allclose(balanced_scores(cosines / 0.05, num_rounds), expected, rtol=1e-10, atol=1e-14)
+    both = torch.stack([cosines, cosines.flip(1)]) / 0.05
+    apart = torch.stack([balanced_scores(table, 3) for table in both])
+    assert torch.allclose(balanced_scores(both, 3), apart, rtol=1e-12, atol=0)
+
+
+def test_scores_of_any_size_are_balanced_in_single_precision():
+    """Exponentials of these overflow, and a whole row underflows beside another: yet both have their clusters."""
+    few = 2 * make_cosines()
+    far = few + 300 * torch.arange(COUNT, dtype=torch.float64)[:, None]  # of each row all are alike, none of a column
+    found = balanced_scores(far.float(), 60)
+    assert torch.allclose(found, balanced_scores(few, 60).float(), atol=1e-3)  # in the end no row's height counts
+    assert torch.allclose(found.sum(1), torch.ones(COUNT))
+
+
+def own_scores(world: World) -> torch.Tensor:
+    return balanced_scores(20 * make_cosines().chunk(2)[world.rank], 3)
+
+
+def test_ranks_balance_scores_together(on_ranks):
+    expected = balanced_scores(20 * make_cosines(), 3)
+    assert torch.allclose(torch.cat(on_ranks(own_scores, 2)), expected, rtol=1e-12, atol=0)

@@ -208,4 +208,4 @@ def test_data2vec_on_imagenet_has_the_authors_numbers():
     objective = run.objective
     assert (objective.num_masks, objective.mask_ratio, objective.block_size, objective.top_blocks) == (16, 0.8, 3, 10)
     assert (objective.decoder_dim, objective.decoder_depth, objective.decoder_groups) == (768, 6, 16)
-    assert (objective.momentum, objective.final_momentum, objective.class_weight) == (0.9998, 0.99999, 0.01)
+    assert (objective.momentum, objective.final_momentum, objective.class_weight) == (0.9998, 0.99999, 0.01 * 16 * 16)

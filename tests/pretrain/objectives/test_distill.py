@@ -193,6 +193,7 @@ def test_any_encoder_teaches_any(encoder, teacher):
     [
         (("resnet18",), r"objective\.students 'resnet18': write NAME=ARCHITECTURE"),
         (("a.b=resnet18",), "write NAME=ARCHITECTURE"),
+        (("ema=resnet18",), r"RUN@ema is the average of the encoder's weights .*; choose another name"),
         (("keys=resnet18",), "keys means something else to torch"),
         ((CONV, "conv=test_vit"), "another student is called conv"),
         (("a=test_vit,patch=4",), "knows no 'patch=4'; there are small_stem, checkpointing, patch_size, drop_path"),

@@ -133,6 +133,17 @@ def test_a_picture_shows_context_and_targets_apart():
     assert torch.equal(asked[asked != 0], images[asked != 0])
 
 
+def test_the_predictors_last_layers_begin_the_smaller_the_deeper_they_lie():
+    """fix_init_weight of the authors' code: 0.02 / sqrt(2 l)."""
+    torch.manual_seed(0)
+    encoder = make_encoder(EncoderConfig(name="test_vit", image_size=SIZE, patch_size=PATCH))
+    ijepa = IJEPA.Config(predictor_dim=192, predictor_depth=3, predictor_heads=3).build(encoder, SIZE)
+    for number, block in enumerate(ijepa.predictor.blocks, 1):
+        for layer in (block.attn.proj, block.mlp.fc2):
+            assert layer.weight.std().item() == pytest.approx(0.02 / (2 * number) ** 0.5, rel=0.03)
+        assert block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.03)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -162,6 +173,7 @@ def test_ijepa_on_imagenet_has_the_papers_numbers(recipe, dim, heads, depth, epo
     run = make_run(recipe)
     assert effective_rate(run.optim.lr, run.data.batch_size) == pytest.approx(1e-3)
     assert effective_rate(run.optim.min_lr, run.data.batch_size) == pytest.approx(1e-6)
+    assert (run.optim.weight_decay, run.optim.final_weight_decay) == (0.04, 0.4)
     assert run.optim.warmup_steps == pytest.approx(40 * 1_281_167 / 2048, abs=1)
     assert run.steps == pytest.approx(epochs * 1_281_167 / 2048, abs=1)
     objective = run.objective
