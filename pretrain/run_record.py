@@ -171,7 +171,8 @@ def difference(old: Any, new: Any, prefix: str = "") -> str | None:
         if isinstance(before, dict) and isinstance(after, dict):
             found.append(difference(before, after, f"{path}."))
         elif before != after and path not in FREE_FIELDS:
-            found.append(f"{path} is {after!r}, was {before!r}")
+            now, then = ("not set" if value is None else repr(value) for value in (after, before))
+            found.append(f"{path} is {now}, was {then}")
     return "; ".join(filter(None, found)) or None
 
 

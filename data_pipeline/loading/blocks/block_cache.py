@@ -78,6 +78,8 @@ class BlockCache:
         self._held = OrderedDict[int, Future[Held]]()
         self._unreadable = set[int]()
         """Blocks whose file the cache's disk did not give."""
+        self._asked = set[int]()
+        """Blocks of whose damaged rows the store has been asked by this process."""
         self._coming = Counter[int]()
         """By block, files that are coming or being read."""
         self._announced, self._num_passed, self._looks_ahead = deque[dict[int, int]](), 0, False
@@ -255,13 +257,33 @@ class BlockCache:
     def _load(self, number: int) -> Held:
         block = self._layout.block(number)
         if self._folder is not None and number not in self._unreadable:
-            found = self._folder.open_or_fetch(number, block.size, lambda target: self._fetch(block, target))
+
+            def fetched(target: BlockBytes) -> frozenset[int]:
+                self._asked.add(number)
+                return self._fetch(block, target)
+
+            found = self._folder.open_or_fetch(number, block.size, fetched)
+            if found is not None and self._is_mended(number, block, found.bad):
+                self._folder.discard(number, found)
+                found = self._folder.open_or_fetch(number, block.size, fetched)
             if found is not None:
                 return _held(block, found, found.bad)
             with self._counting:
                 self.counts["blocks in memory"] += 1
         content = BytesInMemory(block.size)
         return _held(block, content, self._fetch(block, content))
+
+    def _is_mended(self, number: int, block: Block, bad: frozenset[int]) -> bool:
+        """Whether a row that was damaged when an earlier run fetched the block no longer is; asked once."""
+        if not bad or number in self._asked:
+            return False
+        self._asked.add(number)
+        for row in block.rows[np.isin(block.numbers, list(bad))]:
+            begin = int(row["offset"])
+            content = self._read(Span(int(row["tar"]), begin, begin + int(row["size"])))
+            if zlib.crc32(content) == int(row["crc32"]):
+                return True
+        return False
 
     def _fetch(self, block: Block, target: BlockBytes) -> frozenset[int]:
         bad = fetch(block, target, self._read, self._parts)

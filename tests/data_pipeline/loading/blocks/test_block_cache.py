@@ -197,10 +197,10 @@ def test_many_flipped_parts_are_mended(opened, expected, monkeypatch, share):
     assert read(reader, cache=cache) == expected
     assert len(hits) > 20
     tars = sum(shard.bytes for shard in reader.shards.manifest.shards)
-    assert sum(wire.lengths) < 1.2 * tars
+    assert sum(wire.lengths) < 1.5 * tars  # a whole block again would be many times that
 
 
-def test_what_is_damaged_in_the_store_is_replaced_and_not_asked_for_again(opened, shards, caplog):
+def test_what_is_damaged_in_the_store_is_replaced_until_the_store_is_mended(opened, shards, caplog):
     index = ShardFolder(shards).index
     tar = shards / ShardFolder(shards).manifest.shards[int(index["tar"][50])].tar
     content = tar.read_bytes()
@@ -216,6 +216,15 @@ def test_what_is_damaged_in_the_store_is_replaced_and_not_asked_for_again(opened
     assert caplog.text.count("sample 50 ") == 2  # by each of the two readers once
     reader, cache, wire = opened(shards, substitute=True)
     assert read(reader, cache=cache) == expected
+    assert wire.lengths == [int(index["size"][50])], "another run asks for it once"
+    tar.write_bytes(content)
+    reader, cache, wire = opened(shards, substitute=True)
+    ids, files = read(reader, cache=cache)
+    assert ids == EVERY.tolist()
+    assert files[ids.index(50)] == content[int(index["offset"][50]) :][: int(index["size"][50])]
+    assert cache.counts["blocks"] == 1
+    reader, cache, wire = opened(shards, substitute=True)
+    assert read(reader, cache=cache) == (ids, files)
     assert wire.lengths == []
 
 
