@@ -54,11 +54,11 @@ CANDIDATES: dict[str, dict[str, str]] = {
         " --objective.target-scale 0.2 0.3",
     },
     "dinov2": {
-        "rate 2e-3, momentum 0.95": f"{DINOV2} --steps 500 --optim.lr 2e-3 --objective.num-small 2"
+        "rate 2e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
         " --objective.momentum 0.95",
-        "rate 2e-3, momentum 0.99": f"{DINOV2} --steps 500 --optim.lr 2e-3 --objective.num-small 2"
+        "rate 2e-3, momentum 0.99": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
         " --objective.momentum 0.99",
-        "rate 1e-3, momentum 0.95": f"{DINOV2} --steps 500 --optim.lr 1e-3 --objective.num-small 2"
+        "rate 1e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 1e-3 --objective.num-small 2"
         " --objective.momentum 0.95",
     },
     "mae": {
