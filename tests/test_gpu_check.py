@@ -86,7 +86,7 @@ needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_kit_and_its_part_of_the_tree_fit_into_what_is_carried():
     names = kit_tree.carried()
     tree = sum(kit_tree.archived_bytes(kit_tree.ROOT / name) for name in names)
-    assert tree < 5_000_000, "photographs, pages or results are among it"
+    assert tree < 6_000_000, "photographs, pages or results are among it"
     assert tree + kit_tree.KIT_BYTES < 0.95 * kit_tree.MOST_BYTES
     assert not [name for name in names if Path(name).suffix in (".png", ".webp", ".svg", ".md", ".gz", ".jsonl")]
 

@@ -240,6 +240,7 @@ _EXCHANGES: dict[str, Callable[..., Number]] = {  # bytes that a rank gets from 
     "eyespot.sigmoid_negatives_backward": _negatives_backward_received,
     "eyespot.label_sums": _label_sums_received,
     "eyespot.rank_sum": lambda part, name: all_reduce_bytes(part.nbytes, _ranks(name)),
+    "eyespot.rank_max": lambda part, name: all_reduce_bytes(part.nbytes, _ranks(name)),
     "c10d.allgather_": lambda lists, own, *_: _bytes(*lists[0]) - _bytes(*own),
     "c10d._allgather_base_": lambda everybody, own, *_: everybody.nbytes - own.nbytes,
     "c10d.allreduce_": lambda tensors, group, *_: all_reduce_bytes(_bytes(*tensors), dist.get_world_size()),

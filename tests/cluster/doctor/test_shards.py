@@ -122,7 +122,7 @@ def test_of_chosen_samples_those_alone_are_counted(make_context, folder, tmp_pat
     assert finding.found == "3 samples are too few for 1 rank x 64 images at once"
     ids.write_text("0\n9999\n")
     finding = check(make_context, folder, shards.enough, nodes=1, batch_size=2, accumulate=1, ids=str(ids))
-    assert finding.level == "fail" and finding.found.startswith(f"data.ids {ids}: must name different samples")
+    assert finding.level == "fail" and finding.found.startswith(f"data.ids {ids}: names 9999, and the samples of ")
 
 
 def test_lanes_that_the_batch_cannot_be_dealt_to(make_context, folder):

@@ -23,7 +23,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_the_scripts_of_a_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     flags = ["--tasks", "5", "--cpus-per-task", "4", "--time", "2h", "--array-parallelism", "2", "--partition", "cpu"]
-    words = ["--", "shards", "pack", "photos", str(tmp_path / "shards")]
+    (tmp_path / "photos").mkdir()
+    words = ["--", "shards", "pack", str(tmp_path / "photos"), str(tmp_path / "shards")]
     assert main(["launch", "--dry-run", *flags, *words]) == 0
     array, merging = capsys.readouterr().out.split("#!/bin/bash")[1:]
     options = [dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", script, re.MULTILINE)) for script in (array, merging)]
