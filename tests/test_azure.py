@@ -8,6 +8,7 @@ import email.utils
 import hashlib
 import hmac
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ import pytest
 from remote_store import free_ports
 from streams import global_stream
 
+from eyespot.cluster.cli import main
 from eyespot.data_pipeline.augment.views import RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.blocks.open_blocks import NodeCache
@@ -84,7 +86,8 @@ def _make_container(port: int, name: str) -> None:
     connection.close()
 
 
-def test_a_stream_is_that_of_the_disk_and_errors_are_one_line(azure, digit_shards, tmp_path, monkeypatch, caplog):
+def test_a_run_is_that_of_the_disk_and_errors_are_one_line(azure, digits, tmp_path, monkeypatch, caplog):
+    digit_shards = digits / "train"
     store = open_store("az://data/some folder/digits")
     for path in digit_shards.rglob("*"):
         if path.is_file():
@@ -98,6 +101,15 @@ def test_a_stream_is_that_of_the_disk_and_errors_are_one_line(azure, digit_shard
         return global_stream(spec, 1, 40)
 
     assert stream("az://data/some folder/digits") == stream(digit_shards)
+
+    def losses(place: Path | str, run_dir: Path) -> list[tuple[float, str]]:
+        words = "mae_tiny --steps 4 --data.batch-size 32 --device cpu --no-track --picture-every 0 --log-every 1"
+        assert main(["pretrain", *words.split(), "--data.shards", str(place), "--run-dir", str(run_dir)]) == 0
+        rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        return [(row["loss"], row["sample_digest"]) for row in rows]
+
+    remote = losses("az://data/some folder/digits", tmp_path / "remote")
+    assert len(remote) == 4 and remote == losses(digit_shards, tmp_path / "local")
     assert "was replaced" not in caplog.text, "the listing's tags have no quotes, those of the objects have"
     with pytest.raises(FileNotFoundError, match="no such object"):
         store.stat("nothing")
