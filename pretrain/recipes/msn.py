@@ -69,6 +69,4 @@ GATE = Gate(
     steps=300,
     batch_size=128,
     changes="--optim.lr 2e-3 --objective.num-small 2 --objective.momentum 0.95",
-    finding="measured before its prototypes ceased to decay, goals were balanced from the softmax on, and its head had"
-    " GELUs; not since.",
 )
