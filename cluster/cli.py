@@ -65,9 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
-            sys.stdout.flush()  # also of a help text, which ends the process; at its end it would be a traceback
+            if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed before: `eyespot ... >&-`
+                sys.stdout.flush()  # also of a help text, which ends the process; at its end it would be a traceback
     except BrokenPipeError:
-        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream.fileno())]
+        gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _is_unread(stream.fileno())]
         if not gone:  # another pipe, to a server or a process
             raise
         for stream in gone:

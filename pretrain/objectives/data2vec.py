@@ -15,8 +15,8 @@ What differs from the authors' code: timm's blocks norm before attention and fee
 of timm's first blocks are said to be a part of the patches' embedding there, so that K = 10 is all the rest; their
 squares are summed over channels and divided by their root, a factor on all of the loss; of a hidden patch the decoder
 is given nothing where theirs gets noise of 0.01; the share of hidden patches is exact, theirs is first drawn within
-0.07 of it. Their cls_loss of 0.01 multiplies a sum over a GPU's 16 images and their 16 masks, where the loss of patches
-is a mean: between means it is 2.56, on any number of GPUs.
+0.07 of it. As we read their code, its cls_loss of 0.01 multiplies a sum over a GPU's 16 images and their 16 masks, and
+the loss of patches is a mean: between means it is 2.56, on any number of GPUs. No run of theirs was compared.
 
 It is the student that is kept. ``encode`` gives the mean of the patches.
 """

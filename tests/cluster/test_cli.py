@@ -149,6 +149,12 @@ def test_a_pipe_that_is_read_by_head_to_its_first_line():
     assert done.returncode in (ExitCode.DONE, ExitCode.UNREAD), "it may all have been written before head went away"
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_without_an_output_it_ends_as_with_one(closed: str):
+    done = subprocess.run(["bash", "-c", f"{EYESPOT} --help {closed}"], capture_output=True, text=True, check=False)
+    assert done.returncode == ExitCode.DONE and not done.stderr
+
+
 def test_a_pipe_to_somebody_else_that_breaks_is_no_end_of_our_output(monkeypatch: pytest.MonkeyPatch, capfd):
     def broken(argv: list[str]) -> int:
         raise BrokenPipeError
