@@ -54,8 +54,9 @@ def origin(uri: str) -> str:
 
 
 def generated() -> dict[str, str | bytes]:
-    """All of them: content by place. Pictures of notebooks are bytes."""
+    """All of them: content by place. Pictures of notebooks and of measured pages are bytes."""
     found: dict[str, str | bytes] = {page: (ROOT / file).read_text() for file, page in sources().items()}
+    found |= {f"measured/{path.name}": path.read_bytes() for path in sorted((ROOT / RESULTS).glob("*.png"))}
     found["measured/index.md"] = _measured()
     for named in families().values():
         found |= {f"methods/{name}.md": method_page(name, section) for name, section in named.items()}

@@ -3,10 +3,13 @@
 import dataclasses
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -170,6 +173,17 @@ def test_what_the_broken_step_held_is_given_back():
         assert kept[0]() is None
 
 
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """What this process may have is less than the machine's, of which other processes take and give back meanwhile."""
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    (size,) = re.findall(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())
+    resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(size) + GB, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+@pytest.mark.usefixtures("little_memory")
 def test_tensors_are_not_foreign():
     before = room(CPU)
     held = torch.ones(200_000_000, dtype=torch.uint8)
