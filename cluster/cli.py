@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import sys
+from typing import TextIO
 
 from eyespot.cluster.help_text import show_help, unknown_command
 from eyespot.data_pipeline.errors import Outage, UserError
@@ -67,7 +68,13 @@ def main(argv: list[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed before: `eyespot ... >&-`
                 sys.stdout.flush()  # also of a help text, which ends the process; at its end it would be a traceback
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno == errno.ENOSPC and error.filename is None and _is_full(sys.stdout):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("eyespot: the output cannot be written: its disk is full; make room there", file=sys.stderr)
+            return ExitCode.FAILED
+        if not isinstance(error, BrokenPipeError):
+            raise
         gone = [stream for stream in (sys.stdout, sys.stderr) if stream and _is_unread(stream.fileno())]
         if not gone:  # another pipe, to a server or a process
             raise
@@ -81,6 +88,16 @@ def _is_unread(descriptor: int) -> bool:
     waiting = select.poll()
     waiting.register(descriptor, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in waiting.poll(0))
+
+
+def _is_full(stream: TextIO) -> bool:
+    """Whether another byte finds no room there; what was not written is no longer known by then."""
+    try:
+        stream.flush()
+        os.write(stream.fileno(), b"\n")
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    return False
 
 
 def _run(argv: list[str]) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 from eyespot.data_pipeline.augment.views import IMAGENET_MEAN, IMAGENET_STD
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.config import Run, StartConfig
-from eyespot.pretrain.loop.initial_weights import EMA
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, TeacherConfig
 from eyespot.pretrain.run_json import overlay
@@ -141,6 +140,7 @@ def _of_folder(run: Run, folder: Path, student: str = "") -> Run:
     from eyespot.eval.encoders.subject import run_of
     from eyespot.eval.release.layout import WEIGHTS
     from eyespot.pretrain.checkpoints.folders import newest
+    from eyespot.pretrain.checkpoints.weight_files import part_prefix
 
     if run.start.weights is not None:
         raise UserError(
@@ -155,7 +155,7 @@ def _of_folder(run: Run, folder: Path, student: str = "") -> Run:
     sha256, origin = hashlib.sha256(content).hexdigest(), run.start.origin or start.name
     said = replace(run.start, weights=weights, sha256=run.start.sha256 or sha256, origin=origin)
     if student:
-        said.prefix = "averaged." if student == EMA else f"students.{student}."
+        said.prefix = part_prefix(student)
     return _with(run, start.encoder, start.mean, start.std, said)
 
 

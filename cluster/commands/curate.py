@@ -332,6 +332,8 @@ def _say(wanted: Curation, page: Path | None) -> None:
         f"{wanted.out / IDS}: {told.kept:,} of {plural(told.looked_at, 'sample')}"
         f"{f' (dropped: {reasons})' if reasons else ''}"
     )
+    if isinstance(wanted, Retrieve) and wanted.keep is not None and told.kept < wanted.keep:
+        print(f"fewer than --keep {wanted.keep:,}: its seeds have no more; raise --neighbours {wanted.neighbours}")
     if page is not None:
         print(page.resolve())
     learn = ["pretrain", "RECIPE", "--data.shards", wanted.shards, "--data.ids", wanted.out / IDS]

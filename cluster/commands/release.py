@@ -184,7 +184,7 @@ def _write(wanted: Releasing) -> Path:
     from eyespot.eval.release.layout import INT8, PROVENANCE, digest_of, read_json
     from eyespot.eval.release.registry import check
     from eyespot.eval.release.write import release
-    from eyespot.pretrain.loop.initial_weights import EMA
+    from eyespot.pretrain.checkpoints.weight_files import EMA
 
     if not wanted.license:
         raise UserError("--license: under which licence are the weights? As SPDX writes it: apache-2.0, cc-by-nc-4.0")

@@ -112,7 +112,7 @@ def next_steps(target: str, taken: str) -> tuple[tuple[list[str], str], ...]:
         taken: name of the checkpoint.
     """
     from eyespot.eval.encoders.subject import split_part
-    from eyespot.pretrain.loop.initial_weights import EMA
+    from eyespot.pretrain.checkpoints.weight_files import EMA
 
     run, part = split_part(target)
     which = ["--weights", "ema"] if part == EMA else ["--student", part] if part else []

@@ -18,6 +18,7 @@ _HOST = re.compile(r"\b(https?://)(?:[^/@\s]*@)?([^/@?\s]+)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\"code\": ?\"(\w{1,60})\"|\"error\": ?\"(\w{1,60})\"")
 
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
+WRONG_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidAuthenticationInfo"}
 THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "ServerBusy"}
 _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _CREDENTIALS = {
@@ -137,6 +138,8 @@ def _refusal(kind: str, found: Answer, place: Address) -> UserError | None:
         return UserError(f"{place}: the bucket lies in another region ({found.words}); set AWS_REGION to the bucket's")
     if "169.254." in found.text or "MissingAccount" in found.source or "metadata.google" in found.text:
         return Denied(f"{place}: no credentials found; {how}")
+    if found.code in WRONG_KEYS:
+        return Denied(f"{place}: the keys are not this store's ({found.words}); see to them: {how}")
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or found.status in (401, 403):
         return Denied(f"{place}: denied ({found.words}); ask its owner for access, or {how}")
     if "BadScheme" in found.source:

@@ -32,11 +32,12 @@ from eyespot.eval.results.checkpoint_scores import (
 from eyespot.eval.results.result import Score, slug
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import complete
+from eyespot.pretrain.checkpoints.weight_files import EMA
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.distributed.collectives import agreed, any_rank
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.loop.fixed_samples import FixedSamples
-from eyespot.pretrain.loop.initial_weights import EMA, encoder_config, trained_encoder
+from eyespot.pretrain.loop.initial_weights import encoder_config, trained_encoder
 from eyespot.pretrain.networks.encoders import features
 from eyespot.pretrain.redaction import masked
 from eyespot.pretrain.run_json import load_run

@@ -9,9 +9,9 @@ from eyespot.eval.encoders.subject import run_of, split_part
 from eyespot.eval.encoders.timm_sources import seeded
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import newest
-from eyespot.pretrain.checkpoints.weight_files import check_tensors
+from eyespot.pretrain.checkpoints.weight_files import EMA, check_tensors
 from eyespot.pretrain.config import Run
-from eyespot.pretrain.loop.initial_weights import EMA, check_size, fresh_objective
+from eyespot.pretrain.loop.initial_weights import check_size, fresh_objective
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.run_json import load_run
 

@@ -21,7 +21,8 @@ from eyespot.eval.release.verify import verified
 from eyespot.eval.results.result import Role
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import PARTIAL, PREFIX, newest
-from eyespot.pretrain.loop.initial_weights import EMA, encoder_config, fresh_objective, trained_encoder
+from eyespot.pretrain.checkpoints.weight_files import EMA
+from eyespot.pretrain.loop.initial_weights import encoder_config, fresh_objective, trained_encoder
 from eyespot.pretrain.networks.encoders import encode, last_tokens
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.run_json import load_run, to_values

@@ -14,9 +14,10 @@ from eyespot.eval.release.layout import FORMAT
 from eyespot.eval.results.result import Result, results_in
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import complete, newest
+from eyespot.pretrain.checkpoints.weight_files import EMA
 from eyespot.pretrain.config import Run
 from eyespot.pretrain.loop.environment import code_state
-from eyespot.pretrain.loop.initial_weights import EMA, encoder_config
+from eyespot.pretrain.loop.initial_weights import encoder_config
 from eyespot.pretrain.networks.encoders import EncoderConfig
 from eyespot.pretrain.redaction import masked_values
 from eyespot.pretrain.run_json import load_run

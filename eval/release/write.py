@@ -46,8 +46,9 @@ from eyespot.eval.release.towers.open_clip_files import write_open_clip
 from eyespot.eval.release.towers.tower_files import read_towers, save_tensors, write_towers
 from eyespot.eval.release.verify import verified
 from eyespot.pretrain.checkpoints import reader as checkpoint
+from eyespot.pretrain.checkpoints.weight_files import EMA
 from eyespot.pretrain.loop import initial_weights
-from eyespot.pretrain.loop.initial_weights import EMA, fresh_objective
+from eyespot.pretrain.loop.initial_weights import fresh_objective
 from eyespot.pretrain.objective import Objective
 
 Quantizer = Callable[[Path, Origin, nn.Module, dict[str, Tensor]], tuple[str, dict[str, Any], dict[str, Tensor]]]

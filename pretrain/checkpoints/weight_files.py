@@ -40,6 +40,8 @@ _MOST_PLACES = 16
 """In a file that are tried for an encoder."""
 META = "meta.json"
 """What a run's checkpoint folder has."""
+EMA = "ema"
+"""What the moving average of an encoder's weights is called where one of a run's encoders is meant."""
 RELEASED = "model.safetensors"
 """What a release has."""
 
@@ -71,8 +73,25 @@ class Weights:
         return words
 
 
-def holder_of(path: Path) -> Path:
-    """Where the weights lie that a person means by this path: a run's newest checkpoint, a release's file, itself."""
+def holder_of(path: Path) -> tuple[Path, str]:
+    """Where the weights lie that a person means by this path: a run's newest checkpoint, a release's file, itself.
+
+    Returns:
+        The place, and what stands before the encoder's names there; "" = what is found. RUN@ema is the average of a
+        run's weights, RUN@NAME its further student of that name.
+    """
+    folder, _, part = str(path).rpartition("@")
+    if part and not path.exists() and (newest(Path(folder)) or (Path(folder) / META).is_file()):
+        return _holder(Path(folder)), part_prefix(part)
+    return _holder(path), ""
+
+
+def part_prefix(part: str) -> str:
+    """What stands in a run's checkpoint before the names of a part of it."""
+    return "averaged." if part == EMA else f"students.{part}."
+
+
+def _holder(path: Path) -> Path:
     if (checkpoint_folder := newest(path)) is not None:
         return checkpoint_folder
     return path / RELEASED if (path / RELEASED).is_file() else path

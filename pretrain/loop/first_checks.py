@@ -84,7 +84,7 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         if not branches:
             check_patches(objective.encoder, run.encoder)
             for setting, (path, _) in objective.given.items():
-                check_file(holder_of(path), setting)
+                check_file(holder_of(path)[0], setting)
             _check_teacher(objective)
         check_which_labels(run.data, run.objective, type(objective).__name__)
         check_bands(run, objective, shards)

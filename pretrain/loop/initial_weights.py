@@ -14,7 +14,7 @@ from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.published import published_encoder
 from eyespot.pretrain.checkpoints.stored_teacher import FILE as STORED_TEACHER
 from eyespot.pretrain.checkpoints.stored_teacher import read_teacher, write_teacher
-from eyespot.pretrain.checkpoints.weight_files import Weights, check_tensors, fitted, holder_of, read_weights
+from eyespot.pretrain.checkpoints.weight_files import EMA, Weights, check_tensors, fitted, holder_of, read_weights
 from eyespot.pretrain.networks.adapters.lora import adapt
 from eyespot.pretrain.networks.encoders import EncoderConfig, check_patches, make_encoder
 from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, FixedTeacher, TeacherConfig, fixed_teacher_of
@@ -38,8 +38,6 @@ HOW_TO_GIVE = (
     "without a network get its model.safetensors from the hub elsewhere (https://huggingface.co/timm) and give it by"
     " --start.weights FILE"
 )
-EMA = "ema"
-"""What the moving average of an encoder's weights is called where one of a run's encoders is meant."""
 log = logging.getLogger("eyespot")
 
 
@@ -299,8 +297,8 @@ def _begin(objective: Objective, run: "Run") -> None:
 def _read_given(objective: Objective) -> None:
     """Gives further encoders the weights of their own files (``Objective.given``), and says so."""
     for setting, (path, encoder) in objective.given.items():
-        holder = holder_of(path)
-        weights = read_weights(holder, encoder.state_dict(), encoder=encoder, setting=setting)
+        holder, prefix = holder_of(path)
+        weights = read_weights(holder, encoder.state_dict(), prefix=prefix, encoder=encoder, setting=setting)
         encoder.load_state_dict(weights.tensors)
         log.info("%s: %s from %s, sha256 %s", setting, weights.said(), holder, weights.sha256)
 

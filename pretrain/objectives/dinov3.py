@@ -115,7 +115,8 @@ class DINOv3(BalancedSelfDistillation):
         """Share of the run after which the Gram teacher is what the slow teacher is then; 0 = it is what the run began
         with: start.model, say."""
         gram_weights: Path | None = None
-        """The Gram teacher's weights in place of that: of a file of weights, a run, a checkpoint or a release."""
+        """The Gram teacher's weights in place of that: of a file of weights, a run, a checkpoint or a release; RUN@ema
+        = the average of a run's weights."""
         gram_every: ShareOfRun = 10 / 1200
         """Share of the run from gram_from, and from one to the next time, to when it becomes the slow teacher again."""
         gram_refreshes: Annotated[int, Ge(0), Le(1000)] = 3

@@ -155,6 +155,14 @@ def test_without_an_output_it_ends_as_with_one(closed: str):
     assert done.returncode == ExitCode.DONE and not done.stderr
 
 
+@pytest.mark.parametrize("words", ["--help", "recipes"])
+def test_an_output_onto_a_full_disk_ends_in_a_line(words: str):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([EYESPOT, words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr == "eyespot: the output cannot be written: its disk is full; make room there\n"
+
+
 def test_a_pipe_to_somebody_else_that_breaks_is_no_end_of_our_output(monkeypatch: pytest.MonkeyPatch, capfd):
     def broken(argv: list[str]) -> int:
         raise BrokenPipeError

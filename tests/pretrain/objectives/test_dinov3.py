@@ -245,18 +245,21 @@ def test_the_gram_teacher_may_have_somebodys_weights(tmp_path):
 def test_a_run_and_its_checkpoint_are_gram_weights_and_what_is_none_is_refused(digits, tmp_path, capsys):
     words = ["pretrain", "dinov3_tiny", "--data.shards", str(digits), "--steps", "2", "--data.batch-size", "16"]
     words += ["--no-track", "--picture-every", "0", "--optim.warmup-steps", "1"]
-    assert main([*words, "--run-dir", str(tmp_path / "first")]) == 0
+    assert main([*words, "--run-dir", str(tmp_path / "first"), "--optim.ema", "0.9"]) == 0
     wanted = stored(tmp_path / "first", 2)
     run = make_run("dinov3_tiny")
-    for place in (tmp_path / "first", tmp_path / "first" / "checkpoints" / "step-00000002"):
+    newest = tmp_path / "first" / "checkpoints" / "step-00000002"
+    for place in (tmp_path / "first", newest, Path(f"{tmp_path / 'first'}@ema"), Path(f"{newest}@ema")):
         run.objective.gram_weights = place
         teacher = first_objective(run, torch.arange(10)).gram_teacher
-        assert all(torch.equal(tensor, wanted[f"encoder.{name}"]) for name, tensor in teacher.state_dict().items())
+        part = "averaged" if place.name.endswith("@ema") else "encoder"
+        assert all(torch.equal(tensor, wanted[f"{part}.{name}"]) for name, tensor in teacher.state_dict().items())
     capsys.readouterr()
     there = ["--run-dir", str(tmp_path / "second"), "--objective.gram-weights", str(tmp_path / "none")]
     assert main([*words, *there]) == 2
     said = capsys.readouterr().err
     assert "objective.gram_weights" in said and "cannot be read (No such file or directory)" in said
+    assert not torch.equal(wanted["averaged.cls_token"], wanted["encoder.cls_token"])
     assert not (tmp_path / "second").exists()
 
 
