@@ -53,10 +53,6 @@ def main(argv: list[str]) -> int:
         print(json.dumps(plan.values(), indent=1))
     else:
         print_plan(plan, Console())
-        say_next(
-            (
-                ["doctor", recipe, "--data.shards", request.run.data.shards or "DIR", "--run-dir", "RUN"],
-                "what would stop it here?",
-            )
-        )
+        shards = question.run.data.shards or "DIR"
+        say_next((["doctor", recipe, "--data.shards", shards, "--run-dir", "RUN"], "what would stop it here?"))
     return ExitCode.DONE
