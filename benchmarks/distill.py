@@ -31,7 +31,7 @@ from eyespot.cluster.cli import main as run_command
 from eyespot.data_pipeline.shards.pack import pack
 
 NAME = "distill"
-SIDE, STEPS, TRIED_STEPS = 64, 1000, 300
+SIDE, STEPS, TRIED_STEPS = 64, 600, 300
 SHARED = (
     f"--data.batch-size 128 --encoder.image-size {SIDE} --encoder.no-small-stem --optim.name adamw"
     " --optim.weight-decay 0.05 --optim.warmup-steps 20 --optim.lr 2e-3 --precision fp32"

@@ -52,6 +52,9 @@ CANDIDATES: dict[str, dict[str, str]] = {
         "rate 2e-3": f"{IJEPA} --steps 1200 --optim.lr 2e-3 --objective.predictor-depth 3",
         "rate 1e-3, larger targets": f"{IJEPA} --steps 1200 --optim.lr 1e-3 --objective.predictor-depth 3"
         " --objective.target-scale 0.2 0.3",
+        "rate 5e-4": f"{IJEPA} --steps 1200 --optim.lr 5e-4 --objective.predictor-depth 3",
+        "rate 5e-4, momentum 0.999": f"{IJEPA} --steps 1200 --optim.lr 5e-4 --objective.predictor-depth 3"
+        " --objective.momentum 0.999",
     },
     "dinov2": {
         "rate 2e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
