@@ -31,7 +31,7 @@ from eyespot.cluster.cli import main as run_command
 from eyespot.data_pipeline.shards.pack import pack
 
 NAME = "distill"
-SIDE, STEPS, TRIED_STEPS = 64, 600, 300
+SIDE, STEPS = 64, 300
 SHARED = (
     f"--data.batch-size 128 --encoder.image-size {SIDE} --encoder.no-small-stem --optim.name adamw"
     " --optim.weight-decay 0.05 --optim.warmup-steps 20 --optim.lr 2e-3 --precision fp32"
@@ -55,7 +55,7 @@ CANDIDATES: dict[str, dict[str, str]] = {
         "crops from 0.2 on, twice the rate": f"{ALONE} --objective.view.scale 0.2 1.0 --optim.lr 4e-3",
     },
 }
-"""What was tried of the ResNet, in runs of TRIED_STEPS."""
+"""What was tried of the ResNet, in runs of STEPS."""
 TEACHER, ROWS = {"encoder": "teacher: EfficientNet-Lite0", "pixels": "pixels"}, ("teacher", "tried", "seeds")
 CHOOSING_SEED = 0
 LEFT_OUT, LABELED = 500, 500
@@ -121,7 +121,7 @@ def choose(work: Path, shards: dict[str, Path], teacher: Path, rows: dict[str, A
     for kind, candidates in CANDIDATES.items():
         for number, (told, settings) in enumerate(candidates.items()):
             words = f"{settings} {CONV}" + f" --objective.teacher.model {teacher}" * (kind == "distilled")
-            run = trained(work, f"tried-{kind}-{number}", words, TRIED_STEPS, CHOOSING_SEED, shards["train"])
+            run = trained(work, f"tried-{kind}-{number}", words, STEPS, CHOOSING_SEED, shards["train"])
             found = judged(str(run), run / "eval", shards["held"])["encoder"]
             rows.setdefault("tried", {}).setdefault(kind, {})[told] = {"settings": settings, **found}
             write(rows)
@@ -189,7 +189,7 @@ def write(rows: dict[str, Any]) -> None:
     )
     lines = [
         "",
-        f"| the ResNet, {TRIED_STEPS} steps, training images held out | linear probe | kNN |",
+        f"| the ResNet, {STEPS} steps, training images held out | linear probe | kNN |",
         "| --- | --- | --- |",
     ]
     for kind, candidates in rows.get("tried", {}).items():

@@ -37,11 +37,17 @@ CANDIDATES: dict[str, dict[str, tuple[int, str]]] = {
         "64 clusters": (200, f"{CAPI} --objective.num-prototypes 64"),
         "256 clusters, twice the rate": (250, f"{CAPI} --optim.lr 4e-3"),
         "256 clusters, longer": (600, CAPI),
+        "256 clusters, momentum 0.95": (300, f"{CAPI} --objective.momentum 0.95"),
+        "256 clusters, twice the rate, momentum 0.95": (300, f"{CAPI} --optim.lr 4e-3 --objective.momentum 0.95"),
     },
     "ijepa": {
         "momentum 0.996": (200, IJEPA),
         "momentum 0.996, longer": (600, IJEPA),
         "momentum 0.996, half the rate, longer": (600, f"{IJEPA} --optim.lr 1e-3"),
+        "momentum 0.99, half the rate, larger targets, longer": (
+            600,
+            f"{IJEPA} --optim.lr 1e-3 --objective.momentum 0.99 --objective.target-scale 0.2 0.3",
+        ),
         "momentum 0.98": (200, f"{IJEPA} --objective.momentum 0.98"),
         "momentum 0.99, smaller batches, larger targets": (
             500,

@@ -43,8 +43,6 @@ MILD = "--objective.large.scale 0.2 1.0 --objective.large.jitter 0.4 0.4 0.2 0.1
 CANDIDATES: dict[str, dict[str, str]] = {
     "lejepa": {
         "2 views": f"{LEJEPA} --steps 800 --optim.lr 2e-3 --objective.num-large 2 {MILD}",
-        "2 views, weight 0.05": f"{LEJEPA} --steps 800 --optim.lr 2e-3 --objective.num-large 2 {MILD}"
-        " --objective.weight 0.05",
         "4 views": f"{LEJEPA} --steps 400 --optim.lr 2e-3 --objective.num-large 4 {MILD}",
     },
     "ijepa": {
@@ -52,22 +50,20 @@ CANDIDATES: dict[str, dict[str, str]] = {
         "rate 2e-3": f"{IJEPA} --steps 1200 --optim.lr 2e-3 --objective.predictor-depth 3",
         "rate 1e-3, larger targets": f"{IJEPA} --steps 1200 --optim.lr 1e-3 --objective.predictor-depth 3"
         " --objective.target-scale 0.2 0.3",
-        "rate 5e-4": f"{IJEPA} --steps 1200 --optim.lr 5e-4 --objective.predictor-depth 3",
-        "rate 5e-4, momentum 0.999": f"{IJEPA} --steps 1200 --optim.lr 5e-4 --objective.predictor-depth 3"
-        " --objective.momentum 0.999",
+        "rate 1e-3, larger targets, momentum 0.99": f"{IJEPA} --steps 1200 --optim.lr 1e-3"
+        " --objective.predictor-depth 3 --objective.target-scale 0.2 0.3 --objective.momentum 0.99",
+        "rate 5e-4, larger targets, momentum 0.98": f"{IJEPA} --steps 1200 --optim.lr 5e-4"
+        " --objective.predictor-depth 3 --objective.target-scale 0.2 0.3 --objective.momentum 0.98",
     },
     "dinov2": {
         "rate 2e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
         " --objective.momentum 0.95",
         "rate 2e-3, momentum 0.99": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
         " --objective.momentum 0.99",
-        "rate 1e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 1e-3 --objective.num-small 2"
-        " --objective.momentum 0.95",
     },
     "mae": {
         "rate 2e-3": f"{MAE} --steps 1500 --optim.lr 2e-3",
         "rate 4e-3": f"{MAE} --steps 1500 --optim.lr 4e-3",
-        "rate 4e-3, half masked": f"{MAE} --steps 1200 --optim.lr 4e-3 --objective.mask-ratio 0.5",
     },
 }
 """By method what was tried, of about equal cost within a method."""

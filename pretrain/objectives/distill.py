@@ -73,9 +73,9 @@ class Distill(Objective):
         """Further students beside the run's encoder, each NAME=ARCHITECTURE, and what differs from timm's:
         conv=resnet18,small_stem or tiny=vit_tiny_patch16_224,patch_size=4. All learn from one look of the teacher."""
         class_weight: Annotated[float, Ge(0)] = 1.0
-        """What the class token counts."""
+        """What the class token counts; 0 = it is not asked."""
         patch_weight: Annotated[float, Ge(0)] = 1.0
-        """What the patch tokens count."""
+        """What the patch tokens count; 0 = they are not asked, which costs less."""
         smooth_share: Annotated[float, Ge(0), Le(1)] = 0.1
         """Share of the smooth L1 distance in what patches count; the rest is their cosine."""
         view: RandomView = RandomView(scale=(0.4, 1.0))  # noqa: RUF009 - frozen
@@ -110,7 +110,7 @@ class Distill(Objective):
         with at_rest(self.teacher):
             width = _look(self.teacher.encoder, image_size).patches.shape[1]
         self.of_classes, self.of_patches = Standardized(width), Standardized(width)
-        self.head = Projections(_width(encoder, image_size), width)
+        self.head = Projections(config, _width(encoder, image_size), width)
         self.students, self.student_heads = nn.ModuleDict(), nn.ModuleDict()
         for name, student in config.further_encoders(image_size).items():
             with _drawn_apart():
@@ -118,7 +118,7 @@ class Distill(Objective):
                     self.students[name] = further = make_encoder(student)
                 except UserError as error:
                     raise UserError(f"objective.students, {name}: {error}") from error
-                self.student_heads[name] = Projections(_width(further, image_size), width)
+                self.student_heads[name] = Projections(config, _width(further, image_size), width)
             freeze_unread(further, self.read, image_size)
 
     def views(self) -> ViewSpec:
@@ -129,27 +129,35 @@ class Distill(Objective):
         """{"loss"}: 0 where all say what the teacher says; at first about w_c + 0.9 w_p or more for each student.
 
         Returns:
-            "class_loss", "patch_loss" of the run's encoder, unweighted; and NAME/class_loss, NAME/patch_loss of others.
+            "class_loss", "patch_loss" of the run's encoder, unweighted; and NAME/class_loss, NAME/patch_loss of others;
+            none of what has no weight.
         """
         view, scalars, losses = still(batch.views[0]), dict[str, Tensor](), list[Tensor]()
         classes_asked, maps_asked = self.goals(view)
         for prefix, student, head in self._students():
             classes, patches = head(last_tokens(student, view)[-1])
-            of_classes = feature_distances(classes, classes_asked)
-            maps = resampled(maps_asked, patches.shape[1:3])
-            of_patches = feature_distances(patches, maps, self.config.smooth_share)
-            losses.append(self.config.class_weight * of_classes + self.config.patch_weight * of_patches)
-            scalars[f"{prefix}class_loss"] = of_classes.detach().mean()
-            scalars[f"{prefix}patch_loss"] = of_patches.detach().mean()
+            if classes is not None:
+                distances = feature_distances(classes, classes_asked)
+                losses.append(self.config.class_weight * distances)
+                scalars[f"{prefix}class_loss"] = distances.detach().mean()
+            if patches is not None:
+                maps = resampled(maps_asked, patches.shape[1:3])
+                distances = feature_distances(patches, maps, self.config.smooth_share)
+                losses.append(self.config.patch_weight * distances)
+                scalars[f"{prefix}patch_loss"] = distances.detach().mean()
         of_samples = torch.stack(losses).sum(0)
         self.note_losses(lambda: of_samples)
         return {"loss": of_samples.mean(), **scalars}
 
     def goals(self, images: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d g k"]]:
-        """The teacher's class tokens and patches, standardised."""
+        """The teacher's class tokens and patches, standardised; as they are where they have no weight."""
         tokens = self.teacher.tokens(images)
-        classes = self.of_classes(summary(tokens), noted=self.in_step)
-        return classes, self.of_patches(tokens.patches.movedim(1, -1), noted=self.in_step).movedim(-1, 1)
+        classes, patches = summary(tokens), tokens.patches
+        if self.config.class_weight:
+            classes = self.of_classes(classes, noted=self.in_step)
+        if self.config.patch_weight:
+            patches = self.of_patches(patches.movedim(1, -1), noted=self.in_step).movedim(-1, 1)
+        return classes, patches
 
     def after_step(self, progress: float, taken: Taken = True) -> None:
         """What is known of the teacher's channels grows."""
@@ -162,9 +170,10 @@ class Distill(Objective):
         self.of_patches.after_skip()
 
     def read(self, encoder: nn.Module, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n"]:
-        """Class token and patches."""
-        tokens = last_tokens(encoder, images)[-1]
-        return torch.cat([summary(tokens), tokens.patches.flatten(1)], 1)
+        """Class token and patches, those that have a weight."""
+        tokens, config = last_tokens(encoder, images)[-1], self.config
+        asked = [(summary(tokens), config.class_weight), (tokens.patches.flatten(1), config.patch_weight)]
+        return torch.cat([each for each, weight in asked if weight], 1)
 
     def _students(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Prefix of its metrics, encoder and head of each."""
@@ -177,17 +186,20 @@ class Projections(nn.Module):
     """From a student's tokens to vectors of the teacher's width, a linear layer each for class token and patches.
 
     Args:
+        config: which of them has a weight.
         width: of the student.
         teacher_width: of the teacher.
     """
 
-    def __init__(self, width: int, teacher_width: int) -> None:
+    def __init__(self, config: Distill.Config, width: int, teacher_width: int) -> None:
         super().__init__()
-        self.classes, self.patches = nn.Linear(width, teacher_width), nn.Linear(width, teacher_width)
+        self.classes = nn.Linear(width, teacher_width) if config.class_weight else None
+        self.patches = nn.Linear(width, teacher_width) if config.patch_weight else None
 
-    def forward(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b h w d"]]:
+    def forward(self, tokens: Tokens) -> tuple[Float[Tensor, "b d"] | None, Float[Tensor, "b h w d"] | None]:
         """Of the class token (the mean of the patches, where there is none), and of the patches at their places."""
-        return self.classes(summary(tokens)), self.patches(tokens.patches.permute(0, 2, 3, 1))
+        classes = None if self.classes is None else self.classes(summary(tokens))
+        return classes, None if self.patches is None else self.patches(tokens.patches.permute(0, 2, 3, 1))
 
 
 def summary(tokens: Tokens) -> Float[Tensor, "b d"]:

@@ -15,6 +15,7 @@ from eyespot.pretrain.networks.encoders import EncoderConfig, make_encoder
 from eyespot.pretrain.networks.fixed.fixed_teacher import TeacherConfig
 from eyespot.pretrain.objectives.distill import Distill, resampled
 from eyespot.pretrain.optim.optimizers import OptimConfig, make_optimizer
+from eyespot.pretrain.optim.unread_parameters import freeze_unread
 
 COUNT, SIZE = 4, 32
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
@@ -105,6 +106,29 @@ def test_loss_and_gradient_are_those_of_a_slow_reference():
     theirs = torch.autograd.grad(expected, learning)
     assert all(torch.allclose(one, other, rtol=1e-8, atol=1e-11) for one, other in zip(ours, theirs, strict=True))
     assert {"class_loss", "patch_loss", "conv/class_loss", "conv/patch_loss"} < found.keys()
+
+
+@pytest.mark.parametrize(("weights", "asked"), [((0.7, 0.0), "class"), ((0.0, 1.3), "patch")])
+def test_what_has_no_weight_is_not_asked_and_costs_no_layer(weights, asked):
+    """The rest of the loss is what it is beside it; every parameter that is left is read."""
+    both = make_distill(students=(CONV,), class_weight=1.0, patch_weight=1.0).double().eval()
+    chosen = dict(zip(("class_weight", "patch_weight"), weights, strict=True))
+    one = make_distill(students=(CONV,), **chosen)
+    freeze_unread(one.encoder, one.read, SIZE)
+    one.double().eval()
+    assert set(both.state_dict()) - set(one.state_dict()) == {
+        f"{head}.{'patches' if asked == 'class' else 'classes'}.{part}"
+        for head in ("head", "student_heads.conv")
+        for part in ("weight", "bias")
+    }
+    one.load_state_dict(both.state_dict(), strict=False)
+    wanted, found = both(make_batch()), one(make_batch())
+    names = [f"{student}{asked}_loss" for student in ("", "conv/")]
+    assert [name for name in found if name.endswith("_loss")] == names
+    expected = sum(wanted[name] for name in names) * sum(weights)
+    assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-12)
+    learning = [parameter for parameter in one.parameters() if parameter.requires_grad]
+    torch.autograd.grad(found["loss"], learning)  # raises where the loss knows nothing of one
 
 
 @pytest.mark.parametrize("grid", [(3, 3), (8, 8), (5, 7), (2, 1)])
