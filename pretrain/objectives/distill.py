@@ -17,6 +17,8 @@ What differs from AM-RADIO: one teacher, linear layers in place of its adaptors 
 From DINOv2: no head with outputs stands between features and loss, there are no small views, and no average of the
 student's weights is kept.
 
+Short runs want views of nearly whole images and a high rate (benchmarks/results/distill.md).
+
 To expect: by DINOv2's own losses, its ViT-L/14 distilled from its ViT-g/14 on 142 million images: 86.3 % linear probe
 on ImageNet-1k.
 """
