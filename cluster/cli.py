@@ -69,8 +69,9 @@ def main(argv: list[str] | None = None) -> int:
             if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - closed before: `eyespot ... >&-`
                 sys.stdout.flush()  # also of a help text, which ends the process; at its end it would be a traceback
     except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None and _is_full(sys.stdout):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output = sys.stdout if error.errno == errno.ENOSPC and error.filename is None else None
+        if output is not None and _is_full(output):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
             print("eyespot: the output cannot be written: its disk is full; make room there", file=sys.stderr)
             return ExitCode.FAILED
         if not isinstance(error, BrokenPipeError):
