@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/reference.py choose --data ../shared/data --work /tmp/reference
     OMP_NUM_THREADS=1 python benchmarks/reference.py measure --data ../shared/data --work /tmp/reference --seeds 1 2 3
 
-One encoder for all, a ViT of 6 blocks of 64 channels (timm's test_vit) that sees 32 pixels in patches of 4.
+One encoder for all, a ViT of 6 blocks of 64 channels (timm's test_vit) that sees 32 pixels in patches of 4 or 8.
 
 choose: each candidate trains once, with seed 0, on nine tenths of the training images; a linear probe learns from some
 of these, and names the other tenth, which nothing else has seen. The best candidate of a method is its reference. The
@@ -60,6 +60,8 @@ CANDIDATES: dict[str, dict[str, str]] = {
         " --objective.momentum 0.95",
         "rate 2e-3, momentum 0.99": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"
         " --objective.momentum 0.99",
+        "rate 2e-3, momentum 0.95, 8-pixel patches, longer": f"{DINOV2} --encoder.patch-size 8 --steps 1000"
+        " --optim.lr 2e-3 --objective.num-small 2 --objective.momentum 0.95",
     },
     "mae": {
         "rate 2e-3": f"{MAE} --steps 1500 --optim.lr 2e-3",
