@@ -54,6 +54,8 @@ CANDIDATES: dict[str, dict[str, str]] = {
         " --objective.predictor-depth 3 --objective.target-scale 0.2 0.3 --objective.momentum 0.99",
         "rate 5e-4, larger targets, momentum 0.98": f"{IJEPA} --steps 1200 --optim.lr 5e-4"
         " --objective.predictor-depth 3 --objective.target-scale 0.2 0.3 --objective.momentum 0.98",
+        "rate 1e-3, larger targets, momentum stays 0.996": f"{IJEPA} --steps 1200 --optim.lr 1e-3"
+        " --objective.predictor-depth 3 --objective.target-scale 0.2 0.3 --objective.final-momentum 0.996",
     },
     "dinov2": {
         "rate 2e-3, momentum 0.95": f"{DINOV2} --steps 300 --optim.lr 2e-3 --objective.num-small 2"

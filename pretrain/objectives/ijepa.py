@@ -7,8 +7,8 @@ shift, and smooth_l1(e) = e^2 / 2 below 1 and |e| - 1/2 above,
 
     L = mean over images, target blocks B and p in B of  mean smooth_l1(predictor(encoder(context), B)_p - s_p).
 
-After each step the teacher's weights follow the encoder's, with a momentum that rises linearly to 1. It is the teacher
-that is kept.
+After each step the teacher's weights follow the encoder's, with a momentum that rises linearly, to 1 by default. It is
+the teacher that is kept.
 
 The paper writes a squared distance; smooth_l1 is the authors' code's. What differs from that code:
 - How many patches are seen and predicted is a number of the run, the same for all images. There the lists of patches
@@ -92,7 +92,10 @@ class IJEPA(Objective):
         predictor_heads: Annotated[int, Ge(1)] = 12
         """Attention heads of the predictor."""
         momentum: Annotated[float, Ge(0), Le(1)] = 0.996
-        """The teacher's momentum at the first step, 0..1; it rises to 1."""
+        """The teacher's momentum at the first step, 0..1."""
+        final_momentum: Annotated[float, Ge(0), Le(1)] = 1.0
+        """And at the run's end, 0..1: a line between them. A teacher that stands still at last is, in a short run, what
+        the encoder was long before."""
         crop_scale: CropScale = (0.3, 1.0)
         """Smallest and largest area of the random crop, as a share of the image."""
         flip: Annotated[float, Ge(0), Le(1)] = 0.0
@@ -184,7 +187,8 @@ class IJEPA(Objective):
 
     def after_step(self, progress: float, taken: Taken = True) -> None:
         """The teacher follows."""
-        momentum = self.config.momentum + (1 - self.config.momentum) * progress
+        first, last = self.config.momentum, self.config.final_momentum
+        momentum = first + (last - first) * progress
         follow(self.encoder, self.student, momentum, taken)
 
     @torch.no_grad()

@@ -124,6 +124,17 @@ def test_the_teacher_follows_with_a_momentum_that_rises_linearly():
     assert torch.equal(ijepa.encoder.norm.weight, now)
 
 
+def test_it_may_rise_to_less():
+    ijepa = make_ijepa(momentum=0.8, final_momentum=0.9)
+    before, student = ijepa.encoder.norm.weight.clone(), ijepa.student.norm.weight
+    torch.nn.init.normal_(student, generator=torch.Generator().manual_seed(3))
+    ijepa.after_step(0.5)
+    now = ijepa.encoder.norm.weight.clone()
+    assert torch.allclose(now, 0.85 * before + 0.15 * student)
+    ijepa.after_step(1.0)
+    assert torch.allclose(ijepa.encoder.norm.weight, 0.9 * now + 0.1 * student)
+
+
 def test_a_picture_shows_context_and_targets_apart():
     ijepa, batch = make_ijepa(), make_batch()
     images, seen, asked = ijepa.picture(batch)
