@@ -20,6 +20,7 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,15 @@ def prepare(data: Path, work: Path, part: str) -> Path:
 
 
 def trained(settings: str, folder: Path, seed: int, name: str) -> dict[str, Any]:
-    """Trains and judges once: accuracies by role and probe, and the CPU minutes of the training."""
+    """Trains and judges once: accuracies by role and probe, and the CPU minutes of a training that was not broken off."""
     run, (recipe, *changes) = folder / "runs" / name, settings.split()
     kept = run / "judged.json"
     if kept.exists() and (found := json.loads(kept.read_text()))["settings"] == settings:
         return found
     places = ["--data.shards", str(folder / "shards"), "--run-dir", str(run), "--resume", "auto"]
+    whole = not run.exists()
     seconds = eyespot("pretrain", recipe, *changes, *places, "--seed", str(seed))
-    found: dict[str, Any] = {"settings": settings, "cpu_minutes": round(seconds / 60, 1)}
+    found: dict[str, Any] = {"settings": settings, "cpu_minutes": round(seconds / 60, 1) if whole else None}
     for protocol in ("linear", "knn"):
         eyespot("eval", protocol, str(run), str(folder / "probe"), "--device", "cpu", "--out", str(run / "eval"))
         for path in (run / "eval").glob(f"{protocol}_*.json"):
@@ -151,6 +153,12 @@ def spread(seeds: dict[str, Any], role: str, protocol: str) -> str:
     return interval([one[role][protocol] for one in seeds.values()])
 
 
+def cpu_minutes(runs: Iterable[dict[str, Any]]) -> str:
+    """Mean over those of which it is known."""
+    known = [one["cpu_minutes"] for one in runs if one["cpu_minutes"] is not None]
+    return f"{statistics.mean(known):.1f}" if known else ""
+
+
 def write(rows: dict[str, Any]) -> None:
     """The references, below them what was tried."""
     cells = [(role, protocol) for protocol in ("linear", "knn") for role in ("encoder", "random")]
@@ -160,7 +168,7 @@ def write(rows: dict[str, Any]) -> None:
             chosen(method, rows),
             str(len(seeds)),
             *(spread(seeds, *cell) for cell in cells),
-            f"{statistics.mean(one['cpu_minutes'] for one in seeds.values()):.1f}",
+            cpu_minutes(seeds.values()),
         ]
         for method in CANDIDATES
         if (seeds := rows.get(method, {}).get("seeds"))
@@ -177,7 +185,7 @@ def write(rows: dict[str, Any]) -> None:
         for name, one in rows.get(method, {}).get("tried", {}).items():
             half = 196 * math.sqrt(one["encoder"]["linear"] * (1 - one["encoder"]["linear"]) / 5000)
             told = f"{100 * one['encoder']['linear']:.1f} ± {half:.1f}"
-            lines.append(f"| {method} | {name} | {told} | {one['cpu_minutes']} |")
+            lines.append(f"| {method} | {name} | {told} | {cpu_minutes([one])} |")
     lines += ["", "The commands:", ""]
     for method in CANDIDATES:
         if set(rows.get(method, {}).get("tried", {})) >= set(CANDIDATES[method]):
