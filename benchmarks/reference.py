@@ -96,7 +96,7 @@ def prepare(data: Path, work: Path, part: str) -> Path:
 
 
 def trained(settings: str, folder: Path, seed: int, name: str) -> dict[str, Any]:
-    """Trains and judges once: accuracies by role and probe, and the CPU minutes of a training that was not broken off."""
+    """Trains and judges once: accuracies by role and probe; the CPU minutes, where the training was not broken off."""
     run, (recipe, *changes) = folder / "runs" / name, settings.split()
     kept = run / "judged.json"
     if kept.exists() and (found := json.loads(kept.read_text()))["settings"] == settings:
