@@ -149,7 +149,9 @@ def chosen(method: str, rows: dict[str, Any]) -> str:
 
 
 def spread(seeds: dict[str, Any], role: str, protocol: str) -> str:
-    """Mean over the seeds with its 95 % t-interval, percent."""
+    """Mean over the seeds with its 95 % t-interval, percent; the random encoder is the same beside all of them."""
+    if role == "random":
+        return f"{100 * next(iter(seeds.values()))[role][protocol]:.1f}"
     return interval([one[role][protocol] for one in seeds.values()])
 
 
