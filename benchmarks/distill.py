@@ -189,7 +189,7 @@ def write(rows: dict[str, Any]) -> None:
     )
     lines = [
         "",
-        f"| the ResNet, {STEPS} steps, training images held out | linear probe | kNN |",
+        f"| the ResNet, {STEPS} steps (`choose`), training images held out | linear probe | kNN |",
         "| --- | --- | --- |",
     ]
     for kind, candidates in rows.get("tried", {}).items():

@@ -21,6 +21,7 @@ import math
 import os
 import statistics
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def choose(methods: list[str], data: Path, work: Path, rows: dict[str, Any]) -> 
     for method in methods:
         tried = rows.setdefault(method, {}).setdefault("tried", {})
         for name, settings in CANDIDATES[method].items():
-            where = f"{method}-{list(CANDIDATES[method]).index(name)}"
+            where = f"{method}-{sha256(settings.encode()).hexdigest()[:6]}"
             tried[name] = trained(settings, folder, CHOOSING_SEED, where)
             print(method, name, tried[name], flush=True)
             write(rows)
@@ -182,7 +183,8 @@ def write(rows: dict[str, Any]) -> None:
         rows=shown,
         details={"methods": rows},
     )
-    lines = ["", "| method | tried, on training images held out | linear | CPU minutes |", "| --- | --- | --- | --- |"]
+    header = "| method | tried (`choose`), on training images held out | linear | CPU minutes |"
+    lines = ["", header, "| --- | --- | --- | --- |"]
     for method in CANDIDATES:
         for name, one in rows.get(method, {}).get("tried", {}).items():
             half = 196 * math.sqrt(one["encoder"]["linear"] * (1 - one["encoder"]["linear"]) / 5000)

@@ -333,7 +333,8 @@ def _say(wanted: Curation, page: Path | None) -> None:
         f"{f' (dropped: {reasons})' if reasons else ''}"
     )
     if isinstance(wanted, Retrieve) and wanted.keep is not None and told.kept < wanted.keep:
-        print(f"fewer than --keep {wanted.keep:,}: its seeds have no more; raise --neighbours {wanted.neighbours}")
+        nearer = f", or lower --cosine {wanted.cosine}" if wanted.cosine > -1 else ""
+        print(f"fewer than --keep {wanted.keep:,}: raise --neighbours {wanted.neighbours}{nearer}")
     if page is not None:
         print(page.resolve())
     learn = ["pretrain", "RECIPE", "--data.shards", wanted.shards, "--data.ids", wanted.out / IDS]

@@ -18,7 +18,7 @@ _HOST = re.compile(r"\b(https?://)(?:[^/@\s]*@)?([^/@?\s]+)")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>|\"code\": ?\"(\w{1,60})\"|\"error\": ?\"(\w{1,60})\"")
 
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired", "InvalidToken"}
-WRONG_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidAuthenticationInfo"}
+WRONG_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId"}
 THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequests", "RequestLimitExceeded", "ServerBusy"}
 _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 _CREDENTIALS = {

@@ -261,6 +261,10 @@ def test_a_run_and_its_checkpoint_are_gram_weights_and_what_is_none_is_refused(d
     assert "objective.gram_weights" in said and "cannot be read (No such file or directory)" in said
     assert not torch.equal(wanted["averaged.cls_token"], wanted["encoder.cls_token"])
     assert not (tmp_path / "second").exists()
+    there[-1] = f"{tmp_path / 'first'}@none"
+    assert main([*words, *there]) == 2
+    said = capsys.readouterr().err
+    assert "objective.gram_weights" in said and "students.none." in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
