@@ -253,6 +253,24 @@ def check_file(path: Path, setting: str = "start.weights") -> None:
         )
 
 
+def check_place(path: Path, setting: str) -> None:
+    """As ``check_file``, where a run or a part of one may be named (``holder_of``): also whether it has that part.
+
+    Raises:
+        UserError: there are no such weights.
+        Outage: the file system does not say.
+    """
+    holder, prefix = holder_of(path)
+    check_file(holder, setting)
+    if prefix:
+        checkpoint.read_meta(holder)
+        if not any(name.startswith(prefix) for name in checkpoint.sizes(holder)):
+            raise UserError(
+                f"{setting} {path}: checkpoint {holder.name} has no tensors named {prefix}*; leave out"
+                f" @{str(path).rpartition('@')[2]} for the run's encoder"
+            )
+
+
 def _content(path: Path, source: str, largest: int) -> bytes:
     """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
     check_file(path)

@@ -15,7 +15,7 @@ from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.published import published_encoder
-from eyespot.pretrain.checkpoints.weight_files import check_file, holder_of
+from eyespot.pretrain.checkpoints.weight_files import check_file, check_place
 from eyespot.pretrain.config import Run, engine_settings, optim_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
@@ -84,7 +84,7 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         if not branches:
             check_patches(objective.encoder, run.encoder)
             for setting, (path, _) in objective.given.items():
-                check_file(holder_of(path)[0], setting)
+                check_place(path, setting)
             _check_teacher(objective)
         check_which_labels(run.data, run.objective, type(objective).__name__)
         check_bands(run, objective, shards)

@@ -264,7 +264,8 @@ def test_a_run_and_its_checkpoint_are_gram_weights_and_what_is_none_is_refused(d
     there[-1] = f"{tmp_path / 'first'}@none"
     assert main([*words, *there]) == 2
     said = capsys.readouterr().err
-    assert "objective.gram_weights" in said and "students.none." in said and "Traceback" not in said
+    assert "objective.gram_weights" in said and "students.none.*" in said and "leave out @none" in said
+    assert "Traceback" not in said and "start.prefix" not in said and not (tmp_path / "second").exists()
 
 
 @pytest.mark.parametrize(
