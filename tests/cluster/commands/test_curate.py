@@ -41,6 +41,10 @@ def test_a_chain_by_features_of_a_run(scenes, tmp_path, capsys):
     asked = ["--seed-ids", str(tmp_path / "even" / "ids.txt"), "--neighbours", "1", *known]
     assert main(["curate", "retrieve", str(scenes), str(tmp_path / "near"), *asked]) == 0
     assert ids(tmp_path / "near") == ids(tmp_path / "even")  # each is its own nearest
+    assert "fewer than" not in capsys.readouterr().out
+    assert main(["curate", "retrieve", str(scenes), str(tmp_path / "few"), *asked, "--keep", "7"]) == 0
+    assert ids(tmp_path / "few") == ids(tmp_path / "even")
+    assert "fewer than --keep 7: raise --neighbours 1\n" in capsys.readouterr().out
     command = [sys.executable, "-P", "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
     words = ["eyespot", "curate", "balance", str(scenes), str(tmp_path / "two"), *chosen]
     subprocess.run([*command, *words], check=True, capture_output=True)

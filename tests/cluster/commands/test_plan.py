@@ -36,8 +36,9 @@ def test_wrong_words_are_one_line(words, answer, capsys):
 def test_tables_picture_and_json_say_the_same(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     words = ["plan", "simclr_tiny", "--gpus", "16", "--engine", "fsdp", "--fsdp.shard-over", "node"]
-    assert main([*words, "--plot", str(tmp_path / "new" / "scaling.png")]) == 0
-    page = capsys.readouterr().out
+    assert main([*words, "--plot", str(tmp_path / "new" / "scaling.png"), "--data.shards", "data/mine"]) == 0
+    page, then = capsys.readouterr()
+    assert then.startswith("next: eyespot doctor simclr_tiny --data.shards data/mine --run-dir RUN ")
     assert (tmp_path / "new" / "scaling.png").read_bytes()[:4] == b"\x89PNG"
     assert max(len(line) for line in page.splitlines()) <= 80
     for part in ("Memory per GPU", "most that fit over all GPUs", "gradients between nodes", "Scaling", "Assumptions"):
