@@ -49,6 +49,24 @@ def open_inside(folder: Path, *names: str) -> BufferedReader:
         os.close(place)
 
 
+def read_tail(path: Path, most: int, inside: Path | None = None) -> bytes:
+    """The end of a file, from the start of a line; nothing where it cannot be read.
+
+    Args:
+        path: the file.
+        most: bytes that are read.
+        inside: as in ``open_plain``.
+    """
+    try:
+        with open_plain(path, inside) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most))
+            text = file.read()
+    except OSError:
+        return b""
+    return text if size <= most else text[text.find(b"\n") + 1 :]
+
+
 def _plain(descriptor: int, shown: str) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

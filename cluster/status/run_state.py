@@ -7,27 +7,18 @@ import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from eyespot.cluster.status.records import Records
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.plain_files import open_plain
+from eyespot.data_pipeline.plain_files import open_plain, read_tail
 from eyespot.data_pipeline.ranges import LARGEST_NUMBER
+from eyespot.pretrain.loop.run_end import LOG, End, read_end
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking import metrics_file
 
 _TAIL_BYTES = 1 << 17
 _LOCK_BYTES = 1 << 12
 _INTERVALS = 50
-_STAMP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ ([A-Z]+) (.*)")
-_TELLING = ("M parameters, in ", "going on after step ", "done: step ", "stopped")
-"""One of these is in every line that the next two tell of: most lines are none of them."""
-_STARTS = re.compile(r"\S+: .* M parameters, in |.*going on after step \d+, from ")
-_ENDS: tuple[tuple[Literal["done", "stopped", "failed"], re.Pattern[str]], ...] = (
-    ("done", re.compile(r"done: step \d+ of \d+|stopped as asked after step")),
-    ("stopped", re.compile(r"stopped by \S+ after step")),
-    ("failed", re.compile(r"stopped: ")),
-)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -51,7 +42,7 @@ class RunState:
     """The newest complete checkpoint's."""
     checkpoint_time: float | None
     """When it was complete; seconds since 1970."""
-    end: Literal["done", "stopped", "failed"] | None
+    end: End | None
     """How its log ends; None while it runs, and where it was killed without a word."""
     end_line: str
     """What its log said at the end."""
@@ -81,8 +72,8 @@ def read_run_state(run_dir: Path, locks: str | None = None, *, links: bool = Tru
     lines = tail_metrics(run_dir, _INTERVALS + 1, inside)
     newest = lines[-1] if lines else {}
     checkpoint, saved = _newest_checkpoint(run_dir, inside)
-    log = run_dir / "logs" / "rank-0.log"
-    end, end_line = _end(log, inside)
+    log = run_dir / LOG
+    end, end_line = read_end(run_dir, inside)
     host, holder = _lock(run_dir / ".lock", locks, inside)
     per_step, per_line = _pace(lines)
     times = [_modified(path, inside) for path in (log, run_dir / metrics_file.NAME)]
@@ -115,7 +106,7 @@ def tail_metrics(
         count: of lines.
         inside: the folder out of which no link may lead.
     """
-    text = _tail(run_dir / metrics_file.NAME, inside)
+    text = read_tail(run_dir / metrics_file.NAME, _TAIL_BYTES, inside)
     whole = text[: text.rfind(b"\n") + 1].splitlines()
     newest = (values for line in reversed(whole) if (values := metrics_file.decode(line)) is not None)
     return list(itertools.islice(newest, count))[::-1]
@@ -149,19 +140,6 @@ def _newest_checkpoint(run_dir: Path, inside: Path | None) -> tuple[int | None, 
     return None, None
 
 
-def _end(path: Path, inside: Path | None) -> tuple[Literal["done", "stopped", "failed"] | None, str]:
-    """The last word of a rank's log, unless the run began once more after it."""
-    for line in reversed(_tail(path, inside).decode(errors="replace").splitlines()):
-        if not any(words in line for words in _TELLING) or (stamped := _STAMP.match(line)) is None:
-            continue
-        for kind, pattern in _ENDS:
-            if pattern.match(stamped[2]):
-                return kind, stamped[2]
-        if _STARTS.match(stamped[2]):
-            break
-    return None, ""
-
-
 def _lock(path: Path, locks: str | None, inside: Path | None) -> tuple[str, int | None]:
     """The host that last locked the folder, and the process that does now, where it is this machine's.
 
@@ -190,18 +168,6 @@ def _pace(lines: list[dict[str, metrics_file.Value]]) -> tuple[float | None, flo
     if not spans:
         return None, None
     return statistics.median(span / steps for steps, span in spans), statistics.median(span for _, span in spans)
-
-
-def _tail(path: Path, inside: Path | None) -> bytes:
-    """The end of a file, from the start of a line."""
-    try:
-        with open_plain(path, inside) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            text = file.read()
-    except (OSError, UserError):
-        return b""
-    return text if size <= _TAIL_BYTES else text[text.find(b"\n") + 1 :]
 
 
 def _modified(path: Path, inside: Path | None) -> float | None:

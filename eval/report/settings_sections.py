@@ -12,6 +12,7 @@ from eyespot.eval.report.rendering import Section, Table
 from eyespot.eval.report.run_data import Story
 from eyespot.eval.report.training_sections import rate
 from eyespot.pretrain.checkpoints.folders import newest
+from eyespot.pretrain.loop.run_end import read_end
 from eyespot.pretrain.run_record import NAME
 from eyespot.pretrain.tracking.mlflow_record import flatten
 
@@ -89,7 +90,9 @@ def _state(story: Story) -> str:
     steps, done = story.setting("steps", default=0), story.metrics.last_step
     if done and done >= steps:
         return f"complete: {plural(done, 'step')}"
-    return f"step {done:,} of {steps:,}: not complete yet"
+    end, said = read_end(story.run_dir)
+    state = f"step {done:,} of {steps:,}: not complete yet"
+    return f"{state}; its log ends: {said}" if end in ("stopped", "failed") else state
 
 
 def _lead(story: Story) -> str:

@@ -63,6 +63,10 @@ def test_how_far_it_is(two):
     said = header(read_stories(two[:1]))
     assert said["state"] == "step 6 of 12: not complete yet."
     assert said["lead"].startswith("Training of test_vit at 16 × 16 pixels")
+    (two[0] / "logs").mkdir(exist_ok=True)
+    (two[0] / "logs" / "rank-0.log").write_text("2026-01-01 00:00:00,000 ERROR stopped: stopped by --stop-on-drift: x\n")
+    stopped = header(read_stories(two[:1]))["state"]
+    assert stopped == "step 6 of 12: not complete yet; its log ends: stopped: stopped by --stop-on-drift: x."
     assert dict(said["tiles"]) | {"images seen": "12,345", "loss now": "0.5"} == dict(said["tiles"])
     assert header(read_stories(two))["lead"] == "2 runs side by side."
 
