@@ -18,6 +18,10 @@ FIRST_RECIPES = {
 """What the named data sets were made for; for others the person chooses."""
 
 
+_RGB = 3
+"""Channels that every encoder and every method takes."""
+
+
 def say_next(*steps: tuple[Sequence[str | Path], str]) -> None:
     """Prints commands, each with what it is for; rank 0 alone does.
 
@@ -33,19 +37,28 @@ def say_next(*steps: tuple[Sequence[str | Path], str]) -> None:
         print(one_line(f"{begin}{command:<{width}}   # {purpose}"), file=sys.stderr)
 
 
-def after_packing(folder: object, name: str) -> None:
+def after_packing(folder: object, name: str, channels: int = _RGB) -> None:
     """What shards are for.
 
     Args:
         folder: of the shards, or of their splits.
         name: of the data set.
+        channels: of its images.
     """
     recipe = FIRST_RECIPES.get(name)
-    train = ["pretrain", recipe or "RECIPE", "--data.shards", str(folder), "--run-dir", "runs/first"]
-    if recipe is None:
+    train = ["pretrain", recipe or "RECIPE", "--data.shards", str(folder), *channels_flag(channels)]
+    train += ["--run-dir", "runs/first"]
+    if recipe is None and channels != _RGB:
+        say_next((train, "trains on them: a recipe of mae, simclr or dino"))
+    elif recipe is None:
         say_next((["recipes"], "which methods there are, and their recipes"), (train, "trains one of them"))
     else:
         say_next((train, "trains an encoder"))
+
+
+def channels_flag(channels: int) -> list[str]:
+    """What an encoder of other images than RGB must be told."""
+    return [] if channels == _RGB else ["--encoder.channels", str(channels)]
 
 
 def after_training(run_dir: Path, shards: str | Path | None, *, clips: bool) -> None:

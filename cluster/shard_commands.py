@@ -11,9 +11,10 @@ from annotated_types import Ge
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.clip_shards import remarks, show_frames, summary
-from eyespot.cluster.next_steps import after_packing, say_next
+from eyespot.cluster.next_steps import after_packing, channels_flag, say_next
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.loading.bands.band_views import channels_of
 from eyespot.data_pipeline.loading.mixtures.mix_summary import mix_summary
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage
@@ -89,7 +90,8 @@ def info(argv: list[str]) -> int:
             print(line)
     for line in refused:
         print(one_line(line))
-    after_packing(place, ShardFolder(folders[0]).manifest.name)
+    first = ShardFolder(folders[0]).manifest
+    after_packing(place, first.name, channels_of(first))
     return ExitCode.DONE
 
 
@@ -149,8 +151,8 @@ def show(argv: list[str]) -> int:
         print(f"  shown are {which}")
     for row, captions in enumerate(shown_captions(run, shards, asked.samples), 1):
         print(one_line(brief(f"  row {row:<3} {' | '.join(captions) or 'no caption'}")))
-    train = ["pretrain", asked.recipe, "--data.shards", str(shards.named), "--run-dir", "runs/first"]
-    say_next((train, "trains on them"))
+    train = ["pretrain", asked.recipe, "--data.shards", str(shards.named)]
+    say_next(([*train, *channels_flag(channels_of(shards.manifest)), "--run-dir", "runs/first"], "trains on them"))
     return ExitCode.DONE
 
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
-from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.online_probe import OnlineProbe
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.distributed.collectives import agreed, gather_objects
 from eyespot.pretrain.distributed.process_group import World
+from eyespot.pretrain.loop.first_checks import guard_shards
 from eyespot.pretrain.loop.run_data import RunData
 from eyespot.pretrain.loop.run_end import TrainingError
 from eyespot.pretrain.objective import Objective
@@ -53,7 +53,7 @@ class DriftGuard(OnlineProbe):
         super().__init__(data)
         if guard := data.run.start.guard:
             with agreed():
-                self._shards = find_shards(guard, hashes=data.world.local_rank == 0)
+                self._shards = guard_shards(guard, hashes=data.world.local_rank == 0)
         self._path = data.run.run_dir / FILE
         self._start: Correct = {}
         self._since = 0

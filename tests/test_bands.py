@@ -21,6 +21,7 @@ from eyespot.data_pipeline.shards.manifest import BANDS_FORMAT, Reading
 from eyespot.data_pipeline.shards.pack import pack
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.data_pipeline.shards.verify import look_at
+from eyespot.eval.checkpoint_choice.choice import select
 from eyespot.eval.evaluate import judge
 from eyespot.eval.release.verify import verified
 from eyespot.eval.release.write import release
@@ -181,19 +182,18 @@ def test_what_does_not_fit_is_said_in_a_line(shards: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"^encoder.channels 3: .* holds images of 6 bands of 16 bits; set it to 6$"):
         fit(run, "mae_tiny")
     run = small_run("rotation_tiny", shards, tmp_path / "run")
-    with pytest.raises(UserError, match=r"^objective Rotation: is made for red, green and blue"):
+    with pytest.raises(UserError, match=r"^Rotation is made for red, green and blue"):
         fit(run, "rotation_tiny")
     run = small_run("inpainting_tiny", shards, tmp_path / "run")
     run.encoder = replace(run.encoder, name="test_resnet", patch_size=None)  # with which it cannot be made for six
-    with pytest.raises(
-        UserError, match=r"^objective Inpainting: is made for red, green and blue.* mae, simclr or dino"
-    ):
+    with pytest.raises(UserError, match=r"^Inpainting is made for red, green and blue.* mae, simclr or dino"):
         before_folder(run, ALONE, None)
 
 
 def test_a_run_of_bands_is_judged_and_its_release_loads_by_timm(trained: Path, shards: Path, tmp_path: Path):
     results = judge("knn", str(trained), shards, out=None, seed=0, pretrained=False, world=ALONE)
     assert [result.role for result in results] == ["encoder", "random", "pixels"]
+    assert select(str(trained), shards, num_images=12, seed=0, world=ALONE, out=tmp_path / "scores") is not None
     folder = release(trained, tmp_path / "release", license="apache-2.0", allow_dirty=True)
     verified(folder)
     config = json.loads((folder / "config.json").read_text())

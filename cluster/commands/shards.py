@@ -16,6 +16,7 @@ from eyespot.cluster.next_steps import after_packing, say_next
 from eyespot.cluster.shard_commands import add_images, info, merge, pack_share, show
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
+from eyespot.data_pipeline.loading.bands.band_views import channels_of
 from eyespot.data_pipeline.loading.mixtures.mix import is_mix, read_mix
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.shards.bands.stored_bands import MOST_BANDS, Bands
@@ -303,7 +304,8 @@ def _packed(destination: Path, manifests: dict[str, Manifest]) -> int:
         print(line)
     for overlap in overlaps(destination / split for split in manifests):
         print(overlap)
-    after_packing(destination, next(iter(manifests.values())).name)
+    first = next(iter(manifests.values()))
+    after_packing(destination, first.name, channels_of(first))
     return ExitCode.DONE
 
 
@@ -346,7 +348,7 @@ def _index(argv: list[str]) -> int:
         return ExitCode.DONE
     for line in _order_notes(place):
         print(line)
-    after_packing(place, manifest.name)
+    after_packing(place, manifest.name, channels_of(manifest))
     return ExitCode.DONE
 
 

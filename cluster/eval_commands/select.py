@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from eyespot.cluster.arguments import parse
 from eyespot.cluster.next_steps import say_next
+from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.ranges import check_ranges
 from eyespot.data_pipeline.terminal import one_line
@@ -41,7 +42,8 @@ class Selecting:
     run: Annotated[str, Positional, arg(metavar="RUN")]
     """A run folder; RUN@ema scores the averages of its weights (--optim.ema)."""
     shards: Annotated[Path | None, Positional, arg(metavar="SHARDS")] = None
-    """A folder with test/ or train/ inside, or one of shards; by default what the run learned from."""
+    """A folder with test/ or train/ inside, or one of shards; by default the test split of what the run learned from,
+    where there is one."""
     by: Literal["rankme", "alpha-req", "lidar", "knn"] = "knn"
     """The score that decides: by default the one that foretold the linear probe best. All are shown."""
     images: Annotated[int, Ge(32), Le(100_000)] = 2048
@@ -73,15 +75,20 @@ def main(argv: list[str]) -> int:
     finally:
         process_group.stop()
     if found is not None:
-        _show(wanted, found)
+        show(wanted, found)
     return ExitCode.DONE
 
 
-def _show(wanted: Selecting, found: "Selection") -> None:
+def show(wanted: Selecting, found: "Selection") -> None:
+    """Prints the table, the choice, and what comes next.
+
+    Raises:
+        UserError: the score that shall decide is no number here.
+    """
     from rich.table import Table
 
     from eyespot.data_pipeline.console import Console
-    from eyespot.eval.results.checkpoint_scores import table
+    from eyespot.eval.results.checkpoint_scores import NAMES, table
 
     header, rows = table(found)
     shown = Table(title=f"checkpoints on {found.data}, without labels", title_justify="left")
@@ -96,10 +103,14 @@ def _show(wanted: Selecting, found: "Selection") -> None:
     print(one_line(f"{found.num_images:,} images, {found.num_views} views of each ({found.split})."))
     by = wanted.by.replace("-", "_")
     for name, verdict in sorted(found.verdicts.items(), key=lambda pair: pair[0] != by):
-        print(one_line(f"{'Take' if name == by else 'Other scores:'} {verdict.taken}: {verdict.words}."))
+        begin = "Take" if name == by else f"By {NAMES[name]}, which decides nothing here,"
+        print(one_line(f"{begin} {verdict.taken}: {verdict.words}."))
     if not found.verdicts:
         print("None to take: all of them have collapsed.")
         return
+    if by not in found.verdicts:
+        known = ", ".join(name.replace("_", "-") for name in found.verdicts)
+        raise UserError(f"--by {wanted.by}: is no number for any sound checkpoint on these images; take {known}")
     taken = found.verdicts[by].taken
     say_next(*next_steps(wanted.run, taken))
 

@@ -360,7 +360,7 @@ def check_enough(batch_size: int, num_samples: int, shards: ShardFolder) -> None
     """Raises a UserError where a micro-batch over all ranks holds more than the samples there are."""
     if batch_size > num_samples:
         raise UserError(
-            f"batch_size {batch_size}: more than the {plural(num_samples, 'sample')} in"
+            f"data.batch_size {batch_size}: more than the {plural(num_samples, 'sample')} in"
             f" {shards.path}; choose a smaller one:"
             f" --data.batch-size {num_samples} or less"
         )

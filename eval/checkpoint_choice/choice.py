@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
+from eyespot.data_pipeline.patience import words
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.checkpoint_choice.scores import Looks, Scored, blocks_of, merit, scored, shared
 from eyespot.eval.encoders.subject import AVERAGE, run_of, split_part
@@ -76,6 +77,9 @@ def select(
     known = read_selection(path)
     if not any_rank([world.rank == 0 and (known is None or known.key != asked.key)])[0]:
         return known if world.rank == 0 else None
+    with agreed():
+        if world.rank == 0:
+            _make_folder(path.parent, "--out" if out else "scores")
     found, warned = _scored(asked, world)
     if world.rank != 0:
         return None
@@ -92,9 +96,16 @@ def select(
         seed=seed,
         averaged=asked.part == EMA,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, (json.dumps(asdict(selection), indent=1) + "\n").encode())
     return selection
+
+
+def _make_folder(folder: Path, setting: str) -> None:
+    """Before anything is scored: a place where nothing can be written is known at once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{setting} {folder}: cannot be made ({words(error)}); name another with --out") from error
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,7 +139,8 @@ def _question(target: str, shards: Path | str | None, num_images: int, seed: int
     data = all_data(find_shards(given, "test", "train", hashes=world.local_rank == 0))
     mean, std = RunRecord.read(RunRecord.path(run_dir)).mean_and_std(run_dir)
     ids = np.sort(np.random.default_rng(seed).permutation(data.test.size)[:num_images])
-    views = ViewSpec(views=_views(encoder_config(run, part).image_size), mean=mean, std=std)
+    in_colour = data.test.shards.manifest.bands is None
+    views = ViewSpec(views=_views(encoder_config(run, part).image_size, in_colour=in_colour), mean=mean, std=std)
     metas = [checkpoint.read_meta(folder) for folder in folders]
     said = [FORMAT, str(seed), part, repr(views), data.test.shards.manifest.index_sha256, str(len(ids))]
     said += [digest for meta in metas for digest in sorted(meta.files.values())]
@@ -229,9 +241,14 @@ def _told(names: list[str], steps: list[int], found: list[Scored], warned: list[
     return told
 
 
-def _views(size: int) -> tuple[CenterView | RandomView, ...]:
-    """The whole image, and random views as SimCLR makes them, but for blur: the same for whatever method."""
+def _views(size: int, *, in_colour: bool) -> tuple[CenterView | RandomView, ...]:
+    """The whole image, and random views as SimCLR makes them, but for blur: the same for whatever method.
+
+    Of images of bands without what only colours have.
+    """
     view = RandomView(size=size, scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), grayscale=0.2)
+    if not in_colour:
+        view = replace(view, jitter=(*view.jitter[:2], 0.0, 0.0), grayscale=0.0)
     return (center_view(size), *([view] * NUM_VIEWS))
 
 

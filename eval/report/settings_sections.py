@@ -90,7 +90,7 @@ def _state(story: Story) -> str:
     steps, done = story.setting("steps", default=0), story.metrics.last_step
     if done and done >= steps:
         return f"complete: {plural(done, 'step')}"
-    end, said = read_end(story.run_dir)
+    end, said = read_end(story.run_dir, inside=story.run_dir)
     state = f"step {done:,} of {steps:,}: not complete yet"
     return f"{state}; its log ends: {said}" if end in ("stopped", "failed") else state
 

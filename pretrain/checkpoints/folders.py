@@ -1,5 +1,6 @@
 """Where a run's checkpoints stand. A folder is complete or absent; whoever asks for no more needs no torch."""
 
+import re
 from pathlib import Path
 
 PREFIX = "step-"
@@ -12,9 +13,10 @@ def folder_of(run_dir: Path, step: int) -> Path:
 
 
 def complete(run_dir: Path) -> list[Path]:
-    """The run's complete checkpoints, oldest first."""
-    folders = (run_dir / "checkpoints").glob(f"{PREFIX}*")
-    return sorted(folder for folder in folders if folder.suffix != PARTIAL and (folder / "meta.json").is_file())
+    """The run's complete checkpoints, oldest first; a copy of another name beside them is none."""
+    found = (run_dir / "checkpoints").glob(f"{PREFIX}*")
+    named = (folder for folder in found if re.fullmatch(rf"{PREFIX}\d+", folder.name))
+    return sorted(folder for folder in named if (folder / "meta.json").is_file())
 
 
 def newest(run_dir: Path) -> Path | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from eyespot.data_pipeline.atomic_files import write_bytes
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage, words
+from eyespot.data_pipeline.plain_files import open_plain
 from eyespot.pretrain.checkpoints.weight_files import check_tensors
 
 FILE = "teacher.safetensors"
@@ -33,6 +34,12 @@ def write_teacher(run_dir: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _plain_bytes(path: Path) -> bytes:
+    """Of a plain file: what waits for a writer is refused."""
+    with open_plain(path) as file:
+        return file.read()
+
+
 def read_teacher(run_dir: Path, wanted: Mapping[str, Tensor], sha256: str) -> dict[str, Tensor]:
     """The teacher that a run began with.
 
@@ -46,7 +53,7 @@ def read_teacher(run_dir: Path, wanted: Mapping[str, Tensor], sha256: str) -> di
     """
     path = run_dir / FILE
     try:
-        content = Patience(PATIENCE_SECONDS).read(path, path.read_bytes, is_outage)
+        content = Patience(PATIENCE_SECONDS).read(path, lambda: _plain_bytes(path), is_outage)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({words(error)}); the run cannot go on without its teacher: put the file back"

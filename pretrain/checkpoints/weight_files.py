@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.patience import PATIENCE_SECONDS, Patience, is_outage
+from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.checkpoints.foreign_names import Translated, names_of, translated
@@ -70,7 +71,7 @@ class Weights:
         if self.others:
             shown = ", ".join(self.others[:2]) + (", ..." if len(self.others) > 2 else "")
             words += f"; {len(self.others)} others of the file are not the encoder's: {shown}"
-        return words
+        return one_line(words)  # names are a stranger's
 
 
 def holder_of(path: Path) -> tuple[Path, str]:
@@ -163,9 +164,10 @@ def fitted(
             raise UserError(f"{source}: {place}{found.refusal}")
         check_tensors(wanted, found.tensors, source, _advice(wanted, found.tensors, held))
     elif not prefix and any(not _same(fitting[0][1], other) for _, other in fitting[1:]):
+        which = f"say which with --start.prefix, for instance {fitting[0][0]}"
         raise UserError(
-            f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{place}*' for place, _ in fitting)}; say"
-            f" which with --start.prefix, for instance {fitting[0][0]}"
+            f"{source}: holds {len(fitting)} encoders, named {', '.join(f'{place}*' for place, _ in fitting)};"
+            f" {which if source.startswith('start.') else 'save the one that is meant in a file of its own'}"
         )
     else:
         place, found = fitting[0]
@@ -324,6 +326,8 @@ def _kind_without_numbers(tensor: Tensor) -> str:
         return "on the meta device, where tensors have no numbers"
     if tensor.is_quantized:
         return "quantized"
+    if tensor.is_nested:
+        return "nested"
     return "" if tensor.layout == torch.strided else "sparse"
 
 

@@ -11,8 +11,10 @@ from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.bands.band_views import RGB
 from eyespot.data_pipeline.loading.loader import check_decode, check_enough, check_views
 from eyespot.data_pipeline.loading.members.sound_views import check_sounds
+from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.data_pipeline.order.stream_state import check_lanes
+from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.published import published_encoder
 from eyespot.pretrain.checkpoints.weight_files import check_file, check_place
@@ -101,6 +103,18 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     return shards
 
 
+def guard_shards(guard: str, *, hashes: bool = False) -> ShardFolder:
+    """What drift is measured on besides the run's own samples.
+
+    Raises:
+        UserError: there are no such shards.
+    """
+    try:
+        return find_shards(guard, hashes=hashes)
+    except UserError as error:
+        raise UserError(f"start.guard: {error}") from error
+
+
 def _check_start(run: Run, *, branches: bool) -> None:
     """Raises a UserError where there are no weights to spare or to be watched, or not in this way."""
     start = run.start
@@ -110,6 +124,8 @@ def _check_start(run: Run, *, branches: bool) -> None:
             raise UserError(f"stop_on_drift True: nothing measures it; add {lacks}, or leave it out")
         if start.guard:
             raise UserError(f"start.guard {start.guard}: nobody looks at it; add {lacks}, or leave it out")
+    elif start.guard:
+        guard_shards(start.guard)
     for name, value in (("freeze_steps", start.freeze_steps), ("lora_rank", start.lora_rank)):
         if value and not (branches or start.model or start.weights):
             raise UserError(f"start.{name} {value}: there are no weights to keep; add --start.model NAME")

@@ -85,8 +85,9 @@ def encoder_config(run: "Run", part: str = "") -> EncoderConfig:
         return run.encoder
     others = run.objective.further_encoders(run.encoder.image_size)
     if part not in others:
-        known = f"its further students are {', '.join(others)}" if others else "the run trained one encoder only"
-        raise UserError(f"student {part}: there is none of that name; {known}")
+        known = f"its further students are {', '.join(others)}" if others else "it trained one encoder only"
+        known += f", and @{EMA} is the average of its weights" if run.optim.ema else ""
+        raise UserError(f"student {part}: the run {run.run_dir} has none of that name; {known}")
     return others[part]
 
 

@@ -319,7 +319,7 @@ def check_bands(run: Run, objective: Objective, shards: ShardFolder) -> None:
     method = type(objective).__name__
     if not objective.any_bands:
         raise UserError(
-            f"objective {method}: is made for red, green and blue, and {shards.path} holds images of {bands}; take mae,"
+            f"{method} is made for red, green and blue, and {shards.path} holds images of {bands}; take mae,"
             " simclr or dino, which are of any bands"
         )
     for one in fields(run.objective):

@@ -136,10 +136,10 @@ class DINOv3(BalancedSelfDistillation):
 
         def __post_init__(self) -> None:
             BalancedSelfDistillation.Config.__post_init__(self)
-            if self.gram_from < self.gram_taken:
+            if self.gram_weights is None and self.gram_from < self.gram_taken:
                 raise UserError(
-                    f"objective.gram_taken {self.gram_taken}: must come before gram_from {self.gram_from}, when the"
-                    " Gram teacher is asked"
+                    f"objective.gram_taken {self.gram_taken}: must not come after gram_from {self.gram_from}, when the"
+                    " Gram teacher is asked; lower it"
                 )
             if self.gram_weights is not None and self.gram_from == 1:
                 raise UserError(

@@ -32,6 +32,12 @@ def test_after_packing_the_named_sets_have_a_recipe_and_others_a_list(capsys):
     after_packing(Path("data/p"), "photos")
     said = capsys.readouterr().err
     assert said.startswith("next: eyespot recipes ") and "pretrain RECIPE --data.shards data/p" in said
+    after_packing(Path("data/b"), "bands", 6)
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "next: eyespot pretrain RECIPE --data.shards data/b --encoder.channels 6 --run-dir runs/first "
+    )
+    assert "mae, simclr or dino" in said
 
 
 def test_after_training_what_fits_the_data(capsys):

@@ -87,7 +87,10 @@ def _array(data: bytes, bands: Bands, max_pixels: int) -> Pixels:
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
+    try:
+        shape, by_columns, dtype = read(file)
+    except Exception as error:  # what numpy says of it has addresses of memory in it, and bad advice
+        raise BadImage("an array whose header cannot be read") from error
     if dtype.hasobject:
         raise BadImage("an array of Python objects, which is never unpickled; save numbers")
     if len(shape) == 2:

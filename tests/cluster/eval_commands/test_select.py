@@ -4,7 +4,8 @@ import pytest
 from left_runs import leave_run, small_run
 
 from eyespot.cluster.cli import main
-from eyespot.cluster.eval_commands.select import next_steps
+from eyespot.cluster.eval_commands.select import Selecting, next_steps, show
+from eyespot.data_pipeline.errors import UserError
 from eyespot.eval.report.report import write_report
 from eyespot.eval.results.checkpoint_scores import selections_in
 
@@ -19,7 +20,14 @@ def test_it_shows_the_scores_and_says_which_and_why(digits, tmp_path, capsys):
     assert "Take step-00000012: step-00000012 has the best RankMe, in 100% of the draws." in said.out
     assert "64 images, 8 views of each" in said.out
     assert f"eyespot eval linear {run_dir}/checkpoints/step-00000012 SHARDS" in said.err
+    assert "By LiDAR, which decides nothing here, step-" in said.out
+    taken = ["eval", "select", str(run_dir), "--device", "cpu", "--images", "64", "--out"]
+    (tmp_path / "file").touch()
+    assert main([*taken, str(tmp_path / "file" / "in")]) == 2 and "--out" in capsys.readouterr().err
     (selection,) = selections_in(run_dir)
+    del selection.verdicts["alpha_req"]
+    with pytest.raises(UserError, match=r"^--by alpha-req: is no number for any .*; take rankme, lidar, knn$"):
+        show(Selecting(run=str(run_dir), by="alpha-req"), selection)
     page = write_report([run_dir], None, look=False).read_text()
     assert "Which checkpoint" in page and selection.verdicts["lidar"].words in page
 

@@ -373,7 +373,7 @@ next(loader)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(batch_size=2000), "batch_size 2000: more than the 1,438 samples"),
+        (dict(batch_size=2000), "data.batch_size 2000: more than the 1,438 samples"),
         (dict(batch_size=47), "batch_size 47: 2 ranks do not divide it"),
         (dict(batch_size=0), "batch_size 0: must be at least 1"),
         (dict(num_threads=0), "num_threads 0: must be at least 1"),

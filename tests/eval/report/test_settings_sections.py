@@ -8,6 +8,7 @@ from released_runs import small_run, write_run
 
 from eyespot.eval.report.run_data import read_stories
 from eyespot.eval.report.settings_sections import files, header, reproduce, settings
+from eyespot.pretrain.loop.run_end import LOG
 from eyespot.pretrain.tracking.metrics_file import encode
 
 
@@ -64,9 +65,12 @@ def test_how_far_it_is(two):
     assert said["state"] == "step 6 of 12: not complete yet."
     assert said["lead"].startswith("Training of test_vit at 16 × 16 pixels")
     (two[0] / "logs").mkdir(exist_ok=True)
-    (two[0] / "logs" / "rank-0.log").write_text("2026-01-01 00:00:00,000 ERROR stopped: stopped by --stop-on-drift: x\n")
+    (two[0] / LOG).write_text("2026-01-01 00:00:00,000 ERROR stopped: by --stop-on-drift: x\n")
     stopped = header(read_stories(two[:1]))["state"]
-    assert stopped == "step 6 of 12: not complete yet; its log ends: stopped: stopped by --stop-on-drift: x."
+    assert stopped == "step 6 of 12: not complete yet; its log ends: stopped: by --stop-on-drift: x."
+    (two[0] / LOG).rename(two[0].parent / "log")
+    (two[0] / LOG).symlink_to(two[0].parent / "log")
+    assert header(read_stories(two[:1]))["state"] == "step 6 of 12: not complete yet.", "a link that leads out"
     assert dict(said["tiles"]) | {"images seen": "12,345", "loss now": "0.5"} == dict(said["tiles"])
     assert header(read_stories(two))["lead"] == "2 runs side by side."
 

@@ -15,6 +15,14 @@ def test_complete_ones_in_order(tmp_path):
     partial = folder_of(tmp_path, 300).with_suffix(".tmp")
     partial.mkdir()
     (partial / "meta.json").write_text("{}")
+    for name in (
+        "step-00000100-old",
+        "step-00000030.bak",
+        "step-zz",
+        "step-",
+    ):  # somebody's copies: neither read nor deleted
+        (tmp_path / "checkpoints" / name).mkdir()
+        (tmp_path / "checkpoints" / name / "meta.json").write_text("{}")
     assert complete(tmp_path) == [folder_of(tmp_path, step) for step in (2, 30, 100)]
     assert newest(tmp_path) == tmp_path / "checkpoints" / "step-00000100"
 

@@ -1,5 +1,7 @@
 """A run's teacher comes back to the bit, or one line says why not."""
 
+import os
+
 import pytest
 import torch
 
@@ -28,6 +30,12 @@ def test_another_one_is_refused(tmp_path, teacher):
 
 def test_a_missing_one_is_refused(tmp_path, teacher):
     with pytest.raises(UserError, match=rf"{FILE}: cannot be read .*put the file back \(sha256 {'0' * 12}"):
+        read_teacher(tmp_path, teacher, "0" * 64)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path, teacher):
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(UserError, match=rf"{FILE}: cannot be read \(not a plain file\)"):
         read_teacher(tmp_path, teacher, "0" * 64)
 
 

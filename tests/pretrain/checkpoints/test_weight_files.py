@@ -75,10 +75,19 @@ def test_what_people_have(kind, suffix, encoder, tmp_path):
     assert (f"; {left} others of the file are not the encoder's: " in said) == bool(left)
 
 
+def test_a_strangers_names_begin_no_line_of_the_log(encoder, tmp_path):
+    save_file({**fresh(encoder), "x\nINFO forged": torch.zeros(1)}, tmp_path / "file.safetensors")
+    assert "\n" not in (said := read_weights(tmp_path / "file.safetensors", encoder).said()) and "forged" in said
+
+
 def test_of_two_encoders_the_user_says_which(encoder, tmp_path):
     one, other = fresh(encoder), fresh(fresh(encoder))
     torch.save({"student": named("module.backbone.", one), "teacher": named("backbone.", other)}, tmp_path / "both.pth")
     two = r"holds 2 encoders, named student.module.backbone.\*, teacher.backbone.\*; say which"
+    with pytest.raises(
+        UserError, match=r"^objective.gram_weights .*; save the one that is meant in a file of its own$"
+    ):
+        read_weights(tmp_path / "both.pth", one, setting="objective.gram_weights")
     with pytest.raises(UserError, match=two):
         read_weights(tmp_path / "both.pth", encoder)
     found = read_weights(tmp_path / "both.pth", encoder, prefix="teacher.backbone")
@@ -170,6 +179,10 @@ WRONG = {
     "sparse": (
         saved_with(lambda tensor: tensor.to_sparse()),
         f"{FIRST} is sparse; save it as a dense tensor of float32",
+    ),
+    "nested": (
+        saved_with(lambda tensor: torch.nested.nested_tensor([torch.ones(2, 2), torch.ones(3, 2)])),
+        f"{FIRST} is nested; save it as a dense tensor of float32",
     ),
     "foreign names": (
         lambda path, encoder: save_file(named("_", encoder), path),

@@ -75,6 +75,12 @@ REFUSED = [
     ("mae_tiny", 1, {"start.weights": Path("no.safetensors")}, "start.weights no.safetensors: cannot be read"),
     ("mae_tiny", 1, {"start.prefix": "teacher"}, "start.prefix teacher: there is no file that it is of; add --start.w"),
     ("mae_tiny", 1, {"start.sha256": "abc"}, "start.sha256 abc: there is no file that it is of; add --start.weights"),
+    (
+        "mae_tiny",
+        1,
+        {"start.weights": HERE, "monitor_every": 1, "start.guard": "nowhere"},
+        "start.guard: shards nowhere: no such folder",
+    ),
     ("mae_tiny", 1, {"start.weights": HERE.parent}, "is a folder; name a file of weights"),
     (
         "mae_tiny",

@@ -271,7 +271,7 @@ def test_a_run_and_its_checkpoint_are_gram_weights_and_what_is_none_is_refused(d
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"gram_taken": 0.6}, r"objective.gram_taken 0.6: must come before gram_from 0.5"),
+        ({"gram_taken": 0.6}, r"objective.gram_taken 0.6: must not come after gram_from 0.5"),
         ({"gram_from": 1.0, "gram_weights": Path("x")}, r"objective.gram_weights x: at gram_from 1 nobody asks"),
         ({"large_sizes": (16, 24), "small_sizes": (8,)}, r"objective.small_sizes \(8,\): must be as many"),
         ({"large_sizes": (18,)}, r"objective.large_sizes 18: is no multiple of .* 4 pixels; try 16"),

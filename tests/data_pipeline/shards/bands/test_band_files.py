@@ -88,7 +88,7 @@ def refusals() -> dict[str, tuple[bytes, str]]:
         "a vector": (npy(pixels.ravel()), "an array of shape"),
         "cut": (odd[:-3], "truncated array"),
         "longer": (odd + b"x", "truncated array"),
-        "no header": (odd[:10] + b"[" * 100 + odd[110:], "undecodable"),
+        "no header": (odd[:10] + b"[" * 100 + odd[110:], "^an array whose header cannot be read$"),
         "large": (npy(np.zeros((2000, 2000, 6), np.uint16)), "more pixels than the limit"),
         "wide": (huge(256), "more pixels than the limit|not all there"),
         "high": (huge(257), "more pixels than the limit|not all there"),
