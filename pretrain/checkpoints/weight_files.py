@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -132,6 +133,7 @@ def read_weights(
         held = checkpoint.read_module(path) if prefix else checkpoint.read_encoder(path)
     else:
         held = _tensors(content, source)
+        _check_unfolded(held, source, limit)
     found = fitted(held, wanted, source, prefix=prefix, encoder=encoder)
     return replace(found, sha256=digest)
 
@@ -298,10 +300,21 @@ def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
         raise UserError(f"{source}: cannot be read as safetensors ({error})") from error
 
 
+def _check_unfolded(held: Mapping[str, Tensor], source: str, largest: int) -> None:
+    """A view that repeats one number costs nothing in the file, and all of its size as soon as it is computed with."""
+    for name, tensor in held.items():
+        if tensor.nbytes > largest:
+            raise UserError(
+                f"{source}: {name} has {tensor.nbytes:,} bytes, far more than its encoder; save the encoder's weights"
+                " alone"
+            )
+
+
 def _of_checkpoint(content: bytes, source: str) -> dict[str, Tensor]:
     """All tensors of a checkpoint, however deep its dictionaries: {"teacher": {"x": t}} gives "teacher.x"."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # many keep their options so
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():  # many keep options so
+            warnings.simplefilter("ignore")  # of torch's own: what is no weight is said below
             held = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

@@ -245,6 +245,8 @@ def _teach(teacher: FixedTeacher, run: "Run") -> dict[str, str]:
     if first and run.run_dir.is_dir() and not goes_on:
         said["sha256"] = write_teacher(run.run_dir, teacher.encoder.state_dict())
     log.info("teacher: %s, %s; %s", said["origin"], said["architecture"], said["loaded"])
+    if config.model == RANDOM and config.weights is None:
+        log.warning("teacher: has random weights, from which nothing is learned; name one by --objective.teacher.model")
     return said
 
 

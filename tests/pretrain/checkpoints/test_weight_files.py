@@ -184,6 +184,10 @@ WRONG = {
         saved_with(lambda tensor: torch.nested.nested_tensor([torch.ones(2, 2), torch.ones(3, 2)])),
         f"{FIRST} is nested; save it as a dense tensor of float32",
     ),
+    "unfolded": (
+        saved_with(lambda tensor: torch.zeros(1).expand(1 << 40)),
+        f"{FIRST} has 4,398,046,511,104 bytes, far more than its encoder",
+    ),
     "foreign names": (
         lambda path, encoder: save_file(named("_", encoder), path),
         r"missing there and .*; most names there are not the encoder's, the first is _\S+: choose .*timm's",
