@@ -87,7 +87,7 @@ def encoder_config(run: "Run", part: str = "") -> EncoderConfig:
     if part not in others:
         known = f"its further students are {', '.join(others)}" if others else "it trained one encoder only"
         known += f", and @{EMA} is the average of its weights" if run.optim.ema else ""
-        raise UserError(f"student {part}: the run {run.run_dir} has none of that name; {known}")
+        raise UserError(f"student {part} (RUN@{part}): the run has none of that name; {known}")
     return others[part]
 
 
