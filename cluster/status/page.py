@@ -18,6 +18,7 @@ from eyespot.data_pipeline import foreign_json
 from eyespot.data_pipeline.console import Console
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.terminal import plural
+from eyespot.pretrain.checkpoints.folders import complete, step_of
 
 _HEADERS = (
     "run", "job", "state", "nodes", "step", "loss", "images/s", "left", "job ends in", "checkpoint", "requeues"
@@ -252,18 +253,16 @@ def _beats(records: Records, status: Status, now: float) -> Table | None:
 
 
 def _checkpoints(run_dir: Path) -> Table | None:
-    found = sorted((run_dir / "checkpoints").glob("step-*[0-9]/meta.json"))
-    if not found:
+    if not (found := complete(run_dir)):
         return None
     table = _details("Checkpoints", "step", "complete since", "GB")
-    for meta in found[-_NUM_SHOWN:]:
+    for folder in found[-_NUM_SHOWN:]:
         try:
-            size = sum(path.stat().st_size for path in meta.parent.iterdir())
-            saved = meta.stat().st_mtime
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            saved = (folder / "meta.json").stat().st_mtime
         except OSError:
             continue  # just being replaced by a newer one
-        step = int(meta.parent.name.removeprefix("step-"))
-        table.add_row(f"{step:,}", _clock(saved), f"{size / 1e9:,.3f}")
+        table.add_row(f"{step_of(folder):,}", _clock(saved), f"{size / 1e9:,.3f}")
     return table
 
 

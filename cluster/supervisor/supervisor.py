@@ -23,6 +23,7 @@ from eyespot.cluster.supervisor.requeue import after_stop, ask, requeue_avoiding
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.exit_codes import ExitCode
 from eyespot.data_pipeline.terminal import one_line, plural
+from eyespot.pretrain.checkpoints.folders import newest, step_of
 from eyespot.pretrain.distributed.exit_report import ATTEMPT
 from eyespot.pretrain.tracking.mlflow_record import MlflowRecord
 
@@ -347,8 +348,8 @@ class Supervisor:
 
     def _newest_checkpoint(self) -> int:
         """Its step; -1 where there is none."""
-        folders = (self.orders.run_dir / "checkpoints").glob("step-*[0-9]/meta.json")
-        return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=-1)
+        folder = newest(self.orders.run_dir)
+        return -1 if folder is None else step_of(folder)
 
     def _barrier(self, number: int) -> NodeBarrier:
         return NodeBarrier(self.records.meetings, self.place.job, self.place.requeues, number)

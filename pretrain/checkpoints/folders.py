@@ -12,6 +12,11 @@ def folder_of(run_dir: Path, step: int) -> Path:
     return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
+def step_of(folder: Path) -> int:
+    """At which step that checkpoint was written, by its name."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
 def complete(run_dir: Path) -> list[Path]:
     """The run's complete checkpoints, oldest first; a copy of another name beside them is none."""
     found = (run_dir / "checkpoints").glob(f"{PREFIX}*")

@@ -73,8 +73,9 @@ def test_one_run_in_detail(tmp_path, monkeypatch):
         records.beat(node, job="7", requeues=0, state="the ranks run")
     lines = [{"step": step, "time": NOW + step, "loss": 1 / step} for step in range(1, 20)]
     (run / metrics_file.NAME).write_bytes(b"".join(map(metrics_file.encode, lines)))
-    (run / "checkpoints" / "step-00000010").mkdir(parents=True)
-    (run / "checkpoints" / "step-00000010" / "meta.json").write_text("{}")
+    for name in ("step-00000010", "step-00000010-copy2"):
+        (run / "checkpoints" / name).mkdir(parents=True)
+        (run / "checkpoints" / name / "meta.json").write_text("{}")
     for width in (80, 160):
         drawing = drawn(lambda console: detail_page(survey([run]), console), width)
         assert max(map(len, drawing)) <= width

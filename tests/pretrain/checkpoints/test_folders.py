@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from eyespot.pretrain.checkpoints.folders import complete, folder_of, newest
+from eyespot.pretrain.checkpoints.folders import complete, folder_of, newest, step_of
 
 
 def test_complete_ones_in_order(tmp_path):
@@ -24,6 +24,7 @@ def test_complete_ones_in_order(tmp_path):
         (tmp_path / "checkpoints" / name).mkdir()
         (tmp_path / "checkpoints" / name / "meta.json").write_text("{}")
     assert complete(tmp_path) == [folder_of(tmp_path, step) for step in (2, 30, 100)]
+    assert [step_of(folder) for folder in complete(tmp_path)] == [2, 30, 100]
     assert newest(tmp_path) == tmp_path / "checkpoints" / "step-00000100"
 
 
