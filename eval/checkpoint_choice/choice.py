@@ -15,7 +15,7 @@ from eyespot.data_pipeline.augment.views import CenterView, RandomView, ViewSpec
 from eyespot.data_pipeline.errors import UserError
 from eyespot.data_pipeline.loading.loader import LoaderSpec
 from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
-from eyespot.data_pipeline.patience import words
+from eyespot.data_pipeline.patience import is_outage, words
 from eyespot.data_pipeline.progress_bar import ProgressBar
 from eyespot.eval.checkpoint_choice.scores import Looks, Scored, blocks_of, merit, scored, shared
 from eyespot.eval.encoders.subject import AVERAGE, run_of, split_part
@@ -105,6 +105,8 @@ def _make_folder(folder: Path, setting: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_outage(error):
+            raise
         raise UserError(f"{setting} {folder}: cannot be made ({words(error)}); name another with --out") from error
 
 

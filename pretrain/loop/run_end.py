@@ -54,7 +54,7 @@ def read_end(run_dir: Path, inside: Path | None = None) -> tuple[End | None, str
         run_dir: the run folder.
         inside: the folder out of which no link may lead.
     """
-    for line in reversed(read_tail(run_dir / LOG, _TAIL_BYTES, inside).decode(errors="replace").splitlines()):
+    for line in reversed(read_tail(run_dir / LOG, _TAIL_BYTES, inside).decode(errors="replace").split("\n")):
         if not any(words in line for words in _TELLING) or (stamped := _STAMP.match(line)) is None:
             continue
         for kind, pattern in _ENDS:
