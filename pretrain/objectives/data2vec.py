@@ -45,6 +45,23 @@ from eyespot.pretrain.objective import About, Objective
 from eyespot.pretrain.skipped_step import Taken
 
 
+class NotingBlock(Block):
+    """A block of timm's that keeps what its feed-forward part added last.
+
+    Whoever cuts parameters up gathers those of a block when it is called, so its parts cannot be called one by one.
+    """
+
+    added: Tensor | None = None
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Float[Tensor, "b n d"]:
+        """As ``Block``'s, without dropped paths: a teacher has none."""
+        x = x + self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal))
+        self.added = added = self.ls2(self.mlp(self.norm2(x)))
+        return x + added
+
+
 class Data2Vec(Objective):
     """Says, from few patches of an image, what a slow teacher that sees all makes of the others, many masks at once."""
 
@@ -125,6 +142,8 @@ class Data2Vec(Objective):
                 f" {self.num_patches} patches; {'raise' if self.num_visible else 'lower'} it"
             )
         self.teacher_encoder = make_steady_teacher(self.encoder)
+        for block in self.teacher_encoder.blocks:
+            block.__class__ = NotingBlock
         self.decoder = Decoder(self.encoder.embed_dim, config)
 
     def views(self) -> ViewSpec:
@@ -166,10 +185,10 @@ class Data2Vec(Objective):
         """What is to be said of each patch, in float32 at least."""
         vit = self.teacher_encoder
         tokens, said = vit.norm_pre(vit._pos_embed(vit.patch_embed(view))), []
-        for block in cast("list[Block]", list(vit.blocks)):
-            tokens = tokens + block.ls1(block.attn(block.norm1(tokens)))
-            said.append(block.ls2(block.mlp(block.norm2(tokens))))
-            tokens = tokens + said[-1]
+        for block in cast("list[NotingBlock]", list(vit.blocks)):
+            tokens = block(tokens)
+            said.append(block.added)
+            block.added = None
         wide = torch.promote_types(tokens.dtype, torch.float32)
         patches = [part[:, vit.num_prefix_tokens :].to(wide) for part in said[-self.config.top_blocks :]]
         normed = [F.instance_norm(part.transpose(1, 2)).transpose(1, 2) for part in patches]
