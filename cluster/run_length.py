@@ -103,7 +103,7 @@ def _changed(run: Run, before: int, steps: int, changes: dict[str, int]) -> Run:
         f"{name} {value} (was {was})" for name, value in changes.items() if (was := _value(run, name)) != value
     )
     if said and steps != before and int(os.environ.get("RANK", 0)) == 0:
-        _say(f"eyespot: {plural(steps, 'step')}, not {before:,}; in proportion to them: {said}")
+        _say(f"eyespot: {plural(steps, 'step')}, not {before:,}; hence {said}")
     others = dict(changes)
     optim = dataclasses.replace(run.optim, warmup_steps=others.pop("optim.warmup_steps", run.optim.warmup_steps))
     return dataclasses.replace(run, steps=steps, optim=optim, **cast(Any, others))

@@ -42,7 +42,7 @@ def test_what_follows_a_shorter_run(recipe, words, expected, capsys):
     assert numbers(parse_run(recipe, words, "test")) == expected
     said = capsys.readouterr().err
     followed = expected[0] < 1000
-    assert said.startswith(f"eyespot: {expected[0]} steps, not 1,000; in proportion to them: ") == followed
+    assert said.startswith(f"eyespot: {expected[0]} steps, not 1,000; hence ") == followed
     assert ("optim.warmup_steps 50 (was 100), save_every 125 (was 250)" in said) == (expected[0] == 500)
 
 

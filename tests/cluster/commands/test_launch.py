@@ -41,7 +41,7 @@ def words(digits: Path, *more: str) -> list[str]:
 def refuse(capsys, *given: str) -> str:
     """The one line that the command answers, with exit code 2; what a shorter run changes is said before."""
     assert main(["launch", *given]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "in proportion to them" not in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "; hence " not in line]
     assert len(lines) == 1, lines
     return lines[0]
 

@@ -118,7 +118,7 @@ def test_wrong_input_is_one_line(words, message, run_dir_copy, digits, request, 
     argv = ["eval", *words.replace("RUN", str(run_dir_copy)).replace("DIGITS", str(digits)).split()]
     assert main(argv) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("eyespot: ")]
-    said = [line for line in said if "in proportion to them" not in line]
+    said = [line for line in said if "; hence " not in line]
     assert len(said) == 1 and message in said[0].lower()
 
 
