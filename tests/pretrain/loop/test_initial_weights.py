@@ -188,3 +188,9 @@ def test_whole_numbers_are_no_weights(tmp_path):
     CheckpointWriter(tmp_path, keep=2).save(tensors, meta, wait=True)
     with pytest.raises(UserError, match=r"norm.weight is int32 there and float32 in the encoder"):
         trained_encoder(run, checkpoint.newest(tmp_path))
+
+
+def test_a_teacher_of_random_weights_is_a_warning(caplog):
+    with caplog.at_level("WARNING", logger="eyespot"):
+        first_objective(make_run("distill_tiny"), torch.arange(10))
+    assert "has random weights, from which nothing is learned; name one by --objective.teacher.model" in caplog.text

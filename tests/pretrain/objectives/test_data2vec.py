@@ -209,3 +209,11 @@ def test_data2vec_on_imagenet_has_the_authors_numbers():
     assert (objective.num_masks, objective.mask_ratio, objective.block_size, objective.top_blocks) == (16, 0.8, 3, 10)
     assert (objective.decoder_dim, objective.decoder_depth, objective.decoder_groups) == (768, 6, 16)
     assert (objective.momentum, objective.final_momentum, objective.class_weight) == (0.9998, 0.99999, 0.01 * 16 * 16)
+
+
+def test_the_teachers_blocks_are_called_whole_so_that_cut_parameters_are_gathered():
+    objective, called = make_data2vec(), []
+    for block in objective.teacher_encoder.blocks:
+        block.register_forward_hook(lambda block, *_: called.append(block))
+    objective.goals(make_batch().views[0])
+    assert called == list(objective.teacher_encoder.blocks) and all(block.added is None for block in called)
