@@ -112,22 +112,25 @@ def show(wanted: Selecting, found: "Selection") -> None:
         known = ", ".join(name.replace("_", "-") for name in found.verdicts)
         raise UserError(f"--by {wanted.by}: is no number for any sound checkpoint on these images; take {known}")
     taken = found.verdicts[by].taken
-    say_next(*next_steps(wanted.run, taken))
+    say_next(*next_steps(wanted.run, taken, wanted.shards))
 
 
-def next_steps(target: str, taken: str) -> tuple[tuple[list[str], str], ...]:
+def next_steps(target: str, taken: str, shards: Path | None) -> tuple[tuple[list[str], str], ...]:
     """What to do with the checkpoint, each a command and why.
 
     Args:
         target: the run, or RUN@NAME.
         taken: name of the checkpoint.
+        shards: that were asked for; None = those that the run learned from.
     """
     from eyespot.eval.encoders.subject import split_part
     from eyespot.pretrain.checkpoints.weight_files import EMA
+    from eyespot.pretrain.run_json import load_run
 
     run, part = split_part(target)
+    place = str(shards or load_run(Path(run))[1].data.shards)
     which = ["--weights", "ema"] if part == EMA else ["--student", part] if part else []
     return (
-        (["eval", "linear", f"{run}/checkpoints/{taken}{target[len(run) :]}", "SHARDS"], "how good is it?"),
+        (["eval", "linear", f"{run}/checkpoints/{taken}{target[len(run) :]}", place], "how good is it?"),
         (["release", run, "--checkpoint", taken, *which, "--license", "SPDX"], "hands it out"),
     )

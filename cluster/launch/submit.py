@@ -31,6 +31,7 @@ from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.data_pipeline.stores.location import location_of
 from eyespot.data_pipeline.terminal import one_line, plural
 from eyespot.pretrain import trusted_recipes
+from eyespot.pretrain.loop.first_checks import check_beginning
 from eyespot.pretrain.loop.run_data import open_shards
 from eyespot.pretrain.run_record import RunRecord
 from eyespot.pretrain.tracking.mirrors import check_mirrors
@@ -51,8 +52,12 @@ class Executor(SlurmExecutor):
 def check(submission: Submission, member: SweepMember) -> None:
     """Finds on the login node what would stop the run on the others.
 
+    Whether the method can be made and its first weights fit is asked of a run that begins, and outside images: those
+    have other packages.
+
     Raises:
-        UserError: the shards, the batch or what follows the run do not fit, or a package is missing.
+        UserError: the shards, the batch, first weights or what follows the run do not fit, or a package is missing.
+        Outage: the file system, or the hub, does not give them.
     """
     run = member.run
     if submission.container is None:  # an image has packages of its own
@@ -68,6 +73,8 @@ def check(submission: Submission, member: SweepMember) -> None:
     check_lanes(data.lanes, data.batch_size // data.accumulate)
     if data.batch_size // data.accumulate > num_samples:
         raise UserError(f"data.batch_size {data.batch_size}: more than the {plural(num_samples, 'sample')}; lower it")
+    if submission.container is None and not RunRecord.path(run.run_dir).exists():
+        check_beginning(run, shards, data.read_patience_seconds)
     for _, protocol, _, judged_on, *_ in evaluations(submission, member):
         own = judged_on == str(data.shards)
         check_evaluation(protocol, judged_on, shards if own else others(judged_on), run)

@@ -7,7 +7,7 @@ same ones need not lie in one valley: judge what comes of it.
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,9 @@ def _member(run_dir: Path, name: str) -> Origin:
 
 def _kind(origin: Origin) -> dict[str, str]:
     mean, std = origin.record.mean_and_std(origin.run_dir)
+    encoder = replace(origin.run.encoder, drop_path=0.0, checkpointing=False)  # how it trains is not what it is
     return {
-        "encoder": json.dumps(to_values(origin.run.encoder), sort_keys=True),
+        "encoder": json.dumps(to_values(encoder), sort_keys=True),
         "method": type(origin.run.objective).__qualname__,
         "mean and std": f"{mean} {std}",
     }

@@ -125,7 +125,7 @@ def read_weights(
     source = f"{setting} {path}"
     is_run = (path / META).is_file()
     limit = 64 * sum(tensor.nbytes for tensor in wanted.values()) + _SPARE_BYTES
-    content = _content(path / META if is_run else path, source, limit)
+    content = _content(path / META if is_run else path, setting, limit)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256:
         raise UserError(f"{source}: has sha256 {digest[:12]}..., not start.sha256 {sha256[:12]}...")
@@ -257,27 +257,10 @@ def check_file(path: Path, setting: str = "start.weights") -> None:
         )
 
 
-def check_place(path: Path, setting: str) -> None:
-    """As ``check_file``, where a run or a part of one may be named (``holder_of``): also whether it has that part.
-
-    Raises:
-        UserError: there are no such weights.
-        Outage: the file system does not say.
-    """
-    holder, prefix = holder_of(path)
-    check_file(holder, setting)
-    if prefix:
-        checkpoint.read_meta(holder)
-        if not any(name.startswith(prefix) for name in checkpoint.sizes(holder)):
-            raise UserError(
-                f"{setting} {path}: checkpoint {holder.name} has no tensors named {prefix}*; leave out"
-                f" @{str(path).rpartition('@')[2]} for the run's encoder"
-            )
-
-
-def _content(path: Path, source: str, largest: int) -> bytes:
+def _content(path: Path, setting: str, largest: int) -> bytes:
     """The whole file; what is none (a folder, a pipe) would be waited for, holes read as zeros without end."""
-    check_file(path)
+    source = f"{setting} {path}"
+    check_file(path, setting)
     patience = Patience(PATIENCE_SECONDS)
     try:
         if (size := patience.read(path, path.stat, is_outage).st_size) > largest:

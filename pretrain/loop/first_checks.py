@@ -16,13 +16,12 @@ from eyespot.data_pipeline.loading.sample_files import check_files
 from eyespot.data_pipeline.order.stream_state import check_lanes
 from eyespot.data_pipeline.shards.shard_folder import ShardFolder
 from eyespot.pretrain.checkpoints import reader as checkpoint
-from eyespot.pretrain.checkpoints.published import published_encoder
-from eyespot.pretrain.checkpoints.weight_files import check_file, check_place
+from eyespot.pretrain.checkpoints.weight_files import check_file
 from eyespot.pretrain.config import Run, engine_settings, optim_settings
 from eyespot.pretrain.distributed.process_group import World
 from eyespot.pretrain.distributed.rendezvous import restarted
 from eyespot.pretrain.engine import check_engine
-from eyespot.pretrain.loop.initial_weights import HOW_TO_GIVE, check_named, fresh_objective
+from eyespot.pretrain.loop.initial_weights import check_first_weights, fresh_objective
 from eyespot.pretrain.loop.run_data import (
     Opened,
     check_bands,
@@ -33,8 +32,6 @@ from eyespot.pretrain.loop.run_data import (
     patience_seconds,
 )
 from eyespot.pretrain.networks.adapters.lora import adapt
-from eyespot.pretrain.networks.encoders import check_patches
-from eyespot.pretrain.networks.fixed.fixed_teacher import RANDOM, fixed_teacher_of
 from eyespot.pretrain.objective import Objective
 from eyespot.pretrain.optim.learning_encoder import learning_encoder
 from eyespot.pretrain.optim.stages import check_stages
@@ -43,9 +40,6 @@ from eyespot.pretrain.run_record import RunRecord
 
 def before_folder(run: Run, world: World, shards: Opened) -> Opened:
     """Refuses a new run that could not begin, so that it leaves no folder behind; one that goes on has its folder.
-
-    The objective is made on torch's meta device, in a fraction of a second and no memory. What only the
-    contents of files tell is found out later: which labels there are, say, or whether first weights fit.
 
     Args:
         run: what was asked for.
@@ -64,17 +58,41 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
         return shards
     check_decode(run.data.decode, str(world.device))
     check_dealt(run.data, world.size)
+    shards, objective = check_beginning(run, shards, patience_seconds(run, world))
+    if objective is not None:
+        check_sounds(objective.views(), run.data.batch_size // run.data.accumulate // world.size)
+        check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
+    return shards
+
+
+def check_beginning(run: Run, shards: Opened, seconds: float) -> tuple[ShardFolder, Objective | None]:
+    """Refuses a new run that could begin on no machine that sees these files.
+
+    The objective is made on torch's meta device, in a fraction of a second and no memory; first weights are read whole.
+    What only the contents of the data tell is found out later: which labels there are, say.
+
+    Args:
+        run: what was asked for.
+        shards: the run's, where they are open already.
+        seconds: how long shards that are away for the moment are waited for.
+
+    Returns:
+        The shards; the objective without its numbers, None where it cannot be made so.
+
+    Raises:
+        UserError: a setting cannot be had, alone or together with another; or there are no such shards, first weights
+            or checkpoint to branch off from, or they do not fit.
+        Outage: the file system does not give them.
+    """
     check_lanes(run.data.lanes, run.data.batch_size // run.data.accumulate)
     branches = run.resume not in ("never", "auto")
     _check_start(run, branches=branches)
     if branches:
         checkpoint.read_meta(Path(run.resume))
-    if run.start.weights is not None and not branches:
+    elif run.start.weights is not None:
         check_file(run.start.weights)
-    elif run.start.model and not branches:
-        published_encoder(run.start.model, "start.model", HOW_TO_GIVE)  # now they are on this machine
     if shards is None or not shards.is_named(run.data.shards):
-        shards = open_shards(run.data, patience_seconds=patience_seconds(run, world))
+        shards = open_shards(run.data, patience_seconds=seconds)
     if run.data.ids is None:
         check_enough(run.data.batch_size // run.data.accumulate, shards.manifest.num_samples, shards)
     if run.encoder.channels != RGB:  # a method of red, green and blue alone cannot be made for others
@@ -83,24 +101,24 @@ def before_folder(run: Run, world: World, shards: Opened) -> Opened:
             check_bands(run, alike, shards)
     objective = objective_of(run)
     if objective is not None:
+        _check_objective(run, objective, shards)
         if not branches:
-            check_patches(objective.encoder, run.encoder)
-            for setting, (path, _) in objective.given.items():
-                check_place(path, setting)
-            _check_teacher(objective)
-        check_which_labels(run.data, run.objective, type(objective).__name__)
-        check_bands(run, objective, shards)
-        check_colours(objective.views(), run.data)
-        check_views(objective.views())
-        check_sizes(objective)
-        check_sounds(objective.views(), run.data.batch_size // run.data.accumulate // world.size)
-        check_files(objective.views(), shards, shards.manifest.num_samples)
-        if stages := optim_settings(run).stages:
-            check_stages(objective, stages, run.optim.stage_blocks)
+            check_first_weights(objective, run)
         if run.start.lora_rank:
             adapt(learning_encoder(objective), run.start.lora_rank)
-        check_engine(run.engine, objective, world, engine_settings(run, world.size), run.optim.name)
-    return shards
+    return shards, objective
+
+
+def _check_objective(run: Run, objective: Objective, shards: ShardFolder) -> None:
+    """What the method asks of the data and of other settings."""
+    check_which_labels(run.data, run.objective, type(objective).__name__)
+    check_bands(run, objective, shards)
+    check_colours(objective.views(), run.data)
+    check_views(objective.views())
+    check_sizes(objective)
+    check_files(objective.views(), shards, shards.manifest.num_samples)
+    if stages := optim_settings(run).stages:
+        check_stages(objective, stages, run.optim.stage_blocks)
 
 
 def guard_shards(guard: str, *, hashes: bool = False) -> ShardFolder:
@@ -138,25 +156,6 @@ def _check_start(run: Run, *, branches: bool) -> None:
     if start.lora_rank and run.engine == "deepspeed" and run.deepspeed.stage == 3:
         raise UserError(
             f"start.lora_rank {start.lora_rank}: ZeRO-3 cuts weights anywhere; use --deepspeed.stage 2 or --engine fsdp"
-        )
-
-
-def _check_teacher(objective: Objective) -> None:
-    """Whether the fixed teacher's weights are to be had, where there is one; published ones are on this machine then.
-
-    Raises:
-        UserError: nobody is named, or they are not.
-        Outage: the file system, or the hub, does not give them.
-    """
-    teacher = fixed_teacher_of(objective)
-    if teacher is None or teacher.config.model == RANDOM:
-        return
-    check_named(teacher.config)
-    if teacher.config.weights is not None:
-        check_file(teacher.config.weights, "objective.teacher.weights")
-    else:
-        published_encoder(
-            teacher.config.model, "objective.teacher.model", HOW_TO_GIVE.replace("start", "objective.teacher")
         )
 
 

@@ -189,13 +189,32 @@ def first_objective(run: "Run", ids: SampleIds) -> Objective:
     if not goes_on:
         check_patches(objective.encoder, run.encoder)
         _begin(objective, run)
-        _read_given(objective)
+        _fill_given(objective)
     _leave_out_unread(objective, run.encoder.channels)
     if (teacher := fixed_teacher_of(objective)) is not None:
         objective.taught = _teach(teacher, run)
     if run.start.lora_rank:
         _add_low_rank(objective, run.start.lora_rank)
     return objective
+
+
+def check_first_weights(objective: Objective, run: "Run") -> None:
+    """Whether the weights that a new run begins with are there, and are its encoders': all of them, and finite.
+
+    Args:
+        objective: fresh, also without numbers, on torch's meta device; it is left as it is.
+        run: of whom it is.
+
+    Raises:
+        UserError: they cannot be read, do not fit, or nobody is named as teacher.
+        Outage: the file system, or the hub, does not give them.
+    """
+    check_patches(objective.encoder, run.encoder)
+    start_weights(run, encoder_copies(objective)[0])
+    for setting, (path, encoder) in objective.given.items():
+        _read_given(setting, path, encoder)
+    if (teacher := fixed_teacher_of(objective)) is not None:
+        _weights_of_teacher(teacher)
 
 
 def start_weights(run: "Run", encoder: nn.Module) -> Weights | None:
@@ -297,13 +316,17 @@ def _begin(objective: Objective, run: "Run") -> None:
     log.info("start: %s from %s%s", weights.said(), source, copied)
 
 
-def _read_given(objective: Objective) -> None:
+def _fill_given(objective: Objective) -> None:
     """Gives further encoders the weights of their own files (``Objective.given``), and says so."""
     for setting, (path, encoder) in objective.given.items():
-        holder, prefix = holder_of(path)
-        weights = read_weights(holder, encoder.state_dict(), prefix=prefix, encoder=encoder, setting=setting)
+        weights = _read_given(setting, path, encoder)
         encoder.load_state_dict(weights.tensors)
-        log.info("%s: %s from %s, sha256 %s", setting, weights.said(), holder, weights.sha256)
+        log.info("%s: %s from %s, sha256 %s", setting, weights.said(), holder_of(path)[0], weights.sha256)
+
+
+def _read_given(setting: str, path: Path, encoder: nn.Module) -> Weights:
+    holder, prefix = holder_of(path)
+    return read_weights(holder, encoder.state_dict(), prefix=prefix, encoder=encoder, setting=setting)
 
 
 def _model_in_words(run: "Run") -> str:

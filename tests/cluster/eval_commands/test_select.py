@@ -1,5 +1,7 @@
 """``eyespot eval select``: one table, one line that says which checkpoint, and a curve on the report page."""
 
+from pathlib import Path
+
 import pytest
 from left_runs import leave_run, small_run
 
@@ -19,7 +21,7 @@ def test_it_shows_the_scores_and_says_which_and_why(digits, tmp_path, capsys):
     assert "RankMe" in said.out and "LiDAR" in said.out and "step-00000012" in said.out
     assert "Take step-00000012: step-00000012 has the best RankMe, in 100% of the draws." in said.out
     assert "64 images, 8 views of each" in said.out
-    assert f"eyespot eval linear {run_dir}/checkpoints/step-00000012 SHARDS" in said.err
+    assert f"eyespot eval linear {run_dir}/checkpoints/step-00000012 {digits}" in said.err
     assert "By LiDAR, which decides nothing here, step-" in said.out
     taken = ["eval", "select", str(run_dir), "--device", "cpu", "--images", "64", "--out"]
     (tmp_path / "file").touch()
@@ -36,8 +38,9 @@ def test_it_shows_the_scores_and_says_which_and_why(digits, tmp_path, capsys):
     ("part", "which"), [("", ""), ("@ema", "--weights ema "), ("@conv", "--student conv ")], ids=str
 )
 def test_what_to_do_next_is_of_the_encoder_that_was_scored(part, which, tmp_path):
-    judged, released = (" ".join(words) for words, _ in next_steps(f"{tmp_path}{part}", "step-00000012"))
-    assert judged == f"eval linear {tmp_path}/checkpoints/step-00000012{part} SHARDS"
+    target = f"{tmp_path}{part}"
+    judged, released = (" ".join(words) for words, _ in next_steps(target, "step-00000012", Path("photos")))
+    assert judged == f"eval linear {tmp_path}/checkpoints/step-00000012{part} photos"
     assert released == f"release {tmp_path} --checkpoint step-00000012 {which}--license SPDX"
 
 

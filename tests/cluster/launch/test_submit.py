@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from eyespot.cluster.cli import main
 from eyespot.cluster.launch.submission import Submission
@@ -70,6 +72,17 @@ def test_more_than_all_samples_in_a_batch_and_missing_shards(member):
     member.run.data.shards = None
     with pytest.raises(UserError, match=r"data\.shards: not given"):
         check(Submission(), member)
+
+
+def test_first_weights_that_do_not_fit_are_found_before_the_job_waits_in_a_queue(member, tmp_path):
+    save_file({"head.weight": torch.zeros(2)}, tmp_path / "odd.safetensors")
+    member.run.start.weights = tmp_path / "odd.safetensors"
+    with pytest.raises(UserError, match=r"odd\.safetensors: cls_token is missing there"):
+        check(Submission(), member)
+    check(Submission(container=str(tmp_path / "other.sif"), container_runtime="apptainer"), member)
+    member.run.run_dir.mkdir(parents=True)
+    (member.run.run_dir / "run.json").write_text("{}")
+    check(Submission(), member)
 
 
 def test_a_folder_that_cannot_be_written(member, tmp_path):

@@ -115,6 +115,14 @@ def test_what_cannot_be_averaged_is_one_line(make, words, tmp_path):
         averaged_encoder(soup_of(run_dir, names))
 
 
+def test_how_a_run_trains_its_encoder_keeps_it_from_no_average(tmp_path):
+    plain = write_run(tmp_path / "run")
+    run = small_run(tmp_path / "other")
+    run.encoder.drop_path, run.encoder.checkpointing = 0.1, True
+    other = complete(write_run(tmp_path / "other", run=run))[0]
+    assert len(soup_of(plain, ("step-00000012", str(other))).members) == 2
+
+
 def test_the_moving_average_is_released_where_it_is_asked_for(tmp_path):
     run = small_run(tmp_path / "run")
     run.optim.ema = 0.9

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from captioned import pack_named_digits
 from moving_squares import pack_squares
 
 from eyespot.cluster.cli import main
@@ -66,12 +67,6 @@ REFUSED = [
         {"encoder.name": "vit_tiny_patch16_224", "encoder.image_size": 32, "objective.second.size": 16},
         "objective.second.size 16: the encoder sees images of 32 pixels only",
     ),
-    (
-        "ambient_sound_tiny",
-        1,
-        {"objective.sound.seconds": 3600.0, "objective.sound.hop": 1},
-        "objective.sound.seconds 3600: the spectrograms of .* samples take .* GB, more than a fourth of this machine's",
-    ),
     ("mae_tiny", 1, {"start.weights": Path("no.safetensors")}, "start.weights no.safetensors: cannot be read"),
     ("mae_tiny", 1, {"start.prefix": "teacher"}, "start.prefix teacher: there is no file that it is of; add --start.w"),
     ("mae_tiny", 1, {"start.sha256": "abc"}, "start.sha256 abc: there is no file that it is of; add --start.weights"),
@@ -82,6 +77,9 @@ REFUSED = [
         "start.guard: shards nowhere: no such folder",
     ),
     ("mae_tiny", 1, {"start.weights": HERE.parent}, "is a folder; name a file of weights"),
+    ("mae_tiny", 1, {"start.weights": HERE}, r"start.weights .*test_first_checks.py: cannot be read as safetensors"),
+    ("distill_tiny", 1, {"objective.teacher.model": ""}, "objective.teacher.model '': who teaches"),
+    ("distill_tiny", 1, {"objective.teacher.weights": HERE}, "objective.teacher.weights .*: cannot be read as saf"),
     (
         "mae_tiny",
         1,
@@ -180,6 +178,17 @@ def test_masks_with_another_number_for_what_is_unknown_are_refused(tmp_path):
         UserError, match=r"shards .*squares: in their masks 254 says nothing, and this method counts on 255"
     ):
         before_folder(run, world, shards)
+
+
+def test_spectrograms_that_memory_cannot_hold(tmp_path):
+    shards = pack_named_digits(tmp_path, count=16)
+    changes = {"data.shards": str(shards), "data.batch_size": 8, "run_dir": tmp_path / "run"}
+    run = changed(make_run("ambient_sound_tiny"), changes)
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    assert before_folder(run, world, None) is not None
+    huge = changed(run, {"objective.sound.seconds": 3600.0, "objective.sound.hop": 1})
+    with pytest.raises(UserError, match=r"sound.seconds 3600: the spectrograms of 8 samples take .* GB, more"):
+        before_folder(huge, world, None)
 
 
 def test_what_the_meta_device_refuses_is_tried_in_earnest(digits, tmp_path, monkeypatch):

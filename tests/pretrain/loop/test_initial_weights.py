@@ -13,7 +13,13 @@ from eyespot.cluster.cli import main
 from eyespot.data_pipeline.errors import UserError
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.writer import CheckpointWriter
-from eyespot.pretrain.loop.initial_weights import check_size, first_objective, fresh_objective, trained_encoder
+from eyespot.pretrain.loop.initial_weights import (
+    check_first_weights,
+    check_size,
+    first_objective,
+    fresh_objective,
+    trained_encoder,
+)
 from eyespot.pretrain.networks.encoders import make_encoder
 from eyespot.pretrain.recipe_lookup import make_run
 
@@ -82,10 +88,17 @@ def test_what_does_not_fit_is_one_line(change, message, run):
     with pytest.raises(UserError, match=message) as caught:
         first_objective(run, IDS)
     assert "\n" not in str(caught.value)
+    with torch.device("meta"):
+        objective = fresh_objective(run)
+    with pytest.raises(UserError) as earlier:
+        check_first_weights(objective, run)
+    assert str(earlier.value) == str(caught.value), "also where nothing has numbers yet"
 
 
 def test_another_size_of_patches_is_fitted_and_recorded(run):
     run.encoder.patch_size = 8
+    with torch.device("meta"):
+        check_first_weights(fresh_objective(run), run)
     objective = first_objective(run, IDS)
     assert objective.began is not None
     assert objective.began["loaded"].endswith(
