@@ -39,6 +39,11 @@ CANDIDATES: dict[str, dict[str, tuple[int, str]]] = {
         "256 clusters, longer": (600, CAPI),
         "256 clusters, momentum 0.95": (300, f"{CAPI} --objective.momentum 0.95"),
         "256 clusters, twice the rate, momentum 0.95": (300, f"{CAPI} --optim.lr 4e-3 --objective.momentum 0.95"),
+        "256 clusters, all hidden patches asked": (300, f"{CAPI} --objective.asked-ratio 1"),
+        "256 clusters, all asked, momentum 0.99, half the rate, longer": (
+            1200,
+            f"{CAPI} --objective.asked-ratio 1 --objective.momentum 0.99 --optim.lr 1e-3",
+        ),
     },
     "ijepa": {
         "momentum 0.996": (200, IJEPA),

@@ -172,7 +172,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"model {folder}: {CONFIG} cannot be read ({_brief(error)})") from error
     if "architecture" not in found:
-        raise UserError(f"model {folder}: {CONFIG} names no architecture, so it is not timm's")
+        advice = (
+            "; it is transformers': a run starts from it by --start.model NAME, timm's of the same encoder, with"
+            f" --start.weights {folder}/model.safetensors"
+        )
+        raise UserError(
+            f"model {folder}: {CONFIG} names no architecture, so it is not timm's" + advice * ("model_type" in found)
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 """How other people's code names an encoder's tensors, brought to timm's names, shapes and no others.
 
-timm itself knows most of it: the filter that it reads the published files of an architecture with
+Files of transformers, and torchvision's vision transformers, have their authors' names by now (``library_names``).
+timm itself knows most of the rest: the filter that it reads the published files of an architecture with
 (``checkpoint_filter_fn``: DINOv2, DINOv3, OpenCLIP, EVA, ConvNeXt, ...) is asked first. What it does not know is here:
 
     blocks.<chunk>.<block>.*       DINOv2's training checkpoints, whose blocks are in chunks
@@ -28,7 +29,10 @@ from torch import Tensor, nn
 _CHUNKED = re.compile(r"^blocks\.\d+\.(\d+\.)")
 _CHILD = re.compile(r"^(\d+)\.")
 _OF_RESNET = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_CONSUMED = re.compile(r"^(pos_embed|cls_token|register_tokens|storage_tokens)$|\.qkv\.bias(_mask)?$|^patch_embed\.")
+_CONSUMED = re.compile(
+    r"^(pos_embed|cls_token|register_tokens|storage_tokens)$|\.qkv\.bias(_mask)?$|^patch_embed\."
+    r"|\.pwconv\d\.weight$|\.grn\.(gamma|beta)$"
+)
 """What a filter of timm's makes other tensors of, under other names or in other shapes."""
 _COUNTER = "num_batches_tracked"
 _FIRST = ("patch_embed.proj.weight", "conv1.weight", "0.weight", "downsample_layers.0.0.weight")

@@ -29,6 +29,7 @@ from eyespot.data_pipeline.terminal import one_line
 from eyespot.pretrain.checkpoints import reader as checkpoint
 from eyespot.pretrain.checkpoints.folders import newest
 from eyespot.pretrain.checkpoints.foreign_names import Translated, names_of, translated
+from eyespot.pretrain.checkpoints.library_names import authors_names
 
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -153,6 +154,7 @@ def fitted(
     Raises:
         UserError: they are not the encoder's, or not all.
     """
+    held = authors_names(held)
     places = [_given(prefix, held, source)] if prefix else _places(held, wanted, encoder)
     tried: list[tuple[str, Translated]] = []
     for place in places:

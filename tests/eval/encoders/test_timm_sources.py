@@ -112,6 +112,11 @@ def wrong_size(folder: Path) -> None:
         (set_config(model_args={"depht": 3}), r"cannot build what config.json says"),
         (set_config(pretrained_cfg={"mean": "gray"}), r"cannot build what config.json says"),
         (wrong_size, r"takes no images of the size that config.json says, 48"),
+        (lambda folder: (folder / "config.json").write_text("{}"), r"names no architecture, so it is not timm's$"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "dinov2"}'),
+            r"it is transformers': a run starts from it by .* --start.weights .*/model.safetensors$",
+        ),
         (lambda folder: (folder / "config.json").write_text("{"), r"config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[]"), r"config.json cannot be read \(expected object"),
     ],
