@@ -50,7 +50,7 @@ GATE = Gate(
     batch_size=128,
     changes="--optim.lr 1e-3 --objective.predictor-heads 2 --objective.predictor-depth 2 --objective.momentum 0.99"
     " --objective.asked-ratio 1",
-    finding="the second settings that were measured here: 330 steps at twice the rate, asked about a quarter of the hidden"
-    " patches, gained 1.95. These were the best of eight on held-out training images (gate_choice.md): half the rate, all"
-    " hidden patches asked about and four times the steps.",
+    finding="the second settings that were measured here: 330 steps at twice the rate, asked about a quarter of the"
+    " hidden patches, gained 1.95. These were the best of eight on held-out training images (gate_choice.md): half the"
+    " rate, all hidden patches asked about and four times the steps.",
 )
