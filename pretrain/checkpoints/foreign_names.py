@@ -34,6 +34,14 @@ _CONSUMED = re.compile(
     r"|\.pwconv\d\.weight$|\.grn\.(gamma|beta)$"
 )
 """What a filter of timm's makes other tensors of, under other names or in other shapes."""
+_TOKENS = (
+    ("register_tokens", "reg_token", "*_reg4_dinov2"),
+    ("storage_tokens", "reg_token", "*_dinov3"),
+    ("reg_token", "reg_token", "*_reg4_*"),
+    ("dist_token", "dist_token", "*_distilled_*"),
+    ("norm_pre.weight", "norm_pre.weight", "*_clip_*"),
+)
+"""How they are called in files and in timm, and which of its names have them."""
 _COUNTER = "num_batches_tracked"
 _FIRST = ("patch_embed.proj.weight", "conv1.weight", "0.weight", "downsample_layers.0.0.weight")
 Filter = Callable[..., Mapping[str, Tensor]]
@@ -80,7 +88,12 @@ def translated(found: Mapping[str, Tensor], encoder: nn.Module) -> Translated:
         changes.append(f"{count} counters of batch norm, which files from before torch 0.4.1 lack, begin at 0")
     if (change := _fit_channels(own, wanted, encoder)) is not None:
         changes.append(change)
-    return Translated(tensors=own, beside=beside, changes=changes, refusal=_lost_bias(named, own))
+    return Translated(
+        tensors=own,
+        beside=beside,
+        changes=changes,
+        refusal=_lost_tokens({**named, **filtered}, wanted) or _lost_bias(named, own),
+    )
 
 
 def names_of(encoder: nn.Module) -> list[str]:
@@ -141,6 +154,14 @@ def _begin_counters(own: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> int
         return 0
     own.update({name: torch.zeros(wanted[name].shape, dtype=wanted[name].dtype) for name in counters})
     return len(counters)
+
+
+def _lost_tokens(named: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What an encoder would compute without, if it has no place for it: registers, a second class token, a norm."""
+    for name, own, like in _TOKENS:
+        if name in named and own not in wanted:
+            return f"{name} is there, and the encoder has none; name one that has: timm's {like}"
+    return ""
 
 
 def _lost_bias(named: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:

@@ -85,7 +85,14 @@ _MARKS: tuple[tuple[str, str, _Rules], ...] = (
     ("conv_proj.weight", "class_token", _TORCHVISION),
 )
 """Two tensors that tell a layout, and the rules of the names behind the same prefix."""
-_OF_RESNET = re.compile(r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.(?:layer\.(\d+)\.(convolution|normalization)\.)?")
+_MOST_ENCODERS = 16
+"""Of one layout in one file."""
+_AUTHORS = ("blocks.", "attn_pool.", "storage_tokens", "downsample_layers.", "layer1.")
+"""How names begin that are of the authors, or timm's, already."""
+_UNKNOWN = re.compile(r"^embeddings\.(?!position_ids$)")
+_OF_RESNET = re.compile(
+    r"^encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(?:layer\.(\d{1,4})\.(convolution|normalization)\.)?"
+)
 _QUERY = re.compile(r"^(blocks\.\d+\.attn)\.q\.weight$")
 _GATED = re.compile(r"^(blocks\.\d+\.mlp)\.(gate|up|down)_proj\.")
 
@@ -98,22 +105,29 @@ def authors_names(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = dict(held)
     for mark, beside, rules in _MARKS:
-        for root in [name.removesuffix(mark) for name in found if f".{name}".endswith(f".{mark}")]:
-            if root + beside in found:
+        roots = [name.removesuffix(mark) for name in found if f".{name}".endswith(f".{mark}")]
+        for root in roots if len(roots) <= _MOST_ENCODERS else ():
+            if root + beside in found and found[root + mark].ndim == 4:  # SigLIP 2 has patches in another order, in 2
                 found = _renamed(found, root, rules)
     return found
 
 
 def _renamed(held: Mapping[str, Tensor], root: str, rules: _Rules) -> dict[str, Tensor]:
-    """Those behind the prefix by the rules, each one after the other; all as they were where two names would meet."""
-    inner = {name: _one(name[len(root) :], rules) for name in held if name.startswith(root)}
-    outside = {name: tensor for name, tensor in held.items() if name not in inner}
-    if len(set(inner.values())) < len(inner):
+    """Those behind the prefix by the rules, each one after the other.
+
+    All stay as they were where names of both kinds stand side by side, and where the encoder adds up more than the
+    rules know: kinds of tokens, say, of ViLT and YOLOS.
+    """
+    names = [name for name in held if name.startswith(root)]
+    inner = {name: _one(name[len(root) :], rules) for name in names}
+    mixed = any(name.startswith(_AUTHORS, len(root)) for name in names) or len(set(inner.values())) < len(inner)
+    if mixed or any(_UNKNOWN.match(new) for new in inner.values()):
         return dict(held)
     tensors = {new: held[name] for name, new in inner.items()}
     if rules is _VIT:
         _join(tensors)
         _shape(tensors)
+    outside = {name: tensor for name, tensor in held.items() if name not in inner}
     return {**outside, **{root + name: tensor for name, tensor in tensors.items()}}
 
 
@@ -136,7 +150,8 @@ def _join(tensors: dict[str, Tensor]) -> None:
             if last == "bias" and names[1] not in tensors and names[0] in tensors:
                 tensors[names[1]] = torch.zeros_like(tensors[names[0]])
             parts = [tensors[name] for name in names if name in tensors]
-            if len(parts) == 3 and len({(part.shape, part.dtype) for part in parts}) == 1 and parts[0].ndim:
+            alike = len(parts) == 3 and len({(part.shape, part.dtype) for part in parts}) == 1 and parts[0].ndim > 0
+            if alike and all(part.nbytes <= part.untyped_storage().nbytes() for part in parts):  # no number repeated
                 tensors[f"{stem}.qkv.{last}"] = torch.cat(parts)
                 for name in names:
                     del tensors[name]

@@ -184,6 +184,15 @@ def test_biases_that_timms_encoder_lacks_must_be_zero():
         read(held, encoder)
 
 
+def test_registers_that_the_encoder_lacks_are_not_left_out():
+    _, expected = made("registers")
+    encoder, _ = made("dinov2")
+    with pytest.raises(UserError, match=r"register_tokens is there, and the encoder has none; .* \*_reg4_dinov2"):
+        read(dinov2_registers(expected)[0], encoder)
+    with pytest.raises(UserError, match="reg_token is there, and the encoder has none"):
+        read({**encoder.state_dict(), "reg_token": torch.zeros(1, 4, 24)}, encoder)
+
+
 def test_copies_that_are_alike_need_no_choice():
     encoder, expected = made("resnet")
     held = {**after("net.", expected), **after("online_encoder.net.", expected)}

@@ -166,7 +166,7 @@ def test_torchvisions_vision_transformer():
     with torch.no_grad():
         torch.testing.assert_close(encoder(images), model(images), rtol=1e-9, atol=1e-9)
     older = {name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2") for name in model.state_dict()}
-    assert set(authors_names(dict.fromkeys(older, torch.zeros(1)))) == {*encoder.state_dict()}
+    assert set(authors_names(dict.fromkeys(older, torch.zeros(1, 1, 1, 1)))) == {*encoder.state_dict()}
 
 
 def test_what_is_of_another_class_or_damaged_keeps_its_names():
@@ -177,7 +177,26 @@ def test_what_is_of_another_class_or_damaged_keeps_its_names():
     assert authors_names(swin) == swin
     held = theirs("ViT", THEIRS).state_dict()
     key = "layers.0.attention.k_proj.weight"
-    for odd in (held[key][:5], held[key].half(), torch.tensor(1.0)):
+    repeated = torch.zeros(1).expand(24, 24)
+    for odd in (held[key][:5], held[key].half(), torch.tensor(1.0), repeated):
         assert "blocks.0.attn.k.weight" in authors_names({**held, key: odd})
-    twice = {**held, "encoder.layer.0.attention.attention.query.weight": held[key]}
-    assert authors_names(twice) == twice, "two tensors that would have one name"
+    twice = {"encoder.layer.0.attention.attention.query.weight": held[key]}
+    both = {"blocks.0.attn.qkv.weight": held[key]}
+    summed = {"embeddings.token_type_embeddings.weight": held[key]}
+    many = {f"{number}.{name}": tensor for number in range(17) for name, tensor in held.items()}
+    for more in (twice, both, summed, many):
+        assert authors_names({**held, **more}) == {**held, **more}
+    assert "embeddings.position_ids" in authors_names({**held, "embeddings.position_ids": torch.arange(5)})
+    layer = f"encoder.stages.{'9' * 5000}.layers.0.layer.0.convolution.weight"
+    resnet = {**theirs("ResNet", {**STAGES, "layer_type": "basic"}).state_dict(), layer: torch.zeros(1)}
+    assert layer in authors_names(resnet)
+
+
+def test_patches_in_another_order_are_refused():
+    """SigLIP 2's are rows, columns, channels, and timm takes those of two axes for channels, rows, columns."""
+    held = theirs("SiglipVision", THEIRS).state_dict()
+    kernel = "embeddings.patch_embedding.weight"
+    held[kernel] = held[kernel].permute(0, 2, 3, 1).flatten(1)
+    encoder = timm.create_model("vit_base_patch16_siglip_224", num_classes=0, **OURS)
+    with pytest.raises(UserError, match="missing there"):
+        read(held, encoder)
