@@ -126,7 +126,8 @@ class Evaluation:
     model: Annotated[str, Positional, arg(metavar="MODEL")]
     """A run folder (its newest checkpoint is judged), RUN/checkpoints/step-..., with @ema behind either the average of
     its weights (--optim.ema), with @NAME a further student of it; a release, a folder that timm saved,
-    models:/NAME@ALIAS of MLflow's registry, hf://ORG/NAME of a model hub, or the name of a timm model."""
+    models:/NAME@ALIAS of MLflow's registry, hf://ORG/NAME of a model hub, or the name of a timm model: with its
+    published weights, or as NAME@FILE with those of a file."""
     shards: Annotated[Path, Positional, arg(metavar="SHARDS")]
     """A folder with train/ and test/ inside, or one of shards, of which a fifth is held out. With labels, but for
     unlabeled; dense-linear, dense-knn and propagate want masks (eyespot shards pack --masks), dense-depth wants depth

@@ -170,7 +170,8 @@ def subjects_of(target: str, *, seed: int, pretrained: bool = True) -> list[Subj
     Args:
         target: a run folder (its newest checkpoint counts) or one of its checkpoints, with @ema the average of its
             weights, with @NAME the further student of that name; a release, a folder of timm's local format,
-            ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a timm name.
+            ``models:/NAME@ALIAS`` of MLflow's registry, ``hf://ORG/NAME`` of a hub, or a timm name, behind which
+            @FILE names a file of its weights.
         seed: of the random twin's weights.
         pretrained: for timm names: with published weights (needs a network the first time).
 
@@ -292,16 +293,26 @@ def _with_twin(
     return [Subject(name=name, tag=tag, role="encoder", encoder=encoder, origin=origin, **known), twin]
 
 
-def _of_timm(name: str, seed: int, pretrained: bool) -> list[Subject]:
+def _of_timm(target: str, seed: int, pretrained: bool) -> list[Subject]:
+    """timm's encoder of that name with its published weights; of NAME@FILE with those of a file."""
+    name, _, file = (target, "", "") if target.startswith(timm_sources.HUB) else target.partition("@")
     timm_sources.check_name(name)
     untrained, architecture = timm_sources.untrained(name, seed), f"timm {name}"
-    encoder = timm_sources.published(name) if pretrained else untrained
-    views = timm_sources.views_of(cast(Any, encoder).pretrained_cfg)
+    views = timm_sources.views_of(cast(Any, untrained).pretrained_cfg)
     twin = _random(name, untrained, views, seed, architecture)
     if not pretrained:
         return [twin]
-    known = {"views": views, "architecture": architecture, "origin": {"encoder": name}}
-    return [Subject(name=name, tag="published", role="encoder", encoder=encoder, **known), twin]
+    origin: dict[str, str | int] = {"encoder": name}
+    told, tag = name, "published"
+    if file:
+        encoder, weights = timm_sources.of_file(name, Path(file))
+        origin |= {"weights": file, "weights_sha256": weights.sha256, "loaded": weights.said()}
+        told, tag = f"{name}, {Path(file).name}", f"file-{weights.sha256[:8]}"
+    else:
+        encoder = timm_sources.published(name)
+        views = timm_sources.views_of(cast(Any, encoder).pretrained_cfg)
+    known = {"views": views, "architecture": architecture, "origin": origin}
+    return [Subject(name=told, tag=tag, role="encoder", encoder=encoder, **known), twin]
 
 
 def _random(name: str, encoder: nn.Module, views: ViewSpec, seed: int, architecture: str) -> Subject:

@@ -25,7 +25,7 @@ from eyespot.eval.release.hub.address import is_hub
 from eyespot.eval.release.layout import CONFIG, SMALL_STEM, WEIGHTS
 from eyespot.eval.release.registry import is_registered
 from eyespot.pretrain.checkpoints.published import hub_failure, published_encoder
-from eyespot.pretrain.checkpoints.weight_files import check_tensors
+from eyespot.pretrain.checkpoints.weight_files import Weights, check_tensors, read_weights
 from eyespot.pretrain.networks.encoders import EncoderConfig, encode, make_encoder
 
 LOCAL = "local-dir:"
@@ -87,6 +87,23 @@ def published(name: str) -> nn.Module:
         Outage: the hub does not answer.
     """
     return published_encoder(name, "model", "without a network try --no-pretrained")
+
+
+def of_file(name: str, path: Path) -> tuple[nn.Module, Weights]:
+    """The encoder with the weights of a file, whatever its authors call them; and what was loaded.
+
+    Raises:
+        UserError: the file cannot be read, or its weights are not those of timm's encoder of that name.
+        Outage: the file system does not give it.
+    """
+    encoder = untrained(name, 0)
+    try:
+        weights = read_weights(path, encoder.state_dict(), encoder=encoder, setting="model")
+    except UserError as error:
+        said = str(error).replace("choose the encoder.* that", f"{name} is not the encoder that")
+        raise UserError(said.replace("model ", f"model {name}@", 1)) from error
+    encoder.load_state_dict(weights.tensors)
+    return encoder, weights
 
 
 def in_folder(folder: Path) -> nn.Module:

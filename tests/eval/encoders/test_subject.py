@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from left_runs import leave_run, small_run
 from mlflow import MlflowClient
@@ -81,6 +82,25 @@ def test_timm_names():
     convolutional, _ = subjects_of("test_resnet", seed=0, pretrained=False)
     found = encode_all(convolutional.encoder, torch.zeros(2, 3, 64, 64))
     assert list(found) == ["mean"] and found["mean"].shape == (2, convolutional.encoder.num_features)
+
+
+def test_a_file_of_weights_behind_a_timm_name(tmp_path):
+    torch.manual_seed(3)
+    encoder = timm.create_model("test_vit", num_classes=0).eval()
+    held = {f"teacher.backbone.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    file = tmp_path / "dino@2.pth"
+    torch.save({**held, "teacher.head.mlp.0.weight": torch.zeros(3)}, file)
+    given, twin, _ = subjects_of(f"test_vit@{file}", seed=0)
+    images = torch.randn(1, 3, 160, 160)
+    assert torch.equal(given.encoder(images), encoder(images)) and twin.role == "random"
+    assert given.views == twin.views and given.name == "test_vit, dino@2.pth" and given.digest() != twin.digest()
+    assert given.tag == f"file-{given.origin['weights_sha256'][:8]}" and "teacher.backbone.*" in given.origin["loaded"]
+    with pytest.raises(UserError, match=r"^model test_vit@.*none: cannot be read \(No such file"):
+        subjects_of(f"test_vit@{tmp_path}/none", seed=0)
+    with pytest.raises(UserError, match=r"^model test_resnet@.* there and .*test_resnet is not the encoder that"):
+        subjects_of(f"test_resnet@{file}", seed=0)
+    with pytest.raises(UserError, match=r"^model 'vit_tinny': no such folder"):
+        subjects_of(f"vit_tinny@{file}", seed=0)
 
 
 def test_unknown_name():
