@@ -94,6 +94,7 @@ _OF_RESNET = re.compile(
     r"^encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(?:layer\.(\d{1,4})\.(convolution|normalization)\.)?"
 )
 _QUERY = re.compile(r"^(blocks\.\d+\.attn)\.q\.weight$")
+_KEY_BIAS = re.compile(r"^blocks\.\d+\.attn\.k\.bias$")
 _GATED = re.compile(r"^(blocks\.\d+\.mlp)\.(gate|up|down)_proj\.")
 
 
@@ -143,11 +144,15 @@ def _one(name: str, rules: _Rules) -> str:
 
 
 def _join(tensors: dict[str, Tensor]) -> None:
-    """Queries, keys and values of a block to one layer; keys that have no bias to zeros. What does not fit is left."""
+    """Queries, keys and values of a block to one layer; where no block's keys have a bias, as in DINOv3, it is zeros.
+
+    What does not fit together is left.
+    """
+    without = not any(_KEY_BIAS.match(name) for name in tensors)
     for stem in [found[1] for name in tensors if (found := _QUERY.match(name)) is not None]:
         for last in ("weight", "bias"):
             names = [f"{stem}.{part}.{last}" for part in "qkv"]
-            if last == "bias" and names[1] not in tensors and names[0] in tensors:
+            if last == "bias" and without and names[0] in tensors:
                 tensors[names[1]] = torch.zeros_like(tensors[names[0]])
             parts = [tensors[name] for name in names if name in tensors]
             alike = len(parts) == 3 and len({(part.shape, part.dtype) for part in parts}) == 1 and parts[0].ndim > 0

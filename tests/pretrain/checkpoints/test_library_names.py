@@ -192,6 +192,15 @@ def test_what_is_of_another_class_or_damaged_keeps_its_names():
     assert layer in authors_names(resnet)
 
 
+@pytest.mark.parametrize("lost", ["layers.1.attention.k_proj.bias", "layers.0.attention.v_proj.weight"])
+def test_what_is_missing_of_one_block_is_not_made_up(lost):
+    held = theirs("ViT", THEIRS).state_dict()
+    del held[lost]
+    encoder = timm.create_model("vit_small_patch16_224", num_classes=0, **OURS)
+    with pytest.raises(UserError, match=r"blocks\.[01]\.attn\.qkv\.(weight|bias) is missing there"):
+        read(held, encoder)
+
+
 def test_patches_in_another_order_are_refused():
     """SigLIP 2's are rows, columns, channels, and timm takes those of two axes for channels, rows, columns."""
     held = theirs("SiglipVision", THEIRS).state_dict()
