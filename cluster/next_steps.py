@@ -61,17 +61,19 @@ def channels_flag(channels: int) -> list[str]:
     return [] if channels == _RGB else ["--encoder.channels", str(channels)]
 
 
-def after_training(run_dir: Path, shards: str | Path | None, *, clips: bool) -> None:
+def after_training(run_dir: Path, shards: str | Path | None, *, clips: bool, students: Sequence[str] = ()) -> None:
     """How good the encoder is.
 
     Args:
         run_dir: of the run that is done.
         shards: that it learned from.
         clips: whether it learned from frames of videos.
+        students: names of the further ones that it taught.
     """
     protocol, place = "action" if clips else "linear", "SHARDS" if shards is None else shards
     say_next(
         (["eval", protocol, run_dir, place], "how good is it? (unlabeled: without labels)"),
+        *((["eval", protocol, f"{run_dir}@{name}", place], f"and student {name}?") for name in students),
         (["report", run_dir], "one page: curves, views, features"),
     )
 

@@ -72,5 +72,9 @@ def _pretrain(argv: list[str]) -> ExitCode:
         code = train(request.recipe, run)
     if code == ExitCode.DONE:
         view = getattr(run.objective, "view", None)
-        after_training(run.run_dir, run.data.shards, clips=getattr(view, "clip", None) is not None)
+        clips, students = (
+            getattr(view, "clip", None) is not None,
+            run.objective.further_encoders(run.encoder.image_size),
+        )
+        after_training(run.run_dir, run.data.shards, clips=clips, students=tuple(students))
     return code

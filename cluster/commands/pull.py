@@ -65,7 +65,9 @@ def main(argv: list[str]) -> int:
         allow_redirect=wanted.allow_redirect,
     )
     said = read_json(folder / PROVENANCE, str(folder))
-    print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, step {said['step']:,}: verified"))
+    average = said.get("average") or ()
+    which = f"the average of {len(average)} checkpoints" if average else f"step {said['step']:,}"
+    print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, {which}: verified"))
     print(f"sha256 {digest_of(folder)}")
     if is_hub(at):
         print(f"from {at}")

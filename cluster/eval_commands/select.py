@@ -100,7 +100,8 @@ def show(wanted: Selecting, found: "Selection") -> None:
     for each in found.checkpoints:
         for alarm in each.alarms:
             print(one_line(f"Alarm, {each.checkpoint}: {alarm}"))
-    print(one_line(f"{found.num_images:,} images, {found.num_views} views of each ({found.split})."))
+    drawn = found.split.removeprefix("all of ").removeprefix("all samples of ")
+    print(one_line(f"{found.num_images:,} images of {drawn}, {found.num_views} views of each."))
     by = wanted.by.replace("-", "_")
     for name, verdict in sorted(found.verdicts.items(), key=lambda pair: pair[0] != by):
         begin = "Take" if name == by else f"By {NAMES[name]}, which decides nothing here,"
@@ -132,5 +133,8 @@ def next_steps(target: str, taken: str, shards: Path | None) -> tuple[tuple[list
     which = ["--weights", "ema"] if part == EMA else ["--student", part] if part else []
     return (
         (["eval", "linear", f"{run}/checkpoints/{taken}{target[len(run) :]}", place], "how good is it?"),
-        (["release", run, "--checkpoint", taken, *which, "--license", "SPDX"], "hands it out"),
+        (
+            ["release", run, "--checkpoint", taken, *which, "--license", "SPDX"],
+            "hands it out, under the licence that you name (SPDX: apache-2.0, ...)",
+        ),
     )

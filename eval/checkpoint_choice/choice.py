@@ -201,7 +201,9 @@ def _verdict(name: str, names: list[str], found: list[Scored], sound: list[int])
     merits = {place: float(merit(name, found[place].values[name])) for place in sound}
     draws = {place: np.asarray(merit(name, found[place].draws[name])) for place in sound}
     best = max(sound, key=lambda place: (merits[place], place))
-    first = np.mean([draws[best] >= draws[place] for place in sound], axis=0) == 1
+    # A draw shows some images twice, which moves all of a checkpoint's scores: by that, too, they may differ.
+    moved = {place: draws[place] - draws[place].mean() + merits[place] for place in sound}
+    first = np.mean([moved[best] >= moved[place] for place in sound], axis=0) == 1
     alike = [place for place in sound if merits[best] - merits[place] <= Z * _error(draws[best] - draws[place])]
     taken = max(alike)
     words = f"{names[best]} has the best {NAMES[name]}, in {first.mean():.0%} of the draws"

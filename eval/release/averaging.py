@@ -4,10 +4,9 @@ Wortsman et al. 2022, "Model soups" (arXiv:2203.05482): the uniform one. Weights
 same ones need not lie in one valley: judge what comes of it.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from eyespot.data_pipeline.loading.mixtures.mixed_shards import find_shards
 from eyespot.eval.release.provenance import Origin, origin_of
 from eyespot.pretrain.checkpoints.folders import complete
 from eyespot.pretrain.loop.initial_weights import trained_encoder
-from eyespot.pretrain.run_json import to_values
 from eyespot.pretrain.run_record import RunRecord
 
 LAST = "last:"
@@ -74,10 +72,10 @@ def soup_of(run_dir: Path, names: tuple[str, ...]) -> Soup:
     places = [each.folder.resolve() for each in members]
     if len(set(places)) < max(2, len(places)):
         raise UserError(f"--average {' '.join(names)}: must be two checkpoints or more, each named once")
+    first = _kind(members[0])
     for name, each in zip(names, members, strict=True):
-        for what in ("encoder", "method", "mean and std"):
-            ours, theirs = (_kind(one)[what] for one in (members[0], each))
-            if ours != theirs:
+        for what, theirs in _kind(each).items():
+            if (ours := first.get(what)) != theirs:
                 raise UserError(
                     f"--average {name}: its {what} {theirs} is not that of {names[0]}, {ours}; leave it out"
                 )
@@ -113,11 +111,12 @@ def _member(run_dir: Path, name: str) -> Origin:
     return origin_of(folder.absolute().parents[1], folder.absolute().name)
 
 
-def _kind(origin: Origin) -> dict[str, str]:
+def _kind(origin: Origin) -> dict[str, Any]:
+    """What must be the same; how a run trains its encoder (drop_path, checkpointing) is not what it is."""
     mean, std = origin.record.mean_and_std(origin.run_dir)
-    encoder = replace(origin.run.encoder, drop_path=0.0, checkpointing=False)  # how it trains is not what it is
+    encoder = asdict(origin.run.encoder)
     return {
-        "encoder": json.dumps(to_values(encoder), sort_keys=True),
+        **{f"encoder.{name}": value for name, value in encoder.items() if name not in ("drop_path", "checkpointing")},
         "method": type(origin.run.objective).__qualname__,
         "mean and std": f"{mean} {std}",
     }

@@ -75,11 +75,10 @@ The encoder was frozen, but where the protocol trains it (finetune). Settings we
 test. Intervals are of 95 %: about the choice of test images, not about the seed of training."""
 
 _LIMITS = """\
-- It was measured on what the table names and on nothing else. What it knows of images comes from {data}: images of
+- {measured} What it knows of images comes from {data}: images of
   another kind, size or origin may be served badly, and the biases of that data are in its features.
 - Images must be scaled to {side} × {side} pixels, with the mean and standard deviation in `config.json`: others give
-  other features.
-- The numbers are of one training run with one seed."""
+  other features."""
 
 
 def card_of(
@@ -240,7 +239,11 @@ def _training(provenance: dict[str, Any], origin: Origin) -> str:
 
 def _limits(provenance: dict[str, Any], origin: Origin, side: int) -> str:
     data = provenance["data"].get("name", "its training data")
-    said = [_LIMITS.format(data=data, side=side)]
+    judged = bool(origin.results())
+    on = "what the table names and on nothing else" if judged else "nothing"
+    said = [_LIMITS.format(data=data, side=side, measured=f"It was measured on {on}.")]
+    if judged and len({each["run_key"] for each in origin.average or ()}) < 2:
+        said.append("- The numbers are of one training run with one seed.")
     if provenance["step"] < origin.run.steps:
         said.append("- The run was not at its end: the learning rate had not come down yet.")
     if provenance["code"]["dirty"]:

@@ -95,9 +95,12 @@ class Origin:
                 meta = checkpoint.read_meta(Path(resume))
                 parent |= {"run_key": meta.run_key, "step": meta.step}
             found.append(parent)
-        start = self.record.run.get("start") or {}
-        if start.get("weights"):
-            found.append({"origin": start.get("origin", ""), "weights_sha256": start.get("sha256", "")})
+        asked, begun = self.record.run.get("start") or {}, self.record.start or {}
+        if begun or asked.get("weights"):
+            place = Path(str(begun.get("weights") or asked.get("weights") or "")).name
+            parent = {"origin": asked.get("origin") or begun.get("model") or place}
+            sha256 = begun.get("sha256") or asked.get("sha256")
+            found.append(parent | ({"weights_sha256": sha256} if sha256 else {}))
         return found
 
     def _judges(self, result: Result) -> bool:

@@ -47,6 +47,11 @@ def test_after_training_what_fits_the_data(capsys):
     assert capsys.readouterr().err.startswith("next: eyespot eval action run SHARDS ")
 
 
+def test_after_training_each_student_is_asked_about(capsys):
+    after_training(Path("run"), Path("data"), clips=False, students=("conv",))
+    assert "eyespot eval linear run@conv data" in capsys.readouterr().err
+
+
 def test_after_an_evaluation(capsys):
     after_evaluation(Path("run"), "knn", run=True, compared=True)
     assert capsys.readouterr().err.count("eyespot") == 2

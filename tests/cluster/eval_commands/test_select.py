@@ -20,7 +20,7 @@ def test_it_shows_the_scores_and_says_which_and_why(digits, tmp_path, capsys):
     said = capsys.readouterr()
     assert "RankMe" in said.out and "LiDAR" in said.out and "step-00000012" in said.out
     assert "Take step-00000012: step-00000012 has the best RankMe, in 100% of the draws." in said.out
-    assert "64 images, 8 views of each" in said.out
+    assert "64 images of its own test split, 8 views of each." in said.out
     assert f"eyespot eval linear {run_dir}/checkpoints/step-00000012 {digits}" in said.err
     assert "By LiDAR, which decides nothing here, step-" in said.out
     taken = ["eval", "select", str(run_dir), "--device", "cpu", "--images", "64", "--out"]

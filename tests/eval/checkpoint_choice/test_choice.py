@@ -113,6 +113,13 @@ def test_what_all_checkpoints_share_does_not_make_the_choice_less_sure():
     assert verdicts(NAMES, scores, [[], [], []])["rankme"].alike == ["step-2"]
 
 
+def test_draws_that_lie_elsewhere_than_the_score_do_not_contradict_its_interval():
+    scores = [made(9, 0.1, 1), made(10, 0.1, 2)]
+    scores[1].draws = {name: draws - 3 for name, draws in scores[1].draws.items()}
+    words = verdicts(NAMES[:2], scores, [[], []])["rankme"].words
+    assert "in 100% of the draws; the best that falls behind is step-1, by 1 (" in words
+
+
 def test_a_decay_near_one_is_best_and_a_collapsed_checkpoint_is_not_taken():
     scores = [made(1.5, 0.01, 1), made(1.1, 0.01, 2), made(0.4, 0.01, 3)]
     found = verdicts(NAMES, scores, [[], [], []])

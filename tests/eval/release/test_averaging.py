@@ -103,7 +103,7 @@ def another_method(run_dir, tmp_path):
         (lambda run_dir, _: (run_dir, ("step-00000012",)), "must be two checkpoints or more"),
         (lambda run_dir, _: (run_dir, ("step-00000012", "step-00000012")), "each named once"),
         (lambda run_dir, _: (run_dir, ("step-00000012", "absent")), "neither a checkpoint of"),
-        (another_encoder, "its encoder .* is not that of step-00000012"),
+        (another_encoder, r"its encoder.image_size 32 is not that of step-00000012, 16; leave it out"),
         (another_method, "its method Classify.Config is not that of step-00000012"),
         (without_shards, "has batch norms, whose statistics must be taken anew"),
     ],

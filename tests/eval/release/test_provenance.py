@@ -83,6 +83,14 @@ def test_parents(tmp_path: Path):
     record = json.loads((tuned / "run.json").read_text())
     (tuned / "run.json").write_text(json.dumps({**record, "run": values}))
     assert origin_of(tuned).parents() == [{"origin": "models:/x/3", "weights_sha256": "ab"}]
+    values["start"] = {"weights": "w.safetensors", "sha256": "", "origin": ""}  # nobody said more
+    begun = {"weights": "/somewhere/w.safetensors", "sha256": "cd", "loaded": "78 of 78", "copies": 1}
+    (tuned / "run.json").write_text(json.dumps({**record, "run": values, "start": begun}))
+    assert origin_of(tuned).parents() == [{"origin": "w.safetensors", "weights_sha256": "cd"}]
+    values["start"] = {"model": "vit_tiny_patch16_224"}
+    begun = {"model": "vit_tiny_patch16_224", "weights": "", "sha256": "", "loaded": "all", "copies": 1}
+    (tuned / "run.json").write_text(json.dumps({**record, "run": values, "start": begun}))
+    assert origin_of(tuned).parents() == [{"origin": "vit_tiny_patch16_224"}]
 
 
 def test_the_newest_checkpoint_or_a_named_one(tmp_path: Path):
