@@ -65,8 +65,8 @@ def main(argv: list[str]) -> int:
         allow_redirect=wanted.allow_redirect,
     )
     said = read_json(folder / PROVENANCE, str(folder))
-    average = said.get("average") or ()
-    which = f"the average of {len(average)} checkpoints" if average else f"step {said['step']:,}"
+    average = said.get("average")
+    which = f"the average of {len(average)} checkpoints" if isinstance(average, list) else f"step {said['step']:,}"
     print(one_line(f"{said['name']} ({said['license']}), {said['recipe']}, {which}: verified"))
     print(f"sha256 {digest_of(folder)}")
     if is_hub(at):
