@@ -72,9 +72,7 @@ def _pretrain(argv: list[str]) -> ExitCode:
         code = train(request.recipe, run)
     if code == ExitCode.DONE:
         view = getattr(run.objective, "view", None)
-        clips, students = (
-            getattr(view, "clip", None) is not None,
-            run.objective.further_encoders(run.encoder.image_size),
-        )
-        after_training(run.run_dir, run.data.shards, clips=clips, students=tuple(students))
+        students = tuple(run.objective.further_encoders(run.encoder.image_size))
+        clips = getattr(view, "clip", None) is not None
+        after_training(run.run_dir, run.data.shards, clips=clips, students=students)
     return code

@@ -326,6 +326,11 @@ def _fill_given(objective: Objective) -> None:
 
 def _read_given(setting: str, path: Path, encoder: nn.Module) -> Weights:
     holder, prefix = holder_of(path)
+    if prefix and not any(name.startswith(prefix) for name in checkpoint.sizes(holder)):
+        raise UserError(
+            f"{setting} {path}: checkpoint {holder.name} has no tensors named {prefix}*; leave out"
+            f" @{str(path).rpartition('@')[2]} for the run's encoder"
+        )
     return read_weights(holder, encoder.state_dict(), prefix=prefix, encoder=encoder, setting=setting)
 
 
