@@ -33,8 +33,10 @@ EVERY = 4
 def small_run(folder: Path, name: str, **changes) -> Run:
     """Clusters of 64 images, anew before steps 0, 4 and 8 of 10."""
     run = make_run("deepcluster_tiny")
-    (folder / "ids.txt").write_text("\n".join(str(number) for number in range(5, 1285, 20)))
-    run.data.ids, run.data.batch_size, run.run_dir = folder / "ids.txt", 32, folder / name
+    ids = folder / "ids.txt"
+    if not ids.exists():  # ranks come later, and one might read what another is just writing
+        ids.write_text("\n".join(str(number) for number in range(5, 1285, 20)))
+    run.data.ids, run.data.batch_size, run.run_dir = ids, 32, folder / name
     run.objective.refresh_epochs, run.objective.num_clusters, run.optim.warmup_steps = EVERY * 32 / 64, 8, 1
     run.steps, run.log_every, run.save_every, run.picture_every, run.track = 10, 1, 100, 0, False
     run.device, run.resume = "cpu", "auto"
