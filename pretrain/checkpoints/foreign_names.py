@@ -35,6 +35,7 @@ _CONSUMED = re.compile(
 )
 """What a filter of timm's makes other tensors of, under other names or in other shapes."""
 _TOKENS = (
+    ("cls_token", "cls_token", "without _gap"),
     ("register_tokens", "reg_token", "*_reg4_dinov2"),
     ("storage_tokens", "reg_token", "*_dinov3"),
     ("reg_token", "reg_token", "*_reg4_*"),

@@ -164,9 +164,8 @@ def fitted(
     fitting = [(place, one) for place, one in tried if _fits(one, wanted)]
     if not fitting:  # the nearest, whose error then says what it lacks
         place, found = max(tried, key=lambda pair: sum(name in wanted for name in pair[1].tensors))
-        if found.refusal:
-            raise UserError(f"{source}: {place}{found.refusal}")
         check_tensors(wanted, found.tensors, source, _advice(wanted, found.tensors, held))
+        raise UserError(f"{source}: {place}{found.refusal}")
     elif not prefix and any(not _same(fitting[0][1], other) for _, other in fitting[1:]):
         which = f"say which with --start.prefix, for instance {fitting[0][0]}"
         raise UserError(

@@ -191,6 +191,9 @@ def test_registers_that_the_encoder_lacks_are_not_left_out():
         read(dinov2_registers(expected)[0], encoder)
     with pytest.raises(UserError, match="reg_token is there, and the encoder has none"):
         read({**encoder.state_dict(), "reg_token": torch.zeros(1, 4, 24)}, encoder)
+    averaging = timm.create_model("vit_huge_patch14_gap_224", num_classes=0, **SMALL, img_size=28)
+    with pytest.raises(UserError, match="cls_token is there, and the encoder has none"):
+        read({**averaging.state_dict(), "cls_token": torch.zeros(1, 1, 24)}, averaging)
 
 
 def test_copies_that_are_alike_need_no_choice():

@@ -131,6 +131,23 @@ def test_features_equal_those_of_the_librarys_class(kind, settings, name, option
         read(held, encoder)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "compute", "apart"),
+    [("ViT", "vit_small_patch16_224", last, 1e-5), ("SiglipVision", "vit_base_patch16_siglip_224", pooled, 5e-3)],
+)
+def test_where_timm_has_another_epsilon_or_another_gelu_features_differ_slightly(kind, name, compute, apart):
+    """No file says so: the classes' defaults are 1e-12 in ViT's norms, and the tanh form in SigLIP."""
+    model = theirs(kind, THEIRS)
+    encoder = timm.create_model(name, num_classes=0, **OURS).double().eval()
+    encoder.load_state_dict(read(model.state_dict(), encoder).tensors)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        given = encoder.forward_features(images)
+        given = encoder.forward_head(given, pre_logits=True) if compute is pooled else given
+        difference = (given - compute(model, images)).abs().max()
+    assert 0 < difference < apart
+
+
 @pytest.mark.parametrize("before", ["", "module.", "student.backbone."])
 def test_names_as_they_are_in_memory_behind_any_prefix(before):
     model = theirs("Dinov2", DINO)
